@@ -1,0 +1,35 @@
+"""featherseg: light semantic segmentation, from a folder of images to a trained, scored, exported model.
+
+Names are resolved when they are first used (PEP 562), so that `import featherseg` pulls in neither torch nor Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from featherseg._version import __version__
+from featherseg.core.errors import FeathersegError
+
+if TYPE_CHECKING:
+    from featherseg import backbones, export
+    from featherseg.backbones.weights import load_official
+    from featherseg.inference.predictor import Predictor
+    from featherseg.models import build
+    from featherseg.runs import load_run
+
+_HOMES = {
+    "build": "featherseg.models",
+    "load_official": "featherseg.backbones.weights",
+    "load_run": "featherseg.runs",
+    "Predictor": "featherseg.inference.predictor",
+}
+_FOLDERS = ("backbones", "export", "evaluation", "losses", "models")
+
+__all__ = ["FeathersegError", "Predictor", "__version__", "backbones", "build", "export", "load_official", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _FOLDERS:
+        return import_module(f"featherseg.{name}")
+    raise AttributeError(f"module 'featherseg' has no attribute {name!r}")

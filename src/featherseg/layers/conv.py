@@ -1,0 +1,42 @@
+"""Convolutions with their norm and activation, and TensorFlow's "same" padding."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size. (B, C_in, h, w) -> (B, C_out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Zeros around a map as TensorFlow's "same" puts them before a convolution; an odd one goes below and right.
+
+    The convolution then yields ceil(H / stride) rows. At stride 2 the padding depends on the size: for an even height
+    a 3x3 kernel pads 0 rows above and 1 below. Weights that were trained in TensorFlow (EfficientNet) need it.
+    """
+    rows = _total_padding(x.shape[2], kernel_size, stride)
+    columns = _total_padding(x.shape[3], kernel_size, stride)
+    return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+def _total_padding(length: int, kernel_size: int, stride: int) -> int:
+    """Zeros that make `length` yield ceil(length / stride) positions; never negative, as kernel_size >= stride."""
+    return ((length + stride - 1) // stride - 1) * stride + kernel_size - length
+
+
+def widen_input(conv: nn.Conv2d, channels: int) -> None:
+    """Let a first convolution take `channels` inputs: each gets the mean of the old kernels, scaled to keep the sum.
+
+    A picture whose channels are all equal gives the same answer as a grey RGB picture did before.
+    """
+    old = conv.weight.data  # (C_out, 3, k, k)
+    mean = old.mean(dim=1, keepdim=True) * (old.shape[1] / channels)
+    conv.weight = nn.Parameter(mean.repeat(1, channels, 1, 1))  # (C_out, channels, k, k)
+    conv.in_channels = channels

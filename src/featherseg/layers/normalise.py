@@ -1,0 +1,21 @@
+"""The one place where pixel values become network input."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(images - mean) / std, in float32, on the images' own device.
+
+    images (B, C, H, W), uint8 or uint16 as stored; mean and std, one value a channel, in units of 0..255, to which
+    16-bit values are brought first (v / 257).
+    """
+    shape = (1, -1, 1, 1)
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
+    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    values = images.to(torch.float32)
+    if images.dtype == torch.uint16:
+        values = values / 257.0
+    return (values - centre) / scale  # (B, C, H, W)

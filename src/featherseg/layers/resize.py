@@ -1,0 +1,45 @@
+"""Sizes: how pictures are padded before a network and how its logits come back to the picture."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featherseg.core.types import SegOutput, Size
+
+
+def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+    """Bilinear resize, (B, C, h, w) -> (B, C, *size)."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[Tensor, Size]:
+    """Pad normalised images right and below with zeros; -> (padded images (B, C, H', W'), (H', W')).
+
+    H' is the least multiple of `divisor` that is at least H and at least `minimum`; W' likewise.
+    """
+    height, width = images.shape[2:]
+    rows, columns = _padding(height, divisor, minimum), _padding(width, divisor, minimum)
+    if torch.compiler.is_exporting() or rows or columns:  # an exported graph must hold the pad for every size
+        images = F.pad(images, (0, columns, 0, rows))
+    return images, (height + rows, width + columns)
+
+
+def _padding(length: int, divisor: int, minimum: int) -> int:
+    target = torch.sym_max(length, minimum)
+    return (target + divisor - 1) // divisor * divisor - length
+
+
+def to_image(out: SegOutput, size: Size) -> Tensor:
+    """Logits at the picture's size: (B, K, h, w) -> (B, K, *size).
+
+    Straight for a network that runs at any size; where the images were padded, the logits are brought to the padded
+    size and cropped at full resolution first, so that no class is moved by the padding.
+    """
+    logits = out.logits
+    if out.padded_size != out.image_size:
+        height, width = out.image_size
+        logits = resize(logits, out.padded_size, align_corners=out.align_corners)[:, :, :height, :width]
+        if size == out.image_size:
+            return logits
+        return resize(logits, size, align_corners=False)
+    return resize(logits, size, align_corners=out.align_corners)  # (B, K, *size)

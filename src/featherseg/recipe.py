@@ -1,0 +1,166 @@
+"""Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from featherseg.core.config import Config, parse
+from featherseg.core.errors import ConfigError, unknown
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ModelTable(Config):
+    """[model]: which network, and whether its backbone starts from ImageNet weights."""
+
+    name: str
+    pretrained: bool = True
+
+
+class DataTable(Config):
+    """[data]: what to train and validate on. `name` is a dataset of the catalogue or the path of a dataset.toml."""
+
+    name: str
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    train_size: Positive | None = None  # use only so many pictures
+    val_size: Positive | None = None
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class AugmentTable(Config):
+    """[augment]: what is done to a training picture, in this order. Off where a key is left out."""
+
+    scale: tuple[float, float] = (1.0, 1.0)  # the picture is resized by a factor drawn log-uniformly from here
+    crop: tuple[Positive, Positive] | None = None  # (height, width); the largest training picture where left out
+    category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
+    flip: Share = 0.0  # probability of a left-right flip
+    brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    blur: Share = 0.0  # probability of a Gaussian blur
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> "AugmentTable":
+        if not 0.05 <= self.scale[0] <= self.scale[1] <= 20:
+            raise ValueError(f"augment.scale = {list(self.scale)}: expected [low, high], 0.05 <= low <= high <= 20")
+        return self
+
+
+class LossTable(Config):
+    """[loss]: cross-entropy and its options."""
+
+    class_weights: Literal["none", "auto"] | list[float] = "none"  # auto: median frequency of the training masks
+    class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
+    label_smoothing: Share = 0.0
+    ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
+    ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
+
+
+class TrainTable(Config):
+    """[train]: length, optimiser, precision, devices, what is kept."""
+
+    epochs: Positive
+    batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    backbone_lr: Annotated[float, Field(gt=0)] | None = None  # lr where left out
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Share = 0.9  # of sgd
+    power: Annotated[float, Field(gt=0)] = 0.9  # lr * (1 - step / steps) ** power
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: Annotated[int, Field(ge=0)] = 0
+    validate_every: Positive = 1  # epochs
+    keep: Literal["best", "last"] = "best"  # which weights the run folder holds in the end
+    patience: Positive | None = None  # stop after so many validations without a better mIoU
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    device: str = "auto"
+    devices: Positive = 1
+    nodes: Positive = 1
+    sync_bn: bool = True  # with more than one device
+    tensorboard: bool = False
+
+
+class Recipe(Config):
+    """Everything that decides a training run, apart from the machine."""
+
+    model: ModelTable
+    data: DataTable
+    train: TrainTable
+    augment: AugmentTable = AugmentTable()
+    loss: LossTable = LossTable()
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe as text, with the name it was asked for by."""
+
+    name: str
+    text: str
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package; a model's default recipe bears the model's name."""
+    folder = resources.files("featherseg") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def read_recipe(name: str) -> RecipeFile:
+    """A shipped recipe by name (`frm-lite0_camvid`, or a model's name for its default), or a .toml file by path.
+
+    Raises UnknownName or ConfigError.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"no recipe at {path}. Shipped recipes: {', '.join(shipped_recipes())}.")
+        return RecipeFile(path.name, path.read_text(encoding="utf-8"))
+    if name not in shipped_recipes():
+        raise unknown("model or recipe", name, shipped_recipes())
+    return RecipeFile(name, (resources.files("featherseg") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
+    """Text and `--set` overrides -> Recipe; `data` replaces keys of [data] (name, root) where not None.
+
+    Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
+    """
+    try:
+        values = tomllib.loads(file.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file.name} is no valid TOML: {error}.") from None
+    for key, value in data.items():
+        if value is not None:
+            _assign(values, ["data", key], value, f"--data {value}")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
+        _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
+    return parse(Recipe, values, file.name)
+
+
+def _literal(text: str) -> Any:
+    """A TOML value where it is one (40, true, [0.5, 2.0]), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {part!r} is no table.")
+    values[path[-1]] = value

@@ -1,0 +1,181 @@
+"""The run folder: the one artifact that is passed on, written by `train`, read by every other verb.
+
+recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
+weights), last.ckpt (to resume), metrics.jsonl (append only), environment.json, card.md, evaluations.jsonl, pictures.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from featherseg import models
+from featherseg._version import __version__
+from featherseg.backbones.weights import copy_strictly, read_state
+from featherseg.core.config import Config, parse
+from featherseg.core.errors import RunError, WeightsError
+from featherseg.core.files import read_lines, write_bytes, write_json
+from featherseg.core.types import ClassInfo, Color, Size
+from featherseg.recipe import Recipe
+
+FORMAT_VERSION = 1
+RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
+RESTRICTED = ("research", "non-commercial")
+
+log = logging.getLogger("featherseg")
+
+
+class ClassRow(Config):
+    """One class as resolved.json holds it."""
+
+    name: str
+    color: Color
+    thing: bool = False
+
+
+class RunInfo(Config):
+    """What stands in resolved.json: with the weights, all that is needed to use the network."""
+
+    format_version: int
+    featherseg: str
+    recipe_name: str
+    recipe: Recipe
+    classes: list[ClassRow]
+    channels: int
+    image_size: Size  # (height, width) of the pictures it was trained on: their median
+    licence: str
+    loaded: dict[str, Any]  # which weights training started from
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened. `model` is the trained network: eval mode, fp32, on the CPU."""
+
+    path: Path
+    info: RunInfo
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """Every setting of the training."""
+        return self.info.recipe
+
+    @property
+    def licence(self) -> str:
+        """Under which terms the weights may be used."""
+        return self.info.licence
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Names and colours, in the order of the logits."""
+        return tuple(ClassInfo(row.name, row.color, row.thing) for row in self.info.classes)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the kept weights. Raises WeightsError where the file is missing or does not fit."""
+        path = self.path / WEIGHTS
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. "
+                f"Go on with: featherseg train --resume --out {self.path}"
+            )
+        model = build_network(self.info)
+        state = read_state(path)
+        load_exactly(model, state, path)
+        return model.eval()
+
+    def metrics(self) -> dict[int, dict[str, Any]]:
+        """The last record of every step of metrics.jsonl."""
+        return {r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)}
+
+
+def build_network(info: RunInfo) -> nn.Module:
+    """The untrained network that a run's record describes."""
+    return models.build(info.recipe.model.name, len(info.classes), info.channels)
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Copy `state` (any float type) into the network, every key and shape equal. Raises WeightsError."""
+    try:
+        copy_strictly(model, state)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
+
+
+def open_run(path: Path) -> Run:
+    """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
+    file = path / RESOLVED
+    if not path.is_dir():
+        raise RunError(f"no run folder at {path}. A run is what `featherseg train ... --out {path}` writes.")
+    if not file.is_file():
+        raise RunError(f"{path} is no run folder: it holds no {RESOLVED}. Was its training stopped before it began?")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file} is no valid JSON ({error}); the run folder is damaged.") from None
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise RunError(f"{file} has no format_version: it was not written by featherseg.")
+    if version > FORMAT_VERSION:
+        raise RunError(
+            f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this is {__version__}, "
+            f"which reads formats up to {FORMAT_VERSION}. Update with: pip install --upgrade featherseg"
+        )
+    return Run(path, parse(RunInfo, values, str(file)))
+
+
+def load_run(name: str | Path) -> Run:
+    """Open a run by its path, or by name among the runs that come with the checkout or lie in $FEATHERSEG_HOME.
+
+    Raises RunError. One line names the licence where the weights may not be used freely.
+    """
+    run = open_run(find_run(name))
+    if any(word in run.licence.lower() for word in RESTRICTED):
+        log.warning("%s: %s", run.name, run.licence)
+    return run
+
+
+def find_run(name: str | Path) -> Path:
+    """The folder of a run: a path that exists, or a plain name in weights/ of the checkout or of $FEATHERSEG_HOME."""
+    path = Path(name)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    for folder in named_run_folders():
+        if (folder / path / RESOLVED).is_file():
+            return folder / path
+    named = sorted({run.name for folder in named_run_folders() if folder.is_dir() for run in folder.iterdir()})
+    raise RunError(
+        f"no run folder {str(name)!r} here, and none of that name in {', '.join(map(str, named_run_folders()))}."
+        + (f" Named runs: {', '.join(named)}." if named else " Set FEATHERSEG_HOME to the folder that holds your runs.")
+    )
+
+
+def named_run_folders() -> list[Path]:
+    """Where runs are found by name: $FEATHERSEG_HOME, its weights/, and weights/ of a source checkout."""
+    folders = []
+    if home := os.environ.get("FEATHERSEG_HOME"):
+        folders += [Path(home), Path(home) / "weights"]
+    return [*folders, Path(__file__).resolve().parents[2] / "weights"]
+
+
+def save_weights(run: Path, state: dict[str, Tensor]) -> str:
+    """Atomically write weights.safetensors; -> its sha256."""
+    content = save({key: value.detach().cpu().contiguous() for key, value in state.items()}, {"format": "pt"})
+    write_bytes(run / WEIGHTS, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_info(run: Path, info: RunInfo) -> None:
+    """Atomically write resolved.json: from here on the folder is a run."""
+    write_json(run / RESOLVED, info.model_dump(mode="json"))
