@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherseg import models
 from featherseg._version import __version__
@@ -23,6 +23,7 @@ from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError
 from featherseg.core.files import read_lines, write_bytes, write_json
 from featherseg.core.types import ClassInfo, Color, Size
+from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import Recipe
 
 FORMAT_VERSION = 1
@@ -52,6 +53,8 @@ class RunInfo(Config):
     image_size: Size  # (height, width) of the pictures it was trained on: their median
     licence: str
     loaded: dict[str, Any]  # which weights training started from
+    class_weights: list[float] | None  # of the loss, as resolved from the recipe
+    threads: int  # of torch on the CPU: other numbers give other bits
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Run:
         return tuple(ClassInfo(row.name, row.color, row.thing) for row in self.info.classes)
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> SegmentationNetwork:
         """The network with the kept weights. Raises WeightsError where the file is missing or does not fit."""
         path = self.path / WEIGHTS
         if not path.is_file():
@@ -100,12 +103,12 @@ class Run:
         return {r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)}
 
 
-def build_network(info: RunInfo) -> nn.Module:
+def build_network(info: RunInfo) -> SegmentationNetwork:
     """The untrained network that a run's record describes."""
     return models.build(info.recipe.model.name, len(info.classes), info.channels)
 
 
-def load_exactly(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+def load_exactly(model: SegmentationNetwork, state: dict[str, Tensor], source: Path) -> None:
     """Copy `state` (any float type) into the network, every key and shape equal. Raises WeightsError."""
     try:
         copy_strictly(model, state)

@@ -6,19 +6,18 @@ To add one: its file, its row in BACKBONES, its weights (if any) in weights.PRET
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
-
 from featherseg.backbones.efficientnet import build_lite
 from featherseg.core.errors import unknown
+from featherseg.layers.network import Backbone
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
+BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
 }
 
 
-def build(name: str) -> nn.Module:
+def build(name: str) -> Backbone:
     """An untrained backbone by its catalogue name; its forward maps images (B, 3, H, W) to the list of four stages.
 
     Every backbone has `stage_channels`, `mean` and `std` (0..255), `channels`, `widen(channels)` and

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import pad_same, widen_input
+from featherseg.layers.conv import convolve, pad_same, widen_input
+from featherseg.layers.network import Backbone
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,12 @@ class ConvNorm(nn.Sequential):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.stride == 1 else pad_same(x, self.kernel, self.stride))
+        conv, *norm_act = self
+        assert isinstance(conv, nn.Conv2d)
+        x = convolve(conv, x if self.stride == 1 else pad_same(x, self.kernel, self.stride))
+        for layer in norm_act:
+            x = layer(x)
+        return x
 
 
 class InvertedBottleneck(nn.Module):
@@ -79,16 +85,16 @@ class InvertedBottleneck(nn.Module):
         return x + y if self.shortcut else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Backbone):
     """images (B, C, H, W), normalised by (x - 127) / 128 -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    def __init__(self, width: float, depth: float, *, channels: int = 3) -> None:
+    def __init__(self, width: float, depth: float) -> None:
         super().__init__()
         self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2)
-        self.groups = nn.ModuleList()
+        groups = []
         previous, widths = STEM_CHANNELS, []
         for number, group in enumerate(GROUPS):
             out = round_channels(group.channels * width)
@@ -104,11 +110,11 @@ class EfficientNetLite(nn.Module):
                 )
                 for i in range(repeats)
             ]
-            self.groups.append(nn.Sequential(*blocks))
+            groups.append(nn.Sequential(*blocks))
             previous = out
             widths.append(out)
+        self.groups = nn.ModuleList(groups)
         self.stage_channels = tuple(widths[i] for i in STAGE_ENDS)
-        self.channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.stem(images)  # (B, 32, H/2, W/2)
@@ -122,11 +128,13 @@ class EfficientNetLite(nn.Module):
     def widen(self, channels: int) -> None:
         """Take pictures of another number of channels; call after the three-channel weights were loaded."""
         if channels != 3:
-            widen_input(self.stem[0], channels)
+            first = self.stem[0]
+            assert isinstance(first, nn.Conv2d)
+            widen_input(first, channels)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are not used: the head)."""
-        places = [f"groups.{number}.{i}" for number, group in enumerate(self.groups) for i in range(len(group))]
+        places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
         renamed, unused = {}, []
         for key, value in state.items():
             if key.startswith(("_conv_head.", "_bn1.", "_fc.")):

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 IGNORE = 255
@@ -47,13 +46,20 @@ class Sample:
 class SegmentationData(Protocol):
     """What every dataset offers: a sequence of samples, each read from disk (or drawn) when it is asked for.
 
-    `label(i)` reads the label alone, `keys[i]` names the sample without reading it: "seq1/frame_0007".
+    `label(i)` reads the label alone, `keys[i]` names the sample without reading it: "seq1/frame_0007". `licence` says
+    under which terms weights that were trained on it may be used.
     """
 
-    name: str
-    classes: tuple[ClassInfo, ...]
-    channels: int
-    keys: list[str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def keys(self) -> list[str]: ...
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...

@@ -5,13 +5,14 @@ Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataError, DataNotFound, unknown
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Pair, PairedFiles, files_by_stem
+from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs
 
 CAMVID_CLASSES = (  # in the order of the label values 0..10
     ClassInfo("sky", (128, 128, 128)),
@@ -44,6 +45,9 @@ CAMVID_VOID_COLOR = 0x000000
 
 CAMVID_SPLITS = ("train", "val", "test", "fit", "dev")
 """train, val and test are the usual ones; fit and dev are parts of train, on which choices are made (`fit_and_dev`)."""
+
+
+CAMVID_LICENCE = "research use only: trained on CamVid, whose pictures are free for personal and research use"
 
 
 @dataclass(frozen=True)
@@ -82,25 +86,28 @@ class CamVid(PairedFiles):
     """
 
     def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        super().__init__("camvid", CAMVID_CLASSES, camvid_pairs(root, split), camvid_label_map(root), size=size)
+        if split not in CAMVID_SPLITS:
+            raise unknown("split of camvid", split, CAMVID_SPLITS)
+        super().__init__(camvid_listing(root, (split,)), split, size)
 
 
-def camvid_label_map(root: Path) -> LabelMap:
-    """What the values of the label files under `root` mean."""
-    return _COLOR_MAP if find_layout(root).colors else _INDEX_MAP
+def camvid_listing(root: Path, splits: Sequence[str] = ("train", "val", "test")) -> Listing:
+    """The files of the splits as they lie under `root`; raises DataNotFound where there is none of the layouts."""
+    layout = find_layout(root)
+    label_map = _COLOR_MAP if layout.colors else _INDEX_MAP
+    pairs = {split: _pairs(root, layout, split) for split in splits}
+    return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
 
 
-def camvid_pairs(root: Path, split: str) -> list[Pair]:
-    """The samples of a split in the order of its list file; files that are not on disk are None in their pair."""
-    if split not in CAMVID_SPLITS:
-        raise unknown("split of camvid", split, CAMVID_SPLITS)
-    layout, part = find_layout(root), "train" if split in ("fit", "dev") else split
+def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
+    """The samples of a split, in the order of its list file."""
+    part = "train" if split in ("fit", "dev") else split
     stems = _read_list(root / f"{part}.txt")
     if split in ("fit", "dev"):
         stems = fit_and_dev(stems)[split == "dev"]
     images = files_by_stem(root / layout.images.format(split=part))
     labels = files_by_stem(root / layout.labels.format(split=part), layout.label_suffix)
-    return [Pair(stem, images.get(stem), labels.get(stem)) for stem in stems]
+    return make_pairs(stems, images, labels)
 
 
 def fit_and_dev(train: list[str]) -> tuple[list[str], list[str]]:

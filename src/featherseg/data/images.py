@@ -3,13 +3,15 @@
 Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
 """
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError
 from featherseg.core.types import Size
@@ -30,8 +32,11 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright (CIPA DC-008, 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = "B" if sys.byteorder == "little" else "L"
 _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
-    f"{mode};16{high}": f"{mode};16{low}" for mode in ("RGB", "RGBA", "RGBX") for high, low in ("BL", "LB")
+    f"{mode};16{high}": f"{mode};16{low}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for high, low in (("B", "L"), ("L", "B"), ("N", _SWAPPED))
 }
 
 
@@ -57,9 +62,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or of other channels.
     """
     with _opened(path) as image:
-        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and len(image.getbands()) == 1 else 1
-        if pages > 1:
-            return _read_pages(image, path, pages, channels)
+        if _pages(image) > 1:
+            return _read_pages(image, path, channels)
         pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
     found = pixels.shape[2]
     if found == 1 and channels == 3:
@@ -85,8 +89,14 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
         return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
 
 
+def image_channels(path: Path) -> int:
+    """Channels of the picture from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
+    with _opened(path) as image:
+        return _pages(image) if _is_single(image) else 3
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open a picture whose header is sound and whose size is bounded; any fault inside the block is a DataError.
 
     The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
@@ -140,11 +150,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _pixels(image: Image.Image, path: Path, keep_fourth: bool) -> np.ndarray:
+def _pixels(image: ImageFile.ImageFile, path: Path, keep_fourth: bool) -> np.ndarray:
     """One page as (H, W, C) uint8 or uint16."""
-    low = _LOW_BYTE.get(_raw_mode(image))
-    if low is not None:
-        return _deep_color(image, path, low, keep_fourth)
+    raw_mode = _raw_mode(image)
+    if ";16" in raw_mode and not image.mode.startswith("I"):
+        return _deep_color(image, path, raw_mode, keep_fourth)
     upright = _upright(image)
     if upright.mode in ("1", "L", "LA"):
         return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
@@ -155,8 +165,18 @@ def _pixels(image: Image.Image, path: Path, keep_fourth: bool) -> np.ndarray:
     return np.array(_to_rgb(upright, path))  # (H, W, 3)
 
 
-def _read_pages(image: Image.Image, path: Path, pages: int, channels: int) -> np.ndarray:
+def _pages(image: ImageFile.ImageFile) -> int:
+    """How many single-channel pages a TIFF has; 1 for any other file."""
+    return getattr(image, "n_frames", 1) if image.format == "TIFF" and _is_single(image) else 1
+
+
+def _is_single(image: ImageFile.ImageFile) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def _read_pages(image: ImageFile.ImageFile, path: Path, channels: int) -> np.ndarray:
     """The single-channel pages of a TIFF, stacked to (H, W, pages)."""
+    pages = _pages(image)
     if pages != channels:
         raise _other_channels(path, pages, channels)
     planes = []
@@ -172,22 +192,28 @@ def _read_pages(image: Image.Image, path: Path, pages: int, channels: int) -> np
     return np.concatenate(planes, axis=2)  # (H, W, pages)
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the pixels lie in the file, e.g. "RGB;16B": Pillow's own name, kept in the tiles it is about to decode."""
-    args = image.tile[0][3] if getattr(image, "tile", None) else ""
-    return str(args[0] if isinstance(args, tuple) else args)
-
-
-def _deep_color(image: Image.Image, path: Path, low: str, keep_fourth: bool) -> np.ndarray:
+def _deep_color(image: ImageFile.ImageFile, path: Path, raw_mode: str, keep_fourth: bool) -> np.ndarray:
     """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
+    if raw_mode not in _LOW_BYTE:
+        raise DataError(
+            f"{path} stores 16-bit colour as {raw_mode}. Save it as plain RGB, one TIFF page a channel, or 8 bits."
+        )
     with _opened(path) as again:
         again.seek(image.tell())
-        again.tile = [
-            tile._replace(args=(low, *tile.args[1:]) if isinstance(tile.args, tuple) else low) for tile in again.tile
-        ]
+        again.tile = [tile._replace(args=_with_raw_mode(tile.args, _LOW_BYTE[raw_mode])) for tile in again.tile]
         lower = np.array(_upright(again))
     pixels = np.array(_upright(image)).astype(np.uint16) << 8 | lower  # (H, W, 3 | 4)
     return pixels if keep_fourth else pixels[:, :, :3]
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the pixels lie in the file, e.g. "RGB;16B": Pillow's own name, kept in the tiles it is about to decode."""
+    args = image.tile[0].args if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _with_raw_mode(args: Any, raw_mode: str) -> Any:
+    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

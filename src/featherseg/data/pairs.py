@@ -1,6 +1,6 @@
 """A dataset that is pairs of files, picture and mask: what CamVid and `folder` share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,31 +17,45 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample on disk. A file that is not there is None."""
+    """One sample on disk. A file that is not there is None; `twins` are further files of the same stem."""
 
     key: str
     image: Path | None
     mask: Path | None
+    twins: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """(image, mask) of a complete pair."""
+        assert self.image is not None
+        assert self.mask is not None
+        return self.image, self.mask
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a dataset before anyone asked whether they are sound, and what the raw values of masks mean."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    label_map: LabelMap
+    splits: Mapping[str, list[Pair]]
+    licence: str
+    channels: int = 3
+    unlisted: Sequence[str] = ()
+    """Keys of pictures that are in no split."""
 
 
 class PairedFiles:
-    """A dataset of picture and mask files; `SegmentationData` of `core.types`, read from disk when asked.
+    """One split of a listing as `core.types.SegmentationData`: files are read when a sample is asked for.
 
-    Raises DataNotFound if pairs are incomplete, and (on reading) DataError for faulty files.
+    Raises DataNotFound if a partner is missing, and (on reading) DataError for faulty files.
     """
 
-    def __init__(
-        self,
-        name: str,
-        classes: tuple[ClassInfo, ...],
-        pairs: Sequence[Pair],
-        label_map: LabelMap,
-        *,
-        channels: int = 3,
-        size: int | None = None,
-    ) -> None:
-        self.name, self.classes, self.channels, self.label_map = name, classes, channels, label_map
-        self.pairs = spread(complete(name, pairs), size)
+    def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
+        self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
+        self.label_map, self.licence = listing.label_map, listing.licence
+        self.pairs = spread(complete(f"{listing.name} {split}", listing.splits[split]), size)
         self.keys = [pair.key for pair in self.pairs]
 
     def __len__(self) -> int:
@@ -49,52 +63,56 @@ class PairedFiles:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        assert pair.image is not None
-        image, label = read_image(pair.image, self.channels), self.label(index)  # (H, W, C), (H, W)
+        image, label = read_image(pair.files[0], self.channels), self.label(index)  # (H, W, C), (H, W)
         if image.shape[:2] != label.shape:
-            raise DataError(other_size(pair, image.shape[:2], label.shape))
+            raise DataError(f"{pair.files[1]} {other_size(pair, image.shape[:2], label.shape)}")
         return Sample(pair.key, image, label)
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of sample `index`, 255 = ignore; the picture is not read."""
-        mask = self.pairs[index].mask
-        assert mask is not None
+        mask = self.pairs[index].files[1]
         return self.label_map(read_mask(mask, self.label_map.colors), str(mask))
 
 
-def files_by_stem(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """The pictures of a folder and the folders below it: "seq1/frame_0007" -> path, in the order of the names.
+def files_by_stem(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
+    """The pictures of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
-    Names that do not end in `suffix` (before the file's ending) are passed over, and the suffix is cut off.
-    Raises DataError where two files share a stem (a.jpg beside a.png).
+    A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` (before
+    the file's ending) are passed over, and the suffix is cut off.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if not (is_image(path) and path.stem.endswith(suffix) and path.is_file()):
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
-        if stem in found:
-            raise DataError(f"{found[stem]} and {path.name} share the stem {stem!r}. Keep one of them.")
-        found[stem] = path
+        if is_image(path) and path.stem.endswith(suffix) and path.is_file():
+            stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
+            found.setdefault(stem, []).append(path)
     return found
+
+
+def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> list[Pair]:
+    """One pair a key, from the files of either folder by stem."""
+    pairs = []
+    for key in keys:
+        image, *more_images = images.get(key, [None])
+        mask, *more_masks = masks.get(key, [None])
+        pairs.append(Pair(key, image, mask, tuple(path for path in more_images + more_masks if path)))
+    return pairs
 
 
 def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs themselves; raises DataNotFound with counts and the first names where there is none, or one is half."""
-    half = [pair for pair in pairs if pair.image is None or pair.mask is None]
-    if half:
-        without = [
-            f"{sum(getattr(pair, part) is None for pair in pairs)} without {part}"
-            for part in ("image", "mask")
-            if any(getattr(pair, part) is None for pair in pairs)
-        ]
-        names = ", ".join(pair.key for pair in half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
-        raise DataNotFound(
-            f"{name}: {len(half)} of {len(pairs)} samples are incomplete ({' and '.join(without)}): {names}. "
-            f"Run `featherseg check` on it for the whole list."
-        )
     if not pairs:
         raise DataNotFound(f"{name}: there is no picture in this split.")
+    for part in ("image", "mask"):
+        half = [pair.key for pair in pairs if getattr(pair, part) is None]
+        if half:
+            names = ", ".join(half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
+            raise DataNotFound(
+                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. "
+                f"Run `featherseg check` on the dataset for the whole list."
+            )
+    twins = [pair for pair in pairs if pair.twins]
+    if twins:
+        raise DataError(f"{name}: {twins[0].twins[0]} has the stem of another file. Keep one file a stem.")
     return list(pairs)
 
 
@@ -108,8 +126,10 @@ def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
 
 
 def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-    """The sentence for a mask that does not cover its picture; sizes are (height, width)."""
-    return (
-        f"{pair.mask} is {mask[0]}x{mask[1]} (height x width), but its image {pair.image} is {image[0]}x{image[1]}. "
-        f"Both must have one size."
-    )
+    """What to say of a mask that does not cover its picture; sizes are (height, width)."""
+    return f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
+
+
+def size_text(size: tuple[int, ...]) -> str:
+    """(360, 480) -> `360x480`."""
+    return f"{size[0]}x{size[1]}"

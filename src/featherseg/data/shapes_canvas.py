@@ -65,11 +65,6 @@ def gained(color: RGB, gain: float) -> RGB:
     return color[0] * gain, color[1] * gain, color[2] * gain
 
 
-def palette(*colors: RGB) -> np.ndarray:
-    """(3, P + 1) float32: column p + 1 holds colour p, column 0 belongs to the part 0, "nothing"."""
-    return np.array(((0.0, 0.0, 0.0), *colors), dtype=np.float32).T.copy()
-
-
 @cache
 def fractal(size: int = 512, seed: int = 1) -> np.ndarray:
     """Cloudy noise that tiles: (size, size) float32 in -1..1, octaves of linearly enlarged random grids."""
@@ -161,48 +156,73 @@ class Camera:
 
 
 class Canvas:
-    """The picture while it is painted, far things first: colour, class, instance and nearness of every pixel.
+    """The picture while it is painted, far things first, by numbers: each pixel holds the number of a swatch.
 
-    color (3, H, W) float32 in the light of a clear noon, 0..255 (above: lamps); label (H, W) uint8; instances (H, W)
-    int32; nearness (H, W) float32 = 1 / Z per metre, for the haze. color is None where only the label is wanted.
+    A swatch is a colour (in the light of a clear noon, 0..255, above: lamps), a class and an instance id, so that label
+    and instances are exact by construction. swatch (H, W) uint16; shade (H, W) float32 multiplies the colour; nearness
+    (H, W) float32 = 1 / Z per metre, for the haze. `lit` is False where only label and instances are wanted: whatever
+    concerns light alone is left out. Swatch 0 is the background, whose colour is filled in by `develop`.
     """
 
-    def __init__(self, background: int, with_color: bool) -> None:
-        self.color = np.zeros((3, HEIGHT, WIDTH), np.float32) if with_color else None
-        self.label = np.full((HEIGHT, WIDTH), background, np.uint8)
-        self.instances = np.zeros((HEIGHT, WIDTH), np.int32)
+    def __init__(self, background: int, lit: bool = True) -> None:
+        self.lit = lit
+        self.swatch = np.zeros((HEIGHT, WIDTH), np.uint16)
+        self.shade = np.ones((HEIGHT, WIDTH), np.float32)
         self.nearness = np.ones((HEIGHT, WIDTH), np.float32)
-        self.count = 0
+        self._colors: list[RGB] = [(0.0, 0.0, 0.0)]
+        self._classes = [background]
+        self._instances = [0]
+        self._last_instance = 0
+
+    def new_instance(self) -> int:
+        """The next free instance id, from 1."""
+        self._last_instance += 1
+        return self._last_instance
 
     def paint(
         self,
         corner: tuple[int, int],
         parts: np.ndarray,
-        colors: np.ndarray,
+        colors: Sequence[RGB],
         class_id: int,
         *,
         nearness: np.ndarray | float,
-        thing: bool = False,
-        shade: np.ndarray | None = None,
+        shade: np.ndarray | float = 1.0,
+        instance: int = 0,
     ) -> None:
-        """Paint the pixels of `parts` (h, w) uint8 that are not 0, the upper left one at `corner` (row, column).
+        """Paint colors[p - 1] where `parts` (h, w) uint8 holds p > 0.
 
-        colors (3, P + 1) float32 is indexed by the part; shade (broadcast to (h, w)) multiplies the colour; a thing
-        gets the next free instance id.
+        corner is the (row, column) of the upper left pixel of `parts`; nearness and shade broadcast to (h, w).
         """
         rows = slice(corner[0], corner[0] + parts.shape[0])
         cols = slice(corner[1], corner[1] + parts.shape[1])
-        seen = parts > 0
-        self.count += thing
-        np.copyto(self.label[rows, cols], np.uint8(class_id), where=seen)
-        np.copyto(self.instances[rows, cols], np.int32(self.count if thing else 0), where=seen)
-        if self.color is None:
-            return
-        color = np.take(colors, parts, axis=1)  # (3, h, w)
-        if shade is not None:
-            color *= shade
-        np.copyto(self.color[:, rows, cols], color, where=seen)
-        np.copyto(self.nearness[rows, cols], nearness, where=seen)
+        painted = parts > 0
+        np.copyto(self.swatch[rows, cols], parts.astype(np.uint16) + (len(self._colors) - 1), where=painted)
+        self._colors += colors
+        self._classes += [class_id] * len(colors)
+        self._instances += [instance] * len(colors)
+        if self.lit:
+            np.copyto(self.shade[rows, cols], shade, where=painted, casting="same_kind")
+            np.copyto(self.nearness[rows, cols], nearness, where=painted, casting="same_kind")
+
+    def label(self) -> np.ndarray:
+        """(H, W) uint8: the class of every pixel."""
+        return np.array(self._classes, np.uint8)[self.swatch]
+
+    def instances(self) -> np.ndarray:
+        """(H, W) int32: 0 = none; what is still seen is numbered 1..n from far to near."""
+        shown = np.bincount(self.swatch.reshape(-1), minlength=len(self._classes)) > 0
+        alive = sorted({i for i, seen in zip(self._instances, shown.tolist(), strict=True) if seen} - {0})
+        number = {0: 0} | {old: new for new, old in enumerate(alive, start=1)}
+        return np.array([number.get(i, 0) for i in self._instances], np.int32)[self.swatch]
+
+    def color(self) -> np.ndarray:
+        """(3, H, W) float32: the colour of every pixel times its shade."""
+        index = self.swatch.astype(np.intp)
+        color = np.empty((3, HEIGHT, WIDTH), np.float32)
+        for channel, values in enumerate(zip(*self._colors, strict=True)):
+            np.multiply(np.array(values, np.float32).take(index), self.shade, out=color[channel])
+        return color
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featherseg.layers.precision import autocast_off
 from featherseg.layers.resize import resize
 
 
@@ -33,7 +34,7 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     normalised position + flow / size. In fp32: positions in half precision are off by whole pixels.
     """
     height, width = flow.shape[2:]
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast_off(x.device):
         flow = flow.float()
         column = torch.arange(width, device=x.device, dtype=torch.float32) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
         row = torch.arange(height, device=x.device, dtype=torch.float32) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from featherseg.layers.precision import autocast_off
+
 
 class DisentangledNonLocal(nn.Module):
     """Disentangled non-local block (Yin et al., ECCV 2020; FRM Eq. 2-3).
@@ -31,7 +33,7 @@ class DisentangledNonLocal(nn.Module):
         pooled = self.pool(x)  # (B, C, h // 2, w // 2)
         q, k = self.query(x).flatten(2), self.key(pooled).flatten(2)  # (B, C_k, N), (B, C_k, M)
         m, g = self.unary(pooled).flatten(2), self.value(pooled).flatten(2)  # (B, 1, M), (B, C, M)
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x.device):
             q, k, m, g = q.float(), k.float(), m.float(), g.float()
             q, k = q - q.mean(-1, keepdim=True), k - k.mean(-1, keepdim=True)
             pairwise = (q.mT @ k).softmax(-1)  # (B, N, M)  Eq. 3, first term

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
-
 from featherseg.core.errors import ConfigError, unknown
+from featherseg.layers.network import SegmentationNetwork
 from featherseg.models.frm import build_frm
 
 
@@ -14,7 +13,7 @@ from featherseg.models.frm import build_frm
 class ModelEntry:
     """One row of the catalogue: how the network is built, on which backbone, after which paper."""
 
-    build: Callable[..., nn.Module]
+    build: Callable[[int], SegmentationNetwork]
     backbone: str
     paper: str
 
@@ -33,7 +32,7 @@ def entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def build(name: str, classes: int, channels: int = 3) -> nn.Module:
+def build(name: str, classes: int, channels: int = 3) -> SegmentationNetwork:
     """An untrained network by its catalogue name, for `classes` classes and pictures of `channels` channels.
 
     Every network has: `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its

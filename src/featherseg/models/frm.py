@@ -18,6 +18,7 @@ from featherseg.core.types import SegOutput
 from featherseg.layers.align import FlowAlignment
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.resize import pad_images, resize
 
 
@@ -101,7 +102,7 @@ VARIANTS = {
 }
 
 
-class FRM(nn.Module):
+class FRM(SegmentationNetwork):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
     Runs natively at every size of at least 64x64; a shorter side is padded to 64.

@@ -1,0 +1,35 @@
+# Every target does its own set-up: `make demo` and `make test` work right after the clone.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHON CPU
+
+.PHONY: help setup demo test test-slow check format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: ## Make .venv with the package and all extras (CPU=1 adds PyTorch's index of CPU builds)
+	@scripts/setup.sh
+
+demo: setup ## Train, score, predict, export and report on drawn scenes, in a few minutes
+	@scripts/demo.sh
+
+test: check ## Run the checks and all quick tests
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow and not gpu"
+
+test-slow: setup ## Run the tests that take minutes
+	python -m pytest -m slow
+
+check: setup ## Lint, formatting, types, layers
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: setup ## Format the code and mend what the linter can
+	ruff format .
+	ruff check --fix .
+
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

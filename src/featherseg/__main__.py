@@ -1,0 +1,5 @@
+"""`python -m featherseg`."""
+
+from featherseg.cli import main
+
+main()

@@ -1,0 +1,108 @@
+"""The command line: one verb per file, each parses, calls one function and prints.
+
+To add a verb: its file with one function of its name, and its row in VERBS. A verb's file imports nothing heavy at its
+top, so that `featherseg --help` answers at once.
+"""
+
+import errno
+import logging
+import os
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from featherseg._version import __version__
+from featherseg.core.errors import FeathersegError
+
+VERBS = {  # in the order of the work; what `featherseg --help` says of each
+    "check": "Look for faults in a dataset, mend them.",
+    "train": "Train a network: a recipe becomes a run.",
+    "evaluate": "Score a run, a file or predictions.",
+    "predict": "Segment pictures.",
+    "export": "Write a run's network for another runtime.",
+    "cost": "Count parameters and operations.",
+    "models": "List the networks.",
+    "report": "Put a run on one page.",
+}
+
+PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def build_app() -> typer.Typer:
+    """The application with every verb of VERBS."""
+    app = typer.Typer(
+        help="Light semantic segmentation: train, score, export and verify small networks on your own images.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for verb, line in VERBS.items():
+        module = import_module(f"{__name__}.{verb}")
+        app.command(verb, short_help=line)(getattr(module, verb))
+    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"featherseg {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `featherseg` itself; the verbs have their own."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 faults found (`check`) or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
+    _messages_to_stderr()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `featherseg models | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE_CLOSED
+    sys.exit(code)
+
+
+def _messages_to_stderr() -> None:
+    """stdout is for results; what the package has to say besides (a licence, a tile size) goes to stderr."""
+    logger = logging.getLogger("featherseg")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [logging.StreamHandler(sys.stderr)]
+
+
+def _run() -> int:
+    """Run the verb that the command line names; -> the exit code. Errors for users become one message on stderr."""
+    try:
+        build_app()(prog_name="featherseg")
+    except FeathersegError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            return _fail(f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the rights.")
+        raise
+    except KeyboardInterrupt:
+        return _stopped()
+    except SystemExit as finished:
+        return _stopped() if finished.code == STOPPED else int(finished.code or 0)
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _stopped() -> int:
+    print("stopped", file=sys.stderr)
+    return STOPPED

@@ -1,0 +1,140 @@
+"""`featherseg check DATA`: look through every file of a dataset; `--fix OUT` writes a mended copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from featherseg.data.check import CheckReport
+    from featherseg.data.check_fix import MendReport
+    from featherseg.data.propose import Proposal
+    from featherseg.data.statistics import Progress
+
+SHOWN_FAULTS = 20
+"""How many faults of one kind, or values of masks, are printed before "and N more"."""
+
+SHOWN_SIZES = 4
+"""How many sizes of pictures are printed for a split."""
+
+
+def check(
+    data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder with images/ and masks/.")],
+    data_root: Annotated[Path | None, typer.Option(help="Where a dataset with a name lies on disk.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a mended copy into this new folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+) -> None:
+    """Look for missing pairs, sizes, stray mask values, unreadable files and pictures in two splits; count the classes.
+
+    Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
+    """
+    from rich.console import Console
+
+    from featherseg.data.check import check_data
+    from featherseg.data.check_fix import free_target, write_mended
+
+    if fix is not None:
+        free_target(fix)  # known before the long work
+    console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    with _progress_bar(console, "reading") as progress:
+        report = check_data(data, data_root, progress)
+    mended = None
+    if fix is not None:
+        with _progress_bar(console, "writing") as progress:
+            mended = write_mended(report, fix, progress)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_report(console, report)
+    if fix is not None and mended is not None:
+        _print_mended(console, mended, fix)
+    elif not report.clean and report.listing is not None:
+        console.print("A copy without these faults is written by the same command with --fix OUT.")
+    raise typer.Exit(0 if report.clean else 1)
+
+
+def _print_report(console: Console, report: CheckReport) -> None:
+    from featherseg.data.check import FAULTS
+
+    for kind, heading in FAULTS.items():
+        faults = [fault for fault in report.faults if fault.kind == kind]
+        if faults:
+            console.print(f"{heading}: {len(faults)}", style="bold red")
+            for fault in faults[:SHOWN_FAULTS]:
+                console.print(f"  {fault.text}")
+            if len(faults) > SHOWN_FAULTS:
+                console.print(f"  and {len(faults) - SHOWN_FAULTS} more")
+    if report.proposal is not None:
+        _print_proposal(console, report.proposal)
+    console.print(_class_table(report))
+    for note in report.notes:
+        console.print(f"note: {note}", style="yellow")
+    images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
+    state = "clean" if report.clean else f"{len(report.faults)} fault{'s' * (len(report.faults) != 1)}"
+    console.print(f"{report.name}: {images} images: {state}", style="bold green" if report.clean else "bold red")
+
+
+def _print_proposal(console: Console, proposal: Proposal) -> None:
+    """The raw values of the masks, the most frequent first, and the dataset.toml that would read them."""
+    from rich.table import Table
+
+    total = sum(proposal.pixels.values())
+    table = Table("raw value", "pixels", "share", title="Values in the masks", title_justify="left")
+    for value, count in sorted(proposal.pixels.items(), key=lambda item: -item[1])[:SHOWN_FAULTS]:
+        table.add_row(value, f"{count:,}", f"{count / total:.2%}")
+    console.print(table)
+    if len(proposal.pixels) > SHOWN_FAULTS:
+        console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
+    console.print("There is no dataset.toml. Proposed (put it beside images and masks, and name the classes):\n")
+    console.print(proposal.text)
+
+
+def _class_table(report: CheckReport) -> Table:
+    """One row a class: its share of the labelled pixels and the images that hold it, split by split; then the sizes."""
+    from rich.table import Table
+
+    splits = report.splits.values()
+    table = Table("class", title="Share of the labelled pixels in % (images)", title_justify="left")
+    for name in (*report.splits, "weight"):
+        table.add_column(name, justify="right")
+    for index, info in enumerate(report.classes):
+        cells = [f"{100 * split.share(index):.2f} ({split.statistics.images[index]})" for split in splits]
+        table.add_row(info.name, *cells, f"{report.weights[index]:.3f}")
+    table.add_section()
+    table.add_row("ignored, of all pixels", *(f"{100 * split.ignored_share:.2f}" for split in splits), "")
+    if any(split.sizes for split in splits):
+        table.add_row("height x width", *(_most_frequent(split.sizes) for split in splits), "")
+    return table
+
+
+def _most_frequent(sizes: dict[str, int]) -> str:
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    lines = [f"{size} ({images})" for size, images in ordered[:SHOWN_SIZES]]
+    return "\n".join(lines + [f"and {len(ordered) - SHOWN_SIZES} more"] * (len(ordered) > SHOWN_SIZES))
+
+
+def _print_mended(console: Console, mended: MendReport, out: Path) -> None:
+    from featherseg.data.check import FAULTS
+
+    console.print(f"{out}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them")
+    for kind, count in mended.left_out.items():
+        console.print(f"  left out, {FAULTS[kind]}: {count}")
+    console.print(f"Use it with --data {out / 'dataset.toml'}")
+
+
+@contextmanager
+def _progress_bar(console: Console, verb: str) -> Iterator[Progress]:
+    """A bar on a terminal, gone when the work is done; silent elsewhere."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

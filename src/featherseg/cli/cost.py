@@ -1,0 +1,57 @@
+"""`featherseg cost MODEL`: exact parameters and multiply-accumulates, by named convention and by part."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.cli.options import parse_size
+
+if TYPE_CHECKING:
+    from featherseg.evaluation.cost import Cost
+
+
+def cost(
+    model: Annotated[str, typer.Argument(help="A network of the catalogue; `featherseg models` lists them.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the picture, in pixels.")] = "1024x2048",
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Count a network's parameters, and the multiply-accumulates (MACs) that one picture costs it."""
+    height_width = parse_size(size, "--size")
+    from featherseg.evaluation.cost import cost as count
+
+    result = count(model, height_width, classes)
+    if as_json:
+        print(json.dumps(result.as_json(), indent=2))
+    else:
+        _print_tables(result)
+
+
+def _print_tables(result: Cost) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from featherseg.evaluation.cost import CONVENTIONS
+
+    console = Console(highlight=False)
+    height, width = result.size
+    console.print(f"{result.model}, {height}x{width} pixels, {result.classes} classes: {result.params:,} parameters")
+    if result.counted_size != result.size:
+        padded = "x".join(map(str, result.counted_size))
+        console.print(f"The network pads {height}x{width} to {padded}: the padded size is counted.")
+    totals = Table("convention", "GMACs", "exactly", "what is counted")
+    for name, meaning in CONVENTIONS.items():
+        totals.add_row(name, f"{result.macs[name] / 1e9:.3f}", f"{result.macs[name]:,}", meaning)
+    parts = Table("part", "parameters", "GMACs (macs)", "share")
+    for name, part in result.parts.items():
+        share = part.macs / result.macs["macs"]
+        parts.add_row(name, f"{part.params:,}", f"{part.macs / 1e9:.3f}", f"{share:.1%}")
+    parts.add_section()
+    parts.add_row("all", f"{result.params:,}", f"{result.macs['macs'] / 1e9:.3f}", "100.0%")
+    for table in (totals, parts):
+        for column in table.columns[1:-1]:
+            column.justify = "right"
+        console.print(table)

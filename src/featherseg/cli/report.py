@@ -1,0 +1,24 @@
+"""`featherseg report`: a run folder becomes one self-contained page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page [default: RUN/report.html].")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Write report.html: curves, IoU by class, confusion, best and worst pictures, cost, export parity.
+
+    The page is one file: no network, no script. What the run does not hold yet is named as missing.
+    """
+    from featherseg.evaluation.report import write_report
+    from featherseg.runs import find_run
+
+    page = write_report(find_run(run), output)
+    print(f"report: {page.resolve()}")
+    if show:
+        typer.launch(page.resolve().as_uri())

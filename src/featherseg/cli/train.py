@@ -1,0 +1,101 @@
+"""`featherseg train`: a recipe and a dataset become a run folder."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="The run folder to write; must be new, except with --resume.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file. Not with --resume."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A dataset by name, or a dataset.toml, in place of the recipe's.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="The folder in which the dataset lies.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=40. May be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+) -> None:
+    """Train a network and write a run folder.
+
+    Kill it at any time: `featherseg train --resume --out RUN` goes on from the last checkpoint.
+    """
+    if recipe is None and not resume:
+        raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
+    from featherseg.core.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    from featherseg.training import Request
+    from featherseg.training import train as start
+
+    request = Request(recipe, data, data_root, init, tuple(overrides or ()))
+    with TrainingProgress() as progress:
+        run = start(request, out, progress, resume=resume)
+    print(f"the run is in {run.path}; score it with: featherseg evaluate {run.path}")
+
+
+class TrainingProgress:
+    """Draws the training: a bar with rate and time left on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("step"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task: Any = None
+        self.begun, self.first, self.said = 0.0, 0, 0.0  # clock and step at the first step seen, clock of the last line
+
+    def __enter__(self) -> "TrainingProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def message(self, text: str) -> None:
+        """A sentence."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
+        """One step further."""
+        now = time.monotonic()
+        if self.task is None:
+            self.task = self.bar.add_task("", total=steps, completed=step)
+            self.begun, self.first = now, step
+        rate = (step - self.first) / (now - self.begun) if step > self.first else 0.0
+        text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
+        self.bar.update(self.task, completed=step, description=text)
+        if record.get("val_miou") is not None:
+            self.message(f"step {step}: validation mIoU {100 * record['val_miou']:.2f} %")
+        elif not self.console.is_terminal and now - self.said > LINE_SECONDS:
+            left = f", {(steps - step) / rate / 60:.0f} min left" if rate else ""
+            self.message(f"step {step} of {steps}: {text}{left}")
+        else:
+            return
+        self.said = now
+
+    def validating(self, done: int, total: int) -> None:
+        """Pictures of the validation so far."""
+        if self.task is not None:
+            self.bar.update(self.task, description=f"validating {done}/{total}")

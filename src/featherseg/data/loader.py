@@ -1,0 +1,69 @@
+"""The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from featherseg.core.types import SegmentationData
+from featherseg.data.transforms import Augment
+
+Batch = tuple[Tensor, Tensor]
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8."""
+
+
+class TrainingSamples(Dataset[Batch]):
+    """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process."""
+
+    def __init__(self, data: SegmentationData, augment: Augment, seed: int) -> None:
+        self.data, self.augment, self.seed = data, augment, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        epoch, index = place
+        return self.augment(self.data[index], np.random.default_rng([self.seed, epoch, index]))
+
+
+class FlatBatches(Sampler[list[tuple[int, int]]]):
+    """The whole run as one stream of batches of (epoch, index), starting at batch `start`.
+
+    Every epoch is a shuffle of all n samples, epochs follow each other without a gap, so batch k of rank r is a pure
+    function of (seed, k, r). `len` is that of the whole run, as Lightning needs it.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, start: int, total: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.start, self.total, self.rank, self.world = start, total, rank, world
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for k in range(self.start, self.total):
+            first = (k * self.world + self.rank) * self.batch_size
+            yield [self._place(position) for position in range(first, first + self.batch_size)]
+
+    def _place(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.n)
+        return epoch, int(shuffled(self.n, self.seed, epoch)[offset])
+
+
+@lru_cache(maxsize=4)
+def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the samples in an epoch, (n,)."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: int) -> DataLoader[Batch]:
+    """The loader of a whole run; `workers` processes draw the batches ahead, 0 draws them in this process."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,36 @@
+"""Colours of classes: as text, and a palette for datasets that name none."""
+
+import re
+
+from featherseg.core.types import Color
+
+
+def parse_color(text: str) -> Color:
+    """`"#3a7d2c"` -> (58, 125, 44). Raises ValueError saying what is expected."""
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError(f"{text!r} is no colour: expected '#' and six hexadecimal digits, such as '#3a7d2c'")
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def color_text(color: Color) -> str:
+    """(58, 125, 44) -> `"#3a7d2c"`."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def default_palette(classes: int) -> list[Color]:
+    """`classes` different colours, none of them black: entries 1, 2, ... of the PASCAL VOC colour map (VOCdevkit).
+
+    The bits of the entry's number are dealt to red, green and blue in turn, highest colour bit first, so that few
+    classes lie far apart. At most 255.
+    """
+    return [_voc_color(index) for index in range(1, classes + 1)]
+
+
+def _voc_color(index: int) -> Color:
+    red = green = blue = 0
+    for bit in range(7, -1, -1):
+        red |= (index & 1) << bit
+        green |= (index >> 1 & 1) << bit
+        blue |= (index >> 2 & 1) << bit
+        index >>= 3
+    return red, green, blue

@@ -1,0 +1,55 @@
+"""How often each class occurs, and the class weights that follow from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from featherseg.core.types import IGNORE, SegmentationData
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after every sample."""
+
+
+@dataclass
+class ClassStatistics:
+    """One number a class: its pixels, all pixels (ignored ones too) of the images that hold it, and those images."""
+
+    pixels: list[int]
+    image_pixels: list[int]
+    images: list[int]
+
+    @classmethod
+    def empty(cls, classes: int) -> "ClassStatistics":
+        return cls([0] * classes, [0] * classes, [0] * classes)
+
+    def add(self, label: np.ndarray) -> int:
+        """Count one label (H, W) of class ids; returns how many of its pixels are ignored."""
+        counts = np.bincount(label.ravel(), minlength=IGNORE + 1)  # (256,)
+        for index in np.flatnonzero(counts[: len(self.pixels)]):
+            self.pixels[index] += int(counts[index])
+            self.image_pixels[index] += label.size
+            self.images[index] += 1
+        return int(counts[IGNORE])
+
+
+def class_statistics(data: SegmentationData, progress: Progress | None = None) -> ClassStatistics:
+    """Count the classes over all labels of a dataset: every label is read, no picture. Raises what `label` raises."""
+    statistics = ClassStatistics.empty(len(data.classes))
+    for index in range(len(data)):
+        statistics.add(data.label(index))
+        if progress is not None:
+            progress(index + 1, len(data))
+    return statistics
+
+
+def median_frequency(statistics: ClassStatistics) -> list[float]:
+    """Median-frequency balancing (Eigen and Fergus, ICCV 2015, sec. 6.3.2; as in SegNet): median(freq) / freq a class.
+
+    freq of a class is its share of all pixels, void included, of the images that hold it: that denominator gives the
+    usual CamVid weights. A class that never occurs has weight 0 and no part in the median.
+    """
+    frequency = [n / total if n else 0.0 for n, total in zip(statistics.pixels, statistics.image_pixels, strict=True)]
+    present = [f for f in frequency if f > 0]
+    median = float(np.median(present)) if present else 0.0
+    return [median / f if f > 0 else 0.0 for f in frequency]

@@ -1,0 +1,148 @@
+"""Paired transforms: what is done to a picture is done to its mask; masks are only ever copied, flipped or picked from.
+
+A training window is cut from the source before it is resized, so that a crop of a large picture costs a crop.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featherseg.core.types import IGNORE, Sample, Size
+
+CROP_TRIES = 10
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What a training picture goes through, in this order; see the [augment] table of a recipe."""
+
+    crop: Size
+    scale: tuple[float, float] = (1.0, 1.0)
+    category_ratio: float = 1.0
+    flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    blur: float = 0.0
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """-> image (C, *crop) of the sample's own integer type, label (*crop) uint8; a pure function of its inputs."""
+        image, label = random_window(sample, self, rng)
+        if rng.random() < self.flip:
+            image, label = mirrored(image), mirrored(label)
+        return self._colors(image, rng), label.contiguous()
+
+    def _colors(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        """Brightness, contrast, saturation and blur, in float, back in the image's own type."""
+        brightness, contrast, saturation = (
+            1 + strength * (2 * rng.random() - 1) for strength in (self.brightness, self.contrast, self.saturation)
+        )
+        sigma = 0.3 + 1.2 * rng.random() if rng.random() < self.blur else 0.0
+        if brightness == contrast == saturation == 1 and not sigma:
+            return image.contiguous()
+        x = image.float() * brightness
+        if contrast != 1:
+            mean = x.mean()
+            x = (x - mean) * contrast + mean
+        if saturation != 1 and len(x) == 3:
+            grey = torch.tensordot(torch.tensor(LUMA), x, dims=1)  # (H, W)
+            x = grey + (x - grey) * saturation
+        if sigma:
+            x = gaussian_blur(x, sigma)
+        return x.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
+
+
+def random_window(sample: Sample, settings: Augment, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A crop at a random scale: image (C, *crop), label (*crop) uint8.
+
+    Drawn again up to CROP_TRIES times while one class covers more than `category_ratio` of the labelled pixels
+    (mmsegmentation's cat_max_ratio). A window that is larger than the picture is filled up around it: the image with
+    its mean colour, the label with ignore.
+    """
+    low, high = settings.scale
+    scale = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low < high else low
+    height, width = (max(1, round(length / scale)) for length in settings.crop)  # the window in source pixels
+    for _ in range(CROP_TRIES):
+        top = _place(sample.label.shape[0], height, rng)
+        left = _place(sample.label.shape[1], width, rng)
+        window = _inside(sample.label, top, left, height, width)
+        if settings.category_ratio >= 1 or largest_share(sample.label[window]) <= settings.category_ratio:
+            break
+    return cut(sample, (top, left, height, width), settings.crop)
+
+
+def _place(length: int, window: int, rng: np.random.Generator) -> int:
+    """Where the window begins: inside the picture, or before it (negative) where the window is the larger one."""
+    spare = length - window
+    return int(rng.integers(min(0, spare), max(0, spare) + 1))
+
+
+def _inside(label: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[slice, slice]:
+    """The part of the window that lies inside the picture."""
+    rows = slice(max(0, top), min(label.shape[0], top + height))
+    return rows, slice(max(0, left), min(label.shape[1], left + width))
+
+
+def largest_share(label: np.ndarray) -> float:
+    """Share of the labelled pixels that the most frequent class covers; 1 where nothing is labelled."""
+    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]
+    return float(counts.max() / counts.sum()) if counts.any() else 1.0
+
+
+def cut(sample: Sample, window: tuple[int, int, int, int], size: Size) -> tuple[Tensor, Tensor]:
+    """The window (top, left, height, width) of a sample, resized to `size`: image (C, *size), label (*size) uint8.
+
+    Bilinear with antialiasing for the image, nearest for the label. Parts outside the picture are filled: the image
+    with its mean colour, the label with ignore.
+    """
+    top, left, height, width = window
+    rows, columns = _inside(sample.label, *window)
+    # where the inside lies in the output, in whole pixels
+    y0, y1 = (round((edge - top) * size[0] / height) for edge in (rows.start, rows.stop))
+    x0, x1 = (round((edge - left) * size[1] / width) for edge in (columns.start, columns.stop))
+    y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)
+    image = torch.from_numpy(np.ascontiguousarray(sample.image[rows, columns])).permute(2, 0, 1)  # (C, h, w)
+    label = torch.from_numpy(np.ascontiguousarray(sample.label[rows, columns]))  # (h, w)
+    image = resize_image(image, (y1 - y0, x1 - x0))
+    label = F.interpolate(label[None, None], size=(y1 - y0, x1 - x0), mode="nearest-exact")[0, 0]
+    if (y1 - y0, x1 - x0) == size:
+        return image, label
+    full_image = _mean_color(image)[:, None, None].expand(-1, *size).clone()  # (C, *size)
+    full_label = torch.full(size, IGNORE, dtype=torch.uint8)
+    full_image[:, y0:y1, x0:x1] = image[:, : size[0] - y0, : size[1] - x0]
+    full_label[y0:y1, x0:x1] = label[: size[0] - y0, : size[1] - x0]
+    return full_image, full_label
+
+
+def resize_image(image: Tensor, size: Size) -> Tensor:
+    """(C, H, W) of an integer type -> (C, *size), bilinear, antialiased when it shrinks."""
+    if image.shape[1:] == size:
+        return image
+    if image.dtype == torch.uint8:
+        return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
+    return resized.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """(..., W), left and right exchanged; torch has no flip for uint16, whose bits are flipped as int16."""
+    return x.view(torch.int16).flip(-1).view(torch.uint16) if x.dtype == torch.uint16 else x.flip(-1)
+
+
+def _mean_color(image: Tensor) -> Tensor:
+    return image.float().mean(dim=(1, 2)).round().to(image.dtype)  # (C,)
+
+
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
+    """(C, H, W) float, blurred by a Gaussian of `sigma` pixels, edges repeated."""
+    radius = max(1, round(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    x = F.pad(x[:, None], (radius,) * 4, mode="replicate")  # (C, 1, H + 2r, W + 2r)
+    x = F.conv2d(F.conv2d(x, kernel[..., None]), kernel[:, :, None])  # (C, 1, H, W)
+    return x[:, 0]

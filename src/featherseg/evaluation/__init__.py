@@ -1,0 +1,1 @@
+"""Scoring: the one evaluator and its measures, operation counts, the report."""

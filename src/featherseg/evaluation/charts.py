@@ -1,0 +1,128 @@
+"""Line charts as SVG text: loss and mIoU by step. Colours are CSS variables, so that a page may set light and dark."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+Point = tuple[float, float]
+"""(step, value)"""
+
+WIDTH, HEIGHT = 440, 250  # of one chart, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 36, 34  # margins around the plot
+MAX_POINTS = 400  # a longer line is averaged down to this many points
+
+STYLE = """
+.chart{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--muted,#767676)}
+.chart .name{font-size:13px;font-weight:600;fill:var(--ink,#767676)}
+.chart .grid{stroke:var(--rule,#9995);stroke-width:1}
+.chart .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.chart .faint{fill:none;stroke-width:1;opacity:.35}
+.chart .loss{stroke:var(--loss,#b06a2c)} .chart .miou{stroke:var(--accent,#1f7a6d)}
+.chart .dot{fill:var(--accent,#1f7a6d)} .chart .value{fill:var(--ink,#767676);font-weight:600}
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; `style` names its CSS classes."""
+
+    points: Sequence[Point]
+    style: str
+
+
+def curve_svg(metrics: Mapping[int, Mapping[str, Any]]) -> str:
+    """A stand-alone SVG file of loss and validation mIoU; `metrics` maps a step to its record (`Run.metrics`)."""
+    charts = [loss_chart(metrics), miou_chart(metrics)]
+    placed = [f'<g transform="translate({i * WIDTH} 0)">{chart}</g>' for i, chart in enumerate(charts) if chart]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" width="{2 * WIDTH}" '
+        f'height="{HEIGHT}"><title>Loss and validation mIoU by step</title><style>{STYLE}</style>'
+        f"{''.join(placed)}</svg>\n"
+    )
+
+
+def loss_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
+    """The training loss by step, as drawn and smoothed; empty where no step was logged."""
+    points = finite_points(metrics, "loss")
+    if not points:
+        return ""
+    thin = thinned(points)
+    title = f"Training loss: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
+    return _chart("Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")])
+
+
+def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
+    """The validation mIoU by step, its best value marked; empty where nothing was validated."""
+    points = finite_points(metrics, "val_miou")
+    if not points:
+        return ""
+    best = max(points, key=lambda point: point[1])
+    title = f"Validation mIoU: best {best[1]:.4f} at step {best[0]:g}, last {points[-1][1]:.4f}"
+    return _chart("Validation mIoU", title, [Line(points, "line miou")], mark=best)
+
+
+def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Point]:
+    """(step, value) of every record that has a finite number under `key`, in the order of the steps."""
+    found = ((step, metrics[step].get(key)) for step in sorted(metrics))
+    return [(float(step), float(v)) for step, v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+    """At most `most` points: neighbours are averaged in groups of one size."""
+    group = math.ceil(len(points) / most)
+    chunks = [points[i : i + group] for i in range(0, len(points), group)]
+    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
+
+
+def smoothed(points: Sequence[Point], reach: int = 8) -> list[Point]:
+    """The mean of each point and up to `reach` neighbours on either side, fewer towards the ends."""
+    result = []
+    for i, (x, _) in enumerate(points):
+        side = min(reach, i, len(points) - 1 - i)
+        near = points[i - side : i + side + 1]
+        result.append((x, sum(y for _, y in near) / len(near)))
+    return result
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2, 5 times a power of ten apart) that span `low` .. `high`, at most about + 2 of them."""
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, 1e-300):  # one value: room above and below it
+        room = largest / 2 if largest > 1e-300 else 0.5
+        low, high = low - room, high + room
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * i for i in range(first, last + 1)]
+
+
+def _chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = None) -> str:
+    every = [point for line in lines for point in line.points]
+    xs, ys = ticks(0, max(x for x, _ in every)), ticks(min(y for _, y in every), max(y for _, y in every))
+    right = max(x for x, _ in every) or 1.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        return LEFT + plot_width * x / right, TOP + plot_height * (ys[-1] - y) / (ys[-1] - ys[0])
+
+    parts = [f'<text class="name" x="{LEFT}" y="18">{escape(name)}</text>']
+    for y in ys:
+        parts.append(f'<path class="grid" d="M{LEFT} {at(0, y)[1]:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{y:.4g}</text>')
+    for x in (x for x in xs if x <= right):
+        parts.append(f'<text x="{at(x, 0)[0]:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x:g}</text>')
+    for line in lines:
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points))
+        parts.append(f'<path class="{line.style}" d="M{path}{"h.1" if len(line.points) == 1 else ""}"/>')
+    if mark is not None:
+        px, py = at(*mark)
+        parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
+        anchor = "end" if px > WIDTH / 2 else "start"
+        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{anchor}">{mark[1]:.4f}</text>')
+    return (
+        f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )

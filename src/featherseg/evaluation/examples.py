@@ -1,0 +1,105 @@
+"""Pictures for the report: the best and the worst predictions of an evaluation, beside image and ground truth.
+
+They lie in RUN/pictures/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.files import write_bytes, write_json
+from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
+from featherseg.inference.modes import predict_mask
+from featherseg.inference.runtimes import Runtime
+
+FOLDER, INDEX = "pictures", "examples.json"
+PANELS = ("image", "truth", "prediction")
+MAX_SIDE = 640  # pixels; larger pictures are shrunk for the page
+IGNORE_COLOR = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One drawn sample: `name` ("best-1") begins its three files, miou (0..1) is that of this picture alone."""
+
+    name: str
+    key: str
+    miou: float
+
+    def file(self, panel: str) -> str:
+        """The file of a panel (PANELS) inside RUN/pictures."""
+        return f"{self.name}-{panel}.webp"
+
+
+def draw_examples(
+    run_path: Path, runtime: Runtime, data: SegmentationData, mious: Mapping[str, float], count: int = 4
+) -> list[Example]:
+    """Predict and draw the `count` best and worst pictures of `data` into RUN/pictures, replacing the earlier ones.
+
+    mious: the mIoU (0..1) of single pictures by key, as an evaluation gives them; pictures without a figure are left
+    out. Fewer than 2 count pictures are shared out, none is drawn twice.
+    """
+    folder = run_path / FOLDER
+    chosen = choose(mious, count)
+    index = {key: i for i, key in enumerate(data.keys)}
+    for example in chosen:
+        sample = data[index[example.key]]
+        prediction = predict_mask(runtime, sample.image)
+        panels = (shown(sample.image), painted(sample.label, data.classes), painted(prediction, data.classes))
+        for panel, picture in zip(PANELS, panels, strict=True):
+            write_bytes(folder / example.file(panel), webp(picture, lossless=panel != "image"))
+    write_json(folder / INDEX, [asdict(example) for example in chosen])
+    return chosen
+
+
+def choose(mious: Mapping[str, float], count: int) -> list[Example]:
+    """The best `count` and the worst `count` keys, the most telling first; ties by key, no key twice."""
+    ranked = sorted((m, key) for key, m in mious.items() if not np.isnan(m))
+    worst = ranked[: min(count, len(ranked) // 2)]
+    best = ranked[::-1][: min(count, len(ranked) - len(worst))]
+    return [
+        Example(f"{kind}-{i}", key, miou)
+        for kind, rows in (("best", best), ("worst", worst))
+        for i, (miou, key) in enumerate(rows, 1)
+    ]
+
+
+def read_examples(run_path: Path) -> list[Example]:
+    """The examples that were drawn for a run, those whose three files are there."""
+    folder = run_path / FOLDER
+    try:
+        rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        examples = [Example(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
+        return []
+    return [e for e in examples if all((folder / e.file(panel)).is_file() for panel in PANELS)]
+
+
+def shown(image: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 or uint16 as a picture to look at: RGB, or the first channel in grey where C is not 3."""
+    eight_bit = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    return Image.fromarray(eight_bit if image.shape[2] == 3 else np.ascontiguousarray(eight_bit[:, :, 0]))
+
+
+def painted(label: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
+    """(H, W) class ids in the classes' colours; what is no class is black."""
+    palette = np.full((IGNORE + 1, 3), IGNORE_COLOR, dtype=np.uint8)
+    palette[: len(classes)] = [info.color for info in classes]
+    return Image.fromarray(palette[label])  # (H, W, 3)
+
+
+def webp(picture: Image.Image, *, lossless: bool) -> bytes:
+    """The bytes of a WebP file, no side longer than MAX_SIDE; drawn masks are shrunk without mixing colours."""
+    height, width = picture.height, picture.width
+    factor = min(1.0, MAX_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", lossless=lossless, quality=85)
+    return buffer.getvalue()

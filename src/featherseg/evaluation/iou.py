@@ -1,0 +1,97 @@
+"""Confusion counts over a whole dataset, and what follows from them: IoU, pixel accuracy, class accuracy."""
+
+import numpy as np
+
+from featherseg.core.errors import DataError
+from featherseg.core.types import IGNORE
+
+
+class Confusion:
+    """Pixel counts of truth x prediction, summed over pictures.
+
+    matrix[t, p] (K, K) int64 counts the pixels of class t that were predicted as p; void[t] (K,) int64 those of class t
+    that were predicted as no class at all (255, or any value of K or more): a miss of t, a false alarm of nobody.
+    Pixels whose truth is 255 count nowhere.
+    """
+
+    def __init__(self, classes: int) -> None:
+        assert 1 <= classes <= IGNORE
+        self.classes = classes
+        self.matrix = np.zeros((classes, classes), dtype=np.int64)
+        self.void = np.zeros(classes, dtype=np.int64)
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Add one picture, both (H, W) integers. Raises DataError where the truth holds a value outside 0..K-1, 255."""
+        if truth.shape != prediction.shape:
+            raise DataError(
+                f"the prediction is {_size(prediction)}, its truth {_size(truth)} (height x width): "
+                f"expected a prediction of the truth's size."
+            )
+        joint = _bytes(truth).astype(np.uint16) << 8 | _bytes(prediction)  # (H, W)
+        counts = np.bincount(joint.ravel(), minlength=65536).reshape(256, 256)  # truth x prediction
+        k = self.classes
+        outside = np.flatnonzero(counts[k:IGNORE].any(axis=1)) + k
+        if len(outside) or truth.dtype != np.uint8:
+            _refuse_outside(truth, k)
+        self.matrix += counts[:k, :k]
+        self.void += counts[:k, k:].sum(axis=1)
+
+    def add(self, other: "Confusion") -> None:
+        """Add the counts of another, as of another process or picture."""
+        self.matrix += other.matrix
+        self.void += other.void
+
+    def iou(self) -> np.ndarray:
+        """tp / (tp + fp + fn) of each class, (K,) 0..1; NaN for a class in neither truth nor prediction.
+
+        The rule of cityscapesscripts' getIouScoreForLabel.
+        """
+        hits = np.diag(self.matrix)
+        union = self.truth_pixels() + self.matrix.sum(axis=0) - hits
+        return _ratio(hits, union)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur, 0..1; NaN where none does."""
+        return _mean(self.iou())
+
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that are right, 0..1."""
+        return float(_ratio(np.trace(self.matrix), self.truth_pixels().sum()))
+
+    def class_accuracy(self) -> float:
+        """Mean over the classes in the truth of the share of their pixels that are right, 0..1."""
+        return _mean(_ratio(np.diag(self.matrix), self.truth_pixels()))
+
+    def truth_pixels(self) -> np.ndarray:
+        """Labelled pixels of each class, (K,)."""
+        return self.matrix.sum(axis=1) + self.void
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Values as uint8; what does not fit becomes 255."""
+    if values.dtype == np.uint8:
+        return values
+    return np.where((values >= 0) & (values < IGNORE), values, IGNORE).astype(np.uint8)
+
+
+def _refuse_outside(truth: np.ndarray, classes: int) -> None:
+    bad = truth[(truth != IGNORE) & ((truth < 0) | (truth >= classes))]
+    if bad.size:
+        values, counts = np.unique(bad, return_counts=True)
+        named = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:5], counts[:5], strict=True))
+        raise DataError(f"the truth holds {named}: expected class ids 0..{classes - 1}, or {IGNORE} to ignore.")
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where the whole is 0."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _size(array: np.ndarray) -> str:
+    return "x".join(map(str, array.shape))

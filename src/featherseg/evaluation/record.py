@@ -1,0 +1,43 @@
+"""What an evaluation leaves in its run: a line for every look at the data, the last scores, the best and worst ones.
+
+Choosing by a test split is the mistake that this counts: reports say how often it was looked at.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+
+from featherseg.core.files import append_line, read_lines, write_json
+from featherseg.core.types import SegmentationData
+from featherseg.evaluation.evaluate import Scores, number, to_json
+from featherseg.evaluation.examples import draw_examples
+from featherseg.inference.modes import Mode
+from featherseg.inference.runtimes import Runtime
+from featherseg.runs import WEIGHTS, Run
+
+EVALUATIONS, SCORES = "evaluations.jsonl", "scores.json"
+
+
+def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> int:
+    """Append a line to evaluations.jsonl, write scores.json, draw pictures/; -> how often the split was scored by now.
+
+    The line comes first: no score is shown that was not counted.
+    """
+    weights = run.path / WEIGHTS
+    where = {"data": data.name, "split": split, "mode": str(mode)}
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **where,
+        "images": scores.images,
+        "miou": number(scores.miou),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+    }
+    append_line(run.path / EVALUATIONS, line)
+    per_image = {key: number(miou) for key, miou in scores.per_image.items()}
+    write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
+    draw_examples(run.path, runtime, data, scores.per_image)
+    return times_scored(run, split)
+
+
+def times_scored(run: Run, split: str) -> int:
+    """How often a split was scored with this run."""
+    return sum(line.get("split") == split for line in read_lines(run.path / EVALUATIONS))

@@ -1,0 +1,97 @@
+"""The report of a run: one HTML file with everything in it, made of what the run folder holds.
+
+No network, no script; light and dark, phone and paper. A part that is not there yet (no export, never scored) is named
+with the command that makes it. Class names, keys and settings come from others and are escaped wherever they are shown.
+"""
+
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from featherseg._version import __version__
+from featherseg.core.errors import RunError
+from featherseg.core.files import write_text
+from featherseg.evaluation import report_sections as sections
+from featherseg.evaluation.charts import STYLE
+from featherseg.evaluation.cost import cost_of
+from featherseg.evaluation.examples import read_examples
+from featherseg.evaluation.record import SCORES, times_scored
+from featherseg.evaluation.report_sections import Evidence
+from featherseg.runs import Run, build_network, open_run
+
+REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
+CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page may load and run nothing
+
+
+def write_report(run_path: Path, output: Path | None = None) -> Path:
+    """Write the report of a run folder to `output`, by default RUN/report.html; -> its path.
+
+    Raises RunError where there is no run, or a file in it is damaged.
+    """
+    path = output or run_path / REPORT
+    write_text(path, report_html(gather(open_run(run_path))))
+    return path
+
+
+def gather(run: Run) -> Evidence:
+    """What the run folder holds, read; missing files give None or an empty table."""
+    return Evidence(
+        run=run,
+        metrics=run.metrics(),
+        scores=read_scores(run),
+        test_looks=times_scored(run, "test"),
+        parity=read_json(run.path / PARITY),
+        cost=cost_of(build_network(run.info), run.recipe.model.name, run.info.image_size),
+        environment=read_json(run.path / ENVIRONMENT) or {},
+        examples=read_examples(run.path),
+    )
+
+
+def read_scores(run: Run) -> Mapping[str, Any] | None:
+    """scores.json, None where the run was never scored. Raises RunError where it is damaged or of other classes."""
+    values, classes = read_json(run.path / SCORES), len(run.classes)
+    if values is None:
+        return None
+    by_class = [values.get(key) for key in ("iou", "confusion", "void")]
+    if not all(isinstance(rows, list) and len(rows) == classes for rows in by_class):
+        raise RunError(
+            f"{run.path / SCORES} does not hold scores of {classes} classes, as this run has. "
+            f"Remove it, and score again: featherseg evaluate {run.path}"
+        )
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no file. Raises RunError for a damaged one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Remove it, or write it again.") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} holds a {type(values).__name__}, expected an object. Remove it, or write it again.")
+    return values
+
+
+def report_html(evidence: Evidence) -> str:
+    """The whole page."""
+    style = (resources.files("featherseg.evaluation") / "report.css").read_text(encoding="utf-8")
+    body = "\n".join(section(evidence) for section in sections.SECTIONS)
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
+<link rel="icon" href="data:,">
+<title>{escape(evidence.run.name)} · featherseg report</title>
+<style>{style}{STYLE}</style>
+<main>
+{body}
+<footer>Written by featherseg {__version__}. This file is complete in itself.</footer>
+</main>
+</html>
+"""

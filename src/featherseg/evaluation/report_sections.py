@@ -1,0 +1,324 @@
+"""The sections of the report, each a function of the evidence that gives HTML. Every text from outside is escaped."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from featherseg.core.types import Color
+from featherseg.evaluation.charts import loss_chart, miou_chart
+from featherseg.evaluation.cost import CONVENTIONS, Cost
+from featherseg.evaluation.examples import FOLDER, PANELS, Example
+from featherseg.runs import Run
+
+SHOWN_MIXES = 12  # of the most frequent confusions
+MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most frequent confusions are listed
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run folder holds, read. scores is scores.json, parity is parity.json; None = not there yet.
+
+    test_looks: how often the test split was scored.
+    """
+
+    run: Run
+    metrics: Mapping[int, Mapping[str, Any]]
+    scores: Mapping[str, Any] | None
+    test_looks: int
+    parity: Mapping[str, Any] | None
+    cost: Cost
+    environment: Mapping[str, Any]
+    examples: Sequence[Example]
+
+
+def head(e: Evidence) -> str:
+    """Name, one sentence, the figures to remember."""
+    recipe, height_width = e.run.recipe, e.run.info.image_size
+    figures = {
+        f"mIoU{_where(e.scores)}, %": _percent(_number(e.scores, "miou")),
+        "pixel accuracy, %": _percent(_number(e.scores, "pixel_accuracy")),
+        "boundary F, %": _percent(_number(e.scores, "boundary_f")),
+        "parameters": f"{e.cost.params / 1e6:.2f} M",
+        f"GMACs (“macs”), {_size(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
+        "classes": str(len(e.run.classes)),
+    }
+    cells = "".join(f'<div class="figure"><dd>{v}</dd><dt>{escape(k)}</dt></div>' for k, v in figures.items())
+    times = f" The test split was scored {e.test_looks} time{'s' * (e.test_looks != 1)}." if e.test_looks else ""
+    return f"""<header>
+<p class="kicker">featherseg report · {datetime.now(UTC).date().isoformat()}</p>
+<h1>{escape(e.run.name)}</h1>
+<p class="lead">{escape(recipe.model.name)}, trained on {escape(recipe.data.name)}
+({escape(recipe.data.train_split)}), seed {recipe.train.seed}. Weights: {escape(e.run.licence)}.{times}</p>
+<dl class="figures">{cells}</dl>
+</header>"""
+
+
+def curves(e: Evidence) -> str:
+    """Loss and validation mIoU by step."""
+    charts = [chart for chart in (loss_chart(e.metrics), miou_chart(e.metrics)) if chart]
+    if not charts:
+        return _section("Training", _missing("No step was logged yet."))
+    last = max(e.metrics)
+    return _section("Training", f'<p>{last:,} steps.</p><div class="charts">{"".join(charts)}</div>')
+
+
+def classes(e: Evidence) -> str:
+    """IoU of each class as a table with bars."""
+    if e.scores is None:
+        return _section("Classes", _missing("Not scored yet:", f"featherseg evaluate {e.run.path}"))
+    shares = _shares(e.scores)
+    rows = [
+        f'<tr><th scope="row">{_swatch(info.color)}{escape(info.name)}</th>'
+        f'<td class="number">{_percent(iou)}</td><td class="track">{_bar(iou, info.color)}</td>'
+        f'<td class="number optional">{_percent(share)}</td></tr>'
+        for info, iou, share in zip(e.run.classes, e.scores["iou"], shares, strict=True)
+    ]
+    table = f"""<table class="classes"><caption>Intersection over union of each class, in %. Classes that occur in
+neither truth nor prediction have none and do not count in the mean.</caption>
+<thead><tr><th scope="col">class</th><th scope="col" class="number">IoU</th><th scope="col" class="track"></th>
+<th scope="col" class="number optional">share of pixels</th></tr></thead>
+<tbody>{"".join(rows)}</tbody>
+<tfoot><tr><th scope="row">mean</th><td class="number">{_percent(_number(e.scores, "miou"))}</td><td></td>
+<td class="optional"></td></tr></tfoot></table>"""
+    return _section("Classes", table)
+
+
+def confusion(e: Evidence) -> str:
+    """Truth x prediction as a row-normalised heat map, and the most frequent mistakes."""
+    if e.scores is None:
+        return ""
+    names = [info.name for info in e.run.classes]
+    rows = row_shares(e.scores["confusion"], e.scores["void"])
+    matrix = _matrix(names, rows) if len(names) <= MATRIX_LIMIT else ""
+    mixes = _pairs(
+        (names[t], f"{_percent(share)} % taken for {names[p]}") for share, t, p in most_mixed(rows)[:SHOWN_MIXES]
+    )
+    intro = "<p>Where the pixels of each true class (row) went (column), in % of the row.</p>"
+    return _section("Confusion", f"{intro}{matrix}<h3>Most frequent mistakes</h3>{mixes}")
+
+
+def examples(e: Evidence) -> str:
+    """The best and the worst pictures: image, truth, prediction."""
+    if not e.examples:
+        return _section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.path}"))
+    legend = "".join(f"<li>{_swatch(info.color)}{escape(info.name)}</li>" for info in e.run.classes)
+    groups = "".join(
+        f"<h3>{title}</h3>" + "".join(_triple(e.run.path, x) for x in e.examples if x.name.startswith(kind))
+        for kind, title in (("worst", "Worst"), ("best", "Best"))
+    )
+    return _section("Pictures", f'<ul class="legend">{legend}<li>{_swatch((0, 0, 0))}not labelled</li></ul>{groups}')
+
+
+def cost(e: Evidence) -> str:
+    """Parameters and multiply-accumulates of each part, and the total by every convention."""
+    rows = [(name, f"{p.params:,}", f"{p.macs / 1e9:.3f}") for name, p in e.cost.parts.items()]
+    total = ("total", f"{e.cost.params:,}", f"{e.cost.macs['macs'] / 1e9:.3f}")
+    parts = _table(
+        f"For one picture of {_size(e.cost.counted_size)} (height x width). GMACs by the convention "
+        f"“macs”: {CONVENTIONS['macs']}.",
+        ("part", "parameters", "GMACs"),
+        rows,
+        total,
+    )
+    conventions = _table(
+        "The same network by every convention; a published figure is one of these.",
+        ("convention", "GMACs", "counts"),
+        [(name, f"{e.cost.macs[name] / 1e9:.3f}", text) for name, text in CONVENTIONS.items()],
+        numbers=(1,),
+    )
+    return _section("Cost", parts + "<h3>Conventions</h3>" + conventions)
+
+
+def parity(e: Evidence) -> str:
+    """Whether the exported file computes what the run computes."""
+    if e.parity is None:
+        command = f"featherseg export {e.run.path} --to onnx -o {e.run.name}.onnx"
+        return _section("Export", _missing("Not exported yet:", command))
+    found, file = e.parity["parity"], e.parity
+    rows = [
+        (
+            _size((row["height"], row["width"])),
+            str(row["batch"]),
+            f"{row['max_error']:.1e}",
+            f"{row['relative_error']:.1e}",
+            f"{100 * row['same_class']:.2f}",
+        )
+        for row in found["rows"]
+    ]
+    table = _table(
+        f"The file beside the network, on the same pictures. Largest error of a logit, alone and as a share of the "
+        f"logits' range (at most {found['tolerance']:g} is allowed); positions with the same class, in %.",
+        ("height x width", "batch", "largest error", "share of range", "same class"),
+        rows,
+        numbers=range(1, 5),
+    )
+    verdict = "gives the network's logits" if found["ok"] else "does not give the network's logits"
+    name, megabytes = Path(file["path"]).name, file["bytes"] / 1e6
+    intro = f"<p>{escape(name)} ({escape(file['target'])}, {megabytes:.1f} MB) {verdict}.</p>"
+    return _section("Export", intro + table)
+
+
+def settings(e: Evidence) -> str:
+    """Every setting of the recipe."""
+    pairs = [
+        (f"{table}.{key}", value)
+        for table, values in e.run.recipe.model_dump(mode="json").items()
+        for key, value in values.items()
+        if value is not None
+    ]
+    return _section("Settings", _pairs(pairs))
+
+
+def environment(e: Evidence) -> str:
+    """The machine and the versions of the training."""
+    if not e.environment:
+        return _section("Environment", _missing("Not recorded."))
+    return _section("Environment", _pairs(_flat(e.environment)))
+
+
+SECTIONS = (head, curves, classes, confusion, examples, cost, parity, settings, environment)
+"""In the order of the page."""
+
+
+def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
+    """Each row of a confusion matrix (truth x prediction) as shares of its labelled pixels, 0..1; zeros for none."""
+    totals = [sum(row) + missed for row, missed in zip(counts, void, strict=True)]
+    return [[n / total if total else 0.0 for n in row] for row, total in zip(counts, totals, strict=True)]
+
+
+def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
+    """(share of the truth's pixels, truth, prediction) of every mistake that occurs, the largest share first."""
+    mistakes = [(share, t, p) for t, row in enumerate(rows) for p, share in enumerate(row) if t != p and share > 0]
+    return sorted(mistakes, key=lambda mistake: (-mistake[0], mistake[1:]))
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+
+
+def _missing(text: str, command: str = "") -> str:
+    return f'<p class="note">{text}{f" <code>{escape(command)}</code>" if command else ""}</p>'
+
+
+def _matrix(names: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
+    heads = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(_cell(v, t == p) for p, v in enumerate(row))}</tr>'
+        for t, (name, row) in enumerate(zip(names, rows, strict=True))
+    )
+    return f"""<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix"><table class="confusion">
+<caption>Confusion matrix</caption>
+<thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table></div>"""
+
+
+def _cell(share: float, right: bool) -> str:
+    kind = "right" if right else "nil" if share < 0.0005 else "wrong"
+    text = "·" if share < 0.0005 else f"{100 * share:.1f}"
+    return f'<td class="{kind}" style="--share:{60 * share:.1f}%">{text}</td>'
+
+
+def _triple(run_path: Path, example: Example) -> str:
+    pictures = "".join(
+        f'<div><img src="{_data_uri(run_path / FOLDER / example.file(panel))}" alt="{panel} of {escape(example.key)}" '
+        f'loading="lazy"><small>{panel}</small></div>'
+        for panel in PANELS
+    )
+    caption = f"{escape(example.key)} <span>mIoU {_percent(example.miou)} %, of this picture alone</span>"
+    return f'<figure class="triple"><figcaption>{caption}</figcaption>{pictures}</figure>'
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    total: Sequence[str] = (),
+    numbers: Sequence[int] = (1, 2),
+) -> str:
+    """A table whose first column heads the rows; `numbers` are the columns that are set flush right."""
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = cells
+        tds = (f"<td{_flush(i, numbers)}>{escape(text)}</td>" for i, text in enumerate(rest, 1))
+        return f'<tr><th scope="row">{escape(first)}</th>{"".join(tds)}</tr>'
+
+    columns = "".join(f'<th scope="col"{_flush(i, numbers)}>{escape(text)}</th>' for i, text in enumerate(heads))
+    foot = f"<tfoot>{line(total)}</tfoot>" if total else ""
+    body = "".join(line(row) for row in rows)
+    return f"""<div class="scroll"><table><caption>{escape(caption)}</caption>
+<thead><tr>{columns}</tr></thead><tbody>{body}</tbody>{foot}</table></div>"""
+
+
+def _flush(column: int, numbers: Sequence[int]) -> str:
+    return ' class="number"' if column in numbers else ""
+
+
+def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
+    cells = "".join(f"<div><dt>{escape(str(key))}</dt><dd>{escape(_text(v))}</dd></div>" for key, v in pairs)
+    return f'<dl class="pairs">{cells}</dl>'
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Nested tables as pairs with dotted keys."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else [(f"{above}{key}", value)]
+    return pairs
+
+
+def _text(value: Any) -> str:
+    """A value of JSON in words: 480 x 360 for sizes and lists, yes and no, floats to four digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return "none" if value is None else str(value)
+
+
+def _shares(scores: Mapping[str, Any]) -> list[float]:
+    """Share of each class in the labelled pixels."""
+    totals = [sum(row) + missed for row, missed in zip(scores["confusion"], scores["void"], strict=True)]
+    return [total / (sum(totals) or 1) for total in totals]
+
+
+def _number(scores: Mapping[str, Any] | None, key: str) -> float | None:
+    value = (scores or {}).get(key)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _where(scores: Mapping[str, Any] | None) -> str:
+    named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
+    return f" on {' '.join(named)}" if named else ""
+
+
+def _percent(share: float | None) -> str:
+    """0.6153 -> "61.5"; a dash for none."""
+    return "\N{EN DASH}" if share is None or math.isnan(share) else f"{100 * share:.1f}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _swatch(color: Color) -> str:
+    return f'<span class="swatch" style="--color:{_css(color)}"></span>'
+
+
+def _bar(share: float | None, color: Color) -> str:
+    if share is None or math.isnan(share):
+        return '<span class="note">does not occur</span>'
+    return f'<span class="rail"><span class="bar" style="--color:{_css(color)};width:{100 * share:.1f}%"></span></span>'
+
+
+def _css(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -1,0 +1,102 @@
+"""A picture in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from featherseg.core.errors import DataError
+from featherseg.data.images import read_image
+
+KNOWN = (
+    "a path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor (uint8, uint16, or float 0..1), "
+    "a list or an iterator of these"
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels (H, W, C) uint8 or uint16; name without ending."""
+
+    pixels: np.ndarray
+    name: str
+
+    def is_like(self, other: "Picture") -> bool:
+        """Of one size and type, so that both can go through a network together."""
+        return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
+
+
+def read_picture(x: Any, channels: int) -> Picture:
+    """One picture in any known form, for a network of `channels` channels. Raises DataError."""
+    if isinstance(x, str | Path):
+        path = Path(x)
+        if path.is_dir():
+            raise DataError(f"{path} is a folder: give its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
+        return Picture(read_image(path, channels), path.stem)
+    if isinstance(x, Image.Image):
+        pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
+    elif isinstance(x, np.ndarray):
+        pixels, name = x, "image"
+    elif isinstance(x, Tensor):
+        pixels, name = _from_tensor(x, channels), "image"
+    else:
+        raise DataError(f"a picture of type {type(x).__name__} is not known. Expected {KNOWN}.")
+    return Picture(_checked(pixels, channels), name)
+
+
+def _from_pil(picture: Image.Image, channels: int) -> np.ndarray:
+    """Upright by its EXIF orientation; alpha is dropped, palette, grey and CMYK become RGB where that is asked."""
+    upright = ImageOps.exif_transpose(picture)
+    sixteen_bits = upright.mode.startswith("I;16")
+    if sixteen_bits and channels == 1:
+        return np.array(upright).astype(np.uint16)[:, :, None]  # (H, W, 1)
+    if sixteen_bits or upright.mode in ("I", "F"):
+        raise DataError(
+            f"a PIL image of mode {upright.mode} has no {channels}-channel form. Give an (H, W, {channels}) array."
+        )
+    if channels == 3:
+        upright = upright.convert("RGBA") if "transparency" in upright.info else upright
+        return np.array(upright.convert("RGB"))  # (H, W, 3)
+    if channels == 1 and upright.mode in ("1", "L", "LA"):
+        return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
+    pixels = np.array(upright)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]  # (H, W, C)
+
+
+def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
+    """(C, H, W) -> (H, W, C); floats are taken as 0..1, as torchvision gives them."""
+    if tensor.ndim != 3 or tensor.shape[0] != channels:
+        hint = " It looks like (H, W, C): use .permute(2, 0, 1)." if tensor.shape[-1:] == (channels,) else ""
+        hint = " Give a batch as a list: list(tensor)." if tensor.ndim == 4 else hint
+        raise DataError(f"a tensor of shape {tuple(tensor.shape)}: expected ({channels}, H, W).{hint}")
+    values = tensor.detach().cpu()
+    if values.is_floating_point() and values.numel():
+        low, high = values.min().item(), values.max().item()
+        if not (low >= 0 and high <= 1):
+            raise DataError(
+                f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 values 0 to 255 "
+                f"(not normalised: the network brings its own mean and std)."
+            )
+        values = (values * 255).round().to(torch.uint8)
+    return values.permute(1, 2, 0).numpy()  # (H, W, C)
+
+
+def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"pixels of type {pixels.dtype}: expected uint8 or uint16, as stored in image files.")
+    if pixels.ndim == 2 and channels == 1:
+        pixels = pixels[:, :, None]  # (H, W, 1)
+    if pixels.ndim != 3 or pixels.shape[2] != channels:
+        hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
+        hint = " Give a batch as a list: list(array)." if pixels.ndim == 4 else hint
+        raise DataError(
+            f"a picture of shape {pixels.shape}: expected (H, W, {channels}), the network takes {channels} "
+            f"channel{'s' * (channels != 1)}.{hint}"
+        )
+    if 0 in pixels.shape:
+        raise DataError(f"a picture of size {pixels.shape[0]}x{pixels.shape[1]} (height x width) has no pixels.")
+    return pixels

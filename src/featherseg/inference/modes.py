@@ -1,0 +1,217 @@
+"""Ways to look at a picture: whole, in overlapping windows, flipped, at several scales; all end in class scores.
+
+A pass is one run of the network on one window, at one scale, perhaps flipped. Its logits are kept at the network's own
+stride; the scores at full resolution are made from them block of rows by block of rows, so that K x H x W floats
+exist only where they are asked for. Letters: B pictures of one size, K classes, H x W their size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import SegOutput, Size
+from featherseg.inference.runtimes import Runtime
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import resize, to_image
+
+BLOCK_BYTES = 32 * 2**20
+"""How large a block of rows of full-resolution scores may be."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a picture is looked at. The default is the whole picture, once.
+
+    window: (height, width) in pixels of the picture; None = whole. overlap: share of a window that its neighbour covers
+    as well. scales: factors the picture (or each window) is resized by before the network. flip: also mirrored.
+    Raises ConfigError for values out of range.
+    """
+
+    window: Size | None = None
+    overlap: float = 0.25
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
+            raise ConfigError(f"scales = {list(self.scales)}: expected at least one factor from 0.001 to 10.")
+        if self.window is not None and min(self.window) < 32:
+            raise ConfigError(f"window = {_text(self.window)}: expected at least 32x32 pixels (height x width).")
+        if not 0 <= self.overlap <= 0.9:
+            raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
+
+    def __str__(self) -> str:
+        """In words, for reports: "whole, flip, scales 0.75 1.0"."""
+        words = ["whole" if self.window is None else f"windows of {_text(self.window)}"]
+        words += ["flip"] if self.flip else []
+        words += [f"scales {' '.join(map(str, self.scales))}"] if self.scales != (1.0,) else []
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one run of the network saw, and its logits at the network's stride."""
+
+    window: Window
+    out: SegOutput
+    flipped: bool
+
+
+def predict_masks(runtime: Runtime, images: np.ndarray, mode: Mode | None = None) -> np.ndarray:
+    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8."""
+    masks = np.empty(images.shape[:3], dtype=np.uint8)
+    for start, scores in score_blocks(runtime, images, mode or Mode()):
+        block = scores.argmax(dim=1)  # (B, rows, W)
+        masks[:, start : start + scores.shape[2]] = block.to(torch.uint8).cpu().numpy()
+    return masks
+
+
+def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> np.ndarray:
+    """The class of every pixel of one picture: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
+    return predict_masks(runtime, image[None], mode)[0]
+
+
+def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> Tensor:
+    """Class probabilities of one picture: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
+    mode = mode or Mode()
+    blocks = [scores[0] for _, scores in score_blocks(runtime, image[None], mode)]
+    scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
+    return scores if _many(image.shape[:2], mode) else scores.softmax(dim=0)
+
+
+@torch.inference_mode()
+def score_blocks(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[tuple[int, Tensor]]:
+    """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
+
+    Scores are logits where the network runs once, probabilities (means over the passes) where it runs several times.
+    """
+    batch, height, width = images.shape[:3]
+    passes = list(_run(runtime, images, mode))
+    rows = max(1, BLOCK_BYTES // (4 * batch * len(runtime.classes) * width))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        if len(passes) == 1:
+            yield start, _rows(passes[0], start, stop)
+        else:
+            yield start, _blend(passes, start, stop, width, mode.overlap)
+
+
+def windows(size: Size, window: Size | None, overlap: float) -> list[Window]:
+    """Windows that cover a picture, evenly spaced, neighbours sharing at least `overlap` of their side."""
+    height, width = size
+    if window is None:
+        return [Window(0, 0, height, width)]
+    window_height, window_width = min(window[0], height), min(window[1], width)
+    return [
+        Window(top, left, window_height, window_width)
+        for top in _starts(height, window_height, overlap)
+        for left in _starts(width, window_width, overlap)
+    ]
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    step = max(1, int(window * (1 - overlap)))
+    count = 1 + -(-(length - window) // step)
+    return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
+
+
+def _many(size: Size, mode: Mode) -> bool:
+    """Whether the network runs more than once, so that scores are probabilities."""
+    return mode.flip or len(mode.scales) > 1 or len(windows(size, mode.window, mode.overlap)) > 1
+
+
+def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
+    for window in windows(images.shape[1:3], mode.window, mode.overlap):
+        crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
+        pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
+        pixels = normalise(pixels, runtime.mean, runtime.std)
+        for scale in mode.scales:
+            scaled = _scale(pixels, scale)  # (B, C, h * scale, w * scale)
+            yield Pass(window, _native(runtime(scaled), window), flipped=False)
+            if mode.flip:
+                yield Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True)
+
+
+def _scale(images: Tensor, scale: float) -> Tensor:
+    if scale == 1.0:
+        return images
+    size = [max(1, round(length * scale)) for length in images.shape[2:]]
+    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _native(out: SegOutput, window: Window) -> SegOutput:
+    """A padded network's logits for a resized picture are brought to that picture: rows are cut from these."""
+    if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
+        return out
+    logits = to_image(out, out.image_size)  # (B, K, h * scale, w * scale)
+    return SegOutput(logits, out.image_size, out.image_size, align_corners=False)
+
+
+def _rows(run: Pass, start: int, stop: int) -> Tensor:
+    """Rows start..stop (of the window) of `to_image(out, window)`, (B, K, stop - start, w), without the others."""
+    out, size = run.out, (run.window.height, run.window.width)
+    full = size if out.padded_size == out.image_size else out.padded_size
+    if (start, stop) == (0, size[0]):
+        rows = to_image(out, size)
+    else:
+        rows = resize_rows(out.logits, full, start, stop, align_corners=out.align_corners)[..., : size[1]]
+    return rows.flip(3) if run.flipped else rows
+
+
+def resize_rows(x: Tensor, size: Size, start: int, stop: int, *, align_corners: bool) -> Tensor:
+    """Rows start..stop of `layers.resize.resize(x, size)`: (B, C, h, w) -> (B, C, stop - start, W)."""
+    height = x.shape[2]
+    row = torch.arange(start, stop, device=x.device, dtype=torch.float32)
+    if align_corners:
+        source = row * ((height - 1) / max(size[0] - 1, 1))
+    else:
+        source = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0.0)
+    above = source.floor().long().clamp(max=height - 1)
+    below = (above + 1).clamp(max=height - 1)
+    share = (source - above).view(1, 1, -1, 1)
+    lines = x[:, :, above] * (1 - share) + x[:, :, below] * share  # (B, C, rows, w)
+    return resize(lines, (stop - start, size[1]), align_corners=align_corners)  # (B, C, rows, W)
+
+
+def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float) -> Tensor:
+    """Mean probabilities of the rows start..stop, windows weighted down towards their edges: (B, K, rows, W)."""
+    first = passes[0].out.logits
+    total = first.new_zeros(first.shape[0], first.shape[1], stop - start, width)
+    weights = first.new_zeros(stop - start, width)
+    for run in passes:
+        window = run.window
+        upper, lower = max(start, window.top), min(stop, window.top + window.height)
+        if upper >= lower:
+            continue
+        weight = _ramp(window.height, overlap, first)[upper - window.top : lower - window.top, None]
+        weight = weight * _ramp(window.width, overlap, first)  # (rows, w)
+        scores = _rows(run, upper - window.top, lower - window.top).softmax(dim=1)  # (B, K, rows, w)
+        columns = slice(window.left, window.left + window.width)
+        total[:, :, upper - start : lower - start, columns] += scores * weight
+        weights[upper - start : lower - start, columns] += weight
+    return total.div_(weights)
+
+
+def _ramp(length: int, overlap: float, like: Tensor) -> Tensor:
+    """Weights (length,) that rise linearly from the window's edges over the overlap, 1 between."""
+    place = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
+    reach = max(1.0, length * overlap)
+    return (torch.minimum(place, length - place) / reach).clamp(max=1.0)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,160 @@
+"""The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import ClassInfo
+from featherseg.inference import draw
+from featherseg.inference.inputs import Picture, read_picture
+from featherseg.inference.modes import Mode, predict_masks, probabilities
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.tiling import DEFAULT_GB, Plan, plan
+from featherseg.runs import Run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network saw in one picture.
+
+    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the picture; how is "whole" or "6 tiles of
+    1024x1024"; name is the file's name without its ending, "image" for a picture that came from no file.
+    """
+
+    mask: np.ndarray
+    classes: tuple[ClassInfo, ...]
+    image: np.ndarray
+    name: str
+    how: str
+    mode: Mode
+    runtime: Runtime
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Class name -> share of the pixels, 0..1; every class is listed."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes))
+        return {info.name: float(count / self.mask.size) for info, count in zip(self.classes, counts, strict=True)}
+
+    def probabilities(self) -> np.ndarray:
+        """(K, H, W) float32, summing to 1 over the classes. The network runs again: nobody else needs so much room."""
+        return probabilities(self.runtime, self.image, self.mode).numpy()
+
+    def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
+        """The picture under the mask's colours, on demand with a legend below. Raises ConfigError for the opacity."""
+        if not 0 <= opacity <= 1:
+            raise ConfigError(f"opacity = {opacity}: expected 0 (the picture alone) to 1 (the colours alone).")
+        picture = draw.overlay(self.image, self.mask, self.classes, opacity)
+        return draw.with_legend(picture, self.classes, self.shares) if legend else picture
+
+    def save(self, to: str | Path, name: str | None = None) -> list[Path]:
+        """Write the mask alone to a file that ends in .png, or mask, colours and overlay into a folder; -> the files.
+
+        In a folder they are NAME_mask.png (indices, with a palette), NAME_color.png and NAME_overlay.png (with legend).
+        """
+        path = Path(to)
+        if path.suffix.lower() == ".png":
+            draw.save_index_png(self.mask, self.classes, path)
+            return [path]
+        files = output_files(path, name or self.name)
+        draw.save_index_png(self.mask, self.classes, files[0])
+        draw.save_picture(draw.color_mask(self.mask, self.classes), files[1])
+        draw.save_picture(self.overlay(legend=True), files[2])
+        return files
+
+
+def output_files(folder: Path, name: str) -> list[Path]:
+    """Mask, colours and overlay of a picture, as `Prediction.save` names them."""
+    return [folder / f"{name}_{kind}.png" for kind in ("mask", "color", "overlay")]
+
+
+class Predictor:
+    """A network that takes pictures in any form and gives `Prediction`s.
+
+    run: a run folder, the name of one, a Run, an exported .onnx file, or a Runtime. batch: how many pictures of one
+    size go through the network at a time, where it is given several. mode: whole picture unless told otherwise.
+    memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: a picture
+    with a longer side is shrunk to it before the network; the mask has the picture's size all the same.
+    Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
+    """
+
+    def __init__(
+        self,
+        run: Run | Runtime | str | Path,
+        device: str = "auto",
+        batch: int = 1,
+        *,
+        mode: Mode | None = None,
+        memory_gb: float = DEFAULT_GB,
+        max_side: int | None = None,
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch = {batch}: expected at least 1.")
+        if max_side is not None and max_side < 32:
+            raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
+        self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
+        self.batch, self.mode, self.memory_gb, self.max_side = batch, mode or Mode(), memory_gb, max_side
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Names and colours of the mask's values."""
+        return self.runtime.classes
+
+    @overload
+    def __call__(self, x: str | Path | Image.Image | np.ndarray) -> Prediction: ...
+    @overload
+    def __call__(self, x: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    @overload
+    def __call__(self, x: Iterator[Any]) -> Iterator[Prediction]: ...
+    @overload
+    def __call__(self, x: Any) -> Any: ...
+    def __call__(self, x: Any) -> Any:
+        """One picture -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
+
+        A picture is a path, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W)
+        tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
+        """
+        if isinstance(x, list | tuple):
+            return list(self._many(x))
+        if isinstance(x, Iterator):
+            return self._many(x)
+        return self._together([self._read(x)])[0]
+
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """How a picture of (height, width) will be looked at: the mode and its words. Raises ConfigError."""
+        mode = self.mode
+        if self.max_side is not None and max(size) > self.max_side:
+            factor = self.max_side / max(size)
+            mode = replace(mode, scales=tuple(scale * factor for scale in mode.scales))
+        return plan(self.runtime, size, mode, self.memory_gb)
+
+    def _many(self, pictures: Iterable[Any]) -> Iterator[Prediction]:
+        """In order; neighbours of one form go through the network together, at most `batch` of them."""
+        waiting: list[Picture] = []
+        for x in pictures:
+            picture = self._read(x)
+            if waiting and (len(waiting) == self.batch or not waiting[0].is_like(picture)):
+                yield from self._together(waiting)
+                waiting = []
+            waiting.append(picture)
+        if waiting:
+            yield from self._together(waiting)
+
+    def _read(self, x: Any) -> Picture:
+        return read_picture(x, self.runtime.channels)
+
+    def _together(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        """Pictures of one size and type, as many at a time as the memory allows."""
+        height, width = pictures[0].pixels.shape[:2]
+        chosen = self.plan((height, width))
+        groups = [pictures[i : i + chosen.at_once] for i in range(0, len(pictures), chosen.at_once)]
+        masks = [m for g in groups for m in predict_masks(self.runtime, np.stack([p.pixels for p in g]), chosen.mode)]
+        return [
+            Prediction(mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime)
+            for mask, picture in zip(masks, pictures, strict=True)
+        ]

@@ -1,0 +1,36 @@
+"""The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
+
+from featherseg.evaluation.cost import count_parameters
+from featherseg.runs import Run
+
+
+def card(run: Run) -> str:
+    """card.md: the facts of a run in a page, figures as logged in metrics.jsonl."""
+    info, recipe = run.info, run.recipe
+    validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
+    lines = [
+        f"# {run.name}",
+        "",
+        f"`{recipe.model.name}`, {count_parameters(run.model) / 1e6:.2f} M parameters, {len(info.classes)} classes, "
+        f"trained by featherseg {info.featherseg} on `{recipe.data.name}` (split `{recipe.data.train_split}`).",
+        "",
+        f"- Licence: {info.licence}",
+        f"- Started from: {info.loaded.get('file') or info.loaded.get('init') or 'random weights'}",
+        f"- Pictures: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
+        f"- Classes: {', '.join(row.name for row in info.classes)}",
+        f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
+        f"{recipe.train.precision}; all of them in resolved.json",
+    ]
+    if validated:
+        last = max(validated)
+        best = max(validated, key=lambda step: validated[step]["val_miou"])
+        kept = best if recipe.train.keep == "best" else last
+        lines += [
+            f"- mIoU on split `{recipe.data.val_split}` of the kept weights (step {kept}): "
+            f"{100 * validated[kept]['val_miou']:.2f} %",
+        ]
+    lines += [
+        "",
+        "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",
+    ]
+    return "\n".join(lines) + "\n"

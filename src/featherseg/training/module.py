@@ -1,0 +1,101 @@
+"""One training step: normalise, forward, loss, optimiser, weight average; all its state is resumed exactly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from featherseg.data.loader import Batch
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import to_image
+from featherseg.recipe import TrainTable
+from featherseg.training.optimisers import build_optimizer, poly_schedule
+
+SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
+
+
+class SegmentationModule(pl.LightningModule):
+    """The network with its loss and optimiser, as Lightning drives it.
+
+    Randomness inside the network is seeded from (seed, micro-batch, rank), so that no generator state needs saving.
+    `make_loader(start, rank, world)` gives the stream of batches from micro-batch `start` on.
+    """
+
+    def __init__(
+        self,
+        net: SegmentationNetwork,
+        loss: nn.Module,
+        settings: TrainTable,
+        *,
+        steps: int,
+        make_loader: Callable[[int, int, int], DataLoader[Batch]],
+    ) -> None:
+        super().__init__()
+        self.net: Any = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
+        self.micro_batch = 0
+        self.average: dict[str, Tensor] = {}
+        self.losses: list[float] = []  # since the last optimiser step
+        self.lr = 0.0
+
+    def setup(self, stage: str) -> None:
+        """Start the weight average, unless a checkpoint brought one."""
+        if self.settings.ema and not self.average:
+            self.average = {key: value.detach().clone() for key, value in self.net.state_dict().items()}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The rest of the run; Lightning asks for it after the checkpoint is loaded."""
+        return self.make_loader(self.micro_batch, self.trainer.global_rank, self.trainer.world_size)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the schedule stepped with it."""
+        optimizer = build_optimizer(self.net, self.settings)
+        schedule = poly_schedule(optimizer, self.settings, self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8 -> scalar loss."""
+        torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
+        self.micro_batch += 1
+        images, labels = batch
+        inputs = normalise(images, self.net.mean, self.net.std).contiguous(memory_format=torch.channels_last)
+        logits = to_image(self.net(inputs), (labels.shape[1], labels.shape[2]))  # (B, K, H, W)
+        loss = self.loss(logits, labels.long())
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then average; here and not in a later hook, which would come after the checkpoint."""
+        self.lr = args[2].param_groups[-1]["lr"]  # (epoch, batch index, optimizer, closure)
+        super().optimizer_step(*args, **kwargs)
+        if not self.average:
+            return
+        decay = min(self.settings.ema, (1 + self.trainer.global_step) / (10 + self.trainer.global_step))
+        with torch.no_grad():
+            for key, value in self.net.state_dict().items():
+                if value.is_floating_point():
+                    self.average[key].lerp_(value, 1 - decay)
+                else:
+                    self.average[key].copy_(value)
+
+    def take_record(self) -> dict[str, float]:
+        """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone)."""
+        loss, self.losses = sum(self.losses) / len(self.losses), []
+        return {"loss": loss, "lr": self.lr}
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """The weights that are validated and kept: the average where there is one, else the network's own."""
+        return self.average or self.net.state_dict()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know."""
+        checkpoint["micro_batch"], checkpoint["average"] = self.micro_batch, self.average
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.micro_batch = checkpoint["micro_batch"]
+        self.average = {key: value.to(self.device) for key, value in checkpoint["average"].items()}

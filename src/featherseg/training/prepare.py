@@ -1,0 +1,187 @@
+"""Everything that can be known before training is checked here, then the run folder is begun."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featherseg import models
+from featherseg._version import __version__
+from featherseg.core.device import pick_device
+from featherseg.core.errors import ConfigError, DeviceError, RunError
+from featherseg.core.files import write_json, write_text
+from featherseg.core.types import ClassInfo, SegmentationData, Size
+from featherseg.data import open_dataset
+from featherseg.data.statistics import class_statistics, median_frequency
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.recipe import Recipe, RecipeFile, parse_recipe, read_recipe
+from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, write_info
+from featherseg.training.batch_size import fit_batch_size
+from featherseg.training.start import starting_weights
+
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: the arguments of `featherseg train`."""
+
+    recipe: str | None
+    data: str | None = None
+    data_root: Path | None = None
+    init: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def read(self) -> tuple[RecipeFile, Recipe]:
+        """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
+        if self.recipe is None:
+            raise ConfigError("no recipe was named. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
+        file = read_recipe(self.recipe)
+        root = None if self.data_root is None else str(self.data_root)
+        recipe = parse_recipe(file, self.overrides, name=self.data, root=root)
+        models.entry(recipe.model.name)
+        return file, recipe
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises RunError where --out would overwrite something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            f"{out} exists already. Go on with it by adding --resume, or name another folder with --out; "
+            f"nothing was changed."
+        )
+
+
+def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
+    """The training and the validation part. Raises ConfigError or DataError for what is missing or does not fit."""
+    root = None if recipe.data.root is None else Path(recipe.data.root)
+    train = open_dataset(recipe.data.name, recipe.data.train_split, root, recipe.data.train_size)
+    val = open_dataset(recipe.data.name, recipe.data.val_split, root, recipe.data.val_size)
+    return train, val
+
+
+def prepare(request: Request, out: Path, say: Say) -> None:
+    """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
+    file, recipe = request.read()
+    check_machine(recipe)
+    train, _ = open_data(recipe)
+    net, loaded = fresh_network(recipe, train.classes, train.channels, request.init, say)
+    size = typical_size(train)
+    recipe = resolve_numbers(recipe, net, size, len(train), say)
+    info = RunInfo(
+        format_version=FORMAT_VERSION,
+        featherseg=__version__,
+        recipe_name=file.name,
+        recipe=recipe,
+        classes=[ClassRow(name=c.name, color=c.color, thing=c.thing) for c in train.classes],
+        channels=train.channels,
+        image_size=size,
+        licence=train.licence,
+        loaded=loaded,
+        class_weights=resolve_class_weights(recipe, train, say),
+        threads=torch.get_num_threads(),
+    )
+    write_text(out / "recipe.toml", file.text)
+    write_json(out / "environment.json", environment())
+    write_info(out, info)
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Device, precision and sizes, before any long work. Raises DeviceError or ConfigError."""
+    settings = recipe.train
+    device = pick_device(settings.device)
+    if device.type == "cpu" and settings.precision == "fp16":
+        raise ConfigError("train.precision = 'fp16' needs a GPU. On a CPU use bf16 or fp32.")
+    if device.type == "cuda" and settings.devices > torch.cuda.device_count():
+        raise DeviceError(f"train.devices = {settings.devices}, but this machine has {torch.cuda.device_count()} GPUs.")
+    ranks = settings.devices * settings.nodes
+    if settings.batch_size != "auto" and settings.batch_size % ranks:
+        raise ConfigError(
+            f"train.batch_size = {settings.batch_size} cannot be shared out over {ranks} devices: "
+            f"it is the number of pictures a step over all of them, so it must be a multiple of {ranks}."
+        )
+
+
+def fresh_network(
+    recipe: Recipe, classes: tuple[ClassInfo, ...], channels: int, init: str | None, say: Say
+) -> tuple[SegmentationNetwork, dict[str, Any]]:
+    """The network as training starts with it, the same for the same recipe; -> (network, record of what was loaded)."""
+    torch.manual_seed(recipe.train.seed)
+    net = models.build(recipe.model.name, len(classes), channels)
+    loaded, sentences = starting_weights(net, recipe, init, classes)
+    for sentence in sentences:
+        say(sentence)
+    return net, loaded
+
+
+def typical_size(data: SegmentationData) -> Size:
+    """(height, width) of the picture of median area among up to nine that are spread over the dataset."""
+    count = min(9, len(data))
+    sizes = [data.label(i * len(data) // count).shape for i in range(count)]
+    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[count // 2]
+    return height, width
+
+
+def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, pictures: int, say: Say) -> Recipe:
+    """The recipe with its crop and batch size as numbers."""
+    crop = recipe.augment.crop or size
+    batch = recipe.train.batch_size
+    if batch == "auto":
+        batch = fit_batch_size(
+            net, crop, pick_device(recipe.train.device), ranks=recipe.train.devices * recipe.train.nodes
+        )
+        batch = min(batch, max(1, pictures))
+        say(f"batch size {batch} fits this machine")
+    return recipe.model_copy(
+        update={
+            "augment": recipe.augment.model_copy(update={"crop": crop}),
+            "train": recipe.train.model_copy(update={"batch_size": batch}),
+        }
+    )
+
+
+def resolve_class_weights(recipe: Recipe, train: SegmentationData, say: Say) -> list[float] | None:
+    """The weights of the loss, one a class. Raises ConfigError where their number is wrong."""
+    weights = recipe.loss.class_weights
+    if weights == "none":
+        return None
+    if weights == "auto":
+        say(f"counting the classes in {len(train)} masks")
+        return [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
+    if len(weights) != len(train.classes):
+        raise ConfigError(
+            f"loss.class_weights holds {len(weights)} numbers, but {train.name} has {len(train.classes)} classes: "
+            f"{', '.join(c.name for c in train.classes)}."
+        )
+    return weights
+
+
+def environment() -> dict[str, Any]:
+    """What the figures of a run depend on beside its settings."""
+    return {
+        "featherseg": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "command": " ".join(["featherseg", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,130 @@
+"""The callback that records a run: metrics, validation, the kept weights, checkpoints, early stop - in that order.
+
+One place decides what happens after a step, so that a kill between any two writes is made good by the next resume.
+"""
+
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from featherseg.core.files import append_line, write_bytes
+from featherseg.core.types import SegmentationData
+from featherseg.evaluation.evaluate import Scores, evaluate
+from featherseg.inference.runtimes import TorchRuntime
+from featherseg.recipe import TrainTable
+from featherseg.runs import CHECKPOINT, METRICS, build_network, open_run, save_weights
+from featherseg.training.module import SegmentationModule
+
+
+class Reporter(Protocol):
+    """Where a training tells how it goes: the command line draws it, tests leave it out."""
+
+    def message(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
+        """A step was taken; `record` is what metrics.jsonl holds of it."""
+
+    def validating(self, done: int, total: int) -> None:
+        """Pictures of the validation so far."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written as every file of ours (its own are neither atomic nor synced)."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Replace the file in one step; put together in memory first, as torch hides a full disk behind other errors."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
+
+
+class Recorder(Checkpoint):
+    """Writes the run folder while it trains. Its state (the best score, what is over) travels in the checkpoint."""
+
+    def __init__(
+        self, run: Path, val: SegmentationData, settings: TrainTable, *, steps: int, every: int, reporter: Reporter
+    ) -> None:
+        self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
+        self.steps, self.every = steps, every  # of the whole run, and between validations
+        self.best, self.best_step, self.stale, self.finished = -math.inf, 0, 0, False
+        self.saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best, "best_step": self.best_step, "stale": self.stale, "finished": self.finished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.__dict__.update(state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The clock of the checkpoints starts with the first step."""
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After an optimiser step, never inside an accumulation window: validate when due, log, save when due."""
+        assert isinstance(pl_module, SegmentationModule)
+        if pl_module.micro_batch % self.settings.accumulate:
+            return
+        step = trainer.global_step
+        record = {"step": step, **pl_module.take_record()}
+        validate = step % self.every == 0 or step == self.steps
+        if validate:
+            record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
+            self._judge(step, record["val_miou"])
+            trainer.should_stop = trainer.should_stop or self.finished
+        if trainer.is_global_zero:
+            append_line(self.run / METRICS, record)
+            self.reporter.step(step, self.steps, record)
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in record.items() if isinstance(v, float)}, step)
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        if validate or trainer.strategy.broadcast(late):
+            trainer.save_checkpoint(self.run / CHECKPOINT)
+            self.saved_at = time.monotonic()
+
+    def _validate(self, step: int, module: SegmentationModule) -> dict[str, Any]:
+        """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
+        run = open_run(self.run)
+        state = {key: value.detach().clone() for key, value in module.kept_state().items()}
+        network = build_network(run.info)
+        network.load_state_dict(state)
+        runtime = TorchRuntime(network, run.classes, device=module.device)
+        scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
+        if self.settings.keep == "last" or _score(scores) > self.best:
+            save_weights(self.run, state)
+        return {
+            "val_miou": _number(scores.miou),
+            "val_pixel_accuracy": _number(scores.pixel_accuracy),
+            "val_iou": [_number(value) for value in scores.iou],
+        }
+
+    def _judge(self, step: int, miou: float | None) -> None:
+        """Is it the best so far, and is the run over? The same on every rank."""
+        better = (-1.0 if miou is None else miou) > self.best
+        if better:
+            self.best, self.best_step, self.stale = (-1.0 if miou is None else miou), step, 0
+        else:
+            self.stale += 1
+        out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
+        self.finished = step == self.steps or out_of_patience
+
+
+def _score(scores: Scores) -> float:
+    """The mIoU to compare by; -1 where no validation picture has a label."""
+    return -1.0 if math.isnan(scores.miou) else scores.miou
+
+
+def _number(value: float) -> float | None:
+    """A figure as JSON can hold it."""
+    return None if math.isnan(value) else float(value)

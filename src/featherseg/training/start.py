@@ -1,0 +1,153 @@
+"""What weights a training starts from: ImageNet's, a run's or a checkpoint's, key by key."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherseg import models
+from featherseg.backbones.weights import load_pretrained, read_state
+from featherseg.core.errors import DataNotFound, WeightsError
+from featherseg.core.types import ClassInfo
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.recipe import Recipe
+from featherseg.runs import WEIGHTS, find_run, load_run
+
+LEAST_BACKBONE = 0.8
+WRAPPERS = ("net.", "model.", "module.", "backbone.")
+
+
+@dataclass
+class KeyTable:
+    """What became of every key when weights were carried over, and of every class."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    classes_kept: list[str] = field(default_factory=list)
+    classes_new: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The table as sentences."""
+        rows = [f"weights from {self.source}: {len(self.loaded)} keys loaded"]
+        for what, names in (("re-initialised", self.reinitialised), ("dropped", self.dropped)):
+            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+            rows.append(f"  {len(names)} {what}" + (f": {shown}" if names else ""))
+        if self.classes_kept or self.classes_new:
+            rows.append(f"  classes kept by name: {', '.join(self.classes_kept) or 'none'}")
+            rows.append(f"  classes new: {', '.join(self.classes_new) or 'none'}")
+        return rows
+
+
+def starting_weights(
+    model: SegmentationNetwork, recipe: Recipe, init: str | None, classes: tuple[ClassInfo, ...]
+) -> tuple[dict[str, Any], list[str]]:
+    """Fill the network with what it starts from; -> (the run's record of it, sentences for the user).
+
+    Raises WeightsError before anything is trained.
+    """
+    if init is not None:
+        table = carry_over(model, init, recipe.model.name, classes)
+        return {"init": table.source, "keys": len(table.loaded), "classes_kept": table.classes_kept}, table.lines()
+    if recipe.model.pretrained:
+        name = models.entry(recipe.model.name).backbone
+        if len(model.mean) != 3:  # the published weights are for RGB; widened afterwards
+            return _pretrained_wide(model, recipe, name)
+        record = load_pretrained(model.backbone, name)
+        return record, [f"backbone from {record['file']} ({record['licence']})"]
+    return {}, ["training from scratch: no pretrained weights"]
+
+
+def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
+    """ImageNet weights for pictures of other channels: load three, then average the first convolution."""
+    rgb = models.build(recipe.model.name, model.classes).backbone
+    record = load_pretrained(rgb, name)
+    rgb.widen(len(model.mean))
+    model.backbone.load_state_dict(rgb.state_dict())
+    return record, [f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"]
+
+
+def carry_over(model: SegmentationNetwork, init: str, name: str, classes: tuple[ClassInfo, ...]) -> KeyTable:
+    """Copy every tensor whose key and shape fit; of tensors that grow with the classes, the rows of equal names.
+
+    `init` is a run (path or name) or a checkpoint file. Raises WeightsError where under 80 % of the backbone's tensors
+    find their match: then these are other weights.
+    """
+    state, known = _read_init(init)
+    source = _best_names(model, state)
+    own = model.state_dict()
+    per_class = class_keys(name, model.classes, len(model.mean))
+    table = KeyTable(init, dropped=sorted(set(source) - set(own)))
+    for key, value in own.items():
+        found = source.get(key)
+        if found is not None and key in per_class and found.shape[1:] == value.shape[1:]:
+            _copy_rows(value, found, known, classes, table)
+            (table.loaded if table.classes_kept else table.reinitialised).append(key)
+        elif found is not None and found.shape == value.shape:
+            value.copy_(found)
+            table.loaded.append(key)
+        elif not key.endswith("num_batches_tracked"):
+            table.reinitialised.append(key)
+            if found is not None:
+                table.dropped.append(key)
+    _refuse_foreign(own, table, init)
+    table.classes_new = [c.name for c in classes if c.name not in table.classes_kept]
+    return table
+
+
+def _read_init(init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors, and the class names where the source is a run."""
+    path = Path(init)
+    if path.is_file():
+        return read_state(path), []
+    if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".tar"):
+        raise DataNotFound(f"no weights at {path}. --init takes a run folder, the name of a run, or a checkpoint file.")
+    run = load_run(find_run(init))
+    return read_state(run.path / WEIGHTS), [c.name for c in run.classes]
+
+
+def _best_names(model: SegmentationNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under our key names: of the readings that are possible, the one that fits the most keys.
+
+    As they are; without a wrapper's prefix ("net.", "module."); as the authors' backbone.
+    """
+    readings = [dict(state)]
+    for prefix in WRAPPERS:
+        readings.append({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    renamed, _ = model.backbone.rename_official(state)
+    readings += [{f"backbone.{key}": value for key, value in reading.items()} for reading in (renamed, dict(state))]
+    own = model.state_dict()
+    return max(readings, key=lambda reading: sum(k in own and own[k].shape == v.shape for k, v in reading.items()))
+
+
+def class_keys(name: str, classes: int, channels: int) -> set[str]:
+    """The keys whose tensors have one row a class: those that change when a class is added."""
+    with torch.device("meta"):
+        fewer, more = (models.build(name, k, channels).state_dict() for k in (classes, classes % 254 + 1))
+    return {key for key in fewer if fewer[key].shape != more[key].shape}
+
+
+def _copy_rows(value: Tensor, found: Tensor, known: list[str], classes: tuple[ClassInfo, ...], table: KeyTable) -> None:
+    """Rows of classes with the same name; without names (a bare checkpoint) all rows where the number is equal."""
+    names = [c.name for c in classes]
+    if not known and len(found) == len(value):
+        known = names
+    for row, class_name in enumerate(names):
+        if class_name in known:
+            value[row].copy_(found[known.index(class_name)])
+            if class_name not in table.classes_kept:
+                table.classes_kept.append(class_name)
+
+
+def _refuse_foreign(own: Mapping[str, Tensor], table: KeyTable, init: str) -> None:
+    backbone = [k for k in own if k.startswith("backbone.") and not k.endswith("num_batches_tracked")]
+    matched = len(set(backbone) & set(table.loaded))
+    if matched < LEAST_BACKBONE * len(backbone):
+        raise WeightsError(
+            f"{init} does not fit this network: {matched} of the backbone's {len(backbone)} tensors match, at least "
+            f"{LEAST_BACKBONE:.0%} must. Were these weights trained with another model? See `featherseg models`."
+        )

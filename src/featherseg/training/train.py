@@ -1,0 +1,258 @@
+"""`featherseg train`: from a request to a finished run folder, and on again after a kill.
+
+Lightning's Trainer drives one flat run of `steps` optimiser steps (no epochs of its own), because only so a run that
+was killed and resumed ends bit-identical (docs/decisions/0001).
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from featherseg.core.device import pick_device
+from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.files import append_line, write_text
+from featherseg.core.types import SegmentationData
+from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.transforms import Augment
+from featherseg.evaluation.charts import curve_svg
+from featherseg.losses import CrossEntropy
+from featherseg.recipe import Recipe
+from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.training.card import card
+from featherseg.training.module import SegmentationModule
+from featherseg.training.prepare import Request, check_machine, fresh_network, open_data, prepare, refuse_existing
+from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+FREE_ON_RESUME = {"data.root", "data.workers", "train.device", "train.checkpoint_seconds"}
+RANK_WAIT_SECONDS = 600
+LOCK = ".lock"
+
+for part in ("pytorch", "fabric"):  # Lightning's adverts
+    logging.getLogger(f"lightning.{part}.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
+    """Train as asked and write the run folder `out`; with `resume` go on with what is there.
+
+    Raises FeathersegError kinds before anything is written where the request cannot be right, RunError where `out`
+    exists (without `resume`) or another process trains in it.
+    """
+    if _rank():
+        _wait_for_rank_zero(out)
+        return _fit(out, request, reporter)
+    with _locked(out, resume):
+        if not (out / RESOLVED).is_file():
+            if resume:
+                reporter.message(f"there is no run at {out} yet: it starts anew")
+            prepare(request, out, reporter.message)
+        run = _fit(out, request, reporter, resumed=resume)
+        _finish(run)
+        return run
+
+
+def _rank() -> int:
+    """This process's number in a distributed run (torchrun, SLURM, or Lightning's own children), 0 alone."""
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+
+
+@contextmanager
+def _locked(out: Path, resume: bool) -> Iterator[None]:
+    """Only one process may train in a folder. The lock goes with the process, however it ends."""
+    if not resume:
+        refuse_existing(out)
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is training in {out}. Wait for it, or stop it first.") from None
+        try:
+            yield
+        finally:
+            if new and not (out / RESOLVED).is_file():  # refused before it began: leave nothing behind
+                shutil.rmtree(out)
+
+
+def _wait_for_rank_zero(out: Path) -> None:
+    """The other processes of a distributed run start when the first has prepared the folder."""
+    begin = time.monotonic()
+    while not (out / RESOLVED).is_file():
+        if time.monotonic() - begin > RANK_WAIT_SECONDS:
+            raise RunError(f"rank 0 prepared no run at {out} within {RANK_WAIT_SECONDS} s.")
+        time.sleep(0.5)
+
+
+def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = False) -> Run:
+    run = open_run(out)
+    recipe = _recipe_for(run, request)
+    check_machine(recipe)
+    checkpoint = _read_checkpoint(out / CHECKPOINT)
+    if checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]:
+        reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
+        return run
+    if resumed:
+        step = checkpoint["global_step"] if checkpoint else 0
+        append_line(out / METRICS, {"resumed_from": step})
+        reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
+        _warn_of_other_threads(run.info, reporter)
+    train_data, val_data = open_data(recipe)
+    if checkpoint:
+        net = build_network(run.info)
+    else:
+        net, _ = fresh_network(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
+    steps, every = count_steps(recipe, len(train_data))
+    module = SegmentationModule(
+        net,
+        _loss(run.info, recipe),
+        recipe.train,
+        steps=steps,
+        make_loader=_loader_maker(recipe, train_data, steps),
+    )
+    recorder = Recorder(out, val_data, recipe.train, steps=steps, every=every, reporter=reporter)
+    _run_trainer(module, recorder, recipe, out, resume_from=out / CHECKPOINT if checkpoint else None)
+    return run
+
+
+def _run_trainer(
+    module: SegmentationModule, recorder: Recorder, recipe: Recipe, out: Path, *, resume_from: Path | None
+) -> None:
+    settings = recipe.train
+    device = pick_device(settings.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = pl.Trainer(
+            max_steps=module.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index] if device.index is not None else settings.devices,
+            num_nodes=settings.nodes,
+            sync_batchnorm=settings.sync_bn and device.type == "cuda" and settings.devices * settings.nodes > 1,
+            precision=PRECISIONS[settings.precision],
+            callbacks=[recorder],
+            plugins=[AtomicCheckpoints()],
+            logger=_tensorboard(out) if settings.tensorboard else False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            recorder.reporter.message(f"stopped at step {trainer.global_step}. Go on with: --resume --out {out}")
+            raise KeyboardInterrupt from None
+
+
+def _tensorboard(out: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=out, name="tensorboard", version="")
+
+
+def _recipe_for(run: Run, request: Request) -> Recipe:
+    """The run's own settings; of a new request only what does not change the result (FREE_ON_RESUME) is taken.
+
+    Raises ConfigError naming every other setting that differs.
+    """
+    if request.recipe is None:
+        return run.recipe
+    _, asked = request.read()
+    mine, theirs = (_flat(recipe.model_dump()) for recipe in (run.recipe, asked))
+    resolved = {key for key in theirs if theirs[key] in (None, "auto")}  # numbers that the run found for itself
+    different = [k for k in theirs if theirs[k] != mine[k] and k not in FREE_ON_RESUME | resolved]
+    if different:
+        told = "; ".join(f"{key} is {mine[key]!r} in the run and {theirs[key]!r} now" for key in different)
+        raise ConfigError(
+            f"{run.path} was begun with other settings: {told}. A resumed run keeps its settings; "
+            f"to train further with others, start a new run with --init {run.path}."
+        )
+    data = run.recipe.data.model_copy(
+        update={"root": asked.data.root or run.recipe.data.root, "workers": asked.data.workers}
+    )
+    seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
+    return run.recipe.model_copy(update={"data": data, "train": run.recipe.train.model_copy(update=seconds)})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
+    """(optimiser steps of the whole run, optimiser steps between validations)."""
+    settings = recipe.train
+    assert isinstance(settings.batch_size, int)
+    an_epoch = -(-pictures // (settings.batch_size * settings.accumulate))  # ceil
+    return settings.epochs * an_epoch, settings.validate_every * an_epoch
+
+
+def _loader_maker(recipe: Recipe, data: SegmentationData, steps: int) -> Any:
+    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on."""
+    settings, augment = recipe.train, recipe.augment
+    assert augment.crop is not None
+    assert isinstance(settings.batch_size, int)
+    batch_size = settings.batch_size
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed)
+
+    def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
+        total = steps * settings.accumulate
+        batches = FlatBatches(
+            len(data), batch_size // world, seed=settings.seed, start=start, total=total, rank=rank, world=world
+        )
+        return training_loader(samples, batches, workers=recipe.data.workers)
+
+    return make
+
+
+def _loss(info: RunInfo, recipe: Recipe) -> nn.Module:
+    return CrossEntropy(
+        info.class_weights,
+        label_smoothing=recipe.loss.label_smoothing,
+        ohem_threshold=recipe.loss.ohem_threshold,
+        ohem_min_kept=recipe.loss.ohem_min_kept,
+    )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a dozen kinds for a file that is damaged
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to start the "
+            f"run anew from step 0; {path.parent}/weights.safetensors is not touched."
+        ) from error
+
+
+def _warn_of_other_threads(info: RunInfo, reporter: Reporter) -> None:
+    if info.threads != torch.get_num_threads():
+        reporter.message(
+            f"begun with {info.threads} threads, resumed with {torch.get_num_threads()}: "
+            f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
+        )
+
+
+def _finish(run: Run) -> None:
+    """The drawn curve and the card, once the run is over."""
+    write_text(run.path / "curve.svg", curve_svg(run.metrics()))
+    write_text(run.path / "card.md", card(run))

@@ -1,0 +1,70 @@
+"""A tiny dataset on disk and a run folder with an untrained network for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featherseg import models
+from featherseg.core.types import ClassInfo
+from featherseg.recipe import Recipe
+from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, save_weights, write_info
+
+TOML = """
+name = "lawn"
+images = "images"
+masks = "masks"
+classes = ["grass", "path"]
+[splits]
+val = "val"
+test = "test"
+[map]
+0 = "grass"
+1 = "path"
+"""
+CLASSES = (ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160)))
+
+
+@pytest.fixture
+def lawn(tmp_path: Path) -> Path:
+    """dataset.toml of two splits with two pictures of 64 x 72 each, half grass, half path."""
+    folder = tmp_path / "lawn"
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 72), dtype=np.uint8)
+    label[:, 30:] = 1
+    for split in ("val", "test"):
+        for number in range(2):
+            pixels = rng.integers(0, 256, (64, 72, 3), dtype=np.uint8)
+            for kind, picture in (("images", pixels), ("masks", label)):
+                path = folder / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    (folder / "dataset.toml").write_text(TOML)
+    return folder / "dataset.toml"
+
+
+@pytest.fixture
+def lawn_run(tmp_path: Path, lawn: Path) -> Path:
+    """A run folder: frm-lite0, untrained, whose own data is `lawn`, one picture of val."""
+    path = tmp_path / "lawn-run"
+    path.mkdir()
+    data = {"name": str(lawn), "val_size": 1}
+    torch.manual_seed(0)
+    save_weights(path, models.build("frm-lite0", 2).state_dict())
+    info = RunInfo(
+        format_version=FORMAT_VERSION,
+        featherseg="0",
+        recipe_name="frm-lite0",
+        recipe=Recipe.model_validate({"model": {"name": "frm-lite0"}, "data": data, "train": {"epochs": 1}}),
+        classes=[ClassRow(name=c.name, color=c.color) for c in CLASSES],
+        channels=3,
+        image_size=(64, 72),
+        licence="Apache-2.0",
+        loaded={},
+        class_weights=None,
+        threads=1,
+    )
+    write_info(path, info)
+    return path

@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from featherseg.cli.check import check
+from featherseg.core.errors import DataError, UnknownName
+
+APP = typer.Typer()
+APP.command()(check)
+TOML = """
+name = "yard"
+images = "images"
+masks = "masks"
+classes = ["grass", "path"]
+[splits]
+train = "train"
+[map]
+0 = "grass"
+1 = "path"
+"""
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Path:
+    """25 pictures of one split."""
+    folder = tmp_path / "yard"
+    rng = np.random.default_rng(0)
+    for i in range(25):
+        for kind, pixels in (
+            ("images", rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)),
+            ("masks", rng.integers(0, 2, (4, 5), dtype=np.uint8)),
+        ):
+            path = folder / kind / f"train/{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (folder / "dataset.toml").write_text(TOML)
+    return folder
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def test_a_clean_dataset_ends_with_0_and_a_table_of_the_classes(yard: Path):
+    result = run(yard / "dataset.toml")
+    assert result.exit_code == 0
+    assert "train 25 images: clean" in result.stdout
+    assert "grass" in result.stdout
+    assert "4x5 (25)" in result.stdout
+
+
+def test_faults_end_with_1_and_at_most_20_of_a_kind_are_shown(yard: Path):
+    for path in yard.glob("masks/train/*"):
+        path.unlink()
+    result = run(yard)
+    assert result.exit_code == 1
+    assert "files without their partner: 25" in result.stdout
+    assert result.stdout.count("has no mask") == 20
+    assert "and 5 more" in result.stdout
+    assert "--fix OUT" in result.stdout
+
+
+def test_json_is_all_there_is_on_stdout(yard: Path, tmp_path: Path):
+    (yard / "masks/train/00.png").unlink()
+    result = run(yard, "--json", "--fix", tmp_path / "out")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert [fault["key"] for fault in report["faults"]] == ["train/00"]
+    assert "24 samples copied" in result.stderr
+
+
+def test_fix_says_what_was_mended_and_left_out_and_the_copy_is_clean(yard: Path, tmp_path: Path):
+    (yard / "masks/train/00.png").unlink()
+    Image.new("L", (5, 4), 78).save(yard / "masks/train/01.png")
+    result = run(yard, "--fix", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "24 samples copied, stray values ignored in 1 of them" in result.stdout
+    assert "left out, files without their partner: 1" in result.stdout
+    assert run(tmp_path / "out/dataset.toml").exit_code == 0
+
+
+def test_a_folder_in_the_way_is_refused_before_anything_is_read(yard: Path):
+    for path in yard.glob("images/train/*"):
+        path.write_bytes(b"")
+    result = run(yard, "--fix", yard)
+    assert isinstance(result.exception, DataError)
+    assert "is not empty" in str(result.exception)
+
+
+def test_an_unknown_dataset_is_an_error_and_no_fault():
+    assert isinstance(run("camvit").exception, UnknownName)
+
+
+def test_a_plain_folder_gets_a_proposal(yard: Path):
+    (yard / "dataset.toml").unlink()
+    result = run(yard)
+    assert result.exit_code == 0
+    assert "raw value" in result.stdout
+    assert '1 = "foreground"' in result.stdout
+
+
+def test_names_with_brackets_are_printed_as_they_are(yard: Path):
+    (yard / "images/train/00.png").rename(yard / "images/train/[bold]00.png")
+    assert "[bold]00.png has no mask" in run(yard).stdout

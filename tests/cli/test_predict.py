@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from featherseg.cli.predict import predict, unique_names
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
+
+APP = typer.Typer()
+APP.command()(predict)
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three pictures, two of them of one stem, and a file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "b.webp"):
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_gives_three_files_a_picture_and_names_stay_apart(lawn_run, photos, tmp_path):
+    out = tmp_path / "out"
+    result = run(lawn_run, photos, "-o", out)
+    assert result.exit_code == 0
+    kinds = ("color", "mask", "overlay")
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        f"{n}_{k}.png" for n in ("a", "a-2", "b") for k in kinds
+    )
+    assert "3 pictures" in result.stdout
+    assert "a-2: 64x70, whole" in result.stdout
+    with Image.open(out / "b_mask.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (70, 64))
+        assert np.array(mask).max() < 2
+
+
+def test_a_single_picture_prints_its_shares(lawn_run, photos, tmp_path):
+    result = run(lawn_run, photos / "b.webp", "-o", tmp_path / "out")
+    assert "100.0%" in result.stdout or ("grass" in result.stdout and "path" in result.stdout)
+
+
+def test_a_bad_picture_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos, tmp_path):
+    (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
+    result = run(lawn_run, photos, "-o", tmp_path / "out", "--batch", 2)
+    assert result.exit_code == 1
+    assert "a.jpg cannot be read" in result.stdout
+    assert (tmp_path / "out" / "b_mask.png").exists()
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_a_single_bad_picture_is_an_error(lawn_run, photos, tmp_path):
+    (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
+    result = run(lawn_run, photos / "a.jpg", "-o", tmp_path / "out")
+    assert isinstance(result.exception, DataError)
+
+
+def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b_color.png").write_bytes(b"mine")
+    result = run(lawn_run, photos, "-o", out)
+    assert isinstance(result.exception, ConfigError)
+    assert "b_color.png exists" in str(result.exception)
+    assert [file.name for file in out.iterdir()] == ["b_color.png"]
+    assert run(lawn_run, photos, "-o", out, "--overwrite").exit_code == 0
+
+
+def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, named in (
+        ((photos / "none.jpg",), "none.jpg does not exist"),
+        ((tmp_path / "empty",), "holds no picture"),
+        ((photos, "-o", photos), "folder of the pictures itself"),
+    ):
+        result = run("no-such-run", *arguments)
+        assert isinstance(result.exception, FeathersegError)
+        assert named in str(result.exception)
+
+
+def test_a_picture_much_larger_than_those_of_the_training_earns_one_hint(lawn_run, tmp_path):
+    for name in ("c.png", "d.png"):
+        Image.new("RGB", (160, 130), (9, 90, 9)).save(tmp_path / name)
+    result = run(lawn_run, tmp_path / "c.png", tmp_path / "d.png", "-o", tmp_path / "out")
+    assert result.stdout.count("--max-side 72") == 1
+    shrunk = run(lawn_run, tmp_path / "c.png", "-o", tmp_path / "out2", "--max-side", 72)
+    assert "hint" not in shrunk.stdout
+    with Image.open(tmp_path / "out2" / "c_mask.png") as mask:
+        assert mask.size == (160, 130)
+
+
+def test_names_are_unique_also_where_case_does_not_count():
+    files = [Path(name) for name in ("x/a.png", "y/A.jpg", "a-2.png", "z/a.png")]
+    assert unique_names(files) == ["a", "A-2", "a-2-2", "a-3"]

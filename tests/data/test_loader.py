@@ -1,0 +1,61 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from featherseg.core.types import ClassInfo, Sample
+from featherseg.data.loader import FlatBatches, TrainingSamples, training_loader
+from featherseg.data.transforms import Augment
+
+
+class Tiny:
+    """Seven pictures, each of its own grey."""
+
+    name, channels, licence = "tiny", 3, "none"
+    classes = (ClassInfo("a", (0, 0, 0)),)
+    keys = [str(i) for i in range(7)]  # noqa: RUF012
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return Sample(str(index), np.full((8, 8, 3), 10 * index, np.uint8), self.label(index))
+
+    def label(self, index):
+        return np.zeros((8, 8), np.uint8)
+
+
+def batches(start=0, total=14, **kwargs):
+    return list(FlatBatches(7, 2, seed=3, start=start, total=total, **kwargs))
+
+
+def test_every_epoch_holds_every_sample_once():
+    places = [place for batch in batches() for place in batch]  # 28 places, 4 epochs of 7
+    assert Counter(epoch for epoch, _ in places) == {0: 7, 1: 7, 2: 7, 3: 7}
+    assert all(len({i for e, i in places if e == epoch}) == 7 for epoch in range(4))
+    assert [i for e, i in places if e == 0] != [i for e, i in places if e == 1]
+
+
+@pytest.mark.parametrize("start", range(14))
+def test_the_stream_goes_on_where_it_was_left(start):
+    assert batches(start) == batches()[start:]
+    assert len(FlatBatches(7, 2, seed=3, start=start, total=14)) == 14  # as Lightning needs it
+
+
+def test_ranks_share_the_stream_out():
+    one = [place for batch in batches(total=6) for place in batch]
+    two = [batches(total=3, rank=rank, world=2) for rank in range(2)]
+    assert one == [place for k in range(3) for rank in range(2) for place in two[rank][k]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    samples = TrainingSamples(Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, brightness=0.5), seed=1)
+
+    def stream(count):
+        return list(training_loader(samples, FlatBatches(7, 3, seed=1, start=2, total=6), workers=count))
+
+    for here, there in zip(stream(0), stream(workers), strict=True):
+        assert torch.equal(here[0], there[0])
+        assert torch.equal(here[1], there[1])

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from featherseg.core.types import Sample
+from featherseg.data.transforms import Augment, cut, gaussian_blur, largest_share, random_window
+
+ALL = Augment(
+    crop=(24, 40),
+    scale=(0.4, 3.0),
+    category_ratio=0.7,
+    flip=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    blur=0.5,
+)
+
+
+def scene(size=(40, 50), channels=3, dtype=np.uint8, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.choice(np.array([0, 3, 7, 255], np.uint8), size=(size[0] // 5 + 1, size[1] // 5 + 1))
+    label = label.repeat(5, 0).repeat(5, 1)[: size[0], : size[1]]
+    return Sample("a", rng.integers(0, np.iinfo(dtype).max, (*size, channels), dtype=dtype), label)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    channels=st.sampled_from([1, 3, 5]),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    seed=st.integers(0, 1000),
+)
+def test_masks_get_no_new_values_and_pictures_keep_their_form(height, width, channels, dtype, seed):
+    sample = scene((height, width), channels, dtype)
+    image, label = ALL(sample, np.random.default_rng(seed))
+    assert set(label.unique().tolist()) <= {*np.unique(sample.label).tolist(), 255}
+    assert image.shape == (channels, 24, 40)
+    assert label.shape == (24, 40)
+    assert image.dtype == {np.uint8: torch.uint8, np.uint16: torch.uint16}[dtype]
+    assert label.dtype == torch.uint8
+
+
+def test_the_same_numbers_give_the_same_bytes():
+    first, again, other = (ALL(scene(), np.random.default_rng([7, s])) for s in (1, 1, 2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_without_augmentation_the_window_is_a_plain_crop():
+    sample = scene()
+    image, label = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0))
+    whole = torch.from_numpy(sample.image).permute(2, 0, 1)
+    places = [(y, x) for y in range(21) for x in range(21) if torch.equal(whole[:, y : y + 20, x : x + 30], image)]
+    assert len(places) == 1
+    y, x = places[0]
+    assert torch.equal(torch.from_numpy(sample.label)[y : y + 20, x : x + 30], label)
+
+
+def test_picture_and_mask_move_together():
+    label = np.zeros((60, 80), np.uint8)
+    label[20:40, 30:60] = 1
+    sample = Sample("a", np.repeat(label[:, :, None] * 200, 3, axis=2), label)
+    for seed in range(20):
+        image, mask = Augment(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)(sample, np.random.default_rng(seed))
+        bright = image[0] > 100
+        inside = mask != 255
+        assert (bright[inside] != (mask[inside] == 1)).float().mean() < 0.05  # edges alone
+
+
+def test_a_window_larger_than_the_picture_is_filled_with_ignore():
+    sample = Sample("a", np.full((10, 10, 3), 50, np.uint8), np.ones((10, 10), np.uint8))
+    image, label = cut(sample, (-5, -5, 20, 20), (20, 20))
+    assert (label == 1).sum() == 100
+    assert (label == 255).sum() == 300
+    assert (label[5:15, 5:15] == 1).all()
+    assert (image == 50).all()
+
+
+def test_resizing_a_window_is_cropping_the_resized_picture():
+    ramp = np.linspace(0, 255, 64).round().astype(np.uint8)
+    sample = Sample("a", np.repeat(np.tile(ramp, (64, 1))[:, :, None], 3, axis=2), np.zeros((64, 64), np.uint8))
+    image, _ = cut(sample, (16, 16, 32, 32), (64, 64))
+    whole = torch.nn.functional.interpolate(
+        torch.from_numpy(sample.image).permute(2, 0, 1)[None], size=(128, 128), mode="bilinear"
+    )[0]
+    inner = slice(2, -2)  # the window's edges see no neighbours
+    assert (image.int() - whole[:, 32:96, 32:96].int())[:, inner, inner].abs().max() <= 1
+
+
+def test_a_window_of_one_class_is_drawn_again():
+    label = np.zeros((40, 200), np.uint8)
+    label[:, 100:] = 1
+    sample = Sample("a", np.zeros((40, 200, 3), np.uint8), label)
+
+    def share_of_one_window(ratio, seed):
+        window = random_window(sample, Augment(crop=(20, 40), category_ratio=ratio), np.random.default_rng(seed))
+        return largest_share(window[1].numpy())
+
+    shares = {ratio: np.mean([share_of_one_window(ratio, seed) for seed in range(40)]) for ratio in (1.0, 0.7)}
+    assert shares[0.7] < shares[1.0] - 0.1
+
+
+def test_the_largest_share_counts_labelled_pixels_alone():
+    assert largest_share(np.array([[0, 0, 1, 255]], np.uint8)) == pytest.approx(2 / 3)
+    assert largest_share(np.full((2, 2), 255, np.uint8)) == 1.0
+
+
+def test_brightness_saturates_and_keeps_black_black():
+    sample = Sample(
+        "a",
+        np.dstack([np.zeros((8, 8)), np.full((8, 8), 250), np.full((8, 8), 100)]).astype(np.uint8),
+        np.zeros((8, 8), np.uint8),
+    )
+    image, _ = Augment(crop=(8, 8), brightness=0.9)(sample, np.random.default_rng(3))
+    assert (image[0] == 0).all()
+    ratio = image[2].float().mean() / 100
+    assert_close(image[1].float().mean(), (250 * ratio).clamp(max=255), atol=2.0, rtol=0.0)
+
+
+def test_blur_is_a_convolution_with_the_gaussian():
+    x = torch.zeros(1, 21, 21)
+    x[0, 10, 10] = 1
+    out = gaussian_blur(x, 1.5)
+    distance = (torch.arange(21)[:, None] - 10) ** 2 + (torch.arange(21) - 10) ** 2
+    near = distance <= 9
+    expected = torch.exp(-distance / (2 * 1.5**2))
+    assert_close((out[0] / out.max())[near], (expected / expected.max())[near], atol=1e-4, rtol=1e-3)
+    assert_close(out.sum(), torch.tensor(1.0))

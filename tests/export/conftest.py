@@ -1,0 +1,55 @@
+"""One export of every network of the catalogue, for all tests of this folder: each takes seconds."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from featherseg import models
+from featherseg.core.types import ClassInfo
+from featherseg.export import ExportReport, export
+from featherseg.export.parity import perturb
+from featherseg.models import MODELS
+from featherseg.recipe import Recipe
+from featherseg.runs import ClassRow, Run, RunInfo, open_run, save_weights, write_info
+
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("straße", (0, 0, 142)),
+    ClassInfo("car", (0, 60, 100), thing=True),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("void-like", (1, 2, 3)),
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run whose weights are all noise, and what `export` said about it."""
+
+    run: Run
+    report: ExportReport
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def exported(request, tmp_path_factory) -> Exported:
+    """A run of each network, exported to its default place."""
+    name = request.param
+    folder = tmp_path_factory.mktemp("runs") / f"{name}-noise"
+    folder.mkdir()
+    recipe = Recipe.model_validate({"model": {"name": name}, "data": {"name": "shapes"}, "train": {"epochs": 1}})
+    info = RunInfo(
+        format_version=1,
+        featherseg="0",
+        recipe_name="test",
+        recipe=recipe,
+        classes=[ClassRow(name=row.name, color=row.color, thing=row.thing) for row in CLASSES],
+        channels=3,
+        image_size=(96, 128),
+        licence="research only",
+        loaded={},
+        class_weights=None,
+        threads=1,
+    )
+    write_info(folder, info)
+    save_weights(folder, perturb(models.build(name, classes=len(CLASSES))).state_dict())
+    run = open_run(folder)
+    return Exported(run, export(run))

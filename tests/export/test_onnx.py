@@ -1,0 +1,87 @@
+"""The exported file, run by onnxruntime itself, beside a network of which no weight is at its initial value."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import featherseg
+from featherseg import models
+from featherseg.core.types import ClassInfo
+from featherseg.export.onnx import EXAMPLE, OPSET, Facts, metadata
+from featherseg.inference.memory import peak_bytes_per_pixel
+
+SIZES = [(64, 64), (97, 131), (65, 99), (100, 100), (33, 65), (352, 480), (1, 1), (7, 300), (127, 130), (255, 511)]
+
+
+@pytest.fixture(scope="module")
+def session(exported) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(exported.report.path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_are_the_networks_own_at_every_size(exported, session, size, batch):
+    assert size != EXAMPLE[1:]
+    images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = exported.run.model(images).logits.numpy()
+    found = session.run(None, {"images": images.numpy()})[0]
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-4 * (expected.max() - expected.min())
+
+
+def test_any_batch_height_and_width_go_in_and_logits_come_out_first(exported, session):
+    (images,), logits = session.get_inputs(), session.get_outputs()[0]
+    assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
+    assert (logits.name, logits.shape[1]) == ("logits", len(exported.run.classes))
+
+
+def test_it_is_one_file_that_stands_alone(exported):
+    path = exported.report.path
+    assert path == exported.run.path / "export" / "model.onnx"
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    assert path.stat().st_size == exported.report.bytes
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(model)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == OPSET
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_no_path_of_this_machine_is_left_in_the_file(exported):
+    content = exported.report.path.read_bytes()
+    for folder in (Path(featherseg.__file__).parent, Path(torch.__file__).parent):
+        assert str(folder).encode() not in content
+
+
+def test_the_metadata_say_all_that_predicting_needs(exported, session):
+    texts = session.get_modelmeta().custom_metadata_map
+    found = {key: json.loads(text) for key, text in texts.items()}
+    run = exported.run
+    assert found.pop("peak_bytes_per_pixel") == pytest.approx(peak_bytes_per_pixel(run.model))
+    assert found == {
+        "format_version": 1,
+        "model": run.recipe.model.name,
+        "classes": ["road", "straße", "car", "sky", "void-like"],
+        "colors": [list(row.color) for row in run.classes],
+        "things": [False, False, True, False, False],
+        "mean": list(run.model.mean),
+        "std": list(run.model.std),
+        "channels": 3,
+        "size_divisor": run.model.size_divisor,
+        "minimum_size": run.model.minimum_size,
+        "align_corners": run.model.align_corners,
+        "licence": "research only",
+        "image_size": [96, 128],
+    }
+
+
+def test_channels_are_the_networks():
+    grey = models.build("frm-lite0", classes=2, channels=1)
+    texts = metadata(grey, Facts("grey", (ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))), "MIT"))
+    assert json.loads(texts["channels"]) == 1
+    assert len(json.loads(texts["mean"])) == len(json.loads(texts["std"])) == 1

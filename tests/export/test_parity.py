@@ -1,0 +1,65 @@
+"""The parity check must pass a right file and see a wrong one."""
+
+from copy import deepcopy
+from math import inf, nan
+
+import pytest
+import torch
+
+from featherseg import models
+from featherseg.export.onnx import EXAMPLE
+from featherseg.export.parity import SHAPES, TOLERANCE, ParityReport, ParityRow, perturb, verify
+from featherseg.models import MODELS
+
+SMALL = ((1, 64, 64), (1, 33, 65))
+
+
+def test_the_sizes_are_such_that_a_fixed_size_is_seen():
+    sizes = [shape[1:] for shape in SHAPES]
+    assert len(set(sizes)) >= 5
+    assert not {side for size in sizes for side in size} & set(EXAMPLE[1:])
+    assert sum(height % 2 == 1 and width % 2 == 1 for height, width in sizes) >= 2
+    assert any(min(size) < 64 for size in sizes)
+    assert {shape[0] for shape in SHAPES} > {1}
+
+
+def test_an_export_is_checked_at_every_size_and_holds(exported):
+    rows = exported.report.parity.rows
+    assert [(row.batch, row.height, row.width) for row in rows] == list(SHAPES)
+    assert exported.report.parity.ok
+    assert all(row.relative_error <= TOLERANCE and row.same_class > 0.99 for row in rows)
+
+
+@pytest.mark.parametrize("key", ["classifier.bias", "context.attention.gamma", "backbone.stem.1.running_var"])
+def test_a_file_of_slightly_other_weights_is_seen(exported, key):
+    other = deepcopy(exported.run.model)
+    with torch.no_grad():
+        other.state_dict()[key].mul_(1.05)
+    assert verify(exported.run.model, exported.report.path, SMALL).ok
+    assert not verify(other, exported.report.path, SMALL).ok
+
+
+def test_a_file_of_another_shape_is_infinitely_wrong(exported):
+    other = perturb(models.build(exported.run.recipe.model.name, classes=2))
+    report = verify(other, exported.report.path, SMALL)
+    assert not report.ok
+    assert report.worst.max_error == inf
+
+
+def test_a_nan_is_not_within_tolerance():
+    good, bad = ParityRow(1, 64, 64, 1e-6, 1e-7, 1.0), ParityRow(1, 65, 65, nan, nan, 1.0)
+    report = ParityReport((good, bad))
+    assert good.ok
+    assert not report.ok
+    assert report.worst is bad
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
+    fresh = models.build(name, classes=3)
+    first, second = (perturb(models.build(name, classes=3)).state_dict() for _ in range(2))
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(first[key], second[key])
+        if not key.endswith("num_batches_tracked"):
+            assert not torch.isclose(first[key], value).all(), key
+            assert first[key].count_nonzero() == first[key].numel()

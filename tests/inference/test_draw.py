@@ -1,0 +1,66 @@
+"""Drawing: values stay indices, colours are the classes', names from strangers do no harm, any size works."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featherseg.core.types import ClassInfo
+from featherseg.inference import draw
+
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("a\x1b[31m\n\u202eb", (9, 8, 7)),
+)
+MASK = np.array([[0, 1, 2], [2, 2, 255]], dtype=np.uint8)
+
+
+def test_an_index_png_reads_back_as_indices_and_looks_coloured(tmp_path):
+    path = tmp_path / "mask.png"
+    draw.save_index_png(MASK, CLASSES, path)
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        assert (np.array(picture) == MASK).all()
+        colors = np.array(picture.convert("RGB"))
+    assert colors[0].tolist() == [[128, 64, 128], [70, 130, 180], [9, 8, 7]]
+    assert colors[1, 2].tolist() == [0, 0, 0]
+    assert (colors == np.array(draw.color_mask(MASK, CLASSES))).all()
+
+
+def test_the_overlay_goes_from_the_picture_to_the_colours():
+    image = np.full((2, 3, 3), 200, dtype=np.uint8)
+    assert (np.array(draw.overlay(image, MASK, CLASSES, 0.0)) == image).all()
+    assert (np.array(draw.overlay(image, MASK, CLASSES, 1.0)) == np.array(draw.color_mask(MASK, CLASSES))).all()
+    assert np.array(draw.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16), (4, np.uint8)])
+def test_pictures_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
+    image = np.full((2, 3, channels), 77 * (257 if dtype == np.uint16 else 1), dtype=dtype)
+    view = draw.rgb_view(image)
+    assert (view.mode, view.size) == ("RGB", (3, 2))
+    assert (np.array(view) == 77).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 9), (9, 900), (360, 480), (1500, 2000)])
+def test_a_legend_leaves_the_picture_whole_and_shows_every_class_that_is_there(size):
+    picture = Image.new("RGB", size[::-1], (1, 2, 3))
+    sheet = np.array(draw.with_legend(picture, CLASSES, {"road": 0.7, "sky": 0.3, CLASSES[2].name: 0.0}))
+    assert sheet.shape[0] > size[0]
+    left = (sheet.shape[1] - size[1]) // 2
+    assert (sheet[: size[0], left : left + size[1]] == (1, 2, 3)).all()
+    below = sheet[size[0] :].reshape(-1, 3)
+    shown = [(below == info.color).all(axis=1).sum() for info in CLASSES]
+    assert shown[0] > 30
+    assert shown[1] > 30
+    assert shown[2] == 0
+
+
+def test_a_legend_without_classes_is_a_sheet_all_the_same():
+    assert draw.with_legend(Image.new("RGB", (8, 8)), CLASSES, dict.fromkeys((c.name for c in CLASSES), 0.0)).width >= 8
+
+
+def test_names_are_drawn_in_one_line_without_control_characters():
+    assert draw.printable("a\x1b[31m\n\u202eb") == "a [31m  b"
+    assert draw.printable("straße") == "straße"
+    assert len(draw.printable("x" * 500)) == draw.LONGEST_NAME

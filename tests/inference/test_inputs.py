@@ -1,0 +1,74 @@
+"""Pictures in any form: the same pixels whatever holds them, and a sentence for what is not clear."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featherseg import FeathersegError
+from featherseg.inference.inputs import read_picture
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+
+
+def test_a_path_a_pil_image_an_array_and_tensors_give_the_same_pixels(tmp_path):
+    path = tmp_path / "street.view.png"
+    Image.fromarray(PIXELS).save(path)
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    forms = (path, str(path), Image.open(path), Image.fromarray(PIXELS), PIXELS, tensor, tensor.float() / 255)
+    pictures = [read_picture(form, 3) for form in forms]
+    assert all((picture.pixels == PIXELS).all() for picture in pictures)
+    assert [picture.name for picture in pictures] == ["street.view"] * 3 + ["image"] * 4
+
+
+def test_a_turned_photo_is_upright_from_a_path_and_from_pil(tmp_path):
+    path = tmp_path / "phone.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned right by 90 degrees
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    for form in (path, Image.open(path)):
+        assert (read_picture(form, 3).pixels == np.rot90(PIXELS, -1)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
+def test_pil_images_of_any_mode_become_rgb(mode):
+    assert read_picture(Image.fromarray(PIXELS).convert(mode), 3).pixels.shape == (5, 7, 3)
+
+
+def test_sixteen_bit_grey_is_kept_for_one_channel():
+    deep = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000
+    for form in (Image.fromarray(deep), deep, deep[:, :, None]):
+        assert (read_picture(form, 1).pixels == deep[:, :, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "named"),
+    [
+        (PIXELS.astype(np.float32), "float32"),
+        (PIXELS.astype(np.int64), "int64"),
+        (PIXELS[:, :, :2], r"\(5, 7, 2\)"),
+        (PIXELS[:, :, 0], r"\(5, 7\): expected \(H, W, 3\)"),
+        (PIXELS.transpose(2, 0, 1), r"looks like \(C, H, W\)"),
+        (PIXELS[None], "list"),
+        (PIXELS[:0], "0x7"),
+        (torch.from_numpy(PIXELS), r"looks like \(H, W, C\)"),
+        (torch.from_numpy(PIXELS).permute(2, 0, 1)[None], "list"),
+        (torch.from_numpy(PIXELS).permute(2, 0, 1).float(), "from 0 to 25[0-9]|expected 0 to 1"),
+        (torch.full((3, 4, 4), float("nan")), "nan"),
+        (torch.zeros(3, 0, 4, dtype=torch.uint8), "0x4"),
+        (Image.new("I;16", (4, 4)), "I;16"),
+        (Image.new("F", (4, 4)), "mode F"),
+        (7, "type int"),
+        (None, "NoneType"),
+        ({"image": PIXELS}, "type dict"),
+    ],
+)
+def test_what_is_not_clear_is_refused_by_what_was_found(x, named):
+    with pytest.raises(FeathersegError, match=named):
+        read_picture(x, 3)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
+    for path in (tmp_path, tmp_path / "none.jpg"):
+        with pytest.raises(FeathersegError, match=path.name):
+            read_picture(path, 3)

@@ -1,0 +1,130 @@
+"""The Predictor: one answer whatever form a picture comes in, lists and iterators, results that draw and save."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featherseg import FeathersegError, Predictor
+from featherseg.core.errors import DataError
+from featherseg.data.images import image_size, read_mask
+from featherseg.inference.modes import Mode, predict_mask
+from featherseg.inference.tiling import PROCESS_BYTES
+
+
+@pytest.fixture
+def predictor(make_runtime):
+    return Predictor(make_runtime())
+
+
+def test_every_form_of_a_picture_gives_the_same_mask(frm_runtime, image, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    predictor = Predictor(frm_runtime)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    expected = predict_mask(frm_runtime, image)
+    for form in (path, str(path), Image.open(path), image, tensor, tensor / 255):
+        assert (predictor(form).mask == expected).all()
+    for result in [*predictor([image, path]), *predictor(iter([tensor]))]:
+        assert (result.mask == expected).all()
+    assert expected.shape == (70, 93)
+    assert expected.dtype == np.uint8
+
+
+def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_is_used(predictor, image):
+    seen = []
+
+    def pictures():
+        for number in range(4):
+            seen.append(number)
+            yield image
+
+    assert isinstance(predictor([image, image]), list)
+    assert predictor([]) == []
+    results = predictor(pictures())
+    assert isinstance(results, Iterator)
+    assert seen == []
+    next(results)
+    assert len(seen) <= 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_batches_keep_the_order_and_mix_no_sizes(make_runtime, image, batch):
+    pictures = [image, image[::-1], image[:50], image[:50, ::-1], image, image[:, ::-1], image.astype(np.uint16) * 257]
+    seen = []
+    runtime = make_runtime()
+    runtime.peak_bytes_per_pixel = 100.0
+    forward = runtime.model.forward
+    runtime.model.forward = lambda images: seen.append(len(images)) or forward(images)
+    results = Predictor(runtime, batch=batch)(pictures)
+    assert max(seen) == min(batch, 2)
+    assert sum(seen) == len(pictures)
+    for picture, result in zip(pictures, results, strict=True):
+        assert result.mask.shape == picture.shape[:2]
+        assert (result.mask == predict_mask(make_runtime(), np.ascontiguousarray(picture))).mean() > 0.999
+
+
+def test_shares_and_probabilities_fit_the_mask(predictor, image):
+    result = predictor(image)
+    assert sum(result.shares.values()) == pytest.approx(1)
+    assert result.shares["sky"] == (result.mask == 1).mean()
+    probabilities = result.probabilities()
+    assert probabilities.shape == (3, 70, 93)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    assert (probabilities.argmax(0) == result.mask).mean() > 0.999
+
+
+def test_save_writes_three_pictures_into_a_folder_or_the_mask_into_a_file(predictor, image, tmp_path):
+    result = predictor(image)
+    files = result.save(tmp_path / "new" / "folder", "street")
+    assert [file.name for file in files] == ["street_mask.png", "street_color.png", "street_overlay.png"]
+    assert result.save(str(tmp_path / "only.png")) == [tmp_path / "only.png"]
+    for file in (files[0], tmp_path / "only.png"):
+        assert (read_mask(file) == result.mask).all()
+    assert image_size(files[1]) == (70, 93)
+    assert image_size(files[2])[0] > 70  # with its legend
+    assert result.overlay().size == (93, 70)
+
+
+def test_a_picture_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
+    runtime = make_runtime(stride=1, kernel=1)
+    runtime.peak_bytes_per_pixel = 2000.0
+    image = np.random.default_rng(2).integers(0, 256, (400, 700, 3)).astype(np.uint8)
+    assert Predictor(runtime)(image).how == "whole"
+    result = Predictor(runtime, memory_gb=PROCESS_BYTES / 1e9 + 0.2)(image)
+    assert "tiles of" in result.how
+    assert (result.mask == predict_mask(runtime, image)).mean() > 0.999
+
+
+def test_tiles_of_frm_agree_with_the_whole_picture_almost_everywhere(frm_runtime):
+    image = np.full((200, 300, 3), 90, dtype=np.uint8)
+    tiled = Predictor(frm_runtime, mode=Mode(window=(128, 160)))(image)
+    assert tiled.how == "6 tiles of 128x160"
+    assert (tiled.mask == Predictor(frm_runtime)(image).mask).mean() > 0.9
+
+
+def test_max_side_shrinks_for_the_network_and_keeps_the_size_of_the_mask(make_runtime, image):
+    runtime = make_runtime()
+    runtime.peak_bytes_per_pixel = 100.0
+    seen = []
+    forward = runtime.model.forward
+    runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
+    assert Predictor(runtime, max_side=48)(image).mask.shape == (70, 93)
+    Predictor(runtime, max_side=93)(image)
+    assert seen == [(36, 48), (70, 93)]
+
+
+def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
+    for options, named in (({"batch": 0}, "batch = 0"), ({"max_side": 3}, "max_side = 3")):
+        with pytest.raises(FeathersegError, match=named):
+            Predictor(make_runtime(), **options)
+    with pytest.raises(FeathersegError, match=r"opacity = 1\.5"):
+        Predictor(make_runtime())(image).overlay(1.5)
+
+
+def test_a_picture_of_other_channels_is_refused(make_runtime, image):
+    with pytest.raises(DataError, match="takes 2 channels"):
+        Predictor(make_runtime(channels=2))(image)

@@ -1,0 +1,60 @@
+"""Whole or tiles: decided by the memory that is allowed, and said in words."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from featherseg import FeathersegError
+from featherseg.inference.modes import Mode
+from featherseg.inference.tiling import MARGIN, PROCESS_BYTES, plan
+
+
+@dataclass
+class Costs:
+    """A network that needs 250 bytes a pixel."""
+
+    peak_bytes_per_pixel: float = 250.0
+    channels: int = 3
+    classes: tuple = (None,) * 19
+    name: str = "costs"
+
+
+def test_twelve_megapixels_go_whole_into_four_gigabytes():
+    assert plan(Costs(), (3000, 4000), Mode(), 4.0).how == "whole"
+
+
+def test_a_smaller_budget_gives_tiles_that_fit_it():
+    found = plan(Costs(), (3000, 4000), Mode(), 2.0)
+    height, width = found.mode.window
+    assert "tiles of" in found.how
+    assert PROCESS_BYTES + MARGIN * 250 * height * width <= 2e9
+    assert height * width > 1_000_000  # and are no smaller than need be
+
+
+def test_tiles_of_a_panorama_are_stretched_along_it():
+    height, width = plan(Costs(), (400, 60_000), Mode(), 2.0).mode.window
+    assert height == 400
+    assert width > 5_000
+
+
+def test_a_window_that_was_asked_for_is_kept():
+    found = plan(Costs(), (1000, 1000), Mode(window=(512, 512)), 4.0)
+    assert (found.mode.window, found.how) == ((512, 512), "9 tiles of 512x512")
+
+
+def test_a_shrunk_picture_needs_the_memory_of_its_small_form():
+    assert plan(Costs(), (9000, 12_000), Mode(scales=(0.05,)), 6.5).how == "whole"
+
+
+def test_small_pictures_go_together_as_far_as_the_memory_reaches():
+    assert plan(Costs(), (360, 480), Mode(), 4.0).at_once > 8
+    assert plan(Costs(), (3000, 4000), Mode(), 4.0).at_once == 1
+
+
+def test_even_a_large_budget_does_not_let_attention_see_a_hundred_megapixels():
+    assert "tiles" in plan(Costs(), (10_000, 10_000), Mode(), 1000.0).how
+
+
+def test_too_little_memory_is_refused_with_what_is_needed():
+    with pytest.raises(FeathersegError, match=r"0\.5 GB .* 3000x4000 .* at least 0\.\d GB"):
+        plan(Costs(), (3000, 4000), Mode(), 0.5)

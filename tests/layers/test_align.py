@@ -1,0 +1,34 @@
+import torch
+from torch.testing import assert_close
+
+from featherseg.layers.align import FlowAlignment, warp
+from featherseg.layers.resize import resize
+
+
+def test_without_flow_it_is_a_bilinear_resize_between_corners():
+    coarse = torch.randn(2, 3, 5, 7)
+    assert_close(warp(coarse, torch.zeros(2, 2, 10, 13)), resize(coarse, (10, 13), align_corners=True))
+
+
+def test_flow_moves_right_and_down_in_units_of_half_a_map():
+    x = torch.arange(5.0).view(1, 1, 1, 5).expand(1, 1, 5, 5)  # every row 0 1 2 3 4
+    flow = torch.zeros(1, 2, 5, 5)
+    flow[:, 0] = 5 / 2  # normalised 0.5 of -1..1, a quarter of the 4 pixels between the corners
+    assert_close(warp(x, flow)[0, 0, 2, :4], torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert_close(warp(x.mT, flow.flip(1))[0, 0, :4, 2], torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+def test_outside_the_coarse_map_there_is_nothing():
+    flow = torch.full((1, 2, 4, 4), 100.0)
+    assert warp(torch.ones(1, 1, 3, 3), flow).abs().max() == 0
+
+
+def test_positions_are_in_full_precision_under_autocast():
+    net = FlowAlignment(4, flow_channels=2)
+    fine, coarse = torch.randn(1, 4, 30, 40), torch.randn(1, 4, 15, 20)
+    with torch.no_grad():
+        net.flow.weight.zero_()
+        exact = net(fine, coarse)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = net(fine, coarse)
+    assert_close(mixed.float(), exact)

@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from featherseg.layers.conv import convolve, pad_same, widen_input
+
+
+def same_convolution(x, weight, stride):
+    """TensorFlow's "same" convolution of one channel, from its documentation, position by position."""
+    kernel = weight.shape[-1]
+    rows, columns = (math.ceil(n / stride) for n in x.shape)
+    above, left = (
+        max((out - 1) * stride + kernel - n, 0) // 2 for out, n in zip((rows, columns), x.shape, strict=True)
+    )
+    out = torch.zeros(rows, columns, dtype=x.dtype)
+    for r in range(rows):
+        for c in range(columns):
+            for i in range(kernel):
+                for j in range(kernel):
+                    y, z = r * stride + i - above, c * stride + j - left
+                    if 0 <= y < x.shape[0] and 0 <= z < x.shape[1]:
+                        out[r, c] += x[y, z] * weight[i, j]
+    return out
+
+
+@pytest.mark.parametrize("size", [(8, 10), (9, 11), (8, 9)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_same_padding_gives_tensorflows_positions(size, kernel):
+    torch.manual_seed(0)
+    x, weight = torch.randn(size, dtype=torch.float64), torch.randn(kernel, kernel, dtype=torch.float64)
+    ours = nn.functional.conv2d(pad_same(x[None, None], kernel, 2), weight[None, None], stride=2)[0, 0]
+    assert_close(ours, same_convolution(x, weight, 2))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(kernel, stride):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, kernel, stride=stride, padding=kernel // 2, groups=6, bias=False)
+    x = torch.randn(2, 6, 12, 14, requires_grad=True)
+    out = conv(x)
+    pull = torch.randn_like(out)
+    exact = torch.autograd.grad(out, [x, conv.weight], pull)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed_out = convolve(conv, x)
+    assert mixed_out.dtype == torch.bfloat16
+    mixed = torch.autograd.grad(mixed_out, [x, conv.weight], pull.bfloat16())
+    assert_close(mixed_out.float(), out, atol=0.03, rtol=0.02)
+    for ours, theirs in zip(mixed, exact, strict=True):
+        assert_close(ours, theirs, atol=0.01 * float(theirs.abs().max()), rtol=0.02)
+
+
+def test_convolve_is_the_plain_convolution_outside_mixed_training():
+    conv, x = nn.Conv2d(4, 4, 3, groups=4, bias=False), torch.randn(1, 4, 8, 8)
+    assert torch.equal(convolve(conv, x), conv(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(convolve(conv.eval(), x), conv(x))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 8])
+def test_a_widened_convolution_sees_equal_channels_as_a_grey_picture(channels):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 3)
+    grey = torch.randn(1, 1, 9, 9)
+    before = conv(grey.expand(-1, 3, -1, -1))
+    widen_input(conv, channels)
+    assert_close(conv(grey.expand(-1, channels, -1, -1)), before)

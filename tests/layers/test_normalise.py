@@ -1,0 +1,15 @@
+import torch
+from torch.testing import assert_close
+
+from featherseg.layers.normalise import normalise
+
+
+def test_every_channel_has_its_own_mean_and_scale():
+    images = torch.tensor([[[[10]], [[20]], [[30]]]], dtype=torch.uint8)
+    assert_close(normalise(images, (10, 10, 10), (1, 2, 4)).flatten(), torch.tensor([0.0, 5.0, 5.0]))
+
+
+def test_sixteen_bits_are_brought_to_the_range_of_eight():
+    eight = torch.tensor([[[[0, 1, 127, 255]]]], dtype=torch.uint8)
+    sixteen = (eight.to(torch.int32) * 257).to(torch.uint16)
+    assert_close(normalise(sixteen, (127,), (128,)), normalise(eight, (127,), (128,)))

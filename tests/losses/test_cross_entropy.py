@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from featherseg.core.errors import ConfigError
+from featherseg.losses import CrossEntropy
+
+
+def scene(seed=0, classes=4, size=(5, 6), ignored=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, *size, generator=generator, requires_grad=True)
+    labels = torch.randint(0, classes, (2, *size), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
+    return logits, labels
+
+
+def loop(logits, labels, weights=None, smoothing=0.0, counts=None):
+    """The weighted, smoothed mean, pixel by pixel."""
+    classes = logits.shape[1]
+    weights = weights or [1.0] * classes
+    total = share = 0.0
+    for b, y, x in torch.nonzero(labels != 255).tolist():
+        if counts is not None and not counts[b, y, x]:
+            continue
+        log_p = logits[b, :, y, x].detach().double().log_softmax(0)
+        true = int(labels[b, y, x])
+        total += -(1 - smoothing) * weights[true] * float(log_p[true])
+        total += -smoothing / classes * sum(weights[c] * float(log_p[c]) for c in range(classes))
+        share += weights[true]
+    return total / share
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_it_is_the_weighted_mean_over_labelled_pixels(weights, smoothing):
+    logits, labels = scene()
+    loss = CrossEntropy(weights, label_smoothing=smoothing)(logits, labels)
+    assert loss.item() == pytest.approx(loop(logits, labels, weights, smoothing), rel=1e-5)
+    if not smoothing:
+        tensor = None if weights is None else torch.tensor(weights)
+        assert_close(loss, torch.nn.functional.cross_entropy(logits, labels, tensor, ignore_index=255))
+
+
+@pytest.mark.parametrize("ohem", [None, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_batch_without_labels_costs_nothing_and_can_be_differentiated(ohem, dtype):
+    logits = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
+    labels = torch.full((2, 4, 4), 255)
+    loss = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=ohem)(logits, labels)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_mining_keeps_what_is_below_the_threshold():
+    logits, labels = scene(ignored=0.2)
+    p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0]
+    loss = CrossEntropy(ohem_threshold=0.4, ohem_min_kept=1)(logits, labels)
+    hard = (p < 0.4) & (labels != 255)
+    assert hard.any(dim=(1, 2)).all()
+    assert loss.item() == pytest.approx(loop(logits, labels, counts=hard), rel=1e-5)
+
+
+def test_mining_keeps_at_least_so_many_of_the_hardest_in_each_picture():
+    logits, labels = scene(ignored=0.2)
+    p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0].detach()
+    p[labels == 255] = 2
+    kept = torch.zeros_like(p, dtype=torch.bool)
+    for b in range(2):
+        kept[b].view(-1)[p[b].flatten().argsort()[:7]] = True
+    loss = CrossEntropy(ohem_threshold=0.0, ohem_min_kept=7)(logits, labels)
+    assert loss.item() == pytest.approx(loop(logits, labels, counts=kept), rel=1e-5)
+
+
+def test_it_is_in_full_precision_whatever_autocast_says():
+    logits, labels = scene()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = CrossEntropy()(logits, labels)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, CrossEntropy()(logits, labels))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), ignored=st.floats(0, 1), ohem=st.sampled_from([None, 0.0, 0.5, 1.0]))
+def test_it_is_always_finite_and_never_negative(seed, ignored, ohem):
+    logits, labels = scene(seed, ignored=ignored)
+    loss = CrossEntropy([0.0, 1.0, 2.0, 0.5], ohem_threshold=ohem, ohem_min_kept=3)(logits * 50, labels)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert loss >= 0
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("weights", [[1.0, float("nan")], [-1.0, 1.0], [0.0, 0.0]])
+def test_weights_that_cannot_be_are_refused(weights):
+    with pytest.raises(ConfigError, match="class weights"):
+        CrossEntropy(weights)
+
+
+def test_the_number_of_weights_must_be_that_of_the_classes():
+    with pytest.raises(ConfigError, match="3 class weights were given for 4 classes"):
+        CrossEntropy([1.0, 1.0, 1.0])(*scene())

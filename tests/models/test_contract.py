@@ -1,0 +1,77 @@
+"""What every network of the catalogue keeps to."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from featherseg import models
+from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.layers.resize import to_image
+from featherseg.models import MODELS
+from featherseg.recipe import parse_recipe, read_recipe
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def net(request):
+    torch.manual_seed(0)
+    return models.build(request.param, classes=5).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 131), (65, 99), (1, 1), (33, 200)])
+def test_any_size_goes_in_and_comes_back(net, size):
+    with torch.no_grad():
+        out = net(torch.randn(2, 3, *size))
+    assert out.logits.shape[:2] == (2, 5)
+    assert out.image_size == size
+    assert to_image(out, size).shape == (2, 5, *size)
+
+
+def test_a_picture_is_judged_alone(net):
+    images = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        together, alone = net(images).logits, net(images[1:2]).logits
+    assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_every_parameter_learns(net):
+    training = copy.deepcopy(net).train()
+    for parameter in training.parameters():  # gates at zero would hold gradients back
+        torch.nn.init.normal_(parameter, std=0.1)
+    out = training(torch.randn(2, 3, 128, 192))
+    to_image(out, (128, 192)).square().mean().backward()
+    assert [name for name, p in training.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_a_copy_with_the_same_weights_gives_the_same_logits(net):
+    images = torch.randn(1, 3, 64, 64)
+    fresh = models.build(next(n for n in MODELS if isinstance(net, type(models.build(n, 5)))), classes=5).eval()
+    fresh.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fresh(images).logits, net(images).logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", [1, 6])
+def test_other_channels_are_taken(name, channels):
+    model = models.build(name, classes=2, channels=channels).eval()
+    assert len(model.mean) == len(model.std) == channels
+    with torch.no_grad():
+        assert model(torch.zeros(1, channels, 64, 64)).logits.shape[1] == 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_has_a_recipe_of_its_name(name):
+    assert parse_recipe(read_recipe(name)).model.name == name
+
+
+def test_a_typo_is_answered_with_the_name_that_was_meant():
+    with pytest.raises(UnknownName, match="Did you mean 'frm-lite0'"):
+        models.build("frm-lite-0", classes=2)
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(0, 3), (256, 3), (2, 0)])
+def test_impossible_numbers_are_refused(classes, channels):
+    with pytest.raises(ConfigError, match="expected"):
+        models.build("frm-lite0", classes=classes, channels=channels)

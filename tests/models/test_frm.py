@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from featherseg import models
+from featherseg.models import frm
+from featherseg.models.frm import AlignedPyramid, ConvFeedForward, FeatureRefinement
+
+VAN_S = (64, 128, 320, 512)  # the stages of the paper's backbone
+
+
+def test_the_module_weighs_what_the_papers_figures_force():
+    # FRM on VAN-S: 16.48 M in the paper; 1,970,306 of them are the module (docs/papers/frm.md)
+    module = FeatureRefinement(VAN_S, 128, ffn_hidden=128)
+    assert sum(p.numel() for p in module.parameters()) == 1_970_306
+
+
+def test_the_decoder_and_classifier_weigh_what_the_papers_figures_force():
+    decoder = [AlignedPyramid(VAN_S, 128), frm.ConvNormAct(4 * 128, 128, 3), nn.Conv2d(128, 19, 1)]
+    assert sum(p.numel() for part in decoder for p in part.parameters()) == 1_158_419
+
+
+@pytest.mark.parametrize("height", [1, 3, 8, 13, 64])
+def test_pooling_averages_what_lies_inside_the_cell(height):
+    x = torch.randn(1, 1, height, 5, dtype=torch.float64)
+    pooled = frm._pool(x, 4)
+    assert pooled.shape[2] == -(-height // 4)
+    for row in range(pooled.shape[2]):
+        assert_close(pooled[0, 0, row, 1], x[0, 0, 4 * row : 4 * row + 4, 4:].mean())
+
+
+def test_the_stages_are_pooled_to_the_size_of_the_last_at_every_height():
+    with torch.device("meta"):
+        for height in range(1, 700):
+            sizes = [-(-height // stride) for stride in (4, 8, 16, 32)]
+            pooled = [frm._pool(torch.empty(1, 1, s, 8), 2 ** (3 - i)).shape[2] for i, s in enumerate(sizes[:3])]
+            assert pooled == [sizes[3]] * 3
+
+
+def test_the_feed_forward_is_three_convolutions():
+    torch.manual_seed(0)
+    net, x = ConvFeedForward(6, hidden=4), torch.randn(1, 6, 5, 5)
+    hidden = nn.functional.conv2d(net.squeeze(x), net.depthwise.weight, net.depthwise.bias, padding=1, groups=4)
+    assert_close(net(x), net.restore(hidden.relu()))
+
+
+def test_features_come_with_training_only():
+    net = models.build("frm-lite0", classes=3)
+    images = torch.zeros(2, 3, 64, 64)
+    assert net(images).features.shape == (2, 64, 16, 16)
+    assert net.eval()(images).features is None

@@ -1,0 +1,55 @@
+"""A small training on drawn scenes for tests: 8 pictures, crops of 64 x 96, no pretrained weights."""
+
+from pathlib import Path
+
+import torch
+
+from featherseg.training import Request, train
+
+SMALL = (
+    "model.pretrained=false",
+    "data.train_size=8",
+    "data.val_size=2",
+    "data.workers=0",
+    "augment.crop=[64, 96]",
+    "loss.class_weights=none",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.precision=fp32",
+    "train.checkpoint_seconds=1000",
+)
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.messages, self.steps = [], []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def step(self, step, steps, record):
+        self.steps.append(step)
+
+    def validating(self, done, total):
+        pass
+
+
+def request(*overrides: str, **kwargs) -> Request:
+    return Request("frm-lite0", overrides=(*SMALL, *overrides), **kwargs)
+
+
+def trained(out: Path, *overrides: str, reporter=None, resume=False):
+    return train(request(*overrides), out, reporter or Silent(), resume=resume)
+
+
+def equal_state(first, second) -> bool:
+    """Whether two nested structures of tensors and plain values are the same to the bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal_state(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal_state, first, second))
+    return first == second

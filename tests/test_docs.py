@@ -1,0 +1,115 @@
+"""What the documents say is true: commands parse, the quick ones run, examples work, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+
+from featherseg import cli
+from featherseg.core.files import write_json
+from featherseg.core.types import Size
+from featherseg.data.dataset_toml import read_dataset_toml
+from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, build_network, save_weights
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICK = ("cost", "models")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[list[str]]:
+    """Every command line of a program in sh blocks and in inline code, without its first word."""
+    found: list[list[str]] = []
+    for path in DOCUMENTS:
+        lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
+        lines += re.findall(r"`(" + program + r" [^`]+)`", path.read_text().replace("\n", " "))
+        words = (shlex.split(line, comments=True) for line in lines)
+        found += [word[1:] for word in words if word[:1] == [program]]
+    return [list(line) for line in dict.fromkeys(map(tuple, found))]
+
+
+def is_command(line: list[str]) -> bool:
+    """A verb alone is a mention of it, unless it takes nothing; `featherseg --version` names no verb."""
+    return line == ["models"] or (len(line) > 1 and not line[0].startswith("-"))
+
+
+FEATHERSEG = [line for line in commands("featherseg") if is_command(line)]
+
+
+@pytest.fixture
+def yard(tmp_path, monkeypatch):
+    """The place that the README's examples speak of: a (hardly trained) run and a photo."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 64), (90, 140, 60)).save("photo.jpg")
+    toml = tmp_path / "yard" / "dataset.toml"
+    toml.parent.mkdir()
+    toml.write_text(blocks(ROOT / "README.md", "toml")[0])
+    classes = read_dataset_toml(toml).class_infos()
+    size: Size = (64, 96)
+    info = RunInfo(
+        format_version=FORMAT_VERSION,
+        featherseg="0",
+        recipe_name="frm-lite0",
+        recipe=parse_recipe(read_recipe("frm-lite0")),
+        classes=[ClassRow(name=c.name, color=c.color) for c in classes],
+        channels=3,
+        image_size=size,
+        licence="Apache-2.0",
+        loaded={},
+        class_weights=None,
+        threads=1,
+    )
+    run = tmp_path / "runs" / "yard"
+    run.mkdir(parents=True)
+    write_json(run / "resolved.json", info.model_dump(mode="json"))
+    save_weights(run, build_network(info).state_dict())
+    return tmp_path
+
+
+def test_the_documents_hold_commands_of_every_verb():
+    assert {line[0] for line in FEATHERSEG} == set(cli.VERBS)
+
+
+@pytest.mark.parametrize("line", FEATHERSEG, ids=" ".join)
+def test_every_command_in_the_documents_parses(line):
+    group = typer.main.get_command(cli.build_app())
+    context = group.make_context("featherseg", list(line))
+    verb, command, rest = group.resolve_command(context, line)
+    command.make_context(verb, rest, parent=context)  # raises for an unknown option or a missing argument
+
+
+@pytest.mark.parametrize("line", [line for line in FEATHERSEG if line[0] in QUICK], ids=" ".join)
+def test_the_quick_commands_run(line, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["featherseg", *line])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    assert not finished.value.code
+
+
+@pytest.mark.parametrize("line", commands("make"), ids=" ".join)
+def test_every_make_target_in_the_documents_exists(line):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert line[0] in targets
+
+
+def test_the_readme_s_python_lines_work(yard, capsys):
+    (block,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert capsys.readouterr().out.startswith("(64, 96) ")
+    assert list((yard / "out").iterdir())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path):
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []

@@ -1,0 +1,92 @@
+"""What holds for the tree as a whole."""
+
+import ast
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+HEAVY = ("torch", "lightning", "onnx", "onnxruntime", "onnxscript", "tensorboard", "pytorch_lightning")
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level names in sys.modules after a statement, in a fresh interpreter."""
+    run = python("-c", f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))")
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_importing_featherseg_imports_nothing_heavy_and_no_config():
+    assert imported_by("import featherseg").isdisjoint({*HEAVY, "numpy", "PIL", "pydantic"})
+
+
+def test_building_the_command_line_imports_nothing_heavy():
+    found = imported_by("from featherseg.cli import build_app; import typer; typer.main.get_command(build_app())")
+    assert found.isdisjoint({*HEAVY, "numpy", "PIL", "pydantic", "safetensors"})
+
+
+def test_help_answers_in_half_a_second():
+    spent = []
+    for _ in range(3):  # the best of three: other processes may hold the processor
+        start = time.perf_counter()
+        run = python("-c", "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()")
+        spent.append(time.perf_counter() - start)
+        assert run.returncode == 0
+    assert min(spent) < 0.5
+
+
+def test_layers_hold():
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_every_model_file_is_in_the_independence_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    named = next(c["modules"] for c in contracts if c["type"] == "independence")
+    files = {p.stem for p in (ROOT / "src/featherseg/models").glob("*.py")} - {"__init__"}
+    assert {f"featherseg.models.{name}" for name in files} == set(named)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_500_lines(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_prints_outside_the_command_line(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert not prints or "cli" in path.parts
+
+
+def test_continuous_integration_runs_the_readme_s_test_command():
+    assert "make test" in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
+
+
+def test_the_makefile_has_at_most_ten_targets_and_each_says_what_it_does():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    targets = [line for line in lines if line.partition(":")[0].replace("-", "").isalpha() and ":" in line]
+    targets = [line for line in targets if not line.startswith(".") and ":=" not in line]
+    assert 1 <= len(targets) <= 10
+    assert all("## " in line for line in targets)
+
+
+def test_constraints_pin_every_dependency_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["train"], *extras["export"], *extras["dev"]]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    named = {w.split(";")[0].split("[")[0].split("=")[0].split(">")[0].split("<")[0].strip().lower() for w in wanted}
+    assert named - {"featherseg"} <= {name.lower() for name in pins}
+    assert not any("+" in version for version in pins.values())

@@ -1,0 +1,59 @@
+import pytest
+
+from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.data import DATASETS
+from featherseg.recipe import RecipeFile, parse_recipe, read_recipe, shipped_recipes
+
+MINIMAL = RecipeFile("mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n')
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_right_and_short(name):
+    file = read_recipe(name)
+    assert parse_recipe(file).data.name in DATASETS
+    assert 20 <= len(file.text.splitlines()) <= 45
+
+
+def test_overrides_are_toml_values_or_plain_text():
+    recipe = parse_recipe(MINIMAL, ["train.epochs=7", "augment.scale=[0.5, 2]", "data.root=/a b", "train.keep=last"])
+    assert recipe.train.epochs == 7
+    assert recipe.augment.scale == (0.5, 2.0)
+    assert recipe.data.root == "/a b"
+    assert recipe.train.keep == "last"
+
+
+def test_the_dataset_can_be_given_apart():
+    recipe = parse_recipe(MINIMAL, [], name="my/dataset.toml", root=None)
+    assert recipe.data.name == "my/dataset.toml"
+    assert recipe.data.root is None
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.epoch=3", "unknown key 'train.epoch'. Did you mean 'epochs'?"),
+        ("train.epochs=0", "greater than 0"),
+        ("train.epochs=many", "valid integer"),
+        ("epochs=3", "expected TABLE.KEY=VALUE"),
+        ("train.epochs", "expected TABLE.KEY=VALUE"),
+        ("model.name.x=3", "is no table"),
+        ("augment.scale=[2.0, 0.5]", "expected [low, high]"),
+        ("train.optimizer=adam", "'adamw' or 'sgd'"),
+        ("train.batch_size=some", "auto"),
+        ("trian.epochs=3", "Did you mean 'train'"),
+    ],
+)
+def test_a_slip_gets_a_sentence(override, sentence):
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(MINIMAL, [override])
+    assert sentence in str(error.value)
+
+
+def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'frm-lite0"):
+        read_recipe("frm-lite")
+    with pytest.raises(ConfigError, match="no recipe at"):
+        read_recipe(str(tmp_path / "no.toml"))
+    (tmp_path / "bad.toml").write_text("[model\n")
+    with pytest.raises(ConfigError, match="no valid TOML"):
+        parse_recipe(read_recipe(str(tmp_path / "bad.toml")))

@@ -1,0 +1,134 @@
+"""A run that is stopped anywhere and resumed ends as if it had never been stopped, to the bit."""
+
+import shutil
+
+import pytest
+import torch
+from faulty_disk import FAULTS, Crash, FaultyDisk
+from small_training import Silent, equal_state, request, trained
+
+from featherseg.core.errors import FeathersegError
+from featherseg.core.files import read_lines
+from featherseg.runs import load_run, save_weights
+from featherseg.training import train
+from featherseg.training.recorder import AtomicCheckpoints
+
+LONG = ("train.epochs=4", "train.ema=0.9", "train.lr=1e-3", "train.checkpoint_seconds=1e-9")  # a checkpoint every step
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours handles it."""
+
+
+class KilledAt(Silent):
+    """Dies when a step is reported: its metrics are written then, its checkpoint is not."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.last = step
+
+    def step(self, step, steps, record):
+        super().step(step, steps, record)
+        if step == self.last:
+            raise Killed
+
+
+def outcome(run):
+    """All that two runs are compared by: kept weights, optimiser, schedule, average, the last record of each step."""
+    checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
+    parts = {
+        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average", "global_step")
+    }
+    recorder = checkpoint["callbacks"]["Recorder"]
+    return {"weights": dict(run.model.state_dict()), "recorder": recorder, "metrics": run.metrics(), **parts}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return outcome(trained(tmp_path_factory.mktemp("whole") / "run", *LONG))
+
+
+@pytest.mark.parametrize(
+    ("kills", "workers"),
+    [([1], 0), ([2], 0), ([3], 0), ([4, 5, 6, 7], 0), ([3, 3, 3], 2), ([8], 0)],
+    ids=["first step", "validation", "odd step", "resumes of resumes", "same step again", "last step"],
+)
+def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, kills, workers):
+    out = tmp_path / "run"
+    settings = (*LONG, f"data.workers={workers}")
+    for number, step in enumerate(kills):
+        with pytest.raises(Killed):
+            train(request(*settings), out, KilledAt(step), resume=number > 0)
+    run = trained(out, *settings, resume=True)
+    assert equal_state(outcome(run), uninterrupted)
+    resumed = [r["resumed_from"] for r in read_lines(out / "metrics.jsonl") if "resumed_from" in r]
+    assert resumed == [step - 1 for step in kills]  # no more than the interval of a step is repeated
+
+
+def test_without_a_checkpoint_it_starts_anew_and_says_so(uninterrupted, tmp_path):
+    settings = (*LONG[:-1], "train.checkpoint_seconds=1000", "train.validate_every=2")
+    whole = trained(tmp_path / "whole", *settings)
+    with pytest.raises(Killed):
+        train(request(*settings), tmp_path / "run", KilledAt(3))
+    reporter = Silent()
+    run = trained(tmp_path / "run", *settings, resume=True, reporter=reporter)
+    assert any("no checkpoint yet" in message for message in reporter.messages)
+    assert {"resumed_from": 0} in read_lines(run.path / "metrics.jsonl")
+    assert equal_state(outcome(run), outcome(whole))
+
+
+def test_resume_begins_a_run_that_was_never_begun(tmp_path):
+    reporter = Silent()
+    run = trained(tmp_path / "run", "train.epochs=1", resume=True, reporter=reporter)
+    assert "starts anew" in reporter.messages[0]
+    assert sorted(run.metrics()) == [1, 2]
+
+
+def test_accumulation_resumes_at_whole_steps(tmp_path):
+    settings = (*LONG, "train.accumulate=2", "train.batch_size=2")
+    whole = trained(tmp_path / "whole", *settings)
+    with pytest.raises(Killed):
+        train(request(*settings), tmp_path / "run", KilledAt(3))
+    assert equal_state(outcome(trained(tmp_path / "run", *settings, resume=True)), outcome(whole))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["full disk", "I/O error", "crash"])
+def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(small_run, tmp_path, monkeypatch, fault):
+    out = tmp_path / "run"
+    shutil.copytree(small_run.path, out)
+    old = small_run.model.state_dict()
+    new = {key: value + 1 if value.is_floating_point() else value for key, value in old.items()}
+    checkpoints, k = AtomicCheckpoints(), 0
+    while True:
+        k += 1
+        save_weights(out, old)
+        checkpoints.save_checkpoint({"version": "old"}, out / "last.ckpt")
+        with monkeypatch.context() as patched:
+            disk = FaultyDisk(patched, k, fault)
+            try:
+                save_weights(out, new)
+                checkpoints.save_checkpoint({"version": "new"}, out / "last.ckpt")
+            except (FeathersegError, Crash):
+                pass
+        loaded = dict(load_run(out).model.state_dict())
+        assert equal_state(loaded, dict(old)) or equal_state(loaded, new)
+        assert torch.load(out / "last.ckpt", weights_only=True)["version"] in ("old", "new")
+        if disk.count < k:
+            break
+    assert k > 10  # both files were written under every fault
+
+
+def test_a_full_disk_stops_the_training_with_a_sentence_and_it_can_go_on(uninterrupted, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    original = AtomicCheckpoints.save_checkpoint
+
+    def full(self, checkpoint, path, storage_options=None):
+        if checkpoint["global_step"] == 5:
+            raise FeathersegError("cannot write last.ckpt: No space left on device")
+        original(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AtomicCheckpoints, "save_checkpoint", full)
+        with pytest.raises(FeathersegError, match="No space left"):
+            trained(out, *LONG)
+    assert equal_state(outcome(trained(out, *LONG, resume=True)), uninterrupted)
