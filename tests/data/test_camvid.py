@@ -66,9 +66,10 @@ def test_dev_is_the_last_fifth_of_each_train_sequence_one_frame_after_fit(shared
         assert cut[0] < min(key for key in dev if key.startswith(sequence))
 
 
-def test_fit_and_dev_share_no_frame_and_follow_time_not_the_order_of_the_list():
-    names = [f"a_{i:03}" for i in range(10)]
-    assert fit_and_dev(names[::-1]) == (names[:7], names[8:])
+@pytest.mark.parametrize(("frames", "dev"), [(62, 12), (101, 20), (204, 40)])  # the three train sequences
+def test_fit_and_dev_share_no_frame_and_follow_time_not_the_order_of_the_list(frames: int, dev: int):
+    names = [f"a_{i:03}" for i in range(frames)]
+    assert fit_and_dev(names[::-1]) == (names[: frames - dev - 1], names[frames - dev :])
 
 
 def test_label_11_is_ignored_and_keys_are_stems(pack: Path):

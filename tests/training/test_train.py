@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,17 +102,16 @@ def test_a_resumed_run_keeps_its_settings(small_run):
 
 
 def test_two_processes_cannot_train_in_one_folder(small_run):
-    import fcntl
-
-    with open(small_run.path / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(small_run.path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
         with pytest.raises(RunError, match="another process"):
             train(request(), small_run.path, Silent(), resume=True)
+        other.communicate(b"\n")
 
 
 def test_a_damaged_checkpoint_gets_a_sentence(small_run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(small_run.path, copy)
     (copy / "last.ckpt").write_bytes(b"half a file")
@@ -178,8 +180,6 @@ def test_a_folder_of_a_newer_version_gets_a_sentence(small_run, tmp_path):
 
 
 def test_weights_of_other_classes_are_refused(small_run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(small_run.path, copy)
     values = json.loads((copy / "resolved.json").read_text())

@@ -90,59 +90,65 @@ def unique_names(files: list[Path]) -> list[str]:
     return names
 
 
+class ReadableOnly:
+    """Reads pictures one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
+
+    `names` are those of the pictures that were given out, `failed` counts the others. Of a single picture that cannot
+    be read the DataError itself is raised.
+    """
+
+    def __init__(self, files: list[Path], names: list[str], channels: int, console: Console) -> None:
+        self.files, self.all_names, self.channels, self.console = files, names, channels, console
+        self.names: list[str] = []
+        self.failed = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        from rich.markup import escape
+
+        from featherseg.data.images import read_image
+
+        for file, name in zip(self.files, self.all_names, strict=True):
+            try:
+                pixels = read_image(file, self.channels)
+            except DataError as error:
+                if len(self.files) == 1:
+                    raise
+                self.failed += 1
+                self.console.print(f"[red]left out[/] {escape(str(error))}")
+                continue
+            self.names.append(name)
+            yield pixels
+
+
 def _predict_all(predictor: Predictor, files: list[Path], names: list[str], output: Path, console: Console) -> int:
-    """Write every picture that can be read; -> how many could not. A single one that cannot raises DataError."""
+    """Write what can be read into `output`; -> how many pictures could not be read."""
     from rich.markup import escape
     from rich.progress import Progress
 
-    readable: list[str] = []  # names of the pictures on their way through the network
-    failed = 0
-
-    def pictures() -> Iterator[np.ndarray]:
-        nonlocal failed
-        from featherseg.data.images import read_image
-
-        for file, name in zip(files, names, strict=True):
-            try:
-                pixels = read_image(file, predictor.runtime.channels)
-            except DataError as error:
-                if len(files) == 1:
-                    raise
-                failed += 1
-                console.print(f"[red]left out[/] {escape(str(error))}")
-                continue
-            readable.append(name)
-            yield pixels
-
-    bar = Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal)
-    with bar:
+    readable = ReadableOnly(files, names, predictor.runtime.channels, console)
+    hinted = False
+    with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(files))
-        hinted = False
-        for result in predictor(pictures()):
-            name = readable.pop(0)
+        for done, result in enumerate(predictor(iter(readable)), start=1):
+            name = readable.names[done - 1]
             result.save(output, name)
-            _print_line(console, result, name)
+            console.print(f"{escape(name)}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
-            bar.update(task, completed=bar.tasks[task].completed + 1)
-    if len(files) == 1:
-        _print_shares(console, result)
-    written = len(files) - failed
+            if len(files) == 1:
+                _print_shares(console, result)
+            bar.update(task, completed=done + readable.failed)
+    written = len(readable.names)
     kinds = "NAME_mask.png, NAME_color.png, NAME_overlay.png"
     console.print(f"{written} picture{'s' * (written != 1)}: {kinds} in {escape(str(output))}")
-    if failed:
-        console.print(f"[red]{failed} of {len(files)} could not be read (named above)[/]")
-    return failed
-
-
-def _print_line(console: Console, result: Prediction, name: str) -> None:
-    from rich.markup import escape
-
-    height, width = result.mask.shape
-    console.print(f"{escape(name)}: {height}x{width}, {result.how}")
+    if readable.failed:
+        console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")
+    return readable.failed
 
 
 def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> bool:
     """Say so where a picture is far larger than those of the training; -> whether it was said."""
+    from rich.markup import escape
+
     trained = predictor.runtime.image_size
     if trained is None or predictor.max_side is not None:
         return False
@@ -150,8 +156,8 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
     if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
         return False
     console.print(
-        f"[yellow]hint[/] {predictor.runtime.name} was trained on pictures of {trained[0]}x{trained[1]}; in this one "
-        f"things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
+        f"[yellow]hint[/] {escape(predictor.runtime.name)} was trained on pictures of {trained[0]}x{trained[1]}; "
+        f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
     )
     return True
 

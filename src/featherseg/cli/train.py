@@ -42,8 +42,7 @@ def train(
 
     request = Request(recipe, data, data_root, init, tuple(overrides or ()))
     with TrainingProgress() as progress:
-        run = start(request, out, progress, resume=resume)
-    print(f"the run is in {run.path}; score it with: featherseg evaluate {run.path}")
+        start(request, out, progress, resume=resume)
 
 
 class TrainingProgress:

@@ -19,7 +19,7 @@ from featherseg.data.shapes_street import cast_shadows, ground_of, paint_buildin
 from featherseg.data.shapes_things import paint_car, paint_person, paint_pole, paint_tree
 
 VERSION = "shapes-v1"
-CHECKSUM = "4f470274db936bf8c694f2f56a040037b1e6bd2fa0ff14443d3e9d5198368243"
+CHECKSUM = "d782d6eff32827bebf7b8c9a99d7d093bf5349dfddb26f87c92cf492566a6a41"
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),

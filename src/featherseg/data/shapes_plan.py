@@ -180,7 +180,7 @@ def _building(dice: Dice, side: int, frontage: float, depth: tuple[float, float]
         floor_height=floor,
         bay=dice.uniform(1.7, 3.6),
         window=(dice.uniform(0.35, 0.75), dice.uniform(0.4, 0.62)),
-        number=dice.below(1 << 16),
+        number=dice.below(1 << 14),
     )
 
 
@@ -239,9 +239,8 @@ def _garden(dice: Dice, street: Street, side: int, buildings: Sequence[Building]
     found: list[Thing] = []
     for _ in range(dice.below(9)):
         x, z = street.frontage(side) + side * dice.uniform(1, 12), dice.uniform(8, 60)
-        tree = _tree(
-            dice, x, z, dice.choose((ROUND, ROUND, TALL, CONIFER, BUSH)), dice.choose(LEAVES), dice.uniform(0.45, 1.0)
-        )
+        kind = dice.choose((ROUND, ROUND, TALL, CONIFER, BUSH))
+        tree = _tree(dice, x, z, kind, dice.choose(LEAVES), dice.uniform(0.45, 1.0))
         if _off_crossing(street, z, z) and not any(b.near - 1 < z < b.far + 1 for b in buildings):
             found.append(tree)
     return found

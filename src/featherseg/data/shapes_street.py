@@ -90,19 +90,18 @@ def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) ->
     on_road = (x > street.left) & (x < street.right)
     kerb = (x > street.left - 0.28) & (x < street.right + 0.28)
     if street.crossing is not None:
-        crossed = (z > street.crossing[0]) & (z < street.crossing[1])
-        on_road |= crossed
+        on_road |= (z > street.crossing[0]) & (z < street.crossing[1])
     parts = np.where(kerb, np.uint8(KERB), np.uint8(STONE))
     parts[on_road] = ASPHALT
     if street.paint:
         parts[_lines(x, z, street) & on_road] = LINE
     parts[~ground.seen] = 0
     shade = _surface_shade(ground, on_road, street, looks) if canvas.lit else 1.0
-    nearness, paint = 1 / z, (street.paint, street.paint, street.paint * 0.98)
-    stones: list[RGB] = [street.kerb_color, street.pavement_color]
-    canvas.paint((ground.top, 0), parts, [*stones, street.road_color, paint], PAVEMENT, nearness=nearness, shade=shade)
+    paint: RGB = (street.paint, street.paint, street.paint * 0.98)
+    colors = [street.kerb_color, street.pavement_color, street.road_color, paint]
+    canvas.paint((ground.top, 0), parts, colors, PAVEMENT, nearness=1 / z, shade=shade)
     parts[parts <= STONE] = 0
-    canvas.paint((ground.top, 0), parts, [*stones, street.road_color, paint], ROAD, nearness=nearness, shade=shade)
+    canvas.paint((ground.top, 0), parts, colors, ROAD, nearness=1 / z, shade=shade)
 
 
 def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:

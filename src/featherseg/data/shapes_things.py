@@ -54,12 +54,9 @@ def _roof_seen(camera: Camera, car: Car, near: float) -> float:
 
 def _body(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.ndarray]:
     """End and flank; nothing above the belt at the end where the cabin is set back."""
-    width, depth = (car.length, 0.01) if car.across else (car.width, car.length)
+    width, depth = (car.length, 0.0) if car.across else (car.width, car.length)
     left, right, over = car.x - width / 2, car.x + width / 2, _roof_seen(camera, car, car.near)
-    if right < 0:
-        patch = box_patch(camera, right, -width, car.near, car.near + depth, car.height + over)
-    else:
-        patch = box_patch(camera, left, width, car.near, car.near + depth, car.height + over)
+    patch = _box(camera, left, right, car.near, car.near + depth, car.height + over)
     if patch is None:
         return None, np.zeros((0, 0), np.uint8)
     across = _facing(patch, camera, car.x)
@@ -167,12 +164,16 @@ def _car_colors(car: Car, weather: Weather) -> list[RGB]:
     ]  # fmt: skip
 
 
+def _box(camera: Camera, left: float, right: float, near: float, far: float, top: float) -> Patch | None:
+    """`box_patch` from left to right, on whichever side of the camera the box stands."""
+    if right < 0:
+        return box_patch(camera, right, left - right, near, far, top)
+    return box_patch(camera, left, right - left, near, far, top)
+
+
 def _stand(camera: Camera, x: float, z: float, width: float, height: float) -> Patch | None:
-    """The pixels of an upright rectangle `width` wide, its middle at x, of which only the front is seen."""
-    left = x - width / 2
-    if left > 0 or left + width >= 0:
-        return box_patch(camera, left, width, z, z + 0.001, height)
-    return box_patch(camera, left + width, -width, z, z + 0.001, height)
+    """The pixels of an upright rectangle `width` wide, its middle at x: a box without depth."""
+    return _box(camera, x - width / 2, x + width / 2, z, z, height)
 
 
 def _facing(patch: Patch, camera: Camera, x: float) -> np.ndarray:

@@ -19,6 +19,7 @@ from featherseg import models
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
 from featherseg.layers.attention import DisentangledNonLocal
+from featherseg.layers.network import SegmentationNetwork
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -142,7 +143,7 @@ def cost(name: str, size: Size, classes: int) -> Cost:
     return cost_of(model, name, size)
 
 
-def cost_of(model: Any, name: str, size: Size) -> Cost:
+def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
     """The cost of a network as `models.build` gives it, for one picture of (H, W) pixels; `name` is what to call it.
 
     Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a

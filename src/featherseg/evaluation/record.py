@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its run: a line for every look at the data, the last scores, the best and worst ones.
+"""What an evaluation leaves in its run: a line for every look at the data, the card, the last scores, pictures.
 
 Choosing by a test split is the mistake that this counts: reports say how often it was looked at.
 """
@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 from featherseg.core.files import append_line, read_lines, write_json
 from featherseg.core.types import SegmentationData
+from featherseg.evaluation.card import write_card
 from featherseg.evaluation.evaluate import Scores, number, to_json
 from featherseg.evaluation.examples import draw_examples
 from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import Runtime
-from featherseg.runs import WEIGHTS, Run
+from featherseg.runs import EVALUATIONS, WEIGHTS, Run
 
-EVALUATIONS, SCORES = "evaluations.jsonl", "scores.json"
+SCORES = "scores.json"
 
 
 def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> int:
@@ -32,6 +33,7 @@ def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode:
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
     append_line(run.path / EVALUATIONS, line)
+    write_card(run)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
     draw_examples(run.path, runtime, data, scores.per_image)

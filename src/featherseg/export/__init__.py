@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
 
 from featherseg.core.errors import ExportError, require, unknown
 from featherseg.core.files import write_bytes, write_json
@@ -20,9 +19,10 @@ from featherseg.core.types import ClassInfo
 from featherseg.data.palettes import default_palette
 from featherseg.export.onnx import Facts, to_onnx
 from featherseg.export.parity import TOLERANCE, ParityReport, verify
+from featherseg.layers.network import SegmentationNetwork
 from featherseg.runs import Run
 
-EXPORTERS: dict[str, Callable[[nn.Module, Facts], bytes]] = {"onnx": to_onnx}
+EXPORTERS: dict[str, Callable[[SegmentationNetwork, Facts], bytes]] = {"onnx": to_onnx}
 PARITY = "parity.json"
 
 
@@ -41,7 +41,7 @@ class ExportReport:
 
 
 def export(
-    source: nn.Module | Run,
+    source: SegmentationNetwork | Run,
     target: str = "onnx",
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
@@ -70,7 +70,7 @@ def export(
     return report
 
 
-def _destination(source: nn.Module | Run, target: str, path: str | Path | None) -> Path:
+def _destination(source: SegmentationNetwork | Run, target: str, path: str | Path | None) -> Path:
     """Where the file goes. Raises ExportError where no place is named, or nothing can be written there."""
     if path is None:
         if not isinstance(source, Run):
@@ -85,7 +85,9 @@ def _destination(source: nn.Module | Run, target: str, path: str | Path | None) 
     return path
 
 
-def _facts(source: nn.Module | Run, network: Any, classes: Sequence[ClassInfo] | None) -> Facts:
+def _facts(
+    source: SegmentationNetwork | Run, network: SegmentationNetwork, classes: Sequence[ClassInfo] | None
+) -> Facts:
     """What the file will tell about the network. Raises ExportError for the wrong number of classes."""
     if classes is None:
         classes = source.classes if isinstance(source, Run) else default_classes(network.classes)
@@ -101,7 +103,7 @@ def default_classes(count: int) -> list[ClassInfo]:
     return [ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(count))]
 
 
-def _verified(network: nn.Module, content: bytes, target: str) -> ParityReport:
+def _verified(network: SegmentationNetwork, content: bytes, target: str) -> ParityReport:
     """Parity of a file's content, before the file is where its readers look."""
     with TemporaryDirectory() as folder:
         draft = Path(folder) / f"model.{target}"

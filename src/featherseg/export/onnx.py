@@ -15,6 +15,7 @@ from featherseg.core.errors import ExportError, require
 from featherseg.core.types import ClassInfo, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes import ONNX_FORMAT_VERSION
+from featherseg.layers.network import SegmentationNetwork
 
 OPSET = 18
 EXAMPLE = (2, 160, 224)  # (batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed
@@ -24,7 +25,7 @@ DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 class Logits(nn.Module):
     """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -45,7 +46,7 @@ class Facts:
     image_size: Size | None = None
 
 
-def metadata(model: Any, facts: Facts) -> dict[str, str]:
+def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
     """What a reader of the file needs besides the graph, each value as JSON text; `inference.runtimes` reads it.
 
     Logits are brought to the picture as `layers.resize.to_image` does it: the graph pads right and below to the least
@@ -70,7 +71,7 @@ def metadata(model: Any, facts: Facts) -> dict[str, str]:
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 
-def to_onnx(model: Any, facts: Facts) -> bytes:
+def to_onnx(model: SegmentationNetwork, facts: Facts) -> bytes:
     """The content of an .onnx file: input `images`, first output `logits`, `metadata` as its metadata_props.
 
     The network must be in eval mode, in fp32, on the CPU. Raises MissingExtra, and ExportError where the exporter gives

@@ -12,6 +12,7 @@ from torch import nn
 
 from featherseg.core.types import SegOutput
 from featherseg.inference.runtimes import open_runtime
+from featherseg.layers.network import SegmentationNetwork
 
 TOLERANCE = 1e-4
 """Largest error that passes, as a share of the range (maximum - minimum) of the network's logits."""
@@ -62,7 +63,7 @@ class ParityReport:
         return {"tolerance": TOLERANCE, "ok": self.ok, "rows": [{**asdict(row), "ok": row.ok} for row in self.rows]}
 
 
-def verify(model: nn.Module, file: Path, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> ParityReport:
+def verify(model: SegmentationNetwork, file: Path, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> ParityReport:
     """Run an exported file beside its network, on the CPU, on seeded noise of (batch, height, width).
 
     The network must be in eval mode, in fp32, on the CPU. The file is run as `predict` and `evaluate` run it. Raises

@@ -5,9 +5,11 @@ import weakref
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from featherseg.layers.network import SegmentationNetwork
 
 SIZE = (512, 1024)
 """(height, width) the network is measured at."""
@@ -45,13 +47,13 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def peak_bytes_per_pixel(model: nn.Module) -> float:
+def peak_bytes_per_pixel(model: SegmentationNetwork) -> float:
     """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
 
     Measured on the meta device, at one picture of SIZE. Parts that grow with the square of the pixels (attention) are
     counted as they are at that size; scratch memory of the kernels is not seen.
     """
-    shadow: Any = copy.deepcopy(model).to("meta").eval()
+    shadow = copy.deepcopy(model).to("meta").eval()
     images = torch.empty(1, len(shadow.mean), *SIZE, device="meta")
     with torch.inference_mode(), LiveBytes() as live:
         shadow(images)

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherseg.core.config import Config, parse
 from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError, DataNotFound, DeviceError, ExportError, require
 from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.precision import autocast_off
 from featherseg.layers.resize import pad_images
 from featherseg.runs import Run, load_run
 
@@ -61,7 +63,7 @@ class TorchRuntime:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: SegmentationNetwork,
         classes: tuple[ClassInfo, ...],
         *,
         name: str = "network",
@@ -71,11 +73,11 @@ class TorchRuntime:
     ) -> None:
         self.name, self.licence, self.classes, self.image_size = name, licence, tuple(classes), image_size
         self.device = pick_device(device) if isinstance(device, str) else device
-        network: Any = copy.deepcopy(model).float().eval()
+        network: Any = copy.deepcopy(model).float().eval()  # Any: torch types no `to` with a memory format
         self.mean, self.std, self.channels = tuple(network.mean), tuple(network.std), len(network.mean)
         self.align_corners, self.size_divisor = network.align_corners, network.size_divisor
         self.minimum_size = network.minimum_size
-        self.model: nn.Module = network.to(self.device, memory_format=torch.channels_last)
+        self.model: SegmentationNetwork = network.to(self.device, memory_format=torch.channels_last)
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
@@ -87,7 +89,7 @@ class TorchRuntime:
         """Normalised float32 images (B, C, H, W) -> SegOutput, without gradients, in fp32 (no autocast, no TF32)."""
         images = images.contiguous(memory_format=torch.channels_last)
         with (
-            torch.autocast(self.device.type, enabled=False),
+            autocast_off(self.device),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
             return self.model(images)

@@ -40,7 +40,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints, written as every file of ours (its own are neither atomic nor synced)."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Replace the file in one step; put together in memory first, as torch hides a full disk behind other errors."""
+        """Replace the file in one step; made up in memory first: torch hides a full disk."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(Path(path), content.getvalue())

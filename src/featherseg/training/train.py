@@ -26,11 +26,11 @@ from featherseg.core.files import append_line, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.transforms import Augment
+from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
 from featherseg.losses import CrossEntropy
 from featherseg.recipe import Recipe
 from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
-from featherseg.training.card import card
 from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import Request, check_machine, fresh_network, open_data, prepare, refuse_existing
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
@@ -40,8 +40,8 @@ FREE_ON_RESUME = {"data.root", "data.workers", "train.device", "train.checkpoint
 RANK_WAIT_SECONDS = 600
 LOCK = ".lock"
 
-for part in ("pytorch", "fabric"):  # Lightning's adverts
-    logging.getLogger(f"lightning.{part}.utilities.rank_zero").setLevel(logging.WARNING)
+for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # adverts, and a line a checkpoint
+    logging.getLogger(f"lightning.pytorch.{part}").setLevel(logging.WARNING)
 
 
 def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
@@ -60,6 +60,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
             prepare(request, out, reporter.message)
         run = _fit(out, request, reporter, resumed=resume)
         _finish(run)
+        reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
         return run
 
 
@@ -70,14 +71,14 @@ def _rank() -> int:
 
 @contextmanager
 def _locked(out: Path, resume: bool) -> Iterator[None]:
-    """Only one process may train in a folder. The lock goes with the process, however it ends."""
+    """Only one process may train in a folder. The lock goes with the process at once, however it ends."""
     if not resume:
         refuse_existing(out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: that one would outlive us in loader workers
         except OSError:
             raise RunError(f"another process is training in {out}. Wait for it, or stop it first.") from None
         try:
@@ -255,4 +256,4 @@ def _warn_of_other_threads(info: RunInfo, reporter: Reporter) -> None:
 def _finish(run: Run) -> None:
     """The drawn curve and the card, once the run is over."""
     write_text(run.path / "curve.svg", curve_svg(run.metrics()))
-    write_text(run.path / "card.md", card(run))
+    write_card(run)

@@ -1,11 +1,19 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
+from typing import Any
+
+from featherseg.core.files import read_lines, write_text
 from featherseg.evaluation.cost import count_parameters
-from featherseg.runs import Run
+from featherseg.runs import EVALUATIONS, Run
+
+
+def write_card(run: Run) -> None:
+    """Write card.md: the facts of a run in a page, with the figures of metrics.jsonl and evaluations.jsonl."""
+    write_text(run.path / "card.md", card(run))
 
 
 def card(run: Run) -> str:
-    """card.md: the facts of a run in a page, figures as logged in metrics.jsonl."""
+    """The text of card.md."""
     info, recipe = run.info, run.recipe
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [
@@ -29,8 +37,19 @@ def card(run: Run) -> str:
             f"- mIoU on split `{recipe.data.val_split}` of the kept weights (step {kept}): "
             f"{100 * validated[kept]['val_miou']:.2f} %",
         ]
+    lines += _scored(read_lines(run.path / EVALUATIONS))
     lines += [
         "",
         "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _scored(looks: list[dict[str, Any]]) -> list[str]:
+    """The last score of every split and mode, and how often the split was looked at."""
+    latest = {(look["data"], look["split"], look["mode"]): look for look in looks if look.get("miou") is not None}
+    return [
+        f"- mIoU on `{data}`, split `{split}`, {look['images']} pictures ({mode}): {100 * look['miou']:.2f} %; "
+        f"the split was looked at {sum(look['split'] == split for look in looks)} times by this run"
+        for (data, split, mode), look in latest.items()
+    ]

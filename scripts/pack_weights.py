@@ -1,0 +1,25 @@
+"""Pack a finished run for weights/: half-precision weights and its records, without the checkpoint and the pictures.
+
+python scripts/pack_weights.py RUN weights/NAME
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from featherseg.runs import METRICS, RESOLVED, load_run, save_weights
+
+KEPT = ("recipe.toml", RESOLVED, "environment.json", METRICS, "curve.svg", "card.md")
+
+
+def main() -> None:
+    source, target = map(Path, sys.argv[1:])
+    run = load_run(source)
+    target.mkdir(parents=True)
+    for name in KEPT:
+        shutil.copy(run.path / name, target / name)
+    state = run.model.state_dict()
+    save_weights(target, {key: value.half() if value.is_floating_point() else value for key, value in state.items()})
+
+
+main()

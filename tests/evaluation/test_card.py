@@ -1,0 +1,15 @@
+from small_training import Silent, request
+
+from featherseg.core.files import append_line
+from featherseg.evaluation.card import card
+from featherseg.training import train
+
+
+def test_the_card_counts_the_looks_at_every_split(tmp_path):
+    run = train(request("train.epochs=1"), tmp_path / "run", Silent())
+    assert "3.78 M parameters" in card(run)
+    look = {"data": "shapes", "split": "test", "mode": "whole", "images": 3, "miou": 0.1}
+    for miou in (0.1, 0.25):
+        append_line(run.path / "evaluations.jsonl", look | {"miou": miou})
+    assert "split `test`, 3 pictures (whole): 25.00 %; the split was looked at 2 times" in card(run)
+    assert "10.00 %" not in card(run)
