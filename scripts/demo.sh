@@ -15,7 +15,7 @@ step() {
 
 rm -rf demo
 step "Train (about two minutes on 2 cores)" \
-    featherseg train frm-lite0 --data shapes --set train.epochs=4 --set data.train_size=400 --set data.val_size=40 \
+    featherseg train frm-lite0 --data shapes --set train.epochs=4 --set data.train_size=300 --set data.val_size=30 \
     --out demo/run
 step "Score on scenes it has not seen" featherseg evaluate demo/run --split test
 step "Draw some scenes it has not seen" python examples/write_scenes.py demo/scenes 4

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
+from small_run import small_info
 
 from featherseg import cli
 from featherseg.core.files import write_json
-from featherseg.core.types import Size
 from featherseg.data.dataset_toml import read_dataset_toml
-from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, build_network, save_weights
+from featherseg.runs import build_network, save_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -53,20 +52,7 @@ def yard(tmp_path, monkeypatch):
     toml.parent.mkdir()
     toml.write_text(blocks(ROOT / "README.md", "toml")[0])
     classes = read_dataset_toml(toml).class_infos()
-    size: Size = (64, 96)
-    info = RunInfo(
-        format_version=FORMAT_VERSION,
-        featherseg="0",
-        recipe_name="frm-lite0",
-        recipe=parse_recipe(read_recipe("frm-lite0")),
-        classes=[ClassRow(name=c.name, color=c.color) for c in classes],
-        channels=3,
-        image_size=size,
-        licence="Apache-2.0",
-        loaded={},
-        class_weights=None,
-        threads=1,
-    )
+    info = small_info(classes)
     run = tmp_path / "runs" / "yard"
     run.mkdir(parents=True)
     write_json(run / "resolved.json", info.model_dump(mode="json"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import small_info
 
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.recipe import Recipe
-from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, save_weights, write_info
+from featherseg.runs import save_weights, write_info
 
 TOML = """
 name = "lawn"
@@ -53,18 +53,6 @@ def lawn_run(tmp_path: Path, lawn: Path) -> Path:
     data = {"name": str(lawn), "val_size": 1}
     torch.manual_seed(0)
     save_weights(path, models.build("frm-lite0", 2).state_dict())
-    info = RunInfo(
-        format_version=FORMAT_VERSION,
-        featherseg="0",
-        recipe_name="frm-lite0",
-        recipe=Recipe.model_validate({"model": {"name": "frm-lite0"}, "data": data, "train": {"epochs": 1}}),
-        classes=[ClassRow(name=c.name, color=c.color) for c in CLASSES],
-        channels=3,
-        image_size=(64, 72),
-        licence="Apache-2.0",
-        loaded={},
-        class_weights=None,
-        threads=1,
-    )
+    info = small_info(CLASSES, data=data, image_size=(64, 72))
     write_info(path, info)
     return path

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from small_run import small_info
 
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation import examples
 from featherseg.evaluation.evaluate import Scores
 from featherseg.evaluation.record import record, times_scored
 from featherseg.inference.modes import Mode
+from featherseg.runs import open_run, write_info
 
 
 class Data:
@@ -21,14 +23,6 @@ class Data:
         return Sample("a", np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8))
 
 
-class Run:
-    """A folder with weights."""
-
-    def __init__(self, path):
-        self.path = path
-        (path / "weights.safetensors").write_bytes(b"weights")
-
-
 def scores(miou: float) -> Scores:
     one, none = np.array([miou]), np.array([np.nan])
     return Scores(("road",), 1, miou, one, 1.0, 1.0, float("nan"), none, np.array([[24]]), np.array([0]), {"a": miou})
@@ -37,7 +31,9 @@ def scores(miou: float) -> Scores:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "predict_mask", lambda runtime, image: np.zeros(image.shape[:2], np.uint8))
-    return Run(tmp_path)
+    write_info(tmp_path, small_info(Data.classes))
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    return open_run(tmp_path)
 
 
 def test_looks_at_a_split_are_counted(run):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import small_info
 
 from featherseg import FeathersegError
 from featherseg.core.files import append_line, write_json
@@ -17,8 +18,7 @@ from featherseg.evaluation.record import record
 from featherseg.evaluation.report import write_report
 from featherseg.evaluation.report_sections import most_mixed, row_shares
 from featherseg.inference.modes import Mode
-from featherseg.recipe import Recipe
-from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, open_run
+from featherseg.runs import open_run
 
 HOSTILE = "<script>alert('x')</script>&\"quoted\""
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo(HOSTILE, (0, 0, 142)))
@@ -96,20 +96,7 @@ def run(tmp_path):
     """A run folder that holds its record alone."""
     path = tmp_path / "street"
     path.mkdir()
-    recipe = Recipe.model_validate({"model": {"name": "frm-lite0"}, "data": {"name": HOSTILE}, "train": {"epochs": 4}})
-    info = RunInfo(
-        format_version=FORMAT_VERSION,
-        featherseg="0",
-        recipe_name="frm-lite0",
-        recipe=recipe,
-        classes=[ClassRow(name=c.name, color=c.color) for c in CLASSES],
-        channels=3,
-        image_size=(64, 96),
-        licence="research only",
-        loaded={},
-        class_weights=None,
-        threads=1,
-    )
+    info = small_info(CLASSES, data={"name": HOSTILE}, licence="research only", epochs=4)
     write_json(path / "resolved.json", info.model_dump(mode="json"))
     return path
 

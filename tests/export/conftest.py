@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import pytest
+from small_run import small_info
 
 from featherseg import models
 from featherseg.core.types import ClassInfo
 from featherseg.export import ExportReport, export
 from featherseg.export.parity import perturb
 from featherseg.models import MODELS
-from featherseg.recipe import Recipe
-from featherseg.runs import ClassRow, Run, RunInfo, open_run, save_weights, write_info
+from featherseg.runs import Run, open_run, save_weights, write_info
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -35,20 +35,7 @@ def exported(request, tmp_path_factory) -> Exported:
     name = request.param
     folder = tmp_path_factory.mktemp("runs") / f"{name}-noise"
     folder.mkdir()
-    recipe = Recipe.model_validate({"model": {"name": name}, "data": {"name": "shapes"}, "train": {"epochs": 1}})
-    info = RunInfo(
-        format_version=1,
-        featherseg="0",
-        recipe_name="test",
-        recipe=recipe,
-        classes=[ClassRow(name=row.name, color=row.color, thing=row.thing) for row in CLASSES],
-        channels=3,
-        image_size=(96, 128),
-        licence="research only",
-        loaded={},
-        class_weights=None,
-        threads=1,
-    )
+    info = small_info(CLASSES, model=name, image_size=(96, 128), licence="research only")
     write_info(folder, info)
     save_weights(folder, perturb(models.build(name, classes=len(CLASSES))).state_dict())
     run = open_run(folder)

@@ -58,7 +58,7 @@ def test_another_seed_gives_other_weights(small_run, tmp_path):
 def test_a_finished_run_says_so_when_it_is_resumed(small_run, reporter):
     before = (small_run.path / "metrics.jsonl").read_bytes()
     train(request(), small_run.path, reporter, resume=True)
-    assert "finished: 4 steps" in reporter.messages[-1]
+    assert "finished: 4 steps" in reporter.messages[0]
     assert (small_run.path / "metrics.jsonl").read_bytes() == before
 
 
@@ -124,7 +124,7 @@ def test_patience_ends_a_run_early(tmp_path):
     assert max(run.metrics()) < 12
     reporter = Silent()
     train(request("train.epochs=6", "train.lr=1e-12", "train.patience=2"), run.path, reporter, resume=True)
-    assert "finished" in reporter.messages[-1]
+    assert "finished" in reporter.messages[0]
 
 
 def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path):

@@ -211,7 +211,8 @@ class Canvas:
 
     def instances(self) -> np.ndarray:
         """(H, W) int32: 0 = none; what is still seen is numbered 1..n from far to near."""
-        shown = np.bincount(self.swatch.reshape(-1), minlength=len(self._classes)) > 0
+        shown = np.zeros(len(self._classes), bool)
+        shown[self.swatch] = True
         alive = sorted({i for i, seen in zip(self._instances, shown.tolist(), strict=True) if seen} - {0})
         number = {0: 0} | {old: new for new, old in enumerate(alive, start=1)}
         return np.array([number.get(i, 0) for i in self._instances], np.int32)[self.swatch]

@@ -13,8 +13,8 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
     weather, color = scene.weather, canvas.color()
     _add_light(color, canvas, scene)
     sky = canvas.swatch == 0
-    for channel, layer in enumerate(_sky(weather, scene.camera.horizon, looks)):
-        np.copyto(color[channel], layer, where=sky)
+    sky = sky[: HEIGHT - int(sky.any(axis=1)[::-1].argmax())]  # (h, W) down to the lowest row with sky
+    np.copyto(color[:, : len(sky)], _sky(weather, scene.camera.horizon, len(sky), looks), where=sky)
     if weather.wet:
         _mirror(color, canvas.label() <= PAVEMENT, scene)
     if weather.lamps:
@@ -29,15 +29,15 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
     return np.ascontiguousarray(color.astype(np.uint8).transpose(1, 2, 0))
 
 
-def _sky(weather: Weather, horizon: float, looks: Dice) -> np.ndarray:
-    """(3, H, W): a gradient from the top to the horizon, and clouds where the noise exceeds the cover."""
-    share = np.minimum(np.arange(HEIGHT, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[:, None]
-    clouds = noise_window(fractal(1024, 5), looks, HEIGHT, WIDTH)
-    cover = np.clip((clouds + weather.cover) * 2.2, 0, 1) * (1 - share * 0.5)  # (H, W)
-    layers = np.empty((3, HEIGHT, WIDTH), np.float32)
+def _sky(weather: Weather, horizon: float, height: int, looks: Dice) -> np.ndarray:
+    """(3, height, W), the upper rows: a gradient from the top to the horizon, and clouds where the noise exceeds the cover."""
+    share = np.minimum(np.arange(height, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[:, None]
+    clouds = noise_window(fractal(1024, 5), looks, HEIGHT, WIDTH)[:height]
+    cover = np.clip((clouds + weather.cover) * 2.2, 0, 1) * (1 - share * 0.5)  # (height, W)
+    layers = np.empty((3, height, WIDTH), np.float32)
     for channel in range(3):
         top, low, cloud = weather.sky[0][channel], weather.sky[1][channel], weather.cloud[channel]
-        ramp = (low - top) * share + top  # (H, 1)
+        ramp = (low - top) * share + top  # (height, 1)
         layers[channel] = (cloud - ramp) * cover + ramp
     return layers
 

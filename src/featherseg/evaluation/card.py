@@ -4,7 +4,7 @@ from typing import Any
 
 from featherseg.core.files import read_lines, write_text
 from featherseg.evaluation.cost import count_parameters
-from featherseg.runs import EVALUATIONS, Run
+from featherseg.runs import EVALUATIONS, Run, build_network
 
 
 def write_card(run: Run) -> None:
@@ -19,7 +19,7 @@ def card(run: Run) -> str:
     lines = [
         f"# {run.name}",
         "",
-        f"`{recipe.model.name}`, {count_parameters(run.model) / 1e6:.2f} M parameters, {len(info.classes)} classes, "
+        f"`{recipe.model.name}`, {count_parameters(build_network(info)) / 1e6:.2f} M parameters, {len(info.classes)} classes, "
         f"trained by featherseg {info.featherseg} on `{recipe.data.name}` (split `{recipe.data.train_split}`).",
         "",
         f"- Licence: {info.licence}",
