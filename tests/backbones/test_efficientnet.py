@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from torch.testing import assert_close
 
 from featherseg import backbones
@@ -13,9 +14,8 @@ SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lit
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_last_stage_equals_the_published_network(name):
-    theirs_module = pytest.importorskip("efficientnet_lite_pytorch")
     state = read_state(find_pretrained(name))
-    theirs = theirs_module.EfficientNet.from_name(name).eval()
+    theirs = EfficientNet.from_name(name).eval()
     theirs.load_state_dict(state)
     ours = backbones.build(name).eval()
     unused = load_official(ours, state)

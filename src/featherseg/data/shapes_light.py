@@ -30,7 +30,7 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
 
 
 def _sky(weather: Weather, horizon: float, height: int, looks: Dice) -> np.ndarray:
-    """(3, height, W), the upper rows: a gradient from the top to the horizon, and clouds where the noise exceeds the cover."""
+    """The upper rows, (3, height, W): a gradient down to the horizon, and clouds where the noise exceeds the cover."""
     share = np.minimum(np.arange(height, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[:, None]
     clouds = noise_window(fractal(1024, 5), looks, HEIGHT, WIDTH)[:height]
     cover = np.clip((clouds + weather.cover) * 2.2, 0, 1) * (1 - share * 0.5)  # (height, W)
