@@ -1,9 +1,9 @@
 """What holds for the tree as a whole."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -35,13 +35,12 @@ def test_building_the_command_line_imports_nothing_heavy():
 
 
 def test_help_answers_in_half_a_second():
-    spent = []
-    for _ in range(3):  # the best of three: other processes may hold the processor
-        start = time.perf_counter()
-        run = python("-c", "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()")
-        spent.append(time.perf_counter() - start)
-        assert run.returncode == 0
-    assert min(spent) < 0.5
+    before = os.times()
+    run = python("-c", "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()")
+    after = os.times()
+    assert run.returncode == 0
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    assert processor < 0.5  # seconds; on an idle machine the wall clock says the same
 
 
 def test_layers_hold():

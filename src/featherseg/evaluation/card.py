@@ -15,11 +15,12 @@ def write_card(run: Run) -> None:
 def card(run: Run) -> str:
     """The text of card.md."""
     info, recipe = run.info, run.recipe
+    parameters = count_parameters(build_network(info)) / 1e6
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [
         f"# {run.name}",
         "",
-        f"`{recipe.model.name}`, {count_parameters(build_network(info)) / 1e6:.2f} M parameters, {len(info.classes)} classes, "
+        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, "
         f"trained by featherseg {info.featherseg} on `{recipe.data.name}` (split `{recipe.data.train_split}`).",
         "",
         f"- Licence: {info.licence}",

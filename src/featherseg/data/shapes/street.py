@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featherseg.data.shapes_canvas import (
+from featherseg.data.shapes.canvas import (
     HEIGHT,
     RGB,
     WIDTH,
@@ -20,7 +20,7 @@ from featherseg.data.shapes_canvas import (
     noise_window,
     surfaces,
 )
-from featherseg.data.shapes_scene import (
+from featherseg.data.shapes.scene import (
     BRICK,
     BUILDING,
     CURTAIN,

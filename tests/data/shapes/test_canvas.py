@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from featherseg.data.shapes_canvas import HEIGHT, WIDTH, Camera, Canvas, Dice, box_patch, fractal
-from featherseg.data.shapes_street import ground_of
+from featherseg.data.shapes.canvas import HEIGHT, WIDTH, Camera, Canvas, Dice, box_patch, fractal
+from featherseg.data.shapes.street import ground_of
 
 CAMERA = Camera(focal=350.0, height=1.6, vanish=230.0, horizon=118.0, roll=0.03)
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from featherseg.core.errors import DataError, unknown
 from featherseg.core.types import IGNORE, ClassInfo, Sample
-from featherseg.data.shapes_canvas import HEIGHT, RGB, WIDTH, Camera, Canvas, Dice
-from featherseg.data.shapes_light import develop
-from featherseg.data.shapes_plan import plan_scene
-from featherseg.data.shapes_scene import SKY, Building, Car, Person, Pole, Scene, Tree
-from featherseg.data.shapes_street import cast_shadows, ground_of, paint_building, paint_ground, paint_skyline
-from featherseg.data.shapes_things import paint_car, paint_person, paint_pole, paint_tree
+from featherseg.data.shapes.canvas import HEIGHT, RGB, WIDTH, Camera, Canvas, Dice
+from featherseg.data.shapes.light import develop
+from featherseg.data.shapes.plan import plan_scene
+from featherseg.data.shapes.scene import SKY, Building, Car, Person, Pole, Scene, Tree
+from featherseg.data.shapes.street import cast_shadows, ground_of, paint_building, paint_ground, paint_skyline
+from featherseg.data.shapes.things import paint_car, paint_person, paint_pole, paint_tree
 
 VERSION = "shapes-v1"
 CHECKSUM = "d782d6eff32827bebf7b8c9a99d7d093bf5349dfddb26f87c92cf492566a6a41"

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from featherseg.data.shapes_canvas import RGB, Dice, mix
-from featherseg.data.shapes_scene import Weather
+from featherseg.data.shapes.canvas import RGB, Dice, mix
+from featherseg.data.shapes.scene import Weather
 
 
 def plan_weather(dice: Dice) -> Weather:

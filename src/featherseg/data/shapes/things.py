@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from featherseg.data.shapes_canvas import RGB, Camera, Canvas, Patch, box_patch, fractal, gained, mix
-from featherseg.data.shapes_scene import (
+from featherseg.data.shapes.canvas import RGB, Camera, Canvas, Patch, box_patch, fractal, gained, mix
+from featherseg.data.shapes.scene import (
     CAR,
     CONIFER,
     LAMP,

@@ -4,8 +4,8 @@ from functools import cache
 
 import numpy as np
 
-from featherseg.data.shapes_canvas import HEIGHT, WIDTH, Canvas, Dice, fractal, noise_window
-from featherseg.data.shapes_scene import LAMP, PAVEMENT, Pole, Scene, Weather
+from featherseg.data.shapes.canvas import HEIGHT, WIDTH, Canvas, Dice, fractal, noise_window
+from featherseg.data.shapes.scene import LAMP, PAVEMENT, Pole, Scene, Weather
 
 
 def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:

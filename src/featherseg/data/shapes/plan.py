@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from featherseg.data.shapes_canvas import HEIGHT, RGB, WIDTH, Camera, Dice, gained, jitter, mix
-from featherseg.data.shapes_scene import (
+from featherseg.data.shapes.canvas import HEIGHT, RGB, WIDTH, Camera, Dice, gained, jitter, mix
+from featherseg.data.shapes.scene import (
     BOLLARD,
     BRICK,
     BUSH,
@@ -31,7 +31,7 @@ from featherseg.data.shapes_scene import (
     Thing,
     Tree,
 )
-from featherseg.data.shapes_weather import plan_weather
+from featherseg.data.shapes.weather import plan_weather
 
 FAR = 85.0
 """Metres: nothing stands behind this depth but the skyline."""

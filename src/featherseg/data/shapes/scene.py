@@ -1,12 +1,12 @@
 """The words in which a street scene of `shapes` is planned: camera apart, everything that stands in it, in metres.
 
-X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `shapes_plan` fills these in,
-`shapes_street` and `shapes_things` paint them, `shapes_light` turns the paint into a photograph.
+X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `plan` fills these in,
+`street` and `things` paint them, `light` turns the paint into a photograph.
 """
 
 from dataclasses import dataclass
 
-from featherseg.data.shapes_canvas import RGB, Camera
+from featherseg.data.shapes.canvas import RGB, Camera
 
 ROAD, PAVEMENT, BUILDING, SKY, TREE, POLE, CAR, PERSON = range(8)
 """Class ids, in the order of `shapes.CLASSES`."""
@@ -50,7 +50,7 @@ class Street:
     """The ground: edges of the road, widths of the pavements, lanes (middle, goes ahead), lines between them.
 
     crossing: near..far of a street that crosses. zebra: it has stripes before it.
-    Surfaces are indices into `shapes_canvas.SURFACES`; paint is the grey value of the lines, 0 = none.
+    Surfaces are indices into `canvas.SURFACES`; paint is the grey value of the lines, 0 = none.
     """
 
     left: float
