@@ -101,7 +101,7 @@ def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationDat
     root = asked.root or (Path(own.root) if own.root else None)
     size = own.val_size if split == own.val_split and not asked.full else None
     if size is not None:
-        console.print(f"the first {size} pictures of {split}, as in training (data.val_size); all of them with --full")
+        console.print(f"{size} pictures of {split}, as in training (data.val_size); all of them with --full")
     return open_dataset(own.name, split, root, size), split
 
 

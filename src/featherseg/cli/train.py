@@ -26,6 +26,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=40. May be repeated."),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; short for train.device.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
 ) -> None:
     """Train a network and write a run folder.
@@ -40,7 +41,8 @@ def train(
     from featherseg.training import Request
     from featherseg.training import train as start
 
-    request = Request(recipe, data, data_root, init, tuple(overrides or ()))
+    device_override = [] if device is None else [f'train.device="{device}"']
+    request = Request(recipe, data, data_root, init, (*(overrides or ()), *device_override))
     with TrainingProgress() as progress:
         start(request, out, progress, resume=resume)
 

@@ -65,7 +65,11 @@ def open_dataset(name: str, split: str, root: Path | None = None, size: int | No
 
 
 def find_dataset(name: str) -> DatasetEntry:
-    """The entry of the catalogue; raises UnknownName with the nearest name."""
+    """The entry of the catalogue; raises UnknownName with the nearest name, DataNotFound for what looks like a path."""
+    if "/" in name and not Path(name).exists():
+        raise DataNotFound(
+            f"{name} does not exist. Expected a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
+        )
     if name not in DATASETS:
         raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"])
     return DATASETS[name]
