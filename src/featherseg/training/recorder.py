@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.types import SegmentationData
-from featherseg.evaluation.evaluate import Scores, evaluate
+from featherseg.evaluation.evaluate import evaluate, number
 from featherseg.inference.runtimes import TorchRuntime
 from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, build_network, open_run, save_weights
@@ -54,16 +54,17 @@ class Recorder(Checkpoint):
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every  # of the whole run, and between validations
-        self.best, self.best_step, self.stale, self.finished = -math.inf, 0, 0, False
+        self.best, self.stale, self.finished = -math.inf, 0, False  # mIoU, validations since, nothing left to do
         self.saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best": self.best, "best_step": self.best_step, "stale": self.stale, "finished": self.finished}
+        return {"best": self.best, "stale": self.stale, "finished": self.finished}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self.__dict__.update(state_dict)
+        self.best, self.stale = state_dict["best"], state_dict["stale"]
+        self.finished = state_dict["finished"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock of the checkpoints starts with the first step."""
@@ -101,30 +102,25 @@ class Recorder(Checkpoint):
         network.load_state_dict(state)
         runtime = TorchRuntime(network, run.classes, device=module.device)
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
-        if self.settings.keep == "last" or _score(scores) > self.best:
+        miou = number(scores.miou)
+        if self.settings.keep == "last" or _comparable(miou) > self.best:
             save_weights(self.run, state)
         return {
-            "val_miou": _number(scores.miou),
-            "val_pixel_accuracy": _number(scores.pixel_accuracy),
-            "val_iou": [_number(value) for value in scores.iou],
+            "val_miou": miou,
+            "val_pixel_accuracy": number(scores.pixel_accuracy),
+            "val_iou": [number(value) for value in scores.iou],
         }
 
     def _judge(self, step: int, miou: float | None) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""
-        better = (-1.0 if miou is None else miou) > self.best
-        if better:
-            self.best, self.best_step, self.stale = (-1.0 if miou is None else miou), step, 0
+        if _comparable(miou) > self.best:
+            self.best, self.stale = _comparable(miou), 0
         else:
             self.stale += 1
         out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
         self.finished = step == self.steps or out_of_patience
 
 
-def _score(scores: Scores) -> float:
-    """The mIoU to compare by; -1 where no validation picture has a label."""
-    return -1.0 if math.isnan(scores.miou) else scores.miou
-
-
-def _number(value: float) -> float | None:
-    """A figure as JSON can hold it."""
-    return None if math.isnan(value) else float(value)
+def _comparable(miou: float | None) -> float:
+    """-1 where no validation picture has a label."""
+    return -1.0 if miou is None else miou

@@ -237,12 +237,16 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = {"global_step", "micro_batch", "average", "callbacks"} - set(checkpoint)
     except Exception as error:  # a dozen kinds for a file that is damaged
         raise RunError(
             f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to start the "
             f"run anew from step 0; {path.parent}/weights.safetensors is not touched."
         ) from error
+    if missing:
+        raise RunError(f"{path} is no checkpoint of featherseg: it holds no {', '.join(sorted(missing))}.")
+    return checkpoint
 
 
 def _warn_of_other_threads(info: RunInfo, reporter: Reporter) -> None:
