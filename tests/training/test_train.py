@@ -7,9 +7,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_training import SMALL, Silent, equal_state, request, trained
 
-from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError, UnknownName, WeightsError
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    FeathersegError,
+    RunError,
+    UnknownName,
+    WeightsError,
+)
 from featherseg.data import open_dataset
 from featherseg.evaluation.evaluate import evaluate
 from featherseg.inference.runtimes import open_runtime
@@ -194,3 +203,20 @@ def test_a_run_is_found_by_name(small_run, monkeypatch):
     monkeypatch.setenv("FEATHERSEG_HOME", os.devnull)
     with pytest.raises(RunError, match="no run folder 'small'"):
         load_run("small")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for index in range(12):  # 3 is not among the pictures that are looked at before training
+            Image.new("L", (96, 64), 78 * (index == 3)).save(tmp_path / folder / f"{index:02d}.png")
+    toml = tmp_path / "dataset.toml"
+    toml.write_text(
+        'name = "x"\nimages = "images"\nmasks = "masks"\nclasses = ["a"]\n[splits]\ntrain = 1.0\n[map]\n0 = "a"\n'
+    )
+    settings = (*SMALL, f"data.workers={workers}", "data.train_size=12", "data.val_split=train")
+    with pytest.raises(DataError) as told:
+        train(Request("frm-lite0", data=str(toml), overrides=settings), tmp_path / "run", Silent())
+    assert "78 (6144 pixels)" in str(told.value)
+    assert "Traceback" not in str(told.value)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from featherseg.core.device import pick_device
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.core.files import append_line, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
@@ -157,8 +157,12 @@ def _run_trainer(
         try:
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # Lightning's answer to Ctrl-C
-            recorder.reporter.message(f"stopped at step {trainer.global_step}. Go on with: --resume --out {out}")
+            recorder.reporter.message(
+                f"stopped at step {trainer.global_step}. Go on with: featherseg train --resume --out {out}"
+            )
             raise KeyboardInterrupt from None
+        except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
 
 def _tensorboard(out: Path) -> Any:
