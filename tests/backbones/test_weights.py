@@ -1,4 +1,7 @@
+import hashlib
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +9,16 @@ from torch import nn
 
 from featherseg import backbones
 from featherseg.backbones import weights
-from featherseg.backbones.weights import PRETRAINED, copy_strictly, find_pretrained, load_official, read_state
+from featherseg.backbones.weights import (
+    PRETRAINED,
+    DownloadedFile,
+    copy_strictly,
+    find_pretrained,
+    load_official,
+    load_pretrained,
+    read_state,
+    weights_folder,
+)
 from featherseg.core.errors import WeightsError
 
 NAME = "efficientnet-lite0"
@@ -67,3 +79,49 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match="weights_only"):
         read_state(tmp_path / "evil.pth")
+
+
+def test_downloads_are_looked_for_in_one_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    assert weights_folder() == tmp_path / "weights"
+    monkeypatch.delenv("FEATHERSEG_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_folder() == Path(tmp_path) / ".cache/featherseg/weights"
+
+
+@pytest.mark.parametrize("name", [n for n, source in PRETRAINED.items() if isinstance(source, DownloadedFile)])
+def test_a_missing_download_names_file_address_folder_and_the_way_without(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    with pytest.raises(WeightsError) as error:
+        find_pretrained(name)
+    source = PRETRAINED[name]
+    wanted = (source.file, source.address, str(tmp_path / "weights"), "--set model.pretrained=false")
+    assert all(text in str(error.value) for text in wanted)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_download_is_loaded_and_its_own_checksum_recorded(monkeypatch, tmp_path, zipped):
+    """Made up as the authors' files are: official names under `state_dict`, the training's options beside them."""
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    file = tmp_path / "weights" / "van_small_811.pth.tar"
+    file.parent.mkdir()
+    state = {"official.weight": torch.full((2, 3), 7.0), "head.bias": torch.zeros(5)}
+    content = {"epoch": 3, "args": Namespace(lr=0.1, opt="adamw"), "state_dict": state}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    net = Small()
+    record = load_pretrained(net, "van-b1")
+    assert torch.equal(net.weight, state["official.weight"])
+    assert record["file"] == file.name
+    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record["unused"] == ["head.bias"]
+
+
+class Small(nn.Module):
+    """A backbone of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 3))
+
+    def rename_official(self, state):
+        return {"weight": state["official.weight"]}, ["head.bias"]

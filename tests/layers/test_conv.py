@@ -35,18 +35,22 @@ def test_same_padding_gives_tensorflows_positions(size, kernel):
     assert_close(ours, same_convolution(x, weight, 2))
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(kernel, stride):
+@pytest.mark.parametrize(("kernel", "stride", "dilation", "bias"), [
+    (3, 1, 1, False), (3, 2, 1, False), (5, 1, 1, False), (5, 2, 1, False), (5, 1, 1, True), (7, 1, 3, True),
+])  # fmt: skip
+def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(kernel, stride, dilation, bias):
     torch.manual_seed(0)
-    conv = nn.Conv2d(6, 6, kernel, stride=stride, padding=kernel // 2, groups=6, bias=False)
+    padding = kernel // 2 * dilation
+    conv = nn.Conv2d(6, 6, kernel, stride, padding, dilation, groups=6, bias=bias)
     x = torch.randn(2, 6, 12, 14, requires_grad=True)
     out = conv(x)
     pull = torch.randn_like(out)
-    exact = torch.autograd.grad(out, [x, conv.weight], pull)
+    inputs = [x, *conv.parameters()]
+    exact = torch.autograd.grad(out, inputs, pull)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed_out = convolve(conv, x)
     assert mixed_out.dtype == torch.bfloat16
-    mixed = torch.autograd.grad(mixed_out, [x, conv.weight], pull.bfloat16())
+    mixed = torch.autograd.grad(mixed_out, inputs, pull.bfloat16())
     assert_close(mixed_out.float(), out, atol=0.03, rtol=0.02)
     for ours, theirs in zip(mixed, exact, strict=True):
         assert_close(ours, theirs, atol=0.01 * float(theirs.abs().max()), rtol=0.02)

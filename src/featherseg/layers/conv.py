@@ -37,32 +37,42 @@ def _total_padding(length: int, kernel_size: int, stride: int) -> int:
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """`conv(x)`; a depthwise one that is trained in half precision on a CPU runs its backward in fp32.
 
-    oneDNN has no fast half-precision backward for 5x5 or strided depthwise kernels: on 2 AVX512 cores with torch 2.13
-    the fp32 one takes 17 ms where bf16 takes 95 (8 x 96 x 176 x 240, 3x3, stride 2).
+    oneDNN has no fast half-precision backward for 5x5, dilated or strided depthwise kernels: on 2 AVX512 cores with
+    torch 2.13 the fp32 one takes 17 ms where bf16 takes 95 (8 x 96 x 176 x 240, 3x3, stride 2).
     """
     mixed = conv.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if mixed and conv.groups == conv.in_channels == conv.out_channels:
-        return _MixedDepthwise.apply(x.to(torch.get_autocast_dtype("cpu")), conv.weight, conv.stride, conv.padding)
+        x = x.to(torch.get_autocast_dtype("cpu"))
+        return _MixedDepthwise.apply(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
     return conv(x)
 
 
 class _MixedDepthwise(torch.autograd.Function):
-    """Depthwise convolution without bias: forward in the type of x, backward in fp32."""
+    """Depthwise convolution: forward in the type of x, backward in fp32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(x, weight.to(x.dtype), stride=stride, padding=padding, groups=len(weight))
+        ctx.has_bias, ctx.geometry = bias is not None, (stride, padding, dilation)
+        typed_bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, weight.to(x.dtype), typed_bias, stride, padding, dilation, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        geometry = (ctx.stride, ctx.padding, [1, 1], False, [0, 0], len(weight))  # dilation, transposed, output padding
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-            gradients[0].float(), x.float(), weight, None, *geometry, [True, True, False]
+        geometry = (*ctx.geometry, False, [0, 0], len(weight))  # transposed, output padding, groups
+        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            gradients[0].float(), x.float(), weight, [len(weight)], *geometry, [True, True, ctx.has_bias]
         )
-        return to_x.to(x.dtype), to_weight, None, None
+        return to_x.to(x.dtype), to_weight, to_bias if ctx.has_bias else None, None, None, None
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:

@@ -1,0 +1,210 @@
+"""VAN-B0 to B3 (Guo et al., "Visual Attention Network", arXiv:2202.09741), the authors' tiny, small, base and large.
+
+Four stages; a block is attention with a large kernel, then a feed-forward network with a depthwise convolution, each on
+batch-normed input, scaled by channel and added. Every stage ends in a LayerNorm over channels, with eps 1e-6 as in the
+authors' classification code (their segmentation code has 1e-5). No stochastic depth.
+Letters: B images, C channels, H x W the image, h x w the map of a stage.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from featherseg.layers.conv import convolve, widen_input
+from featherseg.layers.network import Backbone
+from featherseg.layers.scale import LayerScale
+
+EXPANSIONS = (8, 8, 4, 4)
+"""Width of the feed-forward networks of each stage, in multiples of the stage's channels."""
+
+LAYER_SCALE = 1e-2
+"""What every layer scale starts at."""
+
+
+class LargeKernelAttention(nn.Module):
+    """Attention = Conv1x1(DW-D-Conv(DW-Conv(F))), Output = Attention * F, element by element (Sec. 3.1).
+
+    Together the 5x5 and the 7x7 with dilation 3 see 23x23 positions. (B, C, h, w) -> (B, C, h, w).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.dilated = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = convolve(self.depthwise, x)  # (B, C, h, w)
+        return x * self.pointwise(convolve(self.dilated, near))  # (B, C, h, w)
+
+
+class Attention(nn.Module):
+    """1x1, GELU, large-kernel attention, 1x1, and a shortcut around the four. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project_in = nn.Conv2d(channels, channels, 1)
+        self.act = nn.GELU()
+        self.large_kernel = LargeKernelAttention(channels)
+        self.project_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project_out(self.large_kernel(self.act(self.project_in(x))))
+
+
+class FeedForward(nn.Module):
+    """1x1, depthwise 3x3, GELU, 1x1, with `expansion` times the channels between. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, *, expansion: int) -> None:
+        super().__init__()
+        hidden = channels * expansion
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = nn.GELU()
+        self.project = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # not by `convolve`: at 3x3 and stride 1 oneDNN's half-precision backward is the faster one
+        return self.project(self.act(self.depthwise(self.expand(x))))
+
+
+class Block(nn.Module):
+    """x + scale * Attention(BN(x)), then the same with FeedForward. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, *, expansion: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.BatchNorm2d(channels)
+        self.attention = Attention(channels)
+        self.attention_scale = LayerScale(channels, LAYER_SCALE)
+        self.feed_forward_norm = nn.BatchNorm2d(channels)
+        self.feed_forward = FeedForward(channels, expansion=expansion)
+        self.feed_forward_scale = LayerScale(channels, LAYER_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention_scale(self.attention(self.attention_norm(x)))
+        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Stage(nn.Module):
+    """Embed (strided convolution, batch norm), blocks, LayerNorm. (B, C_in, h, w) -> (B, C, h/stride, w/stride)."""
+
+    def __init__(self, in_channels: int, channels: int, depth: int, *, expansion: int, first: bool) -> None:
+        super().__init__()
+        kernel, stride = (7, 4) if first else (3, 2)
+        self.embed = nn.Sequential(
+            nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2),
+            nn.BatchNorm2d(channels),
+        )
+        self.blocks = nn.Sequential(*(Block(channels, expansion=expansion) for _ in range(depth)))
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # no copy of a map that is in channels_last
+
+
+@dataclass(frozen=True)
+class VANConfig:
+    """One row of VARIANTS: channels and number of blocks of the four stages."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+VARIANTS = {
+    "van-b0": VANConfig(channels=(32, 64, 160, 256), depths=(3, 3, 5, 2)),
+    "van-b1": VANConfig(channels=(64, 128, 320, 512), depths=(2, 2, 4, 2)),
+    "van-b2": VANConfig(channels=(64, 128, 320, 512), depths=(3, 3, 12, 3)),
+    "van-b3": VANConfig(channels=(64, 128, 320, 512), depths=(3, 5, 27, 3)),
+}
+
+
+class VAN(Backbone):
+    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+
+    mean = (123.675, 116.28, 103.53)
+    std = (58.395, 57.12, 57.375)
+
+    def __init__(self, config: VANConfig) -> None:
+        super().__init__()
+        self.stage_channels = config.channels
+        widths = (3, *config.channels)
+        self.stages = nn.ModuleList(
+            Stage(widths[i], widths[i + 1], config.depths[i], expansion=EXPANSIONS[i], first=i == 0) for i in range(4)
+        )
+        _initialise(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images
+        stages = []
+        for stage in self.stages:
+            x = stage(x)
+            stages.append(x)
+        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
+
+    def widen(self, channels: int) -> None:
+        """Take pictures of another number of channels; call after the three-channel weights were loaded."""
+        if channels != 3:
+            first = self.get_submodule("stages.0.embed.0")
+            assert isinstance(first, nn.Conv2d)
+            widen_input(first, channels)
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Key names of VAN-Classification -> ours; -> (renamed state, keys that are not used: the head)."""
+        unused = [key for key in state if key in ("head.weight", "head.bias")]
+        return {_rename(key): value for key, value in state.items() if key not in unused}, unused
+
+
+def _initialise(module: nn.Module) -> None:
+    """As the authors do: convolutions normal with variance 2 / fan-out, where fan-out = k_h k_w C_out / groups."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.weight[0, 0].numel() * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+OFFICIAL_EMBED = {"proj": "0", "norm": "1"}
+"""Names inside a patch embedding, `patch_embed1.<theirs>` -> `stages.0.embed.<ours>`."""
+
+OFFICIAL_PARTS = {
+    "norm1.": "attention_norm.",
+    "attn.proj_1.": "attention.project_in.",
+    "attn.spatial_gating_unit.conv0.": "attention.large_kernel.depthwise.",
+    "attn.spatial_gating_unit.conv_spatial.": "attention.large_kernel.dilated.",
+    "attn.spatial_gating_unit.conv1.": "attention.large_kernel.pointwise.",
+    "attn.proj_2.": "attention.project_out.",
+    "layer_scale_1": "attention_scale.weight",
+    "norm2.": "feed_forward_norm.",
+    "mlp.fc1.": "feed_forward.expand.",
+    "mlp.dwconv.dwconv.": "feed_forward.depthwise.",
+    "mlp.fc2.": "feed_forward.project.",
+    "layer_scale_2": "feed_forward_scale.weight",
+}
+"""Names inside a block, `block1.0.<theirs>` -> `stages.0.blocks.0.<ours>`."""
+
+
+def _rename(key: str) -> str:
+    """`patch_embed1.proj.bias` -> `stages.0.embed.0.bias`; a key that is not of this family stays as it is."""
+    match = re.fullmatch(r"(patch_embed|block|norm)(\d)\.(.+)", key)
+    if match is None:
+        return key
+    stage, rest = f"stages.{int(match[2]) - 1}", match[3]
+    if match[1] == "norm":
+        return f"{stage}.norm.{rest}"
+    first, _, part = rest.partition(".")
+    if match[1] == "patch_embed":
+        return f"{stage}.embed.{OFFICIAL_EMBED.get(first, first)}.{part}"
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if part.startswith(theirs):
+            return f"{stage}.blocks.{first}.{ours}{part.removeprefix(theirs)}"
+    return key
+
+
+def build_van(name: str) -> VAN:
+    """`van-b0` to `van-b3`, untrained."""
+    return VAN(VARIANTS[name])

@@ -1,0 +1,15 @@
+"""Learned scaling of a residual branch."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerScale(nn.Module):
+    """One learned factor a channel (CaiT, Touvron et al., ICCV 2021), small at first: (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, initial: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]  # (B, C, h, w)
