@@ -2,12 +2,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
+from small_run import small_info
 from typer.testing import CliRunner
 
+from featherseg import models
 from featherseg.cli.predict import predict, unique_names
-from featherseg.core.errors import ConfigError, DataError, FeathersegError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
+from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.runs import save_weights, write_info
 
 APP = typer.Typer()
 APP.command()(predict)
@@ -100,3 +105,51 @@ def test_a_picture_much_larger_than_those_of_the_training_earns_one_hint(lawn_ru
 def test_names_are_unique_also_where_case_does_not_count():
     files = [Path(name) for name in ("x/a.png", "y/A.jpg", "a-2.png", "z/a.png")]
     assert unique_names(files) == ["a", "A-2", "a-2-2", "a-3"]
+
+
+@pytest.fixture
+def street_run(tmp_path: Path) -> Path:
+    """A run of the 19 classes of Cityscapes, untrained."""
+    path = tmp_path / "street-run"
+    path.mkdir()
+    torch.manual_seed(0)
+    save_weights(path, models.build("frm-lite0", 19).state_dict())
+    write_info(path, small_info(CITYSCAPES_CLASSES))
+    return path
+
+
+@pytest.mark.parametrize(("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))])
+def test_a_submission_holds_one_mask_a_picture_and_nothing_else(street_run, tmp_path, benchmark, values):
+    for city in ("berlin", "bielefeld"):  # as in leftImg8bit/test
+        picture = tmp_path / "test" / city / f"{city}_000000_000019_leftImg8bit.png"
+        picture.parent.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(picture)
+    cities = sorted((tmp_path / "test").iterdir())
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert run(street_run, *cities, "-o", plain).exit_code == 0
+    result = run(street_run, *cities, "-o", out, "--submission", benchmark)
+    assert result.exit_code == 0
+    assert "2 pictures: NAME.png in" in result.stdout
+    names = ["berlin_000000_000019_leftImg8bit", "bielefeld_000000_000019_leftImg8bit"]
+    assert sorted(file.name for file in out.iterdir()) == [f"{name}.png" for name in names]
+    for name in names:
+        with Image.open(out / f"{name}.png") as mask, Image.open(plain / f"{name}_mask.png") as indices:
+            assert (mask.mode, mask.size) == ("L", (96, 64))
+            np.testing.assert_array_equal(np.array(mask), np.array(values)[np.array(indices)])
+    again = run(street_run, *cities, "-o", out, "--submission", benchmark)
+    assert isinstance(again.exception, ConfigError)
+    assert "berlin_000000_000019_leftImg8bit.png exists, 2 files" in str(again.exception)
+
+
+def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refused(lawn_run, street_run, photos):
+    out = photos / "out"
+    result = run(lawn_run, photos / "b.webp", "-o", out, "--submission", "cityscapes")
+    assert isinstance(result.exception, ConfigError)
+    assert "lawn-run has 2 classes (grass, path)" in str(result.exception)
+    result = run(lawn_run, photos / "b.webp", "-o", out, "--submission", "cityscape")
+    assert isinstance(result.exception, UnknownName)
+    assert "Did you mean 'cityscapes'" in str(result.exception)
+    result = run(street_run, photos, "-o", out, "--submission", "cityscapes")
+    assert isinstance(result.exception, ConfigError)
+    assert "two pictures have one name" in str(result.exception)
+    assert not out.exists()

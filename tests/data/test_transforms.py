@@ -106,6 +106,33 @@ def test_a_window_of_one_class_is_drawn_again():
     assert shares[0.7] < shares[1.0] - 0.1
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    seed=st.integers(0, 1000),
+)
+def test_a_crop_over_a_point_holds_it_and_leaves_the_picture_no_more_than_others_do(height, width, at, seed):
+    row, column = int(at[0] * height), int(at[1] * width)
+    label = np.zeros((height, width), np.uint8)
+    label[row, column] = 9
+    sample = Sample("a", np.zeros((height, width, 3), np.uint8), label)
+    _, mask = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(seed), (row, column))
+    assert (mask == 9).sum() == 1
+    assert (mask != 255).sum() == min(height, 20) * min(width, 30)
+
+
+def test_a_point_is_met_everywhere_in_the_crop():
+    label = np.zeros((60, 80), np.uint8)
+    label[30, 40] = 9
+    sample = Sample("a", np.zeros((60, 80, 3), np.uint8), label)
+    windows = [random_window(sample, Augment(crop=(4, 6)), np.random.default_rng(i), (30, 40)) for i in range(400)]
+    assert {tuple(np.argwhere(mask.numpy() == 9)[0].tolist()) for _, mask in windows} == {
+        (y, x) for y in range(4) for x in range(6)
+    }
+
+
 def test_the_largest_share_counts_labelled_pixels_alone():
     assert largest_share(np.array([[0, 0, 1, 255]], np.uint8)) == pytest.approx(2 / 3)
     assert largest_share(np.full((2, 2), 255, np.uint8)) == 1.0

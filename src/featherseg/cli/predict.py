@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featherseg.cli.options import parse_mode
-from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
     from featherseg.inference.predictor import Prediction, Predictor
+    from featherseg.inference.submission import Submission
 
 LARGER_THAN_TRAINED = 2.0
 """Sides beyond this multiple of the training pictures' earn a hint: things are larger than the network ever saw."""
@@ -34,26 +36,71 @@ def predict(
     max_side: Annotated[
         int | None, typer.Option(help="Shrink longer pictures to this side for the network; masks keep full size.")
     ] = None,
+    submission: Annotated[
+        str | None,
+        typer.Option(metavar="BENCHMARK", help="Write NAME.png alone, as cityscapes or bdd100k scores it."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every picture.
 
+    With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     Exit code 1 where a picture could not be read: the others are written all the same.
     """
     files = find_pictures(paths, output)
     mode = parse_mode(window, scales, flip)
     from rich.console import Console
 
-    from featherseg.inference.predictor import Predictor, output_files
+    from featherseg.inference.predictor import Predictor
 
+    out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
-    taken = [file for name in names for file in output_files(output, name) if file.exists()]
+    if out.submission and names != [file.stem for file in files]:
+        raise ConfigError(f"two pictures have one name, but {submission} takes one mask a picture, named like it.")
+    taken = [file for name in names for file in out.files(name) if file.exists()]
     if taken and not overwrite:
         raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
     predictor = Predictor(run, device, batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
-    failed = _predict_all(predictor, files, names, output, Console(highlight=False, soft_wrap=True))
+    if out.submission:
+        out.submission.check(predictor.runtime.name, predictor.classes)
+    failed = _predict_all(predictor, files, names, out, Console(highlight=False, soft_wrap=True))
     if failed:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder to write into, and what: mask, colours and overlay of a picture, or a benchmark's mask alone."""
+
+    folder: Path
+    submission: Submission | None
+
+    @property
+    def kinds(self) -> str:
+        """The files of a picture, in words."""
+        return "NAME.png" if self.submission else "NAME_mask.png, NAME_color.png, NAME_overlay.png"
+
+    def files(self, name: str) -> list[Path]:
+        """The files of a picture."""
+        from featherseg.inference.predictor import output_files
+
+        return [self.submission.file(self.folder, name)] if self.submission else output_files(self.folder, name)
+
+    def save(self, result: Prediction, name: str) -> None:
+        """Write them."""
+        if self.submission:
+            self.submission.save(result.mask, self.folder, name)
+        else:
+            result.save(self.folder, name)
+
+
+def find_submission(name: str) -> Submission:
+    """The benchmark of that name. Raises UnknownName."""
+    from featherseg.inference.submission import SUBMISSIONS
+
+    if name not in SUBMISSIONS:
+        raise unknown("benchmark", name, SUBMISSIONS)
+    return SUBMISSIONS[name]
 
 
 def find_pictures(paths: list[Path], output: Path) -> list[Path]:
@@ -120,8 +167,8 @@ class ReadableOnly:
             yield pixels
 
 
-def _predict_all(predictor: Predictor, files: list[Path], names: list[str], output: Path, console: Console) -> int:
-    """Write what can be read into `output`; -> how many pictures could not be read."""
+def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out: Output, console: Console) -> int:
+    """Write what can be read into `out`; -> how many pictures could not be read."""
     from rich.markup import escape
     from rich.progress import Progress
 
@@ -131,15 +178,14 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], outp
         task = bar.add_task("predicting", total=len(files))
         for done, result in enumerate(predictor(iter(readable)), start=1):
             name = readable.names[done - 1]
-            result.save(output, name)
+            out.save(result, name)
             console.print(f"{escape(name)}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
                 _print_shares(console, result)
             bar.update(task, completed=done + readable.failed)
     written = len(readable.names)
-    kinds = "NAME_mask.png, NAME_color.png, NAME_overlay.png"
-    console.print(f"{written} picture{'s' * (written != 1)}: {kinds} in {escape(str(output))}")
+    console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(str(out.folder))}")
     if readable.failed:
         console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")
     return readable.failed

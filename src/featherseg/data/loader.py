@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from featherseg.core.types import SegmentationData
+from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment
 
 Batch = tuple[Tensor, Tensor]
@@ -16,14 +17,22 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainingSamples(Dataset[Batch]):
-    """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process."""
+    """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
 
-    def __init__(self, data: SegmentationData, augment: Augment, seed: int) -> None:
-        self.data, self.augment, self.seed = data, augment, seed
+    With `class_uniform` its share of them is replaced by samples that are drawn by class, from the same two numbers.
+    """
+
+    def __init__(
+        self, data: SegmentationData, augment: Augment, seed: int, class_uniform: ClassUniform | None = None
+    ) -> None:
+        self.data, self.augment, self.seed, self.class_uniform = data, augment, seed, class_uniform
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
         epoch, index = place
-        return self.augment(self.data[index], np.random.default_rng([self.seed, epoch, index]))
+        rng, point = np.random.default_rng([self.seed, epoch, index]), None
+        if self.class_uniform and rng.random() < self.class_uniform.share:
+            index, point = self.class_uniform.points.draw(rng)
+        return self.augment(self.data[index], rng, point)
 
 
 class FlatBatches(Sampler[list[tuple[int, int]]]):

@@ -29,9 +29,14 @@ class Augment:
     saturation: float = 0.0
     blur: float = 0.0
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """-> image (C, *crop) of the sample's own integer type, label (*crop) uint8; a pure function of its inputs."""
-        image, label = random_window(sample, self, rng)
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """-> image (C, *crop) of the sample's own integer type, label (*crop) uint8; a pure function of its inputs.
+
+        The crop covers `point` (row, column) of the sample, where one is given.
+        """
+        image, label = random_window(sample, self, rng, point)
         if rng.random() < self.flip:
             image, label = mirrored(image), mirrored(label)
         return self._colors(image, rng), label.contiguous()
@@ -56,8 +61,10 @@ class Augment:
         return x.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
 
 
-def random_window(sample: Sample, settings: Augment, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A crop at a random scale: image (C, *crop), label (*crop) uint8.
+def random_window(
+    sample: Sample, settings: Augment, rng: np.random.Generator, point: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """A crop at a random scale, over `point` (row, column) where one is given: image (C, *crop), label (*crop) uint8.
 
     Drawn again up to CROP_TRIES times while one class covers more than `category_ratio` of the labelled pixels
     (mmsegmentation's cat_max_ratio). A window that is larger than the picture is filled up around it: the image with
@@ -66,19 +73,25 @@ def random_window(sample: Sample, settings: Augment, rng: np.random.Generator) -
     low, high = settings.scale
     scale = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low < high else low
     height, width = (max(1, round(length / scale)) for length in settings.crop)  # the window in source pixels
+    row, column = point or (None, None)
     for _ in range(CROP_TRIES):
-        top = _place(sample.label.shape[0], height, rng)
-        left = _place(sample.label.shape[1], width, rng)
+        top = _place(sample.label.shape[0], height, rng, row)
+        left = _place(sample.label.shape[1], width, rng, column)
         window = _inside(sample.label, top, left, height, width)
         if settings.category_ratio >= 1 or largest_share(sample.label[window]) <= settings.category_ratio:
             break
     return cut(sample, (top, left, height, width), settings.crop)
 
 
-def _place(length: int, window: int, rng: np.random.Generator) -> int:
-    """Where the window begins: inside the picture, or before it (negative) where the window is the larger one."""
-    spare = length - window
-    return int(rng.integers(min(0, spare), max(0, spare) + 1))
+def _place(length: int, window: int, rng: np.random.Generator, over: int | None) -> int:
+    """Where the window begins: inside the picture, or before it (negative) where the window is the larger one.
+
+    Where `over` is given, the window covers it.
+    """
+    first, last = min(0, length - window), max(0, length - window)
+    if over is not None:
+        first, last = max(first, over - window + 1), min(last, over)
+    return int(rng.integers(first, last + 1))
 
 
 def _inside(label: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[slice, slice]:

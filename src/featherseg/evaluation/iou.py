@@ -88,9 +88,9 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the values that are not NaN; NaN where there is none."""
+    """Mean of the values that are not NaN, summed in their order as cityscapesscripts does; NaN where there is none."""
     known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    return float(np.add.accumulate(known)[-1] / known.size) if known.size else float("nan")
 
 
 def _size(array: np.ndarray) -> str:

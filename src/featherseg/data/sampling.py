@@ -1,0 +1,80 @@
+"""Class-uniform sampling (Zhu et al., CVPR 2019, arXiv:1812.01593; SFNet trains so): rare classes are met more often.
+
+Every picture is cut into tiles; each class of a tile leaves one point there. A share of the training samples is drawn
+as a class first, every class alike, then one of its points: the crop is placed so that it covers that point.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError
+from featherseg.core.files import write_atomic
+from featherseg.core.types import IGNORE, SegmentationData
+from featherseg.data.statistics import Progress
+
+Point = tuple[int, int]
+"""(row, column) of a pixel."""
+
+
+class ClassPoints:
+    """Where the classes of a dataset are: rows (n, 4) int32 of class id, picture, row, column."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.by_class = [rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])]  # classes that occur
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, Point]:
+        """-> (picture, point): a class is drawn, each with the same probability, then one of its points."""
+        points = self.by_class[rng.integers(len(self.by_class))]  # (n_c, 3)
+        picture, row, column = points[rng.integers(len(points))].tolist()
+        return picture, (row, column)
+
+    def save(self, path: Path) -> None:
+        """Atomically write the rows as .npy."""
+        write_atomic(path, lambda file: np.save(file, self.rows))
+
+
+@dataclass(frozen=True)
+class ClassUniform:
+    """How a training draws its samples: `share` (0..1) of them by class, the others as they come."""
+
+    share: float
+    points: ClassPoints
+
+
+def find_class_points(data: SegmentationData, tile: int, progress: Progress | None = None) -> ClassPoints:
+    """Look through all labels, in square tiles of `tile` pixels (the last of a row or column may be smaller).
+
+    Raises what reading a label raises, and DataError where no pixel of any label has a class.
+    """
+    rows = []
+    for picture in range(len(data)):
+        label = data.label(picture)  # (H, W)
+        for top in range(0, label.shape[0], tile):
+            for left in range(0, label.shape[1], tile):
+                points = tile_points(label[top : top + tile, left : left + tile])
+                rows += [(index, picture, top + row, left + column) for index, (row, column) in points.items()]
+        if progress is not None:
+            progress(picture + 1, len(data))
+    if not rows:
+        raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be drawn.")
+    return ClassPoints(np.array(rows, dtype=np.int32))
+
+
+def tile_points(tile: np.ndarray) -> dict[int, Point]:
+    """Class id -> the pixel of that class which is nearest to the centre of all its pixels, for each in a (h, w) label.
+
+    The published scripts take that centre itself, which may lie on another class.
+    """
+    flat = tile.ravel()
+    order = np.argsort(flat, kind="stable")  # pixels, class by class
+    counts = np.bincount(flat, minlength=IGNORE + 1)
+    ends = np.cumsum(counts)
+    points = {}
+    for index in np.flatnonzero(counts[:IGNORE]).tolist():
+        rows, columns = np.divmod(order[ends[index] - counts[index] : ends[index]], tile.shape[1])
+        nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+        points[index] = (int(rows[nearest]), int(columns[nearest]))
+    return points

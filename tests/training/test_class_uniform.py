@@ -1,0 +1,80 @@
+"""data.class_uniform through a training: found once, kept in the run, the same after a kill."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_training import Silent, equal_state, request, trained
+
+from featherseg.core.errors import RunError
+from featherseg.data import open_dataset
+from featherseg.data.sampling import find_class_points
+from featherseg.training import train
+from featherseg.training.class_uniform import CLASS_POINTS, open_class_uniform, write_class_points
+
+SETTINGS = ("data.class_uniform=0.5", "train.epochs=1", "data.val_size=1", "train.checkpoint_seconds=1e-9")
+
+
+class KilledAt(Silent):
+    """Dies when a step is reported."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+
+    def step(self, step, steps, record):
+        if step == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    reporter = Silent()
+    run = trained(tmp_path_factory.mktemp("whole") / "run", *SETTINGS, reporter=reporter)
+    return run, reporter.messages
+
+
+def test_the_run_keeps_the_points_of_its_training_labels_in_tiles_of_the_crop(whole):
+    run, messages = whole
+    data = open_dataset("shapes", "train", size=8)
+    expected = find_class_points(data, 96)  # crops of 64 x 96
+    np.testing.assert_array_equal(np.load(run.path / CLASS_POINTS), expected.rows)
+    assert "looking for the classes in 8 masks, to draw samples by them" in messages
+
+
+def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_labels_again(whole, tmp_path):
+    run, _ = whole
+    with pytest.raises(KeyboardInterrupt):
+        train(request(*SETTINGS), tmp_path / "run", KilledAt(2))
+    before = (tmp_path / "run" / CLASS_POINTS).stat().st_mtime_ns
+    reporter = Silent()
+    resumed = trained(tmp_path / "run", *SETTINGS, resume=True, reporter=reporter)
+    assert equal_state(dict(resumed.model.state_dict()), dict(run.model.state_dict()))
+    assert (tmp_path / "run" / CLASS_POINTS).stat().st_mtime_ns == before
+    assert not any("looking for the classes" in message for message in reporter.messages)
+
+
+def test_off_is_the_default_and_writes_nothing(tmp_path: Path):
+    _, recipe = request().read()
+    write_class_points(tmp_path, recipe, open_dataset("shapes", "train", size=2), lambda text: None)
+    assert recipe.data.class_uniform == 0.0
+    assert open_class_uniform(tmp_path, recipe, open_dataset("shapes", "train", size=2)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Path):
+    _, recipe = request(*SETTINGS).read()
+    data = open_dataset("shapes", "train", size=4)
+    with pytest.raises(RunError, match=rf"{CLASS_POINTS} cannot be read .*anew with another --out"):
+        open_class_uniform(tmp_path, recipe, data)
+    write_class_points(tmp_path, recipe, data, lambda text: None)
+    settings = open_class_uniform(tmp_path, recipe, data)
+    assert settings is not None
+    assert settings.share == 0.5
+    with pytest.raises(RunError, match="names picture 4, but shapes holds 2"):
+        open_class_uniform(tmp_path, recipe, open_dataset("shapes", "train", size=2))
+    content = (tmp_path / CLASS_POINTS).read_bytes()
+    for damaged in (b"", b"\x93NUMPY", content[:90], b"not points"):
+        (tmp_path / CLASS_POINTS).write_bytes(damaged)
+        with pytest.raises(RunError, match="cannot be read"):
+            open_class_uniform(tmp_path, recipe, data)
