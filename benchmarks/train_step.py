@@ -65,7 +65,7 @@ def main() -> None:
     first = seconds["as it comes"]
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
-        sys.stdout.write(f"{name:32} {statistics.median(values):6.3f} s   {ratio:.2f}x\n")
+        print(f"{name:32} {statistics.median(values):6.3f} s   {ratio:.2f}x")
         served[name].stdin.close()
         served[name].wait()
 

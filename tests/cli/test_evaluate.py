@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 
 from featherseg.cli.evaluate import evaluate
 from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.evaluation.cost import cost
+from featherseg.recipe import PaperTable
+from featherseg.runs import open_run, write_info
 
 APP = typer.Typer()
 APP.command()(evaluate)
@@ -39,6 +42,26 @@ def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
     assert "2 pictures: mIoU" in result.stdout
     assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
     assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
+
+
+def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, lawn):
+    table = PaperTable(
+        row="Table 9",
+        data=str(lawn),
+        classes=2,
+        miou={"val": 50.0},
+        params_m=3.5,
+        gmacs=0.2,
+        convention="macs",
+        size=(64, 64),
+    )
+    info = open_run(lawn_run).info
+    write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": table})}))
+    ours = f" {cost('frm-lite0', (64, 64), 2).params / 1e6:.3f} "
+    printed = run(lawn_run).stdout
+    assert "Published in Table 9, beside this run" in printed
+    assert any("parameters, M" in line and " 3.5 " in line and ours in line for line in printed.splitlines())
+    assert "Published" not in run(lawn_run, "--json").stdout
 
 
 def test_a_run_is_scored_on_the_whole_split_where_that_is_asked(lawn_run, lawn):

@@ -1,4 +1,4 @@
-"""One export of every network of the catalogue, for all tests of this folder: each takes seconds."""
+"""One export of every network of the catalogue, for all tests of this folder: each takes half a minute."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,10 @@ class Exported:
     report: ExportReport
 
 
-@pytest.fixture(scope="session", params=MODELS)
+QUICK = ("frm-lite0", "frm-van-t")  # one of each paper and kind of backbone; the others are exported in slow tests
+
+
+@pytest.fixture(scope="session", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])
 def exported(request, tmp_path_factory) -> Exported:
     """A run of each network, exported to its default place."""
     name = request.param

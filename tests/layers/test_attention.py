@@ -1,23 +1,33 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
 from featherseg.layers.attention import DisentangledNonLocal
 
+LETTER = {"kv_pool": 1, "gamma": False, "residual": False}  # Eq. 2-3 as they are printed
+SWITCHES = [LETTER, {}, {"kv_pool": 1}, {"gamma": False}, {"residual": False}, {"scale": True}]
 
-def block(channels=6, key_channels=3):
+
+def block(channels=6, key_channels=3, **switches):
     torch.manual_seed(0)
-    net = DisentangledNonLocal(channels, key_channels=key_channels)
+    net = DisentangledNonLocal(channels, key_channels=key_channels, **switches).double()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return net
 
 
+def picture_map(*size):
+    torch.manual_seed(1)
+    return torch.randn(*size, dtype=torch.float64)
+
+
 @torch.no_grad()
-def loops(net, x):
-    """Eq. 2-3 of the FRM paper with DNL's gamma and residual, for one picture, position by position."""
+def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
+    """Eq. 2-3 of the FRM paper, position by position, for one picture (C, h, w); with DNL's additions where asked."""
     channels, height, width = x.shape
+    p = kv_pool
     pooled = torch.stack(
-        [x[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].amax((1, 2)) for r in range(height // 2) for c in range(width // 2)]
+        [x[:, p * r : p * r + p, p * c : p * c + p].amax((1, 2)) for r in range(height // p) for c in range(width // p)]
     )  # (M, C)
     seen = torch.stack([x[:, r, c] for r in range(height) for c in range(width)])  # (N, C)
 
@@ -30,22 +40,30 @@ def loops(net, x):
     )
     q, k = q - q.mean(0), k - k.mean(0)
     unary = m[:, 0].exp()
+    factor = net.gamma if gamma else 1.0
     out = []
     for i in range(len(seen)):
-        similar = (k @ q[i]).exp()
-        y = sum((net.gamma * similar[j] / similar.sum() + unary[j] / unary.sum()) * g[j] for j in range(len(pooled)))
-        out.append(seen[i] + y)
+        similar = (k @ q[i] / (q.shape[1] ** 0.5 if scale else 1.0)).exp()
+        y = sum((factor * similar[j] / similar.sum() + unary[j] / unary.sum()) * g[j] for j in range(len(pooled)))
+        out.append(seen[i] + y if residual else y)
     return torch.stack(out, 1).view(channels, height, width)
 
 
-def test_it_is_equations_2_and_3():
-    net, x = block(), torch.randn(2, 6, 5, 4)
-    expected = torch.stack([loops(net, picture) for picture in x])
-    assert_close(net(x), expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_it_is_equations_2_and_3_with_every_switch(switches):
+    net, x = block(**switches), picture_map(2, 6, 5, 4)
+    expected = torch.stack([loops(net, picture, **switches) for picture in x])
+    assert_close(net(x), expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1)])
+def test_a_map_with_a_side_of_one_is_not_pooled(size):
+    net, x = block(), picture_map(1, 6, *size)
+    assert_close(net(x)[0], loops(net, x[0], kv_pool=1), atol=1e-9, rtol=0)
 
 
 def test_it_ignores_a_constant_added_to_every_query():  # what the whitening in Eq. 3 is for
-    net, x = block(), torch.randn(1, 6, 4, 6)
+    net, x = block(), picture_map(1, 6, 4, 6)
     before = net(x)
     with torch.no_grad():
         net.query.bias.add_(5.0)
@@ -53,7 +71,7 @@ def test_it_ignores_a_constant_added_to_every_query():  # what the whitening in 
 
 
 def test_the_softmax_is_in_full_precision_under_autocast():
-    net, x = block(), torch.randn(1, 6, 8, 8)
+    net, x = block().float(), picture_map(1, 6, 8, 8).float()
     with torch.no_grad():
         net.query.weight.mul_(300.0)  # products far beyond half precision's range
     with torch.autocast("cpu", dtype=torch.float16):

@@ -4,15 +4,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from featherseg import models
+from featherseg.core.errors import ConfigError
 from featherseg.models import frm
-from featherseg.models.frm import AlignedPyramid, ConvFeedForward, FeatureRefinement
+from featherseg.models.frm import AlignedPyramid, ConvFeedForward, FRMConfig, build_context, gather
 
 VAN_S = (64, 128, 320, 512)  # the stages of the paper's backbone
 
 
 def test_the_module_weighs_what_the_papers_figures_force():
     # FRM on VAN-S: 16.48 M in the paper; 1,970,306 of them are the module (docs/papers/frm.md)
-    module = FeatureRefinement(VAN_S, 128, ffn_hidden=128)
+    module = build_context(FRMConfig(backbone="van-b1"), sum(VAN_S))
     assert sum(p.numel() for p in module.parameters()) == 1_970_306
 
 
@@ -50,3 +51,36 @@ def test_features_come_with_training_only():
     images = torch.zeros(2, 3, 64, 64)
     assert net(images).features.shape == (2, 64, 16, 16)
     assert net.eval()(images).features is None
+
+
+@pytest.mark.parametrize("name", ["frm-lite0", "frm-van-t"])
+@pytest.mark.parametrize("context", ["frm", "ppm", "dappm", "none"])
+@pytest.mark.parametrize("stages", ["all", "last"])
+def test_every_context_stands_on_all_stages_or_on_the_last(name, context, stages):
+    options = {"context": context, "stages": stages}
+    with torch.device("meta"):
+        net = models.build(name, 3, options=options)
+        assert net(torch.zeros(2, 3, 97, 131)).logits.shape == (2, 3, 25, 33)
+    channels = net.backbone.stage_channels
+    seen = next(m for m in net.context.modules() if isinstance(m, nn.Conv2d)).in_channels
+    assert seen == (sum(channels) if stages == "all" else channels[-1])
+
+
+def test_the_stages_are_concatenated_fine_to_coarse():  # Eq. 1
+    stages = [torch.full((1, 1, 32 // 2**i, 64 // 2**i), float(i)) for i in range(4)]
+    assert gather(stages).shape == (1, 4, 4, 8)
+    assert gather(stages)[0, :, 1, 1].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"contxt": "ppm"}, "unknown key 'model.contxt' for frm-lite0. Did you mean 'context'"),
+        ({"pretraind": True}, "Did you mean 'pretrained'"),
+        ({"context": "pmm"}, "context"),
+        ({"kv_pool": 3}, "kv_pool"),
+    ],
+)
+def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
+    with pytest.raises(ConfigError, match=said):
+        models.build("frm-lite0", 3, options=options)

@@ -2,15 +2,16 @@ import pytest
 import torch
 
 from featherseg import models
+from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, poly_schedule
 
 
 def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
-    net = models.build("frm-lite0", 3)
-    optimizer = build_optimizer(net, TrainTable(epochs=1, lr=2.0, backbone_lr=1.0, weight_decay=0.5))
+    net, loss = models.build("frm-lite0", 3), PixelContrast(64, 3)
+    optimizer = build_optimizer(net, loss, TrainTable(epochs=1, lr=2.0, backbone_lr=1.0, weight_decay=0.5))
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(seen) == sorted(id(p) for p in net.parameters())
+    assert sorted(seen) == sorted(id(p) for part in (net, loss) for p in part.parameters())
     backbone = {id(p) for p in net.backbone.parameters()}
     for group in optimizer.param_groups:
         for p in group["params"]:

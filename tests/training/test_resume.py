@@ -13,7 +13,9 @@ from featherseg.runs import load_run, save_weights
 from featherseg.training import train
 from featherseg.training.recorder import AtomicCheckpoints
 
-LONG = ("train.epochs=4", "train.ema=0.9", "train.lr=1e-3", "train.checkpoint_seconds=1e-9")  # a checkpoint every step
+# a checkpoint every step; the embedding head of the contrast is resumed too
+CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
+LONG = ("train.epochs=4", "train.ema=0.9", "train.lr=1e-3", "train.checkpoint_seconds=1e-9", *CONTRAST)
 
 
 class Killed(BaseException):

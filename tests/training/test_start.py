@@ -7,26 +7,27 @@ from featherseg import models
 from featherseg.backbones.weights import find_pretrained, read_state
 from featherseg.core.errors import WeightsError
 from featherseg.core.types import ClassInfo
+from featherseg.recipe import ModelTable
 from featherseg.training import train
 from featherseg.training.start import carry_over, class_keys
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
-NAME = "frm-lite0"
+SETTINGS = ModelTable(name="frm-lite0")
 
 
 def network(classes=3, seed=1):
     torch.manual_seed(seed)
-    return models.build(NAME, classes)
+    return models.build(SETTINGS.name, classes)
 
 
 def test_the_keys_that_grow_with_the_classes_are_found():
-    assert class_keys(NAME, 3, 3) == {"classifier.weight", "classifier.bias"}
+    assert class_keys(SETTINGS, 3, 3) == {"classifier.weight", "classifier.bias"}
 
 
 def test_classes_with_equal_names_keep_their_rows(small_run):
     net = network()
     fresh = net.classifier.weight.clone()
-    table = carry_over(net, str(small_run.path), NAME, OTHERS)
+    table = carry_over(net, str(small_run.path), SETTINGS, OTHERS)
     names, old = [c.name for c in small_run.classes], small_run.model.classifier.weight
     assert torch.equal(net.classifier.weight[1], old[names.index("car")])
     assert torch.equal(net.classifier.weight[2], old[names.index("road")])
@@ -39,7 +40,7 @@ def test_classes_with_equal_names_keep_their_rows(small_run):
 
 def test_without_a_common_class_the_classifier_starts_anew(small_run):
     net = network(2)
-    table = carry_over(net, str(small_run.path), NAME, (ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))))
+    table = carry_over(net, str(small_run.path), SETTINGS, (ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))))
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
     assert any("classes new: weed, crop" in line for line in table.lines())
 
@@ -48,14 +49,14 @@ def test_without_a_common_class_the_classifier_starts_anew(small_run):
 def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
     source, net = network(seed=2), network()
     save_file({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.safetensors")
-    table = carry_over(net, str(tmp_path / "w.safetensors"), NAME, OTHERS)
+    table = carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
     assert torch.equal(net.classifier.weight, source.classifier.weight)
     assert table.reinitialised == []
 
 
 def test_the_authors_backbone_alone_can_be_carried_over():
     net = network()
-    table = carry_over(net, str(find_pretrained("efficientnet-lite0")), NAME, OTHERS)
+    table = carry_over(net, str(find_pretrained("efficientnet-lite0")), SETTINGS, OTHERS)
     stem = read_state(find_pretrained("efficientnet-lite0"))["_conv_stem.weight"]
     assert torch.equal(net.backbone.stem[0].weight, stem)
     assert all(not key.startswith("backbone.") for key in table.reinitialised)
@@ -63,7 +64,7 @@ def test_the_authors_backbone_alone_can_be_carried_over():
 
 def test_the_checkpoint_of_a_run_can_be_carried_over(small_run):
     net = network(8)
-    table = carry_over(net, str(small_run.path / "last.ckpt"), NAME, small_run.classes)
+    table = carry_over(net, str(small_run.path / "last.ckpt"), SETTINGS, small_run.classes)
     assert table.reinitialised == []
 
 
@@ -71,11 +72,11 @@ def test_weights_of_another_network_are_refused(tmp_path):
     net = network()
     save_file({"conv.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="at least 80% must"):
-        carry_over(net, str(tmp_path / "w.safetensors"), NAME, OTHERS)
+        carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
     half = {k: v for i, (k, v) in enumerate(net.state_dict().items()) if i % 2}
     save_file(half, tmp_path / "half.safetensors")
     with pytest.raises(WeightsError, match=r"of the backbone's \d+ tensors match"):
-        carry_over(net, str(tmp_path / "half.safetensors"), NAME, OTHERS)
+        carry_over(net, str(tmp_path / "half.safetensors"), SETTINGS, OTHERS)
 
 
 def test_fine_tuning_is_one_argument(small_run, tmp_path):

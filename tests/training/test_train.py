@@ -108,6 +108,8 @@ def test_a_slip_is_told_before_anything_is_written(tmp_path, slip, error, senten
 def test_a_resumed_run_keeps_its_settings(small_run):
     with pytest.raises(ConfigError, match=r"train\.epochs is 2 in the run and 5 now"):
         train(request("train.epochs=5"), small_run.path, Silent(), resume=True)
+    with pytest.raises(ConfigError, match=r"model\.context is 'frm' in the run and 'ppm' now"):
+        train(request("model.context=ppm"), small_run.path, Silent(), resume=True)
 
 
 def test_two_processes_cannot_train_in_one_folder(small_run):

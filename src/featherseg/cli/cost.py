@@ -1,4 +1,4 @@
-"""`featherseg cost MODEL`: exact parameters and multiply-accumulates, by named convention and by part."""
+"""`featherseg cost MODEL`: exact parameters and multiply-accumulates by named convention, beside the published ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from featherseg.cli.options import parse_size
 
 if TYPE_CHECKING:
     from featherseg.evaluation.cost import Cost
+    from featherseg.recipe import PaperTable
 
 
 def cost(
@@ -22,15 +23,16 @@ def cost(
     """Count a network's parameters, and the multiply-accumulates (MACs) that one picture costs it."""
     height_width = parse_size(size, "--size")
     from featherseg.evaluation.cost import cost as count
+    from featherseg.evaluation.paper import published
 
-    result = count(model, height_width, classes)
+    result, rows = count(model, height_width, classes), published(model)
     if as_json:
-        print(json.dumps(result.as_json(), indent=2))
+        print(json.dumps({**result.as_json(), "published": [row.model_dump(mode="json") for row in rows]}, indent=2))
     else:
-        _print_tables(result)
+        _print_tables(result, rows)
 
 
-def _print_tables(result: Cost) -> None:
+def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -42,9 +44,12 @@ def _print_tables(result: Cost) -> None:
     if result.counted_size != result.size:
         padded = "x".join(map(str, result.counted_size))
         console.print(f"The network pads {height}x{width} to {padded}: the padded size is counted.")
-    totals = Table("convention", "GMACs", "exactly", "what is counted")
+    here = [row for row in rows if (row.size, row.classes) == (result.size, result.classes)]
+    printed: dict[str, str] = {row.convention: str(row.gmacs) for row in here}
+    totals = Table("convention", "GMACs", *(["published"] if printed else []), "exactly", "what is counted")
     for name, meaning in CONVENTIONS.items():
-        totals.add_row(name, f"{result.macs[name] / 1e9:.3f}", f"{result.macs[name]:,}", meaning)
+        theirs = [printed.get(name, "")] if printed else []
+        totals.add_row(name, f"{result.macs[name] / 1e9:.3f}", *theirs, f"{result.macs[name]:,}", meaning)
     parts = Table("part", "parameters", "GMACs (macs)", "share")
     for name, part in result.parts.items():
         share = part.macs / result.macs["macs"]
@@ -55,3 +60,10 @@ def _print_tables(result: Cost) -> None:
         for column in table.columns[1:-1]:
             column.justify = "right"
         console.print(table)
+    for row in rows:
+        size = "x".join(map(str, row.size))
+        console.print(
+            f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs by {row.convention} "
+            f"at {size}, {row.classes} classes.",
+            soft_wrap=True,
+        )

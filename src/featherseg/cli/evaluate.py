@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from featherseg.core.types import SegmentationData
     from featherseg.evaluation.evaluate import Progress, Scores
+    from featherseg.evaluation.paper import Comparison
     from featherseg.inference.modes import Mode
     from featherseg.runs import Run
 
@@ -49,7 +50,8 @@ def evaluate(
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
     A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst pictures in pictures/). With an
-    exported file or --predictions nothing is written.
+    exported file or --predictions nothing is written. Where the run's recipe names the row of a paper, its figures are
+    printed beside the run's own.
     """
     if (run is None) == (predictions is None):
         raise ConfigError("name what to score: a RUN (or an .onnx file), or --predictions DIR, and not both.")
@@ -59,16 +61,19 @@ def evaluate(
     from featherseg.evaluation.evaluate import to_json
 
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    comparison = None
     if predictions is not None:
         scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
     elif str(run).endswith(".onnx"):
         scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, mode, console)
     else:
-        scores = _score_run(str(run), Asked(data, data_root, split, full), device, mode, console)
+        scores, comparison = _score_run(str(run), Asked(data, data_root, split, full), device, mode, console)
     if as_json:
         print(json.dumps(to_json(scores), indent=2, ensure_ascii=False))
-    else:
-        _print_scores(console, scores)
+        return
+    _print_scores(console, scores)
+    if comparison is not None:
+        _print_comparison(console, comparison)
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,13 @@ def _score_file(path: Path, data: SegmentationData, device: str, mode: Mode, con
         return score(runtime, data, mode, progress=progress)
 
 
-def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Console) -> Scores:
-    """Score a run and record it there."""
+def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Console) -> tuple[Scores, Comparison | None]:
+    """Score a run and record it there; -> what was found, and the paper's row beside it."""
     import torch
 
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.evaluation.evaluate import evaluate as score
+    from featherseg.evaluation.paper import compare
     from featherseg.evaluation.record import record
     from featherseg.inference.runtimes import open_runtime
     from featherseg.runs import load_run
@@ -144,7 +150,7 @@ def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Consol
     times = record(run, runtime, data, split, mode, scores)
     if split == "test":
         console.print(f"test has been looked at {times} time{'s' * (times != 1)} by this run")
-    return scores
+    return scores, compare(run)
 
 
 @contextmanager
@@ -177,6 +183,20 @@ def _print_scores(console: Console, scores: Scores) -> None:
         f"{scores.images} pictures: mIoU {_percent(scores.miou)}, pixel accuracy {_percent(scores.pixel_accuracy)}, "
         f"class accuracy {_percent(scores.class_accuracy)}, boundary F {_percent(scores.boundary_f)} (all in %)"
     )
+
+
+def _print_comparison(console: Console, comparison: Comparison) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from featherseg.evaluation.paper import HEADS
+
+    table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, beside this run", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for figure in comparison.figures:
+        table.add_row(*figure.texts())
+    console.print(table)
 
 
 def _percent(share: float) -> str:

@@ -36,8 +36,10 @@ def train(
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
     from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.errors import require
 
     keep_freed_memory()
+    require("lightning", "train", "training")
     from featherseg.training import Request
     from featherseg.training import train as start
 

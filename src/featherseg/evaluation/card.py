@@ -4,6 +4,7 @@ from typing import Any
 
 from featherseg.core.files import read_lines, write_text
 from featherseg.evaluation.cost import count_parameters
+from featherseg.evaluation.paper import HEADS, compare
 from featherseg.runs import EVALUATIONS, Run, build_network
 
 
@@ -20,16 +21,18 @@ def card(run: Run) -> str:
     lines = [
         f"# {run.name}",
         "",
-        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, "
-        f"trained by featherseg {info.featherseg} on `{recipe.data.name}` (split `{recipe.data.train_split}`).",
+        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
         "",
         f"- Licence: {info.licence}",
-        f"- Started from: {info.loaded.get('file') or info.loaded.get('init') or 'random weights'}",
         f"- Pictures: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
         f"- Classes: {', '.join(row.name for row in info.classes)}",
-        f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
-        f"{recipe.train.precision}; all of them in resolved.json",
     ]
+    if not run.imported:
+        lines += [
+            f"- Started from: {info.loaded.get('file') or info.loaded.get('init') or 'random weights'}",
+            f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
+            f"{recipe.train.precision}; all of them in resolved.json",
+        ]
     if validated:
         last = max(validated)
         best = max(validated, key=lambda step: validated[step]["val_miou"])
@@ -39,11 +42,23 @@ def card(run: Run) -> str:
             f"{100 * validated[kept]['val_miou']:.2f} %",
         ]
     lines += _scored(read_lines(run.path / EVALUATIONS))
+    lines += _paper(run)
     lines += [
         "",
         "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _origin(run: Run) -> str:
+    """Where the weights come from."""
+    data = run.recipe.data
+    if run.imported:
+        return (
+            f"as `{data.name}` has them; imported from `{run.imported}` (sha256 {run.info.loaded['sha256']}), "
+            f"not trained here"
+        )
+    return f"trained by featherseg {run.info.featherseg} on `{data.name}` (split `{data.train_split}`)"
 
 
 def _scored(looks: list[dict[str, Any]]) -> list[str]:
@@ -54,3 +69,12 @@ def _scored(looks: list[dict[str, Any]]) -> list[str]:
         f"the split was looked at {sum(look['split'] == split for look in looks)} times by this run"
         for (data, split, mode), look in latest.items()
     ]
+
+
+def _paper(run: Run) -> list[str]:
+    """The row of the paper that the recipe names, beside the run's own figures."""
+    comparison = compare(run)
+    if comparison is None:
+        return []
+    rows = [HEADS, ("---",) * len(HEADS), *(figure.texts() for figure in comparison.figures)]
+    return ["", f"Published in {comparison.row}, beside this run:", "", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -20,6 +20,8 @@ from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.pooling import RegionMean
+from featherseg.layers.scale import LayerScale
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -68,10 +70,11 @@ def _pool(layer: Any, x: Tensor, y: Tensor) -> Counts:
 def _disentangled_non_local(block: Any, x: Tensor, y: Tensor) -> Counts:
     """The products of Eq. 2-3 (its convolutions are layers of their own): q k, pairwise g, unary g.
 
-    N positions look at the M of the map after the 2x2 pool.
+    N positions look at the M of the map after the pool.
     """
     batch, channels, height, width = x.shape
-    n, m = height * width, (height // 2) * (width // 2)
+    pool = getattr(block.pool, "kernel_size", 1) if min(height, width) > 1 else 1
+    n, m = height * width, (height // pool) * (width // pool)
     return Counts(macs=batch * (n * m * block.key.out_channels + n * m * channels + m * channels))
 
 
@@ -86,11 +89,14 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _nothing,
+    LayerScale: _nothing,
     nn.ReLU: _activation,
     nn.ReLU6: _activation,
     nn.GELU: _activation,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
+    RegionMean: _pool,
     DisentangledNonLocal: _disentangled_non_local,
     nn.Identity: _nothing,
     nn.Dropout2d: _nothing,

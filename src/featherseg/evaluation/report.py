@@ -18,6 +18,7 @@ from featherseg.evaluation import report_sections as sections
 from featherseg.evaluation.charts import STYLE
 from featherseg.evaluation.cost import cost_of
 from featherseg.evaluation.examples import read_examples
+from featherseg.evaluation.paper import compare
 from featherseg.evaluation.record import SCORES, times_scored
 from featherseg.evaluation.report_sections import Evidence
 from featherseg.runs import Run, build_network, open_run
@@ -45,6 +46,7 @@ def gather(run: Run) -> Evidence:
         test_looks=times_scored(run, "test"),
         parity=read_json(run.path / PARITY),
         cost=cost_of(build_network(run.info), run.recipe.model.name, run.info.image_size),
+        comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
         examples=read_examples(run.path),
     )

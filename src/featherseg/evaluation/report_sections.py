@@ -13,6 +13,7 @@ from featherseg.core.types import Color
 from featherseg.evaluation.charts import loss_chart, miou_chart
 from featherseg.evaluation.cost import CONVENTIONS, Cost
 from featherseg.evaluation.examples import FOLDER, PANELS, Example
+from featherseg.evaluation.paper import HEADS, Comparison
 from featherseg.runs import Run
 
 SHOWN_MIXES = 12  # of the most frequent confusions
@@ -23,7 +24,7 @@ MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most 
 class Evidence:
     """What a run folder holds, read. scores is scores.json, parity is parity.json; None = not there yet.
 
-    test_looks: how often the test split was scored.
+    test_looks: how often the test split was scored. comparison: None where the recipe names no row of a paper.
     """
 
     run: Run
@@ -32,6 +33,7 @@ class Evidence:
     test_looks: int
     parity: Mapping[str, Any] | None
     cost: Cost
+    comparison: Comparison | None
     environment: Mapping[str, Any]
     examples: Sequence[Example]
 
@@ -52,14 +54,16 @@ def head(e: Evidence) -> str:
     return f"""<header>
 <p class="kicker">featherseg report · {datetime.now(UTC).date().isoformat()}</p>
 <h1>{escape(e.run.name)}</h1>
-<p class="lead">{escape(recipe.model.name)}, trained on {escape(recipe.data.name)}
-({escape(recipe.data.train_split)}), seed {recipe.train.seed}. Weights: {escape(e.run.licence)}.{times}</p>
+<p class="lead">{escape(recipe.model.name)}, {escape(_origin(e.run))}.
+Weights: {escape(e.run.licence)}.{times}</p>
 <dl class="figures">{cells}</dl>
 </header>"""
 
 
 def curves(e: Evidence) -> str:
     """Loss and validation mIoU by step."""
+    if e.run.imported:
+        return _section("Training", _missing("Imported, not trained here: how it was trained is not recorded."))
     charts = [chart for chart in (loss_chart(e.metrics), miou_chart(e.metrics)) if chart]
     if not charts:
         return _section("Training", _missing("No step was logged yet."))
@@ -134,6 +138,15 @@ def cost(e: Evidence) -> str:
     return _section("Cost", parts + "<h3>Conventions</h3>" + conventions)
 
 
+def paper(e: Evidence) -> str:
+    """The published row that the recipe names, beside the run's figures; nothing where it names none."""
+    if e.comparison is None:
+        return ""
+    rows = [figure.texts() for figure in e.comparison.figures]
+    caption = f"Published in {e.comparison.row}, as printed, beside this run. A dash: not measured here."
+    return _section("The paper beside ours", _table(caption, HEADS, rows, numbers=range(1, 4)))
+
+
 def parity(e: Evidence) -> str:
     """Whether the exported file computes what the run computes."""
     if e.parity is None:
@@ -167,22 +180,31 @@ def settings(e: Evidence) -> str:
     """Every setting of the recipe."""
     pairs = [
         (f"{table}.{key}", value)
-        for table, values in e.run.recipe.model_dump(mode="json").items()
+        for table, values in e.run.recipe.model_dump(mode="json", exclude={"paper"}).items()
         for key, value in values.items()
         if value is not None
     ]
-    return _section("Settings", _pairs(pairs))
+    note = "Of featherseg's own recipe for such a network: the imported weights were not trained with them."
+    return _section("Settings", (_missing(note) if e.run.imported else "") + _pairs(pairs))
 
 
 def environment(e: Evidence) -> str:
-    """The machine and the versions of the training."""
+    """The machine and the versions of the training, or of the import."""
     if not e.environment:
         return _section("Environment", _missing("Not recorded."))
     return _section("Environment", _pairs(_flat(e.environment)))
 
 
-SECTIONS = (head, curves, classes, confusion, examples, cost, parity, settings, environment)
+SECTIONS = (head, curves, classes, confusion, examples, paper, cost, parity, settings, environment)
 """In the order of the page."""
+
+
+def _origin(run: Run) -> str:
+    """Where the weights come from."""
+    data = run.recipe.data
+    if run.imported:
+        return f"imported from {run.imported}, not trained here; its classes are as {data.name} has them"
+    return f"trained on {data.name} ({data.train_split}), seed {run.recipe.train.seed}"
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:

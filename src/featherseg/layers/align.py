@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featherseg.layers.precision import autocast_off
+from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 
 
@@ -35,11 +35,11 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     """
     height, width = flow.shape[2:]
     with autocast_off(x.device):
-        flow = flow.float()
-        column = torch.arange(width, device=x.device, dtype=torch.float32) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
-        row = torch.arange(height, device=x.device, dtype=torch.float32) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1
+        x_full, flow = at_least_fp32(x), at_least_fp32(flow)
+        column = torch.arange(width, device=x.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
+        row = torch.arange(height, device=x.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1
         grid_x = column[None, None, :] + flow[:, 0] / width  # (B, H, W)
         grid_y = row[None, :, None] + flow[:, 1] / height
         grid = torch.stack([grid_x, grid_y], dim=-1)  # (B, H, W, 2)
-        moved = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        moved = F.grid_sample(x_full, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return moved.to(x.dtype)  # (B, C, H, W)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from featherseg.layers.precision import autocast_off
+from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
 class DisentangledNonLocal(nn.Module):
@@ -11,31 +11,49 @@ class DisentangledNonLocal(nn.Module):
 
     Every position gathers from all others: a whitened pairwise term plus a unary (saliency) term,
         y_i = x_i + sum_j [gamma * softmax_j((q_i - mu_q)^T (k_j - mu_k)) + softmax_j(m_j)] g_j.
-    Keys, values and the unary term see the map after a 2x2 max pool, as the FRM paper's counts demand; gamma and the
-    residual are DNL's own (Eq. 3 shows neither). The softmax runs in fp32 whatever autocast says: q.k is not scaled.
+    kv_pool: keys, values and the unary term see the map after a 2x2 max pool, as the FRM paper's counts demand (a map
+    with a side of 1 is not pooled); 1 is Eq. 2 to the letter. gamma (learnt, from 0) and residual are DNL's own, Eq. 3
+    shows neither. scale divides q k by the square root of their width, as some of DNL's authors' code does.
+    The softmax runs in fp32 whatever autocast says: q k is large where it is not scaled.
     (B, C, h, w) -> (B, C, h, w).
     """
 
-    def __init__(self, channels: int, *, key_channels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        key_channels: int,
+        kv_pool: int = 2,
+        gamma: bool = True,
+        residual: bool = True,
+        scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(2, 2)  # a module, so that counters that go by modules see it
+        # a module, so that counters that go by modules see it
+        self.pool = nn.MaxPool2d(kv_pool, kv_pool) if kv_pool > 1 else nn.Identity()
         self.query = nn.Conv2d(channels, key_channels, kernel_size=1)
         self.key = nn.Conv2d(channels, key_channels, kernel_size=1)
         self.unary = nn.Conv2d(channels, 1, kernel_size=1)
         self.value = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = nn.Parameter(torch.zeros(1)) if gamma else None
+        self.residual = residual
+        self.factor = key_channels**-0.5 if scale else 1.0
         for conv in (self.query, self.key, self.unary, self.value):
             nn.init.normal_(conv.weight, std=0.01)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w), N = h * w, M = (h // 2) * (w // 2)
-        pooled = self.pool(x)  # (B, C, h // 2, w // 2)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w), N = h * w; M = (h // 2) * (w // 2), or N without the pool
+        pooled = x if 1 in x.shape[2:] else self.pool(x)  # (B, C, h // 2, w // 2)
         q, k = self.query(x).flatten(2), self.key(pooled).flatten(2)  # (B, C_k, N), (B, C_k, M)
         m, g = self.unary(pooled).flatten(2), self.value(pooled).flatten(2)  # (B, 1, M), (B, C, M)
         with autocast_off(x.device):
-            q, k, m, g = q.float(), k.float(), m.float(), g.float()
+            q, k, m, g = (at_least_fp32(t) for t in (q, k, m, g))
             q, k = q - q.mean(-1, keepdim=True), k - k.mean(-1, keepdim=True)
-            pairwise = (q.mT @ k).softmax(-1)  # (B, N, M)  Eq. 3, first term
-            context = self.gamma.float() * (g @ pairwise.mT) + g @ m.softmax(-1).mT  # (B, C, N)  Eq. 2
-        return x + context.to(x.dtype).reshape(x.shape)  # (B, C, h, w)
+            pairwise = (self.factor * (q.mT @ k)).softmax(-1)  # (B, N, M)  Eq. 3, first term
+            context = g @ pairwise.mT  # (B, C, N)  Eq. 2
+            if self.gamma is not None:
+                context = at_least_fp32(self.gamma) * context
+            context = context + g @ m.softmax(-1).mT  # (B, C, N)  Eq. 3, second term: the same for every position
+        context = context.to(x.dtype).reshape(x.shape)  # (B, C, h, w)
+        return x + context if self.residual else context

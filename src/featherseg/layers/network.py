@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from featherseg.core.config import Config
 from featherseg.core.types import SegOutput
+
+
+class NetworkConfig(Config):
+    """What every row of a paper's VARIANTS has; the keys a paper adds may be set in a recipe's [model]."""
+
+    backbone: str
 
 
 class Backbone(nn.Module):
@@ -34,7 +41,8 @@ class SegmentationNetwork(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what its own forward
-    pads to; align_corners is that of its logits.
+    pads to; align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None
+    where it gives none.
     """
 
     backbone: Backbone
@@ -44,6 +52,7 @@ class SegmentationNetwork(nn.Module):
     align_corners: bool = False
     size_divisor: int = 1
     minimum_size: int = 1
+    feature_channels: int | None = None
 
     def forward(self, images: Tensor) -> SegOutput:
         """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover."""

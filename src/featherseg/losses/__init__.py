@@ -1,5 +1,7 @@
-"""Losses: called with logits at the picture's size and labels; in fp32 whatever autocast says."""
+"""Losses: in fp32 whatever autocast says. Training calls `Hybrid` with a network's output and the labels."""
 
 from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.losses.hybrid import Hybrid
+from featherseg.losses.pixel_contrast import PixelContrast
 
-__all__ = ["CrossEntropy"]
+__all__ = ["CrossEntropy", "Hybrid", "PixelContrast"]

@@ -1,27 +1,39 @@
 """The catalogue of networks. To add one: its file, its row in MODELS, a test, a recipe (docs/architecture.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-from featherseg.core.errors import ConfigError, unknown
-from featherseg.layers.network import SegmentationNetwork
-from featherseg.models.frm import build_frm
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, did_you_mean, unknown
+from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.models import frm
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One row of the catalogue: how the network is built, on which backbone, after which paper."""
+    """One row of the catalogue: the network's class, its settings, after which paper."""
 
-    build: Callable[[int], SegmentationNetwork]
-    backbone: str
+    network: Callable[[Any, int], SegmentationNetwork]
+    config: NetworkConfig
     paper: str
 
+    @property
+    def backbone(self) -> str:
+        """The name of its backbone."""
+        return self.config.backbone
 
-_FRM = "FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)"
+
+_FRM = "FRM, arXiv:2412.08670"
+_FRM_LITE = "FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)"
 
 MODELS = {
-    "frm-lite0": ModelEntry(partial(build_frm, "frm-lite0"), "efficientnet-lite0", _FRM),
+    "frm-van-t": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-t"], _FRM),
+    "frm-van-s": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s"], _FRM),
+    "frm-van-s-ppm": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s-ppm"], _FRM),
+    "frm-van-s-dappm": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s-dappm"], _FRM),
+    "frm-van-b": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-b"], _FRM),
+    "frm-lite0": ModelEntry(frm.FRM, frm.VARIANTS["frm-lite0"], _FRM_LITE),
 }
 
 
@@ -32,19 +44,33 @@ def entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def build(name: str, classes: int, channels: int = 3) -> SegmentationNetwork:
+def configure(name: str, options: Mapping[str, Any] | None = None) -> NetworkConfig:
+    """The settings of a network: its row of the catalogue, with `options` in place of some keys.
+
+    Raises UnknownName, and ConfigError for a key it does not have or a value it cannot take.
+    """
+    config = entry(name).config
+    known = list(type(config).model_fields)
+    for key in options or {}:
+        if key not in known:
+            raise ConfigError(f"unknown key 'model.{key}' for {name}.{did_you_mean(key, [*known, 'pretrained'])}")
+    return parse(type(config), {**config.model_dump(), **(options or {})}, f"model {name}")
+
+
+def build(name: str, classes: int, channels: int = 3, options: Mapping[str, Any] | None = None) -> SegmentationNetwork:
     """An untrained network by its catalogue name, for `classes` classes and pictures of `channels` channels.
 
+    `options` are keys of its settings, as in a recipe's [model]: {"context": "ppm"}.
     Every network has: `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
     logits; `size_divisor` and `minimum_size` in pixels (what its own forward pads to); and
     `model(images (B, C, H, W), normalised) -> SegOutput`. Raises UnknownName and ConfigError.
     """
-    row = entry(name)
+    config = configure(name, options)
     if not 1 <= classes <= 255:
         raise ConfigError(f"classes = {classes}: expected 1 to 255 (label value 255 means ignore).")
     if channels < 1:
         raise ConfigError(f"channels = {channels}: expected at least 1.")
-    model = row.build(classes)
+    model = entry(name).network(config, classes)
     model.backbone.widen(channels)
     backbone = model.backbone
     model.mean = _per_channel(backbone.mean, channels)

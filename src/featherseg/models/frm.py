@@ -7,10 +7,11 @@ The authors published no code: what the paper leaves open was decided by its pri
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
@@ -18,7 +19,8 @@ from featherseg.core.types import SegOutput
 from featherseg.layers.align import FlowAlignment
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 from featherseg.layers.resize import pad_images, resize
 
 
@@ -40,22 +42,29 @@ class ConvFeedForward(nn.Module):
 
 
 class FeatureRefinement(nn.Module):
-    """Sec. 2.2, Fig. 2: four stages in, one semantic map at 1/32 out."""
+    """Sec. 2.2, Fig. 2, right of the concatenation: attention, feed-forward network, fewer channels.
 
-    def __init__(self, stage_channels: Sequence[int], out_channels: int, *, ffn_hidden: int) -> None:
+    (B, C, H/32, W/32) -> (B, D, H/32, W/32).
+    """
+
+    def __init__(self, attention: DisentangledNonLocal, feed_forward: ConvFeedForward, reduce: ConvNormAct) -> None:
         super().__init__()
-        width = sum(stage_channels)
-        self.attention = DisentangledNonLocal(width, key_channels=width // 4)  # "reduced to C/4", Sec. 3.2
-        self.feed_forward = ConvFeedForward(width, hidden=ffn_hidden)
-        self.reduce = ConvNormAct(width, out_channels, 1)  # "added after FFN for cutting the channels"
+        self.attention, self.feed_forward, self.reduce = attention, feed_forward, reduce
 
-    def forward(self, stages: Sequence[Tensor]) -> Tensor:  # stage i = 0..3: (B, C_i, H/2^(i+2), W/2^(i+2))
-        *fine, last = stages
-        pooled = [_pool(stage, 2 ** (3 - i)) for i, stage in enumerate(fine)]  # strides 8, 4, 2
-        x = torch.cat([*pooled, last], dim=1)  # (B, C, H/32, W/32)  Eq. 1
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H/32, W/32)
         x = self.attention(x)  # Eq. 2-3, with DNL's own residual
         x = x + self.feed_forward(x)  # residual: assumed, as in every transformer block
-        return self.reduce(x)  # (B, D, H/32, W/32)
+        return self.reduce(x)  # (B, D, H/32, W/32)  "added after FFN for cutting the channels"
+
+
+def gather(stages: Sequence[Tensor]) -> Tensor:
+    """Eq. 1: the stages, pooled to the size of the last and concatenated.
+
+    stage i = 0..3: (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, C, H/32, W/32).
+    """
+    *fine, last = stages
+    pooled = [_pool(stage, 2 ** (3 - i)) for i, stage in enumerate(fine)]  # strides 8, 4, 2
+    return torch.cat([*pooled, last], dim=1)  # (B, C, H/32, W/32)
 
 
 def _pool(stage: Tensor, k: int) -> Tensor:
@@ -88,18 +97,52 @@ class AlignedPyramid(nn.Module):
         return torch.cat([finest, *lifted], dim=1)  # (B, 4 D, H/4, W/4)
 
 
-@dataclass(frozen=True)
-class FRMConfig:
-    """One row of VARIANTS."""
+class FRMConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
-    backbone: str
-    decoder_channels: int
-    ffn_hidden: int = 128
+    stages and context are the paper's two contributions and what it compares them with (Table 2); the last five are
+    what its text leaves open, and concern `context = "frm"` alone.
+    """
+
+    decoder_channels: Annotated[int, Field(ge=2)] = 128
+    stages: Literal["all", "last"] = "all"
+    context: Literal["frm", "ppm", "dappm", "none"] = "frm"
+    ffn_hidden: Annotated[int, Field(ge=1)] = 128
+    kv_pool: Literal[1, 2] = 2  # 1: Eq. 2 to the letter
+    gamma: bool = True  # off: Eq. 3 to the letter
+    residual: bool = True  # around the attention; off: Eq. 2 to the letter
+    scale: bool = False  # q k / sqrt(C / 4)
 
 
 VARIANTS = {
-    "frm-lite0": FRMConfig("efficientnet-lite0", decoder_channels=64),
+    "frm-van-t": FRMConfig(backbone="van-b0"),
+    "frm-van-s": FRMConfig(backbone="van-b1"),  # the paper's
+    "frm-van-s-ppm": FRMConfig(backbone="van-b1", context="ppm"),  # Table 2
+    "frm-van-s-dappm": FRMConfig(backbone="van-b1", context="dappm"),  # Table 2
+    "frm-van-b": FRMConfig(backbone="van-b2"),
+    "frm-lite0": FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
 }
+
+
+def build_context(config: FRMConfig, channels: int) -> nn.Module:
+    """The context module of a row: (B, C, H/32, W/32) -> (B, D, H/32, W/32)."""
+    out = config.decoder_channels
+    if config.context == "ppm":
+        return PyramidPooling(channels, out)
+    if config.context == "dappm":
+        return DeepAggregationPooling(channels, branch_channels=128, out_channels=out)
+    if config.context == "none":
+        return ConvNormAct(channels, out, 1)
+    attention = DisentangledNonLocal(
+        channels,
+        key_channels=channels // 4,  # "reduced to C/4", Sec. 3.2
+        kv_pool=config.kv_pool,
+        gamma=config.gamma,
+        residual=config.residual,
+        scale=config.scale,
+    )
+    feed_forward = ConvFeedForward(channels, hidden=config.ffn_hidden)
+    return FeatureRefinement(attention, feed_forward, reduce=ConvNormAct(channels, out, 1))
 
 
 class FRM(SegmentationNetwork):
@@ -115,10 +158,12 @@ class FRM(SegmentationNetwork):
     def __init__(self, config: FRMConfig, classes: int) -> None:
         super().__init__()
         width = config.decoder_channels
-        self.classes = classes
+        self.classes, self.feature_channels = classes, width
         self.backbone = backbones.build(config.backbone)
-        self.context = FeatureRefinement(self.backbone.stage_channels, width, ffn_hidden=config.ffn_hidden)
-        self.decoder = AlignedPyramid(self.backbone.stage_channels, width)
+        channels = self.backbone.stage_channels
+        self.all_stages = config.stages == "all"
+        self.context = build_context(config, sum(channels) if self.all_stages else channels[-1])
+        self.decoder = AlignedPyramid(channels, width)
         self.fuse = ConvNormAct(4 * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
@@ -126,7 +171,7 @@ class FRM(SegmentationNetwork):
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, minimum=self.minimum_size)
         stages = self.backbone(images)  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
-        context = self.context(stages)  # (B, D, H/32, W/32)
+        context = self.context(gather(stages) if self.all_stages else stages[-1])  # (B, D, H/32, W/32)
         features = self.fuse(self.decoder(stages, context))  # (B, D, H/4, W/4)
         return SegOutput(
             logits=self.classifier(features),  # (B, K, H/4, W/4)
@@ -135,8 +180,3 @@ class FRM(SegmentationNetwork):
             align_corners=self.align_corners,
             features=features if self.training else None,
         )
-
-
-def build_frm(name: str, classes: int) -> FRM:
-    """A network of VARIANTS, untrained."""
-    return FRM(VARIANTS[name], classes)

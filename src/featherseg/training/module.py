@@ -5,13 +5,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from featherseg.data.loader import Batch
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import to_image
+from featherseg.losses import Hybrid
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, poly_schedule
 
@@ -28,7 +28,7 @@ class SegmentationModule(pl.LightningModule):
     def __init__(
         self,
         net: SegmentationNetwork,
-        loss: nn.Module,
+        loss: Hybrid,
         settings: TrainTable,
         *,
         steps: int,
@@ -53,7 +53,7 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the schedule stepped with it."""
-        optimizer = build_optimizer(self.net, self.settings)
+        optimizer = build_optimizer(self.net, self.loss, self.settings)
         schedule = poly_schedule(optimizer, self.settings, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -63,8 +63,7 @@ class SegmentationModule(pl.LightningModule):
         self.micro_batch += 1
         images, labels = batch
         inputs = normalise(images, self.net.mean, self.net.std).contiguous(memory_format=torch.channels_last)
-        logits = to_image(self.net(inputs), (labels.shape[1], labels.shape[2]))  # (B, K, H, W)
-        loss = self.loss(logits, labels.long())
+        loss = self.loss(self.net(inputs), labels.long())
         self.losses.append(float(loss.detach()))
         return loss
 

@@ -1,5 +1,6 @@
 """Optimisers and the learning-rate schedule, from the [train] table of a recipe."""
 
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -7,13 +8,17 @@ from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import TrainTable
 
 
-def build_optimizer(model: SegmentationNetwork, settings: TrainTable) -> Optimizer:
-    """AdamW or SGD over four groups: backbone or not, weights (decayed) or norms and biases (not decayed)."""
+def build_optimizer(model: SegmentationNetwork, loss: nn.Module, settings: TrainTable) -> Optimizer:
+    """AdamW or SGD over four groups: backbone or not, weights (decayed) or norms and biases (not decayed).
+
+    A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the network.
+    """
     backbone = {id(p) for p in model.backbone.parameters()}
+    everything = [*model.parameters(), *loss.parameters()]
     groups = []
     for in_backbone in (True, False):
         lr = settings.backbone_lr if in_backbone and settings.backbone_lr else settings.lr
-        own = [p for p in model.parameters() if (id(p) in backbone) == in_backbone]
+        own = [p for p in everything if (id(p) in backbone) == in_backbone]
         groups.append({"params": [p for p in own if p.ndim > 1], "lr": lr, "weight_decay": settings.weight_decay})
         groups.append({"params": [p for p in own if p.ndim <= 1], "lr": lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":

@@ -1,8 +1,5 @@
 """Everything that can be known before training is checked here, then the run folder is begun."""
 
-import os
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ import torch
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.device import pick_device
+from featherseg.core.environment import environment
 from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.types import ClassInfo, SegmentationData, Size
@@ -22,6 +20,7 @@ from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import Recipe, RecipeFile, parse_recipe, read_recipe
 from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, write_info
 from featherseg.training.batch_size import fit_batch_size
+from featherseg.training.class_uniform import write_class_points
 from featherseg.training.start import starting_weights
 
 Say = Callable[[str], None]
@@ -44,9 +43,7 @@ class Request:
             raise ConfigError("no recipe was named. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
         file = read_recipe(self.recipe)
         root = None if self.data_root is None else str(self.data_root)
-        recipe = parse_recipe(file, self.overrides, name=self.data, root=root)
-        models.entry(recipe.model.name)
-        return file, recipe
+        return file, parse_recipe(file, self.overrides, name=self.data, root=root)
 
 
 def refuse_existing(out: Path) -> None:
@@ -87,6 +84,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
         class_weights=resolve_class_weights(recipe, train, say),
         threads=torch.get_num_threads(),
     )
+    write_class_points(out, recipe, train, say)
     write_text(out / "recipe.toml", file.text)
     write_json(out / "environment.json", environment())
     write_info(out, info)
@@ -113,7 +111,9 @@ def fresh_network(
 ) -> tuple[SegmentationNetwork, dict[str, Any]]:
     """The network as training starts with it, the same for the same recipe; -> (network, record of what was loaded)."""
     torch.manual_seed(recipe.train.seed)
-    net = models.build(recipe.model.name, len(classes), channels)
+    net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
+    if recipe.loss.contrast and net.feature_channels is None:
+        raise ConfigError(f"loss.contrast: {recipe.model.name} gives no features to contrast. Set loss.contrast=0.")
     loaded, sentences = starting_weights(net, recipe, init, classes)
     for sentence in sentences:
         say(sentence)
@@ -160,28 +160,3 @@ def resolve_class_weights(recipe: Recipe, train: SegmentationData, say: Say) -> 
             f"{', '.join(c.name for c in train.classes)}."
         )
     return weights
-
-
-def environment() -> dict[str, Any]:
-    """What the figures of a run depend on beside its settings."""
-    return {
-        "featherseg": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "command": " ".join(["featherseg", *sys.argv[1:]]),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherseg import models
+from featherseg import backbones, models
 from featherseg.backbones.weights import load_pretrained, read_state
 from featherseg.core.errors import DataNotFound, WeightsError
 from featherseg.core.types import ClassInfo
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import Recipe
+from featherseg.recipe import ModelTable, Recipe
 from featherseg.runs import WEIGHTS, find_run, load_run
 
 LEAST_BACKBONE = 0.8
@@ -51,10 +51,10 @@ def starting_weights(
     Raises WeightsError before anything is trained.
     """
     if init is not None:
-        table = carry_over(model, init, recipe.model.name, classes)
+        table = carry_over(model, init, recipe.model, classes)
         return {"init": table.source, "keys": len(table.loaded), "classes_kept": table.classes_kept}, table.lines()
     if recipe.model.pretrained:
-        name = models.entry(recipe.model.name).backbone
+        name = models.configure(recipe.model.name, recipe.model.options).backbone
         if len(model.mean) != 3:  # the published weights are for RGB; widened afterwards
             return _pretrained_wide(model, recipe, name)
         record = load_pretrained(model.backbone, name)
@@ -64,14 +64,14 @@ def starting_weights(
 
 def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
     """ImageNet weights for pictures of other channels: load three, then average the first convolution."""
-    rgb = models.build(recipe.model.name, model.classes).backbone
+    rgb = backbones.build(name)
     record = load_pretrained(rgb, name)
     rgb.widen(len(model.mean))
     model.backbone.load_state_dict(rgb.state_dict())
     return record, [f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"]
 
 
-def carry_over(model: SegmentationNetwork, init: str, name: str, classes: tuple[ClassInfo, ...]) -> KeyTable:
+def carry_over(model: SegmentationNetwork, init: str, settings: ModelTable, classes: tuple[ClassInfo, ...]) -> KeyTable:
     """Copy every tensor whose key and shape fit; of tensors that grow with the classes, the rows of equal names.
 
     `init` is a run (path or name) or a checkpoint file. Raises WeightsError where under 80 % of the backbone's tensors
@@ -80,7 +80,7 @@ def carry_over(model: SegmentationNetwork, init: str, name: str, classes: tuple[
     state, known = _read_init(init)
     source = _best_names(model, state)
     own = model.state_dict()
-    per_class = class_keys(name, model.classes, len(model.mean))
+    per_class = class_keys(settings, model.classes, len(model.mean))
     table = KeyTable(init, dropped=sorted(set(source) - set(own)))
     for key, value in own.items():
         found = source.get(key)
@@ -124,10 +124,13 @@ def _best_names(model: SegmentationNetwork, state: Mapping[str, Tensor]) -> dict
     return max(readings, key=lambda reading: sum(k in own and own[k].shape == v.shape for k, v in reading.items()))
 
 
-def class_keys(name: str, classes: int, channels: int) -> set[str]:
+def class_keys(settings: ModelTable, classes: int, channels: int) -> set[str]:
     """The keys whose tensors have one row a class: those that change when a class is added."""
     with torch.device("meta"):
-        fewer, more = (models.build(name, k, channels).state_dict() for k in (classes, classes % 254 + 1))
+        fewer, more = (
+            models.build(settings.name, k, channels, settings.options).state_dict()
+            for k in (classes, classes % 254 + 1)
+        )
     return {key for key in fewer if fewer[key].shape != more[key].shape}
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
+from featherseg import models
 from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.core.files import append_line, write_text
@@ -28,9 +28,11 @@ from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training
 from featherseg.data.transforms import Augment
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
-from featherseg.losses import CrossEntropy
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.losses import CrossEntropy, Hybrid, PixelContrast
 from featherseg.recipe import Recipe
 from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import Request, check_machine, fresh_network, open_data, prepare, refuse_existing
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
@@ -99,6 +101,11 @@ def _wait_for_rank_zero(out: Path) -> None:
 
 def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = False) -> Run:
     run = open_run(out)
+    if run.imported:
+        raise RunError(
+            f"{out} was imported from {run.imported}, so there is no training to resume. To train these weights "
+            f"further, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
+        )
     recipe = _recipe_for(run, request)
     check_machine(recipe)
     checkpoint = _read_checkpoint(out / CHECKPOINT)
@@ -118,10 +125,10 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = Fal
     steps, every = count_steps(recipe, len(train_data))
     module = SegmentationModule(
         net,
-        _loss(run.info, recipe),
+        _loss(run.info, recipe, net),
         recipe.train,
         steps=steps,
-        make_loader=_loader_maker(recipe, train_data, steps),
+        make_loader=_loader_maker(recipe, train_data, out, steps),
     )
     recorder = Recorder(out, val_data, recipe.train, steps=steps, every=every, reporter=reporter)
     _run_trainer(module, recorder, recipe, out, resume_from=out / CHECKPOINT if checkpoint else None)
@@ -179,11 +186,11 @@ def _recipe_for(run: Run, request: Request) -> Recipe:
     if request.recipe is None:
         return run.recipe
     _, asked = request.read()
-    mine, theirs = (_flat(recipe.model_dump()) for recipe in (run.recipe, asked))
+    mine, theirs = _settings(run.recipe), _settings(asked)
     resolved = {key for key in theirs if theirs[key] in (None, "auto")}  # numbers that the run found for itself
-    different = [k for k in theirs if theirs[k] != mine[k] and k not in FREE_ON_RESUME | resolved]
+    different = [k for k in theirs if theirs[k] != mine.get(k) and k not in FREE_ON_RESUME | resolved]
     if different:
-        told = "; ".join(f"{key} is {mine[key]!r} in the run and {theirs[key]!r} now" for key in different)
+        told = "; ".join(f"{key} is {mine.get(key)!r} in the run and {theirs[key]!r} now" for key in different)
         raise ConfigError(
             f"{run.path} was begun with other settings: {told}. A resumed run keeps its settings; "
             f"to train further with others, start a new run with --init {run.path}."
@@ -193,6 +200,12 @@ def _recipe_for(run: Run, request: Request) -> Recipe:
     )
     seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
     return run.recipe.model_copy(update={"data": data, "train": run.recipe.train.model_copy(update=seconds)})
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting by its key, those of the network too; what was published is none."""
+    network = models.configure(recipe.model.name, recipe.model.options).model_dump()
+    return _flat({"model": network}) | _flat(recipe.model_dump(exclude={"paper"}))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -210,13 +223,14 @@ def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
     return settings.epochs * an_epoch, settings.validate_every * an_epoch
 
 
-def _loader_maker(recipe: Recipe, data: SegmentationData, steps: int) -> Any:
+def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int) -> Any:
     """A function (start, rank, world) -> the stream of batches from micro-batch `start` on."""
     settings, augment = recipe.train, recipe.augment
     assert augment.crop is not None
     assert isinstance(settings.batch_size, int)
     batch_size = settings.batch_size
-    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed)
+    class_uniform = open_class_uniform(out, recipe, data)
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         total = steps * settings.accumulate
@@ -228,13 +242,29 @@ def _loader_maker(recipe: Recipe, data: SegmentationData, steps: int) -> Any:
     return make
 
 
-def _loss(info: RunInfo, recipe: Recipe) -> nn.Module:
-    return CrossEntropy(
+def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid:
+    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
+    settings = recipe.loss
+    cross_entropy = CrossEntropy(
         info.class_weights,
-        label_smoothing=recipe.loss.label_smoothing,
-        ohem_threshold=recipe.loss.ohem_threshold,
-        ohem_min_kept=recipe.loss.ohem_min_kept,
+        label_smoothing=settings.label_smoothing,
+        ohem_threshold=settings.ohem_threshold,
+        ohem_min_kept=settings.ohem_min_kept,
     )
+    if not settings.contrast:
+        return Hybrid(cross_entropy)
+    assert net.feature_channels is not None
+    torch.manual_seed(recipe.train.seed)
+    contrast = PixelContrast(
+        net.feature_channels,
+        net.classes,
+        dim=settings.contrast_dim,
+        temperature=settings.contrast_temperature,
+        max_samples=settings.contrast_samples,
+        max_views=settings.contrast_views,
+        groups_of=settings.contrast_group,
+    )
+    return Hybrid(cross_entropy, contrast, settings.contrast)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:

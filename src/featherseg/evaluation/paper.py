@@ -1,0 +1,95 @@
+"""Published figures beside ours. They stand in one place, the [paper] tables of recipes; ours are counted or measured.
+
+A published figure is shown as it was printed and called published: nothing here repeats a measurement of others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from featherseg.core.files import read_lines
+from featherseg.evaluation.cost import cost_of
+from featherseg.inference.modes import Mode
+from featherseg.recipe import PaperTable, parse_recipe, read_recipe, shipped_recipes
+from featherseg.runs import EVALUATIONS, Run, build_network
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published figure and ours, in the unit that `name` gives; ours is None where it was not measured.
+
+    digits: decimals that ours is shown with.
+    """
+
+    name: str
+    published: float
+    ours: float | None
+    digits: int
+
+    def texts(self) -> tuple[str, str, str, str]:
+        """Name, published, ours, difference (ours less published), as they are shown."""
+        if self.ours is None:
+            return self.name, str(self.published), "-", "-"
+        difference = round(self.ours, self.digits) - self.published
+        return self.name, str(self.published), f"{self.ours:.{self.digits}f}", f"{difference:+.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of a paper, named, and its figures beside a run's."""
+
+    row: str
+    figures: tuple[Figure, ...]
+
+
+HEADS = ("figure", "published", "ours", "difference")
+"""Of the columns that `Figure.texts` fills."""
+
+
+def compare(run: Run) -> Comparison | None:
+    """The row that a run's recipe names, beside the run's own figures; None where it names none.
+
+    None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last score of each split, the whole picture at one
+    scale; the number of pictures is named with it.
+    """
+    paper = run.recipe.paper
+    if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:
+        return None
+    with torch.device("meta"):
+        network = build_network(run.info)
+    counted = cost_of(network, run.recipe.model.name, paper.size)
+    height, width = paper.size
+    return Comparison(
+        paper.row,
+        (
+            *_accuracy(run, paper),
+            Figure("parameters, M", paper.params_m, counted.params / 1e6, 3),
+            Figure(
+                f"GMACs ({paper.convention}), {height}x{width}", paper.gmacs, counted.macs[paper.convention] / 1e9, 3
+            ),
+        ),
+    )
+
+
+def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
+    """mIoU by split, in %."""
+    looks = {
+        look["split"]: look
+        for look in read_lines(run.path / EVALUATIONS)
+        if look["data"] == paper.data and look["mode"] == str(Mode()) and look.get("miou") is not None
+    }
+    figures = []
+    for split, published in paper.miou.items():
+        name = f"mIoU on {paper.data} {split}, %"
+        if split in looks:
+            pictures, ours = looks[split]["images"], 100 * looks[split]["miou"]
+            figures.append(Figure(f"{name}, {pictures} pictures", published, ours, 2))
+        else:
+            figures.append(Figure(name, published, None, 2))
+    return figures
+
+
+def published(model: str) -> list[PaperTable]:
+    """What papers print of a network of the catalogue: the [paper] tables of the shipped recipes that train it."""
+    recipes = [parse_recipe(read_recipe(name)) for name in shipped_recipes()]
+    return [r.paper for r in recipes if r.paper and r.model.name == model and not r.model.options]

@@ -1,0 +1,27 @@
+"""What training minimises: cross-entropy at the picture's size, and the pixel contrast beside it."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featherseg.core.types import IGNORE, SegOutput
+from featherseg.layers.resize import to_image
+from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.losses.pixel_contrast import PixelContrast
+
+
+class Hybrid(nn.Module):
+    """L = L_ce + weight * L_contrast (FRM Eq. 4); cross-entropy alone where no contrast is given."""
+
+    def __init__(self, cross_entropy: CrossEntropy, contrast: PixelContrast | None = None, weight: float = 1.0) -> None:
+        super().__init__()
+        self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
+
+    def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
+        """A network's output in training and labels (B, H, W) int64 -> scalar, float32."""
+        loss = self.cross_entropy(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+        if self.contrast is None:
+            return loss
+        assert out.features is not None  # refused before training starts
+        rows, columns = (padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True))
+        covered = F.pad(labels, (0, columns, 0, rows), value=IGNORE)  # (B, H', W'): what the features cover
+        return loss + self.weight * self.contrast(out.features, out.logits, covered)

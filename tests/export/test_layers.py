@@ -1,0 +1,40 @@
+"""Layers that no quickly exported network holds: the exported graph is right at sizes other than the example's."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from featherseg.export.onnx import OPSET
+from featherseg.export.parity import perturb
+from featherseg.layers.attention import DisentangledNonLocal
+from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
+
+LAYERS = {
+    "ppm": lambda: PyramidPooling(6, 4),
+    "dappm": lambda: DeepAggregationPooling(6, 3, 4),
+    "non-local, unpooled, without gamma": lambda: DisentangledNonLocal(6, key_channels=2, kv_pool=1, gamma=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns of its own insides
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_exports_with_any_height_and_width(name, tmp_path):
+    layer, dynamic = perturb(LAYERS[name]()), torch.export.Dim.DYNAMIC
+    torch.onnx.export(
+        layer,
+        (torch.randn(2, 6, 7, 9),),
+        tmp_path / "layer.onnx",
+        dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    for size in ((1, 2, 2), (1, 5, 11), (3, 23, 40), (2, 6, 6)):
+        x = torch.randn(size[0], 6, *size[1:], generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = layer(x).numpy()
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        assert np.abs(found - expected).max() <= 1e-5 * (expected.max() - expected.min())

@@ -1,0 +1,35 @@
+import torch
+from torch.testing import assert_close
+
+from featherseg.core.types import SegOutput
+from featherseg.losses import CrossEntropy, Hybrid, PixelContrast
+
+
+def output(size, padded):
+    torch.manual_seed(0)
+    shape = (padded[0] // 4, padded[1] // 4)
+    return SegOutput(torch.randn(2, 3, *shape), size, padded, False, features=torch.randn(2, 4, *shape))
+
+
+def test_it_is_cross_entropy_plus_the_weighted_contrast():  # FRM Eq. 4
+    out, labels = output((32, 32), (32, 32)), torch.randint(0, 3, (2, 32, 32))
+    contrast = PixelContrast(4, 3, max_views=5)
+    values = []
+    for weight in (0.0, 1.0, 3.0):
+        torch.manual_seed(1)
+        values.append(Hybrid(CrossEntropy(), contrast, weight)(out, labels))
+    torch.manual_seed(1)
+    own = contrast(out.features, out.logits, labels)
+    assert own > 0
+    assert_close(values[0], Hybrid(CrossEntropy())(out, labels))
+    assert_close(values[1], values[0] + own)
+    assert_close(values[2], values[0] + 3 * own)
+
+
+def test_features_over_the_padding_are_not_drawn():
+    out, labels = output((16, 64), (64, 64)), torch.randint(0, 2, (2, 16, 64))
+    hybrid = Hybrid(CrossEntropy(), PixelContrast(4, 3, max_views=2))
+    out.features.requires_grad_()
+    hybrid(out, labels).backward()
+    assert out.features.grad[:, :, :4].any()
+    assert not out.features.grad[:, :, 4:].any()
