@@ -1,7 +1,7 @@
 """The command line: one verb per file, each parses, calls one function and prints.
 
-To add a verb: its file with one function of its name, and its row in VERBS. A verb's file imports nothing heavy at its
-top, so that `featherseg --help` answers at once.
+To add a verb: its file with one function of its name (import_ for `import`, a word that Python keeps to itself), and
+its row in VERBS. A verb's file imports nothing heavy at its top, so that `featherseg --help` answers at once.
 """
 
 import errno
@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from featherseg.core.errors import FeathersegError
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Look for faults in a dataset, mend them.",
     "train": "Train a network: a recipe becomes a run.",
+    "import": "Make a run of published weights.",
     "evaluate": "Score a run, a file or predictions.",
     "predict": "Segment pictures.",
     "export": "Write a run's network for another runtime.",
@@ -43,8 +45,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for verb, line in VERBS.items():
-        module = import_module(f"{__name__}.{verb}")
-        app.command(verb, short_help=line)(getattr(module, verb))
+        name = f"{verb}_" if iskeyword(verb) else verb
+        app.command(verb, short_help=line)(getattr(import_module(f"{__name__}.{name}"), name))
     return app
 
 

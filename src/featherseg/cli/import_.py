@@ -1,0 +1,55 @@
+"""`featherseg import`: published weights of a network become a run folder."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.options import parse_size
+from featherseg.core.errors import ConfigError
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")],
+    model: Annotated[str, typer.Option(help="Of which network; `featherseg models` lists them.")],
+    data: Annotated[
+        str,
+        typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No pictures needed."),
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder to write; must be new.")],
+    licence: Annotated[
+        str | None, typer.Option(help="Under which terms the weights may be used [default: asked on the terminal].")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies, for `featherseg evaluate`.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Of the pictures it was trained on [default: as the dataset's are]."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in model.context=ppm. May be repeated."),
+    ] = None,
+) -> None:
+    """Make a run folder of a network's published weights, to evaluate, export and serve them.
+
+    Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
+    """
+    height_width = parse_size(size, "--size") if size else None
+    terms = licence if licence is not None else ask_licence()
+    from featherseg.evaluation.import_weights import ImportRequest, import_weights
+
+    request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(overrides or ()))
+    run = import_weights(request, out, print)
+    print(f"licence: {run.licence}")
+    print(f"the run is in {out}; score it with: featherseg evaluate {out}")
+
+
+def ask_licence() -> str:
+    """The terms of the weights, from the user at the terminal. Raises ConfigError where there is none."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "under which terms may these weights be used? There is no terminal to ask on: give --licence TEXT, as in "
+            '--licence "Apache-2.0" or --licence "non-commercial use only".'
+        )
+    return typer.prompt("Under which terms may these weights be used, as their authors state them?", err=True)
