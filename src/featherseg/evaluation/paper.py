@@ -49,8 +49,8 @@ HEADS = ("figure", "published", "ours", "difference")
 def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
-    None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last score of each split, the whole picture at one
-    scale; the number of pictures is named with it.
+    None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last
+    score of each split, the whole picture at one scale; the number of pictures is named with it.
     """
     paper = run.recipe.paper
     if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:
