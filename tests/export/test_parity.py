@@ -30,11 +30,14 @@ def test_an_export_is_checked_at_every_size_and_holds(exported):
     assert all(row.relative_error <= TOLERANCE and row.same_class > 0.99 for row in rows)
 
 
-@pytest.mark.parametrize("key", ["classifier.bias", "context.attention.gamma", "backbone.stem.1.running_var"])
-def test_a_file_of_slightly_other_weights_is_seen(exported, key):
+@pytest.mark.parametrize("kind", ["bias", "running_var", "gamma"])
+def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     other = deepcopy(exported.run.model)
+    tensors = [value for key, value in other.state_dict().items() if key.endswith(f".{kind}")]
+    if not tensors:
+        pytest.skip(f"{exported.run.recipe.model.name} has no {kind}")
     with torch.no_grad():
-        other.state_dict()[key].mul_(1.05)
+        tensors[-1].mul_(1.05)
     assert verify(exported.run.model, exported.report.path, SMALL).ok
     assert not verify(other, exported.report.path, SMALL).ok
 
@@ -62,4 +65,4 @@ def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
         assert torch.equal(first[key], second[key])
         if not key.endswith("num_batches_tracked"):
             assert not torch.isclose(first[key], value).all(), key
-            assert first[key].count_nonzero() == first[key].numel()
+            assert first[key].count_nonzero() > 0.999 * first[key].numel()

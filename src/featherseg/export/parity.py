@@ -13,6 +13,7 @@ from torch import nn
 from featherseg.core.types import SegOutput
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.scale import LayerScale
 
 TOLERANCE = 1e-4
 """Largest error that passes, as a share of the range (maximum - minimum) of the network's logits."""
@@ -93,16 +94,19 @@ def perturb(model: nn.Module) -> nn.Module:
     """Fill a network with seeded noise, in place, so that nothing is at its initial value; -> the network in eval mode.
 
     A zero gate or a fresh batch norm hides what an export gets wrong behind it. Every entry is drawn by its own name:
-    kernels N(0, 1 / fan_in), scales and running variances U(0.5, 1.5), all else (biases, gates, running means)
-    N(0, 0.1^2).
+    kernels N(0, 1 / fan_in), scales of norms and running variances U(0.5, 1.5), layer scales U(0.1, 0.5) (a deep
+    network would run out of fp32 with larger ones), all else (biases, gates, running means) N(0, 0.1^2).
     """
+    layer_scales = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, LayerScale)}
     with torch.no_grad():
         for key, value in model.state_dict().items():  # shares its memory with the network
             generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
             kind = key.rsplit(".", 1)[-1]
             if kind == "num_batches_tracked":
                 continue
-            if kind == "weight" and value.dim() > 1:
+            if key in layer_scales:
+                value.uniform_(0.1, 0.5, generator=generator)
+            elif kind == "weight" and value.dim() > 1:
                 value.normal_(0, 1 / sqrt(prod(value.shape[1:])), generator=generator)
             elif kind in ("weight", "running_var"):
                 value.uniform_(0.5, 1.5, generator=generator)
