@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, pad_same, widen_input
+from featherseg.layers.conv import convolve, pad_same
 from featherseg.layers.network import Backbone
 
 
@@ -90,6 +90,7 @@ class EfficientNetLite(Backbone):
 
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
+    first_convolution = "stem.0"
 
     def __init__(self, width: float, depth: float) -> None:
         super().__init__()
@@ -124,13 +125,6 @@ class EfficientNetLite(Backbone):
             if number in STAGE_ENDS:
                 stages.append(x)
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
-
-    def widen(self, channels: int) -> None:
-        """Take pictures of another number of channels; call after the three-channel weights were loaded."""
-        if channels != 3:
-            first = self.stem[0]
-            assert isinstance(first, nn.Conv2d)
-            widen_input(first, channels)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are not used: the head)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, widen_input
+from featherseg.layers.conv import convolve
 from featherseg.layers.network import Backbone
 from featherseg.layers.scale import LayerScale
 
@@ -127,6 +127,7 @@ class VAN(Backbone):
 
     mean = (123.675, 116.28, 103.53)
     std = (58.395, 57.12, 57.375)
+    first_convolution = "stages.0.embed.0"
 
     def __init__(self, config: VANConfig) -> None:
         super().__init__()
@@ -144,13 +145,6 @@ class VAN(Backbone):
             x = stage(x)
             stages.append(x)
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
-
-    def widen(self, channels: int) -> None:
-        """Take pictures of another number of channels; call after the three-channel weights were loaded."""
-        if channels != 3:
-            first = self.get_submodule("stages.0.embed.0")
-            assert isinstance(first, nn.Conv2d)
-            widen_input(first, channels)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of VAN-Classification -> ours; -> (renamed state, keys that are not used: the head)."""

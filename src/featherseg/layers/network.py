@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from featherseg.core.config import Config
 from featherseg.core.types import SegOutput
+from featherseg.layers.conv import widen_input
 
 
 class NetworkConfig(Config):
@@ -17,16 +18,21 @@ class NetworkConfig(Config):
 class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32.
 
-    mean and std, 0..255, are what its published weights expect.
+    mean and std, 0..255, are what its published weights expect; first_convolution is the name of the layer that takes
+    the picture.
     """
 
     stage_channels: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    first_convolution: str
 
     def widen(self, channels: int) -> None:
         """Take pictures of another number of channels than three; call after three-channel weights were loaded."""
-        raise NotImplementedError
+        if channels != 3:
+            first = self.get_submodule(self.first_convolution)
+            assert isinstance(first, nn.Conv2d)
+            widen_input(first, channels)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, keys that are accepted and not used)."""
