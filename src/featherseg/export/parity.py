@@ -94,7 +94,7 @@ def perturb(model: nn.Module) -> nn.Module:
     """Fill a network with seeded noise, in place, so that nothing is at its initial value; -> the network in eval mode.
 
     A zero gate or a fresh batch norm hides what an export gets wrong behind it. Every entry is drawn by its own name:
-    kernels N(0, 1 / fan_in), scales of norms and running variances U(0.5, 1.5), layer scales U(0.1, 0.5) (a deep
+    kernels N(0, 1 / fan_in), scales of norms and running variances U(0.5, 1.5), layer scales U(0.02, 0.1) (a deep
     network would run out of fp32 with larger ones), all else (biases, gates, running means) N(0, 0.1^2).
     """
     layer_scales = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, LayerScale)}
@@ -105,7 +105,7 @@ def perturb(model: nn.Module) -> nn.Module:
             if kind == "num_batches_tracked":
                 continue
             if key in layer_scales:
-                value.uniform_(0.1, 0.5, generator=generator)
+                value.uniform_(0.02, 0.1, generator=generator)
             elif kind == "weight" and value.dim() > 1:
                 value.normal_(0, 1 / sqrt(prod(value.shape[1:])), generator=generator)
             elif kind in ("weight", "running_var"):
