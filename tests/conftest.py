@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+hypothesis.settings.register_profile("fixed seeds", derandomize=True)
+hypothesis.settings.load_profile("fixed seeds")
 
 
 @pytest.fixture(scope="session")

@@ -127,8 +127,12 @@ def test_it_is_finite_over_the_range_of_half_precision(classes, scale, temperatu
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
     assert value >= 0
-    assert torch.isfinite(features.grad).all()
     assert torch.isfinite(loss.embed.weight.grad).all()
+    if features.grad is None:  # nothing to contrast: no class has more than 3 pixels in a picture
+        assert classes == 171
+        assert value == 0
+    else:
+        assert torch.isfinite(features.grad).all()
 
 
 def test_more_classes_than_samples_still_give_one_view_each():
