@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
 from featherseg.core.config import Config, parse
@@ -16,6 +16,17 @@ from featherseg.core.errors import ConfigError, unknown
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+
+
+def _short_then_long(fit: tuple[int, int]) -> tuple[int, int]:
+    if fit[0] > fit[1]:
+        raise ValueError("expected [short side, long side] in pixels, the short one first")
+    return fit
+
+
+ToFit = Annotated[tuple[Positive, Positive], AfterValidator(_short_then_long)]
+"""A core.types.Fit: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
+
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
 """How multiply-accumulates are counted; evaluation/cost.py says what each convention counts."""
 
@@ -47,16 +58,20 @@ class DataTable(Config):
     train_size: Positive | None = None  # use only so many pictures
     val_size: Positive | None = None
     workers: Annotated[int, Field(ge=0)] = 2
+    test_fit: ToFit | None = None  # pictures are brought to fit this wherever the network is validated, scored or used
     class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
 
 class AugmentTable(Config):
     """[augment]: what is done to a training picture, in this order. Off where a key is left out."""
 
-    scale: tuple[float, float] = (1.0, 1.0)  # the picture is resized by a factor drawn log-uniformly from here
+    fit: ToFit | None = None  # the picture is brought to fit this first
+    scale: tuple[float, float] = (1.0, 1.0)  # the picture is resized by a factor drawn from here ...
+    scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
     crop: tuple[Positive, Positive] | None = None  # (height, width); the largest training picture where left out
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
     flip: Share = 0.0  # probability of a left-right flip
+    photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/photometric.py)
     brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x
     contrast: Share = 0.0
     saturation: Share = 0.0
@@ -75,6 +90,7 @@ class LossTable(Config):
     class_weights: Literal["none", "auto"] | list[float] = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
     label_smoothing: Share = 0.0
+    mean: Literal["labelled", "all"] = "labelled"  # over the labelled pixels, or over all as mmsegmentation does
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
@@ -95,6 +111,7 @@ class TrainTable(Config):
     lr: Annotated[float, Field(gt=0)] = 2e-3
     backbone_lr: Annotated[float, Field(gt=0)] | None = None  # lr where left out
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    groups: Literal["structure", "mmseg"] = "structure"  # what decays and which rate it has (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
     power: Annotated[float, Field(gt=0)] = 0.9  # lr * (1 - step / steps) ** power
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -115,14 +132,16 @@ class TrainTable(Config):
 class PaperTable(Config):
     """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
 
-    miou holds %, by split of `data`, single scale; gmacs are counted by `convention` for one picture of `size` (height,
-    width); params_m and gmacs are of the network with `classes` classes.
+    miou holds %, by split of `data`, at one scale unless `scales` and `flip` tell otherwise. gmacs are counted by
+    `convention` for one picture of `size` (height, width); they and params_m are of the network with `classes` classes.
     """
 
     row: str  # where it is printed
     data: str
     classes: Positive
     miou: dict[str, Percent]
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
     params_m: Annotated[float, Field(gt=0)]  # millions
     gmacs: Annotated[float, Field(gt=0)]  # 10^9
     convention: Convention

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,11 @@ class ClassRow(Config):
     name: str
     color: Color
     thing: bool = False
+
+
+def class_rows(classes: Iterable[ClassInfo]) -> list[ClassRow]:
+    """A dataset's classes as resolved.json holds them."""
+    return [ClassRow(name=c.name, color=c.color, thing=c.thing) for c in classes]
 
 
 class RunInfo(Config):

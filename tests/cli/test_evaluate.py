@@ -31,7 +31,7 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
     found = json.loads(result.stdout)
     assert {"miou", "iou", "pixel_accuracy", "confusion", "void"} <= set(found)
     assert (len(found["iou"]), np.sum(found["confusion"]), found["images"]) == (2, 64 * 72, 1)
-    assert "1 pictures of val, as in training" in result.stderr
+    assert "1 picture of val, as in training" in result.stderr
 
 
 def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
@@ -74,6 +74,17 @@ def test_modes_are_written_down(lawn_run):
     assert lines(lawn_run)[0]["mode"] == "windows of 48x48, flip, scales 0.5 1.0"
 
 
+def test_a_run_is_scored_at_the_size_it_was_validated_at_unless_told_otherwise(lawn_run):
+    info = open_run(lawn_run).info
+    data = info.recipe.data.model_copy(update={"test_fit": (32, 100)})
+    write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
+    assert "pictures are looked at: whole, fitted to 32x100" in run(lawn_run).stdout
+    run(lawn_run, "--fit", "64x64", "--scales", "0.5,1")
+    assert "looked at" not in run(lawn_run, "--fit", "off").stdout
+    modes = ["whole, fitted to 32x100", "whole, fitted to 64x64, scales 0.5 1.0", "whole"]
+    assert [line["mode"] for line in lines(lawn_run)] == modes
+
+
 def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn):
     folder = tmp_path / "predictions"
     folder.mkdir()
@@ -98,6 +109,8 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
         (("a.onnx",), "--data NAME"),
         (("a", "--scales", "big"), "--scales 'big'"),
         (("a", "--window", "512"), "--window '512'"),
+        (("a", "--fit", "512"), "SHORTxLONG"),
+        (("a", "--fit", "2048x512"), "such as 512x2048"),
     ],
 )
 def test_what_cannot_be_is_refused_before_work(arguments, named):

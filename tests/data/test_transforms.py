@@ -10,9 +10,11 @@ from featherseg.data.transforms import Augment, cut, gaussian_blur, largest_shar
 
 ALL = Augment(
     crop=(24, 40),
+    fit=(30, 50),
     scale=(0.4, 3.0),
     category_ratio=0.7,
     flip=0.5,
+    photometric=True,
     brightness=0.4,
     contrast=0.4,
     saturation=0.4,
@@ -50,6 +52,53 @@ def test_the_same_numbers_give_the_same_bytes():
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
+
+
+def marked(height, width):
+    """A picture that holds 100 times the row and the column of each pixel."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.dstack([100 * rows, 100 * columns]).astype(np.uint16)
+    return Sample("a", image, np.zeros((height, width), np.uint8))
+
+
+def columns_a_pixel(image):
+    """How many columns of the source a pixel of a crop of it covers, away from its edges."""
+    return float(image[1, 0, 2:-1].double().diff().mean()) / 100
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "factor"),
+    [((60, 80), (30, 100), 0.5), ((60, 240), (30, 100), 100 / 240), ((60, 80), (120, 400), 2)],
+)
+def test_a_picture_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
+    for scale in (1.0, 0.5):
+        settings = Augment(crop=(8, 8), fit=fit, scale=(scale, scale))
+        step = columns_a_pixel(random_window(marked(*size), settings, np.random.default_rng(0))[0])
+        assert step == pytest.approx(1 / (factor * scale), rel=0.1)
+
+
+def test_a_factor_is_drawn_evenly_or_evenly_by_its_logarithm():
+    def shares(how):
+        """The share of factors below 1, the least and the greatest, as the crops show them."""
+        settings = Augment(crop=(1, 60), scale=(0.5, 2.0), scale_drawn=how)
+        windows = [random_window(marked(3, 300), settings, np.random.default_rng(seed))[0] for seed in range(400)]
+        factors = 1 / np.array([columns_a_pixel(image) for image in windows])
+        return np.mean(factors < 1), factors.min(), factors.max()
+
+    for how, below in (("log-uniformly", 1 / 2), ("uniformly", 1 / 3)):
+        share, low, high = shares(how)
+        assert share == pytest.approx(below, abs=0.09)
+        assert low < 0.56
+        assert high > 1.8
+
+
+def test_photometric_distortion_changes_the_picture_alone_and_by_its_own_draws():
+    plain, distorted = (
+        Augment(crop=(20, 30), flip=0.5, photometric=on)(scene(), np.random.default_rng(4)) for on in (False, True)
+    )
+    assert torch.equal(plain[1], distorted[1])
+    assert not torch.equal(plain[0], distorted[0])
+    assert distorted[0].dtype == torch.uint8
 
 
 def test_without_augmentation_the_window_is_a_plain_crop():

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featherseg import backbones, models
 from featherseg.backbones import BACKBONES
+from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.evaluation.cost import (
     CONVENTIONS,
@@ -22,9 +23,12 @@ from featherseg.evaluation.cost import (
 )
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.pooling import RegionMean
+from featherseg.layers.pooling import RegionMean, StridedRegionMean
+from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.scale import LayerScale
+from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models import MODELS
+from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
 from featherseg.models.frm import VARIANTS, AlignedPyramid, build_context
 
 CASES = [((128, 192), 2), ((97, 131), 19)]
@@ -64,10 +68,29 @@ def torch_macs(module: nn.Module, images: Tensor) -> float:
 
 
 def as_torch_pools(module: nn.Module) -> nn.Module:
-    """The module with torch's own adaptive pool in place of ours, whose matrix products no tool takes for a pool."""
+    """The module with torch's own pools in place of ours, whose matrix products no tool takes for a pool.
+
+    ceil_mode gives the strided one as many regions; where they begin and end makes no difference to the tools.
+    """
     for name, child in module.named_children():
-        setattr(module, name, nn.AdaptiveAvgPool2d(child.k) if isinstance(child, RegionMean) else as_torch_pools(child))
+        if isinstance(child, RegionMean):
+            setattr(module, name, nn.AdaptiveAvgPool2d(child.k))
+        elif isinstance(child, StridedRegionMean):
+            setattr(module, name, nn.AvgPool2d(child.stride, ceil_mode=True))
+        else:
+            as_torch_pools(child)
     return module
+
+
+class TwoMaps(nn.Module):
+    """A layer that takes a map twice, or the sizes of two, as one that takes a map."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, x) if isinstance(self.layer, ClassEmbedding) else self.layer((2, 3), (4, 6))
 
 
 def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, int]:
@@ -147,7 +170,14 @@ LAYERS = {
     nn.MaxPool2d: (nn.MaxPool2d(2), (6, 5, 7)),
     nn.AvgPool2d: (nn.AvgPool2d(3, 2, 1), (6, 5, 7)),
     RegionMean: (RegionMean(3), (6, 5, 7)),
+    StridedRegionMean: (StridedRegionMean(4), (6, 5, 7)),
     DisentangledNonLocal: (DisentangledNonLocal(8, key_channels=2), (8, 5, 7)),
+    Attention: (Attention(6, stride=2), (6, 5, 7)),
+    AttentionDownsample: (AttentionDownsample(6, 8), (6, 5, 7)),
+    PositionBias: (TwoMaps(PositionBias(8, 4, stride=2)), (6, 4, 6)),
+    ClassEmbedding: (TwoMaps(ClassEmbedding()), (6, 5, 7)),
+    ClassPooling: (ClassPooling(6), (6, 5, 1)),
+    StochasticDepth: (StochasticDepth(0.1), (6, 5, 7)),
     nn.Identity: (nn.Identity(), (6, 5, 7)),
     nn.Dropout2d: (nn.Dropout2d(), (6, 5, 7)),
 }

@@ -117,6 +117,40 @@ def test_scales_are_averaged_at_full_resolution(make_runtime, image):
     assert_close(probabilities(runtime, image, Mode(scales=(0.5, 1.0, 1.5))), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("fit", "seen"), [((35, 200), (35, 46)), ((64, 80), (60, 80)), ((140, 140), (105, 140)), ((70, 93), (70, 93))]
+)
+def test_a_fitted_picture_is_resized_for_the_network_and_scored_at_its_own_size(make_runtime, image, fit, seen):
+    runtime = make_runtime(stride=4, divisor=8)
+    pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None], runtime.mean, runtime.std)
+    if seen != (70, 93):
+        pixels = torch.nn.functional.interpolate(pixels, size=seen, mode="bilinear", antialias=True)
+    expected = to_image(runtime(pixels), (70, 93))[0].softmax(0)
+    assert_close(probabilities(runtime, image, Mode(fit=fit)), expected, atol=1e-5, rtol=0)
+
+
+def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
+    runtime = make_runtime()
+    seen = []
+    forward = runtime.model.forward
+    runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
+    found = probabilities(runtime, image, Mode(fit=(35, 100), scales=(1.0, 2.0), flip=True))
+    assert seen == [(35, 46), (35, 46), (70, 93), (70, 93)]
+    assert found.shape == (3, 70, 93)
+    seen.clear()
+    predict_mask(runtime, image, Mode(fit=(35, 100), window=(70, 60)))  # in pixels of the picture itself
+    assert seen == [(35, 30), (35, 30)]
+
+
+def test_unless_told_otherwise_a_picture_is_looked_at_as_in_validation(make_runtime, image):
+    runtime = make_runtime()
+    runtime.test_fit = (35, 200)
+    fitted = Mode(fit=(35, 200))
+    assert (predict_mask(runtime, image) == predict_mask(runtime, image, fitted)).all()
+    assert torch.equal(probabilities(runtime, image), probabilities(runtime, image, fitted))
+    assert not torch.equal(probabilities(runtime, image), probabilities(runtime, image, Mode()))
+
+
 def test_pictures_in_a_batch_are_predicted_as_alone(make_runtime, image):
     runtime = make_runtime()
     batch = np.stack([image, image[::-1], image[:, ::-1]])
@@ -140,6 +174,7 @@ def test_sixteen_bits_and_read_only_arrays_are_taken(make_runtime, image):
         ({"scales": (0.5, 50.0)}, "50.0"),
         ({"window": (8, 512)}, "8x512"),
         ({"overlap": 0.95}, "0.95"),
+        ({"fit": (200, 50)}, "200x50"),
     ],
 )
 def test_a_mode_out_of_range_is_refused_by_its_value(values, named):
@@ -149,4 +184,5 @@ def test_a_mode_out_of_range_is_refused_by_its_value(values, named):
 
 def test_a_mode_says_what_it_is():
     assert str(Mode()) == "whole"
+    assert str(Mode(fit=(512, 2048))) == "whole, fitted to 512x2048"
     assert str(Mode(window=(512, 640), flip=True, scales=(0.75, 1.0))) == "windows of 512x640, flip, scales 0.75 1.0"

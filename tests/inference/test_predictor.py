@@ -117,6 +117,20 @@ def test_max_side_shrinks_for_the_network_and_keeps_the_size_of_the_mask(make_ru
     assert seen == [(36, 48), (70, 93)]
 
 
+def test_a_run_s_test_size_is_the_default_and_max_side_holds_on_top_of_it(make_runtime, image):
+    runtime = make_runtime()
+    runtime.peak_bytes_per_pixel, runtime.test_fit = 100.0, (140, 200)
+    seen = []
+    forward = runtime.model.forward
+    runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
+    result = Predictor(runtime)(image)
+    assert (result.mask.shape, result.how) == ((70, 93), "whole, fitted to 140x200")
+    Predictor(runtime, max_side=93)(image)
+    Predictor(runtime, max_side=300)(image)
+    Predictor(runtime, mode=Mode())(image)
+    assert seen == [(140, 186), (70, 93), (140, 186), (70, 93)]
+
+
 def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
     for options, named in (({"batch": 0}, "batch = 0"), ({"max_side": 3}, "max_side = 3")):
         with pytest.raises(FeathersegError, match=named):

@@ -85,6 +85,8 @@ def test_an_onnx_file_brings_its_facts_and_its_logits(tmp_path):
     ]
     assert (runtime.mean, runtime.std, runtime.channels) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 3)
     assert (runtime.licence, runtime.peak_bytes_per_pixel, runtime.image_size) == ("Apache-2.0", 20.0, None)
+    assert runtime.test_fit is None
+    assert open_runtime(write_onnx(tmp_path / "net.onnx", test_fit=[512, 2048]), "cpu").test_fit == (512, 2048)
     images = torch.randn(2, 3, 70, 33)
     out = runtime(images)
     assert_close(out.logits, torch.nn.functional.conv2d(images, torch.from_numpy(WEIGHT)), atol=1e-5, rtol=1e-5)

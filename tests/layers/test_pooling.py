@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMean
+from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMean, StridedRegionMean
 
 
 def randomised(net):
@@ -128,3 +128,11 @@ def test_region_means_keep_full_precision_under_autocast():
     x = torch.full((1, 1, 30, 30), 1.0 + 2**-9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_close(RegionMean(3)(x), torch.full((1, 1, 3, 3), 1.0 + 2**-9), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("size", [(8, 16), (24, 40), (1, 2), (12, 20), (7, 13)])
+def test_strided_region_means_are_adaptive_windows_of_the_strided_size(stride, size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = tuple(math.ceil(side / stride) for side in size)
+    assert_close(StridedRegionMean(stride)(x), F.adaptive_avg_pool2d(x, wanted), atol=1e-12, rtol=0)

@@ -1,5 +1,8 @@
+import json
 import math
+import runpy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.core.errors import ConfigError
+from featherseg.layers.resize import resize
 from featherseg.losses import CrossEntropy
 
 
@@ -43,6 +47,33 @@ def test_it_is_the_weighted_mean_over_labelled_pixels(weights, smoothing):
     if not smoothing:
         tensor = None if weights is None else torch.tensor(weights)
         assert_close(loss, torch.nn.functional.cross_entropy(logits, labels, tensor, ignore_index=255))
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+@pytest.mark.parametrize("ohem", [None, 0.4])
+def test_the_mean_over_all_pixels_counts_those_that_are_ignored(weights, ohem):
+    logits, labels = scene()
+    found = CrossEntropy(weights, ohem_threshold=ohem, ohem_min_kept=1, mean_over_all=True)(logits, labels)
+    losses = torch.nn.functional.cross_entropy(
+        logits, labels, None if weights is None else torch.tensor(weights), ignore_index=255, reduction="none"
+    )  # 0 where ignored
+    if ohem is not None:
+        p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0]
+        losses = losses * (p < ohem)
+    assert_close(found, losses.mean())
+
+
+def test_both_means_are_those_of_the_reference_pack(shared):
+    folder = shared / "reference" / "parity"
+    case = json.loads((folder / "pack_cgrseg_t.json").read_text())["cases"][1]
+    _, _, height, width = case["input_shape"]
+    recipe = runpy.run_path(str(folder / "recipe.py"))
+    labels = torch.from_numpy(recipe["labels"](case["input_tag"], 1, height, width, 150))
+    with np.load(folder / "pack_cgrseg_t.npz") as arrays:
+        logits = resize(torch.from_numpy(arrays["case1_logits"]), (height, width), align_corners=False)
+    for over_all, key in ((False, "ce_mean_valid_pixels"), (True, "ce_mean_all_pixels")):
+        loss = CrossEntropy(mean_over_all=over_all)(logits, labels)
+        assert loss.item() == pytest.approx(case["loss"][key], abs=1e-5)
 
 
 @pytest.mark.parametrize("ohem", [None, 0.7])

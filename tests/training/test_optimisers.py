@@ -1,15 +1,31 @@
+import json
+
 import pytest
 import torch
 
 from featherseg import models
+from featherseg.core.errors import ConfigError
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, poly_schedule
 
+RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
+
+
+def learns(net: SegmentationNetwork, groups: str) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter by its name; each must be in one group."""
+    names = {id(p): name for name, p in net.named_parameters()}
+    sorted_groups = build_optimizer(net, torch.nn.Identity(), TrainTable(epochs=1, groups=groups, **RATES)).param_groups
+    found = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in sorted_groups for p in group["params"]]
+    assert len(found) == len(names)
+    return dict(found)
+
 
 def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
     net, loss = models.build("frm-lite0", 3), PixelContrast(64, 3)
-    optimizer = build_optimizer(net, loss, TrainTable(epochs=1, lr=2.0, backbone_lr=1.0, weight_decay=0.5))
+    optimizer = build_optimizer(net, loss, TrainTable(epochs=1, **RATES))
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(seen) == sorted(id(p) for part in (net, loss) for p in part.parameters())
     backbone = {id(p) for p in net.backbone.parameters()}
@@ -17,6 +33,69 @@ def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
         for p in group["params"]:
             assert group["lr"] == (1.0 if id(p) in backbone else 2.0)
             assert group["weight_decay"] == (0.5 if p.ndim > 1 else 0.0)
+
+
+class Tables(SegmentationNetwork):
+    """A position table in the backbone and one outside, each beside a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.ModuleDict({"position": PositionBias(2, 4), "matrix": torch.nn.Linear(3, 3)})
+        self.position, self.matrix = PositionBias(2, 4), torch.nn.Linear(3, 3)
+
+
+def test_position_tables_do_not_decay_wherever_they_are():
+    assert learns(Tables(), "structure") == {
+        "backbone.position.table": (1.0, 0.0),
+        "backbone.matrix.weight": (1.0, 0.5),
+        "backbone.matrix.bias": (1.0, 0.0),
+        "position.table": (2.0, 0.0),
+        "matrix.weight": (2.0, 0.5),
+        "matrix.bias": (2.0, 0.0),
+    }
+
+
+@pytest.fixture(scope="module")
+def cgrseg():
+    return models.build("cgrseg-t", 150)
+
+
+def as_mmcv(name: str) -> tuple[float, float]:
+    """custom_keys of the authors' configs: the longest key that is part of a name decides, in the alphabet's order."""
+    keys = {"head": (2.0, 0.5), "norm": (1.0, 0.0), "absolute_pos_embed": (1.0, 0.0)}
+    hits = [key for key in sorted(sorted(keys), key=len, reverse=True) if key in name]
+    return keys[hits[0]] if hits else (1.0, 0.5)
+
+
+def test_the_official_groups_are_those_that_its_names_fall_into(cgrseg, shared):
+    listed = json.loads((shared / "reference/parity/official_keys/keys_cgrseg_t_150.json").read_text())["entries"]
+    numbered = {entry["key"]: torch.full(entry["shape"], float(i)) for i, entry in enumerate(listed)}
+    ours, _ = cgrseg.rename_official(numbered)
+    expected = {name: as_mmcv(listed[int(value.flatten()[0])]["key"]) for name, value in ours.items()}
+    found = learns(cgrseg, "mmseg")
+    assert {name: expected[name] for name in found} == found
+
+
+def test_the_official_groups_have_their_accidents(cgrseg):
+    found, parameters = learns(cgrseg, "mmseg"), dict(cgrseg.named_parameters())
+    talking = [n for n, (lr, _) in found.items() if n.startswith("backbone.") and lr == 2.0]
+    assert (len(talking), sum(parameters[n].numel() for n in talking)) == (16, 576)
+    undecayed = [n for n, (_, decay) in found.items() if decay == 0.0]
+    assert len(undecayed) == 2 * 65
+    assert all(n.startswith("backbone.") for n in undecayed)
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in cgrseg.backbone.modules()) == 95
+    assert {found[n] for n in found if n.endswith("position.table")} == {(1.0, 0.5)}
+
+
+def test_by_structure_only_convolutions_decay_and_all_of_the_backbone_has_one_rate(cgrseg):
+    found = learns(cgrseg, "structure")
+    assert {lr for n, (lr, _) in found.items() if n.startswith("backbone.")} == {1.0}
+    assert {n for n, (_, decay) in found.items() if decay} == {n for n, p in cgrseg.named_parameters() if p.ndim == 4}
+
+
+def test_the_official_groups_are_of_one_backbone():
+    with pytest.raises(ConfigError, match="EfficientNetLite"):
+        learns(models.build("frm-lite0", 3), "mmseg")
 
 
 def test_the_schedule_is_warm_up_times_poly():
@@ -28,3 +107,12 @@ def test_the_schedule_is_warm_up_times_poly():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
         optimizer.step()
         schedule.step()
+
+
+def test_the_warm_up_is_that_of_mmcv_from_a_ratio_of_1e_6_one_step_ahead():
+    settings = TrainTable(epochs=1, optimizer="sgd", lr=1.0, power=1.0, warmup_steps=1500)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    ours = poly_schedule(optimizer, settings, steps=160_000).lr_lambdas[0]
+    for step in (1, 2, 700, 1499, 1500):
+        theirs = 1 - (1 - min(step / 1500, 1.0)) * (1 - 1e-6)
+        assert ours(step - 1) / (1 - (step - 1) / 160_000) == pytest.approx(theirs, abs=1e-6)

@@ -21,6 +21,7 @@ from featherseg.core.errors import (
 )
 from featherseg.data import open_dataset
 from featherseg.evaluation.evaluate import evaluate
+from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import open_runtime
 from featherseg.runs import load_run, open_run
 from featherseg.training import Request, train
@@ -51,6 +52,16 @@ def test_scoring_the_run_again_gives_the_logged_figure_to_the_bit(small_run):
     scores = evaluate(open_runtime(run), open_dataset("shapes", "val", size=2))
     assert scores.miou == best["val_miou"]
     assert [None if np.isnan(v) else float(v) for v in scores.iou] == best["val_iou"]
+
+
+def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_the_run(tmp_path):
+    fits = ("augment.fit=[80, 120]", "data.test_fit=[48, 200]")
+    run = trained(tmp_path / "run", *fits, "augment.photometric=true", "loss.mean=all", "train.epochs=1")
+    (logged,) = (r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None)
+    runtime, data = open_runtime(run), open_dataset("shapes", "val", size=2)
+    assert runtime.test_fit == (48, 200)
+    assert evaluate(runtime, data).miou == evaluate(runtime, data, Mode(fit=(48, 200))).miou == logged
+    assert evaluate(runtime, data, Mode()).miou != logged
 
 
 def test_the_same_recipe_gives_the_same_weights_whatever_the_workers(small_run, tmp_path):
@@ -92,6 +103,7 @@ def test_an_existing_folder_is_never_overwritten(small_run, tmp_path):
         ({"overrides": ("train.device=cpu", "train.precision=fp16")}, ConfigError, "needs a GPU"),
         ({"overrides": ("train.devices=2", "train.batch_size=3", "train.device=cpu")}, ConfigError, "multiple of 2"),
         ({"overrides": ("loss.class_weights=[1.0, 2.0]",)}, ConfigError, "8 classes"),
+        ({"overrides": ("train.groups=mmseg",)}, ConfigError, "EfficientNetLite. Use train.groups = 'structure'"),
         ({"overrides": ("data.train_split=training",)}, FeathersegError, "Did you mean 'train'"),
         ({"init": "no/such/run"}, RunError, "no run folder"),
         ({"init": "no/such/weights.pth"}, FeathersegError, "no weights at"),

@@ -63,7 +63,8 @@ class ConvNorm(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         conv, *norm_act = self
         assert isinstance(conv, nn.Conv2d)
-        x = convolve(conv, x if self.stride == 1 else pad_same(x, self.kernel, self.stride))
+        x = x if self.stride == 1 else pad_same(x, self.kernel, self.stride)
+        x = convolve(conv, x)  # (B, C_out, ceil(h / stride), ceil(w / stride))
         for layer in norm_act:
             x = layer(x)
         return x

@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project_out(self.large_kernel(self.act(self.project_in(x))))
+        return x + self.project_out(self.large_kernel(self.act(self.project_in(x))))  # (B, C, h, w)
 
 
 class FeedForward(nn.Module):
@@ -68,7 +68,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # not by `convolve`: at 3x3 and stride 1 oneDNN's half-precision backward is the faster one
-        return self.project(self.act(self.depthwise(self.expand(x))))
+        x = self.act(self.depthwise(self.expand(x)))  # (B, expansion * C, h, w)
+        return self.project(x)  # (B, C, h, w)
 
 
 class Block(nn.Module):
@@ -85,7 +86,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention_scale(self.attention(self.attention_norm(x)))
-        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
+        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))  # (B, C, h, w)
 
 
 class Stage(nn.Module):

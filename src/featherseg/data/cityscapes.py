@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound, unknown
+from featherseg.core.errors import DataNotFound
 from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
 
 CITYSCAPES_SPLITS = ("train", "val")
 """The splits whose labels are public."""
@@ -21,6 +21,12 @@ CITYSCAPES_LICENCE = (
 )
 
 IMAGE_SUFFIX = "_leftImg8bit"
+
+_NO_TEST = (
+    "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels alone), so "
+    "it can be neither trained nor scored on: use val. For the benchmark's server, write its masks with: "
+    "featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,7 @@ class Cityscapes(PairedFiles):
     """
 
     def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        if split == "test":
-            raise DataNotFound(
-                "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels "
-                "alone), so it can be neither trained nor scored on: use val. For the benchmark's server, write its "
-                "masks with: featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
-            )
-        if split not in CITYSCAPES_SPLITS:
-            raise unknown("split of cityscapes", split, (*CITYSCAPES_SPLITS, "test"))
+        check_split("cityscapes", split, CITYSCAPES_SPLITS, _NO_TEST)
         super().__init__(cityscapes_listing(root, (split,)), split, size)
 
 

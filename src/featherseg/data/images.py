@@ -15,9 +15,13 @@ from PIL import ExifTags, Image, ImageFile
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError
 from featherseg.core.types import Size
+from featherseg.data.matlab import read_matrix
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings (in lower case) of the files that are taken for pictures or masks."""
+
+MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
+"""A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
 
 MAX_PIXELS = 2 * 89_478_485
 """Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
@@ -74,11 +78,13 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 
 
 def read_mask(path: Path, colors: bool = False) -> np.ndarray:
-    """The raw values of a mask: (H, W) uint8, uint16 or int32, or (H, W, 3) uint8 for a colour picture.
+    """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour picture.
 
     A palette picture gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
-    Alpha is dropped. Raises the errors of `read_image`.
+    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`.
     """
+    if path.suffix == MATLAB_SUFFIX:
+        return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
     with _opened(path) as image:
         upright = _upright(image)
         if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data.images import is_image, read_image, read_mask
 from featherseg.data.labels import LabelMap
@@ -74,6 +74,14 @@ class PairedFiles:
         return self.label_map(read_mask(mask, self.label_map.colors), str(mask))
 
 
+def check_split(name: str, split: str, splits: Sequence[str], no_test: str) -> None:
+    """Raises UnknownName for a split that is not in `splits`; for "test" DataNotFound with the text `no_test`."""
+    if split == "test":
+        raise DataNotFound(no_test)
+    if split not in splits:
+        raise unknown(f"split of {name}", split, splits)
+
+
 def files_by_stem(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
     """The pictures of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
@@ -86,6 +94,20 @@ def files_by_stem(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
             stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
             found.setdefault(stem, []).append(path)
     return found
+
+
+def read_list(path: Path, expected: str) -> list[str]:
+    """The stems of a list file; a line may be a stem, a file name, or "image-path mask-path".
+
+    Raises DataNotFound with `expected` (what to say of the missing file) and DataError for one that cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist. {expected}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    return [Path(line.split()[0]).name.removesuffix(".png") for line in lines if line.strip()]
 
 
 def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> list[Pair]:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherseg.core.types import IGNORE, Sample, Size
+from featherseg.core.types import IGNORE, Fit, Sample, Size
+from featherseg.data.photometric import Distortion
+from featherseg.layers.resize import fit_factor
 
 CROP_TRIES = 10
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -21,9 +23,12 @@ class Augment:
     """What a training picture goes through, in this order; see the [augment] table of a recipe."""
 
     crop: Size
+    fit: Fit | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    scale_drawn: str = "log-uniformly"
     category_ratio: float = 1.0
     flip: float = 0.0
+    photometric: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -39,6 +44,8 @@ class Augment:
         image, label = random_window(sample, self, rng, point)
         if rng.random() < self.flip:
             image, label = mirrored(image), mirrored(label)
+        if self.photometric:
+            image = Distortion.draw(rng)(image)
         return self._colors(image, rng), label.contiguous()
 
     def _colors(self, image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -70,8 +77,7 @@ def random_window(
     (mmsegmentation's cat_max_ratio). A window that is larger than the picture is filled up around it: the image with
     its mean colour, the label with ignore.
     """
-    low, high = settings.scale
-    scale = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low < high else low
+    scale = fit_factor(sample.label.shape[:2], settings.fit) * _draw_scale(settings, rng)
     height, width = (max(1, round(length / scale)) for length in settings.crop)  # the window in source pixels
     row, column = point or (None, None)
     for _ in range(CROP_TRIES):
@@ -81,6 +87,15 @@ def random_window(
         if settings.category_ratio >= 1 or largest_share(sample.label[window]) <= settings.category_ratio:
             break
     return cut(sample, (top, left, height, width), settings.crop)
+
+
+def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:
+    low, high = settings.scale
+    if low == high:
+        return low
+    if settings.scale_drawn == "uniformly":
+        return float(rng.uniform(low, high))
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _place(length: int, window: int, rng: np.random.Generator, over: int | None) -> int:

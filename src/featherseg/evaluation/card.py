@@ -3,6 +3,7 @@
 from typing import Any
 
 from featherseg.core.files import read_lines, write_text
+from featherseg.core.wording import counted
 from featherseg.evaluation.cost import count_parameters
 from featherseg.evaluation.paper import HEADS, compare
 from featherseg.runs import EVALUATIONS, Run, build_network
@@ -65,8 +66,8 @@ def _scored(looks: list[dict[str, Any]]) -> list[str]:
     """The last score of every split and mode, and how often the split was looked at."""
     latest = {(look["data"], look["split"], look["mode"]): look for look in looks if look.get("miou") is not None}
     return [
-        f"- mIoU on `{data}`, split `{split}`, {look['images']} pictures ({mode}): {100 * look['miou']:.2f} %; "
-        f"the split was looked at {sum(look['split'] == split for look in looks)} times by this run"
+        f"- mIoU on `{data}`, split `{split}`, {counted(look['images'], 'picture')} ({mode}): "
+        f"{100 * look['miou']:.2f} %; the split was looked at {counted(sum(look['split'] == split for look in looks), 'time')} by this run"
         for (data, split, mode), look in latest.items()
     ]
 

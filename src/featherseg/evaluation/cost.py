@@ -16,12 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from featherseg import models
+from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.layers.pooling import RegionMean
+from featherseg.layers.pooling import RegionMean, StridedRegionMean
+from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.scale import LayerScale
+from featherseg.layers.stochastic_depth import StochasticDepth
+from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -39,6 +43,7 @@ class Counts(NamedTuple):
     conv_bn: int = 0
 
     def plus(self, other: Counts) -> Counts:
+        """Both together, field by field."""
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -78,6 +83,24 @@ def _disentangled_non_local(block: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(macs=batch * (n * m * block.key.out_channels + n * m * channels + m * channels))
 
 
+def _position_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
+    queries, keys = (
+        -(-x.shape[2] // stride) * -(-x.shape[3] // stride) for stride in (block.query_stride, block.key_stride)
+    )
+    return Counts(macs=len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels))
+
+
+def _class_embedding(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Every class gathers the features of every position, weighted by its softmax: x (B, C, h, w), y (B, C, K, 1)."""
+    return Counts(macs=y.numel() * x.shape[2] * x.shape[3])
+
+
+def _class_pooling(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """The embeddings of all classes by their weights; its convolution is a layer of its own."""
+    return Counts(macs=x.numel())
+
+
 def _nothing(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts()
 
@@ -97,7 +120,14 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     RegionMean: _pool,
+    StridedRegionMean: _pool,
     DisentangledNonLocal: _disentangled_non_local,
+    Attention: _position_attention,
+    AttentionDownsample: _position_attention,
+    PositionBias: _nothing,
+    ClassEmbedding: _class_embedding,
+    ClassPooling: _class_pooling,
+    StochasticDepth: _nothing,
     nn.Identity: _nothing,
     nn.Dropout2d: _nothing,
 }

@@ -21,11 +21,12 @@ from featherseg.core.environment import environment
 from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.types import Size
+from featherseg.core.wording import counted
 from featherseg.data import DataFacts, dataset_facts
 from featherseg.evaluation.card import card
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, shipped_recipes
-from featherseg.runs import FORMAT_VERSION, RESTRICTED, ClassRow, Run, RunInfo, save_weights, write_info
+from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows, save_weights, write_info
 
 PREFIXES = ("module.", "net.", "model.")
 """What wrappers (DataParallel, Lightning, compilers) put before every key of the network they hold."""
@@ -103,7 +104,7 @@ def _load(
         _refuse_backbone_alone(recipe.model, state, request)
         raise WeightsError(f"{path}: {error}") from None
     if unused:
-        say(f"{len(unused)} keys of the file are not used: {', '.join(unused)}")
+        say(f"{counted(len(unused), 'key')} of the file without a use here: {', '.join(unused)}")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {"imported": path.name, "sha256": digest, "licence": request.licence.strip(), "unused": unused}
@@ -156,7 +157,7 @@ def _info(
         featherseg=__version__,
         recipe_name=file.name,
         recipe=recipe,
-        classes=[ClassRow(name=c.name, color=c.color, thing=c.thing) for c in facts.classes],
+        classes=class_rows(facts.classes),
         channels=facts.channels,
         image_size=size,
         licence=combined_licence(request.licence.strip(), facts.licence),

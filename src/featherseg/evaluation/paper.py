@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from featherseg import models
 from featherseg.core.files import read_lines
+from featherseg.core.wording import counted
 from featherseg.evaluation.cost import cost_of
 from featherseg.inference.modes import Mode
 from featherseg.recipe import PaperTable, parse_recipe, read_recipe, shipped_recipes
-from featherseg.runs import EVALUATIONS, Run, build_network
+from featherseg.runs import EVALUATIONS, Run
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,27 @@ def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
     None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last
-    score of each split, the whole picture at one scale; the number of pictures is named with it.
+    score of each split that was found in the row's way, at the run's own test size; the number of pictures is named
+    with it. Counts are of the network with the row's classes.
     """
     paper = run.recipe.paper
     if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:
         return None
     with torch.device("meta"):
-        network = build_network(run.info)
+        network = models.build(run.recipe.model.name, paper.classes, run.info.channels)
     counted = cost_of(network, run.recipe.model.name, paper.size)
     height, width = paper.size
+    of = "" if paper.classes == len(run.info.classes) else f", {paper.classes} classes"
     return Comparison(
         paper.row,
         (
             *_accuracy(run, paper),
-            Figure("parameters, M", paper.params_m, counted.params / 1e6, 3),
+            Figure(f"parameters, M{of}", paper.params_m, counted.params / 1e6, 3),
             Figure(
-                f"GMACs ({paper.convention}), {height}x{width}", paper.gmacs, counted.macs[paper.convention] / 1e9, 3
+                f"GMACs ({paper.convention}), {height}x{width}{of}",
+                paper.gmacs,
+                counted.macs[paper.convention] / 1e9,
+                3,
             ),
         ),
     )
@@ -73,23 +80,25 @@ def compare(run: Run) -> Comparison | None:
 
 def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     """mIoU by split, in %."""
+    way = Mode(scales=paper.scales, flip=paper.flip, fit=run.recipe.data.test_fit)
     looks = {
         look["split"]: look
         for look in read_lines(run.path / EVALUATIONS)
-        if look["data"] == paper.data and look["mode"] == str(Mode()) and look.get("miou") is not None
+        if look["data"] == paper.data and look["mode"] == str(way) and look.get("miou") is not None
     }
     figures = []
     for split, published in paper.miou.items():
-        name = f"mIoU on {paper.data} {split}, %"
+        name = f"mIoU on {paper.data} {split}, %" + (", at several scales" if len(paper.scales) > 1 else "")
         if split in looks:
             pictures, ours = looks[split]["images"], 100 * looks[split]["miou"]
-            figures.append(Figure(f"{name}, {pictures} pictures", published, ours, 2))
+            figures.append(Figure(f"{name}, {counted(pictures, 'picture')}", published, ours, 2))
         else:
             figures.append(Figure(name, published, None, 2))
     return figures
 
 
 def published(model: str) -> list[PaperTable]:
-    """What papers print of a network of the catalogue: the [paper] tables of the shipped recipes that train it."""
-    recipes = [parse_recipe(read_recipe(name)) for name in shipped_recipes()]
-    return [r.paper for r in recipes if r.paper and r.model.name == model and not r.model.options]
+    """What papers print of a network of the catalogue: the [paper] tables of its recipes, MODEL and MODEL_*."""
+    names = [name for name in shipped_recipes() if name == model or name.startswith(f"{model}_")]
+    recipes = [parse_recipe(read_recipe(name)) for name in names]
+    return [r.paper for r in recipes if r.paper and not r.model.options]

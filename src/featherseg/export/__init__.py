@@ -94,7 +94,8 @@ def _facts(
     if len(classes) != network.classes:
         raise ExportError(f"{len(classes)} classes were named, but the network tells {network.classes} apart.")
     if isinstance(source, Run):
-        return Facts(source.recipe.model.name, tuple(classes), source.licence, source.info.image_size)
+        name, fit = source.recipe.model.name, source.recipe.data.test_fit
+        return Facts(name, tuple(classes), source.licence, source.info.image_size, fit)
     return Facts(type(source).__name__, tuple(classes), "not stated")
 
 

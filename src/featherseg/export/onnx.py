@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import ExportError, require
-from featherseg.core.types import ClassInfo, Size
+from featherseg.core.types import ClassInfo, Fit, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes import ONNX_FORMAT_VERSION
 from featherseg.layers.network import SegmentationNetwork
@@ -37,13 +37,15 @@ class Logits(nn.Module):
 class Facts:
     """What a file tells about its network besides what the network tells itself.
 
-    image_size is the (H, W) in pixels that it was trained on, where known.
+    image_size is the (H, W) in pixels that it was trained on, where known; test_fit what pictures were brought to fit
+    when it was validated, None for their own size.
     """
 
     name: str
     classes: tuple[ClassInfo, ...]
     licence: str
     image_size: Size | None = None
+    test_fit: Fit | None = None
 
 
 def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
@@ -66,6 +68,7 @@ def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
         "align_corners": model.align_corners,
         "licence": facts.licence,
         "image_size": facts.image_size,
+        "test_fit": facts.test_fit,
         "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

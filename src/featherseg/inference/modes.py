@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import SegOutput, Size
+from featherseg.core.types import Fit, SegOutput, Size
 from featherseg.inference.runtimes import Runtime
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import resize, to_image
+from featherseg.layers.resize import fit_factor, resize, to_image
 
 BLOCK_BYTES = 32 * 2**20
 """How large a block of rows of full-resolution scores may be."""
@@ -27,7 +27,9 @@ class Mode:
     """How a picture is looked at. The default is the whole picture, once.
 
     window: (height, width) in pixels of the picture; None = whole. overlap: share of a window that its neighbour covers
-    as well. scales: factors the picture (or each window) is resized by before the network. flip: also mirrored.
+    as well. fit: (short side, long side) in pixels that the picture is brought to fit for the network, its ratio kept;
+    None = its own size. scales: factors the picture (or each window) is resized by on top of that. flip: also mirrored.
+    Scores come at the picture's own size, whatever the network saw.
     Raises ConfigError for values out of range.
     """
 
@@ -35,6 +37,7 @@ class Mode:
     overlap: float = 0.25
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    fit: Fit | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
@@ -43,10 +46,17 @@ class Mode:
             raise ConfigError(f"window = {_text(self.window)}: expected at least 32x32 pixels (height x width).")
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
+        if self.fit is not None and not 1 <= self.fit[0] <= self.fit[1]:
+            raise ConfigError(f"fit = {_text(self.fit)}: expected the short side first, at least 1 pixel.")
+
+    def factors(self, size: Size) -> tuple[float, ...]:
+        """What a picture of `size` is resized by before the network, one factor a scale."""
+        return tuple(fit_factor(size, self.fit) * scale for scale in self.scales)
 
     def __str__(self) -> str:
-        """In words, for reports: "whole, flip, scales 0.75 1.0"."""
+        """In words, for reports: "whole, fitted to 512x2048, flip, scales 0.75 1.0"."""
         words = ["whole" if self.window is None else f"windows of {_text(self.window)}"]
+        words += [f"fitted to {_text(self.fit)}"] if self.fit else []
         words += ["flip"] if self.flip else []
         words += [f"scales {' '.join(map(str, self.scales))}"] if self.scales != (1.0,) else []
         return ", ".join(words)
@@ -71,10 +81,15 @@ class Pass:
     flipped: bool
 
 
+def own_mode(runtime: Runtime) -> Mode:
+    """How pictures are looked at unless told otherwise: whole, once, at the size that the network was validated at."""
+    return Mode(fit=runtime.test_fit)
+
+
 def predict_masks(runtime: Runtime, images: np.ndarray, mode: Mode | None = None) -> np.ndarray:
-    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8."""
+    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default in `own_mode`."""
     masks = np.empty(images.shape[:3], dtype=np.uint8)
-    for start, scores in score_blocks(runtime, images, mode or Mode()):
+    for start, scores in score_blocks(runtime, images, mode or own_mode(runtime)):
         block = scores.argmax(dim=1)  # (B, rows, W)
         masks[:, start : start + scores.shape[2]] = block.to(torch.uint8).cpu().numpy()
     return masks
@@ -87,7 +102,7 @@ def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) 
 
 def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> Tensor:
     """Class probabilities of one picture: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
-    mode = mode or Mode()
+    mode = mode or own_mode(runtime)
     blocks = [scores[0] for _, scores in score_blocks(runtime, image[None], mode)]
     scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
     return scores if _many(image.shape[:2], mode) else scores.softmax(dim=0)
@@ -135,12 +150,13 @@ def _many(size: Size, mode: Mode) -> bool:
 
 
 def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
-    for window in windows(images.shape[1:3], mode.window, mode.overlap):
+    size = (images.shape[1], images.shape[2])
+    for window in windows(size, mode.window, mode.overlap):
         crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
         pixels = normalise(pixels, runtime.mean, runtime.std)
-        for scale in mode.scales:
-            scaled = _scale(pixels, scale)  # (B, C, h * scale, w * scale)
+        for factor in mode.factors(size):
+            scaled = _scale(pixels, factor)  # (B, C, h * factor, w * factor)
             yield Pass(window, _native(runtime(scaled), window), flipped=False)
             if mode.flip:
                 yield Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True)

@@ -13,9 +13,10 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.inference import draw
 from featherseg.inference.inputs import Picture, read_picture
-from featherseg.inference.modes import Mode, predict_masks, probabilities
+from featherseg.inference.modes import Mode, own_mode, predict_masks, probabilities
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.tiling import DEFAULT_GB, Plan, plan
+from featherseg.layers.resize import fit_factor
 from featherseg.runs import Run
 
 
@@ -77,9 +78,10 @@ class Predictor:
     """A network that takes pictures in any form and gives `Prediction`s.
 
     run: a run folder, the name of one, a Run, an exported .onnx file, or a Runtime. batch: how many pictures of one
-    size go through the network at a time, where it is given several. mode: whole picture unless told otherwise.
-    memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: a picture
-    with a longer side is shrunk to it before the network; the mask has the picture's size all the same.
+    size go through the network at a time, where it is given several. mode: by default the whole picture, at the size
+    that the run was validated at (its data.test_fit), so that the masks are those that were scored.
+    memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: no side
+    that the network sees is longer; the mask has the picture's size all the same.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
 
@@ -98,7 +100,8 @@ class Predictor:
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
         self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
-        self.batch, self.mode, self.memory_gb, self.max_side = batch, mode or Mode(), memory_gb, max_side
+        self.mode = mode or own_mode(self.runtime)
+        self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -128,9 +131,8 @@ class Predictor:
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a picture of (height, width) will be looked at: the mode and its words. Raises ConfigError."""
         mode = self.mode
-        if self.max_side is not None and max(size) > self.max_side:
-            factor = self.max_side / max(size)
-            mode = replace(mode, scales=tuple(scale * factor for scale in mode.scales))
+        if self.max_side is not None and fit_factor(size, mode.fit) * max(size) > self.max_side:
+            mode = replace(mode, fit=(self.max_side, self.max_side))
         return plan(self.runtime, size, mode, self.memory_gb)
 
     def _many(self, pictures: Iterable[Any]) -> Iterator[Prediction]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from featherseg.core.config import Config, parse
 from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError, DataNotFound, DeviceError, ExportError, require
-from featherseg.core.types import ClassInfo, Color, SegOutput, Size
+from featherseg.core.types import ClassInfo, Color, Fit, SegOutput, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.precision import autocast_off
@@ -29,7 +29,8 @@ class Runtime(Protocol):
 
     classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
     minimum_size as every network states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
-    it was trained on, where known; device, where its input should lie.
+    it was trained on, where known; test_fit, what pictures were brought to fit when it was validated (None: their own
+    size); device, where its input should lie.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Runtime(Protocol):
     size_divisor: int
     minimum_size: int
     image_size: Size | None
+    test_fit: Fit | None
     device: torch.device
 
     @property
@@ -69,9 +71,11 @@ class TorchRuntime:
         name: str = "network",
         licence: str = "",
         image_size: Size | None = None,
+        test_fit: Fit | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        self.name, self.licence, self.classes, self.image_size = name, licence, tuple(classes), image_size
+        self.name, self.licence, self.classes = name, licence, tuple(classes)
+        self.image_size, self.test_fit = image_size, test_fit
         self.device = pick_device(device) if isinstance(device, str) else device
         network: Any = copy.deepcopy(model).float().eval()  # Any: torch types no `to` with a memory format
         self.mean, self.std, self.channels = tuple(network.mean), tuple(network.std), len(network.mean)
@@ -105,7 +109,8 @@ class OnnxRuntime:
     def __init__(self, path: Path, device: str = "auto") -> None:
         self._session, self.device = _open_session(path, device)
         facts = _read_facts(self._session.get_modelmeta().custom_metadata_map, path)
-        self.name, self.licence, self.image_size = path.name, facts.licence, facts.image_size
+        self.name, self.licence = path.name, facts.licence
+        self.image_size, self.test_fit = facts.image_size, facts.test_fit
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
         self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
@@ -137,7 +142,13 @@ def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
             return OnnxRuntime(Path(run), device)
         run = load_run(run)
     return TorchRuntime(
-        run.model, run.classes, name=run.name, licence=run.licence, image_size=run.info.image_size, device=device
+        run.model,
+        run.classes,
+        name=run.name,
+        licence=run.licence,
+        image_size=run.info.image_size,
+        test_fit=run.recipe.data.test_fit,
+        device=device,
     )
 
 
@@ -180,6 +191,7 @@ class _Facts(Config):
     licence: str
     peak_bytes_per_pixel: float
     image_size: Size | None = None
+    test_fit: Fit | None = None
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "_Facts":

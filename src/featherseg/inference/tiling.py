@@ -37,14 +37,15 @@ def plan(runtime: Runtime, size: Size, mode: Mode, memory_gb: float = DEFAULT_GB
 
     Raises ConfigError where the budget is too small for tiles of SMALLEST_TILE.
     """
+    fitted = f", fitted to {mode.fit[0]}x{mode.fit[1]}" if mode.fit else ""
     if mode.window is None:
         pixels = pixels_that_fit(runtime, size, mode, memory_gb)
         if pixels >= size[0] * size[1]:
-            return Plan(mode, "whole", at_once=pixels // (size[0] * size[1]))
+            return Plan(mode, f"whole{fitted}", at_once=pixels // (size[0] * size[1]))
         mode = replace(mode, window=_tile(size, pixels))
     tiles = windows(size, mode.window, mode.overlap)
     words = f"{len(tiles)} tiles of {tiles[0].height}x{tiles[0].width}" if len(tiles) > 1 else "whole"
-    return Plan(mode, words, at_once=1)
+    return Plan(mode, words + fitted, at_once=1)
 
 
 def pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, memory_gb: float) -> int:
@@ -53,13 +54,14 @@ def pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, memory_gb: float) 
     Beside the run itself, memory holds for every pixel: the picture (16 bit), the mask, and the logits of every pass at
     1/4 of the side, overlaps counted.
     """
-    scales = sum(scale**2 for scale in mode.scales) * (2 if mode.flip else 1)
-    kept = 2 * runtime.channels + 1 + 4 * len(runtime.classes) / 16 * scales / (1 - mode.overlap) ** 2
-    unscaled = 0 if mode.scales == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
+    factors = mode.factors(size)
+    areas = sum(factor**2 for factor in factors) * (2 if mode.flip else 1)
+    kept = 2 * runtime.channels + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
+    unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
     normalising = 3 * 4 * runtime.channels  # float32 copies before the network runs
-    run = MARGIN * max(runtime.peak_bytes_per_pixel * max(mode.scales) ** 2 + unscaled, normalising)
+    run = MARGIN * max(runtime.peak_bytes_per_pixel * max(factors) ** 2 + unscaled, normalising)
     free = memory_gb * 1e9 - PROCESS_BYTES - kept * size[0] * size[1]
-    pixels = min(int(free / run), int(LARGEST_PASS / max(mode.scales) ** 2))
+    pixels = min(int(free / run), int(LARGEST_PASS / max(factors) ** 2))
     least = min(SMALLEST_TILE, size[0]) * min(SMALLEST_TILE, size[1])
     if pixels < least:
         needed = (PROCESS_BYTES + kept * size[0] * size[1] + run * least) / 1e9

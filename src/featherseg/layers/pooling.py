@@ -20,12 +20,32 @@ class RegionMean(nn.Module):
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.k == 1:
-            return x.mean((2, 3), keepdim=True)
-        with autocast_off(x.device):
-            values = at_least_fp32(x)
-            rows, columns = (_region_weights(side, self.k, values) for side in x.shape[2:])  # (k, h), (k, w)
-            return (rows @ values @ columns.mT).to(x.dtype)  # (B, C, k, k)
+        return x.mean((2, 3), keepdim=True) if self.k == 1 else region_means(x, (self.k, self.k))
+
+
+class StridedRegionMean(nn.Module):
+    """Means over as many regions as a map of stride `stride` has positions, as torch's adaptive average pool draws
+    them: at sides that `stride` divides they lie side by side, at others neighbours share a row or more.
+
+    (B, C, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = ((side + self.stride - 1) // self.stride for side in x.shape[2:])
+        return region_means(x, (height, width))
+
+
+def region_means(x: Tensor, size: Size) -> Tensor:
+    """torch's adaptive average pool, right at any size in an exported graph too: (B, C, h, w) -> (B, C, *size)."""
+    with autocast_off(x.device):
+        values = at_least_fp32(x)
+        rows = _region_weights(x.shape[2], size[0], values)  # (size[0], h)
+        columns = _region_weights(x.shape[3], size[1], values)  # (size[1], w)
+        return (rows @ values @ columns.mT).to(x.dtype)  # (B, C, *size)
 
 
 def _region_weights(length: int, k: int, like: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class CrossEntropy(nn.Module):
     label_smoothing e: the target is 1 - e + e/K at the true class and e/K at the others.
     ohem_threshold t: only pixels whose true class has probability below t count, and at least the `ohem_min_kept`
     hardest of every picture (Shrivastava et al., CVPR 2016, in the form of the SFNet scripts).
+    mean_over_all: divided by the number of all pixels instead, also of those that are ignored or left out, whatever
+    their weights: mmsegmentation's mean, which makes a batch count by its share of labelled pixels.
     A batch without any labelled pixel gives 0 with zero gradients.
     """
 
@@ -27,6 +29,7 @@ class CrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 10_000,
+        mean_over_all: bool = False,
         ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
+        self.mean_over_all = mean_over_all
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,6 +62,8 @@ class CrossEntropy(nn.Module):
             counts = (labels != self.ignore_index).float()  # (B, H, W)
             if self.ohem_threshold is not None:
                 counts = counts * self._hard(logits.detach(), labels)
+            if self.mean_over_all:
+                return (losses * counts).sum() / labels.numel()
             share = counts if weights is None else counts * weights[labels.clamp(max=len(weights) - 1)]
             return (losses * counts).sum() / share.sum().clamp(min=torch.finfo(torch.float32).tiny)
 

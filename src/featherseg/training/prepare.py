@@ -18,9 +18,10 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import class_statistics, median_frequency
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import Recipe, RecipeFile, parse_recipe, read_recipe
-from featherseg.runs import FORMAT_VERSION, ClassRow, RunInfo, write_info
+from featherseg.runs import FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
+from featherseg.training.optimisers import sort_parameters
 from featherseg.training.start import starting_weights
 
 Say = Callable[[str], None]
@@ -76,7 +77,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
         featherseg=__version__,
         recipe_name=file.name,
         recipe=recipe,
-        classes=[ClassRow(name=c.name, color=c.color, thing=c.thing) for c in train.classes],
+        classes=class_rows(train.classes),
         channels=train.channels,
         image_size=size,
         licence=train.licence,
@@ -114,6 +115,7 @@ def fresh_network(
     net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
     if recipe.loss.contrast and net.feature_channels is None:
         raise ConfigError(f"loss.contrast: {recipe.model.name} gives no features to contrast. Set loss.contrast=0.")
+    sort_parameters(net, [], recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(net, recipe, init, classes)
     for sentence in sentences:
         say(sentence)

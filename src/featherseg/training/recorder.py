@@ -100,7 +100,7 @@ class Recorder(Checkpoint):
         state = {key: value.detach().clone() for key, value in module.kept_state().items()}
         network = build_network(run.info)
         network.load_state_dict(state)
-        runtime = TorchRuntime(network, run.classes, device=module.device)
+        runtime = TorchRuntime(network, run.classes, test_fit=run.recipe.data.test_fit, device=module.device)
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
         miou = number(scores.miou)
         if self.settings.keep == "last" or _comparable(miou) > self.best:

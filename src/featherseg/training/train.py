@@ -250,6 +250,7 @@ def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid:
         label_smoothing=settings.label_smoothing,
         ohem_threshold=settings.ohem_threshold,
         ohem_min_kept=settings.ohem_min_kept,
+        mean_over_all=settings.mean == "all",
     )
     if not settings.contrast:
         return Hybrid(cross_entropy)

@@ -1,0 +1,101 @@
+"""One matrix out of a MATLAB file of version 5 to 7.2 ("Level 5 MAT-file format", The MathWorks): masks of COCO-Stuff.
+
+A file is a header of 128 bytes and a row of elements; an element is its type, its length and its bytes. Only numbers
+are read; nothing in the file is run.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError, DataNotFound
+
+_HEADER = 128
+_COMPRESSED, _MATRIX = 15, 14  # element types miCOMPRESSED, miMATRIX
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_FIRST_NUMERIC, _LAST_NUMERIC = 6, 15  # array classes mxDOUBLE_CLASS .. mxUINT64_CLASS
+_COMPLEX = 0x0800
+
+
+def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
+    """The matrix `name` of a MATLAB file: (H, W) uint8, uint16 or int64, whatever type of number holds it there.
+
+    Raises DataNotFound for a missing file and DataError for one that is damaged, of another version, without `name`, or
+    whose `name` is no matrix of whole numbers or has more than `max_pixels` of them.
+    """
+    try:
+        data = path.read_bytes()
+        order = _byte_order(data, path)
+        for kind, body in _elements(data[_HEADER:], order):
+            if kind == _COMPRESSED:
+                kind, body = next(_elements(_unpack(body, max_pixels), order))
+            if kind == _MATRIX and (found := _matrix(body, order, name)) is not None:
+                return _whole_numbers(found, max_pixels)
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist.") from None
+    except (OSError, ValueError, KeyError, StopIteration, struct.error, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{path} cannot be read: {reason}. Expected a MATLAB file with the label map {name}; replace it."
+        ) from error
+    raise DataError(f"{path} holds no matrix {name}. Expected a file with the label map {name} of the picture.")
+
+
+def _byte_order(data: bytes, path: Path) -> str:
+    """`<` or `>`, by the mark at the end of the header."""
+    if data.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        raise DataError(f"{path} is a MATLAB file of version 7.3. Save it again with: save(file, '-v7').")
+    order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER])
+    if order is None:
+        raise DataError(f"{path} is no MATLAB file of version 5 to 7.2. Expected one as saved by save(file, '-v7').")
+    return order
+
+
+def _unpack(body: bytes, max_pixels: int) -> bytes:
+    """The one element within a compressed one, cut at the length that `max_pixels` numbers of two bytes take."""
+    return zlib.decompressobj().decompress(body, 2 * max_pixels)
+
+
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """(type, bytes) of every element. One of at most four bytes keeps them within its tag, above the type."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from(f"{order}II", data, at)
+        start, step = at + 8, 8 + length
+        if kind >> 16:
+            kind, length, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
+        if start + length > len(data):
+            raise ValueError(f"an element of {length} bytes begins {len(data) - start} bytes before the end")
+        yield kind, data[start : start + length]
+        at += step if kind == _COMPRESSED else -(-step // 8) * 8  # padded to eight bytes, if not compressed
+
+
+def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
+    """The array of a matrix element, (H, W); None for one of another name. Raises ValueError for one that is none."""
+    parts = list(islice(_elements(body, order), 4))
+    if len(parts) < 3 or parts[2][1] != name.encode():
+        return None
+    flags, shape = (np.frombuffer(part, f"{order}i4") for _, part in parts[:2])
+    numeric = flags.size > 0 and _FIRST_NUMERIC <= flags[0] & 0xFF <= _LAST_NUMERIC and not flags[0] & _COMPLEX
+    if not numeric or shape.size != 2 or len(parts) < 4:
+        raise ValueError(f"{name} is no matrix of real numbers")
+    kind, numbers = parts[3]  # the type they are stored in may be smaller than that of the matrix
+    return np.frombuffer(numbers, order + _NUMBERS[kind]).reshape(shape, order="F")  # (H, W), stored by columns
+
+
+def _whole_numbers(stored: np.ndarray, max_pixels: int) -> np.ndarray:
+    """The same numbers as uint8, uint16 or int64 in this machine's byte order."""
+    if stored.size > max_pixels:
+        raise ValueError(f"{stored.shape[0]}x{stored.shape[1]} is more than the limit of {max_pixels:,} pixels")
+    with np.errstate(invalid="ignore"):  # not a number
+        whole = stored.astype(np.int64, order="C")
+    if not np.array_equal(whole, stored):
+        raise ValueError("it holds numbers that are not whole")
+    for kind in (np.uint8, np.uint16):
+        if whole.min(initial=0) >= 0 and whole.max(initial=0) <= np.iinfo(kind).max:
+            return whole.astype(kind)
+    return whole

@@ -1,0 +1,166 @@
+"""Pascal Context (Mottaghi et al., CVPR 2014): 4998 train / 5105 val pictures of PASCAL VOC 2010, all pixels labelled.
+
+The 59 most frequent classes, with or without everything else as a class "background" (60). Masks are those that
+mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout and the licence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataNotFound
+from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, read_list
+from featherseg.data.palettes import default_palette
+
+PASCAL_CONTEXT_SPLITS = ("train", "val")
+
+_NO_TEST = "the labels of the test pictures of Pascal Context are not public: use val, on which the literature reports."
+
+PASCAL_CONTEXT_LICENCE = (
+    "trained on Pascal Context: no licence is known for its labels, and its pictures, those of PASCAL VOC 2010, are "
+    "under the terms of use of Flickr; ask before a use beyond research"
+)
+
+RAW_NAMES = {  # id among the 459 labels of the full annotation -> name; in this order the masks number them 1..59
+    2: "aeroplane",
+    9: "bag",
+    18: "bed",
+    19: "bedclothes",
+    22: "bench",
+    23: "bicycle",
+    25: "bird",
+    31: "boat",
+    33: "book",
+    34: "bottle",
+    44: "building",
+    45: "bus",
+    46: "cabinet",
+    59: "car",
+    65: "cat",
+    68: "ceiling",
+    72: "chair",
+    80: "cloth",
+    85: "computer",
+    98: "cow",
+    104: "cup",
+    105: "curtain",
+    113: "dog",
+    115: "door",
+    144: "fence",
+    158: "floor",
+    159: "flower",
+    162: "food",
+    187: "grass",
+    189: "ground",
+    207: "horse",
+    220: "keyboard",
+    232: "light",
+    258: "motorbike",
+    259: "mountain",
+    260: "mouse",
+    284: "person",
+    295: "plate",
+    296: "platform",
+    308: "pottedplant",
+    324: "road",
+    326: "rock",
+    347: "sheep",
+    349: "shelves",
+    354: "sidewalk",
+    355: "sign",
+    360: "sky",
+    366: "snow",
+    368: "sofa",
+    397: "table",
+    415: "track",
+    416: "train",
+    420: "tree",
+    424: "truck",
+    427: "tvmonitor",
+    440: "wall",
+    445: "water",
+    454: "window",
+    458: "wood",
+}
+
+FOREGROUND = tuple(  # the colours are ours: the dataset has no usual ones
+    ClassInfo(name, color) for name, color in zip(RAW_NAMES.values(), default_palette(len(RAW_NAMES)), strict=True)
+)
+BACKGROUND = ClassInfo("background", (0, 0, 0))
+
+
+class ContextMap(LabelMap):
+    """The values of masks to class ids: 0..59 of masks with 8 bits, the raw ids of those with more; 0 is `background`.
+
+    The two forms cannot be mistaken: raw ids go to 458, for which 8 bits are too few.
+    """
+
+    def __init__(self, classes: int) -> None:
+        background, first = (0, 1) if classes > len(FOREGROUND) else (IGNORE, 0)
+        expected = (
+            "the values of Pascal Context's masks (0 = background and 1 to 59, or in masks of 16 bits the 59 raw ids). "
+            "Masks of all 459 labels are not read: convert the annotation with tools/dataset_converters/"
+            "pascal_context.py of mmsegmentation"
+        )
+        super().__init__({0: background, **{i + 1: i + first for i in range(len(RAW_NAMES))}}, expected=expected)
+        self.deep = LabelMap({0: background, **{raw: i + first for i, raw in enumerate(RAW_NAMES)}}, expected=expected)
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """(H, W) raw values -> (H, W) int16 ids, -1 where the value is not in the map of its number of bits."""
+        return super().apply(raw) if raw.dtype == np.uint8 else self.deep.apply(raw)
+
+
+class PascalContext(PairedFiles):
+    """Pascal Context with 59 or 60 classes; keys are the stems of the files, "2008_000002".
+
+    With 60, class 0 is background; with 59, background is ignored and every class id is one less. Raises UnknownName
+    for an unknown split and DataNotFound for a missing or incomplete root, and for the split test.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None, *, classes: int = 59) -> None:
+        check_split(f"pascal-context-{classes}", split, PASCAL_CONTEXT_SPLITS, _NO_TEST)
+        super().__init__(pascal_context_listing(root, (split,), classes=classes), split, size)
+
+
+def pascal_context_classes(classes: int) -> tuple[ClassInfo, ...]:
+    """The 59 classes, or these behind background."""
+    return FOREGROUND if classes == len(FOREGROUND) else (BACKGROUND, *FOREGROUND)
+
+
+def pascal_context_listing(root: Path, splits: Sequence[str] = PASCAL_CONTEXT_SPLITS, *, classes: int = 59) -> Listing:
+    """The files of the splits as they lie under `root`; raises DataNotFound where there is none."""
+    base = _find_base(root)
+    images, masks = files_by_stem(base / IMAGES), files_by_stem(base / MASKS)
+    lists = {split: base / LISTS / f"{split}.txt" for split in splits}
+    pairs = {split: make_pairs(read_list(path, _EXPECTED), images, masks) for split, path in lists.items()}
+    name, infos = f"pascal-context-{classes}", pascal_context_classes(classes)
+    return Listing(name, infos, ContextMap(classes), pairs, PASCAL_CONTEXT_LICENCE)
+
+
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"
+
+_EXPECTED = (
+    "Expected, in this folder or in VOC2010/ or VOCdevkit/VOC2010/ below it, JPEGImages/*.jpg (VOCtrainval_03-May-2010"
+    ".tar) and SegmentationClassContext/*.png with ImageSets/SegmentationContext/{train,val}.txt, as written by "
+    "tools/dataset_converters/pascal_context.py of mmsegmentation. Give their place with --data-root."
+)
+
+
+def _find_base(root: Path) -> Path:
+    """`root` or the folder VOC2010 below it that holds pictures and masks; raises DataNotFound where there is none."""
+    bases = (root, root / "VOC2010", root / "VOCdevkit/VOC2010")
+    for base in bases:
+        if (base / IMAGES).is_dir() and (base / MASKS).is_dir():
+            return base
+    if not root.is_dir():
+        state = "is no folder."
+    elif any(next(base.glob("trainval/*.mat"), None) for base in bases):
+        state = "holds the annotation of 459 labels (trainval/*.mat), which is not read: convert it to the 59 classes."
+    elif any((base / IMAGES).is_dir() for base in bases):
+        state = "holds JPEGImages but no SegmentationClassContext: the masks of Pascal Context are made by a converter."
+    else:
+        state = "holds neither JPEGImages nor SegmentationClassContext."
+    raise DataNotFound(f"{root} {state} {_EXPECTED}")

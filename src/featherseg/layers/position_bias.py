@@ -1,0 +1,111 @@
+"""A learned bias of attention scores by the offset between query and key, resized to maps of any size.
+
+Nothing is kept between calls: the bias is made anew from the table, so that it cannot go stale.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featherseg.core.types import Size
+from featherseg.layers.precision import at_least_fp32
+
+PositionResize = Literal["flattened", "two-dimensional"]
+"""How a bias comes to another size than its table's; PositionBias says what each does."""
+
+
+class PositionBias(nn.Module):
+    """One bias a head and offset (|dy|, |dx|), after LeViT (Graham et al., ICCV 2021, Sec. 4.2).
+
+    The table holds side x side offsets, in units of keys; queries stand at every `stride`-th key. At another size than
+    side x side keys, `how` = "flattened" resizes the (queries, keys) matrix of the table's own size as if it were a
+    picture, bicubic, as the authors of EfficientFormerV2's segmentation code do: what their weights were trained for,
+    though a row of the matrix is no direction of the picture. "two-dimensional" resizes the table over its offsets and
+    keeps offset 0 where it is.
+    """
+
+    def __init__(self, heads: int, side: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(heads, side * side))
+        self.side, self.stride = side, stride
+        self.how: PositionResize = "flattened"
+
+    def forward(self, queries: Size, keys: Size) -> Tensor:
+        """Sizes (height, width) of both maps -> bias (heads, queries, keys), rows of the maps one after the other."""
+        table = at_least_fp32(self.table)  # (heads, side * side)
+        if self.how == "two-dimensional":
+            return resize_table(table, keys)[:, offsets(queries, keys, self.stride, table.device)]
+        own = -(-self.side // self.stride)
+        index = offsets((own, own), (self.side, self.side), self.stride, table.device)
+        return resize_matrix(table[:, index], (queries[0] * queries[1], keys[0] * keys[1]))
+
+
+def offsets(queries: Size, keys: Size, stride: int, device: torch.device) -> Tensor:
+    """|dy| * keys' width + |dx| between every query, at every stride-th key, and every key: (queries, keys) int64."""
+    rows, columns = (
+        (torch.arange(q, device=device)[:, None] * stride - torch.arange(k, device=device)[None, :]).abs()
+        for q, k in zip(queries, keys, strict=True)
+    )  # (query rows, key rows), (query columns, key columns)
+    index = rows[:, None, :, None] * keys[1] + columns[None, :, None, :]
+    return index.reshape(queries[0] * queries[1], keys[0] * keys[1])
+
+
+def resize_table(table: Tensor, size: Size) -> Tensor:
+    """A square table of offsets for maps of another size: (heads, side * side) -> (heads, size[0] * size[1]).
+
+    Offset d of n stands for the share d / n of the picture, before and after; bicubic between the offsets.
+    """
+    heads, side = len(table), math.isqrt(table.shape[1])
+    grid = table.view(heads, side, side)
+    for length in size[::-1]:
+        grid = resample_rows(grid.mT, torch.arange(length, device=table.device) * side, length)
+    return grid.reshape(heads, size[0] * size[1])
+
+
+def resize_matrix(bias: Tensor, size: Size) -> Tensor:
+    """Bicubic, align_corners=False: (heads, queries, keys) -> (heads, *size); nothing to do at the matrix's own size.
+
+    An exported `interpolate` holds the weights of the example's size: there it is written as gathers, which take four
+    times as long.
+    """
+    if torch.compiler.is_exporting():
+        bias = resample_rows(bias.mT, *_centred(bias.shape[2], size[1], bias.device)).mT  # (heads, queries, size[1])
+        return resample_rows(bias, *_centred(bias.shape[1], size[0], bias.device))
+    if bias.shape[1:] == size:
+        return bias
+    return F.interpolate(bias[None], size=size, mode="bicubic", align_corners=False)[0]
+
+
+def _centred(length: int, wanted: int, device: torch.device) -> tuple[Tensor, int]:
+    """Where pixel centres of a side of `wanted` lie on one of `length`, as numerators and their denominator.
+
+    Position i is (i + 1/2) length / wanted - 1/2, torch's align_corners=False.
+    """
+    target = torch.arange(wanted, device=device)
+    return (2 * target + 1) * length - wanted, 2 * wanted
+
+
+def resample_rows(x: Tensor, numerator: Tensor, denominator: int) -> Tensor:
+    """(..., rows, columns), read between its rows at numerator / denominator (at least -1) by torch's bicubic kernel.
+
+    Positions are fractions of whole numbers, so that the weights are right to the last digit at any size.
+    """
+    last = x.shape[-2] - 1
+    near = torch.div(numerator + denominator, denominator, rounding_mode="floor") - 1
+    t = (numerator - near * denominator).to(x.dtype) / denominator  # 0 <= t < 1, from `near` on
+    s = 1 - t
+    taps = ((-1, A * t * s * s), (0, _inner(t)), (1, _inner(s)), (2, A * s * t * t))
+    terms = [x.index_select(-2, (near + step).clamp(0, last)) * weight[:, None] for step, weight in taps]
+    return terms[0] + terms[1] + terms[2] + terms[3]
+
+
+A = -0.75
+"""The free number of the cubic convolution kernel (Keys, 1981), as in torch's bicubic mode."""
+
+
+def _inner(t: Tensor) -> Tensor:
+    """The kernel at distances t from 0 to 1; at 1 + t it is A t (1 - t)^2."""
+    return ((A + 2) * t - (A + 3)) * t * t + 1
