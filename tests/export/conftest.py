@@ -29,7 +29,7 @@ class Exported:
     report: ExportReport
 
 
-QUICK = ("frm-lite0", "frm-van-t")  # one of each paper and kind of backbone; the others are exported in slow tests
+QUICK = ("frm-lite0", "frm-van-t", "cgrseg-t")  # one a kind of backbone; the others in slow tests
 
 
 @pytest.fixture(scope="session", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])

@@ -5,15 +5,29 @@ import onnxruntime
 import pytest
 import torch
 
+from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
 from featherseg.export.onnx import OPSET
 from featherseg.export.parity import perturb
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
+from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, StridedRegionMean
+from featherseg.models.cgrseg import rectangular_module
+
+
+def two_dimensional():
+    attention = AttentionDownsample(6, 8)
+    attention.position.how = "two-dimensional"
+    return attention
+
 
 LAYERS = {
     "ppm": lambda: PyramidPooling(6, 4),
     "dappm": lambda: DeepAggregationPooling(6, 3, 4),
     "non-local, unpooled, without gamma": lambda: DisentangledNonLocal(6, key_channels=2, kv_pool=1, gamma=False),
+    "attention with a position bias": lambda: Attention(6, stride=2),
+    "attention between stages": lambda: AttentionDownsample(6, 8),
+    "attention between stages, its offsets resized in two directions": two_dimensional,
+    "strided region means": lambda: StridedRegionMean(2),
+    "rectangular self-calibration": lambda: rectangular_module(6, band=5),
 }
 
 

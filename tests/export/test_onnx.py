@@ -77,6 +77,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "align_corners": run.model.align_corners,
         "licence": "research only",
         "image_size": [96, 128],
+        "test_fit": None,
     }
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,8 +9,9 @@ from featherseg import models
 from featherseg.backbones.weights import find_pretrained, read_state
 from featherseg.core.errors import WeightsError
 from featherseg.core.types import ClassInfo
-from featherseg.recipe import ModelTable
-from featherseg.training import train
+from featherseg.layers.position_bias import PositionBias
+from featherseg.recipe import ModelTable, parse_recipe, read_recipe
+from featherseg.training import start, train
 from featherseg.training.start import carry_over, class_keys
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
@@ -84,3 +87,34 @@ def test_fine_tuning_is_one_argument(small_run, tmp_path):
     run = train(request("train.epochs=1", init=str(small_run.path)), tmp_path / "tuned", reporter)
     assert any("keys loaded" in message for message in reporter.messages)
     assert run.info.loaded["init"] == str(small_run.path)
+
+
+@pytest.mark.data
+def test_an_official_file_of_a_whole_network_is_carried_over_with_its_head(shared, tmp_path):
+    keys = json.loads((shared / "reference/parity/official_keys/keys_cgrseg_t_150.json").read_text())["entries"]
+    official = {entry["key"]: torch.full(entry["shape"], float(i)) for i, entry in enumerate(keys)}
+    torch.save({"state_dict": official}, tmp_path / "iter_160000.pth")
+    settings = ModelTable(name="cgrseg-t")
+    net = models.build(settings.name, 2)
+    table = carry_over(net, str(tmp_path / "iter_160000.pth"), settings, OTHERS[:2])
+    assert table.reinitialised == ["classifier.weight", "classifier.bias"]
+    assert torch.equal(net.smooth[1].bias, official["decode_head.linear_fuse.bn.bias"])
+    assert torch.equal(net.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
+
+
+def test_imagenet_weights_for_other_channels_keep_the_network_s_own_options(monkeypatch):
+    """The position tables are resized as the recipe asks, not as a backbone on its own would."""
+    seen = []
+
+    def load(backbone, name):
+        first = backbone.get_submodule(backbone.first_convolution)
+        seen.append((name, first.in_channels, {m.how for m in backbone.modules() if isinstance(m, PositionBias)}))
+        return {"file": f"{name}.pth"}
+
+    monkeypatch.setattr(start, "load_pretrained", load)
+    options = {"position_resize": "two-dimensional"}
+    recipe = parse_recipe(read_recipe("cgrseg-t"))
+    recipe = recipe.model_copy(update={"model": ModelTable(name="cgrseg-t", pretrained=True, **options)})
+    net = models.build("cgrseg-t", 2, channels=4, options=options)
+    start.starting_weights(net, recipe, None, OTHERS[:2])
+    assert seen == [("efficientformerv2-s1", 3, {"two-dimensional"})]

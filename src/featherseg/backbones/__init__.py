@@ -6,12 +6,17 @@ To add one: its file, its row in BACKBONES, its weights (if any) in weights.PRET
 from collections.abc import Callable
 from functools import partial
 
+from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
 from featherseg.backbones.efficientnet import build_lite
 from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
 from featherseg.layers.network import Backbone
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "efficientformerv2-s0": partial(build_efficientformer_v2, "efficientformerv2-s0"),
+    "efficientformerv2-s1": partial(build_efficientformer_v2, "efficientformerv2-s1"),
+    "efficientformerv2-s2": partial(build_efficientformer_v2, "efficientformerv2-s2"),
+    "efficientformerv2-l": partial(build_efficientformer_v2, "efficientformerv2-l"),
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
@@ -25,7 +30,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 def build(name: str) -> Backbone:
     """An untrained backbone by its catalogue name; its forward maps images (B, 3, H, W) to the list of four stages.
 
-    Every backbone has `stage_channels`, `mean` and `std` (0..255), `channels`, `widen(channels)` and
+    Every backbone has `stage_channels`, `mean` and `std` (0..255), `first_convolution`, `widen(channels)` and
     `rename_official(state)`. Raises UnknownName.
     """
     if name not in BACKBONES:

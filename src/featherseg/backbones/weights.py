@@ -58,7 +58,7 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file of published weights that the user downloads himself; no sha256 was published with it."""
+    """A file of published weights that the user downloads himself from `address`; no sha256 was published with it."""
 
     address: str
     file: str
@@ -71,7 +71,7 @@ class DownloadedFile:
 
     def remedy(self) -> str:
         """How to get it, as a sentence."""
-        return f"Download {self.address}/resolve/main/{self.file} and put it into {weights_folder()}"
+        return f"Download {self.file} from {self.address} and put it into {weights_folder()}"
 
     def check(self, path: Path) -> None:
         """Nothing to hold it against; that its keys and shapes fit is seen when it is loaded."""
@@ -88,13 +88,25 @@ def _lite(number: int, sha256: str) -> PackageFile:
 
 def _van(size: str, file: str) -> DownloadedFile:
     return DownloadedFile(
-        f"https://huggingface.co/Visual-Attention-Network/VAN-{size}-original",
+        f"https://huggingface.co/Visual-Attention-Network/VAN-{size}-original/resolve/main/{file}",
         file,
         "Apache-2.0 (the authors' code; for commercial use they ask to be contacted); trained on ImageNet-1k",
     )
 
 
+def _efficientformer_v2(size: str) -> DownloadedFile:
+    return DownloadedFile(
+        "the link in column ckpt of the README of https://github.com/snap-research/EfficientFormer",
+        f"eformer_{size}_450.pth",
+        "MIT-style (the authors' code; none is stated for the weights); trained on ImageNet-1k",
+    )
+
+
 PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
+    "efficientformerv2-s0": _efficientformer_v2("s0"),
+    "efficientformerv2-s1": _efficientformer_v2("s1"),
+    "efficientformerv2-s2": _efficientformer_v2("s2"),
+    "efficientformerv2-l": _efficientformer_v2("l"),
     "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),

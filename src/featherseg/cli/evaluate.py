@@ -202,7 +202,8 @@ def _print_scores(console: Console, scores: Scores) -> None:
     console.print(table)
     console.print(
         f"{counted(scores.images, 'picture')}: mIoU {_percent(scores.miou)}, "
-        f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, boundary F {_percent(scores.boundary_f)} (all in %)"
+        f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
+        f"boundary F {_percent(scores.boundary_f)} (all in %)"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import parse_mode
+from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def predict(
     flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
+    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
     memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger pictures are cut into tiles.")] = 4.0,
     max_side: Annotated[
         int | None, typer.Option(help="Shrink longer pictures to this side for the network; masks keep full size.")
@@ -48,10 +49,11 @@ def predict(
     Exit code 1 where a picture could not be read: the others are written all the same.
     """
     files = find_pictures(paths, output)
-    mode = parse_mode(window, scales, flip)
+    mode = parse_mode(window, scales, flip, fit)
     from rich.console import Console
 
     from featherseg.inference.predictor import Predictor
+    from featherseg.inference.runtimes import open_runtime
 
     out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
@@ -60,7 +62,9 @@ def predict(
     taken = [file for name in names for file in out.files(name) if file.exists()]
     if taken and not overwrite:
         raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
-    predictor = Predictor(run, device, batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
+    runtime = open_runtime(run, device)
+    mode = with_own_fit(mode, fit, runtime)
+    predictor = Predictor(runtime, batch=batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
     if out.submission:
         out.submission.check(predictor.runtime.name, predictor.classes)
     failed = _predict_all(predictor, files, names, out, Console(highlight=False, soft_wrap=True))
@@ -196,7 +200,7 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
     from rich.markup import escape
 
     trained = predictor.runtime.image_size
-    if trained is None or predictor.max_side is not None:
+    if trained is None or predictor.max_side is not None or predictor.mode.fit is not None:
         return False
     height, width = result.mask.shape
     if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:

@@ -67,7 +67,8 @@ def _scored(looks: list[dict[str, Any]]) -> list[str]:
     latest = {(look["data"], look["split"], look["mode"]): look for look in looks if look.get("miou") is not None}
     return [
         f"- mIoU on `{data}`, split `{split}`, {counted(look['images'], 'picture')} ({mode}): "
-        f"{100 * look['miou']:.2f} %; the split was looked at {counted(sum(look['split'] == split for look in looks), 'time')} by this run"
+        f"{100 * look['miou']:.2f} %; the split was looked at "
+        f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
         for (data, split, mode), look in latest.items()
     ]
 

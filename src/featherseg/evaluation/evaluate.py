@@ -54,7 +54,7 @@ def evaluate(
     boundary: bool = True,
     progress: Progress | None = None,
 ) -> Scores:
-    """Score a network on every picture of `data`; `mode` as for predictions, the whole picture by default.
+    """Score a network on every picture of `data`; `mode` as for predictions, by default the one of validation.
 
     Raises ConfigError where the classes or channels of network and data differ.
     """

@@ -7,7 +7,7 @@ from typing import Any
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
 from featherseg.layers.network import NetworkConfig, SegmentationNetwork
-from featherseg.models import frm
+from featherseg.models import cgrseg, frm
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,17 @@ class ModelEntry:
         return self.config.backbone
 
 
+_CGRSEG = "CGRSeg, arXiv:2405.06228"
+_CGRSEG_LITE = "CGRSeg, arXiv:2405.06228, on EfficientNet-Lite (ours)"
 _FRM = "FRM, arXiv:2412.08670"
 _FRM_LITE = "FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)"
 
 MODELS = {
+    "cgrseg-t": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-t"], _CGRSEG),
+    "cgrseg-b": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-b"], _CGRSEG),
+    "cgrseg-b6": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-b6"], _CGRSEG),
+    "cgrseg-l": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-l"], _CGRSEG),
+    "cgrseg-lite0": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-lite0"], _CGRSEG_LITE),
     "frm-van-t": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-t"], _FRM),
     "frm-van-s": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s"], _FRM),
     "frm-van-s-ppm": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s-ppm"], _FRM),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherseg import backbones, models
+from featherseg import models
 from featherseg.backbones.weights import load_pretrained, read_state
 from featherseg.core.errors import DataNotFound, WeightsError
 from featherseg.core.types import ClassInfo
@@ -64,7 +64,7 @@ def starting_weights(
 
 def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
     """ImageNet weights for pictures of other channels: load three, then average the first convolution."""
-    rgb = backbones.build(name)
+    rgb = models.build(recipe.model.name, model.classes, 3, recipe.model.options).backbone
     record = load_pretrained(rgb, name)
     rgb.widen(len(model.mean))
     model.backbone.load_state_dict(rgb.state_dict())
@@ -113,11 +113,13 @@ def _read_init(init: str) -> tuple[dict[str, Tensor], list[str]]:
 def _best_names(model: SegmentationNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under our key names: of the readings that are possible, the one that fits the most keys.
 
-    As they are; without a wrapper's prefix ("net.", "module."); as the authors' backbone.
+    As they are; without a wrapper's prefix ("net.", "module."); as the authors' network or their backbone.
     """
     readings = [dict(state)]
     for prefix in WRAPPERS:
         readings.append({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    if whole := getattr(model, "rename_official", None):
+        readings.append(whole(state)[0])
     renamed, _ = model.backbone.rename_official(state)
     readings += [{f"backbone.{key}": value for key, value in reading.items()} for reading in (renamed, dict(state))]
     own = model.state_dict()

@@ -1,0 +1,369 @@
+"""CGRSeg: context-guided spatial feature reconstruction (Ni et al., ECCV 2024, arXiv:2405.06228).
+
+The three coarse stages of the backbone are pooled to half of 1/32 and refined together (pyramid context); a top-down
+path reconstructs each stage and gates it by its context; classes are told apart once, and the class embeddings found
+that way re-weight the channels before they are told apart again. Both the context and the path are made of rectangular
+self-calibration modules. Written from the authors' code, which the published counts were made with.
+Letters: B images, C channels, H x W the image, h x w a map, D decoder width, K classes, P = ceil(H/64) x ceil(W/64).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.backbones.efficientformer_v2 import set_position_resize
+from featherseg.core.errors import WeightsError
+from featherseg.core.types import SegOutput
+from featherseg.layers.conv import convolve
+from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import StridedRegionMean
+from featherseg.layers.position_bias import PositionResize
+from featherseg.layers.precision import at_least_fp32, autocast_off
+from featherseg.layers.resize import pad_images, resize
+from featherseg.layers.scale import LayerScale
+
+Axial = Literal["add", "mul", "none"]
+STRIDES = (8, 4, 2)
+"""From stages 2, 3 and 4, at 1/8, 1/16 and 1/32, to the context's 1/64."""
+
+
+class RectangularAttention(nn.Module):
+    """Rectangular self-calibration attention: key areas as rows by columns, their shape calibrated by a band each way.
+
+    g = mean over each row + mean over each column; gate = sigmoid(band x 1(ReLU(BN(1 x band(g))))); gate * local(x),
+    all convolutions depthwise. `axial` = "mul" multiplies the means, "none" puts x for g; band 0 has no convolutions
+    (gate = sigmoid(g)), local_kernel 0 puts x for local(x). (B, C, h, w) -> (B, C, h, w).
+    """
+
+    def __init__(self, channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3) -> None:
+        super().__init__()
+        self.axial, self.band = axial, band
+        self.local: nn.Module = nn.Identity()
+        if local_kernel:
+            self.local = nn.Conv2d(channels, channels, local_kernel, padding=local_kernel // 2, groups=channels)
+        if band:
+            along, across = (1, band), (band, 1)
+            self.along_row = nn.Conv2d(channels, channels, along, padding=(0, band // 2), groups=channels)
+            self.norm, self.act = nn.BatchNorm2d(channels), nn.ReLU()
+            self.along_column = nn.Conv2d(channels, channels, across, padding=(band // 2, 0), groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.key_areas(x)
+        if self.band:
+            gate = self.act(self.norm(convolve(self.along_row, gate)))
+            gate = convolve(self.along_column, gate)
+        return gate.sigmoid() * self.local(x)
+
+    def key_areas(self, x: Tensor) -> Tensor:
+        """g: (B, C, h, w) -> (B, C, h, w)."""
+        if self.axial == "none":
+            return x
+        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)  # (B, C, h, 1), (B, C, 1, w)
+        return rows + columns if self.axial == "add" else rows * columns
+
+
+class RectangularModule(nn.Module):
+    """Rectangular self-calibration module: x + scale * MLP(BN(attention(x))). (B, C, h, w) -> (B, C, h, w).
+
+    The two layers of the MLP are 1x1 convolutions with twice the channels and GELU between.
+    """
+
+    def __init__(self, attention: RectangularAttention, channels: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm = nn.BatchNorm2d(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, kernel_size=1)
+        self.act = nn.GELU()
+        self.project = nn.Conv2d(2 * channels, channels, kernel_size=1)
+        self.scale = LayerScale(channels, 1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.attention(x))
+        return x + self.scale(self.project(self.act(self.expand(y))))
+
+
+def rectangular_module(channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3) -> nn.Module:
+    """A RectangularModule with its attention: (B, C, h, w) -> (B, C, h, w)."""
+    attention = RectangularAttention(channels, axial=axial, band=band, local_kernel=local_kernel)
+    return RectangularModule(attention, channels)
+
+
+MakeModule = Callable[[int], nn.Module]
+"""Channels -> a rectangular module, or what an ablation puts in its place."""
+
+
+class PyramidContext(nn.Module):
+    """Pyramid context extraction: the stages, averaged over P regions and concatenated, refined, and split again.
+
+    stage i = 0..2: (B, C_i, H/2^(i+3), W/2^(i+3)) -> context i: (B, C_i, P).
+    """
+
+    def __init__(self, stage_channels: Sequence[int], repeats: int, make_module: MakeModule) -> None:
+        super().__init__()
+        self.stage_channels = list(stage_channels)
+        self.pools = nn.ModuleList(StridedRegionMean(stride) for stride in STRIDES)
+        self.refine = nn.Sequential(*(make_module(sum(stage_channels)) for _ in range(repeats)))
+
+    def forward(self, stages: Sequence[Tensor]) -> Sequence[Tensor]:
+        pooled = torch.cat([pool(stage) for pool, stage in zip(self.pools, stages, strict=True)], dim=1)
+        return self.refine(pooled).split(self.stage_channels, dim=1)
+
+
+class ContextFusion(nn.Module):
+    """A stage beside its context: BN(1x1(x)) * up(hardsigmoid(BN(1x1(context)))); without context the first alone.
+
+    x (B, C, h, w), context (B, C, P) -> (B, D, h, w).
+    """
+
+    def __init__(self, channels: int, width: int, *, gated: bool) -> None:
+        super().__init__()
+        self.project = _project(channels, width)
+        self.gate = _project(channels, width) if gated else None
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        y = self.project(x)
+        if self.gate is None or context is None:
+            return y
+        gate = F.hardsigmoid(self.gate(context))  # (B, D, P)
+        return y * resize(gate, (x.shape[2], x.shape[3]), align_corners=False)  # (B, D, h, w)
+
+
+def _project(in_channels: int, out_channels: int, *, groups: int = 1) -> nn.Sequential:
+    """1x1 convolution and batch norm, (B, C_in, h, w) -> (B, C_out, h, w), started as mmcv's ConvModule starts it."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+class SpatialReconstruction(nn.Module):
+    """The top-down path: each stage, with the fused coarser one added, reconstructed and fused with its context.
+
+    forward(stages, contexts) -> (B, D, H/8, W/8); no activation behind it.
+    """
+
+    def __init__(self, stage_channels: Sequence[int], width: int, make_module: MakeModule, *, gated: bool) -> None:
+        super().__init__()
+        self.reconstruct = nn.ModuleList(make_module(c) for c in stage_channels)
+        self.fuse = nn.ModuleList(ContextFusion(c, width, gated=gated) for c in stage_channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, c, kernel_size=1) for c in stage_channels[:-1])
+
+    def forward(self, stages: Sequence[Tensor], contexts: Sequence[Tensor | None]) -> Tensor:
+        fused = self.fuse[2](self.reconstruct[2](stages[2]), contexts[2])  # (B, D, H/32, W/32)
+        for i in (1, 0):
+            size = (stages[i].shape[2], stages[i].shape[3])
+            x = stages[i] + self.lateral[i](resize(fused, size, align_corners=False))  # (B, C_i, H/2^(i+3), W/2^(i+3))
+            fused = self.fuse[i](self.reconstruct[i](x), contexts[i])  # (B, D, H/2^(i+3), W/2^(i+3))
+        return fused
+
+
+class ClassEmbedding(nn.Module):
+    """The features of each class: the mean over positions, weighted by a softmax of its coarse logits over positions.
+
+    x (B, D, h, w), coarse (B, K, h, w) -> (B, D, K, 1). In fp32 whatever autocast says.
+    """
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        with autocast_off(x.device):
+            share = at_least_fp32(coarse).flatten(2).softmax(-1)  # (B, K, h * w)
+            embedding = at_least_fp32(x).flatten(2) @ share.mT  # (B, D, K)
+        return embedding[..., None].to(x.dtype)
+
+
+class ClassPooling(nn.Module):
+    """One embedding from those of all classes: their mean, weighted by a softmax of a learned score of each.
+
+    (B, D, K, 1) -> (B, D, 1, 1).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weigh = nn.Conv2d(width, 1, kernel_size=1)
+        nn.init.kaiming_normal_(self.weigh.weight)
+        assert self.weigh.bias is not None
+        nn.init.zeros_(self.weigh.bias)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        weight = self.weigh(embedding).softmax(2)  # (B, 1, K, 1)
+        return (embedding.squeeze(3) @ weight.squeeze(3).mT)[..., None].to(embedding.dtype)
+
+
+class PrototypeGate(nn.Module):
+    """Dynamic prototype guided head: class embeddings, pooled by attention over classes, weight the channels.
+
+    x (B, D, h, w), coarse (B, K, h, w) -> gate (B, D, 1, 1), 0.5 everywhere before training.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = ClassEmbedding()
+        self.pool = ClassPooling(width)
+        self.hidden = nn.Conv2d(width, width, kernel_size=1)
+        self.norm = nn.LayerNorm(width)
+        self.act = nn.ReLU()
+        self.out = nn.Conv2d(width, width, kernel_size=1)
+        for zero in (self.out.weight, self.out.bias):
+            assert zero is not None
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        prototype = self.pool(self.embed(x, coarse))  # (B, D, 1, 1)
+        hidden = self.norm(self.hidden(prototype).flatten(1))[..., None, None]  # (B, D, 1, 1)
+        return self.out(self.act(hidden)).sigmoid()
+
+
+class CGRSegConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    repeats is how many modules refine the pyramid context; band is the paper's k. Off, `context` takes the pyramid and
+    its gates away, `reconstruction` the three modules of the top-down path, `prototype_head` leaves the first logits.
+    position_resize concerns EfficientFormerV2 alone: layers/position_bias.py says what it chooses.
+    """
+
+    channels: Annotated[int, Field(ge=1)] = 128
+    repeats: Annotated[int, Field(ge=1)] = 5
+    axial: Axial = "add"
+    band: Literal[0, 5, 7, 9, 11] = 11
+    local_kernel: Literal[0, 1, 3, 5] = 3
+    context: bool = True
+    reconstruction: bool = True
+    prototype_head: bool = True
+    position_resize: PositionResize = "flattened"
+
+
+VARIANTS = {
+    "cgrseg-t": CGRSegConfig(backbone="efficientformerv2-s1"),
+    "cgrseg-b": CGRSegConfig(backbone="efficientformerv2-s2", channels=256),  # the paper's 18.1 M
+    "cgrseg-b6": CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6),  # the authors' config, 19.1 M
+    "cgrseg-l": CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9),
+    "cgrseg-lite0": CGRSegConfig(backbone="efficientnet-lite0"),
+}
+
+
+class CGRSeg(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H'/8, W'/8) of the picture padded to multiples of 32."""
+
+    align_corners = False
+    size_divisor = 32
+    minimum_size = 1
+
+    def __init__(self, config: CGRSegConfig, classes: int) -> None:
+        super().__init__()
+        width = config.channels
+        self.classes, self.feature_channels = classes, width
+        self.backbone = backbones.build(config.backbone)
+        if config.position_resize != "flattened":
+            set_position_resize(self.backbone, config.position_resize)
+        channels = self.backbone.stage_channels[1:]
+        make_module = partial(
+            rectangular_module, axial=config.axial, band=config.band, local_kernel=config.local_kernel
+        )
+        self.context = PyramidContext(channels, config.repeats, make_module) if config.context else None
+        self.decoder = SpatialReconstruction(
+            channels, width, make_module if config.reconstruction else nn.Identity, gated=config.context
+        )
+        self.smooth = nn.Sequential(*_project(width, width, groups=width), nn.ReLU())
+        self.prototype = PrototypeGate(width) if config.prototype_head else None
+        self.drop = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+        assert self.classifier.bias is not None
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> SegOutput:  # (B, 3, H, W)
+        image_size = (images.shape[2], images.shape[3])
+        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self._least_side(images))
+        stages = self.backbone(images)[1:]  # 3 x (B, C_i, H'/2^(i+3), W'/2^(i+3))
+        contexts = [None] * len(stages) if self.context is None else self.context(stages)
+        features = self.decoder(stages, contexts)  # (B, D, H'/8, W'/8)
+        logits = self.classifier(self.drop(self.smooth(features)))  # (B, K, H'/8, W'/8)
+        if self.prototype is not None:
+            features = features * self.prototype(features, logits) + features
+            logits = self.classifier(self.drop(features))  # by the same classifier
+        return SegOutput(
+            logits=logits,
+            image_size=image_size,
+            padded_size=padded_size,
+            align_corners=self.align_corners,
+            features=features if self.training else None,
+        )
+
+    def _least_side(self, images: Tensor) -> int:
+        """1; in training, for a single picture of at most 64 x 64, 65: of one position a batch norm has no variance."""
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 64
+        return 65 if alone else self.minimum_size
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used).
+
+        Raises WeightsError where the context of the file has another number of modules.
+        """
+        self._refuse_other_repeats(state)
+        own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        renamed, unused = self.backbone.rename_official(own)
+        renamed = {f"backbone.{key}": value for key, value in renamed.items()}
+        for key, value in state.items():
+            if not key.startswith("backbone."):
+                renamed[_rename(key)] = value.flatten() if key.startswith(OFFICIAL_GATE_NORM) else value
+        return renamed, [f"backbone.{key}" for key in unused]
+
+    def _refuse_other_repeats(self, state: Mapping[str, Tensor]) -> None:
+        found = len({key.split(".")[3] for key in state if key.startswith(OFFICIAL_CONTEXT)})
+        own = 0 if self.context is None else len(self.context.refine)
+        if found and own and found != own:
+            raise WeightsError(
+                f"the pyramid context of these weights has {found} modules, that of this network {own}. The paper's "
+                f"CGRSeg-B has 5 (cgrseg-b), the authors' configuration of it 6 (cgrseg-b6). Take the network that "
+                f"fits, or build this one with model.repeats = {found}."
+            )
+
+
+OFFICIAL_CONTEXT = "decode_head.trans.transformer_blocks."
+OFFICIAL_GATE_NORM = "decode_head.lgc.channel_mul_conv.1."
+"""Its tensors have the shape (D, 1, 1), ours (D,)."""
+
+OFFICIAL_PARTS = {
+    "decode_head.conv_seg.": "classifier.",
+    "decode_head.linear_fuse.conv.": "smooth.0.",
+    "decode_head.linear_fuse.bn.": "smooth.1.",
+    OFFICIAL_CONTEXT: "context.refine.",
+    "decode_head.meta.": "decoder.reconstruct.",
+    "decode_head.SIM.": "decoder.fuse.",
+    "decode_head.conv.": "decoder.lateral.",
+    "decode_head.lgc.conv_mask.": "prototype.pool.weigh.",
+    "decode_head.lgc.channel_mul_conv.0.": "prototype.hidden.",
+    OFFICIAL_GATE_NORM: "prototype.norm.",
+    "decode_head.lgc.channel_mul_conv.3.": "prototype.out.",
+}
+"""How their keys begin -> how ours begin."""
+
+OFFICIAL_INNER = {
+    ".token_mixer.dwconv_hw.": ".attention.local.",
+    ".token_mixer.excite.0.": ".attention.along_row.",
+    ".token_mixer.excite.1.": ".attention.norm.",
+    ".token_mixer.excite.3.": ".attention.along_column.",
+    ".mlp.fc1.": ".expand.",
+    ".mlp.fc2.": ".project.",
+    ".gamma": ".scale.weight",
+    ".fuse1.conv.": ".project.0.",
+    ".fuse1.bn.": ".project.1.",
+    ".fuse2.conv.": ".gate.0.",
+    ".fuse2.bn.": ".gate.1.",
+}
+"""Names inside a rectangular module and a fusion."""
+
+
+def _rename(key: str) -> str:
+    """`decode_head.meta.0.mlp.fc1.bias` -> `decoder.reconstruct.0.expand.bias`; others stay as they are."""
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if key.startswith(theirs):
+            key = ours + key.removeprefix(theirs)
+            for part, name in OFFICIAL_INNER.items():
+                key = key.replace(part, name)
+            return key
+    return key
