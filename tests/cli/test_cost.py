@@ -45,6 +45,11 @@ def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(cap
     assert f"Published, arXiv:2412.08670, Tables 1 and 2: {end}" in lines
 
 
+def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(capsys):
+    cost("cgrseg-t", "512x512", 150, as_json=False)
+    assert capsys.readouterr().out.count("9.4 M parameters; 4.0 GMACs by conv-bn at 512x512, 150 classes.") == 1
+
+
 @pytest.mark.parametrize(("size", "classes"), [("512x1024", 19), ("720x1280", 11)])
 def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(size, classes, capsys):
     cost("frm-van-s", size, classes, as_json=False)

@@ -376,3 +376,10 @@ def test_camvid_is_clean_and_its_weights_are_the_published_ones(shared: Path):
         assert (entry.images, [*entry.statistics.pixels, entry.ignored]) == (known["images"], known["pixels"])
         assert entry.statistics.images == known["images_with_class"][:11]
         assert entry.sizes == {"360x480": known["images"]}
+
+
+@pytest.mark.data
+def test_of_many_classes_that_never_occur_ten_are_named(shared: Path):
+    (note,) = check_data("ade20k", shared / "data/fixtures/ade20k_sceneparsing").notes
+    assert note.startswith("val: no pixel of floor, ceiling, bed, ")
+    assert (note.count(","), note.endswith(" and 133 more classes")) == (9, True)

@@ -60,10 +60,10 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
         for column in table.columns[1:-1]:
             column.justify = "right"
         console.print(table)
-    for row in rows:
-        size = "x".join(map(str, row.size))
-        console.print(
-            f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs by {row.convention} "
-            f"at {size}, {row.classes} classes.",
-            soft_wrap=True,
-        )
+    sentences = [
+        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs by {row.convention} "
+        f"at {'x'.join(map(str, row.size))}, {row.classes} classes."
+        for row in rows
+    ]
+    for sentence in dict.fromkeys(sentences):  # rows that differ in their accuracy alone say it once
+        console.print(sentence, soft_wrap=True)

@@ -27,6 +27,9 @@ FAULTS = {  # kind -> how a group of them is headed
     "duplicate": "pictures that occur in two splits",
 }
 
+SHOWN_CLASSES = 10
+"""How many classes without a pixel a note names."""
+
 DRAWN_SIZE = 200
 """Scenes a split that are drawn to count the classes of a dataset without files."""
 
@@ -226,7 +229,8 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     for split, entry in report.splits.items():
         counts = zip(listing.classes, entry.statistics.images, strict=True)
         absent = [info.name for info, images in counts if entry.images and not images]
-        notes += [f"{split}: no pixel of {', '.join(absent)}"] if absent else []
+        more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
+        notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: pictures that occur there before", entry.repeated)
     stems: dict[str, set[str]] = {}
