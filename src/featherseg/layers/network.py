@@ -1,12 +1,15 @@
 """What every backbone and every network states about itself."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from featherseg.core.config import Config
+from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.layers.conv import widen_input
+from featherseg.layers.resize import pad_images
 
 
 class NetworkConfig(Config):
@@ -34,6 +37,16 @@ class Backbone(nn.Module):
             assert isinstance(first, nn.Conv2d)
             widen_input(first, channels)
 
+    def dilate(self, output_stride: int) -> None:
+        """Let no stage be coarser than 1 / output_stride, 8 or 16: dilation in place of stride, the same weights.
+
+        Raises ConfigError where a backbone cannot.
+        """
+        raise ConfigError(
+            f"output_stride = {output_stride}: {type(self).__name__} has no dilated form. Expected a ResNet or an "
+            f"EfficientNet as backbone."
+        )
+
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, keys that are accepted and not used)."""
         raise NotImplementedError
@@ -43,12 +56,20 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+class Decoded(NamedTuple):
+    """What a decoder makes of a pyramid: logits (B, K, h, w); features (B, C, h', w') and aux as SegOutput has them."""
+
+    logits: Tensor
+    features: Tensor | None = None
+    aux: Mapping[str, Tensor] | None = None
+
+
 class SegmentationNetwork(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
-    mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what its own forward
-    pads to; align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None
-    where it gives none.
+    mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
+    align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None where it
+    gives none. A network is how it encodes pictures, as a pyramid of four maps, and how it decodes that.
     """
 
     backbone: Backbone
@@ -62,4 +83,26 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> SegOutput:
         """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover."""
+        image_size = (images.shape[2], images.shape[3])
+        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
+        out = self.decode(self.encode(images))
+        return SegOutput(
+            logits=out.logits,
+            image_size=image_size,
+            padded_size=padded_size,
+            align_corners=self.align_corners,
+            features=out.features if self.training else None,
+            aux=out.aux if self.training else None,
+        )
+
+    def least_side(self, images: Tensor) -> int:
+        """What a shorter side of these images (B, channels, H, W) is padded to, in pixels."""
+        return self.minimum_size
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Padded images (B, channels, H, W) -> pyramid (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3."""
+        return self.backbone(images)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """The pyramid -> logits (B, K, h, w), and what losses look at beside them."""
         raise NotImplementedError

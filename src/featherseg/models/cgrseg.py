@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.backbones.efficientformer_v2 import set_position_resize
 from featherseg.core.errors import WeightsError
-from featherseg.core.types import SegOutput
 from featherseg.layers.conv import convolve
-from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
 from featherseg.layers.pooling import StridedRegionMean
 from featherseg.layers.position_bias import PositionResize
 from featherseg.layers.precision import at_least_fp32, autocast_off
-from featherseg.layers.resize import pad_images, resize
+from featherseg.layers.resize import resize
 from featherseg.layers.scale import LayerScale
 
 Axial = Literal["add", "mul", "none"]
@@ -275,25 +274,17 @@ class CGRSeg(SegmentationNetwork):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, images: Tensor) -> SegOutput:  # (B, 3, H, W)
-        image_size = (images.shape[2], images.shape[3])
-        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self._least_side(images))
-        stages = self.backbone(images)[1:]  # 3 x (B, C_i, H'/2^(i+3), W'/2^(i+3))
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        stages = pyramid[1:]  # 3 x (B, C_i, H'/2^(i+3), W'/2^(i+3))
         contexts = [None] * len(stages) if self.context is None else self.context(stages)
         features = self.decoder(stages, contexts)  # (B, D, H'/8, W'/8)
         logits = self.classifier(self.drop(self.smooth(features)))  # (B, K, H'/8, W'/8)
         if self.prototype is not None:
             features = features * self.prototype(features, logits) + features
             logits = self.classifier(self.drop(features))  # by the same classifier
-        return SegOutput(
-            logits=logits,
-            image_size=image_size,
-            padded_size=padded_size,
-            align_corners=self.align_corners,
-            features=features if self.training else None,
-        )
+        return Decoded(logits, features)
 
-    def _least_side(self, images: Tensor) -> int:
+    def least_side(self, images: Tensor) -> int:
         """1; in training, for a single picture of at most 64 x 64, 65: of one position a batch norm has no variance."""
         alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 64
         return 65 if alone else self.minimum_size

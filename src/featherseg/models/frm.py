@@ -15,13 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
-from featherseg.core.types import SegOutput
 from featherseg.layers.align import FlowAlignment
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
-from featherseg.layers.resize import pad_images, resize
+from featherseg.layers.resize import resize
 
 
 class ConvFeedForward(nn.Module):
@@ -167,16 +166,7 @@ class FRM(SegmentationNetwork):
         self.fuse = ConvNormAct(4 * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
-    def forward(self, images: Tensor) -> SegOutput:  # (B, 3, H, W)
-        image_size = (images.shape[2], images.shape[3])
-        images, padded_size = pad_images(images, minimum=self.minimum_size)
-        stages = self.backbone(images)  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
-        context = self.context(gather(stages) if self.all_stages else stages[-1])  # (B, D, H/32, W/32)
-        features = self.fuse(self.decoder(stages, context))  # (B, D, H/4, W/4)
-        return SegOutput(
-            logits=self.classifier(features),  # (B, K, H/4, W/4)
-            image_size=image_size,
-            padded_size=padded_size,
-            align_corners=self.align_corners,
-            features=features if self.training else None,
-        )
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        context = self.context(gather(pyramid) if self.all_stages else pyramid[-1])  # (B, D, H/32, W/32)
+        features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
+        return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
