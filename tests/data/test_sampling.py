@@ -120,7 +120,7 @@ def test_without_it_every_sample_is_the_one_asked_for():
     samples = TrainingSamples(data, augment, seed=1)
     for epoch, index in ((0, 3), (2, 5)):
         expected = augment(data[index], np.random.default_rng([1, epoch, index]))
-        assert all(torch.equal(a, b) for a, b in zip(samples[epoch, index], expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(samples[epoch, index], expected[:2], strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

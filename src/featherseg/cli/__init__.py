@@ -19,6 +19,7 @@ from featherseg.core.errors import FeathersegError
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Look for faults in a dataset, mend them.",
+    "convert": "Write a dataset's labels in the form that is read.",
     "train": "Train a network: a recipe becomes a run.",
     "import": "Make a run of published weights.",
     "evaluate": "Score a run, a file or predictions.",

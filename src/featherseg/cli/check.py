@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.cli.progress import progress_bar
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from featherseg.data.check import CheckReport
     from featherseg.data.check_fix import MendReport
     from featherseg.data.propose import Proposal
-    from featherseg.data.statistics import Progress
 
 SHOWN_FAULTS = 20
 """How many faults of one kind, or values of masks, are printed before "and N more"."""
@@ -46,11 +44,11 @@ def check(
     if fix is not None:
         free_target(fix)  # known before the long work
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    with _progress_bar(console, "reading") as progress:
+    with progress_bar(console, "reading") as progress:
         report = check_data(data, data_root, progress)
     mended = None
     if fix is not None:
-        with _progress_bar(console, "writing") as progress:
+        with progress_bar(console, "writing") as progress:
             mended = write_mended(report, fix, progress)
     if as_json:
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
@@ -130,13 +128,3 @@ def _print_mended(console: Console, mended: MendReport, out: Path) -> None:
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS[kind]}: {count}")
     console.print(f"Use it with --data {out / 'dataset.toml'}")
-
-
-@contextmanager
-def _progress_bar(console: Console, verb: str) -> Iterator[Progress]:
-    """A bar on a terminal, gone when the work is done; silent elsewhere."""
-    from rich.progress import Progress as Bar
-
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(verb, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

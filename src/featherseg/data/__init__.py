@@ -1,6 +1,6 @@
 """Datasets: pictures with their class ids. `DATASETS` is the catalogue, `open_dataset` the way in; torch-free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,9 +9,18 @@ from featherseg.core.errors import DataNotFound, unknown
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data.ade20k import ADE20K, ADE20K_CLASSES, ADE20K_LICENCE, ade20k_listing
 from featherseg.data.bdd100k import BDD100K, BDD100K_LICENCE, bdd100k_listing
+from featherseg.data.bdd100k_panoptic import (
+    BDD100K_PANOPTIC_CLASSES,
+    CATEGORY_IDS,
+    BDD100KPanoptic,
+    bdd100k_panoptic_listing,
+)
 from featherseg.data.camvid import CAMVID_CLASSES, CAMVID_LICENCE, CamVid, camvid_listing
 from featherseg.data.cityscapes import CITYSCAPES_LICENCE, Cityscapes, cityscapes_listing
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES
+from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.data.cityscapes_panoptic import CityscapesPanoptic, cityscapes_panoptic_listing
+from featherseg.data.coco_panoptic import COCO_PANOPTIC_LICENCE, CocoPanoptic, coco_panoptic_listing
+from featherseg.data.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
 from featherseg.data.coco_stuff import (
     COCO_STUFF_CLASSES,
     COCO_STUFF_LICENCE,
@@ -37,13 +46,15 @@ class DataFacts:
     """What is known of a dataset without its pictures and masks.
 
     `licence` says under which terms weights that were trained on it may be used; `image_size` is the (height, width) of
-    its pictures (of a usual one where they differ), None where that is not known.
+    its pictures (of a usual one where they differ), None where that is not known; `category_ids` are what a panoptic
+    benchmark calls the classes, in their order.
     """
 
     classes: tuple[ClassInfo, ...]
     licence: str
     channels: int = 3
     image_size: Size | None = None
+    category_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,21 @@ DATASETS: dict[str, OnDisk | Drawn] = {
     "coco-stuff-164k": OnDisk(
         DataFacts(COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640)), CocoStuff164k, coco_stuff_164k_listing
     ),
+    "coco-panoptic": OnDisk(
+        DataFacts(COCO_PANOPTIC_CLASSES, COCO_PANOPTIC_LICENCE, image_size=(480, 640), category_ids=tuple(CLASS_OF)),
+        CocoPanoptic,
+        coco_panoptic_listing,
+    ),
+    "cityscapes-panoptic": OnDisk(
+        DataFacts(CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048), category_ids=LABEL_IDS),
+        CityscapesPanoptic,
+        cityscapes_panoptic_listing,
+    ),
+    "bdd100k-panoptic": OnDisk(
+        DataFacts(BDD100K_PANOPTIC_CLASSES, BDD100K_LICENCE, image_size=(720, 1280), category_ids=CATEGORY_IDS),
+        BDD100KPanoptic,
+        bdd100k_panoptic_listing,
+    ),
     "pascal-context-59": _pascal_context(59),
     "pascal-context-60": _pascal_context(60),
     "shapes": Drawn(DataFacts(Shapes.classes, Shapes.licence, Shapes.channels, (HEIGHT, WIDTH)), Shapes),
@@ -127,6 +153,15 @@ def dataset_facts(name: str) -> DataFacts:
         config = read_dataset_toml(Path(name))
         return DataFacts(config.class_infos(), config.licence, config.channels)
     return find_dataset(name).facts
+
+
+def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
+    """What the panoptic benchmark with these classes (by name and order) calls them; of no benchmark: 0..K-1."""
+    names = [info.name for info in classes]
+    for entry in DATASETS.values():
+        if entry.facts.category_ids and [info.name for info in entry.facts.classes] == names:
+            return entry.facts.category_ids
+    return tuple(range(len(classes)))
 
 
 def find_dataset(name: str) -> OnDisk | Drawn:

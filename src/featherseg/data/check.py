@@ -188,10 +188,11 @@ def _check_pair(
     except DataError as error:
         fault("unreadable", str(error))
     try:
-        raw = read_mask(pair.mask, listing.label_map.colors)
-        ids = listing.label_map.apply(raw)  # (H, W), -1 = not in the map
+        label_map = listing.map_of(pair)
+        raw = read_mask(pair.mask, label_map.colors)
+        ids = label_map.apply(raw)  # (H, W), -1 = not in the map
         if ids.min() < 0:
-            fault("values", f"{pair.mask} {listing.label_map.describe(listing.label_map.outside(raw))}")
+            fault("values", f"{pair.mask} {label_map.describe(label_map.outside(raw))}")
     except DataError as error:
         fault("unreadable", str(error))
     if image is None or ids is None:

@@ -103,7 +103,8 @@ def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
 def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
     """Copy the picture as it is and write its mask as class ids; returns whether the mask held stray values."""
     image, mask = pair.files
-    ids = listing.label_map.apply(read_mask(mask, listing.label_map.colors))  # (H, W), -1 = not in the map
+    label_map = listing.map_of(pair)
+    ids = label_map.apply(read_mask(mask, label_map.colors))  # (H, W), -1 = not in the map
     indexed = Image.fromarray(np.where(ids < 0, IGNORE, ids).astype(np.uint8))
     palette = np.zeros(
         (IGNORE + 1, 3), np.uint8

@@ -1,7 +1,9 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,30 +11,43 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from featherseg.core.types import SegmentationData
+from featherseg.data.panoptic_targets import PanopticTargets, panoptic_targets
 from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment
 
-Batch = tuple[Tensor, Tensor]
-"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8."""
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic network its targets as well."""
 
 
-class TrainingSamples(Dataset[Batch]):
+class TrainingSamples(Dataset[Any]):
     """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
 
-    With `class_uniform` its share of them is replaced by samples that are drawn by class, from the same two numbers.
+    A sample is (image, label) without a batch axis, or with `things`, the ids of the classes that have instances,
+    (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by samples that
+    are drawn by class, from the same two numbers.
     """
 
     def __init__(
-        self, data: SegmentationData, augment: Augment, seed: int, class_uniform: ClassUniform | None = None
+        self,
+        data: SegmentationData,
+        augment: Augment,
+        seed: int,
+        class_uniform: ClassUniform | None = None,
+        things: Collection[int] | None = None,
     ) -> None:
-        self.data, self.augment, self.seed, self.class_uniform = data, augment, seed, class_uniform
+        self.data, self.augment, self.seed = data, augment, seed
+        self.class_uniform, self.things = class_uniform, things
 
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = place
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         if self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
-        return self.augment(self.data[index], rng, point)
+        if self.things is None:
+            return self.augment(replace(self.data[index], instances=None), rng, point)[:2]
+        crop = self.augment(self.data[index], rng, point)
+        assert crop.instances is not None  # refused before training starts
+        return crop.image, crop.label, panoptic_targets(crop.label.numpy(), crop.instances.numpy(), self.things)
 
 
 class FlatBatches(Sampler[list[tuple[int, int]]]):

@@ -45,6 +45,10 @@ class Listing:
     unlisted: Sequence[str] = ()
     """Keys of pictures that are in no split."""
 
+    def map_of(self, pair: Pair) -> LabelMap:
+        """What the raw values of this pair's mask mean: the same for all, but where a file lists those of each mask."""
+        return self.label_map
+
 
 class PairedFiles:
     """One split of a listing as `core.types.SegmentationData`: files are read when a sample is asked for.

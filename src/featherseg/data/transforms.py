@@ -4,6 +4,7 @@ A training window is cut from the source before it is resized, so that a crop of
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,21 @@ from featherseg.layers.resize import fit_factor
 
 CROP_TRIES = 10
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Crop(NamedTuple):
+    """What training sees of a sample: image (C, h, w) of its own integer type, label (h, w) uint8, 255 = ignore.
+
+    instances (h, w) int32 as in Sample, None where the sample has none.
+    """
+
+    image: Tensor
+    label: Tensor
+    instances: Tensor | None = None
+
+    def mirrored(self) -> "Crop":
+        """Left and right exchanged."""
+        return Crop(*(None if x is None else mirrored(x) for x in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -34,19 +50,13 @@ class Augment:
     saturation: float = 0.0
     blur: float = 0.0
 
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """-> image (C, *crop) of the sample's own integer type, label (*crop) uint8; a pure function of its inputs.
-
-        The crop covers `point` (row, column) of the sample, where one is given.
-        """
-        image, label = random_window(sample, self, rng, point)
+    def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
+        """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
+        crop = random_window(sample, self, rng, point)
         if rng.random() < self.flip:
-            image, label = mirrored(image), mirrored(label)
-        if self.photometric:
-            image = Distortion.draw(rng)(image)
-        return self._colors(image, rng), label.contiguous()
+            crop = crop.mirrored()
+        image = Distortion.draw(rng)(crop.image) if self.photometric else crop.image
+        return crop._replace(image=self._colors(image, rng), label=crop.label.contiguous())
 
     def _colors(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Brightness, contrast, saturation and blur, in float, back in the image's own type."""
@@ -70,8 +80,8 @@ class Augment:
 
 def random_window(
     sample: Sample, settings: Augment, rng: np.random.Generator, point: tuple[int, int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """A crop at a random scale, over `point` (row, column) where one is given: image (C, *crop), label (*crop) uint8.
+) -> Crop:
+    """A crop at a random scale, over `point` (row, column) where one is given; its size is `settings.crop`.
 
     Drawn again up to CROP_TRIES times while one class covers more than `category_ratio` of the labelled pixels
     (mmsegmentation's cat_max_ratio). A window that is larger than the picture is filled up around it: the image with
@@ -121,11 +131,11 @@ def largest_share(label: np.ndarray) -> float:
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
-def cut(sample: Sample, window: tuple[int, int, int, int], size: Size) -> tuple[Tensor, Tensor]:
-    """The window (top, left, height, width) of a sample, resized to `size`: image (C, *size), label (*size) uint8.
+def cut(sample: Sample, window: tuple[int, int, int, int], size: Size) -> Crop:
+    """The window (top, left, height, width) of a sample, resized to `size`.
 
-    Bilinear with antialiasing for the image, nearest for the label. Parts outside the picture are filled: the image
-    with its mean colour, the label with ignore.
+    Bilinear with antialiasing for the image, nearest for the label and the instances. Parts outside the picture are
+    filled: the image with its mean colour, the label with ignore, the instances with none.
     """
     top, left, height, width = window
     rows, columns = _inside(sample.label, *window)
@@ -133,17 +143,38 @@ def cut(sample: Sample, window: tuple[int, int, int, int], size: Size) -> tuple[
     y0, y1 = (round((edge - top) * size[0] / height) for edge in (rows.start, rows.stop))
     x0, x1 = (round((edge - left) * size[1] / width) for edge in (columns.start, columns.stop))
     y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)
-    image = torch.from_numpy(np.ascontiguousarray(sample.image[rows, columns])).permute(2, 0, 1)  # (C, h, w)
-    label = torch.from_numpy(np.ascontiguousarray(sample.label[rows, columns]))  # (h, w)
-    image = resize_image(image, (y1 - y0, x1 - x0))
-    label = F.interpolate(label[None, None], size=(y1 - y0, x1 - x0), mode="nearest-exact")[0, 0]
-    if (y1 - y0, x1 - x0) == size:
-        return image, label
-    full_image = _mean_color(image)[:, None, None].expand(-1, *size).clone()  # (C, *size)
-    full_label = torch.full(size, IGNORE, dtype=torch.uint8)
-    full_image[:, y0:y1, x0:x1] = image[:, : size[0] - y0, : size[1] - x0]
-    full_label[y0:y1, x0:x1] = label[: size[0] - y0, : size[1] - x0]
-    return full_image, full_label
+    inside, corner = (y1 - y0, x1 - x0), (y0, x0)
+    image = resize_image(_tensor(sample.image[rows, columns]).permute(2, 0, 1), inside)  # (C, h, w)
+    label = resize_ids(_tensor(sample.label[rows, columns]), inside)  # (h, w)
+    instances = None
+    if sample.instances is not None:
+        instances = _placed(resize_ids(_tensor(sample.instances[rows, columns]), inside), corner, size, 0)
+    mean_color = _mean_color(image)[:, None, None]
+    return Crop(_placed(image, corner, size, mean_color), _placed(label, corner, size, IGNORE), instances)
+
+
+def _tensor(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _placed(x: Tensor, corner: tuple[int, int], size: Size, around: Tensor | int) -> Tensor:
+    """x (..., h, w) with its upper left at `corner` of a map (..., *size), `around` elsewhere; what overlaps is cut."""
+    if x.shape[-2:] == size:
+        return x
+    (top, left), (height, width) = corner, x.shape[-2:]
+    full = torch.empty(*x.shape[:-2], *size, dtype=x.dtype)
+    full[...] = around
+    full[..., top : top + height, left : left + width] = x[..., : size[0] - top, : size[1] - left]
+    return full
+
+
+def resize_ids(x: Tensor, size: Size) -> Tensor:
+    """(H, W) of class or instance ids -> (*size), each the id under the middle of its pixel (torch's nearest-exact)."""
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * torch.tensor(old / new)).long().clamp(max=old - 1)
+        for old, new in zip(x.shape, size, strict=True)
+    )
+    return x[rows][:, columns]
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:

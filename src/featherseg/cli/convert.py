@@ -1,0 +1,37 @@
+"""`featherseg convert FORM`: the labels of a release become files in the form that a dataset is read in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import unknown
+from featherseg.core.wording import counted
+
+FORMS = ("cityscapes-panoptic",)
+
+
+def convert(
+    form: Annotated[str, typer.Argument(help="What to make: cityscapes-panoptic.")],
+    data_root: Annotated[Path, typer.Option(help="Where the release lies: the folder above gtFine.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write [default: gtFine below --data-root].")] = None,
+    train_ids: Annotated[bool, typer.Option("--train-ids", help="Categories are train ids, not label ids.")] = False,
+) -> None:
+    """Write the panoptic masks of Cityscapes as PNG and JSON, from the instance ids of its release.
+
+    An interrupted conversion goes on where it stopped when the same command runs again.
+    """
+    if form not in FORMS:
+        raise unknown("form", form, FORMS)
+    from rich.console import Console
+
+    from featherseg.data.cityscapes_convert import convert_cityscapes
+
+    with progress_bar(Console(highlight=False), "converting") as progress:
+        converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
+    for split in converted:
+        kept = f", {split.kept} of them there before" if split.kept else ""
+        print(f"{split.json}: {counted(split.pictures, 'picture')}{kept}")
+    if out is None:
+        print(f"Use it with --data cityscapes-panoptic --data-root {data_root}")

@@ -1,0 +1,22 @@
+"""A bar for long work, shared by the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from featherseg.data.statistics import Progress
+
+
+@contextmanager
+def progress_bar(console: Console, verb: str) -> Iterator[Progress]:
+    """A bar on a terminal, gone when the work is done; silent elsewhere."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
