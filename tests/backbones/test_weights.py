@@ -99,6 +99,18 @@ def test_a_missing_download_names_file_address_folder_and_the_way_without(monkey
     assert all(text in str(error.value) for text in wanted)
 
 
+def test_a_download_whose_name_holds_its_checksum_is_held_against_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    file = tmp_path / "weights" / "resnet50-0676ba61.pth"
+    file.parent.mkdir()
+    file.write_bytes(b"cut off")
+    digest = hashlib.sha256(b"cut off").hexdigest()
+    with pytest.raises(WeightsError, match=rf"its sha256 is {digest}, expected it to begin with 0676ba61"):
+        find_pretrained("resnet-50")
+    monkeypatch.setitem(weights.PRETRAINED, "resnet-50", replace(PRETRAINED["resnet-50"], sha256=digest[:8]))
+    assert find_pretrained("resnet-50") == file
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_download_is_loaded_and_its_own_checksum_recorded(monkeypatch, tmp_path, zipped):
     """Made up as the authors' files are: official names under `state_dict`, the training's options beside them."""

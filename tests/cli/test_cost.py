@@ -9,6 +9,7 @@ from featherseg.cli.models import models
 from featherseg.core.errors import ConfigError
 from featherseg.evaluation.cost import CONVENTIONS
 from featherseg.evaluation.cost import cost as count
+from featherseg.evaluation.deeplab import beside_deeplabv3
 from featherseg.models import MODELS
 
 
@@ -20,7 +21,9 @@ def _wide_terminal(monkeypatch):
 def test_json_is_one_object_in_the_stable_form(capsys):
     cost("frm-lite0", "128x64", 5, as_json=True)
     printed, messages = capsys.readouterr()
-    assert json.loads(printed) == {**count("frm-lite0", (128, 64), 5).as_json(), "published": []}
+    counted = count("frm-lite0", (128, 64), 5)
+    rows = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in beside_deeplabv3(counted)}
+    assert json.loads(printed) == {**counted.as_json(), "published": [], "deeplabv3": rows}
     assert messages == ""
 
 
@@ -33,6 +36,9 @@ def test_the_table_names_every_convention_and_part(capsys):
         assert meaning in row
     for name, part in counted.parts.items():
         assert any(name in line and f"{part.params:,}" in line for line in printed.splitlines())
+    for row in beside_deeplabv3(counted):
+        cells = (f" {row.name} ", f" {row.params:,} ", f" {row.macs / 1e9:.3f} ", f" {row.ratio:.1%} of it ")
+        assert any(all(cell in line for cell in cells) for line in printed.splitlines())
     assert "pads" not in printed
 
 

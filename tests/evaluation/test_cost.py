@@ -25,11 +25,13 @@ from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.pooling import RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
+from featherseg.layers.pyramid import WeightedFusion
 from featherseg.layers.scale import LayerScale
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models import MODELS
 from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
 from featherseg.models.frm import VARIANTS, AlignedPyramid, build_context
+from featherseg.models.rsp import PixelToRegion
 
 CASES = [((128, 192), 2), ((97, 131), 19)]
 """(size, classes)"""
@@ -90,7 +92,9 @@ class TwoMaps(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x, x) if isinstance(self.layer, ClassEmbedding) else self.layer((2, 3), (4, 6))
+        if isinstance(self.layer, PositionBias):
+            return self.layer((2, 3), (4, 6))
+        return self.layer(x, x[:, :, ::2, ::2] if isinstance(self.layer, PixelToRegion) else x)
 
 
 def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, int]:
@@ -167,6 +171,7 @@ LAYERS = {
     nn.ReLU: (nn.ReLU(), (6, 5, 7)),
     nn.ReLU6: (nn.ReLU6(), (6, 5, 7)),
     nn.GELU: (nn.GELU(), (6, 5, 7)),
+    nn.SiLU: (nn.SiLU(), (6, 5, 7)),
     nn.MaxPool2d: (nn.MaxPool2d(2), (6, 5, 7)),
     nn.AvgPool2d: (nn.AvgPool2d(3, 2, 1), (6, 5, 7)),
     RegionMean: (RegionMean(3), (6, 5, 7)),
@@ -177,8 +182,11 @@ LAYERS = {
     PositionBias: (TwoMaps(PositionBias(8, 4, stride=2)), (6, 4, 6)),
     ClassEmbedding: (TwoMaps(ClassEmbedding()), (6, 5, 7)),
     ClassPooling: (ClassPooling(6), (6, 5, 1)),
+    PixelToRegion: (TwoMaps(PixelToRegion(16, window=3, heads=2)), (16, 6, 10)),
+    WeightedFusion: (TwoMaps(WeightedFusion(6, 2)), (6, 5, 7)),
     StochasticDepth: (StochasticDepth(0.1), (6, 5, 7)),
     nn.Identity: (nn.Identity(), (6, 5, 7)),
+    nn.Dropout: (nn.Dropout(), (6, 5, 7)),
     nn.Dropout2d: (nn.Dropout2d(), (6, 5, 7)),
 }
 """An example of every layer type that has a rule, and the size of its input without the batch."""
@@ -200,6 +208,25 @@ def test_the_attention_s_pool_decides_how_many_positions_are_compared(pool):
     block = DisentangledNonLocal(8, key_channels=2, kv_pool=pool).to("meta").eval()
     images = torch.empty(1, 8, 6, 10, device="meta")
     assert meta_counts(block, images)["macs"] == torch_macs(block, images)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+@pytest.mark.parametrize("composability", ["dot", "difference"])
+def test_a_relation_counts_its_window_however_it_is_computed(window, composability):
+    relation = PixelToRegion(32, window=window, composability=composability)
+    counted = meta_counts(TwoMaps(relation).to("meta"), torch.empty(1, 32, 8, 12, device="meta"))["macs"]
+    pixels, cells = 8 * 12, 4 * 6
+    convolutions = pixels * (32 * 16 + 32 * 32) + cells * (32 * 16 + 32 * 32)  # query, out; key, value
+    prior = 4 * window**2 * (2 * 32 + 32 * 8)  # once a child and a cell of the window
+    assert counted == convolutions + prior + pixels * window**2 * (16 + 32)
+
+
+def test_the_prior_costs_32000_whatever_the_size():
+    relations = [PixelToRegion(16, prior=prior) for prior in (True, False)]
+    for size in [(6, 10), (20, 4)]:
+        images = torch.empty(1, 16, *size, device="meta")
+        with_prior, without = (meta_counts(TwoMaps(r).to("meta"), images)["macs"] for r in relations)
+        assert with_prior - without == 32_000
 
 
 def test_conv_bn_is_convolutions_and_two_for_an_element_of_a_batch_norm():

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
-from featherseg.backbones.efficientnet import build_lite
+from featherseg.backbones.efficientnet import build_efficientnet, build_lite
+from featherseg.backbones.resnet import build_resnet
 from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
 from featherseg.layers.network import Backbone
@@ -17,9 +18,20 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientformerv2-s1": partial(build_efficientformer_v2, "efficientformerv2-s1"),
     "efficientformerv2-s2": partial(build_efficientformer_v2, "efficientformerv2-s2"),
     "efficientformerv2-l": partial(build_efficientformer_v2, "efficientformerv2-l"),
+    "efficientnet-b0": partial(build_efficientnet, "efficientnet-b0"),
+    "efficientnet-b1": partial(build_efficientnet, "efficientnet-b1"),
+    "efficientnet-b2": partial(build_efficientnet, "efficientnet-b2"),
+    "efficientnet-b3": partial(build_efficientnet, "efficientnet-b3"),
+    "efficientnet-b4": partial(build_efficientnet, "efficientnet-b4"),
+    "efficientnet-b5": partial(build_efficientnet, "efficientnet-b5"),
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
+    "resnet-18": partial(build_resnet, "resnet-18"),
+    "resnet-50": partial(build_resnet, "resnet-50"),
+    "resnet-50-v1c": partial(build_resnet, "resnet-50-v1c"),
+    "resnet-101": partial(build_resnet, "resnet-101"),
+    "resnet-101-v1c": partial(build_resnet, "resnet-101-v1c"),
     "van-b0": partial(build_van, "van-b0"),
     "van-b1": partial(build_van, "van-b1"),
     "van-b2": partial(build_van, "van-b2"),
@@ -27,12 +39,16 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 }
 
 
-def build(name: str) -> Backbone:
+def build(name: str, output_stride: int = 32) -> Backbone:
     """An untrained backbone by its catalogue name; its forward maps images (B, 3, H, W) to the list of four stages.
 
     Every backbone has `stage_channels`, `mean` and `std` (0..255), `first_convolution`, `widen(channels)` and
-    `rename_official(state)`. Raises UnknownName.
+    `rename_official(state)`. With output_stride 16 or 8 the last stages stay at 1/16 or 1/8, by dilation. Raises
+    UnknownName, and ConfigError for a backbone that has no dilated form.
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
-    return BACKBONES[name]()
+    backbone = BACKBONES[name]()
+    if output_stride != 32:
+        backbone.dilate(output_stride)
+    return backbone

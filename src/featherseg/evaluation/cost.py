@@ -23,9 +23,11 @@ from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.pooling import RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
+from featherseg.layers.pyramid import WeightedFusion
 from featherseg.layers.scale import LayerScale
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
+from featherseg.models.rsp import PixelToRegion
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -101,6 +103,14 @@ def _class_pooling(block: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(macs=x.numel())
 
 
+def _pixel_to_region(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Every pixel of the fine map by the keys and the values of its window, however that is computed; the convolutions
+    and the prior's linear layers (once a child and a cell of the window) are layers of their own.
+    """
+    pixels = y.numel() // y.shape[1]
+    return Counts(macs=pixels * block.window**2 * (block.key.out_channels + block.value.out_channels))
+
+
 def _nothing(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts()
 
@@ -117,6 +127,7 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.ReLU: _activation,
     nn.ReLU6: _activation,
     nn.GELU: _activation,
+    nn.SiLU: _nothing,  # ptflops 0.6 does not know it
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     RegionMean: _pool,
@@ -127,8 +138,11 @@ RULES: dict[type[nn.Module], Rule] = {
     PositionBias: _nothing,
     ClassEmbedding: _class_embedding,
     ClassPooling: _class_pooling,
+    PixelToRegion: _pixel_to_region,
+    WeightedFusion: _nothing,
     StochasticDepth: _nothing,
     nn.Identity: _nothing,
+    nn.Dropout: _nothing,
     nn.Dropout2d: _nothing,
 }
 

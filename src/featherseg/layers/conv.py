@@ -1,5 +1,6 @@
 """Convolutions with their norm and activation, and TensorFlow's "same" padding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,12 +11,34 @@ from torch import Tensor, nn
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size. (B, C_in, h, w) -> (B, C_out, h, w)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1, bias: bool = False
+    ) -> None:
+        padding = kernel_size // 2 * dilation
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
+            nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
+
+
+class DepthwiseSeparable(nn.Module):
+    """Depthwise k x k and 1x1, both without bias, batch norm and, unless `act` is off, ReLU.
+
+    (B, C_in, h, w) -> (B, C_out, h, w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, act: bool = True) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = nn.ReLU() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
+        return self.act(self.norm(self.pointwise(convolve(self.depthwise, x))))  # (B, C_out, h, w)
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
@@ -32,6 +55,24 @@ def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
 def _total_padding(length: int, kernel_size: int, stride: int) -> int:
     """Zeros that make `length` yield ceil(length / stride) positions; never negative, as kernel_size >= stride."""
     return ((length + stride - 1) // stride - 1) * stride + kernel_size - length
+
+
+def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
+    """Keep a backbone's last two stages, of 1/16 and 1/32, at 1 / output_stride (8 or 16): strides become dilations.
+
+    The convolution that loses its stride keeps the dilation of those before it, those after it have twice that, so
+    that their taps lie where they lay before (in torchvision: replace_stride_with_dilation). Weights stay.
+    """
+    dilation = 1
+    for stage in stages[-1:] if output_stride == 16 else stages:
+        rate = dilation
+        for conv in [layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)]:
+            strided, reach = conv.stride != (1, 1), conv.kernel_size[0] // 2  # reach 0: a 1x1 convolution
+            conv.stride = (1, 1)
+            if reach:
+                conv.dilation, conv.padding = (rate, rate), (reach * rate, reach * rate)
+                rate = 2 * dilation if strided else rate
+        dilation = rate
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What every backbone and every network states about itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from featherseg.core.config import Config
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.layers.conv import widen_input
+from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.resize import pad_images
 
 
@@ -69,7 +70,8 @@ class SegmentationNetwork(nn.Module):
 
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
     align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None where it
-    gives none. A network is how it encodes pictures, as a pyramid of four maps, and how it decodes that.
+    gives none. A network is how it encodes pictures, as a pyramid of four maps, and how it decodes that; a panoptic one
+    also has an instance branch on the pyramid.
     """
 
     backbone: Backbone
@@ -81,11 +83,27 @@ class SegmentationNetwork(nn.Module):
     minimum_size: int = 1
     feature_channels: int | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.instance_branch: InstanceBranch | None = None
+
+    @property
+    def panoptic(self) -> bool:
+        """Whether its output tells objects apart."""
+        return self.instance_branch is not None
+
+    @property
+    def pyramid_channels(self) -> Sequence[int]:
+        """Channels of what `encode` gives, fine to coarse."""
+        return self.backbone.stage_channels
+
     def forward(self, images: Tensor) -> SegOutput:
-        """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover."""
+        """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover; centers, offsets."""
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
-        out = self.decode(self.encode(images))
+        pyramid = self.encode(images)
+        out = self.decode(pyramid)
+        centers, offsets = self.instance_branch(pyramid) if self.instance_branch else (None, None)
         return SegOutput(
             logits=out.logits,
             image_size=image_size,
@@ -93,6 +111,8 @@ class SegmentationNetwork(nn.Module):
             align_corners=self.align_corners,
             features=out.features if self.training else None,
             aux=out.aux if self.training else None,
+            centers=centers,
+            offsets=offsets,
         )
 
     def least_side(self, images: Tensor) -> int:

@@ -6,17 +6,19 @@ from typing import Any
 
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
+from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.network import NetworkConfig, SegmentationNetwork
-from featherseg.models import cgrseg, frm
+from featherseg.models import cgrseg, deeplabv3, frm, rsp
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One row of the catalogue: the network's class, its settings, after which paper."""
+    """One row of the catalogue: the network's class, its settings, after which paper; panoptic: with instances."""
 
     network: Callable[[Any, int], SegmentationNetwork]
     config: NetworkConfig
     paper: str
+    panoptic: bool = False
 
     @property
     def backbone(self) -> str:
@@ -26,8 +28,11 @@ class ModelEntry:
 
 _CGRSEG = "CGRSeg, arXiv:2405.06228"
 _CGRSEG_LITE = "CGRSeg, arXiv:2405.06228, on EfficientNet-Lite (ours)"
+_DEEPLABV3 = "DeepLabV3, arXiv:1706.05587"
+_DEEPLABV3_LITE = "DeepLabV3, arXiv:1706.05587, on EfficientNet-Lite (ours)"
 _FRM = "FRM, arXiv:2412.08670"
 _FRM_LITE = "FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)"
+_RSP = "RSP, arXiv:2106.01744 (reconstruction)"
 
 MODELS = {
     "cgrseg-t": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-t"], _CGRSEG),
@@ -35,12 +40,24 @@ MODELS = {
     "cgrseg-b6": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-b6"], _CGRSEG),
     "cgrseg-l": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-l"], _CGRSEG),
     "cgrseg-lite0": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-lite0"], _CGRSEG_LITE),
+    "deeplabv3-r50": ModelEntry(deeplabv3.DeepLabV3, deeplabv3.VARIANTS["deeplabv3-r50"], _DEEPLABV3),
+    "deeplabv3-r50-os16": ModelEntry(deeplabv3.DeepLabV3, deeplabv3.VARIANTS["deeplabv3-r50-os16"], _DEEPLABV3),
+    "deeplabv3-r101": ModelEntry(deeplabv3.DeepLabV3, deeplabv3.VARIANTS["deeplabv3-r101"], _DEEPLABV3),
+    "deeplabv3-r101-os16": ModelEntry(deeplabv3.DeepLabV3, deeplabv3.VARIANTS["deeplabv3-r101-os16"], _DEEPLABV3),
+    "deeplabv3-lite0": ModelEntry(deeplabv3.DeepLabV3, deeplabv3.VARIANTS["deeplabv3-lite0"], _DEEPLABV3_LITE),
     "frm-van-t": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-t"], _FRM),
     "frm-van-s": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s"], _FRM),
     "frm-van-s-ppm": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s-ppm"], _FRM),
     "frm-van-s-dappm": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-s-dappm"], _FRM),
     "frm-van-b": ModelEntry(frm.FRM, frm.VARIANTS["frm-van-b"], _FRM),
     "frm-lite0": ModelEntry(frm.FRM, frm.VARIANTS["frm-lite0"], _FRM_LITE),
+    "frm-lite0-panoptic": ModelEntry(frm.FRM, frm.VARIANTS["frm-lite0"], _FRM_LITE, panoptic=True),
+    "rsp-lite0": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-lite0"], _RSP),
+    "rsp-lite0-w128": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-lite0-w128"], _RSP),
+    "rsp-lite2": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-lite2"], _RSP),
+    "rsp-b3": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-b3"], _RSP),
+    "rsp-b5": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-b5"], _RSP),
+    "rsp-lite0-panoptic": ModelEntry(rsp.RSP, rsp.VARIANTS["rsp-lite0"], _RSP, panoptic=True),
 }
 
 
@@ -78,6 +95,8 @@ def build(name: str, classes: int, channels: int = 3, options: Mapping[str, Any]
     if channels < 1:
         raise ConfigError(f"channels = {channels}: expected at least 1.")
     model = entry(name).network(config, classes)
+    if entry(name).panoptic:
+        model.instance_branch = InstanceBranch(model.pyramid_channels)
     model.backbone.widen(channels)
     backbone = model.backbone
     model.mean = _per_channel(backbone.mean, channels)

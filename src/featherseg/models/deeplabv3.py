@@ -1,0 +1,147 @@
+"""DeepLabV3 (Chen et al., "Rethinking atrous convolution for semantic image segmentation", arXiv:1706.05587).
+
+A dilated backbone, and behind its last stage five branches side by side (atrous spatial pyramid pooling, ASPP): a 1x1
+convolution, three dilated 3x3 and the mean over the whole map (Sec. 3.3). The layout is torchvision's: no multi-grid, a
+3x3 convolution behind the projection, no auxiliary head.
+Letters: B images, C channels of the last stage, H x W the image, h x w its map at 1/8 or 1/16, D width, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import RegionMean
+
+RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""Output stride -> dilations of the three 3x3 branches, in cells of the map (Sec. 3.3: doubled at output stride 8)."""
+
+
+class ImagePooling(nn.Sequential):
+    """Image-level features: the mean over the map, 1x1 convolution, norm, ReLU, everywhere the same.
+
+    (B, C, h, w) -> (B, D, h, w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            RegionMean(1),
+            nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, conv, norm, act = self
+        pooled = conv(pool(x))  # (B, D, 1, 1)
+        if self.training and len(x) == 1:  # one value a channel has no variance: the running statistics instead
+            assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+            pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            pooled = norm(pooled)
+        return act(pooled).expand(-1, -1, x.shape[2], x.shape[3])
+
+
+class AtrousPyramid(nn.Module):
+    """ASPP, Fig. 5: the five branches, concatenated and projected to D channels. (B, C, h, w) -> (B, D, h, w)."""
+
+    def __init__(self, in_channels: int, width: int, rates: Sequence[int], *, project_kernel: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                ConvNormAct(in_channels, width, 1),
+                *(ConvNormAct(in_channels, width, 3, dilation=rate) for rate in rates),
+                ImagePooling(in_channels, width),
+            ]
+        )
+        self.project = ConvNormAct(len(self.branches) * width, width, project_kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+
+class DeepLabV3Config(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    project_kernel 1 is torchvision's head: a 1x1 projection, then a 3x3 convolution; 3 is mmsegmentation's: one 3x3.
+    """
+
+    output_stride: Literal[8, 16] = 8
+    channels: Annotated[int, Field(ge=1)] = 256
+    project_kernel: Literal[1, 3] = 1
+
+
+VARIANTS = {
+    "deeplabv3-r50": DeepLabV3Config(backbone="resnet-50"),
+    "deeplabv3-r50-os16": DeepLabV3Config(backbone="resnet-50", output_stride=16),
+    "deeplabv3-r101": DeepLabV3Config(backbone="resnet-101"),
+    "deeplabv3-r101-os16": DeepLabV3Config(backbone="resnet-101", output_stride=16),
+    "deeplabv3-lite0": DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),  # ours
+}
+
+
+class DeepLabV3(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, h, w) at the output stride, sizes rounded up.
+
+    Runs natively at every size of at least 32x32; a shorter side is padded to 32.
+    """
+
+    align_corners = False
+    size_divisor = 1
+    minimum_size = 32
+
+    def __init__(self, config: DeepLabV3Config, classes: int) -> None:
+        super().__init__()
+        width = config.channels
+        self.classes, self.feature_channels = classes, width
+        self.backbone = backbones.build(config.backbone, config.output_stride)
+        self.aspp = AtrousPyramid(
+            self.backbone.stage_channels[-1],
+            width,
+            RATES[config.output_stride],
+            project_kernel=config.project_kernel,
+        )
+        self.drop = nn.Dropout(0.5)
+        self.smooth = ConvNormAct(width, width, 3) if config.project_kernel == 1 else nn.Identity()
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # none coarser than the output stride; the last (B, C, h, w)
+        features = self.smooth(self.drop(self.aspp(pyramid[-1])))  # (B, D, h, w)
+        return Decoded(self.classifier(features), features)  # (B, K, h, w)
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """torchvision's key names -> ours; -> (renamed state, keys that are not used: its auxiliary head)."""
+        own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        renamed, unused = self.backbone.rename_official(own)
+        renamed = {f"backbone.{key}": value for key, value in renamed.items()}
+        unused = [f"backbone.{key}" for key in unused]
+        for key, value in state.items():
+            if key.startswith("aux_classifier."):
+                unused.append(key)
+            elif not key.startswith("backbone."):
+                renamed[_rename(key)] = value
+        return renamed, unused
+
+
+OFFICIAL_PARTS = {
+    "classifier.0.convs.": "aspp.branches.",
+    "classifier.0.project.": "aspp.project.",
+    "classifier.1.": "smooth.0.",
+    "classifier.2.": "smooth.1.",
+    "classifier.4.": "classifier.",
+}
+"""How torchvision's keys begin -> how ours begin."""
+
+
+def _rename(key: str) -> str:
+    """`classifier.0.convs.1.0.weight` -> `aspp.branches.1.0.weight`; others stay as they are."""
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

@@ -1,0 +1,243 @@
+"""RSP: cross-scale pixel-to-region relation (Bai et al., arXiv:2106.01744).
+
+Reconstruction: the paper's method section was not available to us. From its abstract and introduction: a pixel of a
+fine map gathers, from a window around its place in the map one level coarser, what it composes well with (Relational
+Semantics Extractor, RSE); what it gathered is passed on in the fine map (Relational Semantics Propagator, RSP); several
+RSPs form a head that hands the context down from coarse to fine. By its words ("local relation", "composability") the
+relation is that of local relation networks (Hu et al., ICCV 2019, arXiv:1904.11491). All else is our choice, listed in
+docs/papers/rsp.md.
+Letters: B images, C width of the pyramid, h x w a coarse map, n heads, R = k x k cells of a window, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.layers.conv import DepthwiseSeparable
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.precision import at_least_fp32, autocast_off
+from featherseg.layers.pyramid import FPN, BiFPN
+from featherseg.layers.resize import resize
+
+Composability = Literal["dot", "difference"]
+PRIOR_WIDTH = 32
+
+
+class PixelToRegion(nn.Module):
+    """RSE: every pixel of a fine map gathers from the k x k cells around its parent, one level coarser.
+
+    context(p) = O sum_r softmax_r(f(q_p, k_r) / sqrt(d) + g(r - p)) v_r, each head by itself; d is its width of q.
+    The parent of pixel (y, x) is cell (y // 2, x // 2); cells outside the map take no part. f is the dot product, or
+    minus the squared distance ("difference"). g, the geometric prior, is a perceptron of the distance (dy, dx) between
+    the centres of cell and pixel, in half windows: the four pixels of a cell have four priors.
+    low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w). In fp32 whatever autocast says.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        window: int = 5,
+        heads: int = 8,
+        prior: bool = True,
+        composability: Composability = "dot",
+    ) -> None:
+        super().__init__()
+        self.window, self.heads, self.composability = window, heads, composability
+        self.query = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
+        self.key = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
+        self.value = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
+        self.out = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
+        self.prior = None
+        if prior:
+            self.prior = nn.Sequential(nn.Linear(2, PRIOR_WIDTH), nn.ReLU(), nn.Linear(PRIOR_WIDTH, heads))
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        assert low.shape[2:] == (2 * high.shape[2], 2 * high.shape[3]), (low.shape, high.shape)
+        query, key, value = self.query(low), self.key(high), self.value(high)
+        with autocast_off(low.device):
+            query, key, value = (at_least_fp32(x) for x in (query, key, value))
+            weight = self.logits(query, key).softmax(-1)  # (B, n, h * w, 4, R)
+            context = torch.einsum("bnlcr,bndrl->bndcl", weight, self.windows(value))  # (B, n, C / n, 4, h * w)
+            context = context.reshape(len(low), -1, *high.shape[2:])  # (B, 4 C, h, w)
+        return self.out(F.pixel_shuffle(context.to(low.dtype), 2))  # (B, C, 2h, 2w)
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        """query (B, C/2, 2h, 2w), key (B, C/2, h, w) -> (B, n, h * w, 4, R), -inf for cells outside the map."""
+        height, width = key.shape[2:]
+        children = F.pixel_unshuffle(query, 2).reshape(len(key), self.heads, -1, 4, height * width)
+        keys = self.windows(key)  # (B, n, d, R, h * w), d = C / 2n
+        logits = torch.einsum("bndcl,bndrl->bnlcr", children, keys)
+        if self.composability == "difference":  # -(q - k)^2 = 2 q k - q^2 - k^2
+            squares = children.square().sum(2).mT[..., None], keys.square().sum(2).mT[..., None, :]
+            logits = 2 * logits - squares[0] - squares[1]
+        logits = logits / children.shape[2] ** 0.5
+        if self.prior is not None:
+            prior = self.prior(distances(self.window, self.query.weight))  # (4, R, n)
+            logits = logits + at_least_fp32(prior).permute(2, 0, 1)[:, None]
+        return logits.masked_fill(~inside(height, width, self.window, key.device)[:, None], float("-inf"))
+
+    def windows(self, x: Tensor) -> Tensor:
+        """The cells around each cell, zeros outside: (B, C', h, w) -> (B, n, C' / n, R, h * w)."""
+        height, width = x.shape[2:]
+        cells = F.unfold(x, self.window, padding=self.window // 2)  # (B, C' * R, h * w)
+        return cells.reshape(len(x), self.heads, -1, self.window**2, height * width)
+
+
+def distances(window: int, like: Tensor) -> Tensor:
+    """From each of the four pixels of a cell to the centres of the R cells around it: (4, R, 2), (dy, dx) in half
+    windows, of the type and on the device of `like`.
+    """
+    steps = torch.arange(window, dtype=like.dtype, device=like.device) - window // 2
+    fine = torch.arange(2, dtype=like.dtype, device=like.device) / 2 - 0.25  # -0.25, 0.25: centres of half cells
+    along = (steps - fine[:, None]) / (window / 2)  # (2, k)
+    dy, dx = torch.broadcast_tensors(along[:, None, :, None], along[None, :, None, :])  # (2, 2, k, k)
+    return torch.stack((dy, dx), dim=-1).reshape(4, window**2, 2)
+
+
+def inside(height: int, width: int, window: int, device: torch.device) -> Tensor:
+    """Which of the R cells around each cell of a map are cells of the map: (h * w, R) bool."""
+
+    def along(length: int) -> Tensor:
+        place = torch.arange(length, device=device)[:, None] + torch.arange(window, device=device) - window // 2
+        return (place >= 0) & (place < length)  # (length, k)
+
+    both = along(height)[:, None, :, None] & along(width)[None, :, None, :]  # (h, w, k, k)
+    return both.reshape(height * width, window**2)
+
+
+class Propagation(nn.Module):
+    """RSP: the fine map with what the coarse one has for it, low + SepConv(low | RSE(low, high)).
+
+    Without a relation the two baselines of the paper, which bring each pixel what lies at its own place, bilinearly:
+    SepConv(low | up(high)) ("concat") and SepConv(low + up(high)) ("sum"). | concatenates.
+    low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w).
+    """
+
+    def __init__(self, channels: int, relation: PixelToRegion | None, *, add: bool = False) -> None:
+        super().__init__()
+        self.relation, self.add = relation, add
+        self.fuse = DepthwiseSeparable(channels if add else 2 * channels, channels)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        if self.relation is not None:
+            context = self.relation(low, high)  # (B, C, 2h, 2w)
+        else:
+            context = resize(high, (low.shape[2], low.shape[3]), align_corners=False)  # (B, C, 2h, 2w)
+        return low + self.fuse(low + context if self.add else torch.cat([low, context], dim=1))
+
+
+class TopDownHead(nn.Module):
+    """RSP head: H_5 = P_5, then H_l = RSP(P_l, H_(l+1)) down to H_2, which the classes are told apart on.
+
+    level i = 0..3 of the pyramid: (B, C, H/2^(i+2), W/2^(i+2)) -> logits (B, K, H/4, W/4), features (B, C, H/4, W/4).
+    """
+
+    def __init__(self, channels: int, classes: int, make_propagation: Callable[[], Propagation]) -> None:
+        super().__init__()
+        self.propagate = nn.ModuleList(make_propagation() for _ in range(3))  # to H_2, H_3, H_4
+        self.smooth = DepthwiseSeparable(channels, channels)
+        self.drop = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(channels, classes, kernel_size=1)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Decoded:
+        *fine, top = pyramid
+        for low, propagate in zip(reversed(fine), reversed(self.propagate), strict=True):
+            top = propagate(low, top)  # (B, C, H/2^(i+2), W/2^(i+2)) for i = 2, 1, 0
+        features = self.smooth(top)  # (B, C, H/4, W/4)
+        return Decoded(self.classifier(self.drop(features)), features)
+
+
+class RSPConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    channels is the width of neck and head, repeats how many layers the BiFPN has (an FPN is one pass). window is k.
+    aggregation "sum" and "concat" are what the paper argues against; the four keys below it concern "rsp" alone.
+    """
+
+    channels: Annotated[int, Field(ge=1)] = 64
+    neck: Literal["bifpn", "fpn"] = "bifpn"
+    repeats: Annotated[int, Field(ge=1)] = 3
+    aggregation: Literal["rsp", "sum", "concat"] = "rsp"
+    window: Literal[1, 3, 5, 7, 9] = 5
+    heads: Annotated[int, Field(ge=1)] = 8
+    prior: bool = True
+    composability: Composability = "dot"
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.aggregation == "rsp" and self.channels % (2 * self.heads):
+            raise ValueError(
+                f"channels = {self.channels}, heads = {self.heads}: expected a multiple of {2 * self.heads} channels, "
+                f"so that every head has its share of the keys, which are half as wide"
+            )
+        return self
+
+
+VARIANTS = {
+    "rsp-lite0": RSPConfig(backbone="efficientnet-lite0"),
+    "rsp-lite0-w128": RSPConfig(backbone="efficientnet-lite0", channels=128),
+    "rsp-lite2": RSPConfig(backbone="efficientnet-lite2"),
+    "rsp-b3": RSPConfig(backbone="efficientnet-b3"),
+    "rsp-b5": RSPConfig(backbone="efficientnet-b5"),
+}
+
+
+class RSP(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the picture padded to multiples of 32.
+
+    Its pyramid is that behind the neck, P_2 to P_5: (B, C, H'/2^(i+2), W'/2^(i+2)) for i = 0..3.
+    """
+
+    align_corners = False
+    size_divisor = 32
+    minimum_size = 1
+
+    def __init__(self, config: RSPConfig, classes: int) -> None:
+        super().__init__()
+        self.classes, self.feature_channels = classes, config.channels
+        self.backbone = backbones.build(config.backbone)
+        self.neck = build_neck(config, self.backbone.stage_channels)
+        self.head = TopDownHead(config.channels, classes, partial(build_propagation, config))
+
+    @property
+    def pyramid_channels(self) -> Sequence[int]:
+        return (self.neck.channels,) * 4
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        return self.neck(self.backbone(images))
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        return self.head(pyramid)
+
+    def least_side(self, images: Tensor) -> int:
+        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
+        return 33 if alone else self.minimum_size
+
+
+def build_neck(config: RSPConfig, stage_channels: Sequence[int]) -> BiFPN | FPN:
+    """The neck of a row: the backbone's four stages -> four maps of config.channels, the sizes kept."""
+    if config.neck == "fpn":
+        return FPN(stage_channels, config.channels)
+    return BiFPN(stage_channels, config.channels, config.repeats)
+
+
+def build_propagation(config: RSPConfig) -> Propagation:
+    """One step down of a row's head: low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w)."""
+    if config.aggregation != "rsp":
+        return Propagation(config.channels, relation=None, add=config.aggregation == "sum")
+    relation = PixelToRegion(
+        config.channels,
+        window=config.window,
+        heads=config.heads,
+        prior=config.prior,
+        composability=config.composability,
+    )
+    return Propagation(config.channels, relation)

@@ -1,0 +1,118 @@
+"""Held against torchvision's published key names, parameter counts and layout, computed over the keys alone."""
+
+from functools import cache
+
+import pytest
+import torch
+import torchvision_resnet as official
+from torch.testing import assert_close
+
+from featherseg import backbones
+from featherseg.backbones.resnet import VARIANTS
+from featherseg.backbones.weights import load_official
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.evaluation.cost import count_parameters
+
+DEPTHS = {"resnet-18": 18, "resnet-50": 50, "resnet-101": 101}
+HEAD = {"fc.weight": (1000, 1), "fc.bias": (1000,)}
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@cache
+def made_up(depth):
+    return official.made_up(official.shapes(depth))
+
+
+def loaded(name, output_stride=32):
+    """-> (the state by official names, ours with it)."""
+    state = made_up(DEPTHS[name])
+    net = backbones.build(name, output_stride).double().eval()
+    load_official(net, state)
+    return state, net
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_it_weighs_what_torchvision_s_weighs(name):
+    with torch.device("meta"):
+        net = backbones.build(name)
+    head = 1000 * net.stage_channels[-1] + 1000
+    assert count_parameters(net) + head == official.PARAMETERS[DEPTHS[name]]
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
+    shapes = {**official.shapes(DEPTHS[name]), **HEAD}
+    state = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}  # a value a tensor
+    net = backbones.build(name)
+    assert load_official(net, state) == list(HEAD)
+    found = sorted(float(value.flatten()[0]) for value in net.state_dict().values())
+    assert found == [float(i) for i in range(len(state) - len(HEAD))]
+
+
+def test_a_key_that_does_not_fit_is_refused():
+    state = dict(made_up(18))
+    state["layer1.0.conv9.weight"] = state.pop("layer4.1.conv2.weight")
+    with pytest.raises(WeightsError, match=r"missing: stages\.3\.1\.branch\.3\.weight") as error:
+        load_official(backbones.build("resnet-18"), state)
+    assert "unexpected: layer1.0.conv9.weight" in str(error.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "output_stride"), [
+    ("resnet-18", 32), ("resnet-18", 16), ("resnet-18", 8), ("resnet-50", 32), ("resnet-50", 16), ("resnet-50", 8),
+])  # fmt: skip
+def test_stages_are_those_computed_over_the_official_keys(name, output_stride):
+    state, net = loaded(name, output_stride)
+    images = seeded(1, 3, 49, 64)
+    expected = official.forward(state, images, DEPTHS[name], output_stride)
+    for ours, theirs in zip(net(images), expected, strict=True):
+        assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (75, 129)])
+def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
+    """What dilation is for: the same weights on a finer grid."""
+    images = seeded(1, 3, *size)
+    strided = loaded("resnet-18")[1](images)
+    for output_stride in (16, 8):
+        dilated = loaded("resnet-18", output_stride)[1](images)
+        for i, (fine, coarse) in enumerate(zip(dilated, strided, strict=True)):
+            step = max(1, 2 ** (i + 2) // output_stride)
+            assert_close(fine[:, :, ::step, ::step], coarse, atol=1e-9, rtol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("output_stride", "strides"), [
+    (32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8)),
+])  # fmt: skip
+def test_stages_have_the_published_widths_and_the_asked_strides(name, output_stride, strides):
+    with torch.device("meta"):
+        net = backbones.build(name, output_stride)
+        stages = net(torch.zeros(1, 3, 97, 131))
+    widths = (64, 128, 256, 512) if name == "resnet-18" else (256, 512, 1024, 2048)
+    assert net.stage_channels == widths
+    sizes = [tuple(-(-side // stride) for side in (97, 131)) for stride in strides]
+    assert [tuple(stage.shape[1:]) for stage in stages] == [(c, *s) for c, s in zip(widths, sizes, strict=True)]
+
+
+def test_a_stem_of_three_convolutions_replaces_the_one_of_seven_by_seven():
+    with torch.device("meta"):
+        plain, deep = (count_parameters(backbones.build(name)) for name in ("resnet-50", "resnet-50-v1c"))
+    three = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
+    assert deep - plain == three - (49 * 3 * 64 + 2 * 64)
+
+
+def test_a_backbone_without_a_dilated_form_says_so():
+    with pytest.raises(ConfigError, match=r"output_stride = 16: VAN has no dilated form. Expected a ResNet"):
+        backbones.build("van-b0", 16)
+
+
+def test_other_channels_are_taken():
+    net = backbones.build("resnet-18").eval()
+    net.widen(5)
+    assert net(torch.zeros(1, 5, 32, 32))[0].shape == (1, 64, 8, 8)
