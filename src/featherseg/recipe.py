@@ -93,6 +93,7 @@ class LossTable(Config):
     mean: Literal["labelled", "all"] = "labelled"  # over the labelled pixels, or over all as mmsegmentation does
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
+    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic networks: share of the pixels whose class loss counts
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
     contrast_dim: Positive = 256  # of the embedding
@@ -129,6 +130,21 @@ class TrainTable(Config):
     tensorboard: bool = False
 
 
+class PanopticTable(Config):
+    """[panoptic]: how a panoptic network's centres and offsets become objects; it changes no training."""
+
+    threshold: Annotated[float, Field(ge=0)] = 0.1  # values of the centre map at or below it are no centre
+    kernel: Positive = 7  # pixels, odd: a centre is the largest in a square of this side
+    top_k: Positive = 200  # centres that are kept at most, the best
+    stuff_area: Annotated[int, Field(ge=0)] = 0  # pixels under which a class without instances becomes void
+
+    @model_validator(mode="after")
+    def _kernel_has_a_middle(self) -> "PanopticTable":
+        if self.kernel % 2 == 0:
+            raise ValueError(f"panoptic.kernel = {self.kernel}: expected an odd number of pixels")
+        return self
+
+
 class PaperTable(Config):
     """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
 
@@ -156,6 +172,7 @@ class Recipe(Config):
     train: TrainTable
     augment: AugmentTable = AugmentTable()
     loss: LossTable = LossTable()
+    panoptic: PanopticTable = PanopticTable()
     paper: PaperTable | None = None
 
 

@@ -72,7 +72,7 @@ class AllClassOne:
     name, licence, classes, channels = "all-one", "", CLASSES, 3
     mean = std = (1.0, 1.0, 1.0)
     align_corners, size_divisor, minimum_size, image_size, test_fit = False, 1, 1, None, None
-    device, peak_bytes_per_pixel = torch.device("cpu"), 100.0
+    device, peak_bytes_per_pixel, panoptic = torch.device("cpu"), 100.0, None
 
     def __call__(self, images: torch.Tensor) -> SegOutput:
         size = (images.shape[2], images.shape[3])

@@ -11,9 +11,10 @@ from featherseg.core.errors import ExportError, UnknownName
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.export import export
 from featherseg.inference.runtimes import open_runtime
+from featherseg.layers.network import SegmentationNetwork
 
 
-class OneLayer(nn.Module):
+class OneLayer(SegmentationNetwork):
     """The least that is a network here: a convolution, with what every network states about itself."""
 
     classes = 3

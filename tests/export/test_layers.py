@@ -11,6 +11,7 @@ from featherseg.export.parity import perturb
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, StridedRegionMean
 from featherseg.models.cgrseg import rectangular_module
+from featherseg.models.deeplabv3 import AtrousPyramid
 
 
 def two_dimensional():
@@ -26,6 +27,7 @@ LAYERS = {
     "attention with a position bias": lambda: Attention(6, stride=2),
     "attention between stages": lambda: AttentionDownsample(6, 8),
     "attention between stages, its offsets resized in two directions": two_dimensional,
+    "atrous pyramid": lambda: AtrousPyramid(6, 4, (2, 3, 12), project_kernel=1),
     "strided region means": lambda: StridedRegionMean(2),
     "rectangular self-calibration": lambda: rectangular_module(6, band=5),
 }

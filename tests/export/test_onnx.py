@@ -78,6 +78,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "licence": "research only",
         "image_size": [96, 128],
         "test_fit": None,
+        "panoptic": run.recipe.panoptic.model_dump() if run.model.panoptic else None,
     }
 
 

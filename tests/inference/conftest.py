@@ -9,12 +9,13 @@ from torch import nn
 from featherseg import models
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.inference.runtimes import TorchRuntime
+from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.resize import pad_images
 
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180)), ClassInfo("car", (0, 0, 142), True))
 
 
-class PoolNetwork(nn.Module):
+class PoolNetwork(SegmentationNetwork):
     """Mean over cells of `stride` pixels, then a 3x3 (or 1x1) convolution: logits at 1/stride."""
 
     def __init__(self, stride: int = 4, *, kernel: int = 3, divisor: int = 1, channels: int = 3) -> None:

@@ -17,6 +17,7 @@ class Costs:
     channels: int = 3
     classes: tuple = (None,) * 19
     name: str = "costs"
+    panoptic: None = None
 
 
 def test_twelve_megapixels_go_whole_into_four_gigabytes():

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
+from featherseg.cli.progress import progress_bar
+from featherseg.cli.score_tables import print_comparison, print_scores
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.wording import counted
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from featherseg.core.types import SegmentationData
-    from featherseg.evaluation.evaluate import Progress, Scores
+    from featherseg.evaluation.evaluate import Scores
     from featherseg.evaluation.paper import Comparison
     from featherseg.inference.modes import Mode
     from featherseg.inference.runtimes import Runtime
@@ -75,9 +74,9 @@ def evaluate(
     if as_json:
         print(json.dumps(to_json(scores), indent=2, ensure_ascii=False))
         return
-    _print_scores(console, scores)
+    print_scores(console, scores)
     if comparison is not None:
-        _print_comparison(console, comparison)
+        print_comparison(console, comparison)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationDat
 def _score_predictions(folder: Path, data: SegmentationData, console: Console) -> Scores:
     from featherseg.evaluation.evaluate import evaluate_predictions
 
-    with _progress(console) as progress:
+    with progress_bar(console, "scoring") as progress:
         return evaluate_predictions(folder, data, progress=progress)
 
 
@@ -142,7 +141,7 @@ def _score_file(path: Path, data: SegmentationData, device: str, way: Way, conso
 
     runtime = open_runtime(path, device)
     mode = way.of(runtime, console)
-    with _progress(console) as progress:
+    with progress_bar(console, "scoring") as progress:
         return score(runtime, data, mode, progress=progress)
 
 
@@ -166,61 +165,9 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
     mode = way.of(runtime, console)
     if run.info.threads <= (os.cpu_count() or 1):
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
-    with _progress(console) as progress:
+    with progress_bar(console, "scoring") as progress:
         scores = score(runtime, data, mode, progress=progress)
     times = record(run, runtime, data, split, mode, scores)
     if split == "test":
         console.print(f"test has been looked at {times} time{'s' * (times != 1)} by this run")
     return scores, compare(run)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """A bar on a terminal, gone when the work is done; silent elsewhere."""
-    from rich.progress import Progress as Bar
-
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("scoring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print_scores(console: Console, scores: Scores) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from featherseg.inference.draw import printable
-
-    table = Table("class", "IoU %", "boundary F %", "share of pixels %")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    pixels = scores.confusion.sum(axis=1) + scores.void
-    shares = pixels / max(1, pixels.sum())
-    for name, iou, contour, share in zip(scores.classes, scores.iou, scores.class_boundary_f, shares, strict=True):
-        table.add_row(escape(printable(name)), _percent(iou), _percent(contour), _percent(share))
-    table.add_section()
-    table.add_row("mean", _percent(scores.miou), _percent(scores.boundary_f), "")
-    console.print(table)
-    console.print(
-        f"{counted(scores.images, 'picture')}: mIoU {_percent(scores.miou)}, "
-        f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
-        f"boundary F {_percent(scores.boundary_f)} (all in %)"
-    )
-
-
-def _print_comparison(console: Console, comparison: Comparison) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from featherseg.evaluation.paper import HEADS
-
-    table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, beside this run", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for figure in comparison.figures:
-        table.add_row(*figure.texts())
-    console.print(table)
-
-
-def _percent(share: float) -> str:
-    """0.6153 -> "61.53"; a dash where there was nothing to measure."""
-    return "-" if math.isnan(share) else f"{100 * share:.2f}"

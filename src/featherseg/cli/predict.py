@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
+    from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Prediction, Predictor
     from featherseg.inference.submission import Submission
 
@@ -45,6 +46,7 @@ def predict(
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every picture.
 
+    A panoptic network also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     Exit code 1 where a picture could not be read: the others are written all the same.
     """
@@ -52,6 +54,7 @@ def predict(
     mode = parse_mode(window, scales, flip, fit)
     from rich.console import Console
 
+    from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
 
@@ -59,10 +62,12 @@ def predict(
     names = unique_names(files)
     if out.submission and names != [file.stem for file in files]:
         raise ConfigError(f"two pictures have one name, but {submission} takes one mask a picture, named like it.")
-    taken = [file for name in names for file in out.files(name) if file.exists()]
+    runtime = open_runtime(run, device)
+    if runtime.panoptic and not out.submission:
+        out = replace(out, panoptic=PanopticOutput(output, runtime.classes))
+    taken = [file for file in out.all_files(names) if file.exists()]
     if taken and not overwrite:
         raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
-    runtime = open_runtime(run, device)
     mode = with_own_fit(mode, fit, runtime)
     predictor = Predictor(runtime, batch=batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
     if out.submission:
@@ -74,28 +79,40 @@ def predict(
 
 @dataclass(frozen=True)
 class Output:
-    """The folder to write into, and what: mask, colours and overlay of a picture, or a benchmark's mask alone."""
+    """The folder to write into, and what: mask, colours and overlay of a picture, or a benchmark's mask alone.
+
+    `panoptic` writes the objects that a panoptic network saw.
+    """
 
     folder: Path
     submission: Submission | None
+    panoptic: PanopticOutput | None = None
 
     @property
     def kinds(self) -> str:
         """The files of a picture, in words."""
-        return "NAME.png" if self.submission else "NAME_mask.png, NAME_color.png, NAME_overlay.png"
+        if self.submission:
+            return "NAME.png"
+        objects = ", panoptic/NAME.png and panoptic.json" if self.panoptic else ""
+        return f"NAME_mask.png, NAME_color.png, NAME_overlay.png{objects}"
 
-    def files(self, name: str) -> list[Path]:
-        """The files of a picture."""
+    def all_files(self, names: Sequence[str]) -> list[Path]:
+        """The files of all pictures."""
         from featherseg.inference.predictor import output_files
 
-        return [self.submission.file(self.folder, name)] if self.submission else output_files(self.folder, name)
+        if self.submission:
+            return [self.submission.file(self.folder, name) for name in names]
+        objects = self.panoptic.files(self.folder, names) if self.panoptic else []
+        return [file for name in names for file in output_files(self.folder, name)] + objects
 
     def save(self, result: Prediction, name: str) -> None:
         """Write them."""
         if self.submission:
             self.submission.save(result.mask, self.folder, name)
-        else:
-            result.save(self.folder, name)
+            return
+        result.save(self.folder, name)
+        if self.panoptic and result.panoptic:
+            self.panoptic.add(name, result.panoptic)
 
 
 def find_submission(name: str) -> Submission:
@@ -188,6 +205,8 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
             if len(files) == 1:
                 _print_shares(console, result)
             bar.update(task, completed=done + readable.failed)
+    if out.panoptic:
+        out.panoptic.finish()
     written = len(readable.names)
     console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(str(out.folder))}")
     if readable.failed:

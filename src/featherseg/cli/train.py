@@ -90,7 +90,8 @@ class TrainingProgress:
         text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
         self.bar.update(self.task, completed=step, description=text)
         if record.get("val_miou") is not None:
-            self.message(f"step {step}: validation mIoU {100 * record['val_miou']:.2f} %")
+            objects = f"PQ {100 * record['val_pq']:.2f} %, " if record.get("val_pq") is not None else ""
+            self.message(f"step {step}: validation {objects}mIoU {100 * record['val_miou']:.2f} %")
         elif not self.console.is_terminal and now - self.said > LINE_SECONDS:
             left = f", {(steps - step) / rate / 60:.0f} min left" if rate else ""
             self.message(f"step {step} of {steps}: {text}{left}")

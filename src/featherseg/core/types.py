@@ -75,7 +75,8 @@ class SegOutput(NamedTuple):
     logits (B, K, h, w) cover `padded_size`, of which the images fill the upper left `image_size`; both are (H, W) in
     pixels and equal for a network that runs at any size. `layers.resize.to_image` brings the logits to the picture.
     features (B, C, h', w') feed losses that look at embeddings, aux holds auxiliary logits by name; both only in
-    training mode.
+    training mode. A panoptic network adds centers (B, 1, h, w) and offsets (B, 2, h, w), (dy, dx) in pixels of the
+    picture at full resolution, whatever h and w; both cover what the logits cover.
     """
 
     logits: Tensor
@@ -84,3 +85,5 @@ class SegOutput(NamedTuple):
     align_corners: bool
     features: Tensor | None = None
     aux: Mapping[str, Tensor] | None = None
+    centers: Tensor | None = None
+    offsets: Tensor | None = None

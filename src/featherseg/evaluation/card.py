@@ -35,13 +35,11 @@ def card(run: Run) -> str:
             f"{recipe.train.precision}; all of them in resolved.json",
         ]
     if validated:
-        last = max(validated)
-        best = max(validated, key=lambda step: validated[step]["val_miou"])
-        kept = best if recipe.train.keep == "best" else last
-        lines += [
-            f"- mIoU on split `{recipe.data.val_split}` of the kept weights (step {kept}): "
-            f"{100 * validated[kept]['val_miou']:.2f} %",
-        ]
+        judged = "val_pq" if any(record.get("val_pq") is not None for record in validated.values()) else "val_miou"
+        best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
+        kept = best if recipe.train.keep == "best" else max(validated)
+        figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
+        lines += [f"- {figures} on split `{recipe.data.val_split}` of the kept weights (step {kept})"]
     lines += _scored(read_lines(run.path / EVALUATIONS))
     lines += _paper(run)
     lines += [
@@ -66,11 +64,16 @@ def _scored(looks: list[dict[str, Any]]) -> list[str]:
     """The last score of every split and mode, and how often the split was looked at."""
     latest = {(look["data"], look["split"], look["mode"]): look for look in looks if look.get("miou") is not None}
     return [
-        f"- mIoU on `{data}`, split `{split}`, {counted(look['images'], 'picture')} ({mode}): "
-        f"{100 * look['miou']:.2f} %; the split was looked at "
+        f"- {_figures(look.get('pq'), look['miou'])} on `{data}`, split `{split}`, "
+        f"{counted(look['images'], 'picture')} ({mode}); the split was looked at "
         f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
         for (data, split, mode), look in latest.items()
     ]
+
+
+def _figures(pq: float | None, miou: float) -> str:
+    """`PQ 45.10 %, mIoU 66.72 %`, the first where objects were scored."""
+    return (f"PQ {100 * pq:.2f} %, " if pq is not None else "") + f"mIoU {100 * miou:.2f} %"
 
 
 def _paper(run: Run) -> list[str]:

@@ -6,7 +6,7 @@ the same bits.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from featherseg.core.types import SegmentationData
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.iou import Confusion
-from featherseg.inference.modes import Mode, predict_mask
+from featherseg.evaluation.panoptic import PanopticScorer
+from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 
 Progress = Callable[[int, int], None]
@@ -30,7 +31,8 @@ class Scores:
 
     confusion (K, K) counts pixels, rows are the truth; void (K,) counts those predicted as no class; iou and
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each picture's own mIoU by its
-    key (NaN for one without a labelled pixel).
+    key (NaN for one without a labelled pixel). panoptic is what `PanopticQuality.compute` gives, its categories in the
+    order of the classes; None where network or data know no objects.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +46,7 @@ class Scores:
     confusion: np.ndarray
     void: np.ndarray
     per_image: dict[str, float]
+    panoptic: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -56,16 +59,25 @@ def evaluate(
 ) -> Scores:
     """Score a network on every picture of `data`; `mode` as for predictions, by default the one of validation.
 
-    Raises ConfigError where the classes or channels of network and data differ.
+    A panoptic network on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
+    classes or channels of network and data differ, or the mode is not for a panoptic network.
     """
     check_fit(runtime, data)
+    objects = PanopticScorer(data) if runtime.panoptic else None
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index in range(len(data)):
             sample = data[index]
-            yield sample.key, sample.label, predict_mask(runtime, sample.image, mode)
+            if objects is None or sample.instances is None:
+                yield sample.key, sample.label, predict_mask(runtime, sample.image, mode)
+                continue
+            ((mask, panoptic),) = predict_panoptic(runtime, sample.image[None], mode)
+            objects.update(index, sample, panoptic)
+            yield sample.key, sample.label, mask
 
-    return _score(pairs(), data, boundary, progress)
+    scores = _score(pairs(), data, boundary, progress)
+    found = objects.quality.compute() if objects else {"n": 0}
+    return replace(scores, panoptic=found) if found["n"] else scores
 
 
 def evaluate_predictions(
@@ -145,6 +157,14 @@ def to_json(scores: Scores) -> dict[str, Any]:
         "images": scores.images,
         "confusion": scores.confusion.tolist(),
         "void": scores.void.tolist(),
+    } | ({"panoptic": plain(scores.panoptic)} if scores.panoptic else {})
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """What `PanopticQuality.compute` gives as plain JSON values: null for NaN, ids as texts."""
+    return {
+        str(key): plain(value) if isinstance(value, dict) else number(value) if isinstance(value, float) else value
+        for key, value in found.items()
     }
 
 

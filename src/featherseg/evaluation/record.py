@@ -30,6 +30,7 @@ def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode:
         **where,
         "images": scores.images,
         "miou": number(scores.miou),
+        **({"pq": number(scores.panoptic["pq"])} if scores.panoptic else {}),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
     append_line(run.path / EVALUATIONS, line)

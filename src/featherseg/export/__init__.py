@@ -94,8 +94,9 @@ def _facts(
     if len(classes) != network.classes:
         raise ExportError(f"{len(classes)} classes were named, but the network tells {network.classes} apart.")
     if isinstance(source, Run):
-        name, fit = source.recipe.model.name, source.recipe.data.test_fit
-        return Facts(name, tuple(classes), source.licence, source.info.image_size, fit)
+        recipe = source.recipe
+        size, fit = source.info.image_size, recipe.data.test_fit
+        return Facts(recipe.model.name, tuple(classes), source.licence, size, fit, recipe.panoptic)
     return Facts(type(source).__name__, tuple(classes), "not stated")
 
 

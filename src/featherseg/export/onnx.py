@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,23 +14,28 @@ from torch import Tensor, nn
 from featherseg.core.errors import ExportError, require
 from featherseg.core.types import ClassInfo, Fit, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
-from featherseg.inference.runtimes import ONNX_FORMAT_VERSION
+from featherseg.inference.runtimes import ONNX_FORMAT_VERSION, OUTPUTS
 from featherseg.layers.network import SegmentationNetwork
+from featherseg.recipe import PanopticTable
 
 OPSET = 18
 EXAMPLE = (2, 160, 224)  # (batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 
 
-class Logits(nn.Module):
-    """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else."""
+class Maps(nn.Module):
+    """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else.
+
+    A panoptic network also gives centers (B, 1, h, w) and offsets (B, 2, h, w).
+    """
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images).logits
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        out = self.network(images)
+        return (out.logits,) if out.centers is None or out.offsets is None else (out.logits, out.centers, out.offsets)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Facts:
     """What a file tells about its network besides what the network tells itself.
 
     image_size is the (H, W) in pixels that it was trained on, where known; test_fit what pictures were brought to fit
-    when it was validated, None for their own size.
+    when it was validated, None for their own size; panoptic how a panoptic network's centres become objects.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Facts:
     licence: str
     image_size: Size | None = None
     test_fit: Fit | None = None
+    panoptic: PanopticTable | None = None
 
 
 def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
@@ -69,13 +75,14 @@ def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
         "licence": facts.licence,
         "image_size": facts.image_size,
         "test_fit": facts.test_fit,
+        "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,
         "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 
 def to_onnx(model: SegmentationNetwork, facts: Facts) -> bytes:
-    """The content of an .onnx file: input `images`, first output `logits`, `metadata` as its metadata_props.
+    """The content of an .onnx file: input `images`, outputs `Maps`, `metadata` as its metadata_props.
 
     The network must be in eval mode, in fp32, on the CPU. Raises MissingExtra, and ExportError where the exporter gives
     up.
@@ -83,13 +90,14 @@ def to_onnx(model: SegmentationNetwork, facts: Facts) -> bytes:
     onnx = require("onnx", "export", "ONNX export")
     require("onnxscript", "export", "ONNX export")
     batch, height, width = EXAMPLE
-    proto = _trace(Logits(model).eval(), torch.zeros(batch, len(model.mean), height, width))
+    outputs = OUTPUTS if model.panoptic else OUTPUTS[:1]
+    proto = _trace(Maps(model).eval(), torch.zeros(batch, len(model.mean), height, width), outputs)
     _strip(proto.graph)
     onnx.helper.set_model_props(proto, metadata(model, facts))
     return proto.SerializeToString()
 
 
-def _trace(network: nn.Module, images: Tensor) -> Any:
+def _trace(network: nn.Module, images: Tensor, outputs: Sequence[str]) -> Any:
     """-> onnx.ModelProto."""
     try:
         with _quiet():
@@ -97,7 +105,7 @@ def _trace(network: nn.Module, images: Tensor) -> Any:
                 network,
                 (images,),
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=outputs,
                 dynamic_shapes={"images": DYNAMIC},
                 opset_version=OPSET,
                 dynamo=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featherseg.core.types import SegOutput
 from featherseg.inference.runtimes import open_runtime
@@ -26,8 +26,9 @@ SHAPES = ((1, 64, 96), (1, 97, 131), (2, 65, 99), (3, 128, 72), (1, 33, 70), (1,
 class ParityRow:
     """One batch of pictures through both.
 
-    max_error is in logits (infinite where the shapes differ), relative_error its share of the range of the network's
-    logits, same_class the fraction of logit positions whose highest class is the same.
+    max_error is that of the map that is farthest off (logits, or a panoptic network's centres or offsets; infinite
+    where the shapes differ), relative_error its share of the range of the network's own map, same_class the fraction of
+    logit positions whose highest class is the same.
     """
 
     batch: int
@@ -82,12 +83,24 @@ def verify(model: SegmentationNetwork, file: Path, shapes: Sequence[tuple[int, i
 
 def _compare(found: SegOutput, expected: SegOutput) -> tuple[float, float, float]:
     """-> (largest error, its share of the range of `expected`, fraction of positions with the same highest class)."""
-    if found.logits.shape != expected.logits.shape or found.padded_size != expected.padded_size:
+    theirs, ours = _maps(found), _maps(expected)
+    if [x.shape for x in theirs] != [x.shape for x in ours] or found.padded_size != expected.padded_size:
         return inf, inf, 0.0
-    error = (found.logits - expected.logits).abs().max().item()
-    spread = (expected.logits.max() - expected.logits.min()).item()
-    same = (found.logits.argmax(1) == expected.logits.argmax(1)).float().mean().item()
-    return error, error / spread if spread > 0 else (0.0 if error == 0 else inf), same
+    errors = [_error(a, b) for a, b in zip(theirs, ours, strict=True)]
+    error, relative = max(errors, key=lambda pair: inf if pair[1] != pair[1] else pair[1])
+    return error, relative, (found.logits.argmax(1) == expected.logits.argmax(1)).float().mean().item()
+
+
+def _maps(out: SegOutput) -> list[Tensor]:
+    """What a network gives: logits, and a panoptic one centres and offsets."""
+    return [x for x in (out.logits, out.centers, out.offsets) if x is not None]
+
+
+def _error(found: Tensor, expected: Tensor) -> tuple[float, float]:
+    """(largest error, its share of the range of `expected`)."""
+    error = (found - expected).abs().max().item()
+    spread = (expected.max() - expected.min()).item()
+    return error, error / spread if spread > 0 else (0.0 if error == 0 else inf)
 
 
 def perturb(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Fit, SegOutput, Size
+from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import fit_factor, resize, to_image
@@ -88,11 +89,8 @@ def own_mode(runtime: Runtime) -> Mode:
 
 def predict_masks(runtime: Runtime, images: np.ndarray, mode: Mode | None = None) -> np.ndarray:
     """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default in `own_mode`."""
-    masks = np.empty(images.shape[:3], dtype=np.uint8)
-    for start, scores in score_blocks(runtime, images, mode or own_mode(runtime)):
-        block = scores.argmax(dim=1)  # (B, rows, W)
-        masks[:, start : start + scores.shape[2]] = block.to(torch.uint8).cpu().numpy()
-    return masks
+    mode = mode or own_mode(runtime)
+    return masks_of(passes_over(runtime, images, mode), images.shape[1:3], mode)
 
 
 def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> np.ndarray:
@@ -100,23 +98,67 @@ def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) 
     return predict_masks(runtime, image[None], mode)[0]
 
 
+@torch.inference_mode()
+def predict_panoptic(
+    runtime: Runtime, images: np.ndarray, mode: Mode | None = None
+) -> list[tuple[np.ndarray, Panoptic]]:
+    """Classes and objects: images (B, H, W, C) uint8 or uint16 -> of each its mask (H, W) uint8 and its segmentation.
+
+    The network runs once, over the whole picture. Raises ConfigError for a mode that asks for more.
+    """
+    assert runtime.panoptic is not None
+    mode = mode or own_mode(runtime)
+    check_panoptic(mode)
+    size, things = images.shape[1:3], [i for i, info in enumerate(runtime.classes) if info.thing]
+    (seen,) = passes_over(runtime, images, mode)
+    out = seen.out
+    assert out.centers is not None
+    assert out.offsets is not None
+    centers = to_image(out._replace(logits=out.centers), size)[:, 0]  # (B, H, W)
+    offsets = to_image(out._replace(logits=out.offsets), size) / mode.factors(size)[0]  # (B, 2, H, W)
+    masks = masks_of([seen], size, mode)
+    return [
+        (mask, merge(mask, center, offset, things, runtime.panoptic))
+        for mask, center, offset in zip(masks, centers, offsets, strict=True)
+    ]
+
+
+def check_panoptic(mode: Mode) -> None:
+    """Raises ConfigError for a mode in which objects cannot be put together: windows, mirrored, several scales."""
+    if mode.window is not None or mode.flip or len(mode.scales) > 1:
+        raise ConfigError(
+            f"a panoptic network looks at a picture whole and once, not at {mode}: objects of several looks are not "
+            f"put together. A picture that is too large for the memory can be shrunk with --max-side."
+        )
+
+
 def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> Tensor:
     """Class probabilities of one picture: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
     mode = mode or own_mode(runtime)
-    blocks = [scores[0] for _, scores in score_blocks(runtime, image[None], mode)]
+    passes = passes_over(runtime, image[None], mode)
+    blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], mode)]
     scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
     return scores if _many(image.shape[:2], mode) else scores.softmax(dim=0)
 
 
+def masks_of(passes: list[Pass], size: Size, mode: Mode) -> np.ndarray:
+    """The class of every pixel after all passes over pictures of `size`: (B, H, W) uint8."""
+    masks = np.empty((len(passes[0].out.logits), *size), dtype=np.uint8)
+    for start, scores in score_blocks(passes, size, mode):
+        block = scores.argmax(dim=1)  # (B, rows, W)
+        masks[:, start : start + scores.shape[2]] = block.to(torch.uint8).cpu().numpy()
+    return masks
+
+
 @torch.inference_mode()
-def score_blocks(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[tuple[int, Tensor]]:
+def score_blocks(passes: list[Pass], size: Size, mode: Mode) -> Iterator[tuple[int, Tensor]]:
     """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
 
     Scores are logits where the network runs once, probabilities (means over the passes) where it runs several times.
     """
-    batch, height, width = images.shape[:3]
-    passes = list(_run(runtime, images, mode))
-    rows = max(1, BLOCK_BYTES // (4 * batch * len(runtime.classes) * width))
+    height, width = size
+    batch, classes = passes[0].out.logits.shape[:2]
+    rows = max(1, BLOCK_BYTES // (4 * batch * classes * width))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         if len(passes) == 1:
@@ -149,6 +191,12 @@ def _many(size: Size, mode: Mode) -> bool:
     return mode.flip or len(mode.scales) > 1 or len(windows(size, mode.window, mode.overlap)) > 1
 
 
+@torch.inference_mode()
+def passes_over(runtime: Runtime, images: np.ndarray, mode: Mode) -> list[Pass]:
+    """Every run of the network that `mode` asks for on images (B, H, W, C) uint8 or uint16."""
+    return list(_run(runtime, images, mode))
+
+
 def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
     size = (images.shape[1], images.shape[2])
     for window in windows(size, mode.window, mode.overlap):
@@ -173,8 +221,13 @@ def _native(out: SegOutput, window: Window) -> SegOutput:
     """A padded network's logits for a resized picture are brought to that picture: rows are cut from these."""
     if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
         return out
+
+    def brought(x: Tensor | None) -> Tensor | None:
+        return None if x is None else to_image(out._replace(logits=x), out.image_size)
+
     logits = to_image(out, out.image_size)  # (B, K, h * scale, w * scale)
-    return SegOutput(logits, out.image_size, out.image_size, align_corners=False)
+    centers, offsets = brought(out.centers), brought(out.offsets)
+    return SegOutput(logits, out.image_size, out.image_size, False, centers=centers, offsets=offsets)
 
 
 def _rows(run: Pass, start: int, stop: int) -> Tensor:

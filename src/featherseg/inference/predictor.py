@@ -12,8 +12,10 @@ from PIL import Image
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.inference import draw
+from featherseg.inference.draw_panoptic import overlay_panoptic
 from featherseg.inference.inputs import Picture, read_picture
-from featherseg.inference.modes import Mode, own_mode, predict_masks, probabilities
+from featherseg.inference.modes import Mode, own_mode, predict_masks, predict_panoptic, probabilities
+from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.tiling import DEFAULT_GB, Plan, plan
 from featherseg.layers.resize import fit_factor
@@ -25,7 +27,8 @@ class Prediction:
     """What a network saw in one picture.
 
     mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the picture; how is "whole" or "6 tiles of
-    1024x1024"; name is the file's name without its ending, "image" for a picture that came from no file.
+    1024x1024"; name is the file's name without its ending, "image" for a picture that came from no file; panoptic is
+    what a panoptic network saw: ids (H, W) of objects and regions, and what each id is.
     """
 
     mask: np.ndarray
@@ -35,6 +38,7 @@ class Prediction:
     how: str
     mode: Mode
     runtime: Runtime
+    panoptic: Panoptic | None = None
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -47,10 +51,16 @@ class Prediction:
         return probabilities(self.runtime, self.image, self.mode).numpy()
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The picture under the mask's colours, on demand with a legend below. Raises ConfigError for the opacity."""
+        """The picture under the colours of its classes, objects outlined and named, on demand with a legend below.
+
+        Raises ConfigError for the opacity.
+        """
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity = {opacity}: expected 0 (the picture alone) to 1 (the colours alone).")
-        picture = draw.overlay(self.image, self.mask, self.classes, opacity)
+        if self.panoptic is None:
+            picture = draw.overlay(self.image, self.mask, self.classes, opacity)
+        else:
+            picture = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
         return draw.with_legend(picture, self.classes, self.shares) if legend else picture
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
@@ -155,8 +165,16 @@ class Predictor:
         height, width = pictures[0].pixels.shape[:2]
         chosen = self.plan((height, width))
         groups = [pictures[i : i + chosen.at_once] for i in range(0, len(pictures), chosen.at_once)]
-        masks = [m for g in groups for m in predict_masks(self.runtime, np.stack([p.pixels for p in g]), chosen.mode)]
+        seen = [s for g in groups for s in self._look(np.stack([p.pixels for p in g]), chosen.mode)]
         return [
-            Prediction(mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime)
-            for mask, picture in zip(masks, pictures, strict=True)
+            Prediction(
+                mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime, panoptic
+            )
+            for (mask, panoptic), picture in zip(seen, pictures, strict=True)
         ]
+
+    def _look(self, images: np.ndarray, mode: Mode) -> Sequence[tuple[np.ndarray, Panoptic | None]]:
+        """Images (B, H, W, C) -> of each its mask, and its objects where the network is panoptic."""
+        if self.runtime.panoptic:
+            return predict_panoptic(self.runtime, images, mode)
+        return [(mask, None) for mask in predict_masks(self.runtime, images, mode)]

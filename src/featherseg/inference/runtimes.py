@@ -19,9 +19,12 @@ from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.precision import autocast_off
 from featherseg.layers.resize import pad_images
+from featherseg.recipe import PanopticTable
 from featherseg.runs import Run, load_run
 
 ONNX_FORMAT_VERSION = 1
+OUTPUTS = ("logits", "centers", "offsets")
+"""Of an exported file; the last two where the network is panoptic."""
 
 
 class Runtime(Protocol):
@@ -30,7 +33,7 @@ class Runtime(Protocol):
     classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
     minimum_size as every network states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
     it was trained on, where known; test_fit, what pictures were brought to fit when it was validated (None: their own
-    size); device, where its input should lie.
+    size); panoptic, how its centres become objects (None: it knows classes alone); device, where its input should lie.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Runtime(Protocol):
     minimum_size: int
     image_size: Size | None
     test_fit: Fit | None
+    panoptic: PanopticTable | None
     device: torch.device
 
     @property
@@ -72,10 +76,12 @@ class TorchRuntime:
         licence: str = "",
         image_size: Size | None = None,
         test_fit: Fit | None = None,
+        panoptic: PanopticTable | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         self.name, self.licence, self.classes = name, licence, tuple(classes)
         self.image_size, self.test_fit = image_size, test_fit
+        self.panoptic = (panoptic or PanopticTable()) if model.panoptic else None
         self.device = pick_device(device) if isinstance(device, str) else device
         network: Any = copy.deepcopy(model).float().eval()  # Any: torch types no `to` with a memory format
         self.mean, self.std, self.channels = tuple(network.mean), tuple(network.std), len(network.mean)
@@ -110,21 +116,21 @@ class OnnxRuntime:
         self._session, self.device = _open_session(path, device)
         facts = _read_facts(self._session.get_modelmeta().custom_metadata_map, path)
         self.name, self.licence = path.name, facts.licence
-        self.image_size, self.test_fit = facts.image_size, facts.test_fit
+        self.image_size, self.test_fit, self.panoptic = facts.image_size, facts.test_fit, facts.panoptic
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
         self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
         self.align_corners, self.size_divisor = facts.align_corners, facts.size_divisor
         self.minimum_size, self.peak_bytes_per_pixel = facts.minimum_size, facts.peak_bytes_per_pixel
         self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        self._outputs = OUTPUTS if self.panoptic else OUTPUTS[:1]
 
     def __call__(self, images: Tensor) -> SegOutput:
         """Normalised float32 images (B, C, H, W) on the CPU -> SegOutput."""
         feed = {self._input: np.ascontiguousarray(images.numpy())}
-        logits = torch.from_numpy(self._session.run([self._output], feed)[0])  # (B, K, h, w)
-        image_size = (images.shape[2], images.shape[3])
-        return SegOutput(logits, image_size, self._padded(images), self.align_corners)
+        maps = [torch.from_numpy(x) for x in self._session.run(self._outputs, feed)]  # (B, K | 1 | 2, h, w)
+        out = SegOutput(maps[0], (images.shape[2], images.shape[3]), self._padded(images), self.align_corners)
+        return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out
 
     def _padded(self, images: Tensor) -> Size:
         """The size the graph pads to, by the rule of the network itself; no pixel is touched."""
@@ -148,6 +154,7 @@ def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
         licence=run.licence,
         image_size=run.info.image_size,
         test_fit=run.recipe.data.test_fit,
+        panoptic=run.recipe.panoptic,
         device=device,
     )
 
@@ -192,6 +199,7 @@ class _Facts(Config):
     peak_bytes_per_pixel: float
     image_size: Size | None = None
     test_fit: Fit | None = None
+    panoptic: PanopticTable | None = None
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "_Facts":

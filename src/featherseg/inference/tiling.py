@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
-from featherseg.inference.modes import Mode, windows
+from featherseg.inference.modes import Mode, check_panoptic, windows
 from featherseg.inference.runtimes import Runtime
+from featherseg.layers.resize import fit_factor
 
 DEFAULT_GB = 4.0
 """Resident memory of the process, in 10^9 bytes, that a prediction may take."""
@@ -18,6 +19,9 @@ MARGIN = 1.05
 
 LARGEST_PASS = 32_000_000
 """Pixels in one run of the network, whatever the budget: beyond, attention outgrows what is counted by the pixel."""
+
+OBJECT_BYTES = 64
+"""What putting objects together takes beside that, a pixel of the picture (measured: 50 to 60 at 1024 x 2048)."""
 
 SMALLEST_TILE = 256
 """Side in pixels under which tiles are refused: the network would see too little around each pixel."""
@@ -35,13 +39,19 @@ class Plan:
 def plan(runtime: Runtime, size: Size, mode: Mode, memory_gb: float = DEFAULT_GB) -> Plan:
     """Keep `mode` where it names a window or the picture of `size` fits into memory_gb as a whole, else add tiles.
 
-    Raises ConfigError where the budget is too small for tiles of SMALLEST_TILE.
+    Objects are not put together from tiles: for a panoptic network the picture is shrunk instead. Raises ConfigError
+    where the budget is too small for tiles of SMALLEST_TILE, or the mode is not for a panoptic network.
     """
+    if runtime.panoptic:
+        check_panoptic(mode)
     fitted = f", fitted to {mode.fit[0]}x{mode.fit[1]}" if mode.fit else ""
     if mode.window is None:
         pixels = pixels_that_fit(runtime, size, mode, memory_gb)
         if pixels >= size[0] * size[1]:
             return Plan(mode, f"whole{fitted}", at_once=pixels // (size[0] * size[1]))
+        if runtime.panoptic:
+            side = int(max(size) * fit_factor(size, mode.fit) * (pixels / (size[0] * size[1])) ** 0.5)
+            return Plan(replace(mode, fit=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1)
         mode = replace(mode, window=_tile(size, pixels))
     tiles = windows(size, mode.window, mode.overlap)
     words = f"{len(tiles)} tiles of {tiles[0].height}x{tiles[0].width}" if len(tiles) > 1 else "whole"
@@ -56,7 +66,8 @@ def pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, memory_gb: float) 
     """
     factors = mode.factors(size)
     areas = sum(factor**2 for factor in factors) * (2 if mode.flip else 1)
-    kept = 2 * runtime.channels + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
+    objects = OBJECT_BYTES if runtime.panoptic else 0
+    kept = objects + 2 * runtime.channels + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
     unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
     normalising = 3 * 4 * runtime.channels  # float32 copies before the network runs
     run = MARGIN * max(runtime.peak_bytes_per_pixel * max(factors) ** 2 + unscaled, normalising)

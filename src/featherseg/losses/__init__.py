@@ -1,7 +1,8 @@
-"""Losses: in fp32 whatever autocast says. Training calls `Hybrid` with a network's output and the labels."""
+"""Losses: in fp32 whatever autocast says. Training calls `Hybrid` or `PanopticLoss`."""
 
 from featherseg.losses.cross_entropy import CrossEntropy
 from featherseg.losses.hybrid import Hybrid
+from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
 from featherseg.losses.pixel_contrast import PixelContrast
 
-__all__ = ["CrossEntropy", "Hybrid", "PixelContrast"]
+__all__ = ["CrossEntropy", "Hybrid", "PanopticLoss", "PanopticLosses", "PixelContrast"]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from featherseg.data.loader import Batch
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.normalise import normalise
-from featherseg.losses import Hybrid
+from featherseg.losses import Hybrid, PanopticLoss, PanopticLosses
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, poly_schedule
 
@@ -28,7 +28,7 @@ class SegmentationModule(pl.LightningModule):
     def __init__(
         self,
         net: SegmentationNetwork,
-        loss: Hybrid,
+        loss: Hybrid | PanopticLoss,
         settings: TrainTable,
         *,
         steps: int,
@@ -39,7 +39,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
-        self.losses: list[float] = []  # since the last optimiser step
+        self.losses: list[dict[str, float]] = []  # since the last optimiser step, each with its parts
         self.lr = 0.0
 
     def setup(self, stage: str) -> None:
@@ -58,14 +58,16 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8 -> scalar loss."""
+        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, targets of a panoptic network -> scalar loss."""
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
-        images, labels = batch
+        images, labels, *targets = batch
         inputs = normalise(images, self.net.mean, self.net.std).contiguous(memory_format=torch.channels_last)
-        loss = self.loss(self.net(inputs), labels.long())
-        self.losses.append(float(loss.detach()))
-        return loss
+        loss = self.loss(self.net(inputs), labels.long(), *targets)
+        parts = loss._asdict() if isinstance(loss, PanopticLosses) else {}
+        total = loss.total if isinstance(loss, PanopticLosses) else loss
+        self.losses.append({key: float(value.detach()) for key, value in {"loss": total, **parts}.items()})
+        return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then average; here and not in a later hook, which would come after the checkpoint."""
@@ -82,9 +84,13 @@ class SegmentationModule(pl.LightningModule):
                     self.average[key].copy_(value)
 
     def take_record(self) -> dict[str, float]:
-        """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone)."""
-        loss, self.losses = sum(self.losses) / len(self.losses), []
-        return {"loss": loss, "lr": self.lr}
+        """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone).
+
+        Of a panoptic network also the parts of the loss: semantic, center, offset.
+        """
+        losses, self.losses = self.losses, []
+        means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+        return {"loss": means.pop("loss"), "lr": self.lr} | {f"loss_{key}": value for key, value in means.items()}
 
     def kept_state(self) -> dict[str, Tensor]:
         """The weights that are validated and kept: the average where there is one, else the network's own."""

@@ -17,7 +17,7 @@ from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
 from featherseg.data.statistics import class_statistics, median_frequency
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import Recipe, RecipeFile, parse_recipe, read_recipe
+from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe
 from featherseg.runs import FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
@@ -70,6 +70,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
     check_machine(recipe)
     train, _ = open_data(recipe)
     net, loaded = fresh_network(recipe, train.classes, train.channels, request.init, say)
+    check_objects(recipe, net, train)
     size = typical_size(train)
     recipe = resolve_numbers(recipe, net, size, len(train), say)
     info = RunInfo(
@@ -120,6 +121,23 @@ def fresh_network(
     for sentence in sentences:
         say(sentence)
     return net, loaded
+
+
+def check_objects(recipe: Recipe, net: SegmentationNetwork, train: SegmentationData) -> None:
+    """Raises ConfigError where a panoptic network finds no objects to learn, or settings are not of its loss."""
+    name, default = recipe.model.name, LossTable()
+    if not net.panoptic:
+        if recipe.loss.hardest != default.hardest:
+            raise ConfigError(f"loss.hardest is of panoptic networks; {name} is none. See loss.ohem_threshold.")
+        return
+    if not any(info.thing for info in train.classes) or train[0].instances is None:
+        raise ConfigError(
+            f"{name} learns to tell objects apart, but {train.name} does not say which pixels are of one object. Train "
+            f"it on a panoptic dataset, such as coco-panoptic or shapes, or take a network without panoptic."
+        )
+    for key in ("label_smoothing", "mean", "ohem_threshold", "contrast"):
+        if getattr(recipe.loss, key) != getattr(default, key):
+            raise ConfigError(f"loss.{key} is not part of the loss of a panoptic network ({name}): leave it out.")
 
 
 def typical_size(data: SegmentationData) -> Size:

@@ -54,7 +54,7 @@ class Recorder(Checkpoint):
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every  # of the whole run, and between validations
-        self.best, self.stale, self.finished = -math.inf, 0, False  # mIoU, validations since, nothing left to do
+        self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
         self.saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Recorder(Checkpoint):
         validate = step % self.every == 0 or step == self.steps
         if validate:
             record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
-            self._judge(step, record["val_miou"])
+            self._judge(step, record.get("val_pq", record["val_miou"]))
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
             append_line(self.run / METRICS, record)
@@ -100,27 +100,30 @@ class Recorder(Checkpoint):
         state = {key: value.detach().clone() for key, value in module.kept_state().items()}
         network = build_network(run.info)
         network.load_state_dict(state)
-        runtime = TorchRuntime(network, run.classes, test_fit=run.recipe.data.test_fit, device=module.device)
+        recipe = run.recipe
+        runtime = TorchRuntime(
+            network, run.classes, test_fit=recipe.data.test_fit, panoptic=recipe.panoptic, device=module.device
+        )
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
-        miou = number(scores.miou)
-        if self.settings.keep == "last" or _comparable(miou) > self.best:
+        objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}
+        if self.settings.keep == "last" or _comparable(objects.get("val_pq", number(scores.miou))) > self.best:
             save_weights(self.run, state)
-        return {
-            "val_miou": miou,
+        return objects | {
+            "val_miou": number(scores.miou),
             "val_pixel_accuracy": number(scores.pixel_accuracy),
             "val_iou": [number(value) for value in scores.iou],
         }
 
-    def _judge(self, step: int, miou: float | None) -> None:
-        """Is it the best so far, and is the run over? The same on every rank."""
-        if _comparable(miou) > self.best:
-            self.best, self.stale = _comparable(miou), 0
+    def _judge(self, step: int, score: float | None) -> None:
+        """Is it the best so far (by PQ, else mIoU), and is the run over? The same on every rank."""
+        if _comparable(score) > self.best:
+            self.best, self.stale = _comparable(score), 0
         else:
             self.stale += 1
         out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
         self.finished = step == self.steps or out_of_patience
 
 
-def _comparable(miou: float | None) -> float:
+def _comparable(score: float | None) -> float:
     """-1 where no validation picture has a label."""
-    return -1.0 if miou is None else miou
+    return -1.0 if score is None else score

@@ -29,7 +29,7 @@ from featherseg.data.transforms import Augment
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.losses import CrossEntropy, Hybrid, PixelContrast
+from featherseg.losses import CrossEntropy, Hybrid, PanopticLoss, PixelContrast
 from featherseg.recipe import Recipe
 from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
 from featherseg.training.class_uniform import open_class_uniform
@@ -128,7 +128,7 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = Fal
         _loss(run.info, recipe, net),
         recipe.train,
         steps=steps,
-        make_loader=_loader_maker(recipe, train_data, out, steps),
+        make_loader=_loader_maker(recipe, train_data, out, steps, panoptic=net.panoptic),
     )
     recorder = Recorder(out, val_data, recipe.train, steps=steps, every=every, reporter=reporter)
     _run_trainer(module, recorder, recipe, out, resume_from=out / CHECKPOINT if checkpoint else None)
@@ -223,14 +223,15 @@ def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
     return settings.epochs * an_epoch, settings.validate_every * an_epoch
 
 
-def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int) -> Any:
-    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on."""
+def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int, *, panoptic: bool) -> Any:
+    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on; panoptic: with targets."""
     settings, augment = recipe.train, recipe.augment
     assert augment.crop is not None
     assert isinstance(settings.batch_size, int)
     batch_size = settings.batch_size
     class_uniform = open_class_uniform(out, recipe, data)
-    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform)
+    things = [i for i, info in enumerate(data.classes) if info.thing] if panoptic else None
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, things)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         total = steps * settings.accumulate
@@ -242,9 +243,11 @@ def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int)
     return make
 
 
-def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid:
+def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid | PanopticLoss:
     """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
     settings = recipe.loss
+    if net.panoptic:
+        return PanopticLoss(settings.hardest, info.class_weights)
     cross_entropy = CrossEntropy(
         info.class_weights,
         label_smoothing=settings.label_smoothing,

@@ -1,0 +1,103 @@
+"""Classes, centres and offsets of a picture become one panoptic segmentation (Cheng et al., CVPR 2020, Sec. 3.3).
+
+Every pixel of a class with instances goes to the centre that is nearest to where its offset points. Distances are
+computed for those pixels alone, a few rows at a time, so that memory does not grow with pixels times centres. The
+authors' code cuts the centres below the k-th; here exactly the `top_k` best are kept.
+"""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featherseg.core.types import IGNORE
+from featherseg.recipe import PanopticTable
+
+CHUNK_BYTES = 4 * 2**20
+"""How large a block of distances, pixels x centres in float32, may be; three exist at a time."""
+
+
+class Panoptic(NamedTuple):
+    """A panoptic segmentation: ids (H, W) int32, 0 = void, and what each id is.
+
+    A segment is {"id", "category_id": class id, "area": pixels, "iscrowd": 0}, and "score", 0..1, the value of its
+    centre, where it is an instance. Instances come first, the best of them at the top, then stuff by class.
+    """
+
+    ids: np.ndarray
+    segments: list[dict[str, Any]]
+
+
+@torch.inference_mode()
+def merge(
+    mask: np.ndarray, centers: Tensor, offsets: Tensor, things: Collection[int], settings: PanopticTable
+) -> Panoptic:
+    """The panoptic segmentation of one picture, all maps at its size; a pure function of its inputs.
+
+    mask (H, W) uint8 class ids, 255 = void; centers (H, W) and offsets (2, H, W), (dy, dx) in pixels, on one device;
+    things: ids of the classes with instances. An instance has the class that most of its pixels have (of equals the
+    lower id). Void are: what the mask leaves void, pixels of things where there is no centre, stuff that is too small.
+    """
+    of_thing = np.isin(np.arange(IGNORE + 1), list(things))  # (256,)
+    positions, scores = find_centers(centers, settings)  # (K, 2), (K,)
+    on_thing = torch.from_numpy(of_thing[mask]).to(offsets.device)  # (H, W)
+    numbers = nearest_centers(on_thing, offsets, positions).cpu().numpy()  # (H, W): 1..K, 0 = none
+    votes = _count(numbers, mask, rows=len(scores) + 1)  # the first row counts the pixels of no instance
+
+    segments: list[dict[str, Any]] = []
+    instance_id, stuff_id = np.zeros(len(votes), np.int32), np.zeros(IGNORE + 1, np.int32)
+    for number, score in enumerate(scores.tolist(), start=1):
+        if votes[number].any():
+            segments.append(_segment(len(segments) + 1, votes[number].argmax(), votes[number].sum()))
+            segments[-1]["score"] = min(score, 1.0)
+            instance_id[number] = len(segments)
+    for category, area in enumerate(votes[0, :IGNORE]):
+        if area >= max(settings.stuff_area, 1) and not of_thing[category]:
+            segments.append(_segment(len(segments) + 1, category, area))
+            stuff_id[category] = len(segments)
+    return Panoptic(np.where(numbers > 0, instance_id[numbers], stuff_id[mask]), segments)
+
+
+def find_centers(heat: Tensor, settings: PanopticTable) -> tuple[Tensor, Tensor]:
+    """Local maxima of a centre map (H, W), the best `top_k`: (row, column) (K, 2) int64 and values (K,), best first.
+
+    Of equal values the upper comes first, then the left.
+    """
+    k = settings.kernel
+    over_rows = F.max_pool2d(heat[None, None], (k, 1), stride=1, padding=(k // 2, 0))
+    highest = F.max_pool2d(over_rows, (1, k), stride=1, padding=(0, k // 2))[0, 0]  # (H, W)
+    positions = ((heat == highest) & (heat > settings.threshold)).nonzero()  # from top to bottom, left to right
+    values = heat[positions[:, 0], positions[:, 1]]
+    best = values.sort(descending=True, stable=True).indices[: settings.top_k]
+    return positions[best], values[best]
+
+
+def nearest_centers(on_thing: Tensor, offsets: Tensor, positions: Tensor) -> Tensor:
+    """Which centre each pixel of things belongs to: (H, W) int32, 1..K in the order of `positions`, 0 elsewhere.
+
+    on_thing (H, W) bool, offsets (2, H, W), positions (K, 2). Of centres that are equally near, the first.
+    """
+    numbers = torch.zeros(on_thing.shape, dtype=torch.int32, device=on_thing.device)
+    if len(positions) == 0:
+        return numbers
+    block = max(1, CHUNK_BYTES // (4 * len(positions) * on_thing.shape[1]))  # rows
+    for first in range(0, len(on_thing), block):
+        rows, columns = on_thing[first : first + block].nonzero(as_tuple=True)  # (N,) each
+        rows = rows + first
+        dy = (offsets[0, rows, columns] + rows)[:, None] - positions[:, 0]  # (N, K)
+        dx = (offsets[1, rows, columns] + columns)[:, None] - positions[:, 1]
+        numbers[rows, columns] = dy.square_().add_(dx.square_()).argmin(dim=1).int() + 1
+    return numbers
+
+
+def _count(numbers: np.ndarray, mask: np.ndarray, rows: int) -> np.ndarray:
+    """Pixels of every class in every numbered part, (H, W) and (H, W) -> (rows, 256)."""
+    pairs = numbers * (IGNORE + 1) + mask
+    return np.bincount(pairs.ravel(), minlength=rows * (IGNORE + 1)).reshape(rows, IGNORE + 1)
+
+
+def _segment(number: int, category: int, area: int) -> dict[str, Any]:
+    return {"id": number, "category_id": int(category), "area": int(area), "iscrowd": 0}

@@ -1,0 +1,192 @@
+"""A panoptic network is trained, scored and used as a semantic one is; what cannot be learned is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from small_training import SMALL, Silent
+from typer.testing import CliRunner
+
+from featherseg import models
+from featherseg.cli.evaluate import evaluate as evaluate_verb
+from featherseg.cli.predict import predict as predict_verb
+from featherseg.core.errors import ConfigError
+from featherseg.core.files import read_lines
+from featherseg.data import open_dataset
+from featherseg.data.panoptic_files import read_ids, read_panoptic_json
+from featherseg.evaluation import PanopticQuality
+from featherseg.evaluation.evaluate import evaluate
+from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes import open_runtime
+from featherseg.recipe import LossTable, parse_recipe, read_recipe
+from featherseg.training import Request, train
+from featherseg.training.prepare import check_objects
+
+NAME = "frm-lite0-panoptic"
+
+
+@pytest.fixture(scope="module")
+def panoptic_run(tmp_path_factory):
+    """Two epochs of two steps: its centres mean nothing, but there are some."""
+    request = Request(NAME, overrides=(*SMALL, "panoptic.threshold=0.0", "train.keep=last"))
+    return train(request, tmp_path_factory.mktemp("runs") / "panoptic", Silent())
+
+
+def invoke(verb, *arguments):
+    app = typer.Typer()
+    app.command()(verb)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_record_holds_the_parts_of_the_loss_and_the_panoptic_quality(panoptic_run):
+    records = [record for _, record in sorted(panoptic_run.metrics().items())]
+    for record in records:
+        parts = [record[f"loss_{part}"] for part in ("semantic", "center", "offset")]
+        assert record["loss"] == pytest.approx(sum(parts), rel=1e-5)
+        assert all(math.isfinite(part) and part > 0 for part in parts)
+    assert 0 <= records[-1]["val_pq"] <= records[-1]["val_rq"] <= 1
+    assert "PQ " in (panoptic_run.path / "card.md").read_text()
+
+
+def test_it_is_scored_afterwards_as_it_was_in_training(panoptic_run):
+    runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
+    scores = evaluate(runtime, data, boundary=False)
+    last = panoptic_run.metrics()[max(panoptic_run.metrics())]
+    assert (scores.panoptic["pq"], scores.miou) == (last["val_pq"], last["val_miou"])
+
+
+def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
+    """The numbers of the evaluator against PanopticQuality, told of every picture by hand."""
+    runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
+    quality = PanopticQuality([{"id": i + 1, "isthing": int(c.thing)} for i, c in enumerate(data.classes)])
+    for index in range(2):
+        sample = data[index]
+        ((mask, seen),) = predict_panoptic(runtime, sample.image[None])
+        np.testing.assert_array_equal(mask, predict_mask(runtime, sample.image))
+        truth = np.where(sample.instances > 0, 100 + sample.instances, sample.label.astype(np.int32) + 1)
+        truth[sample.label == 255] = 0
+        known = {int(i): int(sample.label[truth == i][0]) + 1 for i in np.unique(truth) if i}
+        predicted = [{**s, "category_id": s["category_id"] + 1} for s in seen.segments]
+        quality.update(truth, [{"id": i, "category_id": c} for i, c in known.items()], seen.ids, predicted)
+    found = evaluate(runtime, data, boundary=False).panoptic
+    expected = quality.compute()
+    for key in ("pq", "sq", "rq", "n"):
+        assert found[key] == expected[key]
+    assert found["things"] == expected["things"]
+    assert list(found["per_category"].values()) == list(expected["per_category"].values())
+
+
+def test_evaluate_prints_and_records_both(panoptic_run):
+    result = invoke(evaluate_verb, panoptic_run.path)
+    assert result.exit_code == 0
+    assert "PQ %" in result.stdout
+    assert "things (3)" in result.stdout
+    assert read_lines(panoptic_run.path / "evaluations.jsonl")[-1]["pq"] is not None
+    found = json.loads(invoke(evaluate_verb, panoptic_run.path, "--json").stdout)
+    assert set(found["panoptic"]) == {"pq", "sq", "rq", "n", "things", "stuff", "per_category"}
+    assert list(found["panoptic"]["per_category"]) == [str(i) for i in range(8)]
+
+
+def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
+    for index in range(2):
+        picture = open_dataset("shapes", "test", size=2)[index].image
+        Image.fromarray(picture).save(tmp_path / f"00000000000{index + 7}.png")
+    out = tmp_path / "out"
+    result = invoke(predict_verb, panoptic_run.path, tmp_path, "-o", out)
+    assert result.exit_code == 0
+    content = read_panoptic_json(out / "panoptic.json")
+    assert [annotation.image_id for annotation in content.annotations] == [7, 8]
+    assert [content.categories[i]["name"] for i in (0, 6)] == ["road", "car"]
+    for annotation in content.annotations:
+        ids, name = read_ids(out / "panoptic" / annotation.file_name), annotation.file_name.removesuffix(".png")
+        areas = {segment["id"]: segment["area"] for segment in annotation.dicts()}
+        assert areas == {int(i): int((ids == i).sum()) for i in np.unique(ids) if i}
+        assert (out / f"{name}_mask.png").is_file()
+        assert (out / f"{name}_overlay.png").is_file()
+    again = invoke(predict_verb, panoptic_run.path, tmp_path, "-o", out)
+    assert isinstance(again.exception, ConfigError)
+    assert "9 files in all" in str(again.exception)
+
+
+def test_objects_are_found_where_they_are_whatever_size_the_network_sees(panoptic_run):
+    """Offsets are in pixels of what the network sees: with other maps of the same scene the same objects come out."""
+    runtime = open_runtime(panoptic_run, "cpu")
+    image = np.zeros((1, 64, 128, 3), np.uint8)
+
+    class Told:
+        """Two cars, left and right, whatever is asked; everything else as the runtime."""
+
+        def __getattr__(self, key):
+            return getattr(runtime, key)
+
+        def __call__(self, images):
+            height, width = images.shape[2:]
+            out = runtime(images)
+            row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+            y, x = 0.47 * height, torch.where(column < width / 2, 0.26, 0.74) * width  # the centre of each half
+            centers = torch.exp(-((row - y) ** 2 + (column - x) ** 2) / height)[None, None]
+            offsets = torch.stack([y - row, x - column])[None]
+            logits = torch.zeros(1, 8, height, width)
+            logits[:, 6] = 9.0
+            size = (height, width)
+            return out._replace(
+                logits=logits, centers=centers, offsets=offsets, image_size=size, padded_size=size, align_corners=False
+            )
+
+    for fit in (None, (32, 64), (96, 192)):
+        ((_, seen),) = predict_panoptic(Told(), image, Mode(fit=fit))
+        assert [segment["category_id"] for segment in seen.segments] == [6, 6]
+        assert len(np.unique(seen.ids[:, 2:60])) == len(np.unique(seen.ids[:, 68:126])) == 1
+        assert seen.ids[0, 0] != seen.ids[0, -1]
+
+
+@pytest.mark.parametrize("mode", [Mode(flip=True), Mode(window=(64, 64)), Mode(scales=(0.5, 1.0))])
+def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, mode):
+    with pytest.raises(ConfigError, match="looks at a picture whole and once"):
+        Predictor(panoptic_run, "cpu", mode=mode)(np.zeros((64, 96, 3), np.uint8))
+
+
+def test_a_picture_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
+    predictor = Predictor(panoptic_run, "cpu", memory_gb=2.5)
+    plan = predictor.plan((3000, 4000))
+    assert plan.how.startswith("whole, shrunk to ")
+    assert plan.mode.window is None
+    assert 256 < plan.mode.fit[0] < 4000
+
+
+class Labels:
+    """Data whose samples have the classes of shapes, with or without objects."""
+
+    name, channels, licence, keys = "labels", 3, "", ["a"]
+
+    def __init__(self, classes, instances):
+        self.classes, self.instances = classes, instances
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        sample = open_dataset("shapes", "train", size=1)[0]
+        return type(sample)("a", sample.image, sample.label, self.instances)
+
+
+def test_data_without_objects_and_settings_of_other_losses_are_refused():
+    recipe = parse_recipe(read_recipe(NAME))
+    net, classes = models.build(NAME, 8), open_dataset("shapes", "train", size=1).classes
+    with pytest.raises(ConfigError, match="labels does not say which pixels are of one object"):
+        check_objects(recipe, net, Labels(classes, None))
+    objects = Labels(classes, np.ones((256, 512), np.int32))
+    check_objects(recipe, net, objects)
+    with pytest.raises(ConfigError, match="labels does not say which pixels are of one object"):
+        check_objects(recipe, net, Labels(classes[:4], objects.instances))
+    contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
+    with pytest.raises(ConfigError, match=r"loss\.contrast is not part of the loss of a panoptic network"):
+        check_objects(contrasted, net, objects)
+    hardest = recipe.model_copy(update={"loss": LossTable(hardest=0.2)})
+    with pytest.raises(ConfigError, match=r"loss\.hardest is of panoptic networks"):
+        check_objects(hardest, models.build("frm-lite0", 8), objects)
