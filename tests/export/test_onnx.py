@@ -25,18 +25,20 @@ def session(exported) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_logits_are_the_networks_own_at_every_size(exported, session, size, batch):
+def test_every_map_is_the_networks_own_at_every_size(exported, session, size, batch):
     assert size != EXAMPLE[1:]
     images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = exported.run.model(images).logits.numpy()
-    found = session.run(None, {"images": images.numpy()})[0]
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-4 * (expected.max() - expected.min())
+        out = exported.run.model(images)
+    maps = [x.numpy() for x in (out.logits, out.centers, out.offsets) if x is not None]
+    for found, expected in zip(session.run(None, {"images": images.numpy()}), maps, strict=True):
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-4 * (expected.max() - expected.min())
 
 
 def test_any_batch_height_and_width_go_in_and_logits_come_out_first(exported, session):
-    (images,), logits = session.get_inputs(), session.get_outputs()[0]
+    (images,), (logits, *others) = session.get_inputs(), session.get_outputs()
+    assert [x.name for x in others] == (["centers", "offsets"] if exported.run.model.panoptic else [])
     assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
     assert (logits.name, logits.shape[1]) == ("logits", len(exported.run.classes))
 

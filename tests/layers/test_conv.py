@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from featherseg.layers.conv import convolve, pad_same, widen_input
+from featherseg.layers.conv import DepthwiseSeparable, convolve, pad_same, widen_input
 
 
 def same_convolution(x, weight, stride):
@@ -71,3 +71,15 @@ def test_a_widened_convolution_sees_equal_channels_as_a_grey_picture(channels):
     before = conv(grey.expand(-1, 3, -1, -1))
     widen_input(conv, channels)
     assert_close(conv(grey.expand(-1, channels, -1, -1)), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("act", [True, False])
+def test_a_separable_convolution_filters_each_channel_then_mixes_them(act):
+    layer, x = DepthwiseSeparable(2, 3, 5, act=act).eval(), torch.randn(1, 2, 6, 7)
+    each = [
+        torch.nn.functional.conv2d(x[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=2)[:, 0] for i in (0, 1)
+    ]
+    mixed = torch.einsum("oc,bchw->bohw", layer.pointwise.weight[:, :, 0, 0], torch.stack(each, 1)) / (1 + 1e-5) ** 0.5
+    assert_close(layer(x), mixed.clamp(min=0) if act else mixed)
+    assert sum(p.numel() for p in layer.parameters()) == 25 * 2 + 2 * 3 + 2 * 3

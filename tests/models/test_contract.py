@@ -12,7 +12,6 @@ from featherseg.layers.resize import to_image
 from featherseg.models import MODELS
 from featherseg.recipe import parse_recipe, read_recipe
 
-
 SHIFTS = ("attention.key.bias", "attention.unary.bias")
 """Of FRM's attention: they shift all scores of a softmax alike, which changes nothing."""
 

@@ -13,14 +13,18 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.files import write_bytes, write_json
-from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
-from featherseg.inference.modes import predict_mask
+from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
+from featherseg.data.panoptic import from_sample
+from featherseg.inference.draw_panoptic import overlay_panoptic
+from featherseg.inference.modes import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 
 FOLDER, INDEX = "pictures", "examples.json"
 PANELS = ("image", "truth", "prediction")
 MAX_SIDE = 640  # pixels; larger pictures are shrunk for the page
 IGNORE_COLOR = (0, 0, 0)
+OPACITY = 0.7
+"""Of the colours of objects and regions over the picture."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,22 @@ def draw_examples(
     chosen = choose(mious, count)
     index = {key: i for i, key in enumerate(data.keys)}
     for example in chosen:
-        sample = data[index[example.key]]
-        prediction = predict_mask(runtime, sample.image)
-        panels = (shown(sample.image), painted(sample.label, data.classes), painted(prediction, data.classes))
-        for panel, picture in zip(PANELS, panels, strict=True):
-            write_bytes(folder / example.file(panel), webp(picture, lossless=panel != "image"))
+        pictures = panels(runtime, data[index[example.key]], data.classes)
+        for panel, picture in zip(PANELS, pictures, strict=True):
+            write_bytes(folder / example.file(panel), webp(picture, lossless=panel != "image" and runtime.panoptic is None))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
+
+
+def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
+    """A sample's picture, its truth and what is predicted; with the objects outlined where a panoptic network told."""
+    if runtime.panoptic is None or sample.instances is None:
+        masks = (sample.label, predict_mask(runtime, sample.image))
+        return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
+    ((_, found),) = predict_panoptic(runtime, sample.image[None])
+    truth = from_sample(sample.label, sample.instances, classes, range(len(classes)))
+    seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (truth, found)]
+    return [shown(sample.image), *seen]
 
 
 def choose(mious: Mapping[str, float], count: int) -> list[Example]:

@@ -9,10 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from featherseg.core.errors import RunError
 from featherseg.core.types import Color
 from featherseg.evaluation.charts import loss_chart, miou_chart
 from featherseg.evaluation.cost import CONVENTIONS, Cost
 from featherseg.evaluation.examples import FOLDER, PANELS, Example
+from featherseg.evaluation.panoptic_quality import quality
 from featherseg.evaluation.paper import HEADS, Comparison
 from featherseg.runs import Run
 
@@ -41,7 +43,8 @@ class Evidence:
 def head(e: Evidence) -> str:
     """Name, one sentence, the figures to remember."""
     recipe, height_width = e.run.recipe, e.run.info.image_size
-    figures = {
+    objects = {f"PQ{_where(e.scores)}, %": _percent(_number(_objects(e), "pq"))} if _objects(e) else {}
+    figures = objects | {
         f"mIoU{_where(e.scores)}, %": _percent(_number(e.scores, "miou")),
         "pixel accuracy, %": _percent(_number(e.scores, "pixel_accuracy")),
         "boundary F, %": _percent(_number(e.scores, "boundary_f")),
@@ -90,6 +93,25 @@ neither truth nor prediction have none and do not count in the mean.</caption>
 <tfoot><tr><th scope="row">mean</th><td class="number">{_percent(_number(e.scores, "miou"))}</td><td></td>
 <td class="optional"></td></tr></tfoot></table>"""
     return _section("Classes", table)
+
+
+def objects(e: Evidence) -> str:
+    """Panoptic quality of each class, where objects were scored."""
+    found = _objects(e)
+    if found is None:
+        return ""
+    kinds = (("things", found["things"]), ("stuff", found["stuff"]), ("all", found))
+    rows = [
+        _object_row(f"{_swatch(info.color)}{escape(info.name)}", quality(counts), counts)
+        for info, counts in zip(e.run.classes, found["per_category"].values(), strict=True)
+    ]
+    rows += [_object_row(f"{name} ({mean['n']})", mean, {}) for name, mean in kinds]
+    heads = "".join(f'<th scope="col" class="number">{head}</th>' for head in ("PQ", "SQ", "RQ"))
+    heads += "".join(f'<th scope="col" class="number optional">{head}</th>' for head in ("found", "false", "missed"))
+    table = f"""<table class="classes"><caption>Panoptic quality of each class, in %, and how many of its objects and
+regions were found, made up and missed.</caption>
+<thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>"""
+    return _section("Objects", table)
 
 
 def confusion(e: Evidence) -> str:
@@ -195,7 +217,7 @@ def environment(e: Evidence) -> str:
     return _section("Environment", _pairs(_flat(e.environment)))
 
 
-SECTIONS = (head, curves, classes, confusion, examples, paper, cost, parity, settings, environment)
+SECTIONS = (head, curves, classes, objects, confusion, examples, paper, cost, parity, settings, environment)
 """In the order of the page."""
 
 
@@ -316,6 +338,21 @@ def _shares(scores: Mapping[str, Any]) -> list[float]:
 def _number(scores: Mapping[str, Any] | None, key: str) -> float | None:
     value = (scores or {}).get(key)
     return float(value) if isinstance(value, int | float) else None
+
+
+def _object_row(name: str, figures: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """A row of the table of objects; `name` is HTML."""
+    cells = [f'<td class="number">{_percent(_number(figures, key))}</td>' for key in ("pq", "sq", "rq")]
+    cells += [f'<td class="number optional">{counts.get(key, "")}</td>' for key in ("tp", "fp", "fn")]
+    return f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>'
+
+
+def _objects(e: Evidence) -> Mapping[str, Any] | None:
+    """What was scored of objects, None where nothing was. Raises RunError where it is of other classes."""
+    found = e.scores.get("panoptic") if e.scores else None
+    if found is not None and len(found.get("per_category", ())) != len(e.run.classes):
+        raise RunError(f"{e.run.path}: its scores of objects are of other classes than the run's. Score it again.")
+    return found
 
 
 def _where(scores: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,52 @@
+"""Panoptic quality of a run beside that of its own classes alone, every class as one region: what the objects add.
+
+python benchmarks/panoptic_baseline.py RUN [--split test] [--data-root PATH]
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featherseg.core.types import SegmentationData
+from featherseg.data import open_dataset
+from featherseg.data.panoptic import list_segments
+from featherseg.evaluation.panoptic import PanopticScorer
+from featherseg.inference.modes import predict_panoptic
+from featherseg.inference.panoptic import Panoptic
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.runs import load_run
+
+
+def regions(mask: np.ndarray) -> Panoptic:
+    """(H, W) class ids -> one segment a class, things as well."""
+    ids, segments = list_segments(mask.astype(np.int32) + 1, {i + 1: i for i in range(255)})
+    return Panoptic(ids, segments)
+
+
+def score(runtime: Runtime, data: SegmentationData) -> tuple[dict[str, Any], dict[str, Any]]:
+    """-> (with the objects that the network saw, with one region a class), as `PanopticQuality.compute` gives them."""
+    objects, baseline = PanopticScorer(data), PanopticScorer(data)
+    for index in range(len(data)):
+        sample = data[index]
+        ((mask, found),) = predict_panoptic(runtime, sample.image[None])
+        objects.update(index, sample, found)
+        baseline.update(index, sample, regions(mask))
+    return objects.quality.compute(), baseline.quality.compute()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--data-root", type=Path)
+    arguments = parser.parse_args()
+    run = load_run(arguments.run)
+    data = open_dataset(run.recipe.data.name, arguments.split, arguments.data_root)
+    rows = zip(("as predicted", "all stuff"), score(open_runtime(run), data), strict=True)
+    print(f"{'PQ on ' + arguments.split + ', %':16}    all  things  stuff")
+    for name, found in rows:
+        print(
+            f"{name:16} {100 * found['pq']:6.2f}  {100 * found['things']['pq']:6.2f} {100 * found['stuff']['pq']:6.2f}"
+        )
