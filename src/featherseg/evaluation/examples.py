@@ -54,7 +54,8 @@ def draw_examples(
     for example in chosen:
         pictures = panels(runtime, data[index[example.key]], data.classes)
         for panel, picture in zip(PANELS, pictures, strict=True):
-            write_bytes(folder / example.file(panel), webp(picture, lossless=panel != "image" and runtime.panoptic is None))
+            drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the picture
+            write_bytes(folder / example.file(panel), webp(picture, lossless=drawn))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
 

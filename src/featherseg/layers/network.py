@@ -1,6 +1,6 @@
 """What every backbone and every network states about itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -58,11 +58,14 @@ class Backbone(nn.Module):
 
 
 class Decoded(NamedTuple):
-    """What a decoder makes of a pyramid: logits (B, K, h, w); features (B, C, h', w') and aux as SegOutput has them."""
+    """What a decoder makes of a pyramid: logits (B, K, h, w), features (B, C, h', w') as SegOutput has them.
+
+    aux computes the auxiliary logits by name; it is called only where they are wanted.
+    """
 
     logits: Tensor
     features: Tensor | None = None
-    aux: Mapping[str, Tensor] | None = None
+    aux: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 class SegmentationNetwork(nn.Module):
@@ -97,8 +100,11 @@ class SegmentationNetwork(nn.Module):
         """Channels of what `encode` gives, fine to coarse."""
         return self.backbone.stage_channels
 
-    def forward(self, images: Tensor) -> SegOutput:
-        """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover; centers, offsets."""
+    def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
+        """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover; centers, offsets.
+
+        With `aux` the auxiliary logits are there in eval mode too, as they always are in training.
+        """
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
         pyramid = self.encode(images)
@@ -110,7 +116,7 @@ class SegmentationNetwork(nn.Module):
             padded_size=padded_size,
             align_corners=self.align_corners,
             features=out.features if self.training else None,
-            aux=out.aux if self.training else None,
+            aux=out.aux() if out.aux and (aux or self.training) else None,
             centers=centers,
             offsets=offsets,
         )
