@@ -76,6 +76,7 @@ def test_a_widened_convolution_sees_equal_channels_as_a_grey_picture(channels):
 @torch.no_grad()
 @pytest.mark.parametrize("act", [True, False])
 def test_a_separable_convolution_filters_each_channel_then_mixes_them(act):
+    torch.manual_seed(0)
     layer, x = DepthwiseSeparable(2, 3, 5, act=act).eval(), torch.randn(1, 2, 6, 7)
     each = [
         torch.nn.functional.conv2d(x[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=2)[:, 0] for i in (0, 1)
