@@ -37,7 +37,8 @@ def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     if not tensors:
         pytest.skip(f"{exported.run.recipe.model.name} has no {kind}")
     with torch.no_grad():
-        tensors[-1].mul_(1.05)
+        for tensor in tensors:  # all: the last of a network may sit behind a gate that hardly lets it through
+            tensor.mul_(1.05)
     assert verify(exported.run.model, exported.report.path, SMALL).ok
     assert not verify(other, exported.report.path, SMALL).ok
 
