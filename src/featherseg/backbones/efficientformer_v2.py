@@ -253,8 +253,6 @@ def _stage(config: EfficientFormerV2Config, number: int) -> nn.Sequential:
 class EfficientFormerV2(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
     first_convolution = "stem.0"
 
     def __init__(self, config: EfficientFormerV2Config) -> None:

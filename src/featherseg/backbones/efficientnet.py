@@ -132,8 +132,6 @@ class InvertedBottleneck(nn.Module):
 class EfficientNet(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     first_convolution = "stem.0"
 
     def __init__(self, width: float, depth: float, *, lite: bool = False) -> None:

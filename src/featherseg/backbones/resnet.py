@@ -96,8 +96,6 @@ def build_stem(widths: tuple[int, ...]) -> nn.Sequential:
 class ResNet(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
     first_convolution = "stem.0"
 
     def __init__(self, config: ResNetConfig) -> None:

@@ -126,8 +126,6 @@ VARIANTS = {
 class VAN(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
     first_convolution = "stages.0.embed.0"
 
     def __init__(self, config: VANConfig) -> None:

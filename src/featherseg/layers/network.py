@@ -22,13 +22,13 @@ class NetworkConfig(Config):
 class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32.
 
-    mean and std, 0..255, are what its published weights expect; first_convolution is the name of the layer that takes
-    the picture.
+    mean and std, 0..255, are what its published weights expect, ImageNet's unless it says otherwise; first_convolution
+    is the name of the layer that takes the picture.
     """
 
     stage_channels: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     first_convolution: str
 
     def widen(self, channels: int) -> None:

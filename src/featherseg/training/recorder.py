@@ -82,7 +82,7 @@ class Recorder(Checkpoint):
         validate = step % self.every == 0 or step == self.steps
         if validate:
             record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
-            self._judge(step, record.get("val_pq", record["val_miou"]))
+            self._judge(step, record)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
             append_line(self.run / METRICS, record)
@@ -106,24 +106,26 @@ class Recorder(Checkpoint):
         )
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
         objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}
-        if self.settings.keep == "last" or _comparable(objects.get("val_pq", number(scores.miou))) > self.best:
-            save_weights(self.run, state)
-        return objects | {
+        record = objects | {
             "val_miou": number(scores.miou),
             "val_pixel_accuracy": number(scores.pixel_accuracy),
             "val_iou": [number(value) for value in scores.iou],
         }
+        if self.settings.keep == "last" or _judged(record) > self.best:
+            save_weights(self.run, state)
+        return record
 
-    def _judge(self, step: int, score: float | None) -> None:
-        """Is it the best so far (by PQ, else mIoU), and is the run over? The same on every rank."""
-        if _comparable(score) > self.best:
-            self.best, self.stale = _comparable(score), 0
+    def _judge(self, step: int, record: dict[str, Any]) -> None:
+        """Is it the best so far, and is the run over? The same on every rank."""
+        if _judged(record) > self.best:
+            self.best, self.stale = _judged(record), 0
         else:
             self.stale += 1
         out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
         self.finished = step == self.steps or out_of_patience
 
 
-def _comparable(score: float | None) -> float:
-    """-1 where no validation picture has a label."""
+def _judged(record: dict[str, Any]) -> float:
+    """What a validation is judged by: PQ where objects were scored, else mIoU; -1 where no picture has a label."""
+    score = record.get("val_pq", record["val_miou"])
     return -1.0 if score is None else score
