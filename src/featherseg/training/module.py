@@ -42,10 +42,11 @@ class SegmentationModule(pl.LightningModule):
         self.losses: list[dict[str, float]] = []  # since the last optimiser step, each with its parts
         self.lr = 0.0
 
-    def setup(self, stage: str) -> None:
-        """Start the weight average, unless a checkpoint brought one."""
-        if self.settings.ema and not self.average:
-            self.average = {key: value.detach().clone() for key, value in self.net.state_dict().items()}
+    def on_fit_start(self) -> None:
+        """Start the weight average, or take a checkpoint's: only now does the network lie on its device."""
+        if self.settings.ema:
+            start = self.average or self.net.state_dict()
+            self.average = {key: value.detach().to(self.device, copy=True) for key, value in start.items()}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The rest of the run; Lightning asks for it after the checkpoint is loaded."""
@@ -102,5 +103,4 @@ class SegmentationModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        self.micro_batch = checkpoint["micro_batch"]
-        self.average = {key: value.to(self.device) for key, value in checkpoint["average"].items()}
+        self.micro_batch, self.average = checkpoint["micro_batch"], checkpoint["average"]

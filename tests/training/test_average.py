@@ -1,0 +1,45 @@
+"""The weight average lies where the network lies: Lightning moves the network only after a checkpoint was loaded."""
+
+import pytest
+import torch
+
+from featherseg.losses import CrossEntropy, Hybrid
+from featherseg.models import build
+from featherseg.recipe import TrainTable
+from featherseg.training.module import SegmentationModule
+
+
+def never(*place):
+    raise AssertionError("no batch is asked for here")
+
+
+def module(ema: float) -> SegmentationModule:
+    net, settings = build("frm-lite0", classes=3), TrainTable(epochs=1, ema=ema)
+    return SegmentationModule(net, Hybrid(CrossEntropy()), settings, steps=1, make_loader=never)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_average_is_where_the_network_was_moved_to(resumed):
+    ours = module(ema=0.9)
+    if resumed:  # read into the memory of the CPU, as every checkpoint is
+        ours.on_load_checkpoint({"micro_batch": 7, "average": module(ema=0.9).net.state_dict()})
+    ours.to("meta")
+    ours.on_fit_start()
+    assert ours.average.keys() == ours.net.state_dict().keys()
+    assert {value.device.type for value in ours.average.values()} == {"meta"}
+
+
+def test_the_average_starts_as_a_copy_of_the_weights():
+    ours = module(ema=0.9)
+    ours.on_fit_start()
+    key, value = next(iter(ours.net.state_dict().items()))
+    assert torch.equal(ours.average[key], value)
+    value.add_(1)
+    assert not torch.equal(ours.average[key], value)
+
+
+def test_without_an_average_the_weights_themselves_are_kept():
+    ours = module(ema=0.0)
+    ours.on_fit_start()
+    assert not ours.average
+    assert ours.kept_state().keys() == ours.net.state_dict().keys()
