@@ -94,6 +94,7 @@ class LossTable(Config):
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic networks: share of the pixels whose class loss counts
+    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic networks: pixels, how wide a centre's Gaussian is
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
     contrast_dim: Positive = 256  # of the embedding

@@ -27,7 +27,7 @@ def scene(seed, size=(70, 90), objects=8):
     return label, instances
 
 
-def loop(label, instances):
+def loop(label, instances, sigma=8):
     """Pixel by pixel: every object's mean, every pixel's nearest Gaussian and weights."""
     height, width = label.shape
     pixels = {}
@@ -41,8 +41,8 @@ def loop(label, instances):
         cx = sum(x for _, x in members) / len(members)
         for y, x in np.ndindex(height, width):
             dy, dx = y - int(cy), x - int(cx)
-            if abs(dy) <= 25 and abs(dx) <= 25:  # a patch of 6 * 8 + 3 = 51 pixels
-                center[y, x] = max(center[y, x], math.exp(-(dy * dy + dx * dx) / (2 * 8 * 8)))
+            if abs(dy) <= 3 * sigma + 1 and abs(dx) <= 3 * sigma + 1:  # a patch of 6 sigma + 3 pixels: 51 for 8
+                center[y, x] = max(center[y, x], math.exp(-(dy * dy + dx * dx) / (2 * sigma**2)))
         for y, x in members:
             offset[:, y, x] = cy - y, cx - x
             offset_weight[y, x] = 1
@@ -51,10 +51,10 @@ def loop(label, instances):
     return PanopticTargets(center, offset, np.where(stuff, 1, offset_weight), offset_weight, semantic_weight)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_they_are_what_the_definition_says_pixel_by_pixel(seed):
+@pytest.mark.parametrize(("seed", "sigma"), [(0, 8), (1, 8), (2, 3), (3, 1)])
+def test_they_are_what_the_definition_says_pixel_by_pixel(seed, sigma):
     label, instances = scene(seed)
-    found, expected = panoptic_targets(label, instances, THINGS), loop(label, instances)
+    found, expected = panoptic_targets(label, instances, THINGS, sigma), loop(label, instances, sigma)
     assert expected.center.max() == 1
     assert (instances < 0).any()
     for name, ours, theirs in zip(found._fields, found, expected, strict=True):

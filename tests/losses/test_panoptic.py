@@ -148,3 +148,11 @@ def test_it_is_in_full_precision_whatever_autocast_says():
 def test_a_share_of_hard_pixels_that_cannot_be_is_refused(share):
     with pytest.raises(ConfigError, match="hardest = "):
         PanopticLoss(share)
+
+
+def test_a_smaller_sigma_lets_distances_count_as_those_of_a_larger_picture():
+    out, labels, targets = scene((16, 24))
+    usual, halved = (PanopticLoss(center_sigma=sigma)(out, labels, targets) for sigma in (8, 4))
+    assert usual.offset > 0
+    assert_close(halved.offset, 2 * usual.offset)
+    assert_close(halved[:2], usual[:2])

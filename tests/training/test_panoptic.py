@@ -95,12 +95,14 @@ def test_evaluate_prints_and_records_both(panoptic_run):
 def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     for index in range(2):
         picture = open_dataset("shapes", "test", size=2)[index].image
-        Image.fromarray(picture).save(tmp_path / f"00000000000{index + 7}.png")
+        Image.fromarray(picture).save(tmp_path / f"00000000000{index + 7}.jpg")
     out = tmp_path / "out"
     result = invoke(predict_verb, panoptic_run.path, tmp_path, "-o", out)
     assert result.exit_code == 0
     content = read_panoptic_json(out / "panoptic.json")
     assert [annotation.image_id for annotation in content.annotations] == [7, 8]
+    images = json.loads((out / "panoptic.json").read_text())["images"]
+    assert [(image["id"], image["file_name"]) for image in images] == [(7, "000000000007.jpg"), (8, "000000000008.jpg")]
     assert [content.categories[i]["name"] for i in (0, 6)] == ["road", "car"]
     for annotation in content.annotations:
         ids, name = read_ids(out / "panoptic" / annotation.file_name), annotation.file_name.removesuffix(".png")
@@ -187,6 +189,7 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
     contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
     with pytest.raises(ConfigError, match=r"loss\.contrast is not part of the loss of a panoptic network"):
         check_objects(contrasted, net, objects)
-    hardest = recipe.model_copy(update={"loss": LossTable(hardest=0.2)})
-    with pytest.raises(ConfigError, match=r"loss\.hardest is of panoptic networks"):
-        check_objects(hardest, models.build("frm-lite0", 8), objects)
+    for key, value in (("hardest", 0.2), ("center_sigma", 3)):
+        foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
+        with pytest.raises(ConfigError, match=rf"loss\.{key} is of panoptic networks"):
+            check_objects(foreign, models.build("frm-lite0", 8), objects)

@@ -105,14 +105,14 @@ class Output:
         objects = self.panoptic.files(self.folder, names) if self.panoptic else []
         return [file for name in names for file in output_files(self.folder, name)] + objects
 
-    def save(self, result: Prediction, name: str) -> None:
-        """Write them."""
+    def save(self, result: Prediction, name: str, file: Path) -> None:
+        """Write them, as NAME, of the picture in `file`."""
         if self.submission:
             self.submission.save(result.mask, self.folder, name)
             return
         result.save(self.folder, name)
         if self.panoptic and result.panoptic:
-            self.panoptic.add(name, result.panoptic)
+            self.panoptic.add(name, file.name, result.panoptic)
 
 
 def find_submission(name: str) -> Submission:
@@ -161,13 +161,13 @@ def unique_names(files: list[Path]) -> list[str]:
 class ReadableOnly:
     """Reads pictures one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
 
-    `names` are those of the pictures that were given out, `failed` counts the others. Of a single picture that cannot
-    be read the DataError itself is raised.
+    `given` are the names and files of the pictures that were given out, `failed` counts the others. Of a single picture
+    that cannot be read the DataError itself is raised.
     """
 
     def __init__(self, files: list[Path], names: list[str], channels: int, console: Console) -> None:
-        self.files, self.all_names, self.channels, self.console = files, names, channels, console
-        self.names: list[str] = []
+        self.files, self.names, self.channels, self.console = files, names, channels, console
+        self.given: list[tuple[str, Path]] = []
         self.failed = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -175,7 +175,7 @@ class ReadableOnly:
 
         from featherseg.data.images import read_image
 
-        for file, name in zip(self.files, self.all_names, strict=True):
+        for file, name in zip(self.files, self.names, strict=True):
             try:
                 pixels = read_image(file, self.channels)
             except DataError as error:
@@ -184,7 +184,7 @@ class ReadableOnly:
                 self.failed += 1
                 self.console.print(f"[red]left out[/] {escape(str(error))}")
                 continue
-            self.names.append(name)
+            self.given.append((name, file))
             yield pixels
 
 
@@ -198,8 +198,8 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(files))
         for done, result in enumerate(predictor(iter(readable)), start=1):
-            name = readable.names[done - 1]
-            out.save(result, name)
+            name, file = readable.given[done - 1]
+            out.save(result, name, file)
             console.print(f"{escape(name)}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
@@ -207,7 +207,7 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
             bar.update(task, completed=done + readable.failed)
     if out.panoptic:
         out.panoptic.finish()
-    written = len(readable.names)
+    written = len(readable.given)
     console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(str(out.folder))}")
     if readable.failed:
         console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")

@@ -1,6 +1,6 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from featherseg.core.types import SegmentationData
-from featherseg.data.panoptic_targets import PanopticTargets, panoptic_targets
+from featherseg.data.panoptic_targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment
 
@@ -22,9 +22,9 @@ Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
 class TrainingSamples(Dataset[Any]):
     """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
 
-    A sample is (image, label) without a batch axis, or with `things`, the ids of the classes that have instances,
-    (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by samples that
-    are drawn by class, from the same two numbers.
+    A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
+    instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
+    samples that are drawn by class, from the same two numbers.
     """
 
     def __init__(
@@ -33,21 +33,21 @@ class TrainingSamples(Dataset[Any]):
         augment: Augment,
         seed: int,
         class_uniform: ClassUniform | None = None,
-        things: Collection[int] | None = None,
+        targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
     ) -> None:
         self.data, self.augment, self.seed = data, augment, seed
-        self.class_uniform, self.things = class_uniform, things
+        self.class_uniform, self.targets = class_uniform, targets
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = place
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         if self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
-        if self.things is None:
+        if self.targets is None:
             return self.augment(replace(self.data[index], instances=None), rng, point)[:2]
         crop = self.augment(self.data[index], rng, point)
         assert crop.instances is not None  # refused before training starts
-        return crop.image, crop.label, panoptic_targets(crop.label.numpy(), crop.instances.numpy(), self.things)
+        return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
 
 class FlatBatches(Sampler[list[tuple[int, int]]]):

@@ -14,7 +14,7 @@ import numpy as np
 from featherseg.core.types import IGNORE, Size
 
 SIGMA = 8
-"""Standard deviation of a centre's Gaussian in pixels; it is cut off beyond 3 SIGMA + 1 rows or columns."""
+"""Standard deviation of a centre's Gaussian in pixels, that of the authors, for full-size pictures."""
 
 SMALL_AREA, SMALL_WEIGHT = 4096, 3.0
 """Pixels under which an object counts as small, and how much its pixels weigh in the semantic loss."""
@@ -38,9 +38,12 @@ class PanopticTargets(NamedTuple, Generic[Array]):
     semantic_weight: Array
 
 
-def panoptic_targets(label: np.ndarray, instances: np.ndarray, things: Collection[int]) -> PanopticTargets[np.ndarray]:
+def panoptic_targets(
+    label: np.ndarray, instances: np.ndarray, things: Collection[int], sigma: int = SIGMA
+) -> PanopticTargets[np.ndarray]:
     """label (H, W) uint8 class ids, instances (H, W) integer ids, ids of the classes with instances -> the targets.
 
+    The Gaussians have a standard deviation of `sigma` pixels and are cut off beyond 3 sigma + 1 rows or columns.
     An object is the set of pixels with one id > 0 and a class of `things`, as far as the picture holds it: of one that
     a crop has cut, the centre is that of what is left. Pixels of such a class without an id are treated as a crowd.
     """
@@ -58,7 +61,7 @@ def panoptic_targets(label: np.ndarray, instances: np.ndarray, things: Collectio
     semantic_weight = np.ones(label.shape, dtype=np.float32)
     semantic_weight[rows, columns] = np.where(areas < SMALL_AREA, SMALL_WEIGHT, 1.0)[number]
     return PanopticTargets(
-        center=_center_map(label.shape, center_rows.astype(int), center_columns.astype(int)),
+        center=_center_map(label.shape, center_rows.astype(int), center_columns.astype(int), sigma),
         offset=offset,
         center_weight=((label != IGNORE) & (on_object | ~of_thing)).astype(np.float32),
         offset_weight=on_object.astype(np.float32),
@@ -73,9 +76,9 @@ def _numbered(ids: np.ndarray) -> tuple[np.ndarray, int]:
     return np.repeat(numbers, np.diff(starts, append=len(ids))), len(known)
 
 
-def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray, sigma: int) -> np.ndarray:
     """A Gaussian around every centre, the largest value where they meet: (H, W) float32."""
-    patch = _gaussian()
+    patch = _gaussian(sigma)
     reach = len(patch) // 2
     padded = np.zeros((size[0] + 2 * reach, size[1] + 2 * reach), dtype=np.float32)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
@@ -85,7 +88,7 @@ def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray
 
 
 @cache
-def _gaussian() -> np.ndarray:
-    """(6 SIGMA + 3, 6 SIGMA + 3) float32, 1 in the middle."""
-    squares = np.arange(-3 * SIGMA - 1, 3 * SIGMA + 2) ** 2
-    return np.exp((squares[:, None] + squares) / (-2 * SIGMA**2)).astype(np.float32)
+def _gaussian(sigma: int) -> np.ndarray:
+    """(6 sigma + 3, 6 sigma + 3) float32, 1 in the middle."""
+    squares = np.arange(-3 * sigma - 1, 3 * sigma + 2) ** 2
+    return np.exp((squares[:, None] + squares) / (-2 * sigma**2)).astype(np.float32)

@@ -28,10 +28,10 @@ class PanopticOutput:
         """What will be written for pictures of these names."""
         return [*(output / FOLDER / f"{name}.png" for name in names), output / f"{FOLDER}.json"]
 
-    def add(self, name: str, panoptic: Panoptic) -> None:
-        """Write the PNG of one picture; its image id is NAME as the benchmarks have it."""
+    def add(self, name: str, picture: str, panoptic: Panoptic) -> None:
+        """Write the PNG of one picture, whose file is `picture`; its image id is NAME as the benchmarks have it."""
         segments = [{**segment, "category_id": self.ids[segment["category_id"]]} for segment in panoptic.segments]
-        self.writer.add(image_id(name), name, f"{name}.png", (panoptic.ids, segments))
+        self.writer.add(image_id(name), picture, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:
         """Write the JSON; -> its path."""

@@ -132,3 +132,13 @@ class SegmentationNetwork(nn.Module):
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         """The pyramid -> logits (B, K, h, w), and what losses look at beside them."""
         raise NotImplementedError
+
+    def rename_backbone(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Tensor]]:
+        """An authors' network with its backbone under `backbone.`, that part renamed as the backbone says.
+
+        -> (renamed keys of the backbone, those that are not used, all other keys as they were).
+        """
+        own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        renamed, unused = self.backbone.rename_official(own)
+        rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+        return {f"backbone.{k}": v for k, v in renamed.items()}, [f"backbone.{k}" for k in unused], rest

@@ -55,15 +55,18 @@ class PanopticLoss(nn.Module):
     """Cross-entropy over the hardest pixels + 200 x squared error of the centres + 0.01 x distance of the offsets.
 
     hardest: share of the batch's labelled pixels whose weighted cross-entropy is largest, the only ones that count
-    (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. Raises ConfigError
-    where the share is not above 0 and at most 1.
+    (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. center_sigma: of the
+    centres' Gaussians in pixels; distances count in eighths of it, so that a picture half the size, with half the
+    sigma, has the same loss. Raises ConfigError where the share is not above 0 and at most 1.
     """
 
-    def __init__(self, hardest: float = 1.0, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, hardest: float = 1.0, class_weights: Sequence[float] | None = None, center_sigma: int = 8
+    ) -> None:
         super().__init__()
         if not 0 < hardest <= 1:
             raise ConfigError(f"hardest = {hardest}: expected a share of the pixels, above 0 and at most 1.")
-        self.hardest = hardest
+        self.hardest, self.offset_weight = hardest, OFFSET_WEIGHT * 8 / center_sigma
         weights = None if class_weights is None else torch.tensor([*class_weights, *[0.0] * (IGNORE + 1)])[: IGNORE + 1]
         self.class_weights: Tensor | None  # by label value
         self.register_buffer("class_weights", weights, persistent=False)
@@ -85,7 +88,7 @@ class PanopticLoss(nn.Module):
             return PanopticLosses(
                 self._semantic(logits, labels, targets.semantic_weight),
                 CENTER_WEIGHT * weighted_mean(center, targets.center_weight),
-                OFFSET_WEIGHT * weighted_mean(offset, targets.offset_weight),
+                self.offset_weight * weighted_mean(offset, targets.offset_weight),
             )
 
     def _semantic(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

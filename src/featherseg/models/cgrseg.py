@@ -295,13 +295,10 @@ class CGRSeg(SegmentationNetwork):
         Raises WeightsError where the context of the file has another number of modules.
         """
         self._refuse_other_repeats(state)
-        own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        renamed, unused = self.backbone.rename_official(own)
-        renamed = {f"backbone.{key}": value for key, value in renamed.items()}
-        for key, value in state.items():
-            if not key.startswith("backbone."):
-                renamed[_rename(key)] = value.flatten() if key.startswith(OFFICIAL_GATE_NORM) else value
-        return renamed, [f"backbone.{key}" for key in unused]
+        renamed, unused, rest = self.rename_backbone(state)
+        for key, value in rest.items():
+            renamed[_rename(key)] = value.flatten() if key.startswith(OFFICIAL_GATE_NORM) else value
+        return renamed, unused
 
     def _refuse_other_repeats(self, state: Mapping[str, Tensor]) -> None:
         found = len({key.split(".")[3] for key in state if key.startswith(OFFICIAL_CONTEXT)})

@@ -117,16 +117,10 @@ class DeepLabV3(SegmentationNetwork):
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """torchvision's key names -> ours; -> (renamed state, keys that are not used: its auxiliary head)."""
-        own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        renamed, unused = self.backbone.rename_official(own)
-        renamed = {f"backbone.{key}": value for key, value in renamed.items()}
-        unused = [f"backbone.{key}" for key in unused]
-        for key, value in state.items():
-            if key.startswith("aux_classifier."):
-                unused.append(key)
-            elif not key.startswith("backbone."):
-                renamed[_rename(key)] = value
-        return renamed, unused
+        renamed, unused, rest = self.rename_backbone(state)
+        auxiliary = [key for key in rest if key.startswith("aux_classifier.")]
+        renamed |= {_rename(key): value for key, value in rest.items() if key not in auxiliary}
+        return renamed, unused + auxiliary
 
 
 OFFICIAL_PARTS = {

@@ -129,6 +129,8 @@ def check_objects(recipe: Recipe, net: SegmentationNetwork, train: SegmentationD
     if not net.panoptic:
         if recipe.loss.hardest != default.hardest:
             raise ConfigError(f"loss.hardest is of panoptic networks; {name} is none. See loss.ohem_threshold.")
+        if recipe.loss.center_sigma != default.center_sigma:
+            raise ConfigError(f"loss.center_sigma is of panoptic networks; {name} is none. Leave it out.")
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(

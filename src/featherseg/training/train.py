@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.core.files import append_line, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.panoptic_targets import panoptic_targets
 from featherseg.data.transforms import Augment
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
@@ -230,8 +232,9 @@ def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int,
     assert isinstance(settings.batch_size, int)
     batch_size = settings.batch_size
     class_uniform = open_class_uniform(out, recipe, data)
-    things = [i for i, info in enumerate(data.classes) if info.thing] if panoptic else None
-    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, things)
+    things = [i for i, info in enumerate(data.classes) if info.thing]
+    targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, targets)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         total = steps * settings.accumulate
@@ -247,7 +250,7 @@ def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid | P
     """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
     settings = recipe.loss
     if net.panoptic:
-        return PanopticLoss(settings.hardest, info.class_weights)
+        return PanopticLoss(settings.hardest, info.class_weights, settings.center_sigma)
     cross_entropy = CrossEntropy(
         info.class_weights,
         label_smoothing=settings.label_smoothing,
