@@ -93,6 +93,8 @@ class LossTable(Config):
     mean: Literal["labelled", "all"] = "labelled"  # over the labelled pixels, or over all as mmsegmentation does
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
+    auxiliary: Annotated[float, Field(ge=0)] = 0.0  # weight of each auxiliary head's cross-entropy; 0 = off
+    boundary: Annotated[float, Field(ge=0)] = 0.0  # PIDNet: weight of the boundary loss; 0 = off
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic networks: share of the pixels whose class loss counts
     center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic networks: pixels, how wide a centre's Gaussian is
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
@@ -150,7 +152,8 @@ class PaperTable(Config):
     """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
 
     miou holds %, by split of `data`, at one scale unless `scales` and `flip` tell otherwise. gmacs are counted by
-    `convention` for one picture of `size` (height, width); they and params_m are of the network with `classes` classes.
+    `convention` ("other": in a way that is none of ours) for one picture of `size` (height, width); they and params_m
+    are of the network with `classes` classes.
     """
 
     row: str  # where it is printed
@@ -161,7 +164,7 @@ class PaperTable(Config):
     flip: bool = False
     params_m: Annotated[float, Field(gt=0)]  # millions
     gmacs: Annotated[float, Field(gt=0)]  # 10^9
-    convention: Convention
+    convention: Convention | Literal["other"]
     size: tuple[Positive, Positive]
 
 

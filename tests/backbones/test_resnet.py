@@ -94,7 +94,7 @@ def test_stages_have_the_published_widths_and_the_asked_strides(name, output_str
     with torch.device("meta"):
         net = backbones.build(name, output_stride)
         stages = net(torch.zeros(1, 3, 97, 131))
-    widths = (64, 128, 256, 512) if name == "resnet-18" else (256, 512, 1024, 2048)
+    widths = (64, 128, 256, 512) if name.startswith("resnet-18") else (256, 512, 1024, 2048)
     assert net.stage_channels == widths
     sizes = [tuple(-(-side // stride) for side in (97, 131)) for stride in strides]
     assert [tuple(stage.shape[1:]) for stage in stages] == [(c, *s) for c, s in zip(widths, sizes, strict=True)]
@@ -105,6 +105,15 @@ def test_a_stem_of_three_convolutions_replaces_the_one_of_seven_by_seven():
         plain, deep = (count_parameters(backbones.build(name)) for name in ("resnet-50", "resnet-50-v1c"))
     three = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
     assert deep - plain == three - (49 * 3 * 64 + 2 * 64)
+
+
+def test_a_deep_stem_s_last_norm_is_torchvision_s_bn1():
+    with torch.device("meta"):
+        net = backbones.build("resnet-18-deep")
+        theirs = ("conv1.0.weight", "conv1.4.bias", "conv1.6.weight", "bn1.running_var")
+        renamed, _ = net.rename_official({key: torch.empty(1) for key in theirs})
+    assert list(renamed) == ["stem.0.weight", "stem.4.bias", "stem.6.weight", "stem.7.running_var"]
+    assert set(renamed) <= set(net.state_dict())
 
 
 def test_a_backbone_without_a_dilated_form_says_so():

@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMean, StridedRegionMean
+from featherseg.layers.pooling import (
+    DeepAggregationPooling,
+    PyramidPooling,
+    RegionMax,
+    RegionMean,
+    StridedRegionMean,
+)
 
 
 def randomised(net):
@@ -136,3 +142,9 @@ def test_strided_region_means_are_adaptive_windows_of_the_strided_size(stride, s
     x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = tuple(math.ceil(side / stride) for side in size)
     assert_close(StridedRegionMean(stride)(x), F.adaptive_avg_pool2d(x, wanted), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 24), (25, 12)])
+def test_the_largest_values_are_those_of_torch_s_regions(size):
+    x = -torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 1  # below the zeros of any padding
+    assert torch.equal(RegionMax(12)(x), F.adaptive_max_pool2d(x, 12))

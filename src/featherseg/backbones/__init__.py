@@ -8,6 +8,7 @@ from functools import partial
 
 from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
 from featherseg.backbones.efficientnet import build_efficientnet, build_lite
+from featherseg.backbones.mit import build_mit
 from featherseg.backbones.resnet import build_resnet
 from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
@@ -27,7 +28,10 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
+    "mit-b0": partial(build_mit, "mit-b0"),
+    "mit-b1": partial(build_mit, "mit-b1"),
     "resnet-18": partial(build_resnet, "resnet-18"),
+    "resnet-18-deep": partial(build_resnet, "resnet-18-deep"),
     "resnet-50": partial(build_resnet, "resnet-50"),
     "resnet-50-v1c": partial(build_resnet, "resnet-50-v1c"),
     "resnet-101": partial(build_resnet, "resnet-101"),

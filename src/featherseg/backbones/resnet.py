@@ -1,7 +1,8 @@
 """ResNet-18, 50 and 101 (He et al., CVPR 2016, arXiv:1512.03385) as torchvision has them.
 
 The stride of a bottleneck lies in its 3x3 convolution, not in the first 1x1 as in the paper. `-v1c` has three 3x3
-convolutions for a stem in place of the 7x7 one (He et al., "Bag of tricks", arXiv:1812.01187, its ResNet-C).
+convolutions for a stem in place of the 7x7 one (He et al., "Bag of tricks", arXiv:1812.01187, its ResNet-C);
+`-deep` has them in the widths of SFNet's code (lxtGH/SFSegNets).
 Letters: B images, C channels, H x W the image, h x w the map of a stage.
 """
 
@@ -14,54 +15,10 @@ from torch import Tensor, nn
 
 from featherseg.layers.conv import replace_strides
 from featherseg.layers.network import Backbone
+from featherseg.layers.residual import OFFICIAL_PARTS, ResidualBlock, basic_block, bottleneck, conv_norm, start_kaiming
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 """Channels of the 3x3 convolutions of each stage."""
-
-
-class ResidualBlock(nn.Module):
-    """ReLU(shortcut(x) + branch(x)). (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
-
-    The shortcut is a 1x1 convolution and norm where the shape changes.
-    """
-
-    def __init__(self, branch: nn.Sequential, in_channels: int, out_channels: int, *, stride: int) -> None:
-        super().__init__()
-        self.branch = branch
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(*_conv_norm(in_channels, out_channels, 1, stride=stride))
-        self.act = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.shortcut(x) + self.branch(x))
-
-
-def _conv_norm(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    return conv, nn.BatchNorm2d(out_channels)
-
-
-def basic_block(in_channels: int, width: int, stride: int) -> ResidualBlock:
-    """Two 3x3 convolutions (Fig. 5, left): C_in -> width channels."""
-    branch = nn.Sequential(
-        *_conv_norm(in_channels, width, 3, stride=stride),
-        nn.ReLU(),
-        *_conv_norm(width, width, 3),
-    )
-    return ResidualBlock(branch, in_channels, width, stride=stride)
-
-
-def bottleneck(in_channels: int, width: int, stride: int) -> ResidualBlock:
-    """1x1, 3x3, 1x1 (Fig. 5, right): C_in -> 4 * width channels."""
-    branch = nn.Sequential(
-        *_conv_norm(in_channels, width, 1),
-        nn.ReLU(),
-        *_conv_norm(width, width, 3, stride=stride),
-        nn.ReLU(),
-        *_conv_norm(width, 4 * width, 1),
-    )
-    return ResidualBlock(branch, in_channels, 4 * width, stride=stride)
 
 
 @dataclass(frozen=True)
@@ -76,6 +33,7 @@ class ResNetConfig:
 
 VARIANTS = {
     "resnet-18": ResNetConfig(basic_block, 1, (2, 2, 2, 2)),
+    "resnet-18-deep": ResNetConfig(basic_block, 1, (2, 2, 2, 2), stem=(64, 64, 128)),
     "resnet-50": ResNetConfig(bottleneck, 4, (3, 4, 6, 3)),
     "resnet-50-v1c": ResNetConfig(bottleneck, 4, (3, 4, 6, 3), stem=(32, 32, 64)),
     "resnet-101": ResNetConfig(bottleneck, 4, (3, 4, 23, 3)),
@@ -84,12 +42,15 @@ VARIANTS = {
 
 
 def build_stem(widths: tuple[int, ...]) -> nn.Sequential:
-    """The convolutions before the max pool, the first with stride 2: (B, 3, H, W) -> (B, 64, H/2, W/2)."""
+    """The convolutions before the max pool, the first with stride 2: (B, 3, H, W) -> (B, C, H/2, W/2).
+
+    C is the last of the widths, 64 where there are none.
+    """
     if not widths:
-        return nn.Sequential(*_conv_norm(3, 64, 7, stride=2), nn.ReLU())
+        return nn.Sequential(*conv_norm(3, 64, 7, stride=2), nn.ReLU())
     layers: list[nn.Module] = []
     for number, (before, width) in enumerate(pairwise((3, *widths))):
-        layers += [*_conv_norm(before, width, 3, stride=1 if number else 2), nn.ReLU()]
+        layers += [*conv_norm(before, width, 3, stride=1 if number else 2), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -111,9 +72,7 @@ class ResNet(Backbone):
                 blocks.append(config.block(channels, width, 2 if number and i == 0 else 1))
                 channels = width * config.expansion
             self.stages.append(nn.Sequential(*blocks))
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.pool(self.stem(images))  # (B, 64, H/4, W/4)
@@ -127,28 +86,21 @@ class ResNet(Backbone):
         replace_strides(list(self.stages[2:]), output_stride)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """torchvision's key names -> ours; -> (renamed state, keys that are not used: the head)."""
+        """torchvision's key names -> ours; -> (renamed state, keys that are not used: the head).
+
+        Of a stem of several convolutions the last norm is called bn1 by theirs, what is before it conv1.0 to conv1.6.
+        """
         unused = [key for key in state if key in ("fc.weight", "fc.bias")]
-        return {_rename(key): value for key, value in state.items() if key not in unused}, unused
+        last_norm = len(self.stem) - 2
+        return {_rename(key, last_norm): value for key, value in state.items() if key not in unused}, unused
 
 
-OFFICIAL_PARTS = {
-    "conv1": "branch.0",
-    "bn1": "branch.1",
-    "conv2": "branch.3",
-    "bn2": "branch.4",
-    "conv3": "branch.6",
-    "bn3": "branch.7",
-    "downsample.0": "shortcut.0",
-    "downsample.1": "shortcut.1",
-}
-"""Names inside a block, `layer1.0.<theirs>` -> `stages.0.0.<ours>`."""
-
-
-def _rename(key: str) -> str:
+def _rename(key: str, last_norm: int) -> str:
     """`layer2.0.conv1.weight` -> `stages.1.0.branch.0.weight`; a key that is not of this family stays as it is."""
-    if key.startswith(("conv1.", "bn1.")):
-        return key.replace("conv1.", "stem.0.").replace("bn1.", "stem.1.")
+    if key.startswith("bn1."):
+        return key.replace("bn1.", f"stem.{last_norm}.")
+    if key.startswith("conv1."):
+        return key.replace("conv1.", "stem.0." if last_norm == 1 else "stem.")
     match = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", key)
     if match is None or match[3] not in OFFICIAL_PARTS:
         return key

@@ -6,15 +6,13 @@ authors' classification code (their segmentation code has 1e-5). No stochastic d
 Letters: B images, C channels, H x W the image, h x w the map of a stage.
 """
 
-import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from featherseg.backbones.staged import StagedBackbone
 from featherseg.layers.conv import convolve
-from featherseg.layers.network import Backbone
+from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.scale import LayerScale
 
 EXPANSIONS = (8, 8, 4, 4)
@@ -123,48 +121,10 @@ VARIANTS = {
 }
 
 
-class VAN(Backbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+OFFICIAL_EMBED = {"proj.": "embed.0.", "norm.": "embed.1."}
+"""How names inside a patch embedding begin, `patch_embed1.<theirs>` -> `stages.0.<ours>`."""
 
-    first_convolution = "stages.0.embed.0"
-
-    def __init__(self, config: VANConfig) -> None:
-        super().__init__()
-        self.stage_channels = config.channels
-        widths = (3, *config.channels)
-        self.stages = nn.ModuleList(
-            Stage(widths[i], widths[i + 1], config.depths[i], expansion=EXPANSIONS[i], first=i == 0) for i in range(4)
-        )
-        _initialise(self)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = images
-        stages = []
-        for stage in self.stages:
-            x = stage(x)
-            stages.append(x)
-        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
-
-    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of VAN-Classification -> ours; -> (renamed state, keys that are not used: the head)."""
-        unused = [key for key in state if key in ("head.weight", "head.bias")]
-        return {_rename(key): value for key, value in state.items() if key not in unused}, unused
-
-
-def _initialise(module: nn.Module) -> None:
-    """As the authors do: convolutions normal with variance 2 / fan-out, where fan-out = k_h k_w C_out / groups."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_out = layer.weight[0, 0].numel() * layer.out_channels // layer.groups
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-OFFICIAL_EMBED = {"proj": "0", "norm": "1"}
-"""Names inside a patch embedding, `patch_embed1.<theirs>` -> `stages.0.embed.<ours>`."""
-
-OFFICIAL_PARTS = {
+OFFICIAL_BLOCK = {
     "norm1.": "attention_norm.",
     "attn.proj_1.": "attention.project_in.",
     "attn.spatial_gating_unit.conv0.": "attention.large_kernel.depthwise.",
@@ -181,21 +141,21 @@ OFFICIAL_PARTS = {
 """Names inside a block, `block1.0.<theirs>` -> `stages.0.blocks.0.<ours>`."""
 
 
-def _rename(key: str) -> str:
-    """`patch_embed1.proj.bias` -> `stages.0.embed.0.bias`; a key that is not of this family stays as it is."""
-    match = re.fullmatch(r"(patch_embed|block|norm)(\d)\.(.+)", key)
-    if match is None:
-        return key
-    stage, rest = f"stages.{int(match[2]) - 1}", match[3]
-    if match[1] == "norm":
-        return f"{stage}.norm.{rest}"
-    first, _, part = rest.partition(".")
-    if match[1] == "patch_embed":
-        return f"{stage}.embed.{OFFICIAL_EMBED.get(first, first)}.{part}"
-    for theirs, ours in OFFICIAL_PARTS.items():
-        if part.startswith(theirs):
-            return f"{stage}.blocks.{first}.{ours}{part.removeprefix(theirs)}"
-    return key
+class VAN(StagedBackbone):
+    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+
+    first_convolution = "stages.0.embed.0"
+    official_embed = OFFICIAL_EMBED
+    official_block = OFFICIAL_BLOCK
+
+    def __init__(self, config: VANConfig) -> None:
+        super().__init__()
+        self.stage_channels = config.channels
+        widths = (3, *config.channels)
+        self.stages = nn.ModuleList(
+            Stage(widths[i], widths[i + 1], config.depths[i], expansion=EXPANSIONS[i], first=i == 0) for i in range(4)
+        )
+        initialise_by_fan_out(self)
 
 
 def build_van(name: str) -> VAN:

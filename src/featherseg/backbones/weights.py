@@ -131,6 +131,23 @@ def _resnet(depth: int, sha256: str) -> DownloadedFile:
     )
 
 
+def _efficientvit(number: int) -> DownloadedFile:
+    file = f"efficientvit_b{number}_r288.pt"
+    return DownloadedFile(
+        f"https://huggingface.co/han-cai/efficientvit-cls/resolve/main/{file}",
+        file,
+        "Apache-2.0 (the authors' code); trained on ImageNet-1k",
+    )
+
+
+def _mscan(size: str) -> DownloadedFile:
+    return DownloadedFile(
+        "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/",
+        f"mscan_{size}.pth",
+        "Apache-2.0 (the authors' code; none is stated for the weights); trained on ImageNet-1k",
+    )
+
+
 PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientformerv2-s0": _efficientformer_v2("s0"),
     "efficientformerv2-s1": _efficientformer_v2("s1"),
@@ -145,6 +162,11 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "efficientvit-b1": _efficientvit(1),
+    "efficientvit-b2": _efficientvit(2),
+    "efficientvit-b3": _efficientvit(3),
+    "mscan-t": _mscan("t"),
+    "mscan-s": _mscan("s"),
     "resnet-18": _resnet(18, "f37072fd"),
     "resnet-50": _resnet(50, "0676ba61"),
     "resnet-101": _resnet(101, "63fe2227"),

@@ -1,9 +1,12 @@
 """Flow alignment: a coarse map is brought to a finer one along a learned flow instead of straight bilinear lines."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 
@@ -43,3 +46,38 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
         grid = torch.stack([grid_x, grid_y], dim=-1)  # (B, H, W, 2)
         moved = F.grid_sample(x_full, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return moved.to(x.dtype)  # (B, C, H, W)
+
+
+class AlignedPyramid(nn.Module):
+    """SFNet's decoder (Sec. 3.3): top-down, each step aligned along a learned flow, then all maps side by side.
+
+    forward(stages, context) -> (B, 4 D, H/4, W/4): the refined stages and the context, all brought to the finest.
+    """
+
+    def __init__(self, stage_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        fine = stage_channels[:-1]
+        self.lateral = nn.ModuleList(ConvNormAct(c, width, 1, bias=True) for c in fine)
+        self.align = nn.ModuleList(FlowAlignment(width, flow_channels=width // 2) for _ in fine)
+        self.smooth = nn.ModuleList(ConvNormAct(width, width, 3) for _ in fine)
+
+    def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:  # context (B, D, H/32, W/32)
+        return self.join(self.descend(stages, context), context)
+
+    def descend(self, stages: Sequence[Tensor], context: Tensor) -> list[Tensor]:
+        """Stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3 -> the sums of the top-down path, fine to coarse.
+
+        Sum i = 0..2: (B, D, H/2^(i+2), W/2^(i+2)), the stage and all that is coarser.
+        """
+        sums = [context]
+        for stage, lateral, align in reversed(list(zip(stages, self.lateral, self.align, strict=False))):
+            own = lateral(stage)  # (B, D, H/2^(i+2), W/2^(i+2))
+            sums.insert(0, own + align(own, sums[0]))
+        return sums[:-1]
+
+    def join(self, sums: Sequence[Tensor], context: Tensor) -> Tensor:
+        """The sums of `descend`, smoothed, and the context, all at the size of the finest -> (B, 4 D, H/4, W/4)."""
+        finest, *coarser = (smooth(x) for smooth, x in zip(self.smooth, sums, strict=True))
+        size = (finest.shape[2], finest.shape[3])
+        lifted = [resize(x, size, align_corners=True) for x in (*coarser, context)]
+        return torch.cat([finest, *lifted], dim=1)  # (B, 4 D, H/4, W/4)

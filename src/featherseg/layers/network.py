@@ -74,7 +74,8 @@ class SegmentationNetwork(nn.Module):
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
     align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None where it
     gives none. A network is how it encodes pictures, as a pyramid of four maps, and how it decodes that; a panoptic one
-    also has an instance branch on the pyramid.
+    also has an instance branch on the pyramid. aux_heads are used in training alone, each giving class logits under its
+    name but for that named by boundary_head, which tells boundaries from the rest by one logit.
     """
 
     backbone: Backbone
@@ -85,10 +86,12 @@ class SegmentationNetwork(nn.Module):
     size_divisor: int = 1
     minimum_size: int = 1
     feature_channels: int | None = None
+    boundary_head: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.instance_branch: InstanceBranch | None = None
+        self.aux_heads = nn.ModuleDict()
 
     @property
     def panoptic(self) -> bool:
@@ -103,7 +106,7 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
         """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover; centers, offsets.
 
-        With `aux` the auxiliary logits are there in eval mode too, as they always are in training.
+        With `aux` also the auxiliary logits by name, (B, classes, h', w') or of boundaries (B, 1, h', w').
         """
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
@@ -116,7 +119,7 @@ class SegmentationNetwork(nn.Module):
             padded_size=padded_size,
             align_corners=self.align_corners,
             features=out.features if self.training else None,
-            aux=out.aux() if out.aux and (aux or self.training) else None,
+            aux=out.aux() if out.aux and aux else None,
             centers=centers,
             offsets=offsets,
         )
@@ -142,3 +145,9 @@ class SegmentationNetwork(nn.Module):
         renamed, unused = self.backbone.rename_official(own)
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         return {f"backbone.{k}": v for k, v in renamed.items()}, [f"backbone.{k}" for k in unused], rest
+
+    def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A renamed state in which no auxiliary head is missing: a file made for inference has none, ours stay."""
+        if any(key.startswith("aux_heads.") for key in renamed):
+            return renamed
+        return renamed | {key: value for key, value in self.state_dict().items() if key.startswith("aux_heads.")}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.types import Size
+from featherseg.layers.pre_norm import NormActConv, norm_of_few
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 
@@ -21,6 +22,28 @@ class RegionMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3), keepdim=True) if self.k == 1 else region_means(x, (self.k, self.k))
+
+
+class RegionMax(nn.Module):
+    """The largest value of each of k x k regions that cover the map, as torch's adaptive max pool draws them.
+
+    Rows, then columns, each masked: torch's own pool exports with the regions of the example's size.
+    (B, C, h, w) -> (B, C, k, k).
+    """
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _largest(x, self.k)  # (B, C, k, w)
+        return _largest(x.mT, self.k).mT  # (B, C, k, k)
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    """The largest of each of k regions of rows: (B, C, h, w) -> (B, C, k, w)."""
+    inside = _regions(x.shape[2], k, x.device)[:, :, None]  # (k, h, 1)
+    return x[:, :, None].masked_fill(~inside, -torch.inf).amax(3)
 
 
 class StridedRegionMean(nn.Module):
@@ -50,12 +73,17 @@ def region_means(x: Tensor, size: Size) -> Tensor:
 
 def _region_weights(length: int, k: int, like: Tensor) -> Tensor:
     """(k, length): 1 / n where a position belongs to a region of n positions, else 0."""
-    position = torch.arange(length, device=like.device)[None, :]  # (1, length)
-    region = torch.arange(k, device=like.device)[:, None]  # (k, 1)
+    inside = _regions(length, k, like.device).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
+
+
+def _regions(length: int, k: int, device: torch.device) -> Tensor:
+    """(k, length): whether a position belongs to a region."""
+    position = torch.arange(length, device=device)[None, :]  # (1, length)
+    region = torch.arange(k, device=device)[:, None]  # (k, 1)
     first = torch.div(region * length, k, rounding_mode="floor")
     last = torch.div((region + 1) * length + k - 1, k, rounding_mode="floor")
-    inside = ((position >= first) & (position < last)).to(like.dtype)
-    return inside / inside.sum(1, keepdim=True)
+    return (position >= first) & (position < last)
 
 
 class PyramidPooling(nn.Module):
@@ -82,26 +110,27 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
         size = (x.shape[2], x.shape[3])
-        priors = [resize(branch(x), size, align_corners=True) for branch in self.branches]  # each (B, D, h, w)
+        priors = []
+        for branch in self.branches:
+            pool, conv, norm = branch.children()
+            prior = norm_of_few(norm, conv(pool(x)))  # (B, D, k, k)
+            priors.append(resize(prior, size, align_corners=True))  # (B, D, h, w)
         return self.reduce(torch.cat([*priors, x], dim=1))  # (B, D, h, w)
 
 
 class DeepAggregationPooling(nn.Module):
     """DAPPM (Hong et al., DDRNet, arXiv:2101.06085, Fig. 5): pools of growing stride, each added to the one before it.
 
-    (B, C, h, w) -> (B, D, h, w); branch_channels is the width of each scale.
+    (B, C, h, w) -> (B, D, h, w); branch_channels is the width of each scale. DDRNet's convolutions have no bias.
     """
 
-    def __init__(self, in_channels: int, branch_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, branch_channels: int, out_channels: int, *, bias: bool = False) -> None:
         super().__init__()
-        pools = [nn.AvgPool2d(kernel, stride, padding=stride) for kernel, stride in ((5, 2), (9, 4), (17, 8))]
-        self.finest = NormActConv(in_channels, branch_channels, 1)
-        self.scales = nn.ModuleList(
-            nn.Sequential(pool, NormActConv(in_channels, branch_channels, 1)) for pool in (*pools, RegionMean(1))
-        )
-        self.process = nn.ModuleList(NormActConv(branch_channels, branch_channels, 3) for _ in self.scales)
-        self.compress = NormActConv((len(self.scales) + 1) * branch_channels, out_channels, 1)
-        self.shortcut = NormActConv(in_channels, out_channels, 1)
+        self.finest = NormActConv(in_channels, branch_channels, 1, bias=bias)
+        self.scales = pooled_scales(in_channels, branch_channels, bias=bias)
+        self.process = nn.ModuleList(NormActConv(branch_channels, branch_channels, 3, bias=bias) for _ in self.scales)
+        self.compress = NormActConv((len(self.scales) + 1) * branch_channels, out_channels, 1, bias=bias)
+        self.shortcut = NormActConv(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
         size: Size = (x.shape[2], x.shape[3])
@@ -112,12 +141,25 @@ class DeepAggregationPooling(nn.Module):
         return self.compress(torch.cat(maps, dim=1)) + self.shortcut(x)  # (B, D, h, w)
 
 
-class NormActConv(nn.Sequential):
-    """Batch norm, ReLU, convolution: the order of DDRNet's DAPPM. (B, C_in, h, w) -> (B, C_out, h, w)."""
+def pooled_scales(in_channels: int, branch_channels: int, *, bias: bool = False) -> nn.ModuleList:
+    """DAPPM's four pools, at strides 2, 4 and 8 and over the whole map, each reduced by a 1x1 convolution.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(
-            nn.BatchNorm2d(in_channels),
-            nn.ReLU(),
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
-        )
+    Each (B, C, h, w) -> (B, C_b, h / stride, w / stride), sizes rounded up.
+    """
+    pools = [nn.AvgPool2d(kernel, stride, padding=stride) for kernel, stride in ((5, 2), (9, 4), (17, 8))]
+    return nn.ModuleList(
+        nn.Sequential(pool, NormActConv(in_channels, branch_channels, 1, bias=bias)) for pool in (*pools, RegionMean(1))
+    )
+
+
+OFFICIAL_DAPPM = {
+    "scale0.": "finest.",
+    **{f"scale{i}.{j}.": f"scales.{i - 1}.1.{j - 1}." for i in (1, 2, 3, 4) for j in (1, 3)},
+    **{f"process{i}.": f"process.{i - 1}." for i in (1, 2, 3, 4)},
+    "compression.": "compress.",
+    "shortcut.": "shortcut.",
+}
+"""How DDRNet's keys of DAPPM begin, and those of the papers that took it over -> how ours begin.
+
+Their pool of a scale is layer 0, its norm 1, its convolution 3.
+"""

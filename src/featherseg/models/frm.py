@@ -15,12 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
-from featherseg.layers.align import FlowAlignment
+from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
-from featherseg.layers.resize import resize
 
 
 class ConvFeedForward(nn.Module):
@@ -69,31 +68,6 @@ def gather(stages: Sequence[Tensor]) -> Tensor:
 def _pool(stage: Tensor, k: int) -> Tensor:
     """Average over k x k cells; at the right and lower edge over the part of the cell that lies inside."""
     return F.avg_pool2d(stage, k, ceil_mode=True, count_include_pad=False)  # (B, C_i, ceil(h/k), ceil(w/k))
-
-
-class AlignedPyramid(nn.Module):
-    """SFNet's decoder, "FPN ... following the setting in [12]": top-down, each step aligned along a learned flow.
-
-    forward(stages, context) -> (B, 4 D, H/4, W/4): the refined stages and the context, all brought to the finest.
-    """
-
-    def __init__(self, stage_channels: Sequence[int], width: int) -> None:
-        super().__init__()
-        fine = stage_channels[:-1]
-        self.lateral = nn.ModuleList(ConvNormAct(c, width, 1, bias=True) for c in fine)
-        self.align = nn.ModuleList(FlowAlignment(width, flow_channels=width // 2) for _ in fine)
-        self.smooth = nn.ModuleList(ConvNormAct(width, width, 3) for _ in fine)
-
-    def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:  # context (B, D, H/32, W/32)
-        top, outputs = context, [context]
-        for i in (2, 1, 0):
-            lateral = self.lateral[i](stages[i])  # (B, D, H/2^(i+2), W/2^(i+2))
-            top = lateral + self.align[i](lateral, top)
-            outputs.append(self.smooth[i](top))
-        finest = outputs.pop()  # (B, D, H/4, W/4)
-        size = (finest.shape[2], finest.shape[3])
-        lifted = [resize(x, size, align_corners=True) for x in reversed(outputs)]
-        return torch.cat([finest, *lifted], dim=1)  # (B, 4 D, H/4, W/4)
 
 
 class FRMConfig(NetworkConfig):

@@ -1,0 +1,305 @@
+"""RTFormer: efficient design for real-time semantic segmentation with transformer (Wang et al., NeurIPS 2022,
+arXiv:2210.07124).
+
+Three stages of residual blocks, then two RTFormer blocks of two branches: one at 1/8, one at 1/32. The coarse branch
+attends to learned keys and values ("GPU-friendly attention"), the fine one to the coarse branch ("cross-resolution
+attention"); every feed-forward network is two 3x3 convolutions. DDRNet's DAPPM and heads follow. What the paper leaves
+open is as in the authors' code (PaddleSeg), apart from its batch norms, which keep a tenth of their statistics a step.
+Letters: B images, P planes of the stem, H x W the image, N positions of a map, M keys, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg.layers.external_attention import ConvFeedForward, double_normalise
+from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
+from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
+from featherseg.layers.precision import at_least_fp32, autocast_off
+from featherseg.layers.residual import basic_block, conv_norm, open_basic_stage, rename_block, start_kaiming
+from featherseg.layers.resize import resize
+from featherseg.layers.stochastic_depth import StochasticDepth
+
+HEADS = 8
+CROSS_SIDE = 12
+"""Height and width of the grid of keys that the fine branch takes from the coarse one."""
+
+DROP_PATH = 0.2
+"""Rate of stochastic depth of every attention and feed-forward network."""
+
+
+class GPUFriendlyAttention(nn.Module):
+    """Attention to as many learned keys as there are output channels, normalised over positions, then within each of
+    the heads: three matrix products without a split into heads. (B, C, h, w) -> (B, D, h / stride, w / stride).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.key = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.value = nn.Conv2d(out_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(double_normalise(self.key(self.norm(x)), HEADS))
+
+
+class CrossResolutionAttention(nn.Module):
+    """Every position of the fine map attends to the largest values of 12 x 12 regions of the coarse map, one head.
+
+    forward(fine, coarse): (B, C, h, w), (B, D, h', w') -> (B, C, h, w). Scores and softmax in fp32 whatever autocast
+    says.
+    """
+
+    def __init__(self, fine_channels: int, coarse_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(fine_channels)
+        self.key_value = nn.Sequential(
+            nn.BatchNorm2d(coarse_channels),
+            RegionMax(CROSS_SIDE),
+            nn.Conv2d(coarse_channels, 2 * fine_channels, 1, bias=False),
+        )
+        self.positions = CROSS_SIDE**2
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # N = h * w, M = 144
+        query = self.norm(fine).flatten(2)  # (B, C, N)
+        key, value = self.key_value(coarse).flatten(2).chunk(2, dim=1)  # 2 x (B, C, M)
+        with autocast_off(fine.device):
+            query, key, value = (at_least_fp32(t) for t in (query, key, value))
+            weights = (self.positions**-0.5 * (key.mT @ query)).softmax(1)  # (B, M, N)
+            out = value @ weights  # (B, C, N)
+        return out.to(fine.dtype).reshape(fine.shape)
+
+
+class RTFormerBlock(nn.Module):
+    """The coarse branch attends and is added to the fine one, which attends to it and, with `inject`, returns.
+
+    forward(coarse, fine): (B, C, h, w), (B, F, H/8, W/8) -> (B, D, H/32, W/32), fine as it was.
+    """
+
+    def __init__(self, coarse_channels: tuple[int, int], fine_channels: int, *, inject: bool) -> None:
+        super().__init__()
+        before, after = coarse_channels
+        stride = 1 if before == after else 2
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(nn.BatchNorm2d(before), nn.Conv2d(before, after, 1, stride, bias=False))
+        self.coarse_attention = GPUFriendlyAttention(before, after, stride=stride)
+        self.coarse_feed_forward = ConvFeedForward(after)
+        self.to_fine = NormActConv(after, fine_channels, 1)
+        self.fine_attention = CrossResolutionAttention(fine_channels, after)
+        self.fine_feed_forward = ConvFeedForward(fine_channels)
+        self.to_coarse = _to_coarse(fine_channels, after) if inject else None
+        self.drop = StochasticDepth(DROP_PATH)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        coarse = self.shortcut(coarse) + self.drop(self.coarse_attention(coarse))  # (B, D, H/32, W/32)
+        coarse = coarse + self.drop(self.coarse_feed_forward(coarse))
+        fine = fine + resize(self.to_fine(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
+        fine = fine + self.drop(self.fine_attention(fine, coarse))
+        fine = fine + self.drop(self.fine_feed_forward(fine))
+        return coarse if self.to_coarse is None else coarse + self.to_coarse(fine), fine
+
+
+def _to_coarse(fine_channels: int, coarse_channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions of stride 2: (B, F, H/8, W/8) -> (B, D, H/32, W/32)."""
+    half = coarse_channels // 2
+    return nn.Sequential(
+        *(nn.BatchNorm2d(fine_channels), nn.ReLU(), nn.Conv2d(fine_channels, half, 3, 2, padding=1, bias=False)),
+        *(nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, coarse_channels, 3, 2, padding=1, bias=False)),
+    )
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Planes of the stem; whether the last block's fine branch is added to its coarse one."""
+
+    planes: int
+    inject_last: bool
+
+
+TRUNKS = {
+    "rtformer-slim": Trunk(32, inject_last=True),
+    "rtformer-base": Trunk(64, inject_last=False),
+}
+
+
+class TwoBranchTransformer(Backbone):
+    """images (B, 3, H, W), ImageNet-normalised -> four maps, sizes rounded up.
+
+    (B, P, H/4, W/4); the fine branch where it begins and where it ends, both (B, 2 P, H/8, W/8); the coarse branch
+    (B, 8 P, H/32, W/32).
+    """
+
+    first_convolution = "stem.0"
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        p = trunk.planes
+        self.stage_channels = (p, 2 * p, 2 * p, 8 * p)
+        self.stem = nn.Sequential(
+            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+        )
+        self.stages = nn.ModuleList(
+            [
+                open_basic_stage(p, p, 2),
+                open_basic_stage(p, 2 * p, 2, stride=2),
+                open_basic_stage(2 * p, 4 * p, 2, stride=2),
+            ]
+        )
+        self.to_fine = NormActConv(4 * p, 2 * p, 1)
+        self.fine = nn.Sequential(basic_block(2 * p, 2 * p, 1))
+        self.blocks = nn.ModuleList(
+            [
+                RTFormerBlock((4 * p, 8 * p), 2 * p, inject=True),
+                RTFormerBlock((8 * p, 8 * p), 2 * p, inject=trunk.inject_last),
+            ]
+        )
+        self.act = nn.ReLU()
+        start_kaiming(self)
+        _start_attention_small(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        quarter = self.stages[0](self.stem(images))  # (B, P, H/4, W/4)
+        eighth = self.stages[1](self.act(quarter))  # (B, 2 P, H/8, W/8)
+        coarse = self.stages[2](self.act(eighth))  # (B, 4 P, H/16, W/16)
+        lifted = resize(self.to_fine(coarse), (eighth.shape[2], eighth.shape[3]), align_corners=False)
+        first = fine = self.fine(self.act(eighth + lifted))  # (B, 2 P, H/8, W/8)
+        for block in self.blocks:
+            coarse, fine = block(self.act(coarse), self.act(fine))
+        return [quarter, first, fine, coarse]
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
+
+
+def _start_attention_small(module: nn.Module) -> None:
+    """As the authors do: learned keys and values 0.001 wide, what makes keys of a map 0.02."""
+    for layer in module.modules():
+        if isinstance(layer, GPUFriendlyAttention):
+            nn.init.normal_(layer.key.weight, std=0.001)
+            nn.init.normal_(layer.value.weight, std=0.001)
+        elif isinstance(layer, CrossResolutionAttention):
+            project = layer.key_value[2]
+            assert isinstance(project, nn.Conv2d)
+            nn.init.trunc_normal_(project.weight, std=0.02)
+
+
+class RTFormerConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM.
+
+    head_channels is the width of the head; the auxiliary one has half of it.
+    """
+
+    backbone: Literal["rtformer-slim", "rtformer-base"]
+    context_channels: Annotated[int, Field(ge=1)] = 128
+    head_channels: Annotated[int, Field(ge=2)] = 128
+
+
+VARIANTS = {
+    "rtformer-slim": RTFormerConfig(backbone="rtformer-slim"),
+    "rtformer-base": RTFormerConfig(backbone="rtformer-base", head_channels=256),
+}
+
+
+class RTFormer(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
+
+    Runs natively at every size.
+    """
+
+    align_corners = False
+    size_divisor = 1
+    minimum_size = 1
+
+    def __init__(self, config: RTFormerConfig, classes: int) -> None:
+        super().__init__()
+        self.backbone = TwoBranchTransformer(TRUNKS[config.backbone])
+        _, first, fine, coarse = self.backbone.stage_channels
+        self.classes, self.feature_channels = classes, 2 * fine
+        self.context = DeepAggregationPooling(coarse, config.context_channels, fine)
+        self.head = PreNormHead(2 * fine, config.head_channels, classes)
+        self.aux_heads = nn.ModuleDict({"aux": PreNormHead(first, config.head_channels // 2, classes)})
+        for part in (self.context, self.head, self.aux_heads):
+            start_kaiming(part)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        _, first, fine, coarse = pyramid
+        context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
+        features = torch.cat([fine, context], dim=1)  # (B, 4 P, H/8, W/8)
+        return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](first)})
+
+    def least_side(self, images: Tensor) -> int:
+        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
+        return 33 if alone else self.minimum_size
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, none that is not used).
+
+        Paddle's `_mean` and `_variance` are read as torch's `running_mean` and `running_var`. A file without the
+        auxiliary head, as they are made for inference, leaves ours as it is.
+        """
+        parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
+        renamed = {_rename(key, parts): value for key, value in state.items()}
+        return self.with_own_aux_heads(renamed), []
+
+
+OFFICIAL_BLOCK = {
+    "attn_shortcut_l.": "shortcut.",
+    "attn_l.norm.": "coarse_attention.norm.",
+    "attn_l.k": "coarse_attention.key.weight",
+    "attn_l.v": "coarse_attention.value.weight",
+    "mlp_l.norm.": "coarse_feed_forward.norm.",
+    "mlp_l.conv1.": "coarse_feed_forward.expand.",
+    "mlp_l.conv2.": "coarse_feed_forward.project.",
+    "compression.": "to_fine.",
+    "attn_h.norm.": "fine_attention.norm.",
+    "cross_kv.": "fine_attention.key_value.",
+    "mlp_h.norm.": "fine_feed_forward.norm.",
+    "mlp_h.conv1.": "fine_feed_forward.expand.",
+    "mlp_h.conv2.": "fine_feed_forward.project.",
+    "down.": "to_coarse.",
+}
+"""Names inside an RTFormer block."""
+
+OFFICIAL_BACKBONE = {
+    "conv1.": "stem.",
+    "layer1.": "stages.0.",
+    "layer2.": "stages.1.",
+    "layer3.": "stages.2.",
+    "layer3_.": "fine.",
+    "compression3.": "to_fine.",
+    **{f"layer4.{theirs}": f"blocks.0.{ours}" for theirs, ours in OFFICIAL_BLOCK.items()},
+    **{f"layer5.{theirs}": f"blocks.1.{ours}" for theirs, ours in OFFICIAL_BLOCK.items()},
+}
+
+OFFICIAL_DECODER = {
+    **{f"spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
+    **{f"seghead.{theirs}": f"head.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
+    **{f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
+}
+"""How the authors' keys begin -> how ours begin."""
+
+PADDLE_STATISTICS = {"._mean": ".running_mean", "._variance": ".running_var"}
+
+
+RESIDUAL = ("layer1.", "layer2.", "layer3.", "layer3_.")
+"""Stages of residual blocks."""
+
+
+def _rename(key: str, parts: Mapping[str, str]) -> str:
+    """`layer4.mlp_l.conv1.bias` -> `blocks.0.coarse_feed_forward.expand.bias`; others stay as they are."""
+    for theirs, ours in PADDLE_STATISTICS.items():
+        if key.endswith(theirs):
+            key = key.removesuffix(theirs) + ours
+    for theirs, ours in parts.items():
+        if key.startswith(theirs):
+            rest = key.removeprefix(theirs)
+            return ours + (rename_block(rest) if theirs in RESIDUAL else rest)
+    return key

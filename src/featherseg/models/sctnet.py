@@ -1,0 +1,208 @@
+"""SCTNet: single-branch CNN with transformer semantic information for real-time segmentation (Xu et al., AAAI 2024,
+arXiv:2312.17071): the network that runs.
+
+One branch of residual blocks and, at 1/16 and 1/32, "CFBlocks": attention whose keys and values are the kernels of two
+strips of convolution, then a feed-forward network of two 3x3 convolutions. DAPPM gathers context at 1/32; it is joined
+with the map at 1/8 and classified there. In training the authors align its maps to those of a SegFormer, by losses and
+parts that the finished network does not have, and neither has this one; convolutions have a bias, as in their code.
+Letters: B images, P planes of the stem, H x W the image, h x w a map, M keys, K classes.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg.layers.external_attention import ConvFeedForward, double_normalise
+from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
+from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
+from featherseg.layers.residual import conv_norm, open_basic_stage, rename_block, start_kaiming
+from featherseg.layers.resize import resize
+from featherseg.layers.stochastic_depth import StochasticDepth
+
+HEADS = 8
+KEYS = 64
+STRIP = 7
+"""Length of a learned kernel, in positions."""
+
+DROP_PATH = 0.1
+"""Rate of stochastic depth of every attention and feed-forward network."""
+
+
+class ConvolutionalAttention(nn.Module):
+    """The sum of two attentions to learned keys that are strips of 7 x 1 and of 1 x 7 positions.
+
+    The scores are a convolution with the strips, normalised over positions, then within each head; the result is one
+    with the same strips, from keys to channels. (B, C, h, w) -> (B, C, h, w).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.vertical = nn.Parameter(torch.empty(KEYS, channels, STRIP, 1))
+        self.horizontal = nn.Parameter(torch.empty(KEYS, channels, 1, STRIP))
+        for strips in (self.vertical, self.horizontal):
+            nn.init.trunc_normal_(strips, std=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return _attend(x, self.vertical) + _attend(x, self.horizontal)
+
+
+def _attend(x: Tensor, strips: Tensor) -> Tensor:
+    """Attention to strips (M, C, k, l) as keys and values, k and l odd: (B, C, h, w) -> (B, C, h, w)."""
+    padding = (strips.shape[2] // 2, strips.shape[3] // 2)
+    weights = double_normalise(F.conv2d(x, strips, padding=padding), HEADS)  # (B, M, h, w)
+    return F.conv2d(weights, strips.transpose(0, 1), padding=padding)
+
+
+class CFBlock(nn.Module):
+    """x + attention, then the same with the feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = ConvolutionalAttention(channels)
+        self.feed_forward = ConvFeedForward(channels)
+        self.drop = StochasticDepth(DROP_PATH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attention(x))
+        return x + self.drop(self.feed_forward(x))
+
+
+PLANES = {"sctnet-s": 32, "sctnet-b": 64}
+"""Backbone -> planes of its stem."""
+
+
+class SingleBranch(Backbone):
+    """images (B, 3, H, W), ImageNet-normalised -> four stage maps, fine to coarse, none with a last ReLU.
+
+    (B, P, H/4, W/4), (B, 2 P, H/8, W/8), (B, 4 P, H/16, W/16), (B, 8 P, H/32, W/32), sizes rounded up.
+    """
+
+    first_convolution = "stem.0"
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        p = planes
+        self.stage_channels = (p, 2 * p, 4 * p, 8 * p)
+        self.stem = nn.Sequential(
+            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+        )
+        self.quarter = open_basic_stage(p, p, 2, bias=True)
+        self.eighth = open_basic_stage(p, 2 * p, 2, stride=2, bias=True)
+        self.sixteenth = nn.Sequential(
+            open_basic_stage(2 * p, 4 * p, 2, stride=2, bias=True), nn.ReLU(), CFBlock(4 * p)
+        )
+        self.down = nn.Sequential(*conv_norm(4 * p, 8 * p, 3, stride=2, bias=True), nn.ReLU())
+        self.last = nn.Sequential(CFBlock(8 * p), nn.ReLU(), CFBlock(8 * p))
+        self.act = nn.ReLU()
+        start_kaiming(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        quarter = self.quarter(self.stem(images))  # (B, P, H/4, W/4)
+        eighth = self.eighth(self.act(quarter))  # (B, 2 P, H/8, W/8)
+        sixteenth = self.sixteenth(self.act(eighth))  # (B, 4 P, H/16, W/16)
+        return [quarter, eighth, sixteenth, self.last(self.down(sixteenth))]  # the last (B, 8 P, H/32, W/32)
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
+
+
+class SCTNetConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM."""
+
+    backbone: Literal["sctnet-s", "sctnet-b"]
+    context_channels: Annotated[int, Field(ge=1)] = 64
+    head_channels: Annotated[int, Field(ge=1)] = 128
+
+
+VARIANTS = {
+    "sctnet-s": SCTNetConfig(backbone="sctnet-s"),
+    "sctnet-b": SCTNetConfig(backbone="sctnet-b", context_channels=128, head_channels=256),
+}
+
+
+class SCTNet(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
+
+    align_corners = False
+    size_divisor = 1
+    minimum_size = 1
+
+    def __init__(self, config: SCTNetConfig, classes: int) -> None:
+        super().__init__()
+        self.backbone = SingleBranch(PLANES[config.backbone])
+        _, eighth, _, last = self.backbone.stage_channels
+        self.classes, self.feature_channels = classes, 2 * eighth
+        self.context = DeepAggregationPooling(last, config.context_channels, eighth, bias=True)
+        self.head = PreNormHead(2 * eighth, config.head_channels, classes, bias=True)
+        for part in (self.context, self.head):
+            start_kaiming(part)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        _, eighth, _, last = pyramid
+        context = resize(self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False)
+        features = torch.cat([eighth, context], dim=1)  # (B, 4 P, H/8, W/8)
+        return Decoded(self.head(features), features)  # (B, K, H/8, W/8)
+
+    def least_side(self, images: Tensor) -> int:
+        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
+        return 33 if alone else self.minimum_size
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Key names of the authors' network for inference -> ours; -> (renamed state, none that is not used)."""
+        parts = {f"backbone.{theirs}": f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()}
+        return {_rename(key, parts | OFFICIAL_DECODER): value for key, value in state.items()}, []
+
+
+OFFICIAL_BLOCK = {
+    "attn_l.norm.": "attention.norm.",
+    "attn_l.kv3": "attention.horizontal",
+    "attn_l.kv": "attention.vertical",
+    "mlp_l.norm.": "feed_forward.norm.",
+    "mlp_l.conv1.": "feed_forward.expand.",
+    "mlp_l.conv2.": "feed_forward.project.",
+}
+"""Names inside a CFBlock."""
+
+OFFICIAL_BLOCKS = {"layer3_2.": "sixteenth.2.", "layer4.": "last.0.", "layer5.": "last.2."}
+
+OFFICIAL_BACKBONE = {
+    "conv1.": "stem.",
+    "layer1.": "quarter.",
+    "layer2.": "eighth.",
+    "layer3.": "sixteenth.0.",
+    "convdown4.": "down.",
+    **{
+        f"{at}{theirs}": place + ours
+        for at, place in OFFICIAL_BLOCKS.items()
+        for theirs, ours in OFFICIAL_BLOCK.items()
+    },
+}
+
+OFFICIAL_DECODER = {
+    **{f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
+    **{f"decoder.{theirs}": f"head.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
+    "decoder.conv_seg.": "head.1.2.",
+}
+"""How the authors' keys begin -> how ours begin."""
+
+
+RESIDUAL = ("layer1.", "layer2.", "layer3.")
+"""Stages of residual blocks."""
+
+
+def _rename(key: str, parts: Mapping[str, str]) -> str:
+    """`layer1.0.conv1.bias` -> `quarter.0.branch.0.bias`; others stay as they are."""
+    for theirs, ours in parts.items():
+        if key.startswith(theirs):
+            rest = key.removeprefix(theirs)
+            return ours + (rename_block(rest) if theirs.endswith(RESIDUAL) else rest)
+    return key

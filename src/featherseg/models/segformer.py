@@ -1,0 +1,106 @@
+"""SegFormer (Xie et al., NeurIPS 2021, arXiv:2105.15203): a hierarchical transformer and a head of linear layers.
+
+Written from the paper; the encoder is backbones/mit.py. The head (Sec. 3.2, Eq. 4) brings the four stages to one width
+and to 1/4, concatenates and fuses them, and classifies. A batch norm and ReLU behind the fusion and dropout before the
+classifier are in no equation; the published weights have them.
+Letters: B images, C_i channels of a stage, D width of the head, H x W the image, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.resize import resize
+
+
+class AllLinearDecoder(nn.Module):
+    """Eq. 4 up to the fusion: (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3 -> (B, D, H/4, W/4)."""
+
+    def __init__(self, stage_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in stage_channels)
+        self.fuse = ConvNormAct(len(stage_channels) * width, width, 1)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        size = (stages[0].shape[2], stages[0].shape[3])
+        maps = [project(x) for project, x in zip(self.project, stages, strict=True)]  # (B, D, H/2^(i+2), W/2^(i+2))
+        finest, coarser = maps[0], [resize(x, size, align_corners=False) for x in maps[1:]]
+        return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))  # coarse to fine, as in published weights
+
+
+class SegFormerConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]."""
+
+    channels: Annotated[int, Field(ge=1)] = 256
+
+
+VARIANTS = {
+    "segformer-b0": SegFormerConfig(backbone="mit-b0"),
+    "segformer-b1": SegFormerConfig(backbone="mit-b1"),
+}
+
+
+class SegFormer(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+
+    Runs natively at every size of at least 32x32; a shorter side is padded to 32.
+    """
+
+    align_corners = False
+    size_divisor = 1
+    minimum_size = 32
+
+    def __init__(self, config: SegFormerConfig, classes: int) -> None:
+        super().__init__()
+        self.classes, self.feature_channels = classes, config.channels
+        self.backbone = backbones.build(config.backbone)
+        self.decoder = AllLinearDecoder(self.backbone.stage_channels, config.channels)
+        self.drop = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(config.channels, classes, 1)
+        assert self.classifier.bias is not None
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        features = self.decoder(pyramid)  # (B, D, H/4, W/4)
+        return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/4, W/4)
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The published key names -> ours; -> (renamed state, keys that are not used).
+
+        Not used: the backbone's head and `decode_head.conv_seg`, which is in the files and in no computation.
+        """
+        renamed, unused, rest = self.rename_backbone(state)
+        for key, value in rest.items():
+            if key in OFFICIAL_UNUSED:
+                unused.append(key)
+            else:
+                linear = key.startswith(OFFICIAL_PROJECT) and value.dim() == 2
+                renamed[_rename(key)] = value[:, :, None, None] if linear else value  # (D, C_i) -> (D, C_i, 1, 1)
+        return renamed, unused
+
+
+OFFICIAL_UNUSED = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")
+OFFICIAL_PROJECT = "decode_head.linear_c"
+
+OFFICIAL_PARTS = {
+    **{f"{OFFICIAL_PROJECT}{i + 1}.proj.": f"decoder.project.{i}." for i in range(4)},
+    "decode_head.linear_fuse.conv.": "decoder.fuse.0.",
+    "decode_head.linear_fuse.bn.": "decoder.fuse.1.",
+    "decode_head.linear_pred.": "classifier.",
+}
+"""How the published keys begin -> how ours begin."""
+
+
+def _rename(key: str) -> str:
+    """`decode_head.linear_c4.proj.bias` -> `decoder.project.3.bias`; others stay as they are."""
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

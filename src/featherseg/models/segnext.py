@@ -1,0 +1,322 @@
+"""SegNeXt-T and -S (Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation",
+NeurIPS 2022, arXiv:2209.08575).
+
+MSCAN, a backbone whose attention is strip convolutions of three lengths, and a head that rebuilds the map from a few
+non-negative factors ("Hamburger", Geng et al., arXiv:2109.04553). The authors start the factorisation from bases drawn
+anew in every forward, in evaluation too, so that a picture's logits differ from call to call. Here the bases are drawn
+from one fixed seed, in training as in evaluation: the same picture always gives the same logits, which are not to the
+last digit those of the authors' code.
+Letters: B images, C channels, H x W the image, h x w a map, N = h * w positions, D width, R rank, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg.backbones.staged import StagedBackbone, replace_start
+from featherseg.backbones.van import EXPANSIONS, LAYER_SCALE, FeedForward
+from featherseg.layers.conv import convolve
+from featherseg.layers.initialise import initialise_by_fan_out
+from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.precision import at_least_fp32, autocast_off
+from featherseg.layers.resize import resize
+from featherseg.layers.scale import LayerScale
+from featherseg.layers.stochastic_depth import StochasticDepth
+
+STRIPS = (7, 11, 21)
+"""Lengths of the strip convolutions, in positions (Sec. 3.1)."""
+
+DROP_PATH = 0.1
+"""Rate of stochastic depth at the last block, from 0 at the first."""
+
+TRAINING_STEPS, EVALUATION_STEPS = 6, 7
+"""Multiplicative updates of the factorisation; one more of the coefficients follows."""
+
+BASES_SEED = 0
+"""Of the bases, which are no weights and in no file of weights: they are drawn anew wherever a network is built."""
+
+EPSILON = 1e-6
+"""Keeps an update finite where the factors' product is zero."""
+
+
+class Strip(nn.Module):
+    """Two depthwise convolutions, along the rows and along the columns. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        half = length // 2
+        self.row = nn.Conv2d(channels, channels, (1, length), padding=(0, half), groups=channels)
+        self.column = nn.Conv2d(channels, channels, (length, 1), padding=(half, 0), groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(self.column, convolve(self.row, x))
+
+
+class MultiScaleAttention(nn.Module):
+    """Attention = Conv1x1(sum_i Scale_i(DW-Conv(F))), Output = Attention * F, element by element (Eq. 1-2).
+
+    Scale_0 is the identity, the others are a k x 1 behind a 1 x k convolution. (B, C, h, w) -> (B, C, h, w).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.strips = nn.ModuleList(Strip(channels, length) for length in STRIPS)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = convolve(self.depthwise, x)  # (B, C, h, w)
+        gathered = near
+        for strip in self.strips:
+            gathered = gathered + strip(near)
+        return x * self.pointwise(gathered)
+
+
+class Attention(nn.Module):
+    """1x1, GELU, multi-scale attention, 1x1, and a shortcut around the four. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project_in = nn.Conv2d(channels, channels, 1)
+        self.act = nn.GELU()
+        self.multi_scale = MultiScaleAttention(channels)
+        self.project_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project_out(self.multi_scale(self.act(self.project_in(x))))
+
+
+class Block(nn.Module):
+    """x + scale * Attention(BN(x)), then the same with a feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, *, expansion: int, drop: float) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = nn.BatchNorm2d(channels), Attention(channels)
+        self.attention_scale = LayerScale(channels, LAYER_SCALE)
+        self.feed_forward_norm, self.feed_forward = nn.BatchNorm2d(channels), FeedForward(channels, expansion=expansion)
+        self.feed_forward_scale = LayerScale(channels, LAYER_SCALE)
+        self.drop = StochasticDepth(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attention_scale(self.attention(self.attention_norm(x))))
+        return x + self.drop(self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x))))
+
+
+class Stage(nn.Module):
+    """Embed (strided convolutions, batch norm), blocks, LayerNorm over channels.
+
+    (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)), stride 4 in the first stage, 2 in the others.
+    """
+
+    def __init__(self, embed: nn.Sequential, blocks: nn.Sequential, channels: int) -> None:
+        super().__init__()
+        self.embed, self.blocks, self.norm = embed, blocks, nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class MSCANConfig:
+    """One row of BACKBONES: channels and number of blocks of the four stages."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+BACKBONES = {
+    "mscan-t": MSCANConfig(channels=(32, 64, 160, 256), depths=(3, 3, 5, 2)),
+    "mscan-s": MSCANConfig(channels=(64, 128, 320, 512), depths=(2, 2, 4, 2)),
+}
+
+
+def _embed(in_channels: int, channels: int, *, first: bool) -> list[nn.Module]:
+    """To half the size; in the first stage to a quarter, by two convolutions."""
+    if first:
+        half = channels // 2
+        return [*_embed(in_channels, half, first=False), nn.GELU(), *_embed(half, channels, first=False)]
+    return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), nn.BatchNorm2d(channels)]
+
+
+def _stage(config: MSCANConfig, number: int) -> Stage:
+    """Stage 0 to 3."""
+    channels, before, total = config.channels[number], sum(config.depths[:number]), sum(config.depths)
+    embed = _embed((3, *config.channels)[number], channels, first=number == 0)
+    blocks = (
+        Block(channels, expansion=EXPANSIONS[number], drop=DROP_PATH * (before + i) / (total - 1))
+        for i in range(config.depths[number])
+    )
+    return Stage(nn.Sequential(*embed), nn.Sequential(*blocks), channels)
+
+
+OFFICIAL_EMBED = {"proj.weight": "embed.0.weight", "proj.bias": "embed.0.bias", "norm.": "embed.1.", "proj.": "embed."}
+"""Names inside a patch embedding, `patch_embed2.<theirs>` -> `stages.1.<ours>`; the first is a sequence."""
+
+OFFICIAL_BLOCK = {
+    "norm1.": "attention_norm.",
+    "attn.proj_1.": "attention.project_in.",
+    "attn.spatial_gating_unit.conv0.": "attention.multi_scale.depthwise.",
+    "attn.spatial_gating_unit.conv0_1.": "attention.multi_scale.strips.0.row.",
+    "attn.spatial_gating_unit.conv0_2.": "attention.multi_scale.strips.0.column.",
+    "attn.spatial_gating_unit.conv1_1.": "attention.multi_scale.strips.1.row.",
+    "attn.spatial_gating_unit.conv1_2.": "attention.multi_scale.strips.1.column.",
+    "attn.spatial_gating_unit.conv2_1.": "attention.multi_scale.strips.2.row.",
+    "attn.spatial_gating_unit.conv2_2.": "attention.multi_scale.strips.2.column.",
+    "attn.spatial_gating_unit.conv3.": "attention.multi_scale.pointwise.",
+    "attn.proj_2.": "attention.project_out.",
+    "layer_scale_1": "attention_scale.weight",
+    "norm2.": "feed_forward_norm.",
+    "mlp.fc1.": "feed_forward.expand.",
+    "mlp.dwconv.dwconv.": "feed_forward.depthwise.",
+    "mlp.fc2.": "feed_forward.project.",
+    "layer_scale_2": "feed_forward_scale.weight",
+}
+"""Names inside a block, `block1.0.<theirs>` -> `stages.0.blocks.0.<ours>`."""
+
+
+class MSCAN(StagedBackbone):
+    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+
+    first_convolution = "stages.0.embed.0"
+    official_embed = OFFICIAL_EMBED
+    official_block = OFFICIAL_BLOCK
+
+    def __init__(self, config: MSCANConfig) -> None:
+        super().__init__()
+        self.stage_channels = config.channels
+        self.stages = nn.ModuleList(_stage(config, number) for number in range(4))
+        initialise_by_fan_out(self)
+
+
+class MatrixFactorisation(nn.Module):
+    """The map as a product of non-negative factors, found by multiplicative updates (Lee and Seung, 2001).
+
+    X (D, N) is approximated by bases (D, R) times coefficients (R, N). The bases start from the same values for every
+    picture, uniform from 0 to 1 and each of length 1. In fp32 whatever autocast says.
+    x (B, D, h, w), not negative -> (B, D, h, w).
+    """
+
+    bases: Tensor
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        uniform = Random(BASES_SEED).random  # its sequence is the same in every release of Python
+        drawn = torch.tensor([[uniform() for _ in range(rank)] for _ in range(channels)])
+        self.register_buffer("bases", F.normalize(drawn, dim=0), persistent=False)
+
+    @property
+    def steps(self) -> int:
+        """Updates of both factors."""
+        return TRAINING_STEPS if self.training else EVALUATION_STEPS
+
+    def forward(self, x: Tensor) -> Tensor:
+        with autocast_off(x.device):
+            flat = at_least_fp32(x).flatten(2)  # (B, D, N)
+            bases = self.bases.to(flat.dtype).expand(len(x), -1, -1)  # (B, D, R)
+            coefficients = (flat.mT @ bases).softmax(-1)  # (B, N, R)
+            for _ in range(self.steps):
+                coefficients = update(coefficients, bases, flat)
+                bases = update(bases, coefficients, flat.mT)
+            coefficients = update(coefficients, bases, flat)
+            return (bases @ coefficients.mT).to(x.dtype).view_as(x)  # (B, D, h, w)
+
+
+def update(factor: Tensor, other: Tensor, target: Tensor) -> Tensor:
+    """`factor` (B, N, R) after one multiplicative update towards target (B, D, N) = other (B, D, R) factor^T."""
+    return factor * (target.mT @ other) / (factor @ (other.mT @ other) + EPSILON)
+
+
+class Hamburger(nn.Module):
+    """ReLU(x + GN(1x1(factorise(ReLU(1x1(x)))))): (B, D, h, w) -> (B, D, h, w)."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        self.project_in = nn.Conv2d(channels, channels, 1)
+        self.factorise = MatrixFactorisation(channels, rank)
+        self.project_out = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), _group_norm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.project_out(self.factorise(F.relu(self.project_in(x)))))
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels)
+
+
+def _project(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1x1, group norm, ReLU: (B, C_in, h, w) -> (B, C_out, h, w)."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), _group_norm(out_channels), nn.ReLU())
+
+
+class SegNeXtConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    channels is the width of the head, rank the number of its factors.
+    """
+
+    backbone: Literal["mscan-t", "mscan-s"]
+    channels: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    rank: Annotated[int, Field(ge=1)] = 16
+
+
+VARIANTS = {
+    "segnext-t": SegNeXtConfig(backbone="mscan-t"),
+    "segnext-s": SegNeXtConfig(backbone="mscan-s"),
+}
+
+
+class SegNeXt(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
+
+    align_corners = False
+    size_divisor = 1
+    minimum_size = 1
+
+    def __init__(self, config: SegNeXtConfig, classes: int) -> None:
+        super().__init__()
+        width = config.channels
+        self.classes, self.feature_channels = classes, width
+        self.backbone = MSCAN(BACKBONES[config.backbone])
+        self.squeeze = _project(sum(self.backbone.stage_channels[1:]), width)
+        self.hamburger = Hamburger(width, config.rank)
+        self.align = _project(width, width)
+        self.drop = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        fine, *coarse = pyramid[1:]  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 1..3
+        size = (fine.shape[2], fine.shape[3])
+        stages = [fine, *(resize(stage, size, align_corners=False) for stage in coarse)]
+        features = self.align(self.hamburger(self.squeeze(torch.cat(stages, dim=1))))  # (B, D, H/8, W/8)
+        return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
+
+    def least_side(self, images: Tensor) -> int:
+        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
+        return 33 if alone else self.minimum_size
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
+        renamed, unused, rest = self.rename_backbone(state)
+        return renamed | {replace_start(key, OFFICIAL_HEAD) or key: value for key, value in rest.items()}, unused
+
+
+OFFICIAL_HEAD = {
+    "decode_head.conv_seg.": "classifier.",
+    "decode_head.squeeze.conv.": "squeeze.0.",
+    "decode_head.squeeze.gn.": "squeeze.1.",
+    "decode_head.hamburger.ham_in.conv.": "hamburger.project_in.",
+    "decode_head.hamburger.ham_out.conv.": "hamburger.project_out.0.",
+    "decode_head.hamburger.ham_out.gn.": "hamburger.project_out.1.",
+    "decode_head.align.conv.": "align.0.",
+    "decode_head.align.gn.": "align.1.",
+}
+"""How the keys of their head begin -> how ours begin."""

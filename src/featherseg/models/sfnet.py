@@ -1,0 +1,127 @@
+"""SFNet: semantic flow for fast and accurate scene parsing (Li et al., ECCV 2020, arXiv:2002.10120).
+
+A feature pyramid whose top-down steps are aligned along a learned flow (Sec. 3.2) under pyramid pooling. What the
+paper leaves open is as in the authors' code (lxtGH/SFSegNets): the stem is three 3x3 convolutions, and the second
+convolutions of the blocks of stages 3 and 4 are dilated 2 and 4 although these stages keep their strides. For training,
+each step of the pyramid has an auxiliary head.
+Letters: B images, H x W the image, D decoder width, K classes.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.backbones.resnet import ResNet
+from featherseg.core.errors import ConfigError
+from featherseg.layers.align import AlignedPyramid
+from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.pooling import PyramidPooling
+
+AUX_STRIDES = (4, 8, 16)
+"""Strides of the pyramid's steps, fine to coarse; the head of a step is called `dsn_4`, `dsn_8` or `dsn_16`."""
+
+
+def dilate_second_convolutions(backbone: Backbone) -> None:
+    """The authors' variant "D" on a ResNet: dilation 2 in stage 3, 4 in stage 4, strides and weights as they were.
+
+    Raises ConfigError for another backbone.
+    """
+    if not isinstance(backbone, ResNet):
+        raise ConfigError(f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, as in 'resnet-18-deep'.")
+    for stage, rate in ((backbone.stages[2], 2), (backbone.stages[3], 4)):
+        for block in stage.children():
+            _, second, *_ = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
+            second.dilation, second.padding = (rate, rate), (rate, rate)
+
+
+class AuxiliaryHead(nn.Sequential):
+    """A 3x3 convolution, norm, ReLU, dropout, a 1x1 convolution: (B, D, h, w) -> (B, K, h, w)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(
+            *ConvNormAct(width, width, 3, bias=True), nn.Dropout2d(0.1), nn.Conv2d(width, classes, kernel_size=1)
+        )
+
+
+class SFNetConfig(NetworkConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. decoder_channels is D."""
+
+    decoder_channels: Annotated[int, Field(ge=2)] = 128
+
+
+VARIANTS = {"sfnet-r18": SFNetConfig(backbone="resnet-18-deep")}
+
+
+class SFNet(SegmentationNetwork):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+
+    Auxiliary logits `dsn_4`, `dsn_8`, `dsn_16` (B, K, ...) at these strides. Runs natively at every size of at least
+    64x64; a shorter side is padded to 64.
+    """
+
+    align_corners = True
+    size_divisor = 1
+    minimum_size = 64
+
+    def __init__(self, config: SFNetConfig, classes: int) -> None:
+        super().__init__()
+        width = config.decoder_channels
+        self.classes, self.feature_channels = classes, width
+        self.backbone = backbones.build(config.backbone)
+        dilate_second_convolutions(self.backbone)
+        channels = self.backbone.stage_channels
+        self.context = PyramidPooling(channels[-1], width)
+        self.decoder = AlignedPyramid(channels, width)
+        self.fuse = ConvNormAct(4 * width, width, 3)
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+        self.aux_heads = nn.ModuleDict({f"dsn_{stride}": AuxiliaryHead(width, classes) for stride in AUX_STRIDES})
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        context = self.context(pyramid[-1])  # (B, D, H/32, W/32)
+        sums = self.decoder.descend(pyramid, context)  # 3 x (B, D, H/2^(i+2), W/2^(i+2))
+        features = self.fuse(self.decoder.join(sums, context))  # (B, D, H/4, W/4)
+
+        def aux() -> dict[str, Tensor]:
+            return {name: head(x) for (name, head), x in zip(self.aux_heads.items(), sums, strict=True)}
+
+        return Decoded(self.classifier(features), features, aux)
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, none that is not used).
+
+        A file without auxiliary heads, as their network without fpn_dsn has it, leaves ours as they are.
+        """
+        trunk = {_rename(key): value for key, value in state.items() if not key.startswith("head.")}
+        own, unused = self.backbone.rename_official(trunk)
+        renamed = {f"backbone.{key}": value for key, value in own.items()}
+        renamed |= {_rename(key): value for key, value in state.items() if key.startswith("head.")}
+        return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
+
+
+OFFICIAL_PARTS = {
+    "layer0.0.": "conv1.",  # the stem as torchvision would call it
+    "layer0.1.": "bn1.",
+    "head.ppm.stages.": "context.branches.",
+    "head.ppm.bottleneck.": "context.reduce.",
+    "head.fpn_in.": "decoder.lateral.",
+    **{f"head.fpn_out.{i}.0.": f"decoder.smooth.{i}." for i in range(3)},
+    **{f"head.fpn_out_align.{i}.down_h.": f"decoder.align.{i}.down_coarse." for i in range(3)},
+    **{f"head.fpn_out_align.{i}.down_l.": f"decoder.align.{i}.down_fine." for i in range(3)},
+    **{f"head.fpn_out_align.{i}.flow_make.": f"decoder.align.{i}.flow." for i in range(3)},
+    **{f"head.dsn.{i}.": f"aux_heads.dsn_{stride}." for i, stride in enumerate(AUX_STRIDES)},
+    "head.conv_last.0.": "fuse.",
+    "head.conv_last.1.": "classifier.",
+}
+"""How the authors' keys begin -> how ours begin."""
+
+
+def _rename(key: str) -> str:
+    """`head.fpn_in.0.0.weight` -> `decoder.lateral.0.0.weight`; others stay as they are."""
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

@@ -1,0 +1,137 @@
+"""Held against the authors' network (reference/peers), counts measured on it, and the paper's figure of a stage."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peer_golden import WithAux, figures, gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.export.parity import perturb
+from featherseg.models.ddrnet import VARIANTS, BilateralStage, DDRNet, DDRNetConfig
+
+SWAPPED = {"aux": "main", "main": "aux"}
+"""The reference calls the network's logits "aux" and the auxiliary ones "main": its own figures of `final_layer`, the
+classifier that inference keeps, are those of "aux", and of `seghead_extra` those of "main"."""
+
+COUNTS = {  # as `figures` says
+    "ddrnet-23-slim": (5.696, 5.705, 5.734, 36.281, 36.589, 4.570),
+    "ddrnet-23": (20.149, 20.166, 20.299, 143.061, 143.674, 17.951),
+    "ddrnet-39": (32.360, 32.394, 32.661, 281.116, 282.038, 35.277),
+}
+WITH_AUX = {"ddrnet-23-slim": 37.53, "ddrnet-23": 147.97, "ddrnet-39": 290.94}
+"""GMACs at 1024x2048 of 19 classes."""
+
+
+def network(name="ddrnet-23-slim", classes=5):
+    return DDRNet(VARIANTS[name], classes)
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_reference_s_logits_come_out(shared):
+    reference = golden(shared, "ddrnet_23_slim")
+    for case in reference.reference["cases"]:  # why the names are swapped
+        for output, head in (("aux", "final_layer"), ("main", "seghead_extra")):
+            assert case["outputs"][output]["mean"] == case["stages"][head]["mean"]
+    assert reference.misses(network(classes=19), names=SWAPPED) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    assert figures(partial(network, name)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", WITH_AUX)
+def test_with_its_auxiliary_head_it_costs_what_was_measured(name):
+    with torch.device("meta"):
+        ours = WithAux(network(name, 19)).eval()
+    assert round(gmacs(ours, (1024, 2048))["macs"], 2) == WITH_AUX[name]
+
+
+def test_other_weights_are_refused(shared):
+    ours = network(classes=19)
+    for message, state in unfit(golden(shared, "ddrnet_23_slim").state()).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, state)
+
+
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
+    ours, state = network(classes=19), golden(shared, "ddrnet_23_slim").state()
+    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
+    load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
+    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
+    assert_close(ours.head[1][2].bias.double(), state["final_layer.conv2.bias"])
+    with pytest.raises(WeightsError, match=r"missing: aux_heads"):
+        load_official(ours, {k: v for k, v in state.items() if k != "seghead_extra.conv1.weight"})
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [
+    ("conv1.3.weight", "stem.3.weight"),
+    ("layer2.3.conv2.weight", "single.1.3.branch.3.weight"),
+    ("layer3_1.0.downsample.0.weight", "dual.0.coarse.0.shortcut.0.weight"),
+    ("layer3_2_.2.bn1.weight", "dual.1.fine.2.branch.1.weight"),
+    ("compression3_2.1.bias", "dual.1.to_fine.1.bias"),
+    ("down4.3.weight", "dual.2.to_coarse.3.weight"),
+    ("layer5_.0.conv3.weight", "fine.0.branch.6.weight"),
+])  # fmt: skip
+def test_the_longer_network_s_third_stage_is_two_of_the_authors(theirs, ours):
+    with torch.device("meta"):
+        net = network("ddrnet-39")
+    assert f"backbone.{ours}" in net.rename_official({theirs: torch.zeros(1)})[0]
+    assert list(net.backbone.rename_official({theirs: torch.zeros(1)})[0]) == [ours]
+    assert f"backbone.{ours}" in net.state_dict()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("stride", "down", "size"), [(2, (8,), (9, 13)), (2, (6, 8), (5, 7)), (1, (8,), (9, 13))])
+def test_each_branch_is_added_to_the_other_at_that_one_s_size(stride, down, size):
+    stage = perturb(BilateralStage((6, 8), 4, 2, stride=stride, down=down).eval())
+    coarse_size = (17, 25) if len(down) == 1 else (9, 13)
+    fine_size = (17, 25)
+    if stride == 1:
+        coarse_size = size
+    coarse, fine = seeded(2, 6, *coarse_size), seeded(2, 4, *fine_size)
+    own_coarse, own_fine = stage.coarse(coarse.clamp(min=0)), stage.fine(fine.clamp(min=0))
+    got_coarse, got_fine = stage(coarse, fine)
+    assert got_coarse.shape == (2, 8, *size)
+    x = own_fine.clamp(min=0)
+    for conv, norm in zip(stage.to_coarse[::3], stage.to_coarse[1::3], strict=True):
+        x = norm(conv(x if conv is stage.to_coarse[0] else x.clamp(min=0)))
+    assert_close(got_coarse, own_coarse + x)
+    lifted = F.interpolate(stage.to_fine(own_coarse.clamp(min=0)), size=fine_size, mode="bilinear", align_corners=False)
+    assert_close(got_fine, own_fine + lifted)
+
+
+def test_auxiliary_logits_come_when_asked_for():
+    ours, images = network(), seeded(2, 3, 64, 96)
+    for mode in (ours.eval(), ours.train()):
+        assert mode(images).aux is None
+        assert mode(images, aux=True).aux["aux"].shape == (2, 5, 8, 12)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (20, 9), (65, 96)])
+def test_one_picture_can_be_trained_on(size):
+    ours = network().train()
+    out = ours(seeded(1, 3, *size), aux=True)
+    (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_the_backbone_gives_the_maps_it_says():
+    with torch.device("meta"):
+        backbone = network().backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels
+    assert [tuple(x.shape[1:]) for x in maps] == [(32, 25, 33), (64, 13, 17), (128, 13, 17), (512, 2, 3)]
+
+
+def test_a_foreign_backbone_is_refused():
+    with pytest.raises(ConfigError, match="backbone"):
+        parse(DDRNetConfig, {"backbone": "resnet-18"}, "model ddrnet-23")

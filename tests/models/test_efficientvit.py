@@ -1,0 +1,158 @@
+"""Held against the authors' network (reference/peers), counts measured on it, and loops over the paper's equation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peer_golden import gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.evaluation.cost import count_parameters
+from featherseg.export.parity import perturb
+from featherseg.layers.resize import to_image
+from featherseg.models.efficientvit import VARIANTS, EfficientViT, EfficientViTConfig, LinearAttention, resize_bicubic
+
+COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 of the network for 150 classes
+    "efficientvit-seg-b0": (0.707, 4.391, None),
+    "efficientvit-seg-b1": (4.803, 25.105, 3.090),
+    "efficientvit-seg-b2": (15.324, 73.641, 9.083),
+    "efficientvit-seg-b3": (39.603, 179.228, 22.174),
+}
+
+
+def network(name="efficientvit-seg-b0", classes=5, **options):
+    return EfficientViT(parse(EfficientViTConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return perturb(network())
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_reference_s_logits_come_out(shared):
+    assert golden(shared, "efficientvit_seg_b0").misses(network(classes=19)) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    params, full, square = COUNTS[name]
+    with torch.device("meta"):
+        ours, of_ade20k = network(name, 19).eval(), network(name, 150, classifier_expansion=0).eval()
+    assert round(count_parameters(ours) / 1e6, 3) == params
+    assert round(gmacs(ours, (1024, 2048))["macs"], 3) == full
+    assert square is None or round(gmacs(of_ade20k, (512, 512))["macs"], 3) == square
+
+
+def test_other_weights_are_refused(shared):
+    ours = network(classes=19)
+    for message, state in unfit(golden(shared, "efficientvit_seg_b0").state()).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, state)
+
+
+def test_without_the_widened_layer_the_authors_classifier_has_its_place(shared):
+    state = golden(shared, "efficientvit_seg_b0").state()
+    last = "head.output_ops.0.op_list"
+    narrow = {key: value for key, value in state.items() if not key.startswith(f"{last}.")}
+    narrow |= {f"{last}.0.conv.weight": torch.ones(19, 32, 1, 1), f"{last}.0.conv.bias": torch.arange(19.0)}
+    ours = network(classes=19, classifier_expansion=0)
+    load_official(ours, narrow)
+    assert torch.equal(ours.classifier.bias, torch.arange(19.0))
+    with pytest.raises(WeightsError, match=r"shape of classifier\.weight"):
+        load_official(ours, state)
+
+
+def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head(shared):
+    inner = {k: v for k, v in golden(shared, "efficientvit_seg_b0").state().items() if k.startswith("backbone.")}
+    for state in (inner, {key.removeprefix("backbone."): value for key, value in inner.items()}):
+        backbone = network().backbone
+        assert load_official(backbone, {**state, "head.op_list.2.linear.bias": torch.zeros(7)}) == [
+            "head.op_list.2.linear.bias"
+        ]
+        assert_close(backbone.stem[0].conv.weight.double(), inner["backbone.input_stem.op_list.0.conv.weight"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(5, 4), (1, 3)])  # the second has fewer positions than a head has channels
+def test_the_attention_is_the_paper_s_sum_over_all_positions(size):
+    d, positions = 4, size[0] * size[1]
+    block = perturb(LinearAttention(8, head_channels=d).double())
+    x = seeded(2, 8, *size).double()
+    qkv = block.qkv(x)
+    scales = torch.cat([qkv, block.aggregate(qkv)], dim=1).flatten(2)  # (2, 48, N)
+    gathered = torch.zeros(2, 16, positions, dtype=torch.float64)
+    for b in range(2):
+        for head in range(4):
+            q, k, v = scales[b, 12 * head : 12 * (head + 1)].split(d)
+            for i in range(positions):
+                weights = torch.stack([q[:, i].clamp(min=0) @ k[:, j].clamp(min=0) for j in range(positions)])
+                total = sum(weights[j] * v[:, j] for j in range(positions)) / (weights.sum() + 1e-15)
+                gathered[b, d * head : d * (head + 1), i] = total
+    expected = block.project(gathered.view(2, 16, *size))
+    assert_close(block(x), expected, atol=1e-12, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_the_attention_s_sums_do_not_run_out_of_half_precision():
+    block = LinearAttention(16, head_channels=16).eval()
+    block.qkv.weight.fill_(1 / 16)
+    x = torch.full((1, 16, 64, 64), 30.0)  # 4096 products of 900: sums of 3.7 million, fp16 ends at 65504
+    with torch.autocast("cpu", torch.float16):
+        found = block(x)
+    assert_close(found.float(), block(x), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_coarse_maps_come_up_as_torch_scales_them_bicubically(factor):
+    x = seeded(2, 3, 4, 5)
+    expected = F.interpolate(x, scale_factor=factor, mode="bicubic", align_corners=False)
+    assert_close(resize_bicubic(x, (4 * factor, 5 * factor)), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (7, 201)])
+def test_it_runs_natively_at_every_size(net, size):
+    out = net(seeded(1, 3, *size))
+    assert out.image_size == out.padded_size == size
+    assert out.logits.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
+    assert to_image(out, size).shape == (1, 5, *size)
+
+
+@torch.no_grad()
+def test_a_picture_is_judged_alone(net):
+    images = seeded(3, 3, 65, 96)
+    together, alone = net(images).logits, net(images[1:2]).logits
+    assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])
+def test_one_picture_can_be_trained_on(size):
+    ours = network().train()
+    ours(seeded(1, 3, *size)).logits.square().mean().backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_features_come_with_training_only():
+    ours = network()
+    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
+    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
+
+
+def test_the_backbone_gives_the_maps_it_says():
+    with torch.device("meta"):
+        backbone = network().backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    assert [tuple(x.shape[1:]) for x in maps] == [(16, 25, 33), (32, 13, 17), (64, 7, 9), (128, 4, 5)]
+    assert backbone.stage_channels == (16, 32, 64, 128)
+
+
+@pytest.mark.parametrize(("options", "said"), [({"backbone": "van-b0"}, "backbone"), ({"channels": 0}, "channels")])
+def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
+    with pytest.raises(ConfigError, match=said):
+        network(**options)

@@ -1,0 +1,156 @@
+"""Held against the authors' network (reference/peers), counts measured on it, and loops over the paper's figures."""
+
+from functools import partial
+
+import pytest
+import torch
+from peer_golden import WithAux, figures, gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.export.parity import perturb
+from featherseg.models.pidnet import (
+    VARIANTS,
+    AttentionPick,
+    BoundaryFusion,
+    LightBoundaryFusion,
+    ParallelAggregationPooling,
+    PIDNet,
+    PIDNetConfig,
+)
+
+COUNTS = {  # as `figures` says
+    "pidnet-s": (7.626, 7.643, 7.721, 47.194, 47.582, 5.968),
+    "pidnet-m": (28.539, 28.555, 28.763, 177.329, 178.089, 22.235),
+    "pidnet-l": (36.940, 36.973, 37.314, 274.933, 275.844, 34.504),
+}
+WITH_AUX = {"pidnet-s": 50.30, "pidnet-m": 184.66, "pidnet-l": 287.18}
+"""GMACs at 1024x2048 of 19 classes, rounded twice: 50.295 before, of 50.2949."""
+
+
+def network(name="pidnet-s", classes=5):
+    return PIDNet(VARIANTS[name], classes)
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_reference_s_logits_come_out(shared):
+    assert golden(shared, "pidnet_s").misses(network(classes=19)) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    assert figures(partial(network, name)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", WITH_AUX)
+def test_with_its_auxiliary_heads_it_costs_what_was_measured(name):
+    with torch.device("meta"):
+        ours = WithAux(network(name, 19)).eval()
+    assert abs(gmacs(ours, (1024, 2048))["macs"] - WITH_AUX[name]) < 0.0055
+
+
+def test_other_weights_are_refused(shared):
+    ours = network(classes=19)
+    for message, state in unfit(golden(shared, "pidnet_s").state()).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, state)
+
+
+def test_weights_without_the_auxiliary_heads_leave_them_as_they_are(shared):
+    ours, state = network(classes=19), golden(shared, "pidnet_s").state()
+    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
+    load_official(ours, {k: v for k, v in state.items() if not k.startswith(("seghead_p.", "seghead_d."))})
+    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
+    with pytest.raises(WeightsError, match=r"missing: aux_heads\.aux_d"):
+        load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_d.")})
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [
+    ("layer4.3.conv2.weight", "backbone.context.3.3.branch.3.weight"),
+    ("layer3_d.conv1.weight", "backbone.boundary.0.branch.0.weight"),
+    ("layer4_d.bn2.weight", "backbone.boundary.1.branch.4.weight"),
+    ("diff4.1.bias", "backbone.difference.1.1.bias"),
+    ("spp.process3.2.weight", "pooling.process.2.2.weight"),
+    ("spp.compression.0.weight", "pooling.compress.0.weight"),
+    ("dfm.conv.2.weight", "fuse.fuse.2.weight"),
+    ("layer5_d.0.downsample.1.bias", "boundary.0.shortcut.1.bias"),
+])  # fmt: skip
+def test_the_large_network_s_own_keys_find_their_place(theirs, ours):
+    with torch.device("meta"):
+        net = network("pidnet-l")
+    assert ours in net.state_dict()
+    assert ours in net.rename_official({theirs: torch.zeros(1)})[0]
+
+
+@torch.no_grad()
+def test_details_are_replaced_by_context_where_both_agree():
+    pick, details, context = perturb(AttentionPick(4, 3).eval()), seeded(2, 4, 6, 8), seeded(2, 4, 6, 8).flip(1)
+    ours, theirs, found = pick.details_key(details), pick.context_key(context), pick(details, context)
+    for b in range(2):
+        for r in range(6):
+            for c in range(8):
+                share = 1 / (1 + (-(ours[b, :, r, c] @ theirs[b, :, r, c])).exp())
+                expected = share * context[b, :, r, c] + (1 - share) * details[b, :, r, c]
+                assert_close(found[b, :, r, c], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [BoundaryFusion, LightBoundaryFusion])
+def test_at_a_sure_boundary_details_count_and_far_from_one_context(kind):
+    fuse = perturb(kind(4).eval())
+    details, context, sure = seeded(1, 4, 5, 6), seeded(1, 4, 5, 6).flip(2), torch.full((1, 4, 5, 6), 50.0)
+    if kind is BoundaryFusion:
+        assert_close(fuse(details, context, sure), fuse.fuse(details))
+        assert_close(fuse(details, context, -sure), fuse.fuse(context))
+    else:
+        assert_close(fuse(details, context, sure), fuse.details(details) + fuse.context(context + details))
+        assert_close(fuse(details, context, -sure), fuse.details(context + details) + fuse.context(context))
+
+
+@torch.no_grad()
+def test_the_parallel_pooling_adds_the_finest_scale_to_each_and_keeps_them_apart():
+    net, x = perturb(ParallelAggregationPooling(6, 2, 4).eval()), seeded(1, 6, 9, 7)
+    before = net.process(torch.zeros(1, 8, 9, 7))
+    changed = net.process(torch.cat([torch.zeros(1, 6, 9, 7), torch.ones(1, 2, 9, 7)], dim=1))
+    assert torch.equal(before[:, :6], changed[:, :6])  # a group each
+    assert not torch.equal(before[:, 6:], changed[:, 6:])
+    for scale in net.scales:
+        torch.nn.init.zeros_(scale[1][2].weight)
+    finest = net.finest(x)
+    expected = net.compress(torch.cat([finest, net.process(finest.repeat(1, 4, 1, 1))], dim=1)) + net.shortcut(x)
+    assert_close(net(x), expected)
+
+
+def test_auxiliary_logits_come_when_asked_for():
+    ours, images = network(), seeded(2, 3, 64, 96)
+    for mode in (ours.eval(), ours.train()):
+        assert mode(images).aux is None
+        aux = mode(images, aux=True).aux
+        assert {name: tuple(x.shape) for name, x in aux.items()} == {"aux_p": (2, 5, 8, 12), "aux_d": (2, 1, 8, 12)}
+
+
+@pytest.mark.parametrize("name", ["pidnet-s", "pidnet-l"])
+@pytest.mark.parametrize("size", [(64, 64), (20, 9), (65, 96)])
+def test_one_picture_can_be_trained_on(name, size):
+    ours = network(name).train()
+    out = ours(seeded(1, 3, *size), aux=True)
+    sum(x.square().mean() for x in (out.logits, *out.aux.values())).backward()
+    assert [key for key, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_the_backbone_gives_the_maps_it_says():
+    with torch.device("meta"):
+        backbone = network().backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels == (32, 64, 64, 128, 512)
+    assert [tuple(x.shape[2:]) for x in maps] == [(25, 33), (13, 17), (13, 17), (13, 17), (2, 3)]
+
+
+def test_a_foreign_backbone_is_refused():
+    with pytest.raises(ConfigError, match="backbone"):
+        parse(PIDNetConfig, {"backbone": "resnet-18"}, "model pidnet-s")

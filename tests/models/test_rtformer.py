@@ -1,0 +1,194 @@
+"""Held against the authors' network in Paddle (reference/peers), counts measured on it, and loops."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peer_golden import gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.evaluation.cost import count_parameters
+from featherseg.export.parity import perturb
+from featherseg.layers.resize import to_image
+from featherseg.models.rtformer import (
+    VARIANTS,
+    CrossResolutionAttention,
+    GPUFriendlyAttention,
+    RTFormer,
+    RTFormerBlock,
+    RTFormerConfig,
+)
+
+COUNTS = {  # M parameters of 19 classes without and with the auxiliary head; GMACs measured at 256x512, 16 times
+    "rtformer-slim": (5.365, 5.403, 37.9),
+    "rtformer-base": (17.766, 17.916, 139.5),
+}
+PADDLE = {".running_mean": "._mean", ".running_var": "._variance"}
+
+
+def network(name="rtformer-slim", classes=5):
+    return RTFormer(VARIANTS[name], classes)
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def normed(norm, x):
+    """A batch norm in evaluation, from its definition."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+
+
+def test_the_reference_s_logits_come_out(shared):
+    """Paddle's are in float32."""
+    assert golden(shared, "rtformer_slim").misses(network(classes=19), rtol=1e-5, upsampled=True) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    with torch.device("meta"):
+        ours = network(name, 19).eval()
+    everything, head = count_parameters(ours), count_parameters(ours.aux_heads)
+    figures = [round((everything - head) / 1e6, 3), round(everything / 1e6, 3)]
+    assert (*figures, round(16 * gmacs(ours, (256, 512))["macs"], 1)) == COUNTS[name]
+
+
+def test_the_fine_branch_looks_at_144_positions_whatever_the_size():
+    with torch.device("meta"):
+        ours = network(classes=19).eval()
+    small, large = gmacs(ours, (256, 512))["macs"], gmacs(ours, (1024, 2048))["macs"]
+    once = 144 * (2 * 256 * 128) / 1e9  # the keys and values of two blocks, and the pooled branch of the context:
+    once += 256 * 128 / 1e9
+    assert large == pytest.approx(16 * small - 15 * once, abs=1e-9)
+
+
+def test_paddle_s_own_names_of_statistics_are_read(shared):
+    state = golden(shared, "rtformer_slim").state()
+    for ours, theirs in PADDLE.items():
+        state = {k.removesuffix(ours) + theirs if k.endswith(ours) else k: v for k, v in state.items()}
+    assert load_official(network(classes=19), state) == []
+
+
+def test_other_weights_are_refused(shared):
+    ours, state = network(classes=19), golden(shared, "rtformer_slim").state()
+    for message, wrong in unfit(state).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, wrong)
+    with pytest.raises(WeightsError, match=r"missing: backbone\.blocks\.1\.coarse_attention\.key\.weight"):
+        load_official(ours, {k: v for k, v in state.items() if k != "layer5.attn_l.k"})
+    with pytest.raises(WeightsError, match=r"shape of backbone\.stem\.0\.weight"):
+        load_official(network("rtformer-base", 19), state)
+
+
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
+    ours, state = network(classes=19), golden(shared, "rtformer_slim").state()
+    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
+    load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
+    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
+    with pytest.raises(WeightsError, match=r"missing: aux_heads"):
+        load_official(ours, {k: v for k, v in state.items() if k != "seghead_extra.conv1.weight"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("stride", "size"), [(1, (3, 4)), (2, (3, 4)), (2, (4, 5))])
+def test_the_coarse_branch_attends_to_learned_keys(stride, size):
+    """Scores of every key, a softmax over positions, then shares within each of 8 heads of 2 keys."""
+    block, x = perturb(GPUFriendlyAttention(6, 16, stride=stride).double()), seeded(6, *size)
+    seen = normed(block.norm, x)[:, ::stride, ::stride]
+    scores = torch.einsum("mc,chw->mhw", block.key.weight[:, :, 0, 0], seen)
+    weights = torch.stack([s.exp() / s.exp().sum() for s in scores])
+    for head in range(8):
+        weights[2 * head : 2 * head + 2] /= weights[2 * head : 2 * head + 2].sum(0) + 1e-6
+    expected = torch.einsum("om,mhw->ohw", block.value.weight[:, :, 0, 0], weights)
+    assert_close(block(x[None])[0], expected, atol=1e-12, rtol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("coarse_size", [(2, 3), (12, 24), (17, 13)])
+def test_the_fine_branch_attends_to_the_largest_values_of_regions(coarse_size):
+    block = perturb(CrossResolutionAttention(4, 6).double())
+    fine, coarse = seeded(4, 3, 2), seeded(6, *coarse_size)
+    normed_coarse, (height, width) = normed(block.key_value[0], coarse), coarse_size
+    keys, values = [], []
+    for i in range(12):
+        rows = slice(i * height // 12, math.ceil((i + 1) * height / 12))
+        for j in range(12):
+            columns = slice(j * width // 12, math.ceil((j + 1) * width / 12))
+            both = block.key_value[2].weight[:, :, 0, 0] @ normed_coarse[:, rows, columns].amax((1, 2))
+            keys.append(both[:4])
+            values.append(both[4:])
+    query, expected = normed(block.norm, fine), torch.zeros_like(fine)
+    for r in range(3):
+        for c in range(2):
+            scores = [math.exp(float(query[:, r, c] @ key) / 12) for key in keys]
+            expected[:, r, c] = sum(s / sum(scores) * v for s, v in zip(scores, values, strict=True))
+    assert_close(block(fine[None], coarse[None])[0], expected, atol=1e-12, rtol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("channels", "inject"), [((6, 16), True), ((16, 16), True), ((16, 16), False)])
+def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inject):
+    block = perturb(RTFormerBlock(channels, 4, inject=inject).double())
+    stride = 2 if channels[0] != channels[1] else 1
+    coarse, fine = seeded(1, channels[0], 5 * stride, 3 * stride), seeded(1, 4, 20, 12)
+    low = block.shortcut(coarse) + block.coarse_attention(coarse)
+    low = low + block.coarse_feed_forward(low)
+    lifted = F.interpolate(block.to_fine(low), size=(20, 12), mode="bilinear", align_corners=False)
+    high = fine + lifted + block.fine_attention(fine + lifted, low)
+    high = high + block.fine_feed_forward(high)
+    if inject:
+        norm, _, conv, norm_again, _, conv_again = block.to_coarse
+        low = low + conv_again(normed(norm_again, conv(normed(norm, high).clamp(min=0))).clamp(min=0))
+    got_low, got_high = block(coarse, fine)
+    assert_close(got_low, low)
+    assert_close(got_high, high)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
+def test_it_runs_natively_at_any_size(size):
+    net, images = perturb(network()), torch.zeros(1, 3, *size)
+    out = net(images)
+    assert (out.image_size, out.padded_size) == (size, size)
+    assert out.logits.shape == (1, 5, *(-(-side // 8) for side in size))
+    assert to_image(out, size).shape == (1, 5, *size)
+
+
+def test_the_backbone_gives_the_maps_it_says():
+    with torch.device("meta"):
+        backbone = network().backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels
+    assert [tuple(x.shape[1:]) for x in maps] == [(32, 25, 33), (64, 13, 17), (64, 13, 17), (256, 4, 5)]
+
+
+def test_auxiliary_logits_come_when_asked_for():
+    ours, images = network(), torch.zeros(2, 3, 64, 96)
+    for mode in (ours.eval(), ours.train()):
+        assert mode(images).aux is None
+        assert mode(images, aux=True).aux["aux"].shape == (2, 5, 8, 12)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (20, 9), (33, 32)])
+def test_one_picture_can_be_trained_on(size):
+    ours = network().train()
+    out = ours(seeded(1, 3, *size).float(), aux=True)
+    (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_attention_starts_small():
+    ours = network().backbone
+    for block in ours.blocks:
+        assert float(block.coarse_attention.key.weight.detach().std()) == pytest.approx(0.001, rel=0.05)
+        assert float(block.fine_attention.key_value[2].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_foreign_backbone_is_refused():
+    with pytest.raises(ConfigError, match="backbone"):
+        parse(RTFormerConfig, {"backbone": "resnet-18"}, "model rtformer-slim")

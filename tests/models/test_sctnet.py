@@ -1,0 +1,128 @@
+"""Held against the authors' network for inference (reference/peers), counts measured on it, and loops."""
+
+import pytest
+import torch
+from peer_golden import gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
+from featherseg.export.parity import perturb
+from featherseg.layers.resize import to_image
+from featherseg.models.sctnet import VARIANTS, CFBlock, ConvolutionalAttention, SCTNet, SCTNetConfig
+
+COUNTS = {  # M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 512x512, of 19 at 768x1536
+    "sctnet-s": (4.655, 32.026, 4.072, 18.0),
+    "sctnet-b": (17.438, 119.523, 15.078, 67.2),
+}
+
+
+def network(name="sctnet-s", classes=5):
+    return SCTNet(VARIANTS[name], classes)
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_the_reference_s_logits_come_out(shared):
+    assert golden(shared, "sctnet_s").misses(network(classes=19), upsampled=True) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    with torch.device("meta"):
+        small, large = network(name, 19).eval(), network(name, 150).eval()
+    found = (
+        round(count_parameters(small) / 1e6, 3),
+        round(gmacs(small, (1024, 2048))["macs"], 3),
+        round(gmacs(large, (512, 512))["macs"], 3),
+        round(gmacs(small, (768, 1536))["macs"], 1),
+    )
+    assert found == COUNTS[name]
+
+
+def test_other_weights_are_refused(shared):
+    ours, state = network(classes=19), golden(shared, "sctnet_s").state()
+    for message, wrong in unfit(state).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, wrong)
+    with pytest.raises(WeightsError, match=r"missing: backbone\.last\.0\.attention\.horizontal"):
+        load_official(ours, {k: v for k, v in state.items() if k != "backbone.layer4.attn_l.kv3"})
+    with pytest.raises(WeightsError, match=r"shape of backbone\.stem\.0\.weight"):
+        load_official(network("sctnet-b", 19), state)
+
+
+def attend(strips, x):
+    """Attention of x (C, h, w) to strips (64, C, 7): scores along the columns, and back, position by position."""
+    height, width = x.shape[1:]
+    scores = torch.zeros(64, height, width, dtype=x.dtype)
+    for r in range(height):
+        for i in range(max(r - 3, 0), min(r + 4, height)):
+            scores[:, r] += torch.einsum("mc,cw->mw", strips[:, :, i - r + 3], x[:, i])
+    weights = torch.stack([s.exp() / s.exp().sum() for s in scores])
+    for head in range(8):
+        weights[8 * head : 8 * head + 8] /= weights[8 * head : 8 * head + 8].sum(0) + 1e-6
+    out = torch.zeros_like(x)
+    for r in range(height):
+        for i in range(max(r - 3, 0), min(r + 4, height)):
+            out[:, r] += torch.einsum("mc,mw->cw", strips[:, :, i - r + 3], weights[:, i])
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(9, 4), (2, 11)])
+def test_attention_is_its_loops_along_columns_and_rows(size):
+    block, x = perturb(ConvolutionalAttention(3).double()), seeded(3, *size)
+    norm = block.norm
+    scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+    normed = (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    expected = attend(block.vertical[..., 0], normed) + attend(block.horizontal[:, :, 0], normed.mT).mT
+    assert_close(block(x[None])[0], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_attention_costs_two_convolutions_along_each_side():
+    layers, _ = count_layers(ConvolutionalAttention(3), torch.zeros(2, 3, 5, 4))
+    assert by_convention(layers)["macs"] == 2 * 2 * (2 * 5 * 4) * 64 * 3 * 7
+
+
+@torch.no_grad()
+def test_a_block_adds_both_branches():
+    block, x = perturb(CFBlock(3).double()), seeded(1, 3, 5, 4)
+    middle = x + block.attention(x)
+    assert_close(block(x), middle + block.feed_forward(middle))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
+def test_it_runs_natively_at_any_size(size):
+    net, images = perturb(network()), torch.zeros(1, 3, *size)
+    out = net(images)
+    assert (out.image_size, out.padded_size) == (size, size)
+    assert out.logits.shape == (1, 5, *(-(-side // 8) for side in size))
+    assert to_image(out, size).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_backbone_s_stages_halve_the_size_rounded_up(name):
+    with torch.device("meta"):
+        backbone = network(name).backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    sizes = ((25, 33), (13, 17), (7, 9), (4, 5))
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (c, *size) for c, size in zip(backbone.stage_channels, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (20, 9), (33, 32)])
+def test_one_picture_can_be_trained_on(size):
+    ours = network().train()
+    ours(seeded(1, 3, *size).float()).logits.square().mean().backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_a_foreign_backbone_is_refused():
+    with pytest.raises(ConfigError, match="backbone"):
+        parse(SCTNetConfig, {"backbone": "resnet-18"}, "model sctnet-s")

@@ -1,0 +1,163 @@
+"""Held against the authors' network (reference/peers), counts measured on it, and loops over the definitions."""
+
+import math
+
+import pytest
+import torch
+from peer_golden import gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.config import parse
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.evaluation.cost import count_parameters
+from featherseg.export.parity import perturb
+from featherseg.layers.resize import to_image
+from featherseg.layers.stochastic_depth import StochasticDepth
+from featherseg.models.seaformer import VARIANTS, AxisAttention, AxisPosition, SeaFormer, SeaFormerConfig
+
+COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x2048, at 512x1024, of 150 at 512x512
+    "seaformer-tiny": (1.655, 1.667, 4.078, 1.021, 0.563),
+    "seaformer-small": (3.973, 3.990, 7.661, 1.921, 1.031),
+    "seaformer-base": (8.585, 8.606, 13.287, 3.335, 1.758),
+    "seaformer-large": (13.926, 13.952, 49.758, None, 6.340),
+}
+
+
+def network(name="seaformer-tiny", classes=5, **options):
+    return SeaFormer(parse(SeaFormerConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return perturb(network())
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_reference_s_logits_come_out(shared):
+    assert golden(shared, "seaformer_tiny").misses(network(classes=19)) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    with torch.device("meta"):
+        small, large = network(name, 19).eval(), network(name, 150).eval()
+    found = [count_parameters(net) / 1e6 for net in (small, large)]
+    found += [gmacs(small, size)["macs"] for size in ((1024, 2048), (512, 1024))]
+    found.append(gmacs(large, (512, 512))["macs"])
+    for figure, expected in zip(found, COUNTS[name], strict=True):
+        assert expected is None or round(figure, 3) == expected
+
+
+def test_other_weights_are_refused(shared):
+    ours = network(classes=19)
+    for message, state in unfit(golden(shared, "seaformer_tiny").state()).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, state)
+
+
+def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head(shared):
+    state = golden(shared, "seaformer_tiny").state()
+    inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    head = {"linear.weight": torch.zeros(7, 160), "linear.bias": torch.zeros(7)}
+    backbone = network().backbone
+    assert load_official(backbone, {**inner, **head}) == list(head)
+    assert_close(backbone.stages[4].blocks[1].attention.rows.key_position.table.double(),
+                 inner["trans2.transformer_blocks.1.attn.pos_emb_rowk.pos_embed"])  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 5, 16, 40])
+def test_positions_are_read_between_the_table_s_entries(length):
+    position = AxisPosition(2).double()
+    table = position.table[0]
+    expected = torch.zeros(1, 2, length, dtype=torch.float64)
+    for i in range(length):
+        place = min(max((i + 0.5) * 16 / length - 0.5, 0), 15)  # centres of cells; none beyond the first and the last
+        low = math.floor(place)
+        high = min(low + 1, 15)
+        expected[0, :, i] = table[:, low] * (low + 1 - place) + table[:, high] * (place - low)
+    assert_close(position(torch.zeros(1, 2, length, dtype=torch.float64)), expected)
+
+
+@torch.no_grad()
+def test_an_axis_is_attended_to_head_by_head():
+    heads, d, length = 3, 4, 6
+    block = perturb(AxisAttention(heads, d).double())
+    q, k, v = seeded(2, 12, length).double(), seeded(3, 12, length)[1:].double(), seeded(2, 24, length).double()
+    query, key = block.query_position(q), block.key_position(k)
+    context = torch.zeros(2, 24, length, dtype=torch.float64)
+    for b in range(2):
+        for n in range(heads):
+            for i in range(length):
+                own = slice(n * d, (n + 1) * d)
+                scores = torch.stack([query[b, own, i] @ key[b, own, j] / 2 for j in range(length)])  # sqrt(4)
+                weights = scores.exp() / scores.exp().sum()
+                context[b, 2 * n * d : 2 * (n + 1) * d, i] = v[b, 2 * n * d : 2 * (n + 1) * d] @ weights
+    assert_close(block(q, k, v), block.project(context[..., None]))
+
+
+def test_before_training_the_global_part_of_an_attention_opens_every_gate_by_half():
+    attention, x = network().backbone.stages[3].blocks[0].attention.eval(), seeded(1, 128, 3, 5)
+    inside = torch.cat([attention.query(x), attention.key(x), attention.value(x)], dim=1)
+    assert_close(attention(x), attention.detail(inside) / 2)
+
+
+def test_stochastic_depth_grows_from_none_to_a_tenth_in_each_stage():
+    with torch.device("meta"):
+        rates = [m.rate for m in network("seaformer-base").modules() if isinstance(m, StochasticDepth)]
+    assert_close(torch.tensor(rates), torch.linspace(0, 0.1, 4).repeat(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (7, 201)])
+def test_it_runs_natively_at_every_size(net, size):
+    out = net(seeded(1, 3, *size))
+    assert out.image_size == out.padded_size == size
+    assert out.logits.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
+    assert to_image(out, size).shape == (1, 5, *size)
+
+
+@torch.no_grad()
+def test_a_picture_is_judged_alone(net):
+    images = seeded(3, 3, 65, 96)
+    together, alone = net(images).logits, net(images[1:2]).logits
+    assert_close(together[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 33), (1, 300)])
+def test_one_picture_can_be_trained_on(size):
+    """A row or a column of one position is one value a channel, of which a batch norm finds no variance."""
+    torch.manual_seed(0)
+    ours = network().train()
+    for layer in ours.modules():
+        if isinstance(layer, StochasticDepth):
+            layer.rate = 0.0
+    ours(seeded(1, 3, *size)).logits.square().mean().backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_features_come_with_training_only():
+    ours = network()
+    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
+    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
+
+
+def test_the_backbone_gives_five_maps():
+    with torch.device("meta"):
+        backbone = network("seaformer-large").backbone
+        maps = backbone(torch.empty(1, 3, 97, 131))
+    expected = [(64, 25, 33), (128, 13, 17), (192, 7, 9), (256, 4, 5), (320, 2, 3)]
+    assert [tuple(x.shape[1:]) for x in maps] == expected
+    assert backbone.stage_channels == tuple(shape[0] for shape in expected)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"backbone": "van-b0"}, "backbone"), ({"widths": ()}, "widths"), ({"widths": (8, 0)}, "widths"),
+])  # fmt: skip
+def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
+    with pytest.raises(ConfigError, match=said):
+        network(**options)

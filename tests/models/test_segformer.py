@@ -1,0 +1,103 @@
+"""Held against figures of the published network (reference/peers), counts measured on it, and Eq. 4."""
+
+import pytest
+import torch
+from peer_golden import gmacs, golden, unfit
+from torch.testing import assert_close
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.errors import WeightsError
+from featherseg.evaluation.cost import count_parameters
+from featherseg.export.parity import perturb
+from featherseg.layers.resize import to_image
+from featherseg.models.segformer import VARIANTS, AllLinearDecoder, SegFormer
+
+COUNTS = {  # M parameters with 19 and 150 classes; GMACs of 19 at 1024x2048 and of 150 at 512x512
+    "segformer-b0": (3.721, 3.772, 120.957, 8.388),
+    "segformer-b1": (13.685, 13.735, 239.130, 15.878),
+}
+UNUSED = ["decode_head.conv_seg.weight", "decode_head.conv_seg.bias"]
+
+
+def network(name="segformer-b0", classes=5):
+    return SegFormer(VARIANTS[name], classes)
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_reference_s_logits_come_out(shared):
+    assert golden(shared, "segformer_b0").misses(network(classes=19)) == []
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_it_weighs_and_costs_what_was_measured(name):
+    """The published network also holds a classifier of 128 channels that it does not use."""
+    with torch.device("meta"):
+        small, large = network(name, 19).eval(), network(name, 150).eval()
+    parameters = [(count_parameters(net) + 129 * net.classes) / 1e6 for net in (small, large)]
+    products = [gmacs(small, (1024, 2048))["macs"], gmacs(large, (512, 512))["macs"]]
+    assert tuple(round(figure, 3) for figure in (*parameters, *products)) == COUNTS[name]
+
+
+def test_at_1024x1024_b1_costs_a_third_of_what_the_frm_paper_prints_for_that_size():
+    with torch.device("meta"):
+        ours = network("segformer-b1", 19).eval()
+    assert round(gmacs(ours, (1024, 1024))["macs"], 3) == 86.279
+
+
+def test_the_unused_classifier_is_accepted_or_left_out(shared):
+    ours, state = network(classes=19), golden(shared, "segformer_b0").state()
+    assert load_official(ours, state) == UNUSED
+    assert load_official(ours, {key: value for key, value in state.items() if key not in UNUSED}) == []
+
+
+def test_other_weights_are_refused(shared):
+    ours, state = network(classes=19), golden(shared, "segformer_b0").state()
+    for message, wrong in unfit(state).items():
+        with pytest.raises(WeightsError, match=message):
+            load_official(ours, wrong)
+    with pytest.raises(WeightsError, match=r"missing: decoder\.project\.2\.weight"):
+        load_official(ours, {k: v for k, v in state.items() if k != "decode_head.linear_c3.proj.weight"})
+
+
+@torch.no_grad()
+def test_the_decoder_projects_lifts_and_fuses_coarse_to_fine():
+    block = perturb(AllLinearDecoder((2, 3), 4).double())
+    fine, coarse = seeded(1, 2, 4, 6).double(), seeded(1, 3, 2, 3).double()
+    maps = [torch.einsum("oc,bchw->bohw", p.weight[:, :, 0, 0], x) + p.bias[:, None, None]
+            for p, x in zip(block.project, (fine, coarse), strict=True)]  # fmt: skip
+    rows = torch.tensor([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], dtype=torch.float64)
+    columns = torch.tensor(
+        [[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0.75, 0.25], [0, 0.25, 0.75], [0, 0, 1]], dtype=torch.float64
+    )
+    conv, norm, _ = block.fuse
+    joined = torch.cat([rows @ maps[1] @ columns.mT, maps[0]], dim=1)
+    fused = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], joined)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    fused = (fused - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    assert_close(block([fine, coarse]), fused.clamp(min=0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
+def test_any_size_is_taken_and_only_short_sides_are_padded(size):
+    net, images = perturb(network()), seeded(1, 3, *size)
+    out, padded_size = net(images), tuple(max(side, 32) for side in size)
+    assert (out.image_size, out.padded_size) == (size, padded_size)
+    assert out.logits.shape == (1, 5, *(-(-side // 4) for side in padded_size))
+    assert to_image(out, size).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (9, 20)])
+def test_one_picture_can_be_trained_on(size):
+    ours = network().train()
+    ours(seeded(1, 3, *size)).logits.square().mean().backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_features_are_what_the_classifier_sees():
+    ours = network().train()
+    assert ours(seeded(2, 3, 64, 96)).features.shape == (2, ours.feature_channels, 16, 24)
+    assert ours.eval()(seeded(2, 3, 64, 96)).features is None

@@ -1,0 +1,114 @@
+"""The peers' reference numbers (../shared/reference/peers): their authors' code ran on weights drawn from key names."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from featherseg.backbones.weights import load_official
+from featherseg.core.types import SegOutput
+from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.resize import to_image
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What the authors' network gave: `cases` with inputs and outputs, the shapes of its weights by official key."""
+
+    reference: dict
+    shapes: dict[str, tuple[int, ...]]
+    recipe: ModuleType
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights of the reference, float64, by official key."""
+        drawn = {key: self.recipe.weight(key, shape) for key, shape in self.shapes.items()}
+        return {
+            key: torch.zeros((), dtype=torch.int64) if value is None else torch.from_numpy(value).double()
+            for key, value in drawn.items()
+        }
+
+    def misses(
+        self,
+        net: SegmentationNetwork,
+        rtol: float = 1e-6,
+        names: Mapping[str, str] | None = None,
+        upsampled: bool = False,
+    ) -> list:
+        """Load the reference's weights and run its cases; -> what differs by more than rtol of an output's deviation.
+
+        names: a name of the reference -> ours, where they are not the same ("main" are the logits, others from aux).
+        upsampled: the reference holds logits at the picture's size.
+        """
+        load_official(net.double().eval(), self.state())
+        return self.recipe.check(self.reference, self.run(net, names or {}, upsampled), rtol)
+
+    @torch.no_grad()
+    def run(self, net: SegmentationNetwork, names: Mapping[str, str], upsampled: bool) -> dict:
+        """{case: {output: array}} of a network in float64 and eval mode."""
+        outputs = {}
+        for case in self.reference["cases"]:
+            images = torch.from_numpy(self.recipe.image(case["seed"], case["input_shape"])).double()
+            out = net(images, aux=True)
+            found = {"main": out.logits, **(out.aux or {})}
+            if upsampled:
+                size = (images.shape[2], images.shape[3])
+                found = {name: to_image(out._replace(logits=x), size) for name, x in found.items()}
+            outputs[case["name"]] = {name: found[names.get(name, name)].numpy() for name in case["outputs"]}
+        return outputs
+
+
+def golden(shared: Path, name: str) -> Golden:
+    """The reference of one network: golden(shared, "ddrnet_23_slim")."""
+    folder = shared / "reference"
+    spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    shapes = json.loads((folder / "peers" / f"{name}.keys.json").read_text())
+    return Golden(json.loads((folder / "peers" / f"{name}.json").read_text()), shapes, recipe)
+
+
+def unfit(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Three states that must not load, by what WeightsError says: a key too few, one too many, one of another shape."""
+    key = next(key for key, value in state.items() if value.ndim == 4)
+    return {
+        "missing": {k: v for k, v in state.items() if k != key},
+        "unexpected": {**state, "foreign.weight": state[key]},
+        "shape of": {**state, key: state[key][:-1]},
+    }
+
+
+def figures(build: Callable[[int], SegmentationNetwork]) -> tuple[float, ...]:
+    """What the table of measured peers holds of a network, `build(classes)`, to three decimals.
+
+    M parameters with 19 and with 150 classes, without auxiliary heads, and with 19 and all; GMACs of 19 classes at
+    1024x2048 by the conventions macs and ptflops-0.6, of 150 classes at 512x512 by macs.
+    """
+    with torch.device("meta"):
+        small, large = build(19).eval(), build(150).eval()
+    plain = [count_parameters(net) - count_parameters(net.aux_heads) for net in (small, large)]
+    parameters = [count / 1e6 for count in (*plain, count_parameters(small))]
+    full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
+    return tuple(round(figure, 3) for figure in (*parameters, full["macs"], full["ptflops-0.6"], square["macs"]))
+
+
+class WithAux(nn.Module):
+    """A network as it runs in training: its auxiliary heads too."""
+
+    def __init__(self, net: SegmentationNetwork) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> SegOutput:
+        return self.net(images, aux=True)
+
+
+def gmacs(net: nn.Module, size: tuple[int, int]) -> dict[str, float]:
+    """10^9 multiply-accumulates of a network on the meta device for one picture, by convention."""
+    counts, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
+    return {name: count / 1e9 for name, count in by_convention(counts).items()}
