@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featherseg.core.types import IGNORE, SegmentationData
+from featherseg.core.types import IGNORE, SegmentationData, Size
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after every sample."""
@@ -53,3 +53,11 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
     present = [f for f in frequency if f > 0]
     median = float(np.median(present)) if present else 0.0
     return [median / f if f > 0 else 0.0 for f in frequency]
+
+
+def typical_size(data: SegmentationData) -> Size:
+    """(height, width) of the picture of median area among up to nine that are spread over the dataset."""
+    count = min(9, len(data))
+    sizes = [data.label(i * len(data) // count).shape for i in range(count)]
+    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[count // 2]
+    return height, width

@@ -1,24 +1,34 @@
-"""What training minimises: cross-entropy at the picture's size, and the pixel contrast beside it."""
+"""What training minimises: cross-entropy at the picture's size, and beside it the pixel contrast, auxiliary heads."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.core.types import IGNORE, SegOutput
 from featherseg.layers.resize import to_image
+from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
 from featherseg.losses.pixel_contrast import PixelContrast
 
 
 class Hybrid(nn.Module):
-    """L = L_ce + weight * L_contrast (FRM Eq. 4); cross-entropy alone where no contrast is given."""
+    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux; cross-entropy alone where nothing else is given."""
 
-    def __init__(self, cross_entropy: CrossEntropy, contrast: PixelContrast | None = None, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        cross_entropy: CrossEntropy,
+        contrast: PixelContrast | None = None,
+        weight: float = 1.0,
+        auxiliary: AuxiliaryLoss | None = None,
+    ) -> None:
         super().__init__()
         self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
+        self.auxiliary = auxiliary
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
         """A network's output in training and labels (B, H, W) int64 -> scalar, float32."""
         loss = self.cross_entropy(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+        if self.auxiliary is not None:
+            loss = loss + self.auxiliary(out, labels)
         if self.contrast is None:
             return loss
         assert out.features is not None  # refused before training starts

@@ -37,6 +37,7 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.net: Any = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
+        self.supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
         self.losses: list[dict[str, float]] = []  # since the last optimiser step, each with its parts
@@ -64,7 +65,7 @@ class SegmentationModule(pl.LightningModule):
         self.micro_batch += 1
         images, labels, *targets = batch
         inputs = normalise(images, self.net.mean, self.net.std).contiguous(memory_format=torch.channels_last)
-        loss = self.loss(self.net(inputs), labels.long(), *targets)
+        loss = self.loss(self.net(inputs, aux=self.supervised), labels.long(), *targets)
         parts = loss._asdict() if isinstance(loss, PanopticLosses) else {}
         total = loss.total if isinstance(loss, PanopticLosses) else loss
         self.losses.append({key: float(value.detach()) for key, value in {"loss": total, **parts}.items()})

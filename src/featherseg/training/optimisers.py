@@ -10,6 +10,7 @@ from featherseg.backbones.efficientformer_v2 import Attention, ConvNorm, Efficie
 from featherseg.core.errors import ConfigError
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.position_bias import PositionBias
+from featherseg.models.seaformer import AxisPosition
 from featherseg.recipe import TrainTable
 
 Ids = set[int]
@@ -47,7 +48,7 @@ def sort_parameters(
     if settings.groups == "mmseg":
         return _as_mmseg(model)
     backbone = {id(p) for p in model.backbone.parameters()}
-    tables = {id(p) for m in model.modules() if isinstance(m, PositionBias) for p in m.parameters()}
+    tables = {id(p) for m in model.modules() if isinstance(m, PositionBias | AxisPosition) for p in m.parameters()}
     vectors = {id(p) for p in everything if p.ndim <= 1}  # norms, biases, layer scales
     return backbone, vectors | tables
 

@@ -15,12 +15,13 @@ from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
-from featherseg.data.statistics import class_statistics, median_frequency
+from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe
 from featherseg.runs import FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
+from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.optimisers import sort_parameters
 from featherseg.training.start import starting_weights
 
@@ -64,13 +65,21 @@ def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
     return train, val
 
 
-def prepare(request: Request, out: Path, say: Say) -> None:
-    """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
+def check_request(
+    request: Request, say: Say
+) -> tuple[RecipeFile, Recipe, SegmentationData, SegmentationNetwork, dict[str, Any]]:
+    """All that can be wrong is found here; -> recipe, training data, network at its start, record of its weights."""
     file, recipe = request.read()
     check_machine(recipe)
     train, _ = open_data(recipe)
     net, loaded = fresh_network(recipe, train.classes, train.channels, request.init, say)
     check_objects(recipe, net, train)
+    return file, recipe, train, net, loaded
+
+
+def prepare(request: Request, out: Path, say: Say) -> None:
+    """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
+    file, recipe, train, net, loaded = check_request(request, say)
     size = typical_size(train)
     recipe = resolve_numbers(recipe, net, size, len(train), say)
     info = RunInfo(
@@ -116,6 +125,7 @@ def fresh_network(
     net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
     if recipe.loss.contrast and net.feature_channels is None:
         raise ConfigError(f"loss.contrast: {recipe.model.name} gives no features to contrast. Set loss.contrast=0.")
+    keep_supervised_heads(net, recipe)
     sort_parameters(net, [], recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(net, recipe, init, classes)
     for sentence in sentences:
@@ -137,17 +147,9 @@ def check_objects(recipe: Recipe, net: SegmentationNetwork, train: SegmentationD
             f"{name} learns to tell objects apart, but {train.name} does not say which pixels are of one object. Train "
             f"it on a panoptic dataset, such as coco-panoptic or shapes, or take a network without panoptic."
         )
-    for key in ("label_smoothing", "mean", "ohem_threshold", "contrast"):
+    for key in ("label_smoothing", "mean", "ohem_threshold", "contrast", "auxiliary", "boundary"):
         if getattr(recipe.loss, key) != getattr(default, key):
             raise ConfigError(f"loss.{key} is not part of the loss of a panoptic network ({name}): leave it out.")
-
-
-def typical_size(data: SegmentationData) -> Size:
-    """(height, width) of the picture of median area among up to nine that are spread over the dataset."""
-    count = min(9, len(data))
-    sizes = [data.label(i * len(data) // count).shape for i in range(count)]
-    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[count // 2]
-    return height, width
 
 
 def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, pictures: int, say: Say) -> Recipe:

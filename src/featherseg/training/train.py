@@ -30,11 +30,10 @@ from featherseg.data.panoptic_targets import panoptic_targets
 from featherseg.data.transforms import Augment
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
-from featherseg.layers.network import SegmentationNetwork
-from featherseg.losses import CrossEntropy, Hybrid, PanopticLoss, PixelContrast
 from featherseg.recipe import Recipe
 from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
 from featherseg.training.class_uniform import open_class_uniform
+from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import Request, check_machine, fresh_network, open_data, prepare, refuse_existing
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
@@ -124,10 +123,11 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = Fal
         net = build_network(run.info)
     else:
         net, _ = fresh_network(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
+    keep_supervised_heads(net, recipe)
     steps, every = count_steps(recipe, len(train_data))
     module = SegmentationModule(
         net,
-        _loss(run.info, recipe, net),
+        build_loss(run.info, recipe, net),
         recipe.train,
         steps=steps,
         make_loader=_loader_maker(recipe, train_data, out, steps, panoptic=net.panoptic),
@@ -244,34 +244,6 @@ def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int,
         return training_loader(samples, batches, workers=recipe.data.workers)
 
     return make
-
-
-def _loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid | PanopticLoss:
-    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
-    settings = recipe.loss
-    if net.panoptic:
-        return PanopticLoss(settings.hardest, info.class_weights, settings.center_sigma)
-    cross_entropy = CrossEntropy(
-        info.class_weights,
-        label_smoothing=settings.label_smoothing,
-        ohem_threshold=settings.ohem_threshold,
-        ohem_min_kept=settings.ohem_min_kept,
-        mean_over_all=settings.mean == "all",
-    )
-    if not settings.contrast:
-        return Hybrid(cross_entropy)
-    assert net.feature_channels is not None
-    torch.manual_seed(recipe.train.seed)
-    contrast = PixelContrast(
-        net.feature_channels,
-        net.classes,
-        dim=settings.contrast_dim,
-        temperature=settings.contrast_temperature,
-        max_samples=settings.contrast_samples,
-        max_views=settings.contrast_views,
-        groups_of=settings.contrast_group,
-    )
-    return Hybrid(cross_entropy, contrast, settings.contrast)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,38 @@
+"""What auxiliary heads add to the loss: plain cross-entropy of classes, and PIDNet's two losses of boundaries."""
+
+import torch
+from torch import Tensor, nn
+
+from featherseg.core.types import SegOutput
+from featherseg.layers.resize import to_image
+from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
+from featherseg.losses.cross_entropy import CrossEntropy
+
+
+class AuxiliaryLoss(nn.Module):
+    """heads * (cross-entropy of every head of classes) + boundaries * L_1 + L_3 (PIDNet, arXiv:2206.02066, Sec. 3.4).
+
+    plain is what the heads of classes are judged by, hard what L_3 judges the network's own logits by, at the
+    boundaries that the head `boundary_head` finds; without `boundaries` that head is left alone.
+    """
+
+    def __init__(
+        self, plain: CrossEntropy, hard: CrossEntropy, *, heads: float, boundaries: float, boundary_head: str | None
+    ) -> None:
+        super().__init__()
+        self.plain, self.hard = plain, hard
+        self.heads, self.boundaries, self.boundary_head = heads, boundaries, boundary_head
+
+    def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
+        """A network's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
+        assert out.aux is not None
+        size = (labels.shape[1], labels.shape[2])
+        at_size = {name: to_image(out._replace(logits=logits), size) for name, logits in out.aux.items()}
+        losses = [self.plain(logits, labels) for name, logits in at_size.items() if name != self.boundary_head]
+        loss = self.heads * torch.stack(losses).sum()
+        if not self.boundaries:
+            return loss
+        assert self.boundary_head is not None  # refused before training starts
+        found = at_size[self.boundary_head]  # (B, 1, H, W)
+        at_boundaries = self.hard(to_image(out, size), labels_at_boundaries(labels, found))
+        return loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries

@@ -1,0 +1,50 @@
+"""PIDNet's losses of boundaries (Xu et al., arXiv:2206.02066, Sec. 3.4), as its code has them.
+
+With all logits at the picture's size, L = 0.4 L_0 + 20 L_1 + L_2 + L_3: cross-entropy of the P branch, boundaries of
+the D branch, cross-entropy of the logits, and the same once more at the boundaries that D finds. L_1 and what L_3 looks
+at are here; losses/auxiliary.py adds up. Letters: B pictures.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featherseg.core.types import IGNORE
+
+REACH = 2
+"""Pixels to either side of a boundary that belong to it; the authors' lines are 4 pixels wide too."""
+
+THRESHOLD = 0.8
+"""L_3 looks at pixels whose boundary probability is above it (t in the paper)."""
+
+
+def boundary_targets(labels: Tensor, reach: int = REACH) -> Tensor:
+    """Where boundaries are, from labels (B, H, W) alone: -> (B, H, W) float32, 1 at a boundary, else 0.
+
+    A pixel is at a boundary where the square of 2 * reach + 1 pixels around it, as far as it lies in the picture, holds
+    more than one label; "ignore" is a label as well, as in the authors' code. They draw lines at full size (OpenCV's
+    Canny and a 4x4 dilation, nothing within 6 pixels of the frame) and resize them with the picture.
+    """
+    values, side = labels[:, None].float(), 2 * reach + 1  # (B, 1, H, W)
+    largest = F.max_pool2d(values, side, stride=1, padding=reach)
+    smallest = -F.max_pool2d(-values, side, stride=1, padding=reach)
+    return (largest != smallest)[:, 0].float()
+
+
+def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """L_1: binary cross-entropy, a boundary pixel weighted by the share of the others and the others by its share.
+
+    logits (B, 1, H, W), targets (B, H, W) of 0 and 1 -> scalar, float32: the mean over all pixels of the batch.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        share = targets.mean()
+        weights = torch.where(targets == 1, 1 - share, share)  # (B, H, W)
+        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets, weights)
+
+
+def labels_at_boundaries(labels: Tensor, boundary_logits: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """The labels of L_3: labels (B, H, W) where the boundary probability is above the threshold, elsewhere "ignore".
+
+    boundary_logits (B, 1, H, W); no gradient goes through them.
+    """
+    return torch.where(boundary_logits[:, 0].sigmoid() > threshold, labels, IGNORE)

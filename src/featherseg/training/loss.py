@@ -1,0 +1,59 @@
+"""The loss of a training, from the [loss] table of a recipe."""
+
+import torch
+
+from featherseg.core.errors import ConfigError
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
+from featherseg.recipe import LossTable, Recipe
+from featherseg.runs import RunInfo
+
+
+def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid | PanopticLoss:
+    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
+    settings = recipe.loss
+    if net.panoptic:
+        return PanopticLoss(settings.hardest, info.class_weights, settings.center_sigma)
+    cross_entropy = CrossEntropy(
+        info.class_weights,
+        label_smoothing=settings.label_smoothing,
+        ohem_threshold=settings.ohem_threshold,
+        ohem_min_kept=settings.ohem_min_kept,
+        mean_over_all=settings.mean == "all",
+    )
+    contrast = _contrast(settings, net, recipe.train.seed) if settings.contrast else None
+    auxiliary = None
+    if settings.auxiliary or settings.boundary:
+        auxiliary = AuxiliaryLoss(
+            CrossEntropy(info.class_weights, mean_over_all=settings.mean == "all"),
+            cross_entropy,
+            heads=settings.auxiliary,
+            boundaries=settings.boundary,
+            boundary_head=net.boundary_head,
+        )
+    return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary)
+
+
+def _contrast(settings: LossTable, net: SegmentationNetwork, seed: int) -> PixelContrast:
+    assert net.feature_channels is not None  # refused before training starts
+    torch.manual_seed(seed)
+    return PixelContrast(
+        net.feature_channels,
+        net.classes,
+        dim=settings.contrast_dim,
+        temperature=settings.contrast_temperature,
+        max_samples=settings.contrast_samples,
+        max_views=settings.contrast_views,
+        groups_of=settings.contrast_group,
+    )
+
+
+def keep_supervised_heads(net: SegmentationNetwork, recipe: Recipe) -> None:
+    """Let only those auxiliary heads learn that have a loss. Raises ConfigError for a weight without a head."""
+    weights = {"loss.auxiliary": recipe.loss.auxiliary, "loss.boundary": recipe.loss.boundary}
+    keys = {name: "loss.boundary" if name == net.boundary_head else "loss.auxiliary" for name in net.aux_heads}
+    for key, weight in weights.items():
+        if weight and key not in keys.values():
+            raise ConfigError(f"{key} = {weight}: {recipe.model.name} has no head for it. Set {key}=0.")
+    for name, head in net.aux_heads.items():
+        head.requires_grad_(weights[keys[name]] > 0)
