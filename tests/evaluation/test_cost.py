@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from featherseg import backbones, models
 from featherseg.backbones import BACKBONES
 from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
+from featherseg.backbones.mit import EfficientAttention
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.evaluation.cost import (
     CONVENTIONS,
@@ -21,17 +22,23 @@ from featherseg.evaluation.cost import (
     count_layers,
     count_parameters,
 )
+from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.pooling import RegionMean, StridedRegionMean
+from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.pyramid import WeightedFusion
 from featherseg.layers.scale import LayerScale
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models import MODELS
 from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
-from featherseg.models.frm import VARIANTS, AlignedPyramid, build_context
+from featherseg.models.efficientvit import LinearAttention
+from featherseg.models.frm import VARIANTS, build_context
 from featherseg.models.rsp import PixelToRegion
+from featherseg.models.rtformer import CrossResolutionAttention
+from featherseg.models.sctnet import ConvolutionalAttention
+from featherseg.models.seaformer import AxisAttention, AxisPosition
+from featherseg.models.segnext import MatrixFactorisation
 
 CASES = [((128, 192), 2), ((97, 131), 19)]
 """(size, classes)"""
@@ -77,6 +84,8 @@ def as_torch_pools(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, RegionMean):
             setattr(module, name, nn.AdaptiveAvgPool2d(child.k))
+        elif isinstance(child, RegionMax):
+            setattr(module, name, nn.AdaptiveMaxPool2d(child.k))
         elif isinstance(child, StridedRegionMean):
             setattr(module, name, nn.AvgPool2d(child.stride, ceil_mode=True))
         else:
@@ -95,6 +104,17 @@ class TwoMaps(nn.Module):
         if isinstance(self.layer, PositionBias):
             return self.layer((2, 3), (4, 6))
         return self.layer(x, x[:, :, ::2, ::2] if isinstance(self.layer, PixelToRegion) else x)
+
+
+class ThreeMaps(nn.Module):
+    """A layer that takes queries, keys and values of twice the width, as one that takes a map."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, x, torch.cat([x, x], dim=1))
 
 
 def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, int]:
@@ -159,30 +179,41 @@ def test_parts_add_up_to_the_totals(name, size):
     result = cost(name, size, 19)
     assert sum(part.params for part in result.parts.values()) == result.params
     assert sum(part.macs for part in result.parts.values()) == result.macs["macs"]
-    assert result.params == count_parameters(on_meta(name, 19))
+    network = on_meta(name, 19)
+    assert result.params == count_parameters(network) - count_parameters(network.aux_heads)
 
 
 LAYERS = {
     nn.Conv2d: (nn.Conv2d(6, 4, (3, 5), stride=2, padding=1, groups=2), (6, 11, 13)),
     nn.Linear: (nn.Linear(6, 4), (5, 6)),
     nn.BatchNorm2d: (nn.BatchNorm2d(6), (6, 5, 7)),
+    nn.GroupNorm: (nn.GroupNorm(2, 6), (6, 5, 7)),
     nn.LayerNorm: (nn.LayerNorm(6), (5, 6)),
     LayerScale: (LayerScale(6, 0.1), (6, 5, 7)),
     nn.ReLU: (nn.ReLU(), (6, 5, 7)),
     nn.ReLU6: (nn.ReLU6(), (6, 5, 7)),
     nn.GELU: (nn.GELU(), (6, 5, 7)),
     nn.SiLU: (nn.SiLU(), (6, 5, 7)),
+    nn.Hardswish: (nn.Hardswish(), (6, 5, 7)),
     nn.MaxPool2d: (nn.MaxPool2d(2), (6, 5, 7)),
     nn.AvgPool2d: (nn.AvgPool2d(3, 2, 1), (6, 5, 7)),
     RegionMean: (RegionMean(3), (6, 5, 7)),
+    RegionMax: (RegionMax(3), (6, 5, 7)),
     StridedRegionMean: (StridedRegionMean(4), (6, 5, 7)),
     DisentangledNonLocal: (DisentangledNonLocal(8, key_channels=2), (8, 5, 7)),
     Attention: (Attention(6, stride=2), (6, 5, 7)),
     AttentionDownsample: (AttentionDownsample(6, 8), (6, 5, 7)),
+    EfficientAttention: (EfficientAttention(8, heads=2, reduction=2), (5, 7, 8)),
+    CrossResolutionAttention: (TwoMaps(CrossResolutionAttention(6, 6)), (6, 16, 24)),
+    ConvolutionalAttention: (ConvolutionalAttention(6), (6, 8, 9)),
     PositionBias: (TwoMaps(PositionBias(8, 4, stride=2)), (6, 4, 6)),
     ClassEmbedding: (TwoMaps(ClassEmbedding()), (6, 5, 7)),
     ClassPooling: (ClassPooling(6), (6, 5, 1)),
     PixelToRegion: (TwoMaps(PixelToRegion(16, window=3, heads=2)), (16, 6, 10)),
+    LinearAttention: (LinearAttention(8, 4), (8, 5, 7)),
+    AxisAttention: (ThreeMaps(AxisAttention(2, 4)), (8, 7)),
+    AxisPosition: (AxisPosition(6), (6, 7)),
+    MatrixFactorisation: (MatrixFactorisation(6, 2), (6, 5, 7)),
     WeightedFusion: (TwoMaps(WeightedFusion(6, 2)), (6, 5, 7)),
     StochasticDepth: (StochasticDepth(0.1), (6, 5, 7)),
     nn.Identity: (nn.Identity(), (6, 5, 7)),

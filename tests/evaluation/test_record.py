@@ -29,7 +29,20 @@ class SemanticRuntime:
 
 def scores(miou: float) -> Scores:
     one, none = np.array([miou]), np.array([np.nan])
-    return Scores(("road",), 1, miou, one, 1.0, 1.0, float("nan"), none, np.array([[24]]), np.array([0]), {"a": miou})
+    return Scores(
+        ("road",),
+        1,
+        miou,
+        one,
+        1.0,
+        1.0,
+        float("nan"),
+        none,
+        np.array([[24]]),
+        np.array([0]),
+        {"a": miou},
+        np.full((1, 3, 1), 24),
+    )
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def scores(**changes) -> Scores:
         "confusion": CONFUSION,
         "void": VOID,
         "per_image": {"a": 0.9, "b/1": 0.1, "c": float("nan")},
+        "counts": np.zeros((3, 3, 2), dtype=np.int64),
     }
     return Scores(**(values | changes))
 

@@ -25,6 +25,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "evaluate": "Score a run, a file or predictions.",
     "predict": "Segment pictures.",
     "export": "Write a run's network for another runtime.",
+    "compare": "Put networks side by side on your data.",
     "cost": "Count parameters and operations.",
     "models": "List the networks.",
     "report": "Put a run on one page.",

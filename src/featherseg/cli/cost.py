@@ -67,12 +67,16 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
             column.justify = "right"
         console.print(table)
     sentences = [
-        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs by {row.convention} "
+        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs {_way(row)} "
         f"at {'x'.join(map(str, row.size))}, {row.classes} classes."
         for row in rows
     ]
     for sentence in dict.fromkeys(sentences):  # rows that differ in their accuracy alone say it once
         console.print(sentence, soft_wrap=True)
+
+
+def _way(row: PaperTable) -> str:
+    return "counted in a way of their own" if row.convention == "other" else f"by {row.convention}"
 
 
 def _print_deeplabs(result: Cost, deeplabs: list[Beside]) -> None:

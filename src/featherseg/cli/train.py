@@ -50,13 +50,13 @@ def train(
 
 
 class TrainingProgress:
-    """Draws the training: a bar with rate and time left on a terminal, else a line now and then."""
+    """Draws a training, or several in turn: a bar with rate and time left on a terminal, else a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stderr: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = Console()
+        self.console = Console(stderr=stderr)
         self.bar = Progress(
             TextColumn("step"),
             BarColumn(),
@@ -68,6 +68,7 @@ class TrainingProgress:
         )
         self.task: Any = None
         self.begun, self.first, self.said = 0.0, 0, 0.0  # clock and step at the first step seen, clock of the last line
+        self.last = 0  # step
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -83,6 +84,10 @@ class TrainingProgress:
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """One step further."""
         now = time.monotonic()
+        if self.task is not None and step <= self.last:  # the next training
+            self.bar.remove_task(self.task)
+            self.task = None
+        self.last = step
         if self.task is None:
             self.task = self.bar.add_task("", total=steps, completed=step)
             self.begun, self.first = now, step

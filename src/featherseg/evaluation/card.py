@@ -17,7 +17,8 @@ def write_card(run: Run) -> None:
 def card(run: Run) -> str:
     """The text of card.md."""
     info, recipe = run.info, run.recipe
-    parameters = count_parameters(build_network(info)) / 1e6
+    network = build_network(info)
+    parameters = (count_parameters(network) - count_parameters(network.aux_heads)) / 1e6
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [
         f"# {run.name}",

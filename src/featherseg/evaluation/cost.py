@@ -17,17 +17,23 @@ from torch import Tensor, nn
 
 from featherseg import models
 from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
+from featherseg.backbones.mit import EfficientAttention
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.layers.pooling import RegionMean, StridedRegionMean
+from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.pyramid import WeightedFusion
 from featherseg.layers.scale import LayerScale
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
+from featherseg.models.efficientvit import LinearAttention
 from featherseg.models.rsp import PixelToRegion
+from featherseg.models.rtformer import CrossResolutionAttention
+from featherseg.models.sctnet import ConvolutionalAttention
+from featherseg.models.seaformer import AxisAttention, AxisPosition
+from featherseg.models.segnext import MatrixFactorisation
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -66,6 +72,10 @@ def _batch_norm(norm: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(ptflops=(2 if norm.affine else 1) * x.numel(), conv_bn=2 * y.numel())
 
 
+def _group_norm(norm: Any, x: Tensor, y: Tensor) -> Counts:
+    return Counts(ptflops=2 * x.numel())
+
+
 def _activation(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(ptflops=y.numel())
 
@@ -93,6 +103,22 @@ def _position_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(macs=len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels))
 
 
+def _reduced_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads: x (B, h, w, C) looks at the map reduced in height and width."""
+    keys = (x.shape[1] // block.reduction) * (x.shape[2] // block.reduction)
+    return Counts(macs=2 * x.numel() * keys)
+
+
+def _cross_resolution_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values: x (B, C, h, w) looks at the regions of another map."""
+    return Counts(macs=2 * x.numel() * block.positions)
+
+
+def _convolutional_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """A convolution with the strips and one back, in both directions; ptflops does not see them."""
+    return Counts(macs=2 * x.numel() * (block.vertical[:, 0].numel() + block.horizontal[:, 0].numel()))
+
+
 def _class_embedding(block: Any, x: Tensor, y: Tensor) -> Counts:
     """Every class gathers the features of every position, weighted by its softmax: x (B, C, h, w), y (B, C, K, 1)."""
     return Counts(macs=y.numel() * x.shape[2] * x.shape[3])
@@ -111,6 +137,26 @@ def _pixel_to_region(block: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(macs=pixels * block.window**2 * (block.key.out_channels + block.value.out_channels))
 
 
+def _linear_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Values, with a row of ones, by keys, and that by queries, in the heads of both scales; its convolutions are
+    layers of their own.
+    """
+    heads, d = 2 * x.shape[1] // block.head_channels, block.head_channels
+    return Counts(macs=2 * len(x) * heads * (d + 1) * d * x.shape[2] * x.shape[3])
+
+
+def _axis_attention(block: Any, q: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads among the L positions of an axis: q (B, C_q, L), y (B, C_v, L, 1)."""
+    return Counts(macs=len(q) * q.shape[2] ** 2 * (q.shape[1] + y.shape[1]))
+
+
+def _matrix_factorisation(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """D N R for every product with the map, R^2 (D or N) for every one of two factors, as many as updates demand."""
+    batch, d, n = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    r, steps = block.bases.shape[1], block.steps
+    return Counts(macs=batch * ((2 * steps + 3) * d * n * r + (2 * steps + 1) * (d + n) * r**2))
+
+
 def _nothing(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts()
 
@@ -122,23 +168,33 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     nn.BatchNorm2d: _batch_norm,
+    nn.GroupNorm: _group_norm,
     nn.LayerNorm: _nothing,
     LayerScale: _nothing,
     nn.ReLU: _activation,
     nn.ReLU6: _activation,
     nn.GELU: _activation,
     nn.SiLU: _nothing,  # ptflops 0.6 does not know it
+    nn.Hardswish: _nothing,  # nor this one
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     RegionMean: _pool,
+    RegionMax: _pool,
     StridedRegionMean: _pool,
     DisentangledNonLocal: _disentangled_non_local,
     Attention: _position_attention,
     AttentionDownsample: _position_attention,
+    EfficientAttention: _reduced_attention,
+    CrossResolutionAttention: _cross_resolution_attention,
+    ConvolutionalAttention: _convolutional_attention,
     PositionBias: _nothing,
     ClassEmbedding: _class_embedding,
     ClassPooling: _class_pooling,
     PixelToRegion: _pixel_to_region,
+    LinearAttention: _linear_attention,
+    AxisAttention: _axis_attention,
+    AxisPosition: _nothing,
+    MatrixFactorisation: _matrix_factorisation,
     WeightedFusion: _nothing,
     StochasticDepth: _nothing,
     nn.Identity: _nothing,
@@ -197,7 +253,8 @@ def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
     """The cost of a network as `models.build` gives it, for one picture of (H, W) pixels; `name` is what to call it.
 
     Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
-    network's size divisor is counted. Raises ConfigError, and UnknownName for a layer that has no rule.
+    network's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and
+    UnknownName for a layer that has no rule.
     """
     height, width = size
     if height < 1 or width < 1:
@@ -209,11 +266,12 @@ def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
         size=(height, width),
         counted_size=out.padded_size,
         classes=model.classes,
-        params=count_parameters(model),
+        params=count_parameters(model) - count_parameters(model.aux_heads),
         macs=by_convention(layers),
         parts={
             child: Part(count_parameters(module), by_convention(_below(layers, child))["macs"])
             for child, module in model.named_children()
+            if child != "aux_heads"
         },
     )
 
@@ -260,6 +318,8 @@ def by_convention(layers: dict[str, Counts]) -> dict[str, int]:
 def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module that computes by itself: it has no children, or parameters of its own, or a rule."""
     for name, layer in module.named_modules():
+        if isinstance(layer, nn.ModuleDict | nn.ModuleList):  # may be empty, computes nothing
+            continue
         childless = next(layer.children(), None) is None
         own_parameters = next(layer.parameters(recurse=False), None) is not None
         if childless or own_parameters or type(layer) in RULES:

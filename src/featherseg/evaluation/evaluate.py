@@ -15,6 +15,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.types import SegmentationData
 from featherseg.data.images import read_mask
+from featherseg.evaluation.bootstrap import picture_counts
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.panoptic import PanopticScorer
@@ -31,8 +32,9 @@ class Scores:
 
     confusion (K, K) counts pixels, rows are the truth; void (K,) counts those predicted as no class; iou and
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each picture's own mIoU by its
-    key (NaN for one without a labelled pixel). panoptic is what `PanopticQuality.compute` gives, its categories in the
-    order of the classes; None where network or data know no objects.
+    key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the truth, hit and
+    predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
+    categories in the order of the classes; None where network or data know no objects.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +48,7 @@ class Scores:
     confusion: np.ndarray
     void: np.ndarray
     per_image: dict[str, float]
+    counts: np.ndarray
     panoptic: dict[str, Any] | None = None
 
 
@@ -177,6 +180,7 @@ def _score(
     """Sum up (key, truth (H, W), prediction (H, W)) over a dataset."""
     total, contours = Confusion(len(data.classes)), BoundaryF(len(data.classes))
     per_image: dict[str, float] = {}
+    counts: list[np.ndarray] = []
     for done, (key, truth, prediction) in enumerate(pairs, start=1):
         one = Confusion(len(data.classes))
         try:
@@ -185,6 +189,7 @@ def _score(
             raise DataError(f"{data.name}, picture {key!r}: {error}") from None
         total.add(one)
         per_image[key] = one.miou()
+        counts.append(picture_counts(one.matrix, one.void))
         if boundary:
             contours.update(truth, prediction)
         if progress:
@@ -201,6 +206,7 @@ def _score(
         confusion=total.matrix,
         void=total.void,
         per_image=per_image,
+        counts=np.stack(counts) if counts else np.zeros((0, 3, len(data.classes)), dtype=np.int64),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherseg import backbones, models
+from featherseg import models
 from featherseg._version import __version__
 from featherseg.backbones.weights import load_official, read_state
 from featherseg.core.environment import environment
@@ -139,7 +139,7 @@ def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], reque
     """Raises WeightsError where the file holds the backbone and nothing of the rest, as ImageNet weights do."""
     name = models.configure(model.name, model.options).backbone
     try:
-        load_official(backbones.build(name), state)
+        load_official(models.build(model.name, 2, options=model.options).backbone, state)
     except WeightsError:
         return
     raise WeightsError(

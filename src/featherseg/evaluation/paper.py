@@ -62,6 +62,8 @@ def compare(run: Run) -> Comparison | None:
         network = models.build(run.recipe.model.name, paper.classes, run.info.channels)
     counted = cost_of(network, run.recipe.model.name, paper.size)
     height, width = paper.size
+    convention = "macs" if paper.convention == "other" else paper.convention
+    way = "ours by macs, theirs in another way" if paper.convention == "other" else convention
     of = "" if paper.classes == len(run.info.classes) else f", {paper.classes} classes"
     return Comparison(
         paper.row,
@@ -69,9 +71,9 @@ def compare(run: Run) -> Comparison | None:
             *_accuracy(run, paper),
             Figure(f"parameters, M{of}", paper.params_m, counted.params / 1e6, 3),
             Figure(
-                f"GMACs ({paper.convention}), {height}x{width}{of}",
+                f"GMACs ({way}), {height}x{width}{of}",
                 paper.gmacs,
-                counted.macs[paper.convention] / 1e9,
+                counted.macs[convention] / 1e9,
                 3,
             ),
         ),

@@ -23,6 +23,15 @@ def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode:
 
     The line comes first: no score is shown that was not counted.
     """
+    where = log_look(run, data, split, mode, scores)
+    per_image = {key: number(miou) for key, miou in scores.per_image.items()}
+    write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
+    draw_examples(run.path, runtime, data, scores.per_image)
+    return times_scored(run, split)
+
+
+def log_look(run: Run, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> dict[str, str]:
+    """Append the line of one look to evaluations.jsonl and write the card; -> what was looked at, and how."""
     weights = run.path / WEIGHTS
     where = {"data": data.name, "split": split, "mode": str(mode)}
     line = {
@@ -35,10 +44,7 @@ def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode:
     }
     append_line(run.path / EVALUATIONS, line)
     write_card(run)
-    per_image = {key: number(miou) for key, miou in scores.per_image.items()}
-    write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
-    draw_examples(run.path, runtime, data, scores.per_image)
-    return times_scored(run, split)
+    return where
 
 
 def times_scored(run: Run, split: str) -> int:

@@ -6,25 +6,21 @@ with the command that makes it. Class names, keys and settings come from others 
 
 import json
 from collections.abc import Mapping
-from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from featherseg._version import __version__
 from featherseg.core.errors import RunError
 from featherseg.core.files import write_text
 from featherseg.evaluation import report_sections as sections
-from featherseg.evaluation.charts import STYLE
 from featherseg.evaluation.cost import cost_of
 from featherseg.evaluation.examples import read_examples
+from featherseg.evaluation.page import page_html
 from featherseg.evaluation.paper import compare
 from featherseg.evaluation.record import SCORES, times_scored
 from featherseg.evaluation.report_sections import Evidence
 from featherseg.runs import Run, build_network, open_run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
-CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page may load and run nothing
 
 
 def write_report(run_path: Path, output: Path | None = None) -> Path:
@@ -81,19 +77,5 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def report_html(evidence: Evidence) -> str:
     """The whole page."""
-    style = (resources.files("featherseg.evaluation") / "report.css").read_text(encoding="utf-8")
     body = "\n".join(section(evidence) for section in sections.SECTIONS)
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
-<link rel="icon" href="data:,">
-<title>{escape(evidence.run.name)} · featherseg report</title>
-<style>{style}{STYLE}</style>
-<main>
-{body}
-<footer>Written by featherseg {__version__}. This file is complete in itself.</footer>
-</main>
-</html>
-"""
+    return page_html(f"{evidence.run.name} · featherseg report", body)

@@ -14,6 +14,7 @@ from featherseg.core.types import Color
 from featherseg.evaluation.charts import loss_chart, miou_chart
 from featherseg.evaluation.cost import CONVENTIONS, Cost
 from featherseg.evaluation.examples import FOLDER, PANELS, Example
+from featherseg.evaluation.page import percent, section
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.evaluation.paper import HEADS, Comparison
 from featherseg.runs import Run
@@ -43,11 +44,11 @@ class Evidence:
 def head(e: Evidence) -> str:
     """Name, one sentence, the figures to remember."""
     recipe, height_width = e.run.recipe, e.run.info.image_size
-    objects = {f"PQ{_where(e.scores)}, %": _percent(_number(_objects(e), "pq"))} if _objects(e) else {}
+    objects = {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
     figures = objects | {
-        f"mIoU{_where(e.scores)}, %": _percent(_number(e.scores, "miou")),
-        "pixel accuracy, %": _percent(_number(e.scores, "pixel_accuracy")),
-        "boundary F, %": _percent(_number(e.scores, "boundary_f")),
+        f"mIoU{_where(e.scores)}, %": percent(_number(e.scores, "miou")),
+        "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
+        "boundary F, %": percent(_number(e.scores, "boundary_f")),
         "parameters": f"{e.cost.params / 1e6:.2f} M",
         f"GMACs (“macs”), {_size(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
         "classes": str(len(e.run.classes)),
@@ -66,23 +67,23 @@ Weights: {escape(e.run.licence)}.{times}</p>
 def curves(e: Evidence) -> str:
     """Loss and validation mIoU by step."""
     if e.run.imported:
-        return _section("Training", _missing("Imported, not trained here: how it was trained is not recorded."))
+        return section("Training", _missing("Imported, not trained here: how it was trained is not recorded."))
     charts = [chart for chart in (loss_chart(e.metrics), miou_chart(e.metrics)) if chart]
     if not charts:
-        return _section("Training", _missing("No step was logged yet."))
+        return section("Training", _missing("No step was logged yet."))
     last = max(e.metrics)
-    return _section("Training", f'<p>{last:,} steps.</p><div class="charts">{"".join(charts)}</div>')
+    return section("Training", f'<p>{last:,} steps.</p><div class="charts">{"".join(charts)}</div>')
 
 
 def classes(e: Evidence) -> str:
     """IoU of each class as a table with bars."""
     if e.scores is None:
-        return _section("Classes", _missing("Not scored yet:", f"featherseg evaluate {e.run.path}"))
+        return section("Classes", _missing("Not scored yet:", f"featherseg evaluate {e.run.path}"))
     shares = _shares(e.scores)
     rows = [
         f'<tr><th scope="row">{_swatch(info.color)}{escape(info.name)}</th>'
-        f'<td class="number">{_percent(iou)}</td><td class="track">{_bar(iou, info.color)}</td>'
-        f'<td class="number optional">{_percent(share)}</td></tr>'
+        f'<td class="number">{percent(iou)}</td><td class="track">{_bar(iou, info.color)}</td>'
+        f'<td class="number optional">{percent(share)}</td></tr>'
         for info, iou, share in zip(e.run.classes, e.scores["iou"], shares, strict=True)
     ]
     table = f"""<table class="classes"><caption>Intersection over union of each class, in %. Classes that occur in
@@ -90,9 +91,9 @@ neither truth nor prediction have none and do not count in the mean.</caption>
 <thead><tr><th scope="col">class</th><th scope="col" class="number">IoU</th><th scope="col" class="track"></th>
 <th scope="col" class="number optional">share of pixels</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
-<tfoot><tr><th scope="row">mean</th><td class="number">{_percent(_number(e.scores, "miou"))}</td><td></td>
+<tfoot><tr><th scope="row">mean</th><td class="number">{percent(_number(e.scores, "miou"))}</td><td></td>
 <td class="optional"></td></tr></tfoot></table>"""
-    return _section("Classes", table)
+    return section("Classes", table)
 
 
 def objects(e: Evidence) -> str:
@@ -111,7 +112,7 @@ def objects(e: Evidence) -> str:
     table = f"""<table class="classes"><caption>Panoptic quality of each class, in %, and how many of its objects and
 regions were found, made up and missed.</caption>
 <thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>"""
-    return _section("Objects", table)
+    return section("Objects", table)
 
 
 def confusion(e: Evidence) -> str:
@@ -122,22 +123,22 @@ def confusion(e: Evidence) -> str:
     rows = row_shares(e.scores["confusion"], e.scores["void"])
     matrix = _matrix(names, rows) if len(names) <= MATRIX_LIMIT else ""
     mixes = _pairs(
-        (names[t], f"{_percent(share)} % taken for {names[p]}") for share, t, p in most_mixed(rows)[:SHOWN_MIXES]
+        (names[t], f"{percent(share)} % taken for {names[p]}") for share, t, p in most_mixed(rows)[:SHOWN_MIXES]
     )
     intro = "<p>Where the pixels of each true class (row) went (column), in % of the row.</p>"
-    return _section("Confusion", f"{intro}{matrix}<h3>Most frequent mistakes</h3>{mixes}")
+    return section("Confusion", f"{intro}{matrix}<h3>Most frequent mistakes</h3>{mixes}")
 
 
 def examples(e: Evidence) -> str:
     """The best and the worst pictures: image, truth, prediction."""
     if not e.examples:
-        return _section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.path}"))
+        return section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.path}"))
     legend = "".join(f"<li>{_swatch(info.color)}{escape(info.name)}</li>" for info in e.run.classes)
     groups = "".join(
         f"<h3>{title}</h3>" + "".join(_triple(e.run.path, x) for x in e.examples if x.name.startswith(kind))
         for kind, title in (("worst", "Worst"), ("best", "Best"))
     )
-    return _section("Pictures", f'<ul class="legend">{legend}<li>{_swatch((0, 0, 0))}not labelled</li></ul>{groups}')
+    return section("Pictures", f'<ul class="legend">{legend}<li>{_swatch((0, 0, 0))}not labelled</li></ul>{groups}')
 
 
 def cost(e: Evidence) -> str:
@@ -157,7 +158,7 @@ def cost(e: Evidence) -> str:
         [(name, f"{e.cost.macs[name] / 1e9:.3f}", text) for name, text in CONVENTIONS.items()],
         numbers=(1,),
     )
-    return _section("Cost", parts + "<h3>Conventions</h3>" + conventions)
+    return section("Cost", parts + "<h3>Conventions</h3>" + conventions)
 
 
 def paper(e: Evidence) -> str:
@@ -166,14 +167,14 @@ def paper(e: Evidence) -> str:
         return ""
     rows = [figure.texts() for figure in e.comparison.figures]
     caption = f"Published in {e.comparison.row}, as printed, beside this run. A dash: not measured here."
-    return _section("The paper beside ours", _table(caption, HEADS, rows, numbers=range(1, 4)))
+    return section("The paper beside ours", _table(caption, HEADS, rows, numbers=range(1, 4)))
 
 
 def parity(e: Evidence) -> str:
     """Whether the exported file computes what the run computes."""
     if e.parity is None:
         command = f"featherseg export {e.run.path} --to onnx -o {e.run.name}.onnx"
-        return _section("Export", _missing("Not exported yet:", command))
+        return section("Export", _missing("Not exported yet:", command))
     found, file = e.parity["parity"], e.parity
     rows = [
         (
@@ -195,7 +196,7 @@ def parity(e: Evidence) -> str:
     verdict = "gives the network's logits" if found["ok"] else "does not give the network's logits"
     name, megabytes = Path(file["path"]).name, file["bytes"] / 1e6
     intro = f"<p>{escape(name)} ({escape(file['target'])}, {megabytes:.1f} MB) {verdict}.</p>"
-    return _section("Export", intro + table)
+    return section("Export", intro + table)
 
 
 def settings(e: Evidence) -> str:
@@ -207,14 +208,14 @@ def settings(e: Evidence) -> str:
         if value is not None
     ]
     note = "Of featherseg's own recipe for such a network: the imported weights were not trained with them."
-    return _section("Settings", (_missing(note) if e.run.imported else "") + _pairs(pairs))
+    return section("Settings", (_missing(note) if e.run.imported else "") + _pairs(pairs))
 
 
 def environment(e: Evidence) -> str:
     """The machine and the versions of the training, or of the import."""
     if not e.environment:
-        return _section("Environment", _missing("Not recorded."))
-    return _section("Environment", _pairs(_flat(e.environment)))
+        return section("Environment", _missing("Not recorded."))
+    return section("Environment", _pairs(_flat(e.environment)))
 
 
 SECTIONS = (head, curves, classes, objects, confusion, examples, paper, cost, parity, settings, environment)
@@ -239,10 +240,6 @@ def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
     """(share of the truth's pixels, truth, prediction) of every mistake that occurs, the largest share first."""
     mistakes = [(share, t, p) for t, row in enumerate(rows) for p, share in enumerate(row) if t != p and share > 0]
     return sorted(mistakes, key=lambda mistake: (-mistake[0], mistake[1:]))
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
 
 
 def _missing(text: str, command: str = "") -> str:
@@ -272,7 +269,7 @@ def _triple(run_path: Path, example: Example) -> str:
         f'loading="lazy"><small>{panel}</small></div>'
         for panel in PANELS
     )
-    caption = f"{escape(example.key)} <span>mIoU {_percent(example.miou)} %, of this picture alone</span>"
+    caption = f"{escape(example.key)} <span>mIoU {percent(example.miou)} %, of this picture alone</span>"
     return f'<figure class="triple"><figcaption>{caption}</figcaption>{pictures}</figure>'
 
 
@@ -342,7 +339,7 @@ def _number(scores: Mapping[str, Any] | None, key: str) -> float | None:
 
 def _object_row(name: str, figures: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     """A row of the table of objects; `name` is HTML."""
-    cells = [f'<td class="number">{_percent(_number(figures, key))}</td>' for key in ("pq", "sq", "rq")]
+    cells = [f'<td class="number">{percent(_number(figures, key))}</td>' for key in ("pq", "sq", "rq")]
     cells += [f'<td class="number optional">{counts.get(key, "")}</td>' for key in ("tp", "fp", "fn")]
     return f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>'
 
@@ -358,11 +355,6 @@ def _objects(e: Evidence) -> Mapping[str, Any] | None:
 def _where(scores: Mapping[str, Any] | None) -> str:
     named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
     return f" on {' '.join(named)}" if named else ""
-
-
-def _percent(share: float | None) -> str:
-    """0.6153 -> "61.5"; a dash for none."""
-    return "\N{EN DASH}" if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def _size(size: tuple[int, int]) -> str:

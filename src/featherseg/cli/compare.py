@@ -1,0 +1,149 @@
+"""`featherseg compare`: networks side by side on your own pictures, or a paper's tables counted again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.cli.comparison_tables import print_outcome, print_paper
+from featherseg.cli.options import FIT_HELP, parse_mode, parse_size, with_own_fit
+from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featherseg.core.types import SegmentationData
+    from featherseg.evaluation.comparison import Contestant
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run folders, names of runs, exported .onnx files.", metavar="[RUN]...")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the runs' own].")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the runs' own].")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which part to score [default: what training validated on].")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical picture's].")
+    ] = None,
+    max_ms: Annotated[float | None, typer.Option(help="Name the best network within so many ms (p50).")] = None,
+    max_mib: Annotated[float | None, typer.Option(help="Name the best network within so much peak memory.")] = None,
+    costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Measure time and memory too.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the comparison as one HTML page.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option("--train", metavar="RECIPE", help="Train --models under this recipe first.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="With --train: networks, as in frm-lite0,rsp-lite0.")] = None,
+    seeds: Annotated[str, typer.Option(help="With --train: one run of each network a seed.")] = "0,1,2",
+    out: Annotated[
+        Path | None, typer.Option(help="With --train: the folder of the runs; goes on where it was.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --train: override a recipe's key.")
+    ] = None,
+    paper: Annotated[str | None, typer.Option(help="Count a paper's tables again: frm, cgrseg or rsp.")] = None,
+) -> None:
+    """Compare networks on your own pictures: accuracy with intervals, size, time, memory, the pick for a budget.
+
+    Runs that differ in their seed alone are runs of one network: with three of each it is said which networks differ,
+    with fewer only which files. With --train every network is trained under one recipe first. With --paper nothing is
+    run: published figures stand beside our counts, each with a verdict.
+    """
+    ways = {"runs": bool(runs), "--train": recipe is not None, "--paper": paper is not None}
+    if sum(ways.values()) != 1:
+        raise ConfigError("name what to compare, one of the three: two runs or more, --train RECIPE, or --paper NAME.")
+    mode = parse_mode(None, scales, flip, fit)
+    at = parse_size(size, "--size") if size else None
+    from rich.console import Console
+
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if paper is not None:
+        print_paper(paper, console, as_json=as_json)
+        return
+    asked = Asked(data, data_root, split, tuple(overrides or ()))
+    names = list(runs or []) if recipe is None else _train(recipe, models, seeds, out, asked, stderr=as_json)
+    from featherseg.core.files import write_text
+    from featherseg.data.statistics import typical_size
+    from featherseg.evaluation.comparison import compare as contest
+    from featherseg.evaluation.comparison import open_contestants, to_json
+    from featherseg.evaluation.comparison_page import comparison_html
+
+    contestants = open_contestants(names, device)
+    scored, own_split = _data(contestants, asked)
+    with progress_bar(console, "scoring") as progress:
+        outcome = contest(
+            contestants,
+            scored,
+            own_split,
+            lambda runtime: with_own_fit(mode, fit, runtime),
+            at or typical_size(scored),
+            costs=costs,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(to_json(outcome, max_ms, max_mib), indent=2, ensure_ascii=False))
+    else:
+        print_outcome(console, outcome, max_ms, max_mib)
+    if output:
+        write_text(output, comparison_html(outcome, max_ms, max_mib))
+        console.print(f"the page is {output}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line: the data (None = the runs' own), and overrides of the recipe."""
+
+    data: str | None
+    root: Path | None
+    split: str | None
+    overrides: tuple[str, ...]
+
+
+def _train(recipe: str, models: str | None, seeds: str, out: Path | None, asked: Asked, *, stderr: bool) -> list[str]:
+    """Train --models under the recipe, telling of it on stdout or stderr; -> the runs."""
+    if not models or out is None:
+        raise ConfigError("--train needs --models A,B,... and --out, the folder of the runs.")
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
+    from featherseg.cli.train import TrainingProgress
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.errors import require
+
+    keep_freed_memory()
+    require("lightning", "train", "training")
+    from featherseg.training import Request
+    from featherseg.training.field import train_field
+
+    networks, numbers = [m.strip() for m in models.split(",")], [int(seed) for seed in seeds.split(",")]
+    request = Request(recipe, asked.data, asked.root, None, asked.overrides)
+    with TrainingProgress(stderr=stderr) as progress:
+        return [str(run) for run in train_field(request, networks, numbers, out, progress)]
+
+
+def _data(contestants: Sequence[Contestant], asked: Asked) -> tuple[SegmentationData, str]:
+    """What everyone is scored on, and its split: the runs' own where they agree and nothing else is asked."""
+    from featherseg.data import open_dataset
+
+    own = [one.run.recipe.data for one in contestants if one.run]
+    names, splits = {d.name for d in own}, {d.val_split for d in own}
+    if asked.data is None and len(names) != 1:
+        found = f"the runs were trained on {', '.join(sorted(names))}" if names else "exported files do not know theirs"
+        raise ConfigError(f"{found}: name the dataset to compare on with --data NAME or --data path/to/dataset.toml.")
+    name = asked.data or own[0].name
+    split = asked.split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
+    roots = [d.root for d in own if d.name == name and d.root]
+    size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
+    return open_dataset(name, split, asked.root or (Path(roots[0]) if roots else None), size), split

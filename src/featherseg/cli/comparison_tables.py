@@ -1,0 +1,138 @@
+"""How a comparison is printed: tables for a terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from featherseg.evaluation.comparison import Outcome, Ranking, Standing
+    from featherseg.evaluation.paper_tables import CheckedTable
+
+
+def print_outcome(console: Console, outcome: Outcome, max_ms: float | None, max_mib: float | None) -> None:
+    """Rankings, what may be said of each pair, picks, files, times."""
+    from rich.markup import escape
+
+    from featherseg.core.wording import counted
+    from featherseg.evaluation.comparison import picks
+
+    console.print(
+        f"{escape(outcome.data)} {escape(outcome.split)}: {counted(outcome.pictures, 'picture')}, looked at "
+        f"{outcome.mode}; intervals by drawing {outcome.units}"
+    )
+    for ranking in outcome.rankings:
+        _print_ranking(console, ranking)
+        for _, chosen in picks(ranking, max_ms, max_mib):
+            console.print(escape(f"for a budget: {chosen.reason}"))
+    if outcome.files:
+        console.print("\nthese files, whatever the networks:")
+        for d in outcome.files.differences:
+            low, high = 100 * d.miou.low, 100 * d.miou.high
+            console.print(
+                escape(f"  {d.words(outcome.files.names)} ({100 * d.miou.value:+.2f}, {low:+.2f} to {high:+.2f})")
+            )
+    if outcome.timing and len(outcome.timing.names) > 1:
+        height, width = outcome.size
+        console.print(f"\ntime at {height}x{width}, {outcome.timing.machine}:")
+        for ratio in outcome.timing.ratios():
+            console.print(escape(f"  {ratio.words(outcome.timing.names)}"))
+
+
+def _print_ranking(console: Console, ranking: Ranking) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "network", "mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "memory MiB",
+        title=escape(f"start: {ranking.start}"), title_justify="left",
+    )  # fmt: skip
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for s in ranking.standings:
+        table.add_row(escape(s.name), *_figures(s))
+    console.print(table)
+    if ranking.silence:
+        console.print(ranking.silence)
+        return
+    names = [s.name for s in ranking.standings]
+    console.print(f"better than every other: {escape(ranking.best.name) if ranking.best else 'none is shown to be'}")
+    for d in ranking.differences:
+        low, high = 100 * d.miou.low, 100 * d.miou.high
+        console.print(
+            escape(f"  {d.words(names)} ({100 * d.miou.value:+.2f}, {low:+.2f} to {high:+.2f} points of mIoU)")
+        )
+
+
+def _figures(s: Standing) -> tuple[str, ...]:
+    """What stands in a network's row; empty where nothing was measured."""
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    return (
+        f"{100 * s.miou.mean():.2f}",
+        " ".join(f"{100 * miou:.2f}" for miou in s.miou),
+        number(None if s.params is None else s.params / 1e6, 2),
+        number(s.gmacs, 2),
+        number(s.p50_ms, 1),
+        number(s.p95_ms, 1),
+        number(s.memory.process_mib if s.memory else None, 0),
+    )
+
+
+def print_paper(name: str, console: Console, *, as_json: bool) -> None:
+    """Every row and sentence of a paper that holds a number, beside our counts, each figure with a verdict."""
+    from featherseg.evaluation.paper_counts import VERDICTS
+    from featherseg.evaluation.paper_tables import check_paper, to_json
+
+    check = check_paper(name)
+    if as_json:
+        print(json.dumps(to_json(check), indent=2, ensure_ascii=False))
+        return
+    console.print(f"{check.title}\n", markup=False)
+    for table in check.tables:
+        _print_published(console, table)
+    for checked in check.sentences:
+        sentence = checked.sentence
+        console.print(f"{checked.verdict}: \u201c{sentence.text}\u201d ({sentence.where})", markup=False)
+        console.print(f"  {checked.words}", markup=False)
+    console.print("\nverdicts:")
+    for verdict, meaning in VERDICTS.items():
+        console.print(f"  {verdict}: {meaning}", markup=False)
+
+
+def _print_published(console: Console, checked: CheckedTable) -> None:
+    """A table of a paper, a line a figure: printed, ours, verdict; below it, what meets a figure otherwise."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("network", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
+    table.title_justify = "left"
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    notes = []
+    for found in checked.rows:
+        row = found.row
+        name = " ".join(dict.fromkeys((row.method, row.backbone))).strip()
+        at = f"G, {row.size}" if row.size != "-" else "G"
+        figures = [*zip(checked.table.measured, found.measured, strict=True), (at, found.gflops), ("M", found.params)]
+        shown = [(what, figure) for what, figure in figures if figure.printed != "-" or figure.ours]
+        for number, (what, figure) in enumerate(shown):
+            ours = f"{figure.ours.value:.3f}" if figure.ours else "-"
+            table.add_row(
+                *map(escape, (name if number == 0 else "", what, figure.printed, ours, figure.verdict or "-"))
+            )
+            if figure.verdict not in (None, "equal", "not testable here"):
+                notes.append(f"{name}, {figure.printed}: {figure.words}")
+        table.add_section()
+        notes += [f"{name}: {row.remark}"] if row.remark else []
+    console.print(table)
+    for note in notes:
+        console.print(f"  {note}", markup=False)
+    console.print("  G: GFLOPs as printed, ours by macs; M: million parameters\n", markup=False)

@@ -1,0 +1,56 @@
+"""What a bootstrap draws: whole sequences where the names of the pictures tell enough of them, else blocks in time.
+
+Neighbouring pictures of a drive look alike, so that 233 of them say less than 233 unrelated ones.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 25
+"""Consecutive pictures in a block."""
+
+MIN_SEQUENCES = 10
+"""Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
+
+_FRAME = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*\d+\D*$")
+"""The number of the frame, at the end of a key."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """index (N,) names each picture's unit, 0..count-1; words say what a unit is, for tables and pages."""
+
+    index: np.ndarray
+    count: int
+    words: str
+
+
+def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
+    """The units of the pictures with these keys, in the order of the dataset.
+
+    A sequence is what a key says without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
+    tell sequences where half of them hold two pictures or more. Ten sequences or more are drawn whole; fewer are cut
+    into blocks of about `block` consecutive pictures, none across two sequences; so is the list as a whole where names
+    tell nothing.
+    """
+    names = [_FRAME.sub("", key) for key in keys]
+    found, index, lengths = np.unique(names, return_inverse=True, return_counts=True)
+    if np.median(lengths) < 2:
+        index, lengths = np.zeros(len(keys), dtype=np.int64), np.array([len(keys)])
+    elif len(found) >= MIN_SEQUENCES:
+        return Units(index, len(found), f"{len(found)} whole sequences")
+    result = np.empty(len(keys), dtype=np.int64)
+    count = 0
+    for sequence, length in enumerate(lengths):
+        blocks = max(1, round(length / block))
+        result[index == sequence] = count + np.arange(length) * blocks // length
+        count += blocks
+    return Units(result, count, f"{count} blocks of about {block} consecutive pictures")
+
+
+def single_pictures(count: int) -> Units:
+    """Every picture a unit of its own: right only where the pictures are unrelated."""
+    return Units(np.arange(count), count, f"{count} single pictures")

@@ -1,0 +1,41 @@
+"""`featherseg compare --train`: several networks under one recipe and budget, a run a seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featherseg import models
+from featherseg.backbones.weights import PRETRAINED
+from featherseg.core.errors import ConfigError
+from featherseg.training.prepare import Request, check_request
+from featherseg.training.recorder import Reporter
+from featherseg.training.train import train
+
+
+def train_field(
+    request: Request, networks: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
+) -> list[Path]:
+    """Train every network of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED.
+
+    Kill it at any time: finished runs are kept, a stopped one goes on. A network of whose backbone no ImageNet weights
+    are known starts from scratch. Raises UnknownName, ConfigError, WeightsError and so on before the first is trained.
+    """
+    if len(set(networks)) != len(networks) or len(set(seeds)) != len(seeds) or not networks or not seeds:
+        raise ConfigError("expected every network and every seed once, and one of each at least.")
+    asked = [(name, _of(request, name)) for name in networks]
+    for _, one in asked:
+        check_request(one, lambda sentence: None)
+    runs = []
+    for name, one in asked:
+        for seed in seeds:
+            runs.append(out / f"{name}-{seed}")
+            reporter.message(f"{name}, seed {seed}")
+            own = Request(one.recipe, one.data, one.data_root, None, (*one.overrides, f"train.seed={seed}"))
+            train(own, runs[-1], reporter, resume=True)
+    return runs
+
+
+def _of(request: Request, name: str) -> Request:
+    """The request for one network; what the user asked for comes last and counts."""
+    known = models.configure(name).backbone in PRETRAINED
+    own = (f'model.name="{name}"', *([] if known else ["model.pretrained=false"]))
+    return Request(request.recipe, request.data, request.data_root, None, (*own, *request.overrides))

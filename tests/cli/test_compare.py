@@ -1,0 +1,150 @@
+import json
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from featherseg import models
+from featherseg.cli.compare import compare
+from featherseg.core.errors import ConfigError, UnknownName, WeightsError
+from featherseg.export import export
+from featherseg.runs import load_run, open_run, save_weights, write_info
+
+APP = typer.Typer()
+APP.command()(compare)
+
+TRAINED = (
+    "model.pretrained=false", "data.train_size=8", "data.val_size=4", "data.workers=0", "augment.crop=[64, 96]",
+    "loss.class_weights=none", "train.epochs=1", "train.batch_size=4", "train.precision=fp32",
+)  # fmt: skip
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def field(lawn_run, tmp_path):
+    """Three runs each of two networks, untrained: frm-lite0-0 ... deeplabv3-lite0-2."""
+    info, paths = open_run(lawn_run).info, []
+    for model in ("frm-lite0", "deeplabv3-lite0"):
+        for seed in range(3):
+            path = tmp_path / f"{model}-{seed}"
+            path.mkdir()
+            torch.manual_seed(seed)
+            save_weights(path, models.build(model, 2).state_dict())
+            train = info.recipe.train.model_copy(update={"seed": seed})
+            named = info.recipe.model.model_copy(update={"name": model})
+            recipe = info.recipe.model_copy(update={"model": named, "train": train})
+            write_info(path, info.model_copy(update={"recipe": recipe}))
+            paths.append(path)
+    return paths
+
+
+def test_one_run_each_says_nothing_about_the_networks_but_about_the_files(field):
+    found = json.loads(run(field[0], field[3], "--no-costs", "--json").stdout)
+    (ranking,) = found["rankings"]
+    assert ranking["silence"] == "one run each: says nothing about the networks"
+    assert (ranking["best"], ranking["differences"]) == (None, [])
+    assert {n["name"] for n in ranking["networks"]} == {"frm-lite0", "deeplabv3-lite0"}
+    (pair,) = found["files"]
+    assert {pair["first"], pair["second"]} == {"frm-lite0-0", "deeplabv3-lite0-0"}
+
+
+def test_runs_that_differ_in_their_seed_are_runs_of_one_network(field):
+    found = json.loads(run(*field, "--no-costs", "--json", "--split", "test").stdout)
+    (ranking,) = found["rankings"]
+    assert sorted(len(n["runs"]) for n in ranking["networks"]) == [3, 3]
+    assert ranking["networks"][0]["miou"] >= ranking["networks"][1]["miou"]
+    assert (ranking["silence"], len(ranking["differences"]), found["files"]) == (None, 1, None)
+    assert found["pictures"] == 2
+
+
+def test_other_starts_are_never_in_one_list(field):
+    for path in field[:3]:
+        info = open_run(path).info
+        write_info(path, info.model_copy(update={"loaded": {"file": "lite0.pth"}}))
+    found = json.loads(run(*field, "--no-costs", "--json").stdout)
+    assert [(r["start"], [n["name"] for n in r["networks"]]) for r in found["rankings"]] == [
+        ("ImageNet weights", ["frm-lite0"]),
+        ("from scratch", ["deeplabv3-lite0"]),
+    ]
+
+
+def test_every_look_at_test_is_counted_in_the_run(field):
+    run(field[0], field[3], "--no-costs", "--split", "test")
+    lines = (field[0] / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["split"] for line in lines] == ["test"]
+
+
+def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path):
+    page = tmp_path / "page.html"
+    result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)
+    assert result.exit_code == 0, result.output
+    assert "within 1e+06 ms" in result.output
+    assert "none of 2 networks stays within 1 MiB" in result.output
+    assert "says nothing about the networks" in result.output
+    html = page.read_text()
+    assert html.count("<svg") == 2  # the fronts of time and memory
+    assert all(word in html for word in ("deeplabv3-lite0", "grass", "default-src 'none'", "How to read this"))
+    assert "<script" not in html
+
+
+def test_an_exported_file_is_compared_as_a_file(field, tmp_path):
+    target = tmp_path / "light.onnx"
+    export(load_run(field[0]), "onnx", target)
+    found = json.loads(
+        run(field[0], target, "--data", open_run(field[0]).recipe.data.name, "--no-costs", "--json").stdout
+    )
+    assert [r["start"] for r in found["rankings"]] == ["from scratch", "start not recorded"]
+    (pair,) = found["files"]
+    assert abs(pair["miou"][0]) < 1e-3
+    assert pair["better"] is None
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "one of the three"),
+    (["RUN", "--paper", "frm"], "one of the three"),
+    (["RUN"], "1 to compare"),
+    (["RUN", "RUN"], "named twice"),
+    (["--train", "frm-lite0"], "--models"),
+    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "a"], "--seeds 'a'"),
+    (["--train", "frm-lite0", "--models", "frm-lite0,frm-lite0", "--out", "x"], "once"),
+])  # fmt: skip
+def test_what_cannot_be_compared_gets_a_sentence(lawn_run, arguments, message):
+    error = run(*(lawn_run if argument == "RUN" else argument for argument in arguments)).exception
+    assert isinstance(error, ConfigError)
+    assert message in str(error)
+
+
+def test_runs_of_two_datasets_need_one_to_be_named(field):
+    info = open_run(field[3]).info
+    data = info.recipe.data.model_copy(update={"name": "camvid"})
+    write_info(field[3], info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
+    error = run(field[0], field[3], "--no-costs").exception
+    assert isinstance(error, ConfigError)
+    assert "--data NAME" in str(error)
+
+
+def test_networks_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
+    settings = [word for setting in TRAINED for word in ("--set", setting)]
+    words = ["--train", "frm-lite0", "--models", "frm-lite0,pidnet-s", "--seeds", "0,1", "--out", tmp_path / "field"]
+    settings += ["--no-costs", "--json"]
+    found = json.loads(run(*words, *settings).stdout)
+    assert [len(n["runs"]) for n in found["rankings"][0]["networks"]] == [2, 2]
+    names = sorted(path.name for path in (tmp_path / "field").iterdir())
+    assert names == ["frm-lite0-0", "frm-lite0-1", "pidnet-s-0", "pidnet-s-1"]
+    before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
+    assert run(*words, *settings).exit_code == 0
+    assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}
+
+
+@pytest.mark.parametrize(
+    ("models", "error"), [("frm-lite0,no-such", UnknownName), ("frm-lite0,frm-van-s", WeightsError)]
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models, error, monkeypatch):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
+    result = run("--train", "frm-lite0", "--models", models, "--out", tmp_path / "field")
+    assert isinstance(result.exception, error)
+    assert not (tmp_path / "field").exists()
