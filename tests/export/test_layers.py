@@ -9,9 +9,10 @@ from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsamp
 from featherseg.export.onnx import OPSET
 from featherseg.export.parity import perturb
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, StridedRegionMean
+from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMax, StridedRegionMean
 from featherseg.models.cgrseg import rectangular_module
 from featherseg.models.deeplabv3 import AtrousPyramid
+from featherseg.models.efficientvit import LinearAttention
 
 
 def two_dimensional():
@@ -30,6 +31,8 @@ LAYERS = {
     "atrous pyramid": lambda: AtrousPyramid(6, 4, (2, 3, 12), project_kernel=1),
     "strided region means": lambda: StridedRegionMean(2),
     "rectangular self-calibration": lambda: rectangular_module(6, band=5),
+    "region maxima": lambda: RegionMax(2),
+    "linear attention, in which some queries meet no key": lambda: LinearAttention(6, 2),
 }
 
 

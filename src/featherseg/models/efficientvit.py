@@ -26,9 +26,6 @@ from featherseg.layers.precision import at_least_fp32, autocast_off
 EXPANSION = 4
 """Width of every bottleneck, in multiples of the channels it takes."""
 
-EPSILON = 1e-15
-"""Keeps the attention finite where a query meets no key."""
-
 
 class ConvLayer(nn.Sequential):
     """Convolution, batch norm (or, with `norm` off, a bias in its place) and, with `act`, hard swish.
@@ -94,7 +91,8 @@ class LinearAttention(nn.Module):
         o_i = q_i (sum_j k_j^T v_j) / (q_i sum_j k_j^T).
 
     Half of the heads see the queries, keys and values themselves, half what a 5x5 convolution gathers of them (Fig. 2).
-    The sums run in fp32 whatever autocast says: they are over all positions. (B, C, h, w) -> (B, C, h, w).
+    The sums run in fp32 whatever autocast says: they are over all positions. The authors add 1e-15 to the denominator,
+    which an optimiser of exported files takes for 0. (B, C, h, w) -> (B, C, h, w).
     """
 
     def __init__(self, channels: int, head_channels: int) -> None:
@@ -118,7 +116,8 @@ class LinearAttention(nn.Module):
             q, k, v = heads.split(self.head_channels, dim=2)  # each (B, 2 n, d, N)
             v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (B, 2 n, d + 1, N): the last row becomes the denominator
             out = (v @ k.relu().mT) @ q.relu()  # (B, 2 n, d + 1, N)
-            out = out[:, :, :-1] / (out[:, :, -1:] + EPSILON)
+            total = out[:, :, -1:]  # 0 where no key meets the query: then all of out is 0
+            out = out[:, :, :-1] / torch.where(total > 0, total, 1.0)
         return self.project(out.reshape(len(x), -1, *x.shape[2:]).to(qkv.dtype))  # (B, C, h, w)
 
 
