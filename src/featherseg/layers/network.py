@@ -72,10 +72,11 @@ class SegmentationNetwork(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
-    align_corners is that of its logits. feature_channels is the width of SegOutput.features in training, None where it
-    gives none. A network is how it encodes pictures, as a pyramid of four maps, and how it decodes that; a panoptic one
-    also has an instance branch on the pyramid. aux_heads are used in training alone, each giving class logits under its
-    name but for that named by boundary_head, which tells boundaries from the rest by one logit.
+    lone_side is the stride of its coarsest map where a batch norm sees that, see `least_side`; align_corners is that of
+    its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A network is
+    how it encodes pictures, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
+    branch on the pyramid. aux_heads are used in training alone, each giving class logits under its name but for that
+    named by boundary_head, which tells boundaries from the rest by one logit.
     """
 
     backbone: Backbone
@@ -85,6 +86,7 @@ class SegmentationNetwork(nn.Module):
     align_corners: bool = False
     size_divisor: int = 1
     minimum_size: int = 1
+    lone_side: int = 0
     feature_channels: int | None = None
     boundary_head: str | None = None
 
@@ -125,8 +127,13 @@ class SegmentationNetwork(nn.Module):
         )
 
     def least_side(self, images: Tensor) -> int:
-        """What a shorter side of these images (B, channels, H, W) is padded to, in pixels."""
-        return self.minimum_size
+        """What a shorter side of these images (B, channels, H, W) is padded to, in pixels.
+
+        minimum_size; in training one more than lone_side for a single picture that is no larger than it: of the one
+        position that is left of it a batch norm has no variance.
+        """
+        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= self.lone_side
+        return self.lone_side + 1 if alone else self.minimum_size
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Padded images (B, channels, H, W) -> pyramid (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3."""

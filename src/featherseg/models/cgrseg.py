@@ -250,6 +250,7 @@ class CGRSeg(SegmentationNetwork):
     align_corners = False
     size_divisor = 32
     minimum_size = 1
+    lone_side = 64
 
     def __init__(self, config: CGRSegConfig, classes: int) -> None:
         super().__init__()
@@ -283,11 +284,6 @@ class CGRSeg(SegmentationNetwork):
             features = features * self.prototype(features, logits) + features
             logits = self.classifier(self.drop(features))  # by the same classifier
         return Decoded(logits, features)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 64 x 64, 65: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 64
-        return 65 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used).

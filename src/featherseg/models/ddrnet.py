@@ -135,6 +135,7 @@ class DDRNet(SegmentationNetwork):
     align_corners = False
     size_divisor = 1
     minimum_size = 1
+    lone_side = 64
 
     def __init__(self, config: DDRNetConfig, classes: int) -> None:
         super().__init__()
@@ -153,11 +154,6 @@ class DDRNet(SegmentationNetwork):
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = fine + context  # (B, 4 W_p, H/8, W/8)
         return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](middle)})
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 64 x 64, 65: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 64
-        return 65 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used).

@@ -225,6 +225,7 @@ class EfficientViT(SegmentationNetwork):
     align_corners = False
     size_divisor = 1
     minimum_size = 1
+    lone_side = 32
 
     def __init__(self, config: EfficientViTConfig, classes: int) -> None:
         super().__init__()
@@ -245,11 +246,6 @@ class EfficientViT(SegmentationNetwork):
         features = self.middle(fused)
         wide = features if self.expand is None else self.expand(features)
         return Decoded(self.classifier(wide), features)  # (B, K, H/8, W/8)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
-        return 33 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' segmentation networks -> ours; -> (renamed state, keys not used: none)."""

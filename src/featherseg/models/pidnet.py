@@ -206,6 +206,7 @@ class PIDNet(SegmentationNetwork):
     align_corners = True
     size_divisor = 1
     minimum_size = 1
+    lone_side = 64
     boundary_head = "aux_d"
 
     def __init__(self, config: PIDNetConfig, classes: int) -> None:
@@ -233,11 +234,6 @@ class PIDNet(SegmentationNetwork):
             return {"aux_p": self.aux_heads["aux_p"](middle), "aux_d": self.aux_heads["aux_d"](boundary)}
 
         return Decoded(self.head(features), features, aux)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 64 x 64, 65: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 64
-        return 65 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used).

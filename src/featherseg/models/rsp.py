@@ -198,6 +198,7 @@ class RSP(SegmentationNetwork):
     align_corners = False
     size_divisor = 32
     minimum_size = 1
+    lone_side = 32
 
     def __init__(self, config: RSPConfig, classes: int) -> None:
         super().__init__()
@@ -215,11 +216,6 @@ class RSP(SegmentationNetwork):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         return self.head(pyramid)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
-        return 33 if alone else self.minimum_size
 
 
 def build_neck(config: RSPConfig, stage_channels: Sequence[int]) -> BiFPN | FPN:

@@ -216,6 +216,7 @@ class RTFormer(SegmentationNetwork):
     align_corners = False
     size_divisor = 1
     minimum_size = 1
+    lone_side = 32
 
     def __init__(self, config: RTFormerConfig, classes: int) -> None:
         super().__init__()
@@ -233,11 +234,6 @@ class RTFormer(SegmentationNetwork):
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = torch.cat([fine, context], dim=1)  # (B, 4 P, H/8, W/8)
         return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](first)})
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
-        return 33 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used).

@@ -134,6 +134,7 @@ class SCTNet(SegmentationNetwork):
     align_corners = False
     size_divisor = 1
     minimum_size = 1
+    lone_side = 32
 
     def __init__(self, config: SCTNetConfig, classes: int) -> None:
         super().__init__()
@@ -150,11 +151,6 @@ class SCTNet(SegmentationNetwork):
         context = resize(self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False)
         features = torch.cat([eighth, context], dim=1)  # (B, 4 P, H/8, W/8)
         return Decoded(self.head(features), features)  # (B, K, H/8, W/8)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
-        return 33 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' network for inference -> ours; -> (renamed state, none that is not used)."""

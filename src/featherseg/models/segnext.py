@@ -278,6 +278,7 @@ class SegNeXt(SegmentationNetwork):
     align_corners = False
     size_divisor = 1
     minimum_size = 1
+    lone_side = 32
 
     def __init__(self, config: SegNeXtConfig, classes: int) -> None:
         super().__init__()
@@ -297,11 +298,6 @@ class SegNeXt(SegmentationNetwork):
         stages = [fine, *(resize(stage, size, align_corners=False) for stage in coarse)]
         features = self.align(self.hamburger(self.squeeze(torch.cat(stages, dim=1))))  # (B, D, H/8, W/8)
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
-
-    def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture of at most 32 x 32, 33: of one position a batch norm has no variance."""
-        alone = self.training and len(images) == 1 and max(images.shape[2:]) <= 32
-        return 33 if alone else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
