@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from featherseg import models
 from featherseg.cli.compare import compare
-from featherseg.core.errors import ConfigError, UnknownName, WeightsError
+from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.export import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
 
@@ -70,6 +70,29 @@ def test_other_starts_are_never_in_one_list(field):
         ("ImageNet weights", ["frm-lite0"]),
         ("from scratch", ["deeplabv3-lite0"]),
     ]
+
+
+def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field):
+    for path in field[3:]:
+        info = open_run(field[0]).info
+        train = info.recipe.train.model_copy(update={"lr": 0.5, "seed": open_run(path).recipe.train.seed})
+        write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+        save_weights(path, load_run(field[0]).model.state_dict())
+    found = json.loads(run(*field, "--no-costs", "--json").stdout)
+    lr = open_run(field[0]).recipe.train.lr
+    names = {n["name"] for n in found["rankings"][0]["networks"]}
+    assert names == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
+
+
+def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
+    monkeypatch.setattr("featherseg.evaluation.comparison.open_contestants", lambda *_: pytest.fail("began to work"))
+    for target, message in (
+        (tmp_path, "is a folder"),
+        (field[0] / "weights.safetensors" / "page.html", "nothing can be"),
+    ):
+        error = run(field[0], field[3], "-o", target).exception
+        assert isinstance(error, FeathersegError)
+        assert message in str(error)
 
 
 def test_every_look_at_test_is_counted_in_the_run(field):

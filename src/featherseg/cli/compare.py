@@ -73,9 +73,14 @@ def compare(
     if paper is not None:
         print_paper(paper, console, as_json=as_json)
         return
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.files import check_writable, write_text
+
+    if output:
+        check_writable(output)
+    keep_freed_memory()
     asked = Asked(data, data_root, split, tuple(overrides or ()))
     names = list(runs or []) if recipe is None else _train(recipe, models, seeds, out, asked, stderr=as_json)
-    from featherseg.core.files import write_text
     from featherseg.data.statistics import typical_size
     from featherseg.evaluation.comparison import compare as contest
     from featherseg.evaluation.comparison import open_contestants, to_json
@@ -119,10 +124,8 @@ def _train(recipe: str, models: str | None, seeds: str, out: Path | None, asked:
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
     from featherseg.cli.train import TrainingProgress
-    from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.errors import require
 
-    keep_freed_memory()
     require("lightning", "train", "training")
     from featherseg.training import Request
     from featherseg.training.field import train_field

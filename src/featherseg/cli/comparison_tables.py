@@ -112,27 +112,28 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
 
     table = Table("network", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
     table.title_justify = "left"
-    for column in table.columns[1:]:
-        column.no_wrap = True
+    for column in table.columns:
+        column.no_wrap = column is not table.columns[1]
+    table.columns[1].overflow = "fold"
     for column in table.columns[2:4]:
         column.justify = "right"
     notes = []
     for found in checked.rows:
         row = found.row
-        name = " ".join(dict.fromkeys((row.method, row.backbone))).strip()
+        words = list(dict.fromkeys(filter(None, (row.method, row.backbone))))
+        name = " ".join(words)
         at = f"G, {row.size}" if row.size != "-" else "G"
         figures = [*zip(checked.table.measured, found.measured, strict=True), (at, found.gflops), ("M", found.params)]
         shown = [(what, figure) for what, figure in figures if figure.printed != "-" or figure.ours]
         for number, (what, figure) in enumerate(shown):
             ours = f"{figure.ours.value:.3f}" if figure.ours else "-"
-            table.add_row(
-                *map(escape, (name if number == 0 else "", what, figure.printed, ours, figure.verdict or "-"))
-            )
+            first = "" if number else "\n".join(words)
+            table.add_row(*map(escape, (first, what, figure.printed, ours, figure.verdict or "-")))
             if figure.verdict not in (None, "equal", "not testable here"):
                 notes.append(f"{name}, {figure.printed}: {figure.words}")
         table.add_section()
         notes += [f"{name}: {row.remark}"] if row.remark else []
-    console.print(table)
+    console.print(table, width=max(80, console.width))
     for note in notes:
         console.print(f"  {note}", markup=False)
     console.print("  G: GFLOPs as printed, ours by macs; M: million parameters\n", markup=False)

@@ -32,6 +32,15 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises FeathersegError where no file can be written at `path`: asked before work whose result goes there."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise FeathersegError(f"{path} is a folder. Name the file to write, such as {path / 'NAME'}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FeathersegError(f"nothing can be written to {path}: {folder} is no folder, or may not be written to.")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically replace `path` by `content`."""
     write_atomic(path, lambda file: file.write(content))

@@ -32,7 +32,10 @@ NOT_RECORDED = "start not recorded"
 MOST_FILES = 12
 """More files than these are not compared pair by pair: the pairs would be too many to read."""
 
-FREE = {"train": ("seed", "device", "checkpoint_seconds"), "data": ("root", "workers")}
+MOST_SETTINGS = 2
+"""More settings than these do not name a network."""
+
+FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
 """Settings in which runs of one network may differ."""
 
 
@@ -256,11 +259,14 @@ def _open(name: str, device: str) -> tuple[Path, Runtime, Run | None, str, str]:
 
 def _training(run: Run) -> str:
     """All settings of a training but its seed, as one text."""
-    settings = run.recipe.model_dump(mode="json")
-    for table, keys in FREE.items():
-        for key in keys:
-            del settings[table][key]
-    return json.dumps([settings, run.info.loaded], sort_keys=True)
+    return json.dumps([_settings(run), run.info.loaded], sort_keys=True)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE."""
+    tables = run.recipe.model_dump(mode="json")
+    flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
+    return {name: value for name, value in flat.items() if name not in FREE}
 
 
 def start_of(run: Run) -> str:
@@ -274,15 +280,26 @@ def start_of(run: Run) -> str:
 
 
 def _labels(opened: Sequence[tuple[Path, Runtime, Run | None, str, str]]) -> dict[str, str]:
-    """A name for each network: its model's, or its file's where several trainings of one model are compared."""
-    models: dict[str, set[str]] = {}
-    for _, runtime, run, key, _ in opened:
-        models.setdefault(run.recipe.model.name if run else runtime.name, set()).add(key)
-    labels: dict[str, str] = {}
+    """A name for each network: its model's; where several trainings of one model are compared, also what differs."""
+    trainings: dict[str, dict[str, tuple[Path, Run | None]]] = {}  # model -> network -> its first file
     for path, runtime, run, key, _ in opened:
-        model = run.recipe.model.name if run else runtime.name
-        labels.setdefault(key, model if len(models[model]) == 1 else f"{model} ({path.name})")
+        trainings.setdefault(run.recipe.model.name if run else runtime.name, {}).setdefault(key, (path, run))
+    labels: dict[str, str] = {}
+    for model, firsts in trainings.items():
+        told = _told_apart(firsts) if len(firsts) > 1 else dict.fromkeys(firsts, "")
+        labels |= {key: f"{model} ({words})" if words else model for key, words in told.items()}
     return labels
+
+
+def _told_apart(firsts: dict[str, tuple[Path, Run | None]]) -> dict[str, str]:
+    """What tells trainings of one model apart: the settings that differ where these are few, else the file's name."""
+    settings = {key: _settings(run) for key, (_, run) in firsts.items() if run}
+    names = sorted({name for values in settings.values() for name in values})
+    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
+    words = {key: ", ".join(f"{name}={values.get(name)}" for name in differing) for key, values in settings.items()}
+    if len(set(words.values())) < len(firsts) or len(differing) > MOST_SETTINGS:
+        return {key: path.name for key, (path, _) in firsts.items()}
+    return words
 
 
 def _time(firsts: Sequence[Contestant], size: Size) -> SideBySide:
