@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_golden import golden
+from seeded import seeded64 as seeded
 from torch import nn
 from torch.testing import assert_close
 
@@ -16,10 +17,6 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
 from featherseg.evaluation.cost import by_convention, count_layers
 from featherseg.export.parity import perturb
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def official(shared):

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 import torchvision_resnet as official
+from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg import backbones
@@ -15,10 +16,6 @@ from featherseg.evaluation.cost import count_parameters
 
 DEPTHS = {"resnet-18": 18, "resnet-50": 50, "resnet-101": 101}
 HEAD = {"fc.weight": (1000, 1), "fc.bias": (1000,)}
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @cache

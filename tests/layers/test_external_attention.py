@@ -2,14 +2,11 @@ import math
 
 import pytest
 import torch
+from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.export.parity import perturb
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 6])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.core.types import IGNORE, SegOutput
@@ -10,10 +11,6 @@ from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid
 from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
 
 SIZE = (6, 7)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def drawn(pictures):

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.core.types import IGNORE
 from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def drawn(*shape):

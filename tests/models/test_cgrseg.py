@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from seeded import seeded
 from torch import nn
 from torch.testing import assert_close
 
@@ -60,10 +61,6 @@ def network(name, classes=5, **options):
 def net():
     """No weight at its initial value: gates, layer scales and position tables act."""
     return perturb(network("cgrseg-t"))
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_golden import WithAux, figures, gmacs, golden, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -29,10 +30,6 @@ WITH_AUX = {"ddrnet-23-slim": 37.53, "ddrnet-23": 147.97, "ddrnet-39": 290.94}
 
 def network(name="ddrnet-23-slim", classes=5):
     return DDRNet(VARIANTS[name], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):

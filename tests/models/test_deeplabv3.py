@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision_resnet as official
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -34,10 +35,6 @@ def network(name, classes=5, **options):
 @pytest.fixture(scope="module")
 def net():
     return perturb(network("deeplabv3-lite0"))
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_golden import gmacs, golden, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -29,10 +30,6 @@ def network(name="efficientvit-seg-b0", classes=5, **options):
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from peer_golden import WithAux, figures, gmacs, golden, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -32,10 +33,6 @@ WITH_AUX = {"pidnet-s": 50.30, "pidnet-m": 184.66, "pidnet-l": 287.18}
 
 def network(name="pidnet-s", classes=5):
     return PIDNet(VARIANTS[name], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):

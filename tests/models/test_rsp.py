@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.core.config import parse
@@ -65,10 +66,6 @@ ROUNDED = [  # backbone, width, options: M parameters, GMACs of 1024x2048, of 51
 
 def network(name="rsp-lite0", classes=5, **options):
     return RSP(parse(RSPConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
-
-
-def seeded(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
 def on_meta(backbone, width, **options):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_golden import gmacs, golden, unfit
+from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -32,10 +33,6 @@ PADDLE = {".running_mean": "._mean", ".running_var": "._variance"}
 
 def network(name="rtformer-slim", classes=5):
     return RTFormer(VARIANTS[name], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def normed(norm, x):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peer_golden import gmacs, golden, unfit
+from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -21,10 +22,6 @@ COUNTS = {  # M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 51
 
 def network(name="sctnet-s", classes=5):
     return SCTNet(VARIANTS[name], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def test_the_reference_s_logits_come_out(shared):

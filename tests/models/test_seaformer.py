@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from peer_golden import gmacs, golden, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -31,10 +32,6 @@ def network(name="seaformer-tiny", classes=5, **options):
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):

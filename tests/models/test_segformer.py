@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peer_golden import gmacs, golden, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -21,10 +22,6 @@ UNUSED = ["decode_head.conv_seg.weight", "decode_head.conv_seg.bias"]
 
 def network(name="segformer-b0", classes=5):
     return SegFormer(VARIANTS[name], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):

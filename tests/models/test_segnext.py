@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_golden import gmacs, unfit
+from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
@@ -32,10 +33,6 @@ def network(name="segnext-t", classes=5, **options):
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peer_golden import WithAux, figures, gmacs, golden, unfit
+from seeded import seeded
 from torch import nn
 from torch.testing import assert_close
 
@@ -16,10 +17,6 @@ from featherseg.models.sfnet import VARIANTS, SFNet, SFNetConfig
 
 def network(classes=5):
     return SFNet(VARIANTS["sfnet-r18"], classes)
-
-
-def seeded(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reference_s_logits_come_out(shared):
