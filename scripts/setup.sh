@@ -19,7 +19,8 @@ find_python() {
 }
 
 # What the environment is made from. Where this is unchanged there is nothing to do.
-fingerprint() { { pwd; echo "CPU=${CPU:-}"; cat pyproject.toml constraints.txt scripts/setup.sh; } | sha256sum; }
+fingerprint() { { pwd; echo "CPU=${CPU:-}"; cat pyproject.toml constraints.txt setup.py \
+    src/featherseg/kernels/*.[ch] scripts/setup.sh; } | sha256sum; }
 
 stamp=.venv/.made-from
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] && .venv/bin/python -c "" 2>/dev/null; then

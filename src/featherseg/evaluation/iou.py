@@ -4,6 +4,8 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE
+from featherseg.kernels import joint_counts
+from featherseg.kernels.confusion import refuse_outside
 
 
 class Confusion:
@@ -27,14 +29,12 @@ class Confusion:
                 f"the prediction is {_size(prediction)}, its truth {_size(truth)} (height x width): "
                 f"expected a prediction of the truth's size."
             )
-        joint = _bytes(truth).astype(np.uint16) << 8 | _bytes(prediction)  # (H, W)
-        counts = np.bincount(joint.ravel(), minlength=65536).reshape(256, 256)  # truth x prediction
         k = self.classes
-        outside = np.flatnonzero(counts[k:IGNORE].any(axis=1)) + k
-        if len(outside) or truth.dtype != np.uint8:
-            _refuse_outside(truth, k)
+        counts, outside = joint_counts(_bytes(truth), _bytes(prediction), k)  # (K + 1, K + 1), the last: no class
+        if outside or truth.dtype != np.uint8:
+            refuse_outside(truth, k)
         self.matrix += counts[:k, :k]
-        self.void += counts[:k, k:].sum(axis=1)
+        self.void += counts[:k, k]
 
     def add(self, other: "Confusion") -> None:
         """Add the counts of another, as of another process or picture."""
@@ -72,14 +72,6 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     return np.where((values >= 0) & (values < IGNORE), values, IGNORE).astype(np.uint8)
-
-
-def _refuse_outside(truth: np.ndarray, classes: int) -> None:
-    bad = truth[(truth != IGNORE) & ((truth < 0) | (truth >= classes))]
-    if bad.size:
-        values, counts = np.unique(bad, return_counts=True)
-        named = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:5], counts[:5], strict=True))
-        raise DataError(f"the truth holds {named}: expected class ids 0..{classes - 1}, or {IGNORE} to ignore.")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

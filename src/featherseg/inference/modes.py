@@ -16,8 +16,9 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Fit, SegOutput, Size
 from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
+from featherseg.kernels import upsample_argmax
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import fit_factor, resize, to_image
+from featherseg.layers.resize import fit_factor, resize, scale_images, to_image
 
 BLOCK_BYTES = 32 * 2**20
 """How large a block of rows of full-resolution scores may be."""
@@ -143,10 +144,14 @@ def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None)
 
 def masks_of(passes: list[Pass], size: Size, mode: Mode) -> np.ndarray:
     """The class of every pixel after all passes over pictures of `size`: (B, H, W) uint8."""
+    if len(passes) == 1:
+        out = passes[0].out
+        full = size if out.padded_size == out.image_size else out.padded_size
+        return upsample_argmax(out.logits, full, out.align_corners, crop=size).cpu().numpy()
     masks = np.empty((len(passes[0].out.logits), *size), dtype=np.uint8)
     for start, scores in score_blocks(passes, size, mode):
-        block = scores.argmax(dim=1)  # (B, rows, W)
-        masks[:, start : start + scores.shape[2]] = block.to(torch.uint8).cpu().numpy()
+        block = upsample_argmax(scores, (scores.shape[2], size[1]))  # (B, rows, W)
+        masks[:, start : start + block.shape[1]] = block.cpu().numpy()
     return masks
 
 
@@ -204,17 +209,10 @@ def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
         pixels = normalise(pixels, runtime.mean, runtime.std)
         for factor in mode.factors(size):
-            scaled = _scale(pixels, factor)  # (B, C, h * factor, w * factor)
+            scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
             yield Pass(window, _native(runtime(scaled), window), flipped=False)
             if mode.flip:
                 yield Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True)
-
-
-def _scale(images: Tensor, scale: float) -> Tensor:
-    if scale == 1.0:
-        return images
-    size = [max(1, round(length * scale)) for length in images.shape[2:]]
-    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _native(out: SegOutput, window: Window) -> SegOutput:

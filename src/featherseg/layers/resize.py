@@ -17,6 +17,14 @@ def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
+def scale_images(images: Tensor, factor: float) -> Tensor:
+    """Pictures brought to another size for a network, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
+    if factor == 1.0:
+        return images
+    size = [max(1, round(length * factor)) for length in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[Tensor, Size]:
     """Pad normalised images right and below with zeros; -> (padded images (B, C, H', W'), (H', W')).
 

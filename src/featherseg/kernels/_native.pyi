@@ -1,0 +1,19 @@
+"""The C extension; `portable` has the first two in numpy."""
+
+import numpy as np
+
+def upsample_argmax(
+    logits: np.ndarray,
+    mask: np.ndarray,
+    rows: np.ndarray,
+    row_shares: np.ndarray,
+    columns: np.ndarray,
+    column_shares: np.ndarray,
+    /,
+) -> bool: ...
+def joint_counts(
+    truth: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
+) -> bool: ...
+def clones() -> list[str]: ...
+def chosen() -> str: ...
+def use(name: str, /) -> None: ...

@@ -1,0 +1,56 @@
+"""The kernels for tensors that are not on the CPU: Triton where it is installed, torch's own operations otherwise."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from featherseg.kernels.upsample import Axis
+
+BLOCK_BYTES = 64 * 2**20
+"""How large a block of rows of full-resolution scores may be where there is no Triton."""
+
+
+def has_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels can run on this tensor's device."""
+    return x.device.type == "cuda" and find_spec("triton") is not None
+
+
+def upsample_argmax(logits: Tensor, rows: Axis, columns: Axis) -> tuple[Tensor, bool]:
+    """logits (B, K, h, w) float32 -> mask (B, H, W) uint8, and whether all logits are finite."""
+    low, high = logits.aminmax() if logits.numel() else (logits.new_zeros(()),) * 2
+    finite = bool((low.isfinite() & high.isfinite()).item())
+    tables = [torch.from_numpy(values).to(logits.device) for values in (*rows, *columns)]
+    mask = torch.empty((len(logits), len(rows.low), len(columns.low)), dtype=torch.uint8, device=logits.device)
+    if has_triton(logits):
+        from featherseg.kernels import triton_kernels
+
+        triton_kernels.upsample_argmax(logits, mask, *tables)
+    else:
+        _in_blocks(logits, mask, *tables)
+    return mask, finite
+
+
+def joint_counts(truth: Tensor, prediction: Tensor, side: int) -> Tensor:
+    """Pixels of each pair of bytes: two uint8 tensors of one shape -> (S, S) int64; S - 1 and more count together."""
+    truth, prediction = truth.flatten().clamp(max=side - 1), prediction.flatten().clamp(max=side - 1)
+    if has_triton(truth):
+        from featherseg.kernels import triton_kernels
+
+        return triton_kernels.joint_counts(truth, prediction, side)
+    return torch.bincount(truth.long() * side + prediction, minlength=side**2).view(side, side)
+
+
+def _in_blocks(
+    logits: Tensor, mask: Tensor, rows: Tensor, row_shares: Tensor, columns: Tensor, column_shares: Tensor
+) -> None:
+    """Block of rows by block of rows, so that the scores at full resolution never exist as a whole."""
+    left, right = columns, (columns + 1).clamp(max=logits.shape[3] - 1)
+    next_rows = (rows + 1).clamp(max=logits.shape[2] - 1)
+    step = max(1, BLOCK_BYTES // (4 * logits.shape[1] * max(1, len(logits)) * mask.shape[2]))
+    for start in range(0, mask.shape[1], step):
+        part = slice(start, start + step)
+        share = row_shares[part, None]
+        lines = logits[:, :, rows[part]] * (1 - share) + logits[:, :, next_rows[part]] * share  # (B, K, n, w)
+        scores = lines[..., left] * (1 - column_shares) + lines[..., right] * column_shares  # (B, K, n, W)
+        mask[:, part] = scores.argmax(dim=1).to(torch.uint8)

@@ -1,0 +1,97 @@
+"""Bilinear upsampling with the argmax inside: the mask at full resolution without the K x H x W scores.
+
+Letters: B pictures, K classes, h x w the logits, H x W the output.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featherseg.core.errors import FeathersegError
+from featherseg.core.types import Size
+from featherseg.kernels import library
+
+MOST_CLASSES = 256
+THREAD_WORK = 2**22
+"""Pixels x classes from which another thread is worth its start."""
+
+
+class Axis(NamedTuple):
+    """Output place i lies between the source places low[i] and low[i] + 1, share[i] of the way: int32, float32."""
+
+    low: np.ndarray
+    share: np.ndarray
+
+
+def upsample_argmax(logits: Tensor, size: Size, align_corners: bool = False, crop: Size | None = None) -> Tensor:
+    """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8 on the same device.
+
+    The class is the same wherever the two best differ by more than 1e-5 of the logits' range; of equals it is the
+    lowest. crop: (height, width) of the upper left part that is wanted, for padded pictures; then H x W is the crop.
+    Any strides are taken as they are; what is not float32 is converted. Uses torch's number of threads.
+    Raises FeathersegError for NaN, infinite values, more than 256 classes and sizes that cannot be.
+    """
+    crop = size if crop is None else crop
+    _check(logits, size, crop)
+    rows = axis(logits.shape[2], size[0], crop[0], align_corners)
+    columns = axis(logits.shape[3], size[1], crop[1], align_corners)
+    logits = logits.detach()[:, :, : rows.low[-1] + 2, : columns.low[-1] + 2].float()
+    if logits.device.type != "cpu":
+        from featherseg.kernels import cuda
+
+        mask, finite = cuda.upsample_argmax(logits, rows, columns)
+    else:
+        mask = torch.empty((len(logits), *crop), dtype=torch.uint8)
+        finite = _fill(logits.numpy(), mask.numpy(), rows, columns)
+    if not finite:
+        raise FeathersegError(
+            "the logits hold NaN or infinite values: no class can be chosen. Expected finite numbers; a training that "
+            "diverged, or half precision where a value does not fit, gives such."
+        )
+    return mask
+
+
+def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
+    """The first `count` of `target` places over `source` ones, in float32 as torch's interpolate computes them."""
+    place = np.arange(count, dtype=np.float32)
+    if align_corners:
+        place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
+    else:
+        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(0.5)
+    place = np.clip(place, 0, source - 1)
+    low = place.astype(np.int32)
+    return Axis(low, place - low.astype(np.float32))
+
+
+def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bool:
+    """All pictures, in bands of rows that the threads share: logits (B, K, h, w) -> mask (B, H, W), written."""
+    batch, height = mask.shape[:2]
+    threads = max(1, min(torch.get_num_threads(), mask.size * logits.shape[1] // THREAD_WORK))
+    band = -(-height // threads)
+    work: list[Callable[[], bool]] = [
+        partial(library.kernels.upsample_argmax, logits[b], mask[b, s], rows.low[s], rows.share[s], *columns)
+        for b in range(batch)
+        for s in (slice(start, start + band) for start in range(0, height, band))
+    ]
+    if threads == 1:
+        return all(piece() for piece in work)
+    with ThreadPoolExecutor(threads) as pool:
+        return all(list(pool.map(lambda piece: piece(), work)))
+
+
+def _check(logits: Tensor, size: Size, crop: Size) -> None:
+    if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
+        raise FeathersegError(
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
+        )
+    if logits.shape[1] > MOST_CLASSES:
+        raise FeathersegError(f"logits of {logits.shape[1]} classes: a mask of bytes holds at most {MOST_CLASSES}.")
+    if len(size) != 2 or min(size) < 1:
+        raise FeathersegError(f"size = {tuple(size)}: expected (height, width), at least 1 each.")
+    if len(crop) != 2 or min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]:
+        raise FeathersegError(f"crop = {tuple(crop)}: expected (height, width) within the size {tuple(size)}.")

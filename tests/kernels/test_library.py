@@ -1,0 +1,97 @@
+"""The compiled extension: chosen by the processor, left aside on request, deaf to arguments that do not fit."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from featherseg.kernels import native
+
+
+def test_the_extension_is_left_aside_on_request():
+    command = "from featherseg.kernels import native; print(native())"
+    run = subprocess.run(
+        [sys.executable, "-c", command],
+        env=os.environ | {"FEATHERSEG_NO_EXT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "None"
+
+
+def test_the_widest_instruction_set_of_the_processor_is_used(extension):
+    assert native() == extension.clones()[-1]
+    assert extension.clones()[0] == "baseline"
+
+
+def test_an_unknown_instruction_set_is_refused(extension):
+    with pytest.raises(ValueError, match="avx9"):
+        extension.use("avx9")
+
+
+def arguments() -> dict[str, np.ndarray]:
+    """Two classes of 3x4 to 6x8."""
+    return {
+        "logits": np.zeros((2, 3, 4), np.float32),
+        "mask": np.zeros((6, 8), np.uint8),
+        "rows": np.array([0, 0, 0, 1, 1, 2], np.int32),
+        "row_shares": np.zeros(6, np.float32),
+        "columns": np.array([0, 0, 0, 1, 1, 2, 2, 3], np.int32),
+        "column_shares": np.zeros(8, np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": np.array([0, 0, 0, 1, 1, 3], np.int32)},
+        {"rows": np.array([0, 0, 0, 1, 1, -1], np.int32)},
+        {"columns": np.array([0, 0, 0, 1, 1, 2, 2, 4], np.int32)},
+        {"columns": np.array([0, 0, 0, 1, 1, 2, 2, -(2**31)], np.int32)},
+        {"rows": np.zeros(5, np.int32)},
+        {"rows": np.zeros(6, np.int64)},
+        {"row_shares": np.full(6, np.nan, np.float32)},
+        {"column_shares": np.full(8, 2, np.float32)},
+        {"column_shares": np.zeros(7, np.float32)},
+        {"logits": np.zeros((2, 3, 4))},
+        {"logits": np.zeros((3, 4), np.float32)},
+        {"logits": np.zeros((0, 3, 4), np.float32)},
+        {"logits": np.zeros((257, 3, 4), np.float32)},
+        {"logits": np.frombuffer(bytes(100), np.float32, 24, 1).reshape(2, 3, 4)},
+        {"mask": np.zeros((6, 9), np.uint8)},
+        {"mask": np.zeros((6, 8), np.int8)},
+    ],
+)
+def test_the_extension_refuses_what_does_not_fit(extension, wrong):
+    assert extension.upsample_argmax(*arguments().values())
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.upsample_argmax(*(arguments() | wrong).values())
+
+
+def test_the_extension_writes_into_no_read_only_mask_and_no_gaps(extension):
+    fixed = np.zeros((6, 8), np.uint8)
+    fixed.setflags(write=False)
+    for mask in (fixed, np.zeros((6, 16), np.uint8)[:, ::2]):
+        with pytest.raises((ValueError, BufferError)):
+            extension.upsample_argmax(*(arguments() | {"mask": mask}).values())
+
+
+def test_the_extension_counts_only_what_fits(extension):
+    four, table = np.zeros(4, np.uint8), np.zeros((6, 6), np.int64)
+    assert not extension.joint_counts(four, four, table, 5, 255)
+    for wrong in (
+        (four, np.zeros(5, np.uint8), table, 5, 255),
+        (four, four, table[:5], 5, 255),
+        (four, four, table, 6, 255),
+        (four, four, np.zeros(0, np.int64), 0, 255),
+        (four, four, np.zeros((256, 256), np.int64), 257, 255),
+        (four, four, table, 5, 256),
+        (four, four, table, 5, -1),
+    ):
+        with pytest.raises(ValueError, match="fit"):
+            extension.joint_counts(*wrong)
+    with pytest.raises((ValueError, BufferError)):
+        extension.joint_counts(four[::2], four[::2], table, 5, 255)
