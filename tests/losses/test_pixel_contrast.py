@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.losses import PixelContrast
-from featherseg.losses.pixel_contrast import contrast, sample_pixels
+from featherseg.losses.pixel_contrast import contrast, lowest_of_each_group, mistakes, pick, sample_pixels
 
 
 def equation_6(embedded, classes, temperature):
@@ -159,3 +159,50 @@ def test_labels_are_read_at_the_size_of_the_logits():
         torch.manual_seed(1)
         values.append(loss(features, logits, given_labels))
     assert_close(values[0], values[1])
+
+
+def test_a_mistake_is_where_another_class_scores_higher():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 7, 6), torch.randint(0, 5, (2, 7, 6))
+    assert mistakes(logits, labels).equal(logits.argmax(1) != labels)
+    assert not mistakes(torch.zeros(2, 5, 7, 6), labels).any()  # a tie is none
+    unknown = torch.full_like(labels, -1)
+    assert mistakes(logits, unknown).shape == labels.shape
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pixels_are_picked_from_either_layout_and_the_gradient_comes_in_it(layout):
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    index = torch.tensor([0, 39, 7, 20, 7])
+    picked = pick(features, index)
+    expected = torch.stack([features[i // 20, :, i // 5 % 4, i % 5] for i in index.tolist()])
+    assert picked.equal(expected)
+    weight = torch.randn(5, 3)
+    (gradient,) = torch.autograd.grad((picked * weight).sum(), features)
+    assert_close(gradient, torch.autograd.grad((expected * weight).sum(), features)[0])
+    assert gradient.is_contiguous(memory_format=layout)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 999), power=st.sampled_from([0.001, 1.0, 5.0]))
+def test_the_lowest_of_each_group_are_found_whatever_the_values(seed, power):
+    torch.manual_seed(seed)  # power 0.001: all values near 1, more than the sorting without most of them counts on
+    values, group = torch.rand(600, dtype=torch.float64) ** power, torch.randint(0, 4, (600,))
+    keep = torch.minimum(torch.bincount(group, minlength=5), torch.randint(0, 90, (5,)))
+    expected = []
+    for g, count in enumerate(keep.tolist()):
+        own = sorted((i for i in range(600) if group[i] == g), key=values.tolist().__getitem__)
+        expected += own[:count]
+    assert lowest_of_each_group(values, group, keep).tolist() == expected
+
+
+def test_groups_draw_as_if_each_were_alone():
+    torch.manual_seed(0)
+    loss = PixelContrast(4, 3, dim=4, max_views=5, groups_of=2)
+    features, logits, labels = torch.randn(5, 4, 9, 9), torch.randn(5, 3, 9, 9), torch.randint(0, 3, (5, 9, 9))
+    torch.manual_seed(1)
+    together = loss(features, logits, labels)
+    torch.manual_seed(1)
+    alone = [loss(*parts) for parts in zip(features.split(2), logits.split(2), labels.split(2), strict=True)]
+    assert_close(together, torch.stack(alone).mean())

@@ -43,26 +43,44 @@ class PixelContrast(nn.Module):
         group = self.groups_of or len(features)
         with autocast_off(features.device):
             small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[:, 0].long()
-            wrong = logits.detach().argmax(1) != small  # (B, h, w)
-            losses = [
-                self._group(*parts)
-                for parts in zip(features.split(group), small.split(group), wrong.split(group), strict=True)
+            known = small.masked_fill(small == self.ignore_index, -1)  # (B, h, w)
+            wrong = mistakes(logits.detach(), known)
+            drawn = [  # positions in the flattened group
+                sample_pixels(*parts, self.classes, self.max_samples, self.max_views)
+                for parts in zip(known.split(group), wrong.split(group), strict=True)
             ]
-            return torch.stack(losses).mean()
+            pixels = small[0].numel()
+            index = torch.cat([one + i * group * pixels for i, one in enumerate(drawn)])  # (M,) into B * h * w
+            embedded = self._embed(at_least_fp32(pick(features, index)))  # (M, D)
+            sizes = [len(one) for one in drawn]
+            parts = zip(embedded.split(sizes), small.flatten()[index].split(sizes), strict=True)
+            return torch.stack([contrast(*part, self.temperature) for part in parts]).mean()
 
-    def _group(self, features: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
-        """(b, C, h, w), (b, h, w), (b, h, w) -> scalar."""
-        index = sample_pixels(
-            labels.masked_fill(labels == self.ignore_index, -1), wrong, self.classes, self.max_samples, self.max_views
-        )  # (M,) into b * h * w
-        if len(index) == 0:
-            attached = torch.stack([p.sum() for p in self.parameters()])  # so that every process can go backward
-            return 0.0 * attached.sum()
-        picture, row, column = torch.unravel_index(index, labels.shape)
-        pixels = at_least_fp32(features.permute(0, 2, 3, 1)[picture, row, column])  # (M, C)
-        weight, bias = self.embed.weight.flatten(1), self.embed.bias
-        embedded = F.normalize(F.linear(pixels, weight, bias), dim=1)  # (M, D)
-        return contrast(embedded, labels.flatten()[index], self.temperature)
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """(M, C) -> (M, D), of unit length."""
+        return F.normalize(F.linear(pixels, self.embed.weight.flatten(1), self.embed.bias), dim=1)
+
+
+def mistakes(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where another class has a higher score than the true one: (B, K, h, w), (B, h, w) -> (B, h, w) bool.
+
+    Not argmax, which reads a map in the usual layout twelve times as long. Where the label is -1 it says nothing.
+    """
+    own = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return own < logits.amax(1)
+
+
+def pick(features: Tensor, index: Tensor) -> Tensor:
+    """Single pixels: (B, C, h, w), positions (M,) in the flattened batch -> (M, C).
+
+    Once for all of them, and from a view in the layout that the map has: the gradient of each gather is a whole map of
+    zeros, and one in another layout would have to be turned.
+    """
+    flat = features.flatten(2)  # (B, C, h w)
+    picture, position = index // flat.shape[2], index % flat.shape[2]
+    if features.is_contiguous(memory_format=torch.channels_last):
+        return flat.mT[picture, position]
+    return flat[picture, :, position]
 
 
 def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
@@ -71,14 +89,14 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
     For anchor i and each other sample j of its class: -log(exp(s_ij) / (exp(s_ij) + sum_n exp(s_in))), s = e_i e_j /
     temperature, n over the samples of other classes. 0 where no anchor has a positive.
     """
-    scores = embedded @ embedded.mT / temperature  # (M, M)
+    scores = (embedded / temperature) @ embedded.mT  # (M, M)
     same = classes[:, None] == classes[None, :]
     positive = same & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
     lowest = torch.finfo(scores.dtype).min / 2  # not -inf: an anchor without negatives would get NaN gradients
     negatives = scores.masked_fill(same, lowest).logsumexp(1, keepdim=True)  # (M, 1)
-    losses = (torch.logaddexp(scores, negatives) - scores).masked_fill(~positive, 0.0)  # (M, M)
+    gains = F.logsigmoid(scores - negatives).masked_fill(~positive, 0.0)  # (M, M)
     count = positive.sum(1)  # (M,)
-    return (losses.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+    return -(gains.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -89,23 +107,38 @@ def sample_pixels(labels: Tensor, wrong: Tensor, classes: int, max_samples: int,
     batch. Half of a draw are mistakes, or as near to it as there are. Drawn with torch's generator.
     """
     pictures = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    pair = (pictures * classes + labels).flatten()  # (B h w,): (picture, class)
+    group = (2 * (pictures * classes + labels) + wrong).flatten()  # (B h w,): picture, class, right or wrong
     known = (labels >= 0).flatten()
-    sub = 2 * pair + wrong.flatten()  # (picture, class, right or wrong)
-    counts = torch.bincount(sub[known], minlength=2 * len(labels) * classes).view(-1, 2)  # (B K, 2)
+    groups = 2 * len(labels) * classes
+    counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)[:-1].view(-1, 2)  # (B K, 2)
     taking = counts.sum(1) > max_views
     pairs = int(taking.sum())
     if pairs == 0:
         return torch.empty(0, dtype=torch.long, device=labels.device)
     views = max(1, min(max_samples // pairs, max_views))
-    keep = _share_out(counts[:, 0], counts[:, 1], views) * taking[:, None]  # (B K, 2)
-    index = (known & taking[pair.clamp(min=0)]).nonzero()[:, 0]  # candidates
-    key = sub[index]
-    order = (key + torch.rand(len(key), dtype=torch.float64, device=key.device)).argsort()  # each group shuffled
-    index, key = index[order], key[order]
-    sizes = (counts * taking[:, None]).flatten()
-    rank = torch.arange(len(key), device=key.device) - (sizes.cumsum(0) - sizes)[key]
-    return index[rank < keep.flatten()[key]]
+    keep = (_share_out(counts[:, 0], counts[:, 1], views) * taking[:, None]).flatten()  # (2 B K,)
+    index = (known & taking[group.clamp(min=0) // 2]).nonzero()[:, 0]  # candidates
+    return index[
+        lowest_of_each_group(torch.rand(len(index), dtype=torch.float64, device=index.device), group[index], keep)
+    ]
+
+
+def lowest_of_each_group(values: Tensor, group: Tensor, keep: Tensor) -> Tensor:
+    """Positions of the keep[g] lowest values of each group g, one group after the other: (N,), (N,), (G,) -> (M,).
+
+    values are drawn evenly from 0..1, so that nearly all can be left out of the sorting unseen: those above what the
+    wanted number lies below, with six standard deviations to spare. Should a group come short, all are sorted.
+    """
+    counts = torch.bincount(group, minlength=len(keep))
+    share = (keep + 6 * keep.sqrt() + 18) / counts.clamp(min=1)  # (G,)
+    low = (values < share[group]).nonzero()[:, 0]
+    if (torch.bincount(group[low], minlength=len(keep)) < keep).any():
+        low = torch.arange(len(values), device=values.device)
+    order = low[(group[low] + values[low]).argsort()]
+    group = group[order]
+    first = torch.searchsorted(group, torch.arange(len(keep), device=group.device))  # (G,)
+    rank = torch.arange(len(group), device=group.device) - first[group]
+    return order[rank < keep[group]]
 
 
 def _share_out(right: Tensor, wrong: Tensor, views: int) -> Tensor:
