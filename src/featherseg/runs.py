@@ -29,7 +29,7 @@ from featherseg.recipe import Recipe
 
 FORMAT_VERSION = 1
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
-EVALUATIONS = "evaluations.jsonl"
+EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")
 
 log = logging.getLogger("featherseg")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from featherseg.core.types import ClassInfo, Sample
-from featherseg.data.loader import FlatBatches, TrainingSamples, training_loader
+from featherseg.data.loader import FlatBatches, TrainingSamples, collate, training_loader
 from featherseg.data.transforms import Augment
 
 
@@ -47,6 +47,18 @@ def test_ranks_share_the_stream_out():
     one = [place for batch in batches(total=6) for place in batch]
     two = [batches(total=3, rank=rank, world=2) for rank in range(2)]
     assert one == [place for k in range(3) for rank in range(2) for place in two[rank][k]]
+
+
+@pytest.mark.parametrize("brightness", [0.0, 0.5])
+def test_a_batch_is_its_samples_beside_each_other_in_the_memory_layout_that_they_have(brightness):
+    samples = TrainingSamples(Tiny(), Augment(crop=(6, 5), scale=(0.5, 2.0), flip=0.5, brightness=brightness), seed=1)
+    drawn = [samples[0, index] for index in range(4)]
+    images, labels = collate(drawn)
+    assert images.shape == (4, 3, 6, 5)
+    for number, (image, label) in enumerate(drawn):
+        assert torch.equal(images[number], image)
+        assert torch.equal(labels[number], label)
+    assert images.is_contiguous(memory_format=torch.channels_last if not brightness else torch.contiguous_format)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

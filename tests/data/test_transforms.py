@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.core.types import Sample
-from featherseg.data.transforms import Augment, cut, gaussian_blur, largest_share, random_window
+from featherseg.data import transforms
+from featherseg.data.transforms import (
+    Augment,
+    Crop,
+    cut,
+    gaussian_blur,
+    is_interleaved,
+    largest_share,
+    random_window,
+    resize_ids,
+)
 
 ALL = Augment(
     crop=(24, 40),
@@ -101,6 +111,108 @@ def test_photometric_distortion_changes_the_picture_alone_and_by_its_own_draws()
     assert distorted[0].dtype == torch.uint8
 
 
+def slow_cut(sample, window, size, *, planar=False):
+    """`cut` as it was first written: everything copied, ids picked by torch, the mean colour always taken."""
+
+    def placed(x, around):
+        if x.shape[-2:] == size:
+            return x
+        full = torch.empty(*x.shape[:-2], *size, dtype=x.dtype)
+        full[...] = around
+        full[..., y0 : y0 + x.shape[-2], x0 : x0 + x.shape[-1]] = x[..., : size[0] - y0, : size[1] - x0]
+        return full
+
+    def ids(x):
+        rows, columns = (
+            ((torch.arange(new) + 0.5) * torch.tensor(old / new)).long().clamp(max=old - 1)
+            for old, new in zip(x.shape, inside, strict=True)
+        )
+        return torch.from_numpy(np.ascontiguousarray(x))[rows][:, columns]
+
+    def resized(x):
+        if x.shape[1:] == inside:
+            return x
+        y = x[None] if x.dtype == torch.uint8 else x[None].float()
+        y = torch.nn.functional.interpolate(y, size=inside, mode="bilinear", antialias=True)[0]
+        return y if x.dtype == torch.uint8 else y.round().clamp(0, torch.iinfo(x.dtype).max).to(x.dtype)
+
+    top, left, height, width = window
+    rows = slice(max(0, top), min(sample.label.shape[0], top + height))
+    columns = slice(max(0, left), min(sample.label.shape[1], left + width))
+    y0, y1 = (round((edge - top) * size[0] / height) for edge in (rows.start, rows.stop))
+    x0, x1 = (round((edge - left) * size[1] / width) for edge in (columns.start, columns.stop))
+    inside = max(y1, y0 + 1) - y0, max(x1, x0 + 1) - x0
+    image = resized(torch.from_numpy(np.ascontiguousarray(sample.image[rows, columns])).permute(2, 0, 1))
+    mean = image.float().mean(dim=(1, 2)).round().to(image.dtype)[:, None, None]
+    instances = None if sample.instances is None else placed(ids(sample.instances[rows, columns]), 0)
+    return Crop(placed(image, mean), placed(ids(sample.label[rows, columns]), 255), instances)
+
+
+@pytest.mark.parametrize("recolored", [False, True])
+@pytest.mark.parametrize("scale", [(0.4, 3.0), (1.0, 1.0), (0.5, 0.5)])
+def test_every_crop_has_the_bits_that_the_first_plain_form_gave(monkeypatch, recolored, scale):
+    colors = {"photometric": True, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "blur": 0.3}
+
+    def crops():
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            height, width, *crop = (int(length) for length in rng.integers(1, 90, 4))
+            dtype = (np.uint8, np.uint8, np.uint16)[seed % 3]
+            plain = scene((height, width), int(rng.choice([1, 3, 3, 4, 5])), dtype, seed)
+            ids = rng.integers(-3, 9, (height, width)).astype(np.int32) if seed % 2 else None
+            sample = Sample("a", plain.image, plain.label, ids)
+            augment = Augment(tuple(crop), scale=scale, category_ratio=0.8, flip=0.5, **(colors if recolored else {}))
+            yield augment(sample, rng)
+
+    now = list(crops())
+    monkeypatch.setattr(transforms, "cut", slow_cut)
+    for fast, slow in zip(now, crops(), strict=True):
+        for a, b in zip(fast, slow, strict=True):
+            assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy()))
+
+
+@pytest.mark.parametrize("size", [(9, 2), (7, 1), (13, 3)])
+def test_five_channels_in_a_crop_of_one_column_are_as_they_were(size):
+    """torch gives other values there for channels that are innermost in memory."""
+    sample = scene(size, channels=5)
+    for new in ((40, 1), (3, 1), (6, 1)):
+        assert torch.equal(cut(sample, (0, 0, *size), new).image, slow_cut(sample, (0, 0, *size), new).image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(1, 60))
+def test_ids_are_picked_as_torch_picks_the_nearest(height, width, new_height, new_width):
+    ids = np.random.default_rng(height).integers(-(2**30), 2**30, (height, width), dtype=np.int32)
+    picked = resize_ids(ids, (new_height, new_width))
+    numbers = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width)  # exact in float32
+    nearest = torch.nn.functional.interpolate(numbers, size=(new_height, new_width), mode="nearest-exact")
+    np.testing.assert_array_equal(picked, ids.ravel()[nearest[0, 0].long().numpy()])
+
+
+def test_a_crop_that_keeps_its_colours_has_its_channels_innermost_in_memory():
+    for scale in (0.5, 1.0, 2.0):
+        assert is_interleaved(
+            Augment((20, 30), scale=(scale, scale), flip=1.0)(scene(), np.random.default_rng(0)).image
+        )
+
+
+def test_of_a_sample_only_the_window_is_read():
+    class Counted(np.ndarray):
+        """Counts the pixels that are taken from it."""
+
+        taken = 0
+
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            Counted.taken = max(Counted.taken, found.size)
+            return np.asarray(found)
+
+    image, label = np.zeros((400, 500, 3), np.uint8), np.zeros((400, 500), np.uint8)
+    sample = Sample("a", image.view(Counted), label)
+    Augment((64, 64), scale=(2.0, 2.0))(sample, np.random.default_rng(0))
+    assert Counted.taken == 32 * 32 * 3
+
+
 def test_without_augmentation_the_window_is_a_plain_crop():
     sample = scene()
     image, label, _ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0))
@@ -185,6 +297,12 @@ def test_a_point_is_met_everywhere_in_the_crop():
 def test_the_largest_share_counts_labelled_pixels_alone():
     assert largest_share(np.array([[0, 0, 1, 255]], np.uint8)) == pytest.approx(2 / 3)
     assert largest_share(np.full((2, 2), 255, np.uint8)) == 1.0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        label = rng.choice(np.array([0, 1, 2, 200, 255], np.uint8), rng.integers(1, 12, 2))
+        counts = [int((label[1:] == value).sum()) for value in range(255)]
+        expected = max(counts) / sum(counts) if sum(counts) else 1.0
+        assert largest_share(label[1:]) == pytest.approx(expected)
 
 
 def test_brightness_saturates_and_keeps_black_black():

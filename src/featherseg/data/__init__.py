@@ -15,6 +15,7 @@ from featherseg.data.bdd100k_panoptic import (
     BDD100KPanoptic,
     bdd100k_panoptic_listing,
 )
+from featherseg.data.cache import with_cache
 from featherseg.data.camvid import CAMVID_CLASSES, CAMVID_LICENCE, CamVid, camvid_listing
 from featherseg.data.cityscapes import CITYSCAPES_LICENCE, Cityscapes, cityscapes_listing
 from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
@@ -31,7 +32,7 @@ from featherseg.data.coco_stuff import (
 )
 from featherseg.data.dataset_toml import read_dataset_toml
 from featherseg.data.folder import FolderData
-from featherseg.data.pairs import Listing
+from featherseg.data.pairs import Listing, PairedFiles
 from featherseg.data.pascal_context import (
     PASCAL_CONTEXT_LICENCE,
     PascalContext,
@@ -129,19 +130,33 @@ DATASETS: dict[str, OnDisk | Drawn] = {
 """The datasets with a name. `folder` data has none: it is named by the path of its dataset.toml."""
 
 
-def open_dataset(name: str, split: str, root: Path | None = None, size: int | None = None) -> SegmentationData:
+def open_dataset(
+    name: str, split: str, root: Path | None = None, size: int | None = None, *, exact: bool = True
+) -> SegmentationData:
     """Open one split of a dataset: a name of DATASETS, or the path of a dataset.toml.
 
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
-    its own); `size` takes at most so many samples, spread evenly. Raises UnknownName for an unknown dataset or split,
-    DataNotFound and ConfigError for what is missing or wrong on disk.
+    its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
+    found (data/cache.py); pictures that lost something by it only where `exact` is off. Raises UnknownName for an
+    unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
+    data = open_files(name, split, root, size)
+    return with_cache(data, data_folder(name, root), exact=exact) if isinstance(data, PairedFiles) else data
+
+
+def open_files(name: str, split: str, root: Path | None = None, size: int | None = None) -> SegmentationData:
+    """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
     if name.endswith(".toml"):
         return FolderData(Path(name), split, root, size)
     entry = find_dataset(name)
     if isinstance(entry, Drawn):
         return entry.open(split, size)
     return entry.open(given_root(name, root), split, size)
+
+
+def data_folder(name: str, root: Path | None) -> Path:
+    """The folder that a dataset on disk lies in."""
+    return root or Path(name).parent
 
 
 def dataset_facts(name: str) -> DataFacts:

@@ -228,7 +228,9 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
             f"{path} is a picture of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
         )
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    return image.convert("RGBA").convert("RGB") if has_alpha else image.convert("RGB")
+    if has_alpha:
+        return image.convert("RGBA").convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies
 
 
 def _native(raw: np.ndarray) -> np.ndarray:

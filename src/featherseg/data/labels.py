@@ -30,7 +30,7 @@ class LabelMap:
         """(H, W) raw values or (H, W, 3) colours -> (H, W) int16 ids, -1 where the value is not in the map."""
         values = self.values(raw)
         if values.dtype in (np.uint8, np.uint16):
-            return self._table[values]
+            return self._table.take(values)
         at = np.searchsorted(self._raw, values).clip(max=len(self._raw) - 1)
         return np.where(self._raw[at] == values, self._ids[at].astype(np.int16), np.int16(-1))
 

@@ -1,6 +1,6 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.types import SegmentationData
 from featherseg.data.panoptic_targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
-from featherseg.data.transforms import Augment
+from featherseg.data.transforms import Augment, is_interleaved
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
 """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic network its targets as well."""
@@ -90,4 +90,13 @@ def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: 
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        collate_fn=collate,
     )
+
+
+def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
+    """Samples (image, label, ...) -> the batch of them; images whose channels are innermost in memory stay so."""
+    if not all(is_interleaved(image) for image, *_ in samples):
+        return default_collate(list(samples))
+    images, *rest = default_collate([(image.permute(1, 2, 0), *others) for image, *others in samples])  # (B, H, W, C)
+    return (images.permute(0, 3, 1, 2), *rest)  # (B, C, H, W)

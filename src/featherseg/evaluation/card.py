@@ -1,12 +1,13 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
+import json
 from typing import Any
 
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.wording import counted
 from featherseg.evaluation.cost import count_parameters
 from featherseg.evaluation.paper import HEADS, compare
-from featherseg.runs import EVALUATIONS, Run, build_network
+from featherseg.runs import ENVIRONMENT, EVALUATIONS, Run, build_network
 
 
 def write_card(run: Run) -> None:
@@ -34,6 +35,7 @@ def card(run: Run) -> str:
             f"- Started from: {info.loaded.get('file') or info.loaded.get('init') or 'random weights'}",
             f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
             f"{recipe.train.precision}; all of them in resolved.json",
+            *_loss(run),
         ]
     if validated:
         judged = "val_pq" if any(record.get("val_pq") is not None for record in validated.values()) else "val_miou"
@@ -59,6 +61,13 @@ def _origin(run: Run) -> str:
             f"not trained here"
         )
     return f"trained by featherseg {run.info.featherseg} on `{data.name}` (split `{data.train_split}`)"
+
+
+def _loss(run: Run) -> list[str]:
+    """What the training pictures lost when they were prepared."""
+    file = run.path / ENVIRONMENT
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [f"- Prepared data: trained on {found['prepared_data']}"] if "prepared_data" in found else []
 
 
 def _scored(looks: list[dict[str, Any]]) -> list[str]:

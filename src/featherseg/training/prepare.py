@@ -1,5 +1,6 @@
 """Everything that can be known before training is checked here, then the run folder is begun."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
+from featherseg.data.cache import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe
-from featherseg.runs import FORMAT_VERSION, RunInfo, class_rows, write_info
+from featherseg.runs import ENVIRONMENT, FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
 from featherseg.training.loss import keep_supervised_heads
@@ -60,7 +62,7 @@ def refuse_existing(out: Path) -> None:
 def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
     """The training and the validation part. Raises ConfigError or DataError for what is missing or does not fit."""
     root = None if recipe.data.root is None else Path(recipe.data.root)
-    train = open_dataset(recipe.data.name, recipe.data.train_split, root, recipe.data.train_size)
+    train = open_dataset(recipe.data.name, recipe.data.train_split, root, recipe.data.train_size, exact=False)
     val = open_dataset(recipe.data.name, recipe.data.val_split, root, recipe.data.val_size)
     return train, val
 
@@ -97,8 +99,16 @@ def prepare(request: Request, out: Path, say: Say) -> None:
     )
     write_class_points(out, recipe, train, say)
     write_text(out / "recipe.toml", file.text)
-    write_json(out / "environment.json", environment())
+    write_json(out / ENVIRONMENT, environment())
     write_info(out, info)
+
+
+def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
+    """Keep in the run's record what the training pictures lost when they were prepared; nothing where nothing was."""
+    if loss := loss_of(train):
+        say(f"prepared data: {loss}")
+        known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
+        write_json(out / ENVIRONMENT, known | {"prepared_data": loss})
 
 
 def check_machine(recipe: Recipe) -> None:

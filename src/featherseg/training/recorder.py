@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.types import SegmentationData
 from featherseg.evaluation.evaluate import evaluate, number
-from featherseg.inference.runtimes import TorchRuntime
+from featherseg.inference.torch_runtime import TorchRuntime
 from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, build_network, open_run, save_weights
 from featherseg.training.module import SegmentationModule

@@ -35,7 +35,15 @@ from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_n
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.module import SegmentationModule
-from featherseg.training.prepare import Request, check_machine, fresh_network, open_data, prepare, refuse_existing
+from featherseg.training.prepare import (
+    Request,
+    check_machine,
+    fresh_network,
+    note_loss,
+    open_data,
+    prepare,
+    refuse_existing,
+)
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -119,6 +127,8 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = Fal
         reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
         _warn_of_other_threads(run.info, reporter)
     train_data, val_data = open_data(recipe)
+    if not _rank():
+        note_loss(out, train_data, reporter.message)
     if checkpoint:
         net = build_network(run.info)
     else:

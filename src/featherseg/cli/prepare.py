@@ -1,0 +1,52 @@
+"""`featherseg prepare DATA`: store pictures and labels as they are needed, so that training need not decode them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.progress import progress_bar
+from featherseg.core.wording import counted
+
+
+class Stored(StrEnum):
+    """How pictures are stored."""
+
+    RAW = "raw"
+    JPEG = "jpeg"
+
+
+def prepare(
+    data: Annotated[str, typer.Argument(help="A dataset's name, or a dataset.toml.")],
+    data_root: Annotated[Path | None, typer.Option(help="Where a dataset with a name lies on disk.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="A part to prepare; may be repeated [default: all].")] = None,
+    form: Annotated[
+        Stored, typer.Option(help="raw loses nothing; jpeg is smaller, and for training alone.")
+    ] = Stored.RAW,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of --form jpeg.")] = 95,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write below this folder [default: .featherseg beside the data].")
+    ] = None,
+) -> None:
+    """Store the pictures and labels of a dataset decoded; training and scoring then use them by themselves.
+
+    An interrupted preparation goes on where it stopped when the same command runs again; after a change to the data it
+    stores what has changed.
+    """
+    from rich.console import Console
+
+    from featherseg.data.cache_index import Form
+    from featherseg.data.cache_write import prepare_data, splits_on_disk
+
+    stored_as = Form(quality if form is Stored.JPEG else None)
+    console = Console(stderr=True, highlight=False)
+    for name in split or splits_on_disk(data, data_root):
+        with progress_bar(console, name) as progress:
+            done = prepare_data(data, name, data_root, stored_as, out, progress)
+        kept = f", {done.kept} of them there before" if done.kept else ""
+        print(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {done.folder_bytes / 1e9:.2f} GB")
+    if out is not None:
+        print(f"Used where FEATHERSEG_CACHE={out} is set.")
