@@ -10,8 +10,9 @@ from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
 
 if TYPE_CHECKING:
-    from featherseg import backbones, export
+    from featherseg import backbones, export, kernels
     from featherseg.backbones.weights import load_official
+    from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
     from featherseg.runs import load_run
@@ -20,11 +21,23 @@ _HOMES = {
     "build": "featherseg.models",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs",
+    "optimize": "featherseg.inference.optimize",
     "Predictor": "featherseg.inference.predictor",
 }
-_FOLDERS = ("backbones", "export", "evaluation", "losses", "models")
+_FOLDERS = ("backbones", "export", "evaluation", "kernels", "losses", "models")
 
-__all__ = ["FeathersegError", "Predictor", "__version__", "backbones", "build", "export", "load_official", "load_run"]
+__all__ = [
+    "FeathersegError",
+    "Predictor",
+    "__version__",
+    "backbones",
+    "build",
+    "export",
+    "kernels",
+    "load_official",
+    "load_run",
+    "optimize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.device import pick_device
 from featherseg.core.errors import DeviceError
 
@@ -15,8 +14,3 @@ def test_a_device_that_is_not_there_gets_a_sentence_with_a_way_out(name):
     with pytest.raises(DeviceError, match=name) as error:
         pick_device(name)
     assert "cpu" in str(error.value)
-
-
-def test_the_allocator_setting_can_be_switched_off(monkeypatch):
-    monkeypatch.setenv("FEATHERSEG_ALLOCATOR", "off")
-    assert keep_freed_memory() is False

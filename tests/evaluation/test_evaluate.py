@@ -13,7 +13,7 @@ from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.evaluate import evaluate, evaluate_predictions, prediction_files, to_json
 from featherseg.evaluation.iou import Confusion
 from featherseg.inference.modes import Mode, predict_mask
-from featherseg.inference.runtimes import TorchRuntime
+from featherseg.inference.torch_runtime import TorchRuntime
 
 CLASSES = tuple(ClassInfo(name, (i, i, i)) for i, name in enumerate(("road", "sky", "car", "bus")))
 

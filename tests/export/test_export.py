@@ -2,14 +2,19 @@
 
 import json
 import logging
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from three_layer_run import three_layer_run
 from torch import Tensor, nn
 
-from featherseg.core.errors import ExportError, UnknownName
+from featherseg.core.errors import ConfigError, ExportError, MissingExtra, UnknownName
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.export import export
+from featherseg.export import EXPORTERS, Options, export, export_all, work
+from featherseg.export.calibration import LabelledSplit
+from featherseg.export.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.network import SegmentationNetwork
 
@@ -66,8 +71,8 @@ def test_the_network_given_is_left_as_it_was(tmp_path):
 
 def test_a_run_keeps_the_report(exported):
     kept = json.loads((exported.run.path / "parity.json").read_text())
-    assert kept == exported.report.as_json()
-    assert kept["parity"]["ok"]
+    assert kept == {"onnx": json.loads(json.dumps(exported.report.as_json()))}
+    assert kept["onnx"]["parity"]["ok"]
 
 
 def test_nothing_is_printed_logged_or_warned(tmp_path, capfd, caplog):
@@ -82,7 +87,7 @@ def test_where_parity_fails_the_old_file_stays(tmp_path, there):
     path = tmp_path / "a.onnx"
     if there:
         path.write_bytes(b"old")
-    with pytest.raises(ExportError, match=r"off by .* of their range"):
+    with pytest.raises(ExportError, match=r"off by .* of the logits' range"):
         export(OtherWhenExported(), path=path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([b"old"] if there else [])
 
@@ -103,10 +108,8 @@ def test_a_bare_network_needs_a_path():
         export(OneLayer())
 
 
-def test_a_folder_or_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ExportError, match=r"is a folder.*model\.onnx"):
-        export(OneLayer(), path=tmp_path)
     with pytest.raises(ExportError, match="is no folder"):
         export(OneLayer(), path=tmp_path / "file" / "a.onnx")
 
@@ -114,3 +117,92 @@ def test_a_folder_or_a_place_below_a_file_is_refused_before_any_work(tmp_path):
 def test_the_wrong_number_of_classes_is_refused(tmp_path):
     with pytest.raises(ExportError, match="1 classes were named, but the network tells 3 apart"):
         export(OneLayer(), path=tmp_path / "a.onnx", classes=[ClassInfo("a", (0, 0, 0))])
+
+
+def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeypatch):
+    traced = []
+    monkeypatch.setattr(work, "to_onnx", lambda *args: traced.append(1) or to_onnx(*args))
+    reports, errors = export_all(OneLayer(), ["onnx", "openvino", "onnx"], tmp_path)
+    assert ([report.target for report in reports], errors, traced) == (["onnx", "openvino"], [], [1])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.onnx", "model.xml"]
+    assert reports[1].bytes == sum((tmp_path / name).stat().st_size for name in ("model.bin", "model.xml"))
+
+
+def test_one_bad_name_in_the_list_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UnknownName, match=r"'openvno'. Did you mean 'openvino'\?"):
+        export_all(OneLayer(), ["onnx", "openvno"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[openvino\]'"):
+        export_all(OneLayer(), ["onnx", "openvino"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_fails_does_not_stop_the_others(tmp_path):
+    reports, errors = export_all(OtherWhenExported(), ["onnx", "onnx-int8"], tmp_path)
+    assert (reports, len(errors)) == ([], 2)
+    assert "the onnx file is off by" in str(errors[0])
+    assert "int8 needs pictures" in str(errors[1])
+
+
+def test_what_is_stopped_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"old")
+
+    def stopped(job):
+        (job.folder / "model.onnx").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EXPORTERS, "onnx", replace(EXPORTERS["onnx"], write=stopped))
+    with pytest.raises(KeyboardInterrupt):
+        export(OneLayer(), path=tmp_path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_file_that_nothing_here_can_run_is_written_and_says_so(tmp_path, monkeypatch):
+    def write(job):
+        (job.folder / "model.onnx").write_bytes(b"x" * 7)
+
+    monkeypatch.setitem(EXPORTERS, "onnx", replace(EXPORTERS["onnx"], write=write, verified=False))
+    report = export(OneLayer(), path=tmp_path / "a.onnx")
+    assert (report.parity, report.bytes, report.as_json()["parity"]) == (None, 7, None)
+
+
+def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):
+    run = three_layer_run(tmp_path / "run")
+    options = Options(calibration=3, max_drop=100)
+    reports, errors = export_all(run, ["onnx-int8"], options=options)
+    assert not errors
+    (report,) = reports
+    assert report.path == run.path / "export" / "model.int8.onnx"
+    assert len(report.calibration) == 3
+    assert report.parity.file_miou == pytest.approx(report.parity.network_miou, abs=0.02)
+    assert report.quantised.tried == ((0, report.parity.file_miou),)
+    assert json.loads((run.path / "parity.json").read_text())["onnx-int8"]["calibration"] == list(report.calibration)
+
+
+def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, monkeypatch):
+    run = three_layer_run(tmp_path / "run")
+    (run.path / "export").mkdir()
+    (run.path / "export" / "model.int8.onnx").write_bytes(b"old")
+    scores = iter([0.5, 0.45, 0.45])  # the network, then two candidates
+    monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
+    with pytest.raises(ExportError, match=r"45\.00 mIoU even with 1 of its 3 layers in fp32; 49\.50 is"):
+        export(run, "onnx-int8", options=Options(calibration=2, max_drop=0.5))
+    assert [file.read_bytes() for file in (run.path / "export").iterdir()] == [b"old"]
+    assert not (run.path / "parity.json").exists()
+
+
+def test_records_of_other_targets_stay(tmp_path):
+    run = three_layer_run(tmp_path / "run")
+    (run.path / "parity.json").write_text(json.dumps({"target": "ncnn", "bytes": 5}))  # as of older exports
+    export(run, "onnx")
+    assert set(json.loads((run.path / "parity.json").read_text())) == {"ncnn", "onnx"}
+
+
+@pytest.mark.parametrize(("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration")])
+def test_options_out_of_range_are_refused(values, named):
+    with pytest.raises(ConfigError, match=named):
+        Options(**values)

@@ -12,7 +12,9 @@ import torch
 import featherseg
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.export.onnx import EXAMPLE, OPSET, Facts, metadata
+from featherseg.export.job import Facts, metadata
+from featherseg.export.onnx import EXAMPLE, OPSET
+from featherseg.export.stages import PREFIX, Stages
 from featherseg.inference.memory import peak_bytes_per_pixel
 
 SIZES = [(64, 64), (97, 131), (65, 99), (100, 100), (33, 65), (352, 480), (1, 1), (7, 300), (127, 130), (255, 511)]
@@ -54,6 +56,16 @@ def test_it_is_one_file_that_stands_alone(exported):
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
+def test_the_networks_stages_are_named_inside_and_cost_nothing(exported):
+    graph = onnx.load(exported.report.path).graph
+    with torch.no_grad(), Stages(exported.run.model) as stages:
+        exported.run.model(torch.randn(1, 3, 33, 35))
+    named = {name for node in graph.node for name in node.output if name.startswith(PREFIX)}
+    assert len(named) >= 12
+    assert named <= {PREFIX + stage for stage in stages.values}
+    assert named <= {name for node in graph.node for name in node.input}  # no node is there for a name's sake
+
+
 def test_no_path_of_this_machine_is_left_in_the_file(exported):
     content = exported.report.path.read_bytes()
     for folder in (Path(featherseg.__file__).parent, Path(torch.__file__).parent):
@@ -81,6 +93,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "image_size": [96, 128],
         "test_fit": None,
         "panoptic": run.recipe.panoptic.model_dump() if run.model.panoptic else None,
+        "masks": False,
     }
 
 

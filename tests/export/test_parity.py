@@ -8,7 +8,16 @@ import torch
 
 from featherseg import models
 from featherseg.export.onnx import EXAMPLE
-from featherseg.export.parity import SHAPES, TOLERANCE, ParityReport, ParityRow, perturb, verify
+from featherseg.export.parity import (
+    SAME_CLASS,
+    SHAPES,
+    SIGNAL_DB,
+    TOLERANCE,
+    ParityReport,
+    ParityRow,
+    perturb,
+    verify,
+)
 from featherseg.models import MODELS
 
 SMALL = ((1, 64, 64), (1, 33, 65))
@@ -20,7 +29,7 @@ def test_the_sizes_are_such_that_a_fixed_size_is_seen():
     assert not {side for size in sizes for side in size} & set(EXAMPLE[1:])
     assert sum(height % 2 == 1 and width % 2 == 1 for height, width in sizes) >= 2
     assert any(min(size) < 64 for size in sizes)
-    assert {shape[0] for shape in SHAPES} > {1}
+    assert {shape[0] for shape in SHAPES} == {1, 3}
 
 
 def test_an_export_is_checked_at_every_size_and_holds(exported):
@@ -40,13 +49,16 @@ def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
         for tensor in tensors:  # all: the last of a network may sit behind a gate that hardly lets it through
             tensor.mul_(1.05)
     assert verify(exported.run.model, exported.report.path, SMALL).ok
-    assert not verify(other, exported.report.path, SMALL).ok
+    report = verify(other, exported.report.path, SMALL)
+    assert not report.ok
+    assert report.first_difference is not None
 
 
 def test_a_file_of_another_shape_is_infinitely_wrong(exported):
     other = perturb(models.build(exported.run.recipe.model.name, classes=2))
     report = verify(other, exported.report.path, SMALL)
     assert not report.ok
+    assert report.first_difference == "metadata: classes"
     assert report.worst.max_error == inf
 
 
@@ -56,6 +68,21 @@ def test_a_nan_is_not_within_tolerance():
     assert good.ok
     assert not report.ok
     assert report.worst is bad
+
+
+def test_a_file_whose_metadata_alone_differ_is_not_ok():
+    report = ParityReport((ParityRow(1, 64, 64, 0.0, 0.0, 1.0),), "metadata: mean")
+    assert not report.ok
+    assert report.as_json()["first_difference"] == "metadata: mean"
+
+
+@pytest.mark.parametrize(
+    ("same_class", "signal_db", "ok"),
+    [(SAME_CLASS, SIGNAL_DB, True), (0.99, 9.9, False), (0.89, 30.0, False), (0.99, nan, False), (nan, 30.0, False)],
+)
+def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
+    row = ParityRow(1, 64, 64, 1.0, 100 * TOLERANCE, same_class, signal_db, quantised=True)
+    assert row.ok == ok
 
 
 @pytest.mark.parametrize("name", MODELS)

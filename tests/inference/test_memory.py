@@ -73,7 +73,7 @@ import resource, sys
 import numpy as np, torch
 from featherseg import Predictor, models
 from featherseg.core.types import ClassInfo
-from featherseg.inference.runtimes import TorchRuntime
+from featherseg.inference.torch_runtime import TorchRuntime
 
 classes = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(19))
 runtime = TorchRuntime(models.build("frm-lite0", 19), classes, device="cpu")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Run folders, names of runs, exported .onnx files.", metavar="[RUN]...")
+        list[str] | None, typer.Argument(help="Run folders, names of runs, exported files.", metavar="[RUN]...")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the runs' own].")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the runs' own].")] = None,

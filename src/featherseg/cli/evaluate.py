@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="A run folder, the name of one, or an exported .onnx file.", metavar="RUN")
+        str | None, typer.Argument(help="A run folder, the name of one, or an exported file.", metavar="RUN")
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a network.")
@@ -56,17 +56,18 @@ def evaluate(
     printed beside the run's own.
     """
     if (run is None) == (predictions is None):
-        raise ConfigError("name what to score: a RUN (or an .onnx file), or --predictions DIR, and not both.")
+        raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
     mode = parse_mode(window, scales, flip, fit)
     from rich.console import Console
 
     from featherseg.evaluation.evaluate import to_json
+    from featherseg.inference.runtimes import is_exported_file
 
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     comparison = None
     if predictions is not None:
         scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
-    elif str(run).endswith(".onnx"):
+    elif is_exported_file(str(run)):
         scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, Way(mode, fit), console)
     else:
         asked = Asked(data, data_root, split, full)

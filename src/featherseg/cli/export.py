@@ -1,53 +1,136 @@
-"""`featherseg export RUN`: a file for another runtime, written only if it gives the network's logits."""
+"""`featherseg export RUN`: files for other runtimes, each written only if it gives the network's logits."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.core.errors import ExportError
+from featherseg.core.wording import counted
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from featherseg.export import ExportReport
+
+FORMS = (
+    "onnx",
+    "openvino",
+    "onnx-int8",
+    "openvino-int8",
+    "torch-export",
+    "ncnn",
+    "litert",
+    "web",
+    "tensorrt",
+    "coreml",
+)
+"""As export/targets.py has them; stated here because --help imports nothing heavy."""
 
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
-    target: Annotated[str, typer.Option("--to", help="The form of the file: onnx.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="FORM,...", help=f"The forms to write: {', '.join(FORMS)}."),
+    ] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file [default: RUN/export/model.TARGET].")
+        Path | None, typer.Option("-o", "--output", help="A folder; for one form, a file [default: RUN/export/].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Pictures in, masks out: normalising and upsampling are in the file.")
+    ] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score every file on the run's labelled pictures; int8 files always are.")
+    ] = False,
+    max_drop: Annotated[
+        float, typer.Option(help="Points of mIoU that int8 may lose; layers are kept in fp32 to stay within.")
+    ] = 1.0,
+    calibration: Annotated[int, typer.Option(help="Training pictures that int8 is calibrated with.")] = 64,
+    seed: Annotated[int, typer.Option(help="Which pictures those are.")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies now [default: the run's own].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, and nothing else.")] = False,
 ) -> None:
-    """Export a run's network, and check the file against it at sizes that it was not exported at.
+    """Export a run's network, and check each file against it at sizes that it was not exported at.
 
-    The file takes normalised pictures of any height and width; `predict` and `evaluate` take the file.
+    The files take normalised pictures of any height and width; `predict`, `evaluate` and `compare` take the files.
+    Exit code 2 where one form could not be written: the others are there all the same.
     """
-    from featherseg.export import export as write
+    from rich.console import Console
+
+    from featherseg.export import Options, export_all
     from featherseg.runs import load_run
 
-    report = write(load_run(run), target, output)
+    targets = [name.strip() for name in to.split(",") if name.strip()]
+    if not targets:
+        raise ExportError("--to names no form to write. Expected one or several with commas, such as onnx,openvino.")
+    options = Options(masks, score, max_drop, calibration, seed, data_root)
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    reports, errors = export_all(load_run(run), targets, output, options=options, say=progress.print)
     if as_json:
-        print(json.dumps(report.as_json(), indent=2))
-    else:
-        _print_report(report)
+        print(json.dumps([report.as_json() for report in reports], indent=2, ensure_ascii=False))
+    elif reports:
+        _print_reports(Console(highlight=False, soft_wrap=True), reports)
+    if errors:
+        raise ExportError("\n".join(map(str, errors)))
 
 
-def _print_report(report: ExportReport) -> None:
-    from rich.console import Console
+def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
+    """One table, a row a file, and what the figures do not say."""
     from rich.table import Table
 
     from featherseg.export.parity import TOLERANCE
 
     table = Table(
-        title=f"The file beside its network: error as a share of the logits' range (at most {TOLERANCE:.0e})",
+        title=f"Files beside their network: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
+        f"int8 apart), positions with the same class",
         title_justify="left",
     )
-    for heading in ("height x width", "batch", "largest error", "of the range", "same class"):
-        table.add_column(heading, justify="right")
-    for row in report.parity.rows:
-        size, same = f"{row.height}x{row.width}", f"{row.same_class:.2%}"
-        table.add_row(size, str(row.batch), f"{row.max_error:.1e}", f"{row.relative_error:.1e}", same)
-    Console(highlight=False).print(table)
-    print(f"{report.target}: {report.path} ({report.bytes / 1e6:.1f} MB)")
+    for heading in ("form", "error", "same class", "mIoU", "network's", "MB", "ms"):
+        table.add_column(heading, justify="left" if heading == "form" else "right")
+    for report in reports:
+        table.add_row(*_row(report))
+    console.print(table)
+    for report in reports:
+        console.print(f"{report.target}: {report.path}{_remarks(report)}", markup=False)
+
+
+def _row(report: ExportReport) -> tuple[str, ...]:
+    parity = report.parity
+    size = f"{report.bytes / 1e6:.1f}"
+    if parity is None:
+        return report.target, "not run", "", "", "", size, ""
+    same = report.same_class
+    return (
+        report.target,
+        f"{parity.worst.relative_error:.1e}",
+        "" if same is None else f"{same:.2%}",
+        _percent(parity.file_miou),
+        _percent(parity.network_miou),
+        size,
+        "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}",
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _remarks(report: ExportReport) -> str:
+    """What a row of the table cannot hold, in words."""
+    words = []
+    if report.parity is None:
+        words.append("written, but not tested: nothing here can run it")
+    if report.calibration:
+        words.append(f"calibrated with {counted(len(report.calibration), 'training picture')}")
+    if report.quantised:
+        kept = report.quantised.kept
+        words += [f"kept in fp32: {', '.join(kept)}"] if kept else ["every layer in int8"]
+        words += ["no labelled pictures: mIoU not measured"] if report.quantised.miou is None else []
+    if report.parity and report.latency_size:
+        words.append("timed at {}x{}".format(*report.latency_size))
+    return f" ({'; '.join(words)})" if words else ""

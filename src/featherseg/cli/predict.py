@@ -25,7 +25,7 @@ LARGER_THAN_TRAINED = 2.0
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported .onnx file.")],
+    run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.")],
     paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", metavar="PATH...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write into.")] = Path("predictions"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

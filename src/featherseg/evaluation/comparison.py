@@ -25,7 +25,7 @@ from featherseg.evaluation.peak_memory import PeakMemory, peak_memory
 from featherseg.evaluation.record import log_look
 from featherseg.evaluation.units import Units, units_of
 from featherseg.inference.modes import Mode
-from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.runs import Run, build_network, load_run
 
 NOT_RECORDED = "start not recorded"
@@ -250,7 +250,7 @@ def to_json(outcome: Outcome, max_ms: float | None = None, max_mib: float | None
 
 def _open(name: str, device: str) -> tuple[Path, Runtime, Run | None, str, str]:
     """-> (path, runtime, run, what is equal for runs of one network, start)."""
-    if name.endswith(".onnx"):
+    if is_exported_file(name):
         path = Path(name)
         return path, open_runtime(path, device), None, str(path.resolve()), NOT_RECORDED
     run = load_run(name)

@@ -171,11 +171,35 @@ def paper(e: Evidence) -> str:
 
 
 def parity(e: Evidence) -> str:
-    """Whether the exported file computes what the run computes."""
-    if e.parity is None:
+    """Whether the exported files compute what the run computes."""
+    if not e.parity:
         command = f"featherseg export {e.run.path} --to onnx -o {e.run.name}.onnx"
         return section("Export", _missing("Not exported yet:", command))
-    found, file = e.parity["parity"], e.parity
+    records = {e.parity["target"]: e.parity} if "target" in e.parity else e.parity  # one record: as of older exports
+    return section("Export", "".join(_exported_file(record) for record in records.values()))
+
+
+def _exported_file(file: Mapping[str, Any]) -> str:
+    """One file beside the run: in a sentence, and in a table of what was compared."""
+    name, megabytes, found = Path(file["path"]).name, file["bytes"] / 1e6, file["parity"]
+    words = f"{escape(name)} ({escape(file['target'])}, {megabytes:.1f} MB)"
+    if found is None:
+        return f"<p>{words} was written, but not tested: nothing here could run it.</p>"
+    if file.get("quantised"):
+        return f"<p>{words} is in int8. {_quantised(found)}</p>" + _parity_table(found, "")
+    verdict = "gives the network's logits" if found["ok"] else "does not give the network's logits"
+    allowed = f" (at most {found['tolerance']:g} is allowed)"
+    return f"<p>{words} {verdict}.</p>" + _parity_table(found, allowed)
+
+
+def _quantised(found: Mapping[str, Any]) -> str:
+    """What int8 cost."""
+    if found.get("file_miou") is None or found.get("network_miou") is None:
+        return "Its mIoU was not measured."
+    return f"It scores {100 * found['file_miou']:.2f} mIoU, the network {100 * found['network_miou']:.2f}."
+
+
+def _parity_table(found: Mapping[str, Any], allowed: str) -> str:
     rows = [
         (
             _size((row["height"], row["width"])),
@@ -186,17 +210,13 @@ def parity(e: Evidence) -> str:
         )
         for row in found["rows"]
     ]
-    table = _table(
+    return _table(
         f"The file beside the network, on the same pictures. Largest error of a logit, alone and as a share of the "
-        f"logits' range (at most {found['tolerance']:g} is allowed); positions with the same class, in %.",
+        f"logits' range{allowed}; positions with the same class, in %.",
         ("height x width", "batch", "largest error", "share of range", "same class"),
         rows,
         numbers=range(1, 5),
     )
-    verdict = "gives the network's logits" if found["ok"] else "does not give the network's logits"
-    name, megabytes = Path(file["path"]).name, file["bytes"] / 1e6
-    intro = f"<p>{escape(name)} ({escape(file['target'])}, {megabytes:.1f} MB) {verdict}.</p>"
-    return section("Export", intro + table)
 
 
 def settings(e: Evidence) -> str:

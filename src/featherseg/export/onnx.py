@@ -1,118 +1,109 @@
-"""ONNX: one file, any batch, height and width; normalised pictures in, logits out, all that predicting needs inside."""
+"""ONNX: one file, any batch, height and width; all that predicting needs inside.
 
-import json
+Normalised pictures in and logits out, or, with masks, uint8 pictures in and masks out.
+"""
+
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import ExportError, require
-from featherseg.core.types import ClassInfo, Fit, Size
-from featherseg.inference.memory import peak_bytes_per_pixel
-from featherseg.inference.runtimes import ONNX_FORMAT_VERSION, OUTPUTS
+from featherseg.export.job import Facts, Job, Maps, metadata
+from featherseg.export.masks import Masks
+from featherseg.export.stages import PREFIX, Stages
+from featherseg.inference.file_facts import OUTPUTS
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import PanopticTable
 
 OPSET = 18
 EXAMPLE = (2, 160, 224)  # (batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed
+PADDED = (1, 33, 35)  # (batch, height, width) of a picture that every network pads that pads at all
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+DYNAMIC_PICTURES = {0: "batch", 1: "height", 2: "width"}
 
 
-class Maps(nn.Module):
-    """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else.
-
-    A panoptic network also gives centers (B, 1, h, w) and offsets (B, 2, h, w).
-    """
-
-    def __init__(self, network: SegmentationNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        out = self.network(images)
-        return (out.logits,) if out.centers is None or out.offsets is None else (out.logits, out.centers, out.offsets)
+def write(job: Job) -> None:
+    """model.onnx in the job's folder. Raises MissingExtra, and ExportError where the exporter gives up."""
+    (job.folder / "model.onnx").write_bytes(content(job))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a file tells about its network besides what the network tells itself.
-
-    image_size is the (H, W) in pixels that it was trained on, where known; test_fit what pictures were brought to fit
-    when it was validated, None for their own size; panoptic how a panoptic network's centres become objects.
-    """
-
-    name: str
-    classes: tuple[ClassInfo, ...]
-    licence: str
-    image_size: Size | None = None
-    test_fit: Fit | None = None
-    panoptic: PanopticTable | None = None
+def content(job: Job) -> bytes:
+    """The content of the job's .onnx file, which several targets start from: written once where they share it."""
+    return job.graph() if job.graph else to_onnx(job.network, job.facts, job.masks)
 
 
-def metadata(model: SegmentationNetwork, facts: Facts) -> dict[str, str]:
-    """What a reader of the file needs besides the graph, each value as JSON text; `inference.runtimes` reads it.
+def to_onnx(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> bytes:
+    """The content of an .onnx file: input `images`, outputs `Maps` or `Masks`, `job.metadata` as its metadata_props.
 
-    Logits are brought to the picture as `layers.resize.to_image` does it: the graph pads right and below to the least
-    multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.
-    """
-    values = {
-        "format_version": ONNX_FORMAT_VERSION,
-        "model": facts.name,
-        "classes": [row.name for row in facts.classes],
-        "colors": [list(row.color) for row in facts.classes],
-        "things": [row.thing for row in facts.classes],
-        "mean": list(model.mean),
-        "std": list(model.std),
-        "channels": len(model.mean),
-        "size_divisor": model.size_divisor,
-        "minimum_size": model.minimum_size,
-        "align_corners": model.align_corners,
-        "licence": facts.licence,
-        "image_size": facts.image_size,
-        "test_fit": facts.test_fit,
-        "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,
-        "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
-    }
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
-
-
-def to_onnx(model: SegmentationNetwork, facts: Facts) -> bytes:
-    """The content of an .onnx file: input `images`, outputs `Maps`, `metadata` as its metadata_props.
-
-    The network must be in eval mode, in fp32, on the CPU. Raises MissingExtra, and ExportError where the exporter gives
-    up.
+    images are normalised float32 (B, C, H, W); with `masks` uint8 (B, H, W, C). The network must be in eval mode, in
+    fp32, on the CPU. Its stages (export/stages.py) are named tensors inside the graph. Raises MissingExtra, and
+    ExportError where the exporter gives up.
     """
     onnx = require("onnx", "export", "ONNX export")
     require("onnxscript", "export", "ONNX export")
-    batch, height, width = EXAMPLE
-    outputs = OUTPUTS if model.panoptic else OUTPUTS[:1]
-    proto = _trace(Maps(model).eval(), torch.zeros(batch, len(model.mean), height, width), outputs)
+    outputs = ("masks",) if masks else OUTPUTS if model.panoptic else OUTPUTS[:1]
+    with Stages(model) as stages:
+        graph = Staged(Masks(model, stages.note) if masks else Maps(model), stages).eval()
+        example, padded = _blank(model, EXAMPLE, masks), _blank(model, PADDED, masks)
+        proto = _trace(graph, example, padded, outputs, DYNAMIC_PICTURES if masks else DYNAMIC)
     _strip(proto.graph)
-    onnx.helper.set_model_props(proto, metadata(model, facts))
+    onnx.helper.set_model_props(proto, metadata(model, facts, masks))
     return proto.SerializeToString()
 
 
-def _trace(network: nn.Module, images: Tensor, outputs: Sequence[str]) -> Any:
-    """-> onnx.ModelProto."""
+def _blank(model: SegmentationNetwork, shape: tuple[int, int, int], masks: bool) -> Tensor:
+    """A batch of (batch, height, width) as the file takes it."""
+    batch, *size = shape
+    channels = len(model.mean)
+    return torch.zeros(batch, *size, channels, dtype=torch.uint8) if masks else torch.zeros(batch, channels, *size)
+
+
+class Staged(nn.Module):
+    """A graph that also gives its stages, before its own outputs: images -> (*stages, *outputs).
+
+    Which stages those are is decided when it runs outside of an export: an exporter may copy what torch passes on.
+    """
+
+    def __init__(self, inner: nn.Module, stages: Stages) -> None:
+        super().__init__()
+        self.inner, self._stages = inner, stages
+        self.names: list[str] = []
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        self._stages.clear()
+        outputs = self.inner(images)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not torch.compiler.is_exporting():  # inputs and outputs have names of their own
+            named = [images, *outputs]
+            self.names = [name for name, value in self._stages.values.items() if all(value is not x for x in named)]
+        return [*(self._stages.values[name] for name in self.names), *outputs]
+
+
+def _trace(graph: Staged, images: Tensor, padded: Tensor, outputs: Sequence[str], dynamic: dict[int, str]) -> Any:
+    """-> onnx.ModelProto, whose outputs are `outputs` alone; `images` are traced, `padded` tell the stages' names."""
     try:
+        with torch.no_grad():
+            graph(padded)
         with _quiet():
             program: Any = torch.onnx.export(
-                network,
+                graph,
                 (images,),
                 input_names=["images"],
-                output_names=outputs,
-                dynamic_shapes={"images": DYNAMIC},
+                output_names=[*(PREFIX + name for name in graph.names), *outputs],
+                dynamic_shapes={"images": dynamic},
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-            return program.model_proto
+        for _ in graph.names:
+            program.model.graph.outputs.pop(0)
+        program.optimize()  # what was kept apart to be an output: a convolution and its batch norm are one again
+        return program.model_proto
     except Exception as error:  # torch.export and onnxscript raise dozens of kinds
         raise ExportError(
             f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__}: "

@@ -87,7 +87,7 @@ def output_files(folder: Path, name: str) -> list[Path]:
 class Predictor:
     """A network that takes pictures in any form and gives `Prediction`s.
 
-    run: a run folder, the name of one, a Run, an exported .onnx file, or a Runtime. batch: how many pictures of one
+    run: a run folder, the name of one, a Run, an exported file, or a Runtime. batch: how many pictures of one
     size go through the network at a time, where it is given several. mode: by default the whole picture, at the size
     that the run was validated at (its data.test_fit), so that the masks are those that were scored.
     memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: no side

@@ -26,8 +26,8 @@ def norm_of_few(norm: nn.Module, x: Tensor) -> Tensor:
 
     So it is behind a mean over the whole map of a single picture. (B, C, h, w) -> (B, C, h, w).
     """
-    assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
     if norm.training and x.numel() == x.shape[1]:
+        assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     return norm(x)
 

@@ -1,0 +1,166 @@
+"""What a run's exported files lose and gain: mIoU of each file beside its network's, and the speed of that same file.
+
+    python benchmarks/quantised_miou.py RUN [--split test] [--data-root PATH] [--threads 2] [--json FILE]
+
+RUN/export/ must hold the files: featherseg export RUN --to openvino-int8,onnx-int8. Scored at the size that the run was
+validated at, on full-resolution labels. "difference" is file less network in points of mIoU with its 95 % interval:
+whole sequences are drawn again, or blocks of 25 consecutive pictures where there are too few. Each file is opened once,
+scored, and then timed against the plain network in eager torch, on one picture of the data at the size the network
+sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need a
+quiet machine, scores do not: --rounds 0 leaves the times out.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paired
+import torch
+
+from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.types import SegmentationData
+from featherseg.data import open_dataset
+from featherseg.evaluation.bootstrap import Difference, compare_files
+from featherseg.evaluation.evaluate import Scores, evaluate, number
+from featherseg.evaluation.units import units_of
+from featherseg.export import EXPORTERS
+from featherseg.inference.modes import own_mode, passes_over
+from featherseg.inference.optimize import optimize
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.runs import Run, load_run
+
+FILES = ("openvino-int8", "onnx-int8")
+LIMITS = {"int8": (1.0, 1.5), "bf16": (0.2, None)}
+"""Points of mIoU that may be lost, and the most that the interval may reach."""
+
+
+def bf16_runtime(run: Run) -> TorchRuntime:
+    """The run's network as `featherseg.optimize(model, "bf16")` makes it."""
+    runtime = open_runtime(run, "cpu")
+    assert isinstance(runtime, TorchRuntime)
+    runtime.model = optimize(run.model, "bf16")
+    return runtime
+
+
+def runtimes_of(run: Run) -> dict[str, Runtime]:
+    """The network, and what is compared with it: bf16, and the int8 files that are there."""
+    runtimes: dict[str, Runtime] = {"network": open_runtime(run, "cpu"), "bf16": bf16_runtime(run)}
+    for target in FILES:
+        file = run.path / "export" / EXPORTERS[target].main
+        if file.is_file():
+            runtimes[target] = open_runtime(file, "cpu")
+            print(f"{target}: {file}, sha256 {sha256(file)}")
+        else:
+            print(f"{target}: no {file}. Write it with: featherseg export {run.path} --to {target}")
+    return runtimes
+
+
+def sha256(file: Path) -> str:
+    """Of a file and of those that belong to it, as an .xml has its .bin."""
+    found = hashlib.sha256()
+    for part in sorted({file, *file.parent.glob(f"{file.stem}.bin")}):
+        found.update(part.read_bytes())
+    return found.hexdigest()
+
+
+def score(runtimes: dict[str, Runtime], data: SegmentationData) -> dict[str, Scores]:
+    """Every runtime on every picture, in the mode of the run's validation."""
+    scores = {}
+    for name, runtime in runtimes.items():
+        print(f"scoring {name}", file=sys.stderr, flush=True)
+        scores[name] = evaluate(runtime, data, boundary=False)
+    return scores
+
+
+def plain_step(run: Run, images: torch.Tensor) -> Callable[[], Any]:
+    """The baseline: the network as it is, eager, in the usual layout."""
+    network = run.model.float().eval()
+
+    @torch.inference_mode()
+    def step() -> None:
+        network(images)
+
+    return step
+
+
+def seen_picture(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
+    """What the network is given of the first picture, (1, C, h, w)."""
+    seen: list[torch.Tensor] = []
+
+    class Ear:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(runtime, name)
+
+        def __call__(self, images: torch.Tensor) -> Any:
+            seen.append(images)
+            return runtime(images)
+
+    passes_over(Ear(), data[0].image[None], own_mode(runtime))
+    return seen[0].contiguous()
+
+
+def time_files(
+    run: Run, runtimes: dict[str, Runtime], data: SegmentationData, given: argparse.Namespace
+) -> paired.Table:
+    """Those very runtimes against the plain network."""
+    images = seen_picture(runtimes["network"], data)
+    steps = {"plain eager": plain_step(run, images)}
+    steps |= {name: (lambda runtime=runtime: runtime(images)) for name, runtime in runtimes.items()}
+    print(f"\none forward at {images.shape[2]}x{images.shape[3]}, {given.threads} threads")
+    return paired.compare(steps, given.rounds, given.clock)
+
+
+def verdict(name: str, difference: Difference) -> str:
+    """Whether the loss is within what is allowed."""
+    loss, worst = -100 * difference.miou.value, -100 * difference.miou.low
+    allowed, reach = LIMITS["bf16" if name == "bf16" else "int8"]
+    kept = loss <= allowed and (reach is None or worst <= reach)
+    limit = f"at most {allowed} lost" + (f", interval to {reach} at most" if reach else "")
+    return f"{'within' if kept else 'OUTSIDE'} the limit ({limit})"
+
+
+def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str, Any]:
+    """mIoU in % of each, and its difference from the network's; -> the same as plain values."""
+    units, base = units_of(data.keys), scores["network"]
+    print(f"\n{data.name}, {base.images} pictures; {units.words}\n{'network':14} {100 * base.miou:6.2f}")
+    found: dict[str, Any] = {"network": {"miou": base.miou}}
+    for name, one in scores.items():
+        if name == "network":
+            continue
+        (difference,) = compare_files([one.counts, base.counts], units)
+        value, low, high = (100 * x for x in (difference.miou.value, difference.miou.low, difference.miou.high))
+        told = verdict(name, difference)
+        print(f"{name:14} {100 * one.miou:6.2f}  difference {value:+.2f} ({low:+.2f} to {high:+.2f}): {told}")
+        found[name] = {"miou": one.miou, "points": [number(x) for x in (value, low, high)], "verdict": told}
+    return found
+
+
+def main(given: argparse.Namespace) -> None:
+    run = load_run(given.run)
+    data = open_dataset(run.recipe.data.name, given.split, given.data_root)
+    runtimes = runtimes_of(run)
+    found = print_scores(score(runtimes, data), data)
+    if given.rounds:
+        table = time_files(run, runtimes, data, given)
+        paired.print_table(table)
+        found["p50_ms"] = dict(zip(table.names, np.round(table.p50_ms(), 3).tolist(), strict=True))
+        found["machine"] = table.machine
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = paired.parser(__doc__, rounds=20, clock="wall")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--data-root", type=Path)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    main(arguments)

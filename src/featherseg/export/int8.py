@@ -1,0 +1,96 @@
+"""Int8 with accuracy control: all layers first; where the score falls too far, the worst layers go back to fp32."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from featherseg.core.errors import ExportError, require
+from featherseg.core.wording import counted
+from featherseg.export.job import Job, Quantised
+from featherseg.export.layer_noise import WEIGHTED, layer_noise
+
+NOISE_PICTURES = 4
+"""Calibration pictures that tell which layers are worst."""
+
+MOST_KEPT = 0.5
+"""Share of the layers beyond which keeping more is given up: the file would be int8 in name only."""
+
+
+Write = Callable[[Sequence[str], Sequence[str]], Path]
+"""Writes a candidate in which these layers (paths of modules), which are these nodes of the graph, stay in fp32."""
+
+
+def quantise(job: Job, graph: Any, write: Write) -> Quantised:
+    """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
+
+    `graph` is the network's onnx.GraphProto. No layer is kept in fp32 at first, then the 1, 2, 4, ... that int8 makes
+    noisiest (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the first one.
+    Raises ExportError where MOST_KEPT of the layers in fp32 are not enough.
+    """
+    check_calibration(job)
+    nodes = layer_nodes(graph, job.network)
+    kept: list[str] = []
+    candidate = write([], [])
+    if job.score is None:
+        return Quantised()
+    miou = job.score(candidate)
+    tried = [(0, miou)]
+    worst: list[str] = []
+    while not miou >= job.floor:
+        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_PICTURES]) if path in nodes]
+        if 2 * len(kept) > MOST_KEPT * len(worst) or not worst:
+            raise ExportError(_too_far(job, miou, len(kept), len(worst)))
+        kept = worst[: max(1, 2 * len(kept))]
+        miou = job.score(write(kept, [node for path in kept for node in nodes[path]]))
+        tried.append((len(kept), miou))
+    return Quantised(tuple(kept), miou, tuple(tried))
+
+
+def check_calibration(job: Job) -> None:
+    """Raises ExportError where there are no pictures to calibrate with."""
+    if not job.calibration:
+        raise ExportError(
+            "int8 needs pictures to calibrate with, and takes them from a run's training data: "
+            "export a run, not a bare network."
+        )
+
+
+def layer_nodes(graph: Any, network: nn.Module) -> dict[str, list[str]]:
+    """The nodes of an onnx.GraphProto that hold a layer's weight, by the path of its module; only of what it still has.
+
+    The exporter names a weight after its module ("inner.network.decoder.fuse.0.weight"). That of a linear layer it
+    turns around and names anew: it is known by its values.
+    """
+    to_array = require("onnx.numpy_helper", "export", "int8").to_array
+    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
+    turned = {_key(layer.weight.detach().T.numpy()): path for path, layer in layers.items() if layer.weight.dim() == 2}
+    named = {f"network.{path}.weight": path for path in layers}
+    owner = {}
+    for item in graph.initializer:
+        path = named.get("network." + item.name.rpartition("network.")[2])
+        if path is None and len(item.dims) == 2:
+            path = turned.get(_key(to_array(item)))
+        if path is not None:
+            owner[item.name] = path
+    nodes: dict[str, list[str]] = {}
+    for node in graph.node:
+        for path in {owner[name] for name in node.input if name in owner}:
+            nodes.setdefault(path, []).append(node.name)
+    return nodes
+
+
+def _key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    """What two arrays share that are equal."""
+    return values.shape, sha256(np.ascontiguousarray(values).tobytes()).digest()
+
+
+def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
+    return (
+        f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} in fp32; "
+        f"{100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, or "
+        f"calibrate with more pictures (--calibration)."
+    )

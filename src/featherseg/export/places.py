@@ -1,0 +1,90 @@
+"""Where exported files go, and how they get there: drafted elsewhere, moved in whole."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from featherseg.core.errors import ExportError
+from featherseg.core.files import write_atomic
+from featherseg.export.targets import EXPORTERS
+from featherseg.inference.runtimes import FILE_RUNTIMES
+
+
+def destinations(folder: Path | None, targets: Sequence[str], path: str | Path | None) -> dict[str, Path]:
+    """Where the file (or folder) of each target goes: into `path`, by default into `folder`/export.
+
+    One target may also be given its file's name: a path that ends as its files do. Raises ExportError where no place is
+    named, or nothing can be written there.
+    """
+    if path is None:
+        if folder is None:
+            raise ExportError("a network without a run has no folder of its own: name the file, path='model.onnx'.")
+        path = folder / "export"
+    path = Path(path)
+    if not path.is_dir() and path.suffix:
+        places = {_one(targets, path): path}
+    else:
+        places = {target: path / EXPORTERS[target].main for target in targets}
+    for place in places.values():
+        _check(place)
+    return places
+
+
+def move(draft: Path, main: str, place: Path) -> int:
+    """Move what an exporter wrote into `draft` to where `place` is to be; -> its size in bytes.
+
+    Each file replaces an old one in one step, `main` the last; a folder replaces a folder. The files of other targets
+    stay. Files called like `main` ("model.bin" beside "model.xml") take the name of `place`.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
+    if (draft / main).is_dir():
+        _replace_folder(draft / main, place)
+        return size
+    stem, new_stem = _stem(main), place.name.removesuffix(_ending(main))
+    for file in sorted(draft.iterdir(), key=lambda file: file.name == main):
+        name = new_stem + file.name.removeprefix(stem) if file.name.startswith(stem) else file.name
+        with open(file, "rb") as source:
+            write_atomic(place.with_name(name), lambda target: shutil.copyfileobj(source, target))
+    return size
+
+
+def _one(targets: Sequence[str], path: Path) -> str:
+    """The target whose file `path` names. Raises ExportError where there are several, or the name does not fit."""
+    if len(targets) > 1:
+        raise ExportError(f"{path} names one file, but {len(targets)} are to be written. Name a folder with -o.")
+    ending = _ending(EXPORTERS[targets[0]].main)
+    if not ending or not path.name.endswith(ending):
+        expected = f"a name that ends in {ending}, or a folder" if ending else "a folder"
+        raise ExportError(f"{path} was named for {targets[0]}. Expected {expected}.")
+    return targets[0]
+
+
+def _check(place: Path) -> None:
+    """Raises ExportError where nothing can be written to `place`."""
+    folder = next(parent for parent in place.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ExportError(f"nothing can be written to {place}: {folder} is no folder, or may not be written to.")
+
+
+def _stem(main: str) -> str:
+    """ "model.int8.onnx" -> "model.int8", "model.ncnn.param" -> "model": what the files of a target share."""
+    return main.removesuffix(_ending(main))
+
+
+def _ending(main: str) -> str:
+    """ "model.int8.onnx" -> ".onnx", "model.ncnn.param" -> ".ncnn.param", "web" -> "": what `open_file` knows it by."""
+    return next((ending for ending in FILE_RUNTIMES if main.endswith(ending)), Path(main).suffix)
+
+
+def _replace_folder(source: Path, place: Path) -> None:
+    """Put a copy of a folder where an older one may be, with the shortest time in which neither is there."""
+    new, old = place.with_name(place.name + ".tmp"), place.with_name(place.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, new)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""torch-export: a .pt2 file, the network as torch's operators without its Python code, any batch, height and width."""
+
+import json
+from typing import Any
+
+import torch
+
+from featherseg.core.errors import ExportError
+from featherseg.export.job import Job, Maps
+from featherseg.inference.torch_export_runtime import FACTS
+
+EXAMPLE = (2, 160, 224)
+"""(batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed."""
+
+
+def write(job: Job) -> None:
+    """model.pt2 in the job's folder, its metadata inside. Raises ExportError where torch cannot write the network."""
+    batch, height, width = EXAMPLE
+    images = torch.zeros(batch, len(job.network.mean), height, width)
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    try:
+        program = torch.export.export(Maps(job.network).eval(), (images,), dynamic_shapes=(any_size,))
+        _strip(program)
+        torch.export.save(program, job.folder / "model.pt2", extra_files={FACTS: json.dumps(job.metadata)})
+    except Exception as error:  # torch.export raises dozens of kinds
+        raise ExportError(
+            f"torch {torch.__version__} cannot export this network ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Every layer must run at any height and width."
+        ) from error
+
+
+def _strip(program: Any) -> None:
+    """Drop what only debugging reads (paths of this machine among it), and what a reader would have to evaluate."""
+    program._guards_code = []
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes:
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom"):
+                node.meta.pop(key, None)

@@ -1,0 +1,231 @@
+"""Whether an exported file may be opened: others' files are data, and what reaches beyond them is refused.
+
+Refused are tensors that lie in other files, operators that are not the standard's, links, and sizes that the file's own
+bytes do not bear out. What a permitted graph computes is not judged: it may still ask for much time or memory.
+An .onnx file is walked as protobuf, by onnx.proto's field numbers: onnxruntime alone runs such a file, so nobody needs
+the onnx package to use one. What protobuf allows and no writer does (groups, fields of another type) is refused, and
+of a field that stands there twice both are judged: whichever the runtime takes, it was looked at.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import NoReturn
+from xml.parsers import expat
+
+from featherseg.core.errors import ExportError
+
+MAXIMUM_BYTES = 2**31
+"""Of an .onnx file: no protobuf message may be larger."""
+MAXIMUM_XML_BYTES = 2**28
+MAXIMUM_DEPTH = 64
+"""Of messages, or elements, inside each other."""
+MAXIMUM_FIELDS = 2_000_000
+"""Of an .onnx file; our largest has a twentieth of it."""
+
+DOMAINS = (b"", b"ai.onnx")
+"""The two names of the standard's operators."""
+OPSET = re.compile(r"opset\d+")
+"""What an OpenVINO layer's version says where it is one of OpenVINO's own."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""How protobuf writes a field: its wire type."""
+
+MESSAGES: dict[str, dict[int, str]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "TensorProto": {},
+    "SparseTensorProto": {},
+}
+"""Message -> number of a field -> the message in it, for all in which a tensor or a node can stand."""
+
+NODE_DOMAIN = 7
+TENSOR_DIMS, TENSOR_EXTERNAL_DATA, TENSOR_LOCATION = 1, 13, 14
+
+
+class Refused(Exception):
+    """What keeps a file from being opened, in words that follow "it holds"."""
+
+
+def check_file(path: Path) -> None:
+    """Raises ExportError where an .onnx or an OpenVINO .xml file is not to be opened; other endings are not judged."""
+    check = CHECKS.get(path.suffix)
+    if check is None:
+        return
+    try:
+        check(path)
+    except Refused as found:
+        raise ExportError(
+            f"{path} is not opened: it holds {found}. Files that `featherseg export` writes stand alone and hold "
+            f"standard operators only; export the network again, or ask for it in that form."
+        ) from None
+
+
+def _check_onnx(path: Path) -> None:
+    _check_place(path, MAXIMUM_BYTES)
+    walk_onnx(path.read_bytes())
+
+
+def _check_openvino(path: Path) -> None:
+    weights = path.with_suffix(".bin")
+    _check_place(path, MAXIMUM_XML_BYTES)
+    _check_place(weights)
+    walk_openvino(path.read_bytes(), weights.stat().st_size)
+
+
+CHECKS: dict[str, Callable[[Path], None]] = {".onnx": _check_onnx, ".xml": _check_openvino}
+"""The ending of a file, and what judges it."""
+
+
+def _check_place(path: Path, maximum: int | None = None) -> None:
+    """Raises ExportError for what is no file of its own, or too large."""
+    if path.is_symlink():
+        raise ExportError(f"{path} is a link, and links are not followed: name the file that it leads to.")
+    if not path.is_file():
+        raise ExportError(f"{path} is no file. Expected an exported network.")
+    size = path.stat().st_size
+    if maximum is not None and size > maximum:
+        raise ExportError(f"{path} has {size:,} bytes; no exported network has more than {maximum:,}.")
+
+
+def walk_onnx(content: bytes) -> None:
+    """Raises Refused for the content of an .onnx file that is not to be opened."""
+    budget = iter(range(MAXIMUM_FIELDS))
+    waiting = [("ModelProto", memoryview(content), 1)]
+    while waiting:
+        message, view, depth = waiting.pop()
+        if depth > MAXIMUM_DEPTH:
+            raise Refused(f"graphs inside each other, {depth} deep")
+        for number, wire, value in _fields(view, budget):
+            inner = MESSAGES[message].get(number)
+            if inner is not None:
+                waiting.append((inner, _bytes(wire, value), depth + 1))
+            elif message == "NodeProto" and number == NODE_DOMAIN:
+                _check_domain(_bytes(wire, value))
+        if message == "TensorProto":
+            _check_tensor(view)
+        if message == "SparseTensorProto":
+            raise Refused("a sparse tensor, whose size is no matter of its bytes")
+
+
+def _fields(view: memoryview, budget: Iterator[int] | None = None) -> Iterator[tuple[int, int, int | memoryview]]:
+    """(number, wire type, value) of a message's fields; fixed values are passed over with their bytes."""
+    at = 0
+    while at < len(view):
+        if budget is not None and next(budget, None) is None:
+            raise Refused(f"more than {MAXIMUM_FIELDS:,} fields")
+        key, at = _varint(view, at)
+        number, wire = key >> 3, key & 7
+        value: int | memoryview
+        if wire == VARINT:
+            value, at = _varint(view, at)
+        elif wire in (FIXED64, FIXED32, BYTES):
+            length, at = _varint(view, at) if wire == BYTES else (8 if wire == FIXED64 else 4, at)
+            value, at = view[at : at + length], at + length
+        else:
+            _damaged()
+        if number == 0 or at > len(view):
+            _damaged()
+        yield number, wire, value
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, the last of them below 128 -> (the integer, where the next field begins)."""
+    value = 0
+    for i, byte in enumerate(view[at : at + 10]):
+        value |= (byte & 127) << (7 * i)
+        if byte < 128:
+            return value, at + i + 1
+    _damaged()
+
+
+def _bytes(wire: int, value: int | memoryview) -> memoryview:
+    if wire != BYTES or isinstance(value, int):
+        _damaged()
+    return value
+
+
+def _damaged() -> NoReturn:
+    raise Refused("bytes that are no network: it is damaged, or of another kind than its name says")
+
+
+def _check_domain(name: memoryview) -> None:
+    if bytes(name[:100]) not in DOMAINS:
+        text = bytes(name[:100]).decode(errors="replace")
+        raise Refused(f"operators of {text!r}, which are not of the ONNX standard")
+
+
+def _check_tensor(view: memoryview) -> None:
+    """No element of it lies elsewhere, and it has no more than its bytes can hold, at the least half a byte each."""
+    dims: list[int] = []
+    for number, wire, value in _fields(view):
+        if number == TENSOR_EXTERNAL_DATA or (number == TENSOR_LOCATION and value != 0):
+            raise Refused("a tensor that lies in another file")
+        if number == TENSOR_DIMS:
+            dims += [value] if isinstance(value, int) else _packed(_bytes(wire, value))
+    if prod(dims) > 2 * len(view):
+        raise Refused(f"a tensor of {len(dims)} dimensions that claims more elements than it has bytes for")
+
+
+def _packed(view: memoryview) -> list[int]:
+    values, at = [], 0
+    while at < len(view):
+        value, at = _varint(view, at)
+        values.append(value)
+    return values
+
+
+def walk_openvino(content: bytes, weights_bytes: int) -> None:
+    """Raises Refused for the content of an OpenVINO .xml file that is not to be opened beside so many bytes."""
+    depth = 0
+
+    def doctype(*_: object) -> None:
+        raise Refused("a document type, which can define entities")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAXIMUM_DEPTH:
+            raise Refused(f"elements inside each other, {depth} deep")
+        if depth == 1 and tag != "net":
+            _damaged()
+        if tag == "layer" and not OPSET.fullmatch(attributes.get("version", "")):
+            raise Refused(f"layers of {attributes.get('version', '')[:100]!r}, which are not OpenVINO's own")
+        if "offset" in attributes and "size" in attributes:
+            _check_extent(attributes, weights_bytes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = expat.ParserCreate("UTF-8")
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = doctype, start, end
+    try:
+        parser.Parse(content, True)
+    except expat.ExpatError:
+        _damaged()
+
+
+def _check_extent(attributes: dict[str, str], weights_bytes: int) -> None:
+    """A constant lies inside the weights, and has no more elements than eight a byte."""
+    try:
+        offset, size = int(attributes["offset"]), int(attributes["size"])
+        elements = prod(int(side) for side in attributes.get("shape", "").split(",") if side.strip())
+    except ValueError:
+        _damaged()
+    if offset < 0 or size < 0 or offset + size > weights_bytes:
+        raise Refused(f"a constant at bytes {offset} to {offset + size} of {weights_bytes} bytes of weights")
+    if elements > 8 * size:
+        raise Refused("a constant that claims more elements than it has bytes for")

@@ -1,0 +1,69 @@
+"""`featherseg export`: one table, or JSON; a user's slip is one sentence."""
+
+import json
+
+import pytest
+import typer
+from three_layer_run import three_layer_run
+from typer.testing import CliRunner
+
+from featherseg import runs
+from featherseg.cli.export import FORMS, export
+from featherseg.core.errors import ConfigError, ExportError, UnknownName
+from featherseg.export import EXPORTERS
+
+APP = typer.Typer()
+APP.command()(export)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose network is quick to export, as `load_run` gives it."""
+    found = three_layer_run(tmp_path / "run")
+    monkeypatch.setattr(runs, "load_run", lambda name: found)
+    return found
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def test_a_row_and_a_line_for_every_target(run):
+    result = call(run.path, "--to", "onnx, torch-export", "--score")
+    assert result.exit_code == 0, result
+    rows = [line for line in result.stdout.splitlines() if "100.00%" in line]
+    assert [row.split()[1] for row in rows] == ["onnx", "torch-export"]
+    assert f"onnx: {run.path}/export/model.onnx (timed at 64x96)" in result.stdout
+    assert set(json.loads((run.path / "parity.json").read_text())) == {"onnx", "torch-export"}
+
+
+def test_json_and_nothing_else(run, tmp_path):
+    result = call(run.path, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
+    (report,) = json.loads(result.stdout)
+    assert (report["target"], report["path"], report["parity"]["ok"]) == ("onnx", str(tmp_path / "a.onnx"), True)
+
+
+def test_masks_are_written_for_targets_that_have_them(run):
+    assert call(run.path, "--to", "onnx,openvino", "--masks").exit_code == 0
+    assert isinstance(call(run.path, "--to", "torch-export", "--masks").exception, ConfigError)
+
+
+def test_the_help_names_every_form():
+    assert tuple(EXPORTERS) == FORMS
+
+
+def test_slips_are_refused_before_any_work(run):
+    assert isinstance(call(run.path, "--to", "onnx,openvno").exception, UnknownName)
+    assert isinstance(call(run.path, "--to", ", ").exception, ExportError)
+    assert isinstance(call(run.path, "--max-drop", "-1").exception, ConfigError)
+    assert not (run.path / "export").exists()
+
+
+def test_int8_that_loses_too_much_fails_and_the_others_are_written(run, monkeypatch):
+    from featherseg.export.calibration import LabelledSplit
+
+    scores = iter([0.5, 0.45, 0.45])
+    monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
+    result = call(run.path, "--to", "onnx,onnx-int8", "--calibration", "2")
+    assert isinstance(result.exception, ExportError)
+    assert [file.name for file in (run.path / "export").iterdir()] == ["model.onnx"]

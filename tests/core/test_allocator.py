@@ -1,0 +1,50 @@
+"""malloc's setting: on, a large block that was freed is used again; off, and before, it is faulted in anew."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from featherseg.core.allocator import keep_freed_memory
+
+PAGES_FAULTED = """
+import ctypes, resource, sys
+from featherseg.core.allocator import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def touch(size=48 << 20):
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+done = keep_freed_memory()
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+
+
+def faulted(setting):
+    """-> (what keep_freed_memory said, bytes that a second block of 48 MiB was faulted in with)."""
+    environment = {**os.environ, "FEATHERSEG_ALLOCATOR": setting}
+    command = [sys.executable, "-c", PAGES_FAULTED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    said, amount = done.stdout.split()
+    return said == "True", int(amount)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_a_large_block_that_was_freed_is_used_again_unless_the_setting_is_off():
+    said, amount = faulted("")
+    assert said
+    assert amount < 1 << 20
+    said, amount = faulted("off")
+    assert not said
+    assert amount > 40 << 20
+
+
+def test_other_systems_are_left_as_they_are(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False

@@ -1,0 +1,21 @@
+"""Core ML runs nowhere here: the target says so, and what can be told without coremltools is told."""
+
+from importlib.util import find_spec
+
+import pytest
+from small_network import FACTS, small_network
+
+from featherseg.core.errors import MissingExtra
+from featherseg.export import EXPORTERS, coreml
+from featherseg.export.job import Job
+
+
+def test_it_is_marked_as_not_verified():
+    assert not EXPORTERS["coreml"].verified
+    assert "Untested" in (coreml.write.__doc__ or "")
+
+
+@pytest.mark.skipif(find_spec("coremltools") is not None, reason="coremltools is installed")
+def test_without_coremltools_the_command_that_installs_it_is_named(tmp_path):
+    with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[coreml\]'"):
+        coreml.write(Job(small_network(), FACTS, tmp_path))

@@ -1,0 +1,86 @@
+"""A graph for one size: the network's own values, in operations that other runtimes have."""
+
+import pytest
+import torch
+from small_network import small_network
+from torch import nn
+from torch.testing import assert_close
+
+from featherseg.core.errors import ExportError
+from featherseg.core.types import ClassInfo, SegOutput
+from featherseg.export.fixed_graph import DEFAULT_SIZE, REWRITES, fixed_graph, fixed_size
+from featherseg.export.job import Facts
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.pooling import RegionMean
+from featherseg.layers.precision import autocast_off
+
+SIZE = (24, 40)
+
+
+class EveryRewrite(SegmentationNetwork):
+    """What runtimes have no operation for, each at a place where its values matter."""
+
+    classes = 4
+    mean, std = (1.0, 2.0, 3.0, 4.0), (1.0,) * 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.pool = nn.BatchNorm2d(4), RegionMean(3)
+
+    def forward(self, images, aux=False):
+        x = self.norm(images)[:, :, ::2, ::4]  # (B, 4, h, w)
+        with autocast_off(x.device):
+            scores = x.flatten(2).mT @ x.flatten(2)  # (B, h * w, h * w)
+            near = torch.arange(scores.shape[1])[:, None] - torch.arange(scores.shape[1])
+            weight = scores.masked_fill(near.abs() > 5, -torch.inf).softmax(-1)
+        x = (x.flatten(2) @ weight).view_as(x) + self.pool(x).sum((2, 3), keepdim=True)
+        return SegOutput(x, tuple(images.shape[2:]), tuple(images.shape[2:]), False)
+
+
+def operations(graph):
+    return {node.target for node in graph.graph.nodes if node.op == "call_function"}
+
+
+def noise(channels, size):
+    return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_rewrite_gives_the_networks_values():
+    torch.manual_seed(0)
+    network = EveryRewrite().eval()
+    with torch.no_grad():
+        network.norm.running_mean.normal_()
+        network.norm.running_var.uniform_(0.5, 2)
+        graph, images = fixed_graph(network, SIZE), noise(4, SIZE)
+        assert_close(graph(images)[0], network(images).logits, atol=1e-5, rtol=1e-5)
+    left = operations(graph) & set(REWRITES)
+    assert left <= {torch.ops.aten.slice.Tensor, torch.ops.aten.pad.default}  # those that change something stay
+    assert torch.ops.aten.arange.start_step not in operations(graph)
+
+
+def test_a_network_that_pads_is_the_same_at_a_size_that_it_pads():
+    network, images = small_network(), noise(3, (33, 70))
+    with torch.no_grad():
+        assert_close(fixed_graph(network, (33, 70))(images)[0], network(images).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_network_is_left_as_it_was():
+    network = small_network()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fixed_graph(network, SIZE)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_the_size_is_that_of_the_training():
+    facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT")
+    assert fixed_size(facts) == DEFAULT_SIZE
+    assert fixed_size(Facts("a", facts.classes, "MIT", image_size=(90, 131))) == (90, 131)
+
+
+def test_a_network_that_cannot_be_a_graph_is_refused_with_a_sentence():
+    class Branching(EveryRewrite):
+        def forward(self, images, aux=False):
+            return super().forward(images * 2 if images.sum() > 0 else images)
+
+    with pytest.raises(ExportError, match="cannot write this network as a graph"):
+        fixed_graph(Branching().eval(), SIZE)

@@ -1,0 +1,150 @@
+"""Int8: masks agree, files shrink, the worst layers go back to fp32, and too great a loss is refused."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from three_layers import FACTS, ThreeLayers, three_layers
+from torch import nn
+
+from featherseg.core.errors import ExportError
+from featherseg.export import onnx_int8, openvino, openvino_int8
+from featherseg.export.int8 import layer_nodes, quantise
+from featherseg.export.job import Job
+from featherseg.export.onnx import to_onnx
+from featherseg.inference.runtimes import open_runtime
+
+WRITERS = {"model.int8.onnx": onnx_int8.write, "model.int8.xml": openvino_int8.write}
+PICTURES = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+WIDTH = 96  # its weights are the most of the file
+
+
+@pytest.fixture(scope="module")
+def graph():
+    content = to_onnx(three_layers(WIDTH), FACTS)
+    return lambda: content
+
+
+def job(folder, graph, **options):
+    return Job(three_layers(WIDTH), FACTS, folder, PICTURES, graph=graph, **options)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
+    assert WRITERS[name](job(tmp_path, graph)).kept == ()
+    network, runtime = three_layers(WIDTH), open_runtime(tmp_path / name, "cpu")
+    assert runtime.classes == FACTS.classes
+    for shape in ((1, 3, 48, 64), (2, 3, 33, 71)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            expected = network(images).logits
+        found = runtime(images).logits
+        assert 0 < (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+        assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.95
+    fp32 = sum(p.numel() for p in network.parameters()) * 4
+    weights = tmp_path / name.replace(".xml", ".bin")
+    assert weights.stat().st_size < 0.5 * fp32
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_layers_that_are_kept_compute_as_before(tmp_path, graph, name):
+    scores = iter([0.5, 0.6])  # too low with every layer in int8
+    quantised = WRITERS[name](job(tmp_path, graph, score=lambda file: next(scores), floor=0.6))
+    assert len(quantised.kept) == 1
+    assert (quantised.miou, quantised.tried) == (0.6, ((0, 0.5), (1, 0.6)))
+    kept = three_layers(WIDTH).get_submodule(quantised.kept[0]).weight.detach().numpy()
+    content = (tmp_path / name.replace(".xml", ".bin")).read_bytes()
+    assert kept.tobytes() in content
+    others = {"stem", "body.1", "head"} - set(quantised.kept)
+    weights = [three_layers(WIDTH).get_submodule(path).weight.detach().numpy() for path in others]
+    assert not any(weight.tobytes() in content for weight in weights)
+
+
+def test_candidates_keep_1_2_4_layers_until_one_is_good_enough(tmp_path, monkeypatch):
+    noisy = {f"layer{i}": float(i) for i in range(20)}
+    nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
+    monkeypatch.setattr("featherseg.export.int8.layer_noise", lambda network, pictures: noisy)
+    monkeypatch.setattr("featherseg.export.int8.layer_nodes", lambda graph, network: nodes)
+    written = []
+
+    def write(layers, kept):
+        written.append(list(kept))
+        return tmp_path
+
+    found = quantise(job(tmp_path, None, score=lambda file: 0.1 * len(written), floor=0.35), None, write)
+    assert [len(kept) for kept in written] == [0, 1, 2, 4]
+    assert found.kept == ("layer0", "layer2", "layer3", "layer4")
+    assert written[-1] == ["node of layer0", "node of layer2", "node of layer3", "node of layer4"]
+
+
+@pytest.mark.parametrize("miou", [0.2, float("nan")])
+def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
+    proto = onnx.load_from_string(graph())
+    with pytest.raises(ExportError, match=r"mIoU even with 1 of its 3 layers in fp32; 50\.00 is the least"):
+        quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
+
+
+def test_without_labelled_pictures_the_first_candidate_stays(tmp_path, graph):
+    found = quantise(job(tmp_path, None), onnx.load_from_string(graph()).graph, lambda *kept: tmp_path)
+    assert (found.kept, found.miou, found.tried) == ((), None, ())
+
+
+def test_without_pictures_int8_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="export a run, not a bare network"):
+        openvino_int8.write(Job(three_layers(), FACTS, tmp_path))
+
+
+def test_the_nodes_of_a_layer_are_found_by_its_weight(graph):
+    proto = onnx.load_from_string(graph())
+    found = layer_nodes(proto.graph, three_layers(WIDTH))
+    kinds = {node.name: node.op_type for node in proto.graph.node}
+    assert {path: [kinds[name] for name in names] for path, names in found.items()} == {
+        "stem": ["Conv"],
+        "body.1": ["Conv"],
+        "head": ["Conv"],
+    }
+    assert len({name for names in found.values() for name in names}) == 3
+
+
+def test_a_linear_layer_whose_weight_was_turned_around_is_found_too():
+    class Linear(ThreeLayers):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Linear(3, 3)
+
+        def forward(self, images):
+            out = super().forward(images)
+            return out._replace(logits=self.mix(out.logits.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+    network = Linear().eval()
+    proto = onnx.load_from_string(to_onnx(network, FACTS))
+    (name,) = layer_nodes(proto.graph, network)["mix"]
+    (node,) = (n for n in proto.graph.node if n.name == name)
+    assert node.op_type == "MatMul"
+
+
+def test_the_file_tells_what_was_kept(tmp_path, graph):
+    scores = iter([0.5, 0.6])
+    kept = onnx_int8.write(job(tmp_path, graph, score=lambda file: next(scores), floor=0.6)).kept
+    proto = onnx.load(tmp_path / "model.int8.onnx")
+    texts = {item.key: item.value for item in proto.metadata_props}
+    assert json.loads(texts["kept"]) == list(kept)
+
+
+def test_every_output_channel_has_steps_of_its_own(tmp_path, graph):
+    onnx_int8.write(job(tmp_path, graph))
+    openvino_int8.write(job(tmp_path, graph))
+    proto = onnx.load(tmp_path / "model.int8.onnx")
+    dims = {item.name: list(item.dims) for item in proto.graph.initializer}
+    weights = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and "weight" in node.input[0]]
+    assert sorted(dims[node.input[1]] for node in weights) == [[3], [WIDTH], [WIDTH]]  # the scales
+    text = (tmp_path / "model.int8.xml").read_text(encoding="utf-8")
+    assert f'shape="{WIDTH}, 1, 1, 1"' in text
+
+
+def test_nothing_is_printed(tmp_path, graph, capfd):
+    onnx_int8.write(job(tmp_path, graph))
+    openvino_int8.write(job(tmp_path, graph))
+    openvino.write(job(tmp_path, graph))
+    assert capfd.readouterr() == ("", "")

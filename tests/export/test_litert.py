@@ -1,0 +1,65 @@
+"""LiteRT: one file that gives the network's logits at its size, with the facts inside."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from small_network import FACTS, small_network
+
+from featherseg import models
+from featherseg.core.errors import ExportError
+from featherseg.export import litert
+from featherseg.export.job import Facts, Job
+from featherseg.export.parity import perturb, verify
+
+pytest.importorskip("litert_torch")
+pytest.importorskip("ai_edge_litert")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the converter's own insides, when it is imported first
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The file of a small network, for pictures of 96 x 128."""
+    folder = tmp_path_factory.mktemp("litert")
+    litert.write(Job(small_network(), FACTS, folder))
+    return folder / "model.tflite"
+
+
+def test_one_file_gives_the_networks_logits(written):
+    assert [file.name for file in written.parent.iterdir()] == ["model.tflite"]
+    report = verify(small_network(), written, facts=FACTS)
+    assert report.ok, report
+    assert {(row.batch, row.height, row.width) for row in report.rows} == {(1, 96, 128), (3, 96, 128)}
+
+
+def test_the_facts_lie_in_the_archive_at_its_end(written):
+    with zipfile.ZipFile(written) as archive:
+        assert archive.namelist() == ["featherseg.json"]
+        texts = json.loads(archive.read("featherseg.json"))
+    assert json.loads(texts["fixed_size"]) == [96, 128]
+    assert json.loads(texts["licence"]) == "MIT"
+
+
+def test_other_weights_are_seen(written):
+    other = small_network()
+    with torch.no_grad():
+        other.classifier.weight.mul_(1.01)
+    assert not verify(other, written, facts=FACTS).ok
+
+
+def test_an_operation_that_is_not_known_is_refused_with_a_sentence(tmp_path):
+    network = small_network()
+    network.context.forward = lambda x: torch.special.bessel_j0(x)
+    with pytest.raises(ExportError, match="litert-torch cannot write this network"):
+        litert.write(Job(network, FACTS, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["frm-lite0", "cgrseg-lite0", "rsp-lite0"])
+def test_every_system_passes_at_a_size_that_it_pads(name, tmp_path):
+    network = perturb(models.build(name, classes=len(FACTS.classes)))
+    facts = Facts(name, FACTS.classes, "MIT", image_size=(90, 131))
+    litert.write(Job(network, facts, tmp_path))
+    report = verify(network, tmp_path / "model.tflite", facts=facts)
+    assert report.ok, report

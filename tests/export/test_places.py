@@ -1,0 +1,70 @@
+"""Where exported files go, and that they arrive whole."""
+
+import pytest
+
+from featherseg.core.errors import ExportError
+from featherseg.export import places
+from featherseg.export.places import destinations, move
+
+
+def test_without_a_path_files_go_into_the_export_folder_of_the_run(tmp_path):
+    assert destinations(tmp_path, ["onnx", "openvino-int8"], None) == {
+        "onnx": tmp_path / "export" / "model.onnx",
+        "openvino-int8": tmp_path / "export" / "model.int8.xml",
+    }
+
+
+def test_a_folder_takes_all_and_a_file_one(tmp_path):
+    assert destinations(None, ["onnx", "web"], tmp_path / "out") == {
+        "onnx": tmp_path / "out" / "model.onnx",
+        "web": tmp_path / "out" / "web",
+    }
+    assert destinations(None, ["onnx-int8"], tmp_path / "a.onnx") == {"onnx-int8": tmp_path / "a.onnx"}
+    (tmp_path / "v1.0").mkdir()
+    assert destinations(None, ["onnx"], tmp_path / "v1.0") == {"onnx": tmp_path / "v1.0" / "model.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "named"),
+    [
+        (["onnx", "openvino"], "names one file, but 2 are to be written"),
+        (["openvino"], r"a\.onnx was named for openvino. Expected a name that ends in \.xml, or a folder"),
+        (["web"], "Expected a folder"),
+    ],
+)
+def test_a_name_that_does_not_fit_is_refused(tmp_path, targets, named):
+    with pytest.raises(ExportError, match=named):
+        destinations(None, targets, tmp_path / "a.onnx")
+
+
+def test_a_pair_takes_the_name_that_was_given_and_other_files_stay(tmp_path):
+    draft, out = tmp_path / "draft", tmp_path / "out"
+    draft.mkdir()
+    out.mkdir()
+    (draft / "model.int8.xml").write_text("xml")
+    (draft / "model.int8.bin").write_text("weights")
+    (out / "model.onnx").write_text("other")
+    (out / "a.bin").write_text("old")
+    assert move(draft, "model.int8.xml", out / "a.xml") == 10
+    found = {file.name: file.read_text() for file in out.iterdir()}
+    assert found == {"a.xml": "xml", "a.bin": "weights", "model.onnx": "other"}
+
+
+def test_the_file_that_is_opened_arrives_last(tmp_path, monkeypatch):
+    (tmp_path / "draft").mkdir()
+    for name in ("model.a", "model.onnx", "model.z"):
+        (tmp_path / "draft" / name).write_text(name)
+    order = []
+    monkeypatch.setattr(places, "write_atomic", lambda path, write: order.append(path.name))
+    move(tmp_path / "draft", "model.onnx", tmp_path / "out" / "b.onnx")
+    assert order == ["b.a", "b.z", "b.onnx"]
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    draft, out = tmp_path / "draft", tmp_path / "out"
+    (draft / "web" / "js").mkdir(parents=True)
+    (draft / "web" / "js" / "a.js").write_text("new")
+    (out / "web").mkdir(parents=True)
+    (out / "web" / "old.html").write_text("old")
+    assert move(draft, "web", out / "web") == 3
+    assert [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()] == ["web/js/a.js"]

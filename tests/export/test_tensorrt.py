@@ -1,0 +1,31 @@
+"""TensorRT runs nowhere here: what is written says so, and what it is made of is checked as far as it goes."""
+
+import ast
+import json
+
+from small_network import FACTS, small_network
+
+from featherseg.export import EXPORTERS, tensorrt
+from featherseg.export.job import Job
+
+
+def test_it_is_marked_as_not_verified():
+    assert not EXPORTERS["tensorrt"].verified
+    assert "Untested" in (tensorrt.write.__doc__ or "")
+
+
+def test_the_tensorrt_folder_holds_graph_facts_script_and_note(tmp_path):
+    tensorrt.write(Job(small_network(), FACTS, tmp_path, graph=lambda: b"graph"))
+    folder = tmp_path / "tensorrt"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.txt",
+        "build_engine.py",
+        "model.json",
+        "model.onnx",
+    ]
+    assert (folder / "model.onnx").read_bytes() == b"graph"
+    assert json.loads(json.loads((folder / "model.json").read_text())["mean"]) == list(small_network().mean)
+    note, script = (folder / "README.txt").read_text(), (folder / "build_engine.py").read_text()
+    assert "UNTESTED" in note
+    assert "--height 96 --width 128" in note
+    assert "UNTESTED" in (ast.get_docstring(ast.parse(script)) or "")
