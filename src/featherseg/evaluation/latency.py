@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.evaluation.bootstrap import LEVEL, student_quantile
-from featherseg.inference.runtimes import OnnxRuntime, Runtime
+from featherseg.inference.runtimes import Runtime
 
 ROUNDS = 60
 WARM_UP_ROUNDS = 5
@@ -118,10 +118,9 @@ def paired_ratios(times_ms: np.ndarray) -> list[Ratio]:
 
 
 def machine_in_words(runtimes: Sequence[Runtime]) -> str:
-    """Device and threads: `cpu, 2 cores; torch on 1 thread`; onnxruntime's default is a thread a physical core."""
+    """Device and threads: `cpu, 2 cores; torch on 1 thread`; exported files run on as many as torch."""
     devices = sorted({str(r.device) for r in runtimes})
-    words = f"{' and '.join(devices)}, {os.cpu_count()} cores; torch on {counted(torch.get_num_threads(), 'thread')}"
-    return words + (", onnxruntime on its default" if any(isinstance(r, OnnxRuntime) for r in runtimes) else "")
+    return f"{' and '.join(devices)}, {os.cpu_count()} cores; torch on {counted(torch.get_num_threads(), 'thread')}"
 
 
 def _picture(runtime: Runtime, size: Size) -> torch.Tensor:

@@ -1,0 +1,129 @@
+"""`featherseg benchmark`: how fast networks are in every form, with proof beside it that the masks are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.cli.benchmark_tables import print_outcome
+from featherseg.cli.options import parse_size
+from featherseg.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from featherseg.evaluation.benchmark import Watch
+    from featherseg.evaluation.benchmark_pictures import Labelled
+    from featherseg.evaluation.benchmark_variants import Network
+
+ROUNDS, ROUNDS_ON_GPU = 20, 100
+BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
+
+
+def benchmark(
+    networks: Annotated[
+        list[str],
+        typer.Argument(help="Runs, exported files, names of the catalogue.", metavar="RUN_OR_FILE_OR_MODEL..."),
+    ],
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Size of the pictures; may be repeated [default: the run's]."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Threads of each process; may be repeated [default: all cores].")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Pictures at a time; may be repeated [default: 1; on a GPU 1 and 8].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "eager",
+    pairs: Annotated[int, typer.Option(help="How often every variant's process is started anew.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of all starts together [default: 20; on a GPU 100].")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Measure mIoU on this dataset [default: the run's own].")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies; measures mIoU.")] = None,
+    split: Annotated[str | None, typer.Option(help="Measure mIoU on this part of the dataset.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the machine's limits too, and how near each variant is.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the benchmark as one HTML page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Time networks in every form beside plain PyTorch, and say how near their masks are to its masks.
+
+    A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
+    float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A name
+    of the catalogue is timed with seeded weights. mIoU is measured with --data, --data-root or --split.
+    """
+    sizes = [parse_size(text, "--size") for text in size or ()]
+    from rich.console import Console
+
+    from featherseg.core.device import pick_device
+    from featherseg.core.files import write_text
+    from featherseg.evaluation.benchmark import benchmark as measure
+    from featherseg.evaluation.benchmark_page import benchmark_html
+    from featherseg.evaluation.benchmark_results import Plan
+    from featherseg.evaluation.benchmark_variants import find_networks
+    from featherseg.evaluation.machine import usable_cores
+
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    on_gpu = pick_device(device).type == "cuda"
+    found = find_networks(networks)
+    plan = Plan(
+        networks=found,
+        sizes=sizes or list(dict.fromkeys(network.size for network in found)),
+        batches=batch or (BATCHES_ON_GPU if on_gpu else BATCHES),
+        threads=threads or (usable_cores(),),
+        device=str(pick_device(device)),
+        baseline=baseline,
+        starts=pairs,
+        rounds=rounds or (ROUNDS_ON_GPU if on_gpu else ROUNDS),
+        labelled=_labelled(found, data, data_root, split),
+        calibrate=calibrate,
+    )
+    with _watched(console) as watch:
+        outcome = measure(plan, watch)
+    if as_json:
+        print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print_outcome(console, outcome)
+    if output:
+        write_text(output, benchmark_html(outcome))
+        console.print(f"the page is {output}")
+
+
+def _labelled(networks: Sequence[Network], data: str | None, root: Path | None, split: str | None) -> Labelled | None:
+    """What mIoU is measured on; None where nothing of it was asked for."""
+    from featherseg.evaluation.benchmark_pictures import Labelled
+
+    if data is None and root is None and split is None:
+        return None
+    own = [network.run.recipe.data for network in networks if network.run]
+    names = {d.name for d in own}
+    if data is None and len(names) != 1:
+        raise ConfigError("name the dataset to measure mIoU on: --data NAME or --data path/to/dataset.toml.")
+    name = data or own[0].name
+    same = [d for d in own if d.name == name]
+    roots = [Path(d.root) for d in same if d.root]
+    return Labelled(name, split or (same[0].val_split if same else "val"), root or (roots[0] if roots else None))
+
+
+@contextmanager
+def _watched(console: Console) -> Iterator[Watch]:
+    """A bar that says what is being done, on a terminal, gone when the work is done; silent elsewhere."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def watch(words: str, done: int, of: int) -> None:
+            bar.update(task, description=words, completed=done, total=of)
+
+        yield watch

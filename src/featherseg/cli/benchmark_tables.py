@@ -1,0 +1,95 @@
+"""A benchmark on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from featherseg.evaluation.benchmark_results import Outcome, Row, Table
+    from featherseg.evaluation.benchmark_statistics import Speed
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Two tables a setting, then what was left out and what to beware of."""
+    from featherseg.evaluation.benchmark_page import cautions
+    from featherseg.evaluation.machine import machine_in_words
+
+    for table in outcome.tables:
+        _print_speeds(console, table, outcome.plan.baselines)
+        _print_rest(console, table)
+    console.print(machine_in_words(dict(outcome.machine)), markup=False)
+    for name, why in outcome.left_out:
+        console.print(f"left out: {name}: {why}", markup=False)
+    for text in cautions(outcome):
+        console.print(f"note: {text}", markup=False)
+
+
+def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
+    """Time and ratios, and beside them how near the masks are to those of plain float32 PyTorch."""
+    from featherseg.evaluation.benchmark_statistics import summarise
+
+    scored = table.rows[0].fidelity.miou is not None
+    heads = ["p50 ms", "images/s", *(f"vs {b}" for b in baselines), "logits off", "same class"]
+    rows = []
+    for row in table.rows:
+        p50, f = summarise(row.samples.forward_ms).p50, row.fidelity
+        cells = [f"{p50:.1f}", f"{1000 * table.setting.batch / p50:.1f}", *(_speed(row.by_wall[b]) for b in baselines)]
+        rows.append(
+            (row, [*cells, f"{f.of_range:.0e}", f"{100 * f.same_class:.2f} %", *([_miou(row)] if scored else [])])
+        )
+    title = f"{table.setting}: the network alone; 95 % intervals; logits off by this share of their range"
+    _print(console, title, [*heads, *(["mIoU %"] if scored else [])], rows)
+
+
+def _print_rest(console: Console, table: Table) -> None:
+    import numpy as np
+
+    from featherseg.evaluation.benchmark_charts import share
+    from featherseg.evaluation.benchmark_statistics import summarise
+
+    gpu = table.rows[0].samples.gpu_mib is not None
+    limited = any(row.limit_ms is not None for row in table.rows)
+    heads = ["p95 ms", "min ms", "CPU ms", "whole way ms", "first call ms", "MiB"]
+    rows = []
+    for row in table.rows:
+        s, samples = summarise(row.samples.forward_ms), row.samples
+        cells = [f"{s.p95:.1f}", f"{s.least:.1f}", f"{summarise(samples.cpu['forward']).p50:.1f}"]
+        cells += [f"{summarise(samples.whole_ms).p50:.1f}", f"{samples.first_ms.mean():.0f}"]
+        cells += [f"{np.median(samples.process_mib):.0f}"]
+        cells += [f"{samples.gpu_mib.max():.0f}"] if samples.gpu_mib is not None else []
+        rows.append((row, [*cells, *([share(row)] if limited else [])]))
+    title = "whole way: from a picture file to a mask file; MiB: the process at its peak"
+    _print(console, title, [*heads, *(["GPU MiB"] if gpu else []), *(["of the limit"] if limited else [])], rows)
+
+
+def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row, list[str]]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Grid
+
+    grid = Grid("variant", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in heads:
+        grid.add_column(head, justify="right", min_width=max(map(len, head.split())))
+    for row, cells in rows:
+        grid.add_row(row.variant.name, *cells)
+    console.print(grid)
+
+
+def _speed(s: Speed) -> str:
+    """The ratio over its interval; no ratio where no difference is shown."""
+    from featherseg.evaluation.benchmark_statistics import NO_DIFFERENCE
+
+    if s.itself:
+        return "1"
+    value = "none shown" if s.verdict == NO_DIFFERENCE else f"{s.value:.2f}x"
+    return f"{value}\n{s.low:.2f}-{s.high:.2f}"
+
+
+def _miou(row: Row) -> str:
+    """mIoU over its difference to the reference's, with the interval of that in points."""
+    f = row.fidelity
+    if f.miou is None or f.miou_difference is None:
+        return ""
+    d = f.miou_difference
+    return f"{100 * f.miou:.2f}\n{100 * d.value:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"

@@ -1,0 +1,78 @@
+"""The pictures that a benchmark runs on: of the labelled set where one is named, else drawn street scenes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from featherseg.core.types import SegmentationData, Size
+from featherseg.core.wording import counted
+from featherseg.data import open_dataset
+
+LEAST = 3
+"""Pictures that a fidelity is measured on, at least."""
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Channels -> what Pillow calls a PNG of them; others become a TIFF with a page a channel."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files of one size, and in words what they show."""
+
+    files: tuple[Path, ...]
+    words: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled set by its name (or dataset.toml), split and root, as `data.open_dataset` takes them."""
+
+    name: str
+    split: str
+    root: Path | None = None
+
+    def open(self) -> SegmentationData:
+        """Raises UnknownName, DataNotFound, ConfigError."""
+        return open_dataset(self.name, self.split, self.root)
+
+
+def write_pictures(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Pictures:
+    """Write max(LEAST, batch) pictures of (height, width), lossless: evenly spaced ones of `data`, else drawn ones.
+
+    Pictures of another size are resized, their ratio not kept; drawn ones have other than three channels in grey.
+    """
+    count = max(LEAST, batch)
+    source = data or open_dataset("shapes", "val", None, count)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+    drawn = [_resized(source[i].image, size, channels) for i in places]
+    files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(drawn)]
+    kind = f"of {source.name}" if data else "drawn (shapes val)"
+    words = f"{counted(len(files), 'picture')} {kind}, brought to {size[0]}x{size[1]}"
+    return Pictures(tuple(files[i % len(files)] for i in range(count)), words)
+
+
+def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
+    """(H, W, C) uint8 or uint16 -> (*size, channels) uint8."""
+    eight_bit = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    pixels = torch.from_numpy(eight_bit).permute(2, 0, 1)[None].float()  # (1, C, H, W)
+    if pixels.shape[1] != channels:
+        pixels = pixels.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+    pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy())
+
+
+def _write(pixels: np.ndarray, path: Path) -> Path:
+    """(H, W, C) uint8 as a PNG, or a TIFF with a page a channel where PNG has no such form; -> the file."""
+    if pixels.shape[2] in MODES:
+        Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
+        return path
+    path = path.with_suffix(".tif")
+    pages: Sequence[Image.Image] = [Image.fromarray(np.ascontiguousarray(page)) for page in np.moveaxis(pixels, 2, 0)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path

@@ -1,0 +1,84 @@
+"""`featherseg benchmark` on the terminal: what is printed is what was measured, slips get a sentence."""
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from featherseg.cli.benchmark import benchmark
+from featherseg.core.errors import FeathersegError
+from featherseg.evaluation import benchmark as measuring
+
+FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
+asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", pairs=2, rounds=4)
+
+
+@pytest.fixture(autouse=True)
+def _fake_workers(monkeypatch, tmp_path):
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    real = measuring.benchmark
+    monkeypatch.setattr(
+        measuring, "benchmark", lambda plan, watch: real(plan, watch, (sys.executable, str(FAKE), str(folder)))
+    )
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_the_tables_name_every_variant_its_speed_and_its_fidelity(capsys):
+    asked(["frm-lite0"])
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    (row,) = [line for line in lines if "ours-bf16" in line and "5.00x" in line]
+    assert "99.00 %" in row
+    assert "32x48, 1 thread" in printed
+    assert "note: frm-lite0 is untrained: speed only" in printed
+
+
+def test_the_first_table_fits_a_terminal_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    asked(["frm-lite0"])
+    (heads,) = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
+    assert "same class" in heads
+    assert "…" not in heads
+
+
+def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):
+    asked(["frm-lite0"], output=tmp_path / "page.html", as_json=True)
+    printed, messages = capsys.readouterr()
+    assert json.loads(printed)["schema"] == "featherseg-benchmark"
+    assert "the page is" in messages
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_run, capsys):
+    from featherseg.cli.benchmark import _labelled
+    from featherseg.evaluation.benchmark_variants import find_networks
+
+    networks = find_networks([str(lawn_run)])
+    assert _labelled(networks, None, None, None) is None
+    found = _labelled(networks, None, None, "test")
+    assert (found.name, found.split) == (networks[0].run.recipe.data.name, "test")
+    with pytest.raises(FeathersegError, match="name the dataset"):
+        _labelled(find_networks(["frm-lite0"]), None, None, "val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"size": ["512"]}, r"--size '512': expected HEIGHTxWIDTH in pixels"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"baseline": "onnx"}, "unknown baseline 'onnx'"),
+        ({"pairs": 1}, "expected at least 2 starts"),
+    ],
+)
+def test_slips_get_a_sentence(changes, sentence):
+    with pytest.raises(FeathersegError, match=sentence):
+        asked(["frm-lite0"], **changes)
+
+
+def test_a_file_that_is_not_there_is_refused():
+    with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
+        asked([os.path.join("nowhere", "none.onnx")])

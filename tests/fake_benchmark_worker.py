@@ -1,0 +1,78 @@
+"""A worker of `featherseg benchmark` that runs nothing: it makes up its times, for tests of the protocol.
+
+    python fake_benchmark_worker.py FOLDER      # FOLDER/PID is made when it starts; FOLDER/faults.json says what fails
+
+faults.json maps a form to the command at which its process dies, or to {command: answer}.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+FACTORS = {"eager": 1.0, "eager-1x1": 0.8, "eager-tuned": 0.5, "ours-fp32": 0.25, "ours-bf16": 0.2}
+STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "encode")
+LIMITS = {
+    "device": "cpu",
+    "threads": 1,
+    "kernels": {"fp32": {"matmul": 100.0}, "bf16": {"matmul": 200.0}, "int8": {}},
+    "memory": {"copy": 40.0},
+}
+
+
+def turn(form: str, number: int) -> dict:
+    """Forward times of 100 ms by the form's factor, on a machine that is slower every round; 1 ms the other stages."""
+    forward = 100 * FACTORS[form] * 1.05**number
+    wall = {stage: forward if stage == "forward" else 1.0 for stage in STAGES}
+    return {"wall": wall, "cpu": wall, "queue": dict.fromkeys(STAGES, 0.0)}
+
+
+def look(form: str, files: list[str], to: str) -> dict:
+    """Logits 0..9; those of ours-bf16 are off by 0.5, and one pixel in 100 of its masks."""
+    import numpy as np  # here, as a process that only makes up times starts faster without
+
+    logits = np.arange(10.0).reshape(1, 2, 1, 5).repeat(len(files), axis=0)
+    masks = np.zeros((len(files), 10, 10), dtype=np.uint8)
+    if form == "ours-bf16":
+        logits, masks[:, 0, 0] = logits + 0.5, 1
+    np.savez(to, logits=logits.astype(np.float32), masks=masks)
+    return {}
+
+
+def answer(do: str, form: str, asked: dict, turns: int) -> dict:
+    """What a worker of that form answers to a command, after so many turns."""
+    match do:
+        case "open":
+            precision = "bf16" if form == "ours-bf16" else "fp32"
+            return {"open_ms": 5.0, "classes": [f"class_{i}" for i in range(19)], "precision": precision}
+        case "prepare":
+            return {"first_ms": 1000.0, "warm_up_ms": []}
+        case "turn":
+            return turn(form, turns)
+        case "memory":
+            return {"process_mib": 400.0 * FACTORS[form], "gpu_mib": None}
+        case "look":
+            return look(form, asked["files"], asked["to"])
+    assert do == "limits"
+    return LIMITS
+
+
+def main(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    faults = json.loads((folder / "faults.json").read_text()) if (folder / "faults.json").exists() else {}
+    form, turns = "", 0
+    for line in sys.stdin:
+        asked = json.loads(line)
+        do, form = asked["do"], asked.get("form", form)
+        fault = faults.get(form, {})
+        if fault == do:
+            sys.stderr.write("loading\nno such instruction\n")
+            sys.exit(3)
+        told = fault[do] if do in fault else answer(do, form, asked, turns)
+        turns += do == "turn"
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
