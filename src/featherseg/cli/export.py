@@ -57,7 +57,8 @@ def export(
 ) -> None:
     """Export a run's network, and check each file against it at sizes that it was not exported at.
 
-    The files take normalised pictures of any height and width; `predict`, `evaluate` and `compare` take the files.
+    The files take normalised pictures of any height and width, those of ncnn and litert of one size; `predict`,
+    `evaluate` and `compare` take the files.
     Exit code 2 where one form could not be written: the others are there all the same.
     """
     from rich.console import Console
