@@ -69,6 +69,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row,
     from rich.table import Table as Grid
 
     grid = Grid("variant", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid.columns[0].overflow = "fold"
     for head in heads:
         grid.add_column(head, justify="right", min_width=max(map(len, head.split())))
     for row, cells in rows:
