@@ -230,12 +230,6 @@ def test_any_size_is_the_zero_padded_picture_cropped(net, size):
     assert_close(found, enlarged[:, :, : size[0], : size[1]], atol=1e-5, rtol=0)
 
 
-@torch.no_grad()
-def test_a_picture_is_judged_alone(net):
-    images = seeded(3, 3, 96, 64)
-    assert_close(net(images).logits[1:2], net(images[1:2]).logits, atol=1e-4, rtol=1e-4)
-
-
 def copied(net):
     return copy.deepcopy(net)
 

@@ -12,7 +12,6 @@ from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.evaluation.cost import count_parameters
 from featherseg.export.parity import perturb
-from featherseg.layers.resize import to_image
 from featherseg.models.efficientvit import VARIANTS, EfficientViT, EfficientViTConfig, LinearAttention, resize_bicubic
 
 COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 of the network for 150 classes
@@ -110,22 +109,6 @@ def test_coarse_maps_come_up_as_torch_scales_them_bicubically(factor):
     x = seeded(2, 3, 4, 5)
     expected = F.interpolate(x, scale_factor=factor, mode="bicubic", align_corners=False)
     assert_close(resize_bicubic(x, (4 * factor, 5 * factor)), expected)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (7, 201)])
-def test_it_runs_natively_at_every_size(net, size):
-    out = net(seeded(1, 3, *size))
-    assert out.image_size == out.padded_size == size
-    assert out.logits.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
-    assert to_image(out, size).shape == (1, 5, *size)
-
-
-@torch.no_grad()
-def test_a_picture_is_judged_alone(net):
-    images = seeded(3, 3, 65, 96)
-    together, alone = net(images).logits, net(images[1:2]).logits
-    assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])

@@ -14,7 +14,6 @@ from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.evaluation.cost import count_parameters
 from featherseg.export.parity import perturb
-from featherseg.layers.resize import to_image
 from featherseg.models.rtformer import (
     VARIANTS,
     CrossResolutionAttention,
@@ -144,16 +143,6 @@ def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inje
     got_low, got_high = block(coarse, fine)
     assert_close(got_low, low)
     assert_close(got_high, high)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
-def test_it_runs_natively_at_any_size(size):
-    net, images = perturb(network()), torch.zeros(1, 3, *size)
-    out = net(images)
-    assert (out.image_size, out.padded_size) == (size, size)
-    assert out.logits.shape == (1, 5, *(-(-side // 8) for side in size))
-    assert to_image(out, size).shape == (1, 5, *size)
 
 
 def test_the_backbone_gives_the_maps_it_says():

@@ -11,7 +11,6 @@ from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
 from featherseg.export.parity import perturb
-from featherseg.layers.resize import to_image
 from featherseg.models.sctnet import VARIANTS, CFBlock, ConvolutionalAttention, SCTNet, SCTNetConfig
 
 COUNTS = {  # M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 512x512, of 19 at 768x1536
@@ -90,16 +89,6 @@ def test_a_block_adds_both_branches():
     block, x = perturb(CFBlock(3).double()), seeded(1, 3, 5, 4)
     middle = x + block.attention(x)
     assert_close(block(x), middle + block.feed_forward(middle))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
-def test_it_runs_natively_at_any_size(size):
-    net, images = perturb(network()), torch.zeros(1, 3, *size)
-    out = net(images)
-    assert (out.image_size, out.padded_size) == (size, size)
-    assert out.logits.shape == (1, 5, *(-(-side // 8) for side in size))
-    assert to_image(out, size).shape == (1, 5, *size)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -13,7 +13,6 @@ from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.evaluation.cost import count_parameters
 from featherseg.export.parity import perturb
-from featherseg.layers.resize import to_image
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.seaformer import VARIANTS, AxisAttention, AxisPosition, SeaFormer, SeaFormerConfig
 
@@ -107,22 +106,6 @@ def test_stochastic_depth_grows_from_none_to_a_tenth_in_each_stage():
     with torch.device("meta"):
         rates = [m.rate for m in network("seaformer-base").modules() if isinstance(m, StochasticDepth)]
     assert_close(torch.tensor(rates), torch.linspace(0, 0.1, 4).repeat(2))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (7, 201)])
-def test_it_runs_natively_at_every_size(net, size):
-    out = net(seeded(1, 3, *size))
-    assert out.image_size == out.padded_size == size
-    assert out.logits.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
-    assert to_image(out, size).shape == (1, 5, *size)
-
-
-@torch.no_grad()
-def test_a_picture_is_judged_alone(net):
-    images = seeded(3, 3, 65, 96)
-    together, alone = net(images).logits, net(images[1:2]).logits
-    assert_close(together[1:2], alone, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 33), (1, 300)])

@@ -94,7 +94,7 @@ def time_side_by_side(runtimes: Sequence[Runtime], size: Size, rounds: int = ROU
             milliseconds = _pass_ms(runtimes[i], pictures[i])
             if turn >= 0:
                 times[turn, i] = milliseconds
-    return SideBySide(tuple(r.name for r in runtimes), size, machine_in_words(runtimes), times)
+    return SideBySide(tuple(r.name for r in runtimes), size, device_in_words(runtimes), times)
 
 
 def paired_ratios(times_ms: np.ndarray) -> list[Ratio]:
@@ -117,7 +117,7 @@ def paired_ratios(times_ms: np.ndarray) -> list[Ratio]:
     return ratios
 
 
-def machine_in_words(runtimes: Sequence[Runtime]) -> str:
+def device_in_words(runtimes: Sequence[Runtime]) -> str:
     """Device and threads: `cpu, 2 cores; torch on 1 thread`; exported files run on as many as torch."""
     devices = sorted({str(r.device) for r in runtimes})
     return f"{' and '.join(devices)}, {os.cpu_count()} cores; torch on {counted(torch.get_num_threads(), 'thread')}"

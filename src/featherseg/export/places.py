@@ -1,12 +1,11 @@
 """Where exported files go, and how they get there: drafted elsewhere, moved in whole."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from featherseg.core.errors import ExportError
-from featherseg.core.files import write_atomic
+from featherseg.core.files import check_writable, write_atomic
 from featherseg.export.targets import EXPORTERS
 from featherseg.inference.runtimes import FILE_RUNTIMES
 
@@ -27,7 +26,7 @@ def destinations(folder: Path | None, targets: Sequence[str], path: str | Path |
     else:
         places = {target: path / EXPORTERS[target].main for target in targets}
     for place in places.values():
-        _check(place)
+        check_writable(place if _ending(place.name) else place / "index.html")  # a folder may be there before
     return places
 
 
@@ -59,13 +58,6 @@ def _one(targets: Sequence[str], path: Path) -> str:
         expected = f"a name that ends in {ending}, or a folder" if ending else "a folder"
         raise ExportError(f"{path} was named for {targets[0]}. Expected {expected}.")
     return targets[0]
-
-
-def _check(place: Path) -> None:
-    """Raises ExportError where nothing can be written to `place`."""
-    folder = next(parent for parent in place.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ExportError(f"nothing can be written to {place}: {folder} is no folder, or may not be written to.")
 
 
 def _stem(main: str) -> str:
