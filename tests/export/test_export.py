@@ -10,7 +10,7 @@ import torch
 from three_layer_run import three_layer_run
 from torch import Tensor, nn
 
-from featherseg.core.errors import ConfigError, ExportError, MissingExtra, UnknownName
+from featherseg.core.errors import ConfigError, ExportError, FeathersegError, MissingExtra, UnknownName
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.export import EXPORTERS, Options, export, export_all, work
 from featherseg.export.calibration import LabelledSplit
@@ -110,7 +110,7 @@ def test_a_bare_network_needs_a_path():
 
 def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ExportError, match="is no folder"):
+    with pytest.raises(FeathersegError, match="is no folder"):
         export(OneLayer(), path=tmp_path / "file" / "a.onnx")
 
 

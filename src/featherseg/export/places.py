@@ -14,7 +14,7 @@ def destinations(folder: Path | None, targets: Sequence[str], path: str | Path |
     """Where the file (or folder) of each target goes: into `path`, by default into `folder`/export.
 
     One target may also be given its file's name: a path that ends as its files do. Raises ExportError where no place is
-    named, or nothing can be written there.
+    named, FeathersegError where nothing can be written there.
     """
     if path is None:
         if folder is None:
