@@ -5,6 +5,7 @@ import json
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from three_layers import FACTS, ThreeLayers, three_layers
 from torch import nn
 
@@ -122,6 +123,57 @@ def test_a_linear_layer_whose_weight_was_turned_around_is_found_too():
     (name,) = layer_nodes(proto.graph, network)["mix"]
     (node,) = (n for n in proto.graph.node if n.name == name)
     assert node.op_type == "MatMul"
+
+
+class Scaled(ThreeLayers):
+    """A GELU and a layer scale, which exporters write as several operations each."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.scale = nn.Conv2d(3, 3, 1, bias=False), nn.Parameter(torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1))
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out._replace(logits=out.logits + self.scale * self.mix(F.gelu(out.logits)))
+
+
+def test_what_openvino_fuses_is_fused_before_int8_and_is_known_by_its_old_names(tmp_path):
+    network = Scaled().eval()
+    model = openvino_int8.fused(openvino.convert(Job(network, FACTS, tmp_path)))
+    kinds = [operation.get_type_name() for operation in model.get_ops()]
+    assert (kinds.count("Gelu"), kinds.count("Erf"), kinds.count("Convolution")) == (1, 0, 4)
+    nodes = layer_nodes(onnx.load_from_string(to_onnx(network, FACTS)).graph, network)
+    assert set(nodes) == {"stem", "body.1", "head", "mix"}
+    convolutions = [op for op in model.get_ops() if op.get_type_name() == "Convolution"]
+    for names in nodes.values():
+        assert sum(bool(openvino_int8.origins(op) & set(names)) for op in convolutions) == 1
+    (scaled,) = (op for op in convolutions if openvino_int8.origins(op) & set(nodes["mix"]))
+    assert "mul" in scaled.get_friendly_name()
+
+
+class Windowed(ThreeLayers):
+    """The sum over 3x3 windows of a convolution's output, cut out as RSP cuts its keys and values."""
+
+    def __init__(self):
+        super().__init__()
+        self.key = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        out = super().forward(images)
+        batch, classes, height, width = out.logits.shape
+        windows = F.unfold(self.key(out.logits), 3, padding=1).view(batch, classes, 9, height, width)
+        return out._replace(logits=out.logits + windows.sum(2))
+
+
+def test_a_network_that_cuts_windows_out_opens_in_int8(tmp_path):
+    torch.manual_seed(0)
+    network = Windowed().eval()
+    openvino_int8.write(Job(network, FACTS, tmp_path, PICTURES))
+    with torch.no_grad():
+        expected = network(PICTURES[0]).logits
+    found = open_runtime(tmp_path / "model.int8.xml", "cpu")(PICTURES[0]).logits
+    assert (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+    assert network.key.weight.detach().numpy().tobytes() in (tmp_path / "model.int8.bin").read_bytes()
 
 
 def test_the_file_tells_what_was_kept(tmp_path, graph):
