@@ -17,7 +17,7 @@ from small_network import FACTS, small_network
 
 from featherseg import models
 from featherseg.core.errors import ExportError, MissingExtra
-from featherseg.export import web
+from featherseg.export import export_all, web
 from featherseg.export.job import Job
 from featherseg.export.onnx import to_onnx
 from featherseg.export.parity import perturb, verify
@@ -106,6 +106,14 @@ def test_without_the_package_the_command_that_gets_it_is_named(job, tmp_path, mo
     with pytest.raises(MissingExtra, match=r"npm pack onnxruntime-web@1\.30\.0"):
         web.write(job)
     assert not list(job.folder.iterdir())
+
+
+def test_without_the_package_nothing_is_written_for_other_targets_either(tmp_path, monkeypatch):
+    monkeypatch.delenv(web.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingExtra, match="npm pack"):
+        export_all(small_network(), ["onnx", "web"], tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 def test_another_version_is_refused(archive, job, monkeypatch):

@@ -63,6 +63,7 @@ def export(
     """
     from rich.console import Console
 
+    from featherseg.core.allocator import keep_freed_memory
     from featherseg.export import Options, export_all
     from featherseg.runs import load_run
 
@@ -70,6 +71,7 @@ def export(
     if not targets:
         raise ExportError("--to names no form to write. Expected one or several with commas, such as onnx,openvino.")
     options = Options(masks, score, max_drop, calibration, seed, data_root)
+    keep_freed_memory()
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     reports, errors = export_all(load_run(run), targets, output, options=options, say=progress.print)
     if as_json:

@@ -82,3 +82,5 @@ def check_targets(targets: Sequence[str], options: Options) -> None:
             raise ConfigError(f"--masks: {target} is not written with masks for outputs. Targets that are: {able}.")
         for package in entry.packages:
             require(package, entry.extra, f"Export to {target}")
+        if entry.need:
+            entry.need()

@@ -29,7 +29,7 @@ class Target:
     job's folder; extra names the pip extra with the `packages` that it imports and that check it. checked is the file
     that parity is checked on where main is a folder. quantised: it needs calibration pictures and gives other logits.
     verified=False: it is written, but run nowhere, and the report says so. masks: it can be written with masks for
-    outputs.
+    outputs. need() raises before any work where something is missing that is no Python package.
     """
 
     main: str
@@ -40,6 +40,7 @@ class Target:
     quantised: bool = False
     verified: bool = True
     masks: bool = False
+    need: Callable[[], object] | None = None
 
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -53,7 +54,7 @@ EXPORTERS: dict[str, Target] = {
     "torch-export": Target("model.pt2", torch_export.write),
     "ncnn": Target("model.ncnn.param", ncnn.write, "ncnn", ("pnnx", "ncnn")),
     "litert": Target("model.tflite", litert.write, "litert", ("litert_torch", "ai_edge_litert")),
-    "web": Target("web", web.write, packages=ONNX, checked="web/model.onnx"),
+    "web": Target("web", web.write, packages=ONNX, checked="web/model.onnx", need=web.find_runtime),
     "tensorrt": Target("tensorrt", tensorrt.write, packages=ONNX, verified=False),
     "coreml": Target("model.mlpackage", coreml.write, "coreml", ("coremltools",), verified=False),
 }

@@ -46,7 +46,7 @@ def write(job: Job) -> None:
     """
     if len(job.network.mean) != 3:
         raise ExportError(f"a page shows RGB pictures, but this network takes {len(job.network.mean)} channels.")
-    runtime = _runtime()
+    runtime = find_runtime()
     model = to_onnx(job.network, job.facts, masks=True)
     folder = job.folder / "web"
     folder.mkdir()
@@ -80,7 +80,7 @@ def _packed(content: bytes) -> str:
     return b64encode(gzip.compress(content, mtime=0)).decode("ascii")
 
 
-def _runtime() -> dict[str, bytes]:
+def find_runtime() -> dict[str, bytes]:
     """The files of RUNTIME. Raises MissingExtra, ExportError."""
     named = os.environ.get(VARIABLE)
     place = next((path for path in map(Path, [named] if named else PLACES) if path.exists()), None)
