@@ -1,5 +1,7 @@
 """Which layer suffers most from int8: worked out by hand, and found where it was put."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from three_layers import three_layers
@@ -8,11 +10,22 @@ from torch import nn
 from featherseg.export.layer_noise import layer_noise
 
 
+class One(nn.Module):
+    """A network that is one layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images):
+        return SimpleNamespace(logits=self.layer(images))
+
+
 def test_a_layer_whose_numbers_fall_on_the_steps_has_no_noise():
     layer = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(layer.weight, 127.0)
     picture = torch.arange(256.0).reshape(1, 1, 16, 16)
-    assert layer_noise(nn.Sequential(layer), [picture]) == {"0": float("inf")}
+    assert layer_noise(One(layer), [picture]) == {"layer": float("inf")}
 
 
 def test_the_ratio_of_powers_is_that_of_the_definition():
@@ -23,7 +36,16 @@ def test_the_ratio_of_powers_is_that_of_the_definition():
     exact = torch.tensor([255 * 127 + 0.4 * 100.4, 100 * 100.4])
     rounded = torch.tensor([255 * 127.0, 100 * 100.0])
     expected = exact.square().sum() / (exact - rounded).square().sum()
-    assert layer_noise(nn.Sequential(layer), [x])["0"] == pytest.approx(expected.item(), rel=1e-3)
+    assert layer_noise(One(layer), [x])["layer"] == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_what_counts_is_what_reaches_the_logits():
+    network = three_layers()
+    with torch.no_grad():
+        network.head.weight *= 1e-6  # what goes wrong before it is not seen
+        network.head.bias[:] = torch.tensor([1.0, 2.0, 3.0])
+    picture = torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    assert min(layer_noise(network, [picture]).values()) > 1e12
 
 
 def test_the_layer_with_one_wild_channel_before_it_is_named_first():

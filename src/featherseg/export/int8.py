@@ -1,4 +1,4 @@
-"""Int8 with accuracy control: all layers first; where the score falls too far, the worst layers go back to fp32."""
+"""Int8 with accuracy control: all layers but the first; where the score falls too far, the worst go back to fp32."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -13,7 +13,7 @@ from featherseg.core.wording import counted
 from featherseg.export.job import Job, Quantised
 from featherseg.export.layer_noise import WEIGHTED, layer_noise
 
-NOISE_PICTURES = 4
+NOISE_PICTURES = 2
 """Calibration pictures that tell which layers are worst."""
 
 MOST_KEPT = 0.5
@@ -27,27 +27,41 @@ Write = Callable[[Sequence[str], Sequence[str]], Path]
 def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
-    `graph` is the network's onnx.GraphProto. No layer is kept in fp32 at first, then the 1, 2, 4, ... that int8 makes
-    noisiest (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the first one.
-    Raises ExportError where MOST_KEPT of the layers in fp32 are not enough.
+    `graph` is the network's onnx.GraphProto. The layer that reads the picture stays in fp32: with three channels it is
+    little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
+    cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
+    first one. Raises ExportError where MOST_KEPT of the layers in fp32 are not enough.
     """
     check_calibration(job)
     nodes = layer_nodes(graph, job.network)
-    kept: list[str] = []
-    candidate = write([], [])
+    first = first_layer(graph, nodes)
+    others = nodes.keys() - {first}
+
+    def candidate(kept: Sequence[str]) -> Path:
+        return write(kept, [node for path in kept for node in nodes[path]])
+
+    kept = [first]
+    file = candidate(kept)
     if job.score is None:
-        return Quantised()
-    miou = job.score(candidate)
-    tried = [(0, miou)]
+        return Quantised(tuple(kept))
+    miou = job.score(file)
+    tried = [(len(kept), miou)]
     worst: list[str] = []
     while not miou >= job.floor:
-        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_PICTURES]) if path in nodes]
-        if 2 * len(kept) > MOST_KEPT * len(worst) or not worst:
-            raise ExportError(_too_far(job, miou, len(kept), len(worst)))
-        kept = worst[: max(1, 2 * len(kept))]
-        miou = job.score(write(kept, [node for path in kept for node in nodes[path]]))
+        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_PICTURES]) if path in others]
+        more = max(1, 2 * (len(kept) - 1))
+        if more > MOST_KEPT * len(worst):
+            raise ExportError(_too_far(job, miou, len(kept), len(worst) + 1))
+        kept = [first, *worst[:more]]
+        miou = job.score(candidate(kept))
         tried.append((len(kept), miou))
     return Quantised(tuple(kept), miou, tuple(tried))
+
+
+def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
+    """The layer that reads the picture: the first in an onnx.GraphProto, whose nodes are in the order of the work."""
+    owner = {name: path for path, names in nodes.items() for name in names}
+    return next(owner[node.name] for node in graph.node if node.name in owner)
 
 
 def check_calibration(job: Job) -> None:

@@ -1,43 +1,37 @@
-"""How much each layer of a network suffers from int8, so that the worst can be kept in fp32."""
+"""How much a network's logits suffer from each layer in int8, so that the worst can be kept in fp32."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from featherseg.layers.network import SegmentationNetwork
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
 """The layers that are quantised; a network's other work is not a layer of its own, or stays as it is."""
 
 
 @torch.no_grad()
-def layer_noise(network: nn.Module, pictures: Sequence[Tensor]) -> dict[str, float]:
-    """Signal over noise, as powers, at the output of each layer of WEIGHTED that alone is in int8; the lowest first.
+def layer_noise(network: SegmentationNetwork, pictures: Sequence[Tensor]) -> dict[str, float]:
+    """Signal over noise, as powers, in the logits when one layer of WEIGHTED alone is in int8; the lowest first.
 
-    By the path of the module. Every layer is given what the fp32 network gives it, in 256 steps from the lowest to the
-    highest value (activations, of the whole map) and in 255 about zero (weights, of each output channel). An exporter
-    has its own ranges: this tells which layers are worst, not what a file will lose. pictures (1, C, H, W), normalised.
+    By the path of the module. That layer's input is in 256 steps from its lowest to its highest value (of the whole
+    map), its weight in 255 about zero (of each output channel). An exporter has its own ranges: this tells which layers
+    are worst, not what a file will lose. pictures (1, C, H, W), normalised. The network runs once for every layer.
     """
-    powers: dict[str, list[float]] = {}
-
-    def measure(path: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            noise = _in_int8(layer, inputs[0]) - output
-            total = powers.setdefault(path, [0.0, 0.0])
-            total[0] += output.double().square().sum().item()
-            total[1] += noise.double().square().sum().item()
-
-        return hook
-
     layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
-    handles = [layer.register_forward_hook(measure(path)) for path, layer in layers.items()]
-    try:
-        for picture in pictures:
-            network(picture)
-    finally:
-        for handle in handles:
-            handle.remove()
+    powers = {path: [0.0, 0.0] for path in layers}
+    for picture in pictures:
+        exact = network(picture).logits.double()
+        for path, layer in layers.items():
+            handle = layer.register_forward_hook(lambda layer, inputs, output: _in_int8(layer, inputs[0]))
+            try:
+                noise = network(picture).logits.double() - exact
+            finally:
+                handle.remove()
+            powers[path][0] += exact.square().sum().item()
+            powers[path][1] += noise.square().sum().item()
     ratios = {path: signal / noise if noise else float("inf") for path, (signal, noise) in powers.items()}
     return dict(sorted(ratios.items(), key=lambda item: item[1]))
 
