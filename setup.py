@@ -1,6 +1,7 @@
 """The one thing that pyproject.toml cannot say: how the optional C extension is compiled, by which compiler."""
 
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -24,8 +25,8 @@ setup(
     ext_modules=[
         Extension(
             "featherseg.kernels._native",
-            ["src/featherseg/kernels/_native.c"],
-            depends=["src/featherseg/kernels/_loops.h"],
+            sorted(glob("src/featherseg/kernels/*.c")),
+            depends=sorted(glob("src/featherseg/kernels/*.h")),
             py_limited_api=STABLE_ABI,
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [],
             optional=True,  # without a compiler featherseg.kernels computes the same in torch and numpy

@@ -12,10 +12,12 @@ from featherseg.export.parity import perturb
 from featherseg.inference import bf16
 from featherseg.inference.fold import ScaledShortcut
 from featherseg.inference.optimize import optimize
+from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.layers.dilated_depthwise import PhaseSplitConv2d
 from featherseg.layers.pointwise import PointwiseConv2d
 from featherseg.layers.scale import LayerScale
 from featherseg.models import MODELS
+from featherseg.models.rsp import PixelToRegion
 
 QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic", "segnext-t", "rtformer-slim")  # the others in slow tests
 SHAPES = ((2, 3, 65, 99), (1, 3, 128, 72))
@@ -92,8 +94,16 @@ def test_van_takes_every_fast_path_of_a_cpu():
     assert [c for c in convs if isinstance(c, PointwiseConv2d)]
 
 
-def test_optimising_twice_changes_nothing():
-    once = optimize(perturb(models.build("frm-van-t", classes=2)))
+def test_rsp_relates_in_a_kernel_at_every_level():
+    layers = list(optimize(models.build("rsp-lite0", classes=2)).modules())
+    relations = [layer for layer in layers if isinstance(layer, PixelToRegion)]
+    assert [type(layer) for layer in relations] == 3 * [FusedPixelToRegion]
+    assert all(type(layer.query) is PointwiseConv2d for layer in relations)
+
+
+@pytest.mark.parametrize("name", ["frm-van-t", "rsp-lite0"])
+def test_optimising_twice_changes_nothing(name):
+    once = optimize(perturb(models.build(name, classes=2)))
     assert torch.equal(run(optimize(once), SHAPES[0])[0].logits, run(once, SHAPES[0])[0].logits)
 
 

@@ -95,3 +95,56 @@ def test_the_extension_counts_only_what_fits(extension):
             extension.joint_counts(*wrong)
     with pytest.raises((ValueError, BufferError)):
         extension.joint_counts(four[::2], four[::2], table, 5, 255)
+
+
+def relation_arguments() -> dict[str, object]:
+    """One head, a window of 3, a map of 2x3."""
+    return {
+        "query": np.zeros((2, 4, 6), np.float32),
+        "key": np.zeros((2, 2, 3), np.float32),
+        "value": np.zeros((5, 2, 3), np.float32),
+        "context": np.zeros((5, 4, 6), np.float32),
+        "prior": np.zeros((1, 4, 9), np.float32),
+        "scale": 1.0,
+        "squared": False,
+        "first": 0,
+        "stop": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"query": np.zeros((3, 4, 6), np.float32)},
+        {"query": np.zeros((2, 5, 6), np.float32)},
+        {"query": np.zeros((2, 4, 7), np.float32)},
+        {"query": np.zeros((2, 4, 6))},
+        {"key": np.zeros((2, 3, 3), np.float32)},
+        {"key": np.zeros((2, 2, 3, 1), np.float32)},
+        {"key": np.frombuffer(bytes(50), np.float32, 12, 1).reshape(2, 2, 3)},
+        {"value": np.zeros((5, 1, 3), np.float32)},
+        {"value": np.zeros((4, 2, 3), np.float32)},
+        {"context": np.zeros((5, 4, 5), np.float32)},
+        {"context": np.zeros((5, 4, 0), np.float32)},
+        {"prior": np.zeros((2, 4, 9), np.float32)},  # five channels of values for two heads
+        {"prior": np.zeros((3, 4, 9), np.float32)},
+        {"prior": np.zeros((1, 3, 9), np.float32)},
+        {"prior": np.zeros((1, 4, 8), np.float32)},
+        {"prior": np.zeros((1, 4, 4), np.float32)},
+        {"prior": np.zeros((1, 4, 121), np.float32)},
+        {"first": -1},
+        {"first": 2, "stop": 1},
+        {"stop": 3},
+    ],
+)
+def test_the_extension_relates_only_what_fits(extension, wrong):
+    assert extension.pixel_to_region(*relation_arguments().values()) is None
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.pixel_to_region(*(relation_arguments() | wrong).values())
+
+
+def test_the_extension_writes_no_context_that_is_read_only(extension):
+    fixed = np.zeros((5, 4, 6), np.float32)
+    fixed.setflags(write=False)
+    with pytest.raises((ValueError, BufferError)):
+        extension.pixel_to_region(*(relation_arguments() | {"context": fixed}).values())

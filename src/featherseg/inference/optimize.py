@@ -1,7 +1,7 @@
 """The same network, faster: what can be computed beforehand is, the rest takes the machine's fast paths.
 
 Batch norms and layer scales become part of the convolutions beside them, maps and kernels lie in channels-last; on a
-CPU dilated depthwise convolutions run phase by phase and 1x1 convolutions by oneDNN.
+CPU dilated depthwise convolutions run phase by phase, 1x1 convolutions by oneDNN and RSP's relation in one kernel.
 """
 
 import copy
@@ -13,9 +13,11 @@ from torch import nn
 from featherseg.core.errors import ConfigError
 from featherseg.inference.bf16 import in_bf16
 from featherseg.inference.fold import fold
+from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.layers.dilated_depthwise import PhaseSplitConv2d, splits
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.pointwise import PointwiseConv2d, is_pointwise
+from featherseg.models.rsp import PixelToRegion
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS = ("fp32", "bf16")
@@ -46,10 +48,13 @@ def optimize(
 
 
 def _take_fast_paths(network: nn.Module) -> None:
-    """Put in place of convolutions that a CPU is slow at those that give the same faster."""
-    for name, conv in list(network.named_modules()):
-        if type(conv) is nn.Conv2d and (splits(conv) or is_pointwise(conv)):
-            network.set_submodule(name, _as(PhaseSplitConv2d if splits(conv) else PointwiseConv2d, conv))
+    """Put in place of layers that a CPU is slow at those that give the same faster."""
+    for name, layer in list(network.named_modules()):
+        if type(layer) is nn.Conv2d and (splits(layer) or is_pointwise(layer)):
+            network.set_submodule(name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer))
+    for name, layer in list(network.named_modules()):
+        if type(layer) is PixelToRegion:
+            network.set_submodule(name, FusedPixelToRegion(layer))
 
 
 def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:

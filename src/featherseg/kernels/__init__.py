@@ -1,10 +1,12 @@
-"""Two loops that are written by hand, as the usual operations spend their time on memory: classes, counts.
+"""Loops that are written by hand, as the usual operations spend their time on memory: classes, counts, relations.
 
-Compiled where a compiler was at install, in numpy otherwise, Triton on a CUDA device; all with the same results.
+Compiled where a compiler was at install, in numpy otherwise; classes and counts by Triton on a CUDA device. Classes and
+counts are the same everywhere, relations within rounding.
 """
 
 from featherseg.kernels.confusion import confusion_counts, joint_counts
 from featherseg.kernels.library import native
+from featherseg.kernels.relation import pixel_to_region
 from featherseg.kernels.upsample import upsample_argmax
 
-__all__ = ["confusion_counts", "joint_counts", "native", "upsample_argmax"]
+__all__ = ["confusion_counts", "joint_counts", "native", "pixel_to_region", "upsample_argmax"]

@@ -1,10 +1,10 @@
-/* featherseg.kernels._native: bilinear upsampling with the argmax inside it, and counts of pairs of bytes.
+/* featherseg.kernels._native: bilinear upsampling with the argmax inside it, counts of pairs of bytes, and, from
+   _relation.c, what pixels gather from windows of cells.
 
    Everything that comes in is checked here, whatever the caller has checked: types, shapes, alignment, and that every
    index lies inside the picture. The interpreter's lock is released while the loops run. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_native.h"
 
 #include <float.h>
 #include <limits.h>
@@ -43,18 +43,17 @@ typedef struct {  /* columns that are worked on together; sorted by phase where 
 #undef CLONE
 #undef TARGET
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#define X86_CLONES 1
+#ifdef X86_CLONES
 #define WIDE 32
 #define CLONE(name) name##_avx2
-#define TARGET __attribute__((target("avx2")))
+#define TARGET FOR_AVX2
 #include "_loops.h"
 #undef WIDE
 #undef CLONE
 #undef TARGET
 #define WIDE 64
 #define CLONE(name) name##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define TARGET FOR_AVX512
 #include "_loops.h"
 #undef WIDE
 #undef CLONE
@@ -78,7 +77,7 @@ static const Clone CLONES[] = {
 #endif
 };
 enum { CLONE_COUNT = sizeof CLONES / sizeof *CLONES };
-static int chosen = 0;
+int featherseg_clone = 0;
 
 static int runs_here(int clone) {
 #ifdef X86_CLONES
@@ -208,7 +207,8 @@ static int fill_mask(const Clone *clone, Scratch *s, const Logits *x, const Axis
 
 /* --- arguments --- */
 
-static int take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions, const char *name) {
+int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions,
+                    const char *name) {
     if (PyObject_GetBuffer(object, view, flags | PyBUF_FORMAT) < 0) return 0;
     int right = view->ndim == dimensions && view->format && strcmp(view->format, format) == 0;
     for (int d = 0; right && d < dimensions; d++) right = view->shape[d] > 0 && view->shape[d] < INT_MAX / 64;
@@ -218,7 +218,7 @@ static int take(PyObject *object, Py_buffer *view, int flags, const char *format
     return 0;
 }
 
-static int aligned(const Py_buffer *view) {
+int featherseg_aligned(const Py_buffer *view) {
     size_t bits = (uintptr_t)view->buf;
     for (int d = 0; d < view->ndim; d++) bits |= (size_t)view->strides[d];
     return bits % sizeof(float) == 0;
@@ -249,15 +249,15 @@ static PyObject *run_upsample(Py_buffer *views) {
     Axis columns = {views[COLUMNS].buf, views[COLUMN_SHARES].buf, (int)views[COLUMNS].shape[0]};
     Logits x = {l->buf,           l->strides[0],       l->strides[1],       l->strides[2],
                 (int)l->shape[0], (int)l->shape[1], (int)l->shape[2]};
-    if (x.classes > MOST_CLASSES || !aligned(l) || m->shape[0] != rows.length || m->shape[1] != columns.length ||
-        views[ROW_SHARES].shape[0] != rows.length || views[COLUMN_SHARES].shape[0] != columns.length ||
-        !within(&rows, x.height) || !within(&columns, x.width)) {
+    if (x.classes > MOST_CLASSES || !featherseg_aligned(l) || m->shape[0] != rows.length ||
+        m->shape[1] != columns.length || views[ROW_SHARES].shape[0] != rows.length ||
+        views[COLUMN_SHARES].shape[0] != columns.length || !within(&rows, x.height) || !within(&columns, x.width)) {
         PyErr_SetString(PyExc_ValueError, "logits, mask and indices do not fit together");
         return NULL;
     }
     Scratch scratch;
     if (!reserve(&scratch, &columns, x.classes)) return PyErr_NoMemory();
-    const Clone *clone = &CLONES[chosen];
+    const Clone *clone = &CLONES[featherseg_clone];
     int finite;
     Py_BEGIN_ALLOW_THREADS
     finite = fill_mask(clone, &scratch, &x, &rows, &columns, m->buf);
@@ -274,7 +274,7 @@ static PyObject *upsample_argmax(PyObject *Py_UNUSED(self), PyObject *arguments)
                            &objects[3], &objects[4], &objects[5]))
         return NULL;
     for (; taken < ARGUMENTS; taken++)
-        if (!take(objects[taken], &views[taken], EXPECTED[taken].flags, EXPECTED[taken].format,
+        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, EXPECTED[taken].format,
                   EXPECTED[taken].dimensions, EXPECTED[taken].name))
             break;
     if (taken == ARGUMENTS) result = run_upsample(views);
@@ -379,14 +379,14 @@ static PyObject *clones(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *chosen_clone(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored)) {
-    return PyUnicode_FromString(CLONES[chosen].name);
+    return PyUnicode_FromString(CLONES[featherseg_clone].name);
 }
 
 static PyObject *use(PyObject *Py_UNUSED(self), PyObject *name) {
     if (!PyUnicode_Check(name)) return PyErr_Format(PyExc_TypeError, "expected a clone's name");
     for (int i = 0; i < CLONE_COUNT; i++)
         if (PyUnicode_CompareWithASCIIString(name, CLONES[i].name) == 0 && runs_here(i)) {
-            chosen = i;
+            featherseg_clone = i;
             Py_RETURN_NONE;
         }
     return PyErr_Format(PyExc_ValueError, "no clone %R on this processor", name);
@@ -395,6 +395,7 @@ static PyObject *use(PyObject *Py_UNUSED(self), PyObject *name) {
 static PyMethodDef METHODS[] = {
     {"upsample_argmax", upsample_argmax, METH_VARARGS, "Fill in the mask of one picture; False: not all is finite."},
     {"joint_counts", joint_counts, METH_VARARGS, "Count pairs of labels; True: the truth holds another byte."},
+    {"pixel_to_region", featherseg_pixel_to_region, METH_VARARGS, "Fill in some rows of the context of one picture."},
     {"clones", clones, METH_NOARGS, "Names of the instruction sets that this processor has."},
     {"chosen", chosen_clone, METH_NOARGS, "The instruction set in use."},
     {"use", use, METH_O, "Use another instruction set, by its name."},
@@ -405,6 +406,6 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, 
 
 PyMODINIT_FUNC PyInit__native(void) {
     for (int i = 0; i < CLONE_COUNT; i++)
-        if (runs_here(i)) chosen = i;
+        if (runs_here(i)) featherseg_clone = i;
     return PyModule_Create(&MODULE);
 }

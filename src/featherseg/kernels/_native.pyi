@@ -1,4 +1,4 @@
-"""The C extension; `portable` has the first two in numpy."""
+"""The C extension; `portable` has the first three in numpy."""
 
 import numpy as np
 
@@ -14,6 +14,18 @@ def upsample_argmax(
 def joint_counts(
     truth: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
 ) -> bool: ...
+def pixel_to_region(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    context: np.ndarray,
+    prior: np.ndarray,
+    scale: float,
+    squared: bool,
+    first: int,
+    stop: int,
+    /,
+) -> None: ...
 def clones() -> list[str]: ...
 def chosen() -> str: ...
 def use(name: str, /) -> None: ...

@@ -1,9 +1,14 @@
-"""Which code runs on the CPU: the extension that was compiled at install, else numpy."""
+"""Which code runs on the CPU, the extension that was compiled at install or else numpy, and on how many threads."""
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import TypeVar
 
 from featherseg.kernels import portable
+
+Result = TypeVar("Result")
 
 
 def _load() -> ModuleType:
@@ -25,3 +30,11 @@ def native() -> str | None:
     FEATHERSEG_NO_EXT=1 in the environment leaves the compiled ones aside.
     """
     return None if kernels is portable else kernels.chosen()
+
+
+def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
+    """What the pieces of a work give, in their order; the code of this folder lets go of Python's lock."""
+    if threads == 1:
+        return [piece() for piece in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda piece: piece(), pieces))

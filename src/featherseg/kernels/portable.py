@@ -1,4 +1,6 @@
-"""The kernels in numpy, for where no compiler was: same arguments, same bits as the extension `_native`."""
+"""The kernels in numpy, for where no compiler was: same arguments as the extension `_native`, same masks and counts."""
+
+from math import isqrt
 
 import numpy as np
 
@@ -6,6 +8,8 @@ BLOCK = 1 << 15
 """Pixels that are worked on together: their values of one class stay in the cache."""
 RUN = 16
 """Equal neighbours that are counted at once, at most: numpy finds about a tenth of all places faster than fewer."""
+CELLS = 1 << 10
+"""Cells of a map that are related to their windows together."""
 
 
 def upsample_argmax(
@@ -93,3 +97,86 @@ def _histogram(values: np.ndarray) -> np.ndarray:
     np.subtract(places[1:], places[:-1], out=lengths[:-1])
     lengths[-1:] = values.size - places[-1:]
     return np.bincount(values[places], weights=lengths, minlength=1 << 16)  # exact below 2^53
+
+
+def pixel_to_region(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    context: np.ndarray,
+    prior: np.ndarray,
+    scale: float,
+    squared: bool,
+    first: int,
+    stop: int,
+    /,
+) -> None:
+    """Fill in what the pixels below the rows `first` to `stop` of cells gather, in one picture; all float32.
+
+    query (n d, 2h, 2w), key (n d, h, w), value (C, h, w), context (C, 2h, 2w), written; weights are powers of 2 of
+    scale * (q k, or (q - k)^2 where `squared`) + prior (n, 4, R), over their sum.
+    """
+    heads, window, width = len(prior), isqrt(prior.shape[2]), key.shape[2]
+    border = ((0, 0), (window // 2,) * 2, (window // 2,) * 2)
+    keys, values = (_by_head(np.pad(x, border), heads) for x in (key, value))
+    outside = np.pad(np.zeros(key.shape[1:], np.float32), border[1:], constant_values=-np.inf)
+    step = max(1, CELLS // width)
+    for start in range(first, stop, step):
+        rows = min(step, stop - start)
+        fine, around = slice(2 * start, 2 * (start + rows)), slice(start, start + rows + window - 1)
+        pixels = query[:, fine].reshape(-1, rows, 2, width, 2).transpose(0, 2, 4, 1, 3)
+        children = _by_head(pixels.reshape(-1, 4, rows, width), heads)  # (n, d, 4, rows, w)
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            logits = _logits(children, keys[:, :, around], prior, scale, squared)  # (R, n, 4, rows, w)
+            for logit, apart in zip(logits, _cells(outside[around], window), strict=True):
+                logit += apart
+            gathered = _weighted(_softmax(logits), values[:, :, around])  # (n, C / n, 4, rows, w)
+        pixels = gathered.reshape(-1, 2, 2, rows, width).transpose(0, 3, 1, 4, 2)  # (C, rows, 2, w, 2)
+        context[:, fine] = pixels.reshape(-1, 2 * rows, 2 * width)
+
+
+def _by_head(x: np.ndarray, heads: int) -> np.ndarray:
+    return x.reshape(heads, -1, *x.shape[1:])
+
+
+def _cells(x: np.ndarray, window: int) -> list[np.ndarray]:
+    """A map as its cells see those of their windows: (..., rows + k - 1, w + k - 1) -> R views (..., rows, w)."""
+    rows, width = x.shape[-2] - window + 1, x.shape[-1] - window + 1
+    return [x[..., i : i + rows, j : j + width] for i, j in np.ndindex(window, window)]
+
+
+def _logits(children: np.ndarray, keys: np.ndarray, prior: np.ndarray, scale: float, squared: bool) -> np.ndarray:
+    """(n, d, 4, rows, w) and (n, d, rows + k - 1, w + k - 1) -> (R, n, 4, rows, w)."""
+    heads, depth, *rest = children.shape
+    logits = np.zeros((prior.shape[2], heads, *rest), np.float32)
+    product = np.empty_like(logits[0])
+    for logit, there in zip(logits, _cells(keys, isqrt(len(logits))), strict=True):
+        for d in range(depth):
+            if squared:
+                np.subtract(children[:, d], there[:, d, None], out=product)
+                product *= product
+            else:
+                np.multiply(children[:, d], there[:, d, None], out=product)
+            logit += product
+    logits *= np.float32(scale)
+    logits += prior.transpose(2, 0, 1)[..., None, None]
+    return logits
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Powers of 2 over their sum, along the first axis, in place."""
+    logits -= logits.max(axis=0)
+    np.exp2(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
+
+
+def _weighted(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(R, n, 4, rows, w) and (n, C / n, rows + k - 1, w + k - 1) -> (n, C / n, 4, rows, w)."""
+    total = np.zeros((*values.shape[:2], *weights.shape[2:]), np.float32)
+    product = np.empty_like(weights[0])
+    for weight, there in zip(weights, _cells(values, isqrt(len(weights))), strict=True):
+        for d in range(values.shape[1]):
+            np.multiply(weight, there[:, d, None], out=product)
+            total[:, d] += product
+    return total

@@ -4,7 +4,6 @@ Letters: B pictures, K classes, h x w the logits, H x W the output.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -78,10 +77,7 @@ def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bo
         for b in range(batch)
         for s in (slice(start, start + band) for start in range(0, height, band))
     ]
-    if threads == 1:
-        return all(piece() for piece in work)
-    with ThreadPoolExecutor(threads) as pool:
-        return all(list(pool.map(lambda piece: piece(), work)))
+    return all(library.run(work, threads))
 
 
 def _check(logits: Tensor, size: Size, crop: Size) -> None:

@@ -62,11 +62,14 @@ class PixelToRegion(nn.Module):
         assert low.shape[2:] == (2 * high.shape[2], 2 * high.shape[3]), (low.shape, high.shape)
         query, key, value = self.query(low), self.key(high), self.value(high)
         with autocast_off(low.device):
-            query, key, value = (at_least_fp32(x) for x in (query, key, value))
-            weight = self.logits(query, key).softmax(-1)  # (B, n, h * w, 4, R)
-            context = torch.einsum("bnlcr,bndrl->bndcl", weight, self.windows(value))  # (B, n, C / n, 4, h * w)
-            context = context.reshape(len(low), -1, *high.shape[2:])  # (B, 4 C, h, w)
-        return self.out(F.pixel_shuffle(context.to(low.dtype), 2))  # (B, C, 2h, 2w)
+            context = self.gather(at_least_fp32(query), at_least_fp32(key), at_least_fp32(value))  # (B, C, 2h, 2w)
+        return self.out(context.to(low.dtype))  # (B, C, 2h, 2w)
+
+    def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The sum over r: query (B, C/2, 2h, 2w), key (B, C/2, h, w), value (B, C, h, w) -> (B, C, 2h, 2w)."""
+        weight = self.logits(query, key).softmax(-1)  # (B, n, h * w, 4, R)
+        context = torch.einsum("bnlcr,bndrl->bndcl", weight, self.windows(value))  # (B, n, C / n, 4, h * w)
+        return F.pixel_shuffle(context.reshape(len(value), -1, *value.shape[2:]), 2)  # (B, C, 2h, 2w)
 
     def logits(self, query: Tensor, key: Tensor) -> Tensor:
         """query (B, C/2, 2h, 2w), key (B, C/2, h, w) -> (B, n, h * w, 4, R), -inf for cells outside the map."""
@@ -79,9 +82,13 @@ class PixelToRegion(nn.Module):
             logits = 2 * logits - squares[0] - squares[1]
         logits = logits / children.shape[2] ** 0.5
         if self.prior is not None:
-            prior = self.prior(distances(self.window, self.query.weight))  # (4, R, n)
-            logits = logits + at_least_fp32(prior).permute(2, 0, 1)[:, None]
+            logits = logits + self.priors()[:, None]
         return logits.masked_fill(~inside(height, width, self.window, key.device)[:, None], float("-inf"))
+
+    def priors(self) -> Tensor:
+        """g of each head, for the four pixels of a cell and the R cells around it: (n, 4, R)."""
+        assert self.prior is not None
+        return at_least_fp32(self.prior(distances(self.window, self.query.weight))).permute(2, 0, 1)
 
     def windows(self, x: Tensor) -> Tensor:
         """The cells around each cell, zeros outside: (B, C', h, w) -> (B, n, C' / n, R, h * w)."""

@@ -1,0 +1,25 @@
+/* What the files of the extension share. */
+
+#ifndef FEATHERSEG_NATIVE_H
+#define FEATHERSEG_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#define X86_CLONES 1
+#define FOR_AVX2 __attribute__((target("avx2")))
+#define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
+
+extern int featherseg_clone; /* the instruction set in use: 0 baseline, 1 avx2, 2 avx512 */
+
+/* A buffer of that format with so many dimensions, none of them empty; 0 and an exception otherwise. */
+int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions, const char *name);
+
+/* Whether its address and strides are multiples of a float's size. */
+int featherseg_aligned(const Py_buffer *view);
+
+PyObject *featherseg_pixel_to_region(PyObject *module, PyObject *arguments);
+
+#endif

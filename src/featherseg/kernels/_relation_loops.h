@@ -1,0 +1,125 @@
+/* The inner loops of pixel_to_region. _relation.c includes this once a clone, CLONE(name), TARGET and LANES defined.
+   LANES cells side by side are worked on together, each in its own lane. A lane takes the same steps in the same order
+   however many there are, and contraction is off (no fused multiply-add), so all clones give the same bits. */
+
+#if LANES > 1 /* the vectors of gcc and clang: operators work lane by lane */
+typedef float CLONE(Lanes) __attribute__((vector_size(LANES * sizeof(float))));
+typedef uint32_t CLONE(Bits) __attribute__((vector_size(LANES * sizeof(float))));
+#else
+typedef float CLONE(Lanes);
+typedef uint32_t CLONE(Bits);
+#endif
+#define Lanes CLONE(Lanes)
+#define Bits CLONE(Bits)
+
+TARGET static inline Lanes CLONE(load)(const float *from) {
+    Lanes x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+TARGET static inline void CLONE(store)(float *to, Lanes x) { memcpy(to, &x, sizeof x); }
+
+TARGET static inline Lanes CLONE(all)(float x) { return (Lanes){0} + x; }
+
+/* The larger one; `a` where either is NaN. */
+TARGET static inline Lanes CLONE(larger)(Lanes a, Lanes b) {
+#if LANES > 1
+    Bits less = (Bits)(a < b);
+    return (Lanes)(((Bits)b & less) | ((Bits)a & ~less));
+#else
+    return a < b ? b : a;
+#endif
+}
+
+/* 2^x for x <= 0, within 1.1e-7 of itself; 2^-126 below that; NaN stays NaN.
+   x is a whole number and a rest; the one becomes the exponent's bits, the rest goes through a polynomial. */
+TARGET static inline Lanes CLONE(power)(Lanes x) {
+    const float magic = 12582912.0f + 127.0f; /* 1.5 * 2^23, which leaves no bits for fractions, and the bias */
+    x = CLONE(larger)(x, CLONE(all)(-126.0f));
+    Lanes moved = x + magic, rest = x - (moved - magic), scale;
+    Bits bits;
+    memcpy(&bits, &moved, sizeof bits);
+    bits <<= 23;
+    memcpy(&scale, &bits, sizeof scale);
+    Lanes sum = rest * 1.5353362e-4f + 1.3398874e-3f;
+    sum = sum * rest + 9.618437e-3f;
+    sum = sum * rest + 5.5503324e-2f;
+    sum = sum * rest + 2.4022648e-1f;
+    sum = sum * rest + 6.931472e-1f;
+    return (sum * rest + 1.0f) * scale;
+}
+
+/* Logits of the four children against every cell of their window: (4, R, LANES); -> the greatest of each child. */
+TARGET static void CLONE(compare)(const Block *b, float *logits, Lanes *most) {
+    const ptrdiff_t size = b->window * b->window;
+    const Lanes nothing = CLONE(all)(0.0f);
+    for (int c = 0; c < 4; c++) most[c] = CLONE(all)(-INFINITY);
+    for (ptrdiff_t i = 0; i < b->rows; i++)
+        for (ptrdiff_t j = 0; j < b->window; j++, logits += LANES) {
+            const float *key = b->keys[i] + j, *query = b->query, *prior = b->prior + (b->top + i) * b->window + j;
+            const Lanes outside = CLONE(load)(b->outside + j);
+            Lanes fit[4] = {nothing, nothing, nothing, nothing};
+            for (ptrdiff_t d = 0; d < b->depth; d++, key += b->span, query += TILE) {
+                Lanes there = CLONE(load)(key);
+                for (int c = 0; c < 4; c++) {
+                    Lanes here = CLONE(load)(query + c * b->child), gap = here - there;
+                    fit[c] += b->difference ? gap * gap : here * there;
+                }
+            }
+            for (int c = 0; c < 4; c++) {
+                Lanes logit = fit[c] * b->scale + prior[c * size] + outside;
+                most[c] = CLONE(larger)(most[c], logit);
+                CLONE(store)(logits + c * size * LANES, logit);
+            }
+        }
+}
+
+/* Logits (cells, LANES) of one child become weights, not yet divided by their sum, which is returned. */
+TARGET static Lanes CLONE(weigh)(ptrdiff_t cells, float *logits, Lanes most) {
+    Lanes sum = CLONE(all)(0.0f);
+    for (ptrdiff_t r = 0; r < cells; r++) {
+        Lanes weight = CLONE(power)(CLONE(load)(logits + r * LANES) - most);
+        CLONE(store)(logits + r * LANES, weight);
+        sum += weight;
+    }
+    return sum;
+}
+
+/* Weighted sums of one head's values: (4, value depth, LANES). */
+TARGET static void CLONE(gather)(const Block *b, const float *weights, const Lanes *share, float *context) {
+    const ptrdiff_t size = b->window * b->window;
+    const Lanes nothing = CLONE(all)(0.0f);
+    for (ptrdiff_t d = 0; d < b->value_depth; d++, context += LANES) {
+        const float *weight = weights;
+        Lanes sum[4] = {nothing, nothing, nothing, nothing};
+        for (ptrdiff_t i = 0; i < b->rows; i++) {
+            const float *value = b->values[i] + d * b->span;
+            for (ptrdiff_t j = 0; j < b->window; j++, weight += LANES) {
+                Lanes there = CLONE(load)(value + j);
+                for (int c = 0; c < 4; c++) sum[c] += CLONE(load)(weight + c * size * LANES) * there;
+            }
+        }
+        for (int c = 0; c < 4; c++) CLONE(store)(context + c * b->value_depth * LANES, sum[c] * share[c]);
+    }
+}
+
+/* One head of a block of cells, written to the children's places. */
+TARGET static void CLONE(relate)(const Block *b, float *scratch) {
+    const ptrdiff_t cells = b->rows * b->window, size = b->window * b->window;
+    float *context = scratch + 4 * size * LANES;
+    Lanes most[4], share[4];
+    CLONE(compare)(b, scratch, most);
+    for (int c = 0; c < 4; c++) share[c] = 1.0f / CLONE(weigh)(cells, scratch + c * size * LANES, most[c]);
+    CLONE(gather)(b, scratch, share, context);
+    for (int c = 0; c < 4; c++)
+        for (ptrdiff_t l = 0; l < b->count; l++) {
+            char *place = b->place + (c / 2) * b->context.row + (2 * l + c % 2) * b->context.column;
+            const float *source = context + c * b->value_depth * LANES + l;
+            for (ptrdiff_t d = 0; d < b->value_depth; d++)
+                *(float *)(place + d * b->context.channel) = source[d * LANES];
+        }
+}
+
+#undef Lanes
+#undef Bits

@@ -1,0 +1,95 @@
+"""The fused relation gives what the plain one gives, and is the plain one where a kernel cannot be."""
+
+import copy
+
+import pytest
+import torch
+from seeded import seeded
+from torch.testing import assert_close
+
+from featherseg.export.parity import perturb
+from featherseg.inference.relation import FusedPixelToRegion
+from featherseg.kernels import pixel_to_region
+from featherseg.models.rsp import PixelToRegion
+
+
+def pair(channels=16, **options):
+    """A plain relation and the fused one that is made from it."""
+    plain = perturb(PixelToRegion(channels, **{"heads": 2, **options})).eval()
+    return plain, FusedPixelToRegion(copy.deepcopy(plain).requires_grad_(False))
+
+
+def maps(dtype=torch.float32):
+    """low, high."""
+    return seeded(2, 16, 12, 20).to(dtype), seeded(2, 16, 6, 10).flip(1).to(dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("composability", ["dot", "difference"])
+def test_the_fused_relation_is_the_plain_one(window, prior, composability):
+    plain, fused = pair(window=window, prior=prior, composability=composability)
+    expected = copy.deepcopy(plain).double()(*maps(torch.float64))
+    assert_close(fused(*maps()).double(), expected, atol=2e-6 * float(expected.max() - expected.min()), rtol=0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the kernel ran."""
+    found = []
+
+    def counted(*arguments):
+        found.append(arguments)
+        return pixel_to_region(*arguments)
+
+    monkeypatch.setattr("featherseg.inference.relation.pixel_to_region", counted)
+    return found
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_not_finite_comes_out_where_it_does_in_torch(which, broken, calls):
+    plain, fused = pair(heads=4)
+    arguments = seeded(1, 8, 12, 20), seeded(1, 8, 6, 10), seeded(1, 16, 6, 10)
+    arguments[which][0, 5, 3, 4] = broken
+    with torch.no_grad():
+        assert torch.equal(fused.gather(*arguments).isfinite(), plain.gather(*arguments).isfinite())
+    assert calls
+
+
+def test_gradients_take_the_plain_way(calls):
+    plain, fused = pair()
+    low, high = (x.requires_grad_() for x in maps())
+    gradients = [torch.autograd.grad(layer(low, high).square().sum(), (low, high)) for layer in (plain, fused)]
+    assert_close(*gradients)
+    assert not calls
+    fused(*maps())  # nothing to learn, nothing to trace
+    assert len(calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # traces are old
+def test_float64_traces_and_exports_take_the_plain_way(calls):
+    plain, fused = pair()
+    double = copy.deepcopy(fused).double()
+    assert torch.equal(double(*maps(torch.float64)), copy.deepcopy(plain).double()(*maps(torch.float64)))
+    exported = torch.export.export(fused, maps()).module()
+    traced = torch.jit.trace(fused, maps(), check_trace=False)
+    assert not calls
+    for graph in (exported, traced):
+        assert_close(graph(*maps()), fused(*maps()), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_maps_in_bf16_are_gathered_in_float32(calls):
+    _, fused = pair()
+    out = fused.to(torch.bfloat16)(*maps(torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    assert {x.dtype for x in calls[0][:4]} == {torch.float32}
+
+
+def test_it_has_the_weights_of_the_layer_that_it_is_made_from():
+    plain, fused = pair()
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(fused.state_dict()[key], value) for key, value in plain.state_dict().items())
+    assert not fused.training
