@@ -1,4 +1,4 @@
-"""Int8: masks agree, files shrink, the first and the worst layers stay in fp32, and too great a loss is refused."""
+"""Int8: masks agree, files shrink, the first and the worst layers stay out, and too great a loss is refused."""
 
 import json
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_layers_that_are_kept_compute_as_before(tmp_path, graph, name):
-    scores = iter([0.5, 0.6])  # too low with the first layer alone in fp32
+    scores = iter([0.5, 0.6])  # too low with the first layer alone left out
     quantised = WRITERS[name](job(tmp_path, graph, score=lambda file: next(scores), floor=0.6))
     assert (len(quantised.kept), quantised.kept[0]) == (2, "stem")
     assert (quantised.miou, quantised.tried) == (0.6, ((1, 0.5), (2, 0.6)))
@@ -85,7 +85,7 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
 @pytest.mark.parametrize("miou", [0.2, float("nan")])
 def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
     proto = onnx.load_from_string(graph())
-    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers in fp32; 50\.00 is the least"):
+    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers left out; 50\.00 is the least"):
         quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
 
 

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import torch
+from openvino import Core
 from three_layers import CLASSES, FACTS, three_layers
 from torch.testing import assert_close
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
-from featherseg.export import openvino
+from featherseg.export import openvino, openvino_int8
 from featherseg.export.job import Job
 from featherseg.inference.openvino_runtime import OpenvinoRuntime
 from featherseg.inference.runtimes import open_runtime
@@ -47,6 +48,14 @@ def test_it_runs_in_fp32_on_as_many_threads_as_torch(written):
     compiled = OpenvinoRuntime(written)._compiled
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+
+
+def test_what_is_not_in_int8_runs_in_bf16_where_the_processor_has_it(tmp_path):
+    pictures = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    openvino_int8.write(Job(three_layers(), FACTS, tmp_path, pictures))
+    compiled = OpenvinoRuntime(tmp_path / "model.int8.xml")._compiled
+    able = "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == ("bf16" if able else "f32")
 
 
 def test_weights_of_another_export_are_refused(pair):

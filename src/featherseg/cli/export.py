@@ -48,7 +48,7 @@ def export(
         bool, typer.Option("--score", help="Score every file on the run's labelled pictures; int8 files always are.")
     ] = False,
     max_drop: Annotated[
-        float, typer.Option(help="Points of mIoU that int8 may lose; layers are kept in fp32 to stay within.")
+        float, typer.Option(help="Points of mIoU that int8 may lose; layers are left out of int8 to stay within.")
     ] = 1.0,
     calibration: Annotated[int, typer.Option(help="Training pictures that int8 is calibrated with.")] = 64,
     seed: Annotated[int, typer.Option(help="Which pictures those are.")] = 0,
@@ -132,7 +132,7 @@ def _remarks(report: ExportReport) -> str:
         words.append(f"calibrated with {counted(len(report.calibration), 'training picture')}")
     if report.quantised:
         kept = report.quantised.kept
-        words += [f"kept in fp32: {', '.join(kept)}"] if kept else ["every layer in int8"]
+        words += [f"not in int8: {', '.join(kept)}"] if kept else ["every layer in int8"]
         words += ["no labelled pictures: mIoU not measured"] if report.quantised.miou is None else []
     if report.parity and report.latency_size:
         words.append("timed at {}x{}".format(*report.latency_size))

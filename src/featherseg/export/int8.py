@@ -1,4 +1,4 @@
-"""Int8 with accuracy control: all layers but the first; where the score falls too far, the worst go back to fp32."""
+"""Int8 with accuracy control: all layers but the first; where the score falls too far, the worst stay out of it."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -21,16 +21,16 @@ MOST_KEPT = 0.5
 
 
 Write = Callable[[Sequence[str], Sequence[str]], Path]
-"""Writes a candidate in which these layers (paths of modules), which are these nodes of the graph, stay in fp32."""
+"""Writes a candidate in which these layers (paths of modules), which are these nodes of the graph, stay out of int8."""
 
 
 def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
-    `graph` is the network's onnx.GraphProto. The layer that reads the picture stays in fp32: with three channels it is
+    `graph` is the network's onnx.GraphProto. The layer that reads the picture stays out: with three channels it is
     little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
     cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
-    first one. Raises ExportError where MOST_KEPT of the layers in fp32 are not enough.
+    first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
     """
     check_calibration(job)
     nodes = layer_nodes(graph, job.network)
@@ -104,7 +104,7 @@ def _key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
     return (
-        f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} in fp32; "
-        f"{100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, or "
-        f"calibrate with more pictures (--calibration)."
+        f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
+        f"out; {100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, "
+        f"or calibrate with more pictures (--calibration)."
     )

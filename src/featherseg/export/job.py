@@ -60,7 +60,7 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
 
 @dataclass(frozen=True)
 class Quantised:
-    """How a network became int8: modules whose layers were kept in fp32, and the file's mIoU (0..1), if scored.
+    """How a network became int8: modules whose layers stayed out of int8, and the file's mIoU (0..1), if scored.
 
     tried holds (layers kept, mIoU) of each candidate in turn.
     """

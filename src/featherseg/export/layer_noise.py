@@ -1,4 +1,4 @@
-"""How much a network's logits suffer from each layer in int8, so that the worst can be kept in fp32."""
+"""How much a network's logits suffer from each layer in int8, so that the worst can stay out of it."""
 
 from collections.abc import Sequence
 

@@ -72,7 +72,7 @@ def before_windows(model: Any) -> list[str]:
 def _quantised(nncf: Any, model: Any, job: Job, kept: Sequence[str]) -> Any:
     """-> openvino.Model with weights in int8 by output channel, activations in int8 or uint8 by tensor.
 
-    MIXED: activations of both signs are taken as such, others from zero on. `kept` are operations left in fp32.
+    MIXED: activations of both signs are taken as such, others from zero on. `kept` are operations left out.
     """
     pictures = nncf.Dataset(job.calibration, lambda picture: picture.numpy())
     try:

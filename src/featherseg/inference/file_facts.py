@@ -41,6 +41,7 @@ class FileFacts(Config):
     panoptic: PanopticTable | None = None
     masks: bool = False
     fixed_size: Size | None = None
+    kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "FileFacts":

@@ -24,7 +24,8 @@ DEVICES = {"auto": "CPU", "cpu": "CPU"}
 class OpenvinoRuntime(FileRuntime):
     """A file written by `featherseg export --to openvino` (or openvino-int8), run on as many threads as torch's.
 
-    What is not quantised runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits.
+    It runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits. Of an int8 file, whose
+    logits are rounded more than that, what is not in int8 does run in bf16 there.
     Raises ExportError for a file that is none or whose .bin is another export's, MissingExtra without openvino,
     DeviceError for a device that is not the CPU.
     """
@@ -39,17 +40,18 @@ class OpenvinoRuntime(FileRuntime):
                     f"Write it with: featherseg export RUN --to openvino -o {path}"
                 )
         openvino: Any = require("openvino", "openvino", f"running {path.name}")
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
         check_file(path)
         _check_weights(path)
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            super().__init__(path, read_facts(_texts(model), path))
+            facts = read_facts(_texts(model), path)
+            super().__init__(path, facts)
+            settings = {
+                "INFERENCE_PRECISION_HINT": "f32" if facts.kept is None else _lowest(core, DEVICES[device]),
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+            }
             self._compiled = core.compile_model(model, DEVICES[device], settings)
         except RuntimeError as error:  # what OpenVINO raises
             raise ExportError(f"{path} cannot be run by OpenVINO {openvino.__version__}: {_reason(error)}") from None
@@ -64,6 +66,11 @@ def weights_hash(weights: Path) -> str:
     """The sha256 of a .bin file as its .xml tells it: two files of different exports are never run together."""
     with open(weights, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lowest(core: Any, device: str) -> str:
+    """The smallest floating-point type that the processor computes in."""
+    return "bf16" if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def _texts(model: Any) -> dict[str, str]:
