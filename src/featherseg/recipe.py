@@ -1,6 +1,5 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
-from featherseg.core.config import Config, parse
+from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, unknown
 
 Positive = Annotated[int, Field(gt=0)]
@@ -203,7 +202,7 @@ def read_recipe(name: str) -> RecipeFile:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"no recipe at {path}. Shipped recipes: {', '.join(shipped_recipes())}.")
-        return RecipeFile(path.name, path.read_text(encoding="utf-8"))
+        return RecipeFile(path.name, read_text(path))
     if name not in shipped_recipes():
         raise unknown("model or recipe", name, shipped_recipes())
     return RecipeFile(name, (resources.files("featherseg") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
@@ -214,10 +213,7 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
 
     Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
     """
-    try:
-        values = tomllib.loads(file.text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file.name} is no valid TOML: {error}.") from None
+    values = parse_toml(file.text, file.name)
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
@@ -234,8 +230,8 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
 def _literal(text: str) -> Any:
     """A TOML value where it is one (40, true, [0.5, 2.0]), else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", text)["value"]
+    except ConfigError:
         return text
 
 

@@ -3,7 +3,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from featherseg.core.config import Config, parse
+from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, did_you_mean
 
 
@@ -24,6 +24,7 @@ class Outer(Config):
         ({"train": {}}, "here: key 'train.epochs' is missing."),
         ({"train": {"epochs": "3"}}, "here: train.epochs = '3': input should be a valid integer."),
         ({"train": {"epochs": 3, "rate": -1}}, "here: train.rate = -1: input should be greater than 0."),
+        ({"train": {"epochs": 3, "rate": float("inf")}}, "here: train.rate = inf: input should be a finite number."),
         ({"train": {"epochs": 3}, "zzz": 1}, "here: unknown key 'zzz'. Known: train, name."),
     ],
 )
@@ -43,3 +44,17 @@ def test_a_near_name_is_offered_and_else_the_list():
     assert did_you_mean("epoch", ["epochs", "lr"]) == " Did you mean 'epochs'?"
     assert did_you_mean("zzz", ["epochs", "lr"]) == " Known: epochs, lr."
     assert did_you_mean("zzz", []) == ""
+
+
+@pytest.mark.parametrize("text", ["a = ", "a = " + "9" * 5000, "a = " + "[" * 5000, "a = 1\na = 2", "\x00"])
+def test_what_is_no_toml_is_refused_by_the_file_s_name(text):
+    with pytest.raises(ConfigError, match="here is no valid TOML: "):
+        parse_toml(text, "here")
+
+
+def test_what_is_no_text_is_refused_by_the_file_s_name(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(ConfigError, match=r"a\.toml is no text in UTF-8"):
+        read_text(tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_text(tmp_path)

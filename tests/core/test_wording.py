@@ -1,5 +1,23 @@
-from featherseg.core.wording import counted
+import pytest
+
+from featherseg.core.wording import counted, visible
 
 
 def test_one_is_singular_and_any_other_number_plural():
     assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2J", "a\\x1b[2J"),
+        ("\x9b31m\x07\r", "\\x9b31m\\x07\\r"),
+        ("street\u202egnp.exe", "street\\u202egnp.exe"),
+        ("a\udcffb", "a\\udcffb"),
+        ("a\u2028b", "a\\u2028b"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("街 улица شارع 🛣 a\u202fb", "街 улица شارع 🛣 a\u202fb"),
+    ],
+)
+def test_what_steers_a_terminal_is_shown_as_an_escape_and_letters_stay(text, shown):
+    assert visible(text) == shown

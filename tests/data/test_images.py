@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import images
-from featherseg.data.images import image_channels, image_size, read_image, read_mask
+from featherseg.data.images import EncodedImage, image_channels, image_size, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -137,8 +137,24 @@ def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
 def test_pages_of_different_size_are_refused(tmp_path: Path):
     pages = [Image.new("L", (4, 4)), Image.new("L", (4, 5))]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(DataError, match="4x4x1 uint8, 5x4x1 uint8"):
+    with pytest.raises(DataError, match=r"different size \(4x4, 5x4; height x width\)"):
         read_image(tmp_path / "a.tif", 2)
+
+
+def test_more_pages_than_any_picture_has_are_refused_at_once(tmp_path: Path):
+    page = Image.new("L", (1, 1))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * images.MAX_PAGES)
+    with pytest.raises(DataError, match=f"more than {images.MAX_PAGES} pages"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_bytes_in_memory_are_read_as_their_file_is(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(png(DEEP[:, :, :3], 2))
+    source = EncodedImage((tmp_path / "a.png").read_bytes())
+    np.testing.assert_array_equal(read_image(source), DEEP[:, :, :3])
+    assert image_size(source) == image_size(tmp_path / "a.png") == (5, 7)
+    with pytest.raises(DataError, match=r"^the sent picture cannot be read"):
+        read_image(EncodedImage(source.content[:60], "the sent picture"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

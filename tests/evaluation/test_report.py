@@ -189,6 +189,7 @@ def test_the_report_can_go_elsewhere(full, tmp_path):
         ("scores.json", "[]"),
         ("scores.json", '{"iou": [0.5], "confusion": [[1]], "void": [0]}'),
         ("parity.json", "nonsense"),
+        ("parity.json", '{"path": "a.onnx", "target": "onnx", "bytes": {}, "parity": {"rows": []}}'),
     ],
 )
 def test_a_damaged_file_is_named(full, file, content):

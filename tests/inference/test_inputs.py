@@ -35,10 +35,13 @@ def test_pil_images_of_any_mode_become_rgb(mode):
     assert read_picture(Image.fromarray(PIXELS).convert(mode), 3).pixels.shape == (5, 7, 3)
 
 
-def test_sixteen_bit_grey_is_kept_for_one_channel():
+def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_path):
     deep = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000
     for form in (Image.fromarray(deep), deep, deep[:, :, None]):
         assert (read_picture(form, 1).pixels == deep[:, :, None]).all()
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    for form in (Image.fromarray(deep), tmp_path / "a.png", Image.open(tmp_path / "a.png")):
+        assert (read_picture(form, 3).pixels == deep[:, :, None]).all()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,6 @@ def test_sixteen_bit_grey_is_kept_for_one_channel():
         (torch.from_numpy(PIXELS).permute(2, 0, 1).float(), "from 0 to 25[0-9]|expected 0 to 1"),
         (torch.full((3, 4, 4), float("nan")), "nan"),
         (torch.zeros(3, 0, 4, dtype=torch.uint8), "0x4"),
-        (Image.new("I;16", (4, 4)), "I;16"),
         (Image.new("F", (4, 4)), "mode F"),
         (7, "type int"),
         (None, "NoneType"),

@@ -1,6 +1,8 @@
 """Base of every configuration: pydantic, frozen, strict, unknown keys refused, every slip answered with a sentence."""
 
 import json
+import tomllib
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +15,29 @@ T = TypeVar("T", bound="Config")
 class Config(BaseModel):
     """A frozen, strict pydantic model that forbids unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file. Raises ConfigError where it is no text in UTF-8; FileNotFoundError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8: {error}.") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """TOML text as plain values. Raises ConfigError where it is none; `where` names the file in the message."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where} is no valid TOML: its brackets are nested too deep.") from None
+    except ValueError as error:  # TOML's own error is one, and so is that of a number of 5000 digits
+        raise ConfigError(f"{where} is no valid TOML: {error}.") from None
 
 
 def parse(cls: type[T], values: dict[str, Any], where: str) -> T:

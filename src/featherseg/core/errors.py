@@ -4,7 +4,8 @@ FeathersegError
 ├── ConfigError       a recipe, a dataset.toml or a --set that cannot be right
 ├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
 ├── DataError         images or masks
-│   └── DataNotFound  a folder or a file that should be there and is not
+│   ├── DataNotFound  a folder or a file that should be there and is not
+│   └── TooLarge      a picture of more pixels than are decoded
 ├── WeightsError      a checkpoint that does not fit the network
 ├── RunError          a run folder that cannot be read, or must not be overwritten
 ├── ExportError       a network that cannot be written, or a file that cannot be run
@@ -38,6 +39,10 @@ class DataError(FeathersegError):
 
 class DataNotFound(DataError):
     """A folder or file of a dataset is not where it should be."""
+
+
+class TooLarge(DataError):
+    """A picture has more pixels than are decoded."""
 
 
 class WeightsError(FeathersegError):

@@ -1,6 +1,29 @@
 """Words for people."""
 
+import unicodedata
+
+_DIRECTION_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
 
 def counted(number: int, noun: str) -> str:
     """(1, "picture") -> `1 picture`, (3, "picture") -> `3 pictures`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def visible(text: str) -> str:
+    """The text with escapes in place of characters that steer a terminal or turn the direction of reading.
+
+    Names of files and classes come from others: `a\x1b[2J` is shown as `a\\x1b[2J`. Line breaks and tabs stay; half
+    characters, as Python holds bytes of a name that are no UTF-8, are shown as `\\udcff`.
+    """
+    return "".join(_escaped(c) if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return character in _DIRECTION_MARKS or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

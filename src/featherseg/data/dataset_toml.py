@@ -2,14 +2,13 @@
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from featherseg.core.config import Config, parse
-from featherseg.core.errors import ConfigError, DataNotFound, did_you_mean
+from featherseg.core.config import Config, parse, parse_toml, read_text
+from featherseg.core.errors import DataNotFound, did_you_mean
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.labels import LabelMap
 from featherseg.data.palettes import color_text, default_palette, parse_color
@@ -100,13 +99,10 @@ class DatasetToml(Config):
 def read_dataset_toml(path: Path) -> DatasetToml:
     """Read and check a dataset.toml. Raises DataNotFound where there is none, ConfigError naming file and slip."""
     try:
-        return parse(DatasetToml, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        text = read_text(path)
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist. Run `featherseg check FOLDER` to have one proposed.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return parse(DatasetToml, parse_toml(text, str(path)), str(path))
 
 
 def toml_text(config: DatasetToml) -> str:

@@ -7,13 +7,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from featherseg.core.errors import DataError, DataNotFound, FeathersegError
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.types import Size
 from featherseg.data.matlab import read_matrix
 
@@ -26,6 +28,9 @@ MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 MAX_PIXELS = 2 * 89_478_485
 """Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
 
+MAX_PAGES = 512
+"""Single-channel pages of a TIFF, above which it is refused."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _TURNS = {  # EXIF orientation -> what brings the picture upright (CIPA DC-008, table 6)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +41,7 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright (CIPA DC-008, 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 284, 339, 2  # tags of a TIFF, and a value of the last
 _SWAPPED = "B" if sys.byteorder == "little" else "L"
 _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
     f"{mode};16{high}": f"{mode};16{low}"
@@ -44,12 +50,27 @@ _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour 
 }
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture file that lies in memory: its bytes, and the words that stand for it in messages."""
+
+    content: bytes
+    words: str = "the picture"
+
+    def __str__(self) -> str:
+        return self.words
+
+
+Source = Path | EncodedImage
+"""Where a picture comes from: read in the same way from both."""
+
+
 def is_image(path: Path) -> bool:
     """Whether the name ends like a picture's; hidden files ("._a.png") are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def image_size(path: Path) -> Size:
+def image_size(path: Source) -> Size:
     """(height, width) in pixels as the picture is seen (EXIF orientation counted), from the header alone.
 
     Raises DataNotFound or DataError as `read_image` does.
@@ -58,7 +79,7 @@ def image_size(path: Path) -> Size:
         return image.size if _orientation(image) >= 5 else image.size[::-1]
 
 
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
+def read_image(path: Source, channels: int = 3) -> np.ndarray:
     """The picture as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
 
     Palette and CMYK pictures become RGB; alpha is dropped unless four channels are asked, grey is repeated where three
@@ -66,7 +87,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or of other channels.
     """
     with _opened(path) as image:
-        if _pages(image) > 1:
+        if _pages(image, path) > 1:
             return _read_pages(image, path, channels)
         pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
     found = pixels.shape[2]
@@ -98,11 +119,11 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
 def image_channels(path: Path) -> int:
     """Channels of the picture from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
     with _opened(path) as image:
-        return _pages(image) if _is_single(image) else 3
+        return _pages(image, path) if _is_single(image) else 3
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
     """Open a picture whose header is sound and whose size is bounded; any fault inside the block is a DataError.
 
     The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
@@ -110,8 +131,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
-            with Image.open(path, formats=_FORMATS) as image:
-                _check_bound(path, *image.size)
+            with _file(path) as file, Image.open(file, formats=_FORMATS) as image:
+                _check_page(image, path)
                 yield image
     except FeathersegError:
         raise
@@ -122,18 +143,36 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             f"{path} cannot be read: it is no picture of a known format, or its header is damaged. "
             f"Expected one of {', '.join(_FORMATS)}."
         ) from None
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{path} is too large: {error} The limit is {MAX_PIXELS:,} pixels; cut it into parts."
-        ) from None
+    except Image.DecompressionBombError:
+        words = f"its header says more than {MAX_PIXELS:,} pixels, the limit. Cut it into parts."
+        raise TooLarge(f"{path} is too large: {words}") from None
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read: {reason}. The file is damaged or cut short; replace it.") from error
 
 
-def _check_bound(path: Path, width: int, height: int) -> None:
+def _file(source: Source) -> BinaryIO:
+    """What Pillow reads. It is given no path: of a path it maps raw TIFFs into memory, and scrambles turned ones."""
+    if isinstance(source, EncodedImage):
+        return BytesIO(source.content)
+    if source.exists() and not source.is_file():
+        raise DataError(f"{source} cannot be read: it is no file, but a folder, a pipe or a device.")
+    return source.open("rb")
+
+
+def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
+    """The size is bounded, and the numbers are such as Pillow reads rightly."""
+    _check_bound(path, *image.size)
+    tags = getattr(image, "tag_v2", {})
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
+        raise DataError(f"{path} holds signed 8-bit values, which have no place in a picture. Save it as 0 to 255.")
+    if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
+        raise DataError(f"{path} stores more than 8 bits a channel in separate planes. Save it in one plane, as RGB.")
+
+
+def _check_bound(path: Source, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(
+        raise TooLarge(
             f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, "
             f"the limit is {MAX_PIXELS:,}. Cut it into parts."
         )
@@ -146,8 +185,11 @@ def _orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in _TURNS else 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _TURNS else 1
+    except Exception:  # a spoiled EXIF block spoils no pixel, and Pillow raises nearly anything of it
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -156,7 +198,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _pixels(image: ImageFile.ImageFile, path: Path, keep_fourth: bool) -> np.ndarray:
+def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.ndarray:
     """One page as (H, W, C) uint8 or uint16."""
     raw_mode = _raw_mode(image)
     if ";16" in raw_mode and not image.mode.startswith("I"):
@@ -171,34 +213,49 @@ def _pixels(image: ImageFile.ImageFile, path: Path, keep_fourth: bool) -> np.nda
     return np.array(_to_rgb(upright, path))  # (H, W, 3)
 
 
-def _pages(image: ImageFile.ImageFile) -> int:
-    """How many single-channel pages a TIFF has; 1 for any other file."""
-    return getattr(image, "n_frames", 1) if image.format == "TIFF" and _is_single(image) else 1
+def _pages(image: ImageFile.ImageFile, path: Source) -> int:
+    """How many single-channel pages a TIFF has; 1 for any other file. Raises DataError above MAX_PAGES."""
+    if image.format != "TIFF" or not _is_single(image):
+        return 1
+    pages = 1
+    try:
+        while pages <= MAX_PAGES:  # Pillow would count them all: a minute for a file of small ones
+            image.seek(pages)
+            pages += 1
+    except EOFError:
+        image.seek(0)
+        return pages
+    raise DataError(f"{path} holds more than {MAX_PAGES} pages. Expected one page a channel; store fewer.")
 
 
 def _is_single(image: ImageFile.ImageFile) -> bool:
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
-def _read_pages(image: ImageFile.ImageFile, path: Path, channels: int) -> np.ndarray:
+def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.ndarray:
     """The single-channel pages of a TIFF, stacked to (H, W, pages)."""
-    pages = _pages(image)
+    pages = _pages(image, path)
     if pages != channels:
         raise _other_channels(path, pages, channels)
-    planes = []
+    planes, (width, height) = [], image.size
     for page in range(pages):
         image.seek(page)
-        _check_bound(path, *image.size)
+        _check_page(image, path)
+        if image.size != (width, height):  # before it is decoded: callers asked for the size of the first
+            raise DataError(
+                f"{path} holds pages of different size ({height}x{width}, {image.height}x{image.width}; height x "
+                f"width). Expected one channel a page, all of one size."
+            )
         planes.append(_pixels(image, path, keep_fourth=False))
     if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
-        found = ", ".join(f"{p.shape[0]}x{p.shape[1]}x{p.shape[2]} {p.dtype}" for p in planes)
+        found = ", ".join(f"{p.shape[2]} of {p.dtype}" for p in planes)
         raise DataError(
-            f"{path} holds pages of different form ({found}). Expected one channel a page, all of one size."
+            f"{path} holds pages of different form (channels: {found}). Expected one channel a page, all alike."
         )
     return np.concatenate(planes, axis=2)  # (H, W, pages)
 
 
-def _deep_color(image: ImageFile.ImageFile, path: Path, raw_mode: str, keep_fourth: bool) -> np.ndarray:
+def _deep_color(image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fourth: bool) -> np.ndarray:
     """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
     if raw_mode not in _LOW_BYTE:
         raise DataError(
@@ -222,11 +279,13 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
     if image.mode in ("F", "LAB") or image.mode.startswith("I"):
         raise DataError(
             f"{path} is a picture of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
         )
+    if image.mode == "P" and image.palette is None:
+        raise DataError(f"{path} holds numbers of colours, but not the colours: its palette is missing.")
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if has_alpha:
         return image.convert("RGBA").convert("RGB")
@@ -238,13 +297,13 @@ def _native(raw: np.ndarray) -> np.ndarray:
     return raw.astype(raw.dtype.newbyteorder("="), copy=False)
 
 
-def _sixteen_bits(raw: np.ndarray, path: Path) -> np.ndarray:
+def _sixteen_bits(raw: np.ndarray, path: Source) -> np.ndarray:
     if raw.dtype != np.uint16 and (raw.min() < 0 or raw.max() > 65535):
         raise DataError(f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to 65535.")
     return raw.astype(np.uint16, copy=False)
 
 
-def _other_channels(path: Path, found: int, asked: int) -> DataError:
+def _other_channels(path: Source, found: int, asked: int) -> DataError:
     return DataError(
         f"{path} has {found} channel{'s' * (found != 1)}, but channels = {asked} was asked. "
         f"Set channels to {found}, or store a TIFF with {asked} single-channel pages."

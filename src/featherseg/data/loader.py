@@ -15,6 +15,9 @@ from featherseg.data.panoptic_targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment, is_interleaved
 
+PREFETCH = 4
+"""Batches that a worker holds ready."""
+
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
 """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic network its targets as well."""
 
@@ -89,7 +92,7 @@ def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: 
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         collate_fn=collate,
     )
 

@@ -5,7 +5,7 @@ with the command that makes it. Class names, keys and settings come from others 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +77,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def report_html(evidence: Evidence) -> str:
     """The whole page."""
-    body = "\n".join(section(evidence) for section in sections.SECTIONS)
+    body = "\n".join(_drawn(section, evidence) for section in sections.SECTIONS)
     return page_html(f"{evidence.run.name} · featherseg report", body)
+
+
+def _drawn(section: Callable[[Evidence], str], evidence: Evidence) -> str:
+    """A section of the page. Raises RunError where the files hold other values than featherseg writes."""
+    try:
+        return section(evidence)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the section {section.__name__!r} of the report cannot be drawn: {SCORES}, {PARITY} or another file in "
+            f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."
+        ) from error

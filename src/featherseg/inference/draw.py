@@ -5,12 +5,13 @@ The font is Pillow's own, so that a drawing looks alike on every machine.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from featherseg.core.files import write_atomic
+from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
 
 VOID_COLOR = (0, 0, 0)
@@ -37,19 +38,31 @@ def color_mask(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     return Image.fromarray(palette(classes)[mask])  # (H, W, 3)
 
 
-def save_index_png(mask: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> None:
-    """Write (H, W) uint8 class ids as a palette PNG: viewers show the colours, Pillow reads the ids.
+def index_picture(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
+    """(H, W) uint8 class ids as a palette picture: viewers show the colours, Pillow reads the ids.
 
     OpenCV expands palettes: read such a file with Pillow, `np.array(Image.open(path))`.
     """
     picture = Image.fromarray(mask)
     picture.putpalette(palette(classes).tobytes())  # now of mode P, the values unchanged
-    save_picture(picture, path)
+    return picture
+
+
+def save_index_png(mask: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> None:
+    """Write (H, W) uint8 class ids as a palette PNG, as `index_picture` draws it."""
+    save_picture(index_picture(mask, classes), path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG atomically. Raises FeathersegError where the disk refuses."""
-    write_atomic(path, lambda file: picture.save(file, format="PNG"))
+    write_bytes(path, png_bytes(picture))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 def rgb_view(image: np.ndarray) -> Image.Image:
@@ -113,7 +126,7 @@ def _draw_entry(
     pen.text((left + 2.0 * text + name_width, middle), entry.share, fill=_FAINT, font=font, anchor="lm")
 
 
-def printable(name: str) -> str:
+def printable(name: str, longest: int = LONGEST_NAME) -> str:
     """A class name as it may be drawn or printed: one line, no control or direction characters, not too long."""
     clean = "".join(character if character.isprintable() else " " for character in name).strip()
-    return clean if len(clean) <= LONGEST_NAME else clean[: LONGEST_NAME - 3] + "..."
+    return clean if len(clean) <= longest else clean[: longest - 3] + "..."

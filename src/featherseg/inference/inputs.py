@@ -1,5 +1,6 @@
 """A picture in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_picture(x: Any, channels: int) -> Picture:
     """One picture in any known form, for a network of `channels` channels. Raises DataError."""
     if isinstance(x, str | Path):
         path = Path(x)
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
             raise DataError(f"{path} is a folder: give its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
         return Picture(read_image(path, channels), path.stem)
     if isinstance(x, Image.Image):
@@ -50,11 +51,16 @@ def read_picture(x: Any, channels: int) -> Picture:
 
 def _from_pil(picture: Image.Image, channels: int) -> np.ndarray:
     """Upright by its EXIF orientation; alpha is dropped, palette, grey and CMYK become RGB where that is asked."""
-    upright = ImageOps.exif_transpose(picture)
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception as error:  # Pillow decodes late, and of a spoiled file it raises nearly anything
+        reason = str(error) or type(error).__name__
+        raise DataError(f"the PIL image cannot be read: {reason}. Its file is damaged or closed.") from error
     sixteen_bits = upright.mode.startswith("I;16")
-    if sixteen_bits and channels == 1:
-        return np.array(upright).astype(np.uint16)[:, :, None]  # (H, W, 1)
-    if sixteen_bits or upright.mode in ("I", "F"):
+    if sixteen_bits and channels in (1, 3):
+        deep = np.array(upright).astype(np.uint16)[:, :, None]  # (H, W, 1)
+        return np.repeat(deep, channels, axis=2)  # (H, W, C)
+    if sixteen_bits or upright.mode in ("I", "F", "LAB"):
         raise DataError(
             f"a PIL image of mode {upright.mode} has no {channels}-channel form. Give an (H, W, {channels}) array."
         )
@@ -69,12 +75,15 @@ def _from_pil(picture: Image.Image, channels: int) -> np.ndarray:
 
 def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
     """(C, H, W) -> (H, W, C); floats are taken as 0..1, as torchvision gives them."""
+    if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+        raise DataError(f"a {tensor.type()} holds no plain pixels: expected a dense ({channels}, H, W) tensor.")
     if tensor.ndim != 3 or tensor.shape[0] != channels:
         hint = " It looks like (H, W, C): use .permute(2, 0, 1)." if tensor.shape[-1:] == (channels,) else ""
         hint = " Give a batch as a list: list(tensor)." if tensor.ndim == 4 else hint
         raise DataError(f"a tensor of shape {tuple(tensor.shape)}: expected ({channels}, H, W).{hint}")
     values = tensor.detach().cpu()
     if values.is_floating_point() and values.numel():
+        values = values.float() if values.dtype.itemsize < 4 else values  # half precision would round twice
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high <= 1):
             raise DataError(
@@ -86,8 +95,9 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
 
 
 def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
-    if pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise DataError(f"pixels of type {pixels.dtype}: expected uint8 or uint16, as stored in image files.")
+    pixels = np.asarray(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 2 and channels == 1:
         pixels = pixels[:, :, None]  # (H, W, 1)
     if pixels.ndim != 3 or pixels.shape[2] != channels:
