@@ -1,0 +1,75 @@
+"""A video of 300 frames, its process killed by SIGKILL again and again: in the end every frame is there and right."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from small_run import small_info
+from small_video import distance, moving_pictures, read_video, write_video
+
+from featherseg import Predictor, models
+from featherseg.core.types import ClassInfo
+from featherseg.inference.video import VideoJob, network_digest, segment_video
+from featherseg.runs import save_weights, write_info
+
+FRAMES = 300
+SIZE = (48, 64)
+KILLS = (1, 4)
+"""Segments that are finished when the process is killed."""
+LOSS = 8.0
+"""Levels of 255 that encoding may cost on average."""
+
+
+@pytest.fixture
+def lawn_run(tmp_path):
+    """A run of two classes, untrained."""
+    path = tmp_path / "run"
+    path.mkdir()
+    torch.manual_seed(0)
+    save_weights(path, models.build("frm-lite0", 2).state_dict())
+    write_info(path, small_info((ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160))), image_size=SIZE))
+    return path
+
+
+def command(run, clip, out):
+    return [sys.executable, "-m", "featherseg", "predict", str(run), str(clip), "-o", str(out)]
+
+
+def kill_after(segments, run, clip, out):
+    """Start the command and SIGKILL it in the middle of the segment behind so many."""
+    parts = out.with_name(out.name + ".parts")
+    process = subprocess.Popen(command(run, clip, out), stdout=subprocess.DEVNULL)
+    try:
+        while len(list(parts.glob("*.nut"))) < segments or not list(parts.glob("*.tmp")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("ending", [".mp4", pytest.param(".webm", marks=pytest.mark.slow)])
+def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, tmp_path, ending):
+    clip = write_video(tmp_path / "clip.mp4", moving_pictures(FRAMES, SIZE))
+    whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
+    predictor = Predictor(lawn_run)
+    segment_video(predictor, VideoJob(clip, whole, network_digest(lawn_run)))
+    for segments in KILLS:
+        kill_after(segments, lawn_run, clip, out)
+    done = subprocess.run(command(lawn_run, clip, out), stdout=subprocess.PIPE, text=True, check=True)
+    assert f"{FRAMES} frames" in done.stdout
+    assert "were there already" in done.stdout
+    frames, times = read_video(out)
+    expected, expected_times = read_video(whole)
+    pictures, source_times = read_video(clip)
+    assert len(frames) == len(expected) == FRAMES
+    assert times == expected_times == source_times
+    for frame, other in zip(frames, expected, strict=True):
+        np.testing.assert_array_equal(frame, other)
+    for number in range(0, FRAMES, 25):  # and they are those of their pictures
+        assert distance(frames[number], np.array(predictor(pictures[number]).overlay())) < LOSS
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", "clip.mp4", whole.name, out.name])
