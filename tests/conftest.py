@@ -7,6 +7,9 @@ import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+CHROMIUM = Path("/usr/bin/chromium")
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
 hypothesis.settings.register_profile("fixed seeds", derandomize=True)
 hypothesis.settings.load_profile("fixed seeds")
 
@@ -17,3 +20,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside this checkout: the test needs its real data")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, with a camera that is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", *CAMERA]
+        program = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield program
+        program.close()

@@ -45,6 +45,27 @@ def test_a_large_block_that_was_freed_is_used_again_unless_the_setting_is_off():
     assert amount > 40 << 20
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_threads_share_one_heap_where_that_is_asked():
+    script = """
+import ctypes, threading
+from featherseg.core.allocator import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+keep_freed_memory(one_heap={})
+threads = [threading.Thread(target=libc.malloc, args=(1000,)) for _ in range(4)]
+for thread in threads:
+    thread.start()
+    thread.join()
+libc.malloc_stats()
+"""
+    for one_heap in (True, False):
+        command = [sys.executable, "-c", script.format(one_heap)]
+        environment = {**os.environ, "FEATHERSEG_ALLOCATOR": ""}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+        assert (told.count("Arena") == 1) == one_heap
+
+
 def test_other_systems_are_left_as_they_are(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False

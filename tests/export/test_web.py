@@ -24,9 +24,6 @@ from featherseg.export.parity import perturb, verify
 from featherseg.inference.modes import predict_mask
 from featherseg.inference.torch_runtime import TorchRuntime
 
-CHROMIUM = Path("/usr/bin/chromium")
-BROWSER = {"executable_path": str(CHROMIUM), "args": ["--no-sandbox", "--disable-dev-shm-usage"]}
-
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
@@ -134,18 +131,6 @@ def test_a_network_of_other_channels_is_refused(job):
     network.mean = network.std = (1.0,)
     with pytest.raises(ExportError, match="takes 1 channels"):
         web.write(replace(job, network=network))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, without a network."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        program = driver.chromium.launch(**BROWSER)
-        yield program
-        program.close()
 
 
 @pytest.fixture

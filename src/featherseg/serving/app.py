@@ -1,0 +1,72 @@
+"""The application: routes, page, and how every refusal is told."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from featherseg._version import __version__
+from featherseg.core.errors import did_you_mean
+from featherseg.serving import page_files
+from featherseg.serving.guard import Guard
+from featherseg.serving.networks import Served
+from featherseg.serving.refusal import Refused
+from featherseg.serving.routes import router
+from featherseg.serving.schema import SegmentQuery
+from featherseg.serving.service import Service
+from featherseg.serving.settings import Settings
+
+CODES = {404: ("path", "There is nothing at this address."), 405: ("method", "This address does not take that method.")}
+
+
+def create_app(networks: Sequence[Served], settings: Settings | None = None) -> FastAPI:
+    """The service as an ASGI application; its threads live as long as its lifespan. `app.state.service` is behind."""
+    service = Service(networks, settings or Settings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.open()
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="featherseg",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.include_router(router(service))
+    app.include_router(page_files.router())
+    app.add_middleware(Guard, service=service)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _bad_query)
+    app.add_exception_handler(HTTPException, _of_starlette)
+    return app
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    return error.response()
+
+
+async def _bad_query(request: Request, error: Any) -> Response:
+    return Refused(422, "query", " ".join(map(_slip, error.errors()))).response()
+
+
+def _slip(slip: dict[str, Any]) -> str:
+    name = str(slip["loc"][-1])[:100]
+    if slip["type"] == "extra_forbidden":
+        return f"Unknown parameter {name!r}.{did_you_mean(name, SegmentQuery.model_fields)}"
+    return f"{name} = {str(slip['input'])[:100]!r}: {slip['msg'][:1].lower() + slip['msg'][1:]}."
+
+
+async def _of_starlette(request: Request, error: Any) -> Response:
+    code, message = CODES.get(error.status_code, ("request", str(error.detail)))
+    return Refused(error.status_code, code, message, error.headers).response()

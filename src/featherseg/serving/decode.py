@@ -1,0 +1,71 @@
+"""From the bytes of a request to a picture; what it is, is told from the content alone."""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from featherseg.core.errors import DataError, TooLarge
+from featherseg.core.types import Size
+from featherseg.data.images import EncodedImage, image_size, read_image
+from featherseg.serving.refusal import Refused
+
+T = TypeVar("T")
+
+MOST_SCANS = 64
+"""Of a progressive JPEG: encoders write about ten, and the whole picture is gone over for each."""
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those of a JPEG that begin or end something
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+
+
+def size_of(content: bytes, most_pixels: int) -> Size:
+    """(height, width) of a picture, upright, from its header. Raises Refused: 400, 413, 415."""
+    if not content:
+        raise Refused(400, "empty", "The picture is empty: the field holds no bytes.")
+    if not _known(content):
+        raise Refused(415, "format", "This is no JPEG, PNG, WebP, BMP or TIFF picture. Send one of these.")
+    if content.startswith(_STARTS[0]) and scan_count(content) > MOST_SCANS:
+        raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
+    height, width = _readable(image_size, content)
+    if height * width > most_pixels:
+        raise Refused(
+            413,
+            "pixels",
+            f"The picture has {height}x{width} (height x width), {height * width:,} pixels; "
+            f"the limit is {most_pixels:,}. Shrink it.",
+        )
+    return height, width
+
+
+def decode(content: bytes, channels: int) -> np.ndarray:
+    """The picture as (H, W, channels) uint8 or uint16, as `featherseg predict` reads it. Raises Refused: 400, 413."""
+    return _readable(lambda source: read_image(source, channels), content)
+
+
+def _known(content: bytes) -> bool:
+    return content.startswith(_STARTS) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+
+
+def scan_count(content: bytes) -> int:
+    """How many scans a JPEG has, read from its markers."""
+    scans, place = 0, 0
+    while (found := _MARKER.search(content, place)) and found[0] != _END:
+        scans += found[0] == _SCAN
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def _readable(read: Callable[[EncodedImage], T], content: bytes) -> T:
+    try:
+        return read(EncodedImage(content))
+    except TooLarge as error:
+        raise Refused(413, "pixels", _sentence(str(error))) from None
+    except DataError as error:
+        raise Refused(400, "unreadable", _sentence(str(error))) from None
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,119 @@
+"""A prediction as PNG or JSON."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featherseg.inference import draw
+from featherseg.inference.predictor import Prediction
+from featherseg.serving.refusal import Refused
+from featherseg.serving.regions import Runs, corner_count, rings, runs_of
+from featherseg.serving.schema import Format
+
+MOST_RUNS, MOST_CORNERS = 8_000_000, 1_000_000
+"""Of one mask; above them its JSON would take minutes. A mask of noise has them, one of things does not."""
+
+
+def mask_png(prediction: Prediction) -> bytes:
+    """The index mask, byte for byte what `featherseg predict` writes as NAME_mask.png."""
+    return draw.png_bytes(draw.index_picture(prediction.mask, prediction.classes))
+
+
+def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:
+    """What makes the JSON of a prediction by the network `model`: with its PNG in base64, runs or polygons.
+
+    It raises Refused (413) for a mask that is too ragged.
+    """
+    if form == "png":
+        return lambda prediction: _json(_head(model, prediction) | {"mask_png": _base64(mask_png(prediction))})
+    draw_part = {"rle": _rle, "polygons": _polygons}[form]
+    check = {"rle": _check_runs, "polygons": _check_corners}[form]
+
+    def encode(prediction: Prediction) -> bytes:
+        numbers, parts = _parts(prediction)
+        check(numbers)
+        runs = runs_of(numbers)
+        segments = [_about(part, prediction, runs) | draw_part(numbers, part.number, runs) for part in parts]
+        return _json(_head(model, prediction) | {"segments": segments})
+
+    return encode
+
+
+class _Part(NamedTuple):
+    """One segment: its number in the map, its class, and which object it is (None: no object)."""
+
+    number: int
+    category: int
+    object_id: int | None
+
+
+def _parts(prediction: Prediction) -> tuple[np.ndarray, Sequence[_Part]]:
+    """A map of numbers (H, W) and its segments: objects and regions of a panoptic network, classes of another."""
+    if prediction.panoptic is None:
+        return prediction.mask, [_Part(number, number, None) for number in np.unique(prediction.mask).tolist()]
+    ids, segments = prediction.panoptic
+    things = [info.thing for info in prediction.classes]
+    parts = [(segment["id"], segment["category_id"]) for segment in segments]
+    return ids, [_Part(number, category, number if things[category] else None) for number, category in parts]
+
+
+def _head(model: str, prediction: Prediction) -> dict[str, Any]:
+    shares = np.bincount(prediction.mask.ravel(), minlength=len(prediction.classes)) / prediction.mask.size
+    classes = [
+        {"index": index, "name": info.name, "color": info.color, "share": float(shares[index])}
+        for index, info in enumerate(prediction.classes)
+    ]
+    return {"model": model, "size": list(prediction.mask.shape), "classes": classes}
+
+
+def _about(part: _Part, prediction: Prediction, runs: dict[int, Runs]) -> dict[str, Any]:
+    info, own = prediction.classes[part.category], runs[part.number]
+    return {
+        "class": part.category,
+        "name": info.name,
+        "thing": info.thing,
+        "id": part.object_id,
+        "area": own.area,
+        "bbox": own.box,
+    }
+
+
+def _rle(numbers: np.ndarray, number: int, runs: dict[int, Runs]) -> dict[str, Any]:
+    return {"rle": {"size": list(numbers.shape), "counts": runs[number].counts()}}
+
+
+def _polygons(numbers: np.ndarray, number: int, runs: dict[int, Runs]) -> dict[str, Any]:
+    x, y, width, height = runs[number].box
+    outside, holes = rings(numbers[y : y + height, x : x + width] == number)
+    for ring in (*outside, *holes):
+        for point in ring:
+            point[0] += x
+            point[1] += y
+    return {"polygons": outside, "holes": holes}
+
+
+def _check_runs(numbers: np.ndarray) -> None:
+    runs = np.count_nonzero(numbers[1:] != numbers[:-1]) + numbers.shape[1]
+    if runs > MOST_RUNS:
+        raise Refused(413, "ragged", f"The mask has {runs:,} runs, the limit is {MOST_RUNS:,}. Ask for format=png.")
+
+
+def _check_corners(numbers: np.ndarray) -> None:
+    corners = corner_count(numbers)
+    if corners > MOST_CORNERS:
+        raise Refused(
+            413,
+            "ragged",
+            f"The mask has {corners:,} corners, the limit is {MOST_CORNERS:,}. Ask for format=png or rle.",
+        )
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode("ascii")

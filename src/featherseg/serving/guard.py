@@ -1,0 +1,176 @@
+"""Stands before every route: Host, Origin and token are checked, bodies are measured, every answer gets its headers.
+
+What nobody foresaw becomes a plain 500 here; its traceback goes to the log, never to the client.
+"""
+
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from featherseg.serving.refusal import Refused, failed
+from featherseg.serving.service import Service
+from featherseg.serving.settings import LOOPBACK_NAMES
+
+log = logging.getLogger("featherseg")
+
+CONTENT_SECURITY_POLICY = "; ".join((
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' blob: data:",
+    "media-src 'self' blob:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+))  # fmt: skip
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+"""On every answer, whatever its status."""
+
+OPEN_PATHS = ("/", "/healthz", "/readyz")
+"""What needs no token, beside the files of the page: nothing of it tells about a picture or a network."""
+
+PAGE = "/page/"
+GONE = 499
+"""Counted for clients that left before their answer; nobody receives it."""
+
+
+class Guard:
+    """The ASGI application `app` behind the checks of `service`."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, started = GONE, time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._checked(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            log.exception("%s %r failed", scope["method"], scope["path"][:200])
+            if status != GONE:  # an answer has begun: cut it off
+                raise
+            await failed().response()(scope, receive, send_with_headers)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.service.metrics.answered(path, status, time.perf_counter() - started)
+
+    async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope["path"], Headers(scope=scope), own_address(scope))
+        except Refused as refused:
+            await refused.response()(scope, receive, send)
+            return
+        await self.app(scope, bounded(receive, Headers(scope=scope), self.service.settings.limits.bytes), send)
+
+    def _check(self, path: str, headers: Headers, own: str) -> None:
+        """Raises Refused: 403 for a host or an origin, 401 for the token, 503 while stopping."""
+        settings = self.service.settings
+        hosts = settings.hosts | {own}
+        host = headers.get("host", "")
+        if not is_allowed(host, hosts):
+            raise Refused(403, "host", f"Host {shown(host)} is not answered. Start the service with --allow-host NAME.")
+        origin = headers.get("origin")
+        if origin is not None and not is_allowed(_host_of(origin), hosts):
+            raise Refused(403, "origin", f"Requests from pages of {shown(origin)} are not answered.")
+        if settings.token is not None and path not in OPEN_PATHS and not path.startswith(PAGE):
+            check_token(headers.get("authorization", ""), settings.token)
+        if self.service.stopping and path != "/healthz":
+            raise Refused(503, "stopping", "The service is stopping: what runs is finished, nothing new is taken.")
+
+
+def is_allowed(host: str, hosts: Iterable[str]) -> bool:
+    """Whether a Host header is one of those, upper and lower case alike."""
+    return host.lower() in hosts
+
+
+def own_address(scope: Scope) -> str:
+    """The address and port at which this connection came in, as a Host header says them.
+
+    It is always answered: a page that is led here by its own name (DNS rebinding) sends that name, never an address.
+    """
+    host, port = scope.get("server") or ("", None)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"{LOOPBACK_NAMES[0]}:{port}"
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return f"[{mapped}]:{port}" if mapped.version == 6 else f"{mapped}:{port}"
+
+
+def _host_of(origin: str) -> str:
+    """`http://localhost:8000` -> `localhost:8000`; empty for what is no origin of a page on the web, as `null`."""
+    scheme, _, host = origin.partition("://")
+    return host if scheme in ("http", "https") else ""
+
+
+def check_token(authorization: str, token: str) -> None:
+    """Raises Refused (401) unless the header is `Bearer TOKEN`; how long it takes tells nothing of the token."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        raise Refused(
+            401,
+            "token",
+            "A token is needed: open the address that was printed at the start, or send Authorization: Bearer TOKEN.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
+def shown(text: str) -> str:
+    """What a client sent, as it may stand in a message: ASCII, quoted, not long."""
+    return ascii(text[:100])
+
+
+def bounded(receive: Receive, headers: Headers, most: int) -> Receive:
+    """`receive` that raises Refused (413) when a body is longer than `most` bytes, or says that it will be."""
+    received = 0
+
+    def too_long(size: str) -> Refused:
+        return Refused(413, "bytes", f"The request has {size}; the limit is {most:,}. Send a smaller picture.")
+
+    async def bounded_receive() -> Message:
+        nonlocal received
+        length = headers.get("content-length", "")
+        if length.isdecimal() and len(length) < 20 and int(length) > most:
+            raise too_long(f"{int(length):,} bytes")
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise too_long(f"more than {received:,} bytes")
+        return message
+
+    return bounded_receive

@@ -1,0 +1,47 @@
+"""What the service tells about itself, in Prometheus' form; a registry of its own, labels that cannot grow."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BATCHES = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    """Counts of one service. under_way is asked how many pictures are between arrival and answer."""
+
+    def __init__(self, under_way: Callable[[], int]) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._requests = Counter("featherseg_requests", "Answers.", ["path", "status"], registry=registry)
+        self._seconds = Histogram(
+            "featherseg_request_seconds", "From request to answer.", ["path"], buckets=SECONDS, registry=registry
+        )
+        self._batches = Histogram(
+            "featherseg_batch_size",
+            "Pictures that went through a network together.",
+            ["model"],
+            buckets=BATCHES,
+            registry=registry,
+        )
+        self._pixels = Counter("featherseg_pixels", "Pixels that were segmented.", ["model"], registry=registry)
+        queue = Gauge("featherseg_queue_length", "Pictures between arrival and answer.", registry=registry)
+        queue.set_function(under_way)
+        ProcessCollector(registry=registry)  # memory and processor time, on Linux
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """An answer went out; path is the route's template."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def ran(self, model: str, size: int) -> None:
+        """A batch of `size` pictures went through a network."""
+        self._batches.labels(model).observe(size)
+
+    def segmented(self, model: str, pixels: int) -> None:
+        """A picture was segmented."""
+        self._pixels.labels(model).inc(pixels)
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)

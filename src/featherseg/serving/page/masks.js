@@ -1,0 +1,65 @@
+// What a model saw, from the service's answer. A mask holds a class number a pixel, row by row; sizes are
+// [height, width].
+
+import { decodeIndexPng } from "./png.js";
+import { segment } from "./service.js";
+
+export const VOID = 255; // a pixel of no class
+
+// -> { model, size, mask, shares, png, parts, segments }. shares: of the pixels, by class number. png: the file itself,
+// where it was asked for. parts: of a panoptic model the number of each pixel's segment + 1, 0 where there is none.
+export async function see(picture, name, model, ways) {
+  if (model.panoptic) {
+    try {
+      return fromRuns(await (await segment(picture, name, model.name, "rle", ways)).json(), model);
+    } catch (error) {
+      if (error.code !== "ragged") throw error; // too many runs to send: the classes alone
+    }
+  }
+  return fromPng(await (await segment(picture, name, model.name, "png", ways)).arrayBuffer(), model);
+}
+
+async function fromPng(buffer, model) {
+  const { size, values } = await decodeIndexPng(new Uint8Array(buffer));
+  const counts = new Float64Array(256);
+  for (const value of values) counts[value]++;
+  const shares = model.classes.map((_, index) => counts[index] / values.length);
+  const png = new Blob([buffer], { type: "image/png" });
+  return { model, size, mask: values, shares, png, parts: null, segments: [] };
+}
+
+function fromRuns({ size, classes, segments }, model) {
+  const [height, width] = size;
+  const mask = new Uint8Array(height * width).fill(VOID);
+  const parts = new Uint16Array(height * width);
+  segments.forEach((found, number) => {
+    eachPixel(found.rle, (at) => {
+      mask[at] = found.class;
+      parts[at] = number + 1;
+    });
+  });
+  const shares = model.classes.map(() => 0);
+  for (const { index, share } of classes) shares[index] = share;
+  return { model, size, mask, shares, png: null, parts, segments };
+}
+
+// visit(place in the mask) for every one of COCO's run lengths, which go column by column and begin with the zeros.
+export function eachPixel({ size: [height, width], counts }, visit) {
+  let start = 0;
+  counts.forEach((count, i) => {
+    let [x, y] = [Math.floor(start / height), start % height];
+    for (let left = i % 2 ? count : 0; left > 0; left--) {
+      visit(y * width + x);
+      if (++y === height) [x, y] = [x + 1, 0];
+    }
+    start += count;
+  });
+}
+
+// What is at a place of a mask, in words: "road", "car 2", or "no class".
+export function nameAt(seen, at) {
+  const info = seen.model.classes[seen.mask[at]];
+  if (!info) return "no class";
+  const found = seen.parts && seen.segments[seen.parts[at] - 1];
+  return found?.thing ? `${info.name} ${found.id}` : info.name;
+}

@@ -1,0 +1,146 @@
+// The picture under the colours of one model, or of two beside a divider; what lies under the pointer is told.
+
+import { nameAt } from "./masks.js";
+import { paintColors, paintMarks } from "./paint.js";
+
+const element = (id) => document.getElementById(id);
+const stage = element("stage");
+const divider = element("divider");
+const sides = [...stage.querySelectorAll(".side")].map((box) => ({
+  box, colors: box.querySelector(".colors"), marks: box.querySelector(".marks"), tag: null, seen: null,
+}));
+[sides[0].tag, sides[1].tag] = stage.querySelectorAll(".tag");
+
+let split = 50; // where the divider stands, in percent of the width
+let point = null; // where the keyboard asks, as shares of width and height
+let onPoint = () => {};
+
+// A new picture (a canvas) without any colours yet.
+export function showPicture(picture) {
+  const canvas = element("picture");
+  Object.assign(canvas, { width: picture.width, height: picture.height });
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  element("frame").style.setProperty("--ratio", picture.width / picture.height);
+}
+
+// What one or two models saw; isShown(class name) says which colours are drawn.
+export function showSeen(seen, isShown) {
+  sides.forEach((side, i) => {
+    side.seen = seen[i] ?? null;
+    side.box.hidden = !side.seen;
+    side.tag.hidden = seen.length < 2;
+    side.tag.textContent = side.seen?.model.name ?? "";
+  });
+  divider.hidden = seen.length < 2;
+  moveDivider(split);
+  leave();
+  repaint(isShown);
+}
+
+export function repaint(isShown) {
+  for (const { colors, marks, seen } of sides) {
+    if (!seen) continue;
+    paintColors(colors, seen, isShown);
+    paintMarks(marks, seen, isShown);
+  }
+}
+
+export function setOpacity(share) {
+  for (const { colors } of sides) colors.style.opacity = share;
+}
+
+// Picture, colours and marks of the first model as one canvas of the picture's size.
+export function compose(share) {
+  const picture = element("picture");
+  const canvas = Object.assign(document.createElement("canvas"), { width: picture.width, height: picture.height });
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0);
+  context.globalAlpha = share;
+  context.drawImage(sides[0].colors, 0, 0);
+  context.globalAlpha = 1;
+  if (sides[0].seen.parts) context.drawImage(sides[0].marks, 0, 0);
+  return canvas;
+}
+
+// told(name, class number, which side) where the pointer or the keyboard asks; told(null) where it left.
+export function tellPoint(told) {
+  onPoint = told;
+}
+
+function ask(x, y) { // shares of width and height, 0..1
+  const { seen } = sides[divider.hidden || 100 * x < split ? 0 : 1];
+  if (!seen) return;
+  const [height, width] = seen.size;
+  const row = Math.min(Math.floor(y * height), height - 1);
+  const at = row * width + Math.min(Math.floor(x * width), width - 1);
+  const name = nameAt(seen, at);
+  const tip = element("tip");
+  tip.textContent = name;
+  tip.hidden = false;
+  tip.style.left = `${100 * x}%`;
+  tip.style.top = `${100 * y}%`;
+  tip.classList.toggle("leftwards", x > 0.5);
+  tip.classList.toggle("below", y < 0.15);
+  onPoint(name, seen.model.classes[seen.mask[at]]?.name);
+}
+
+function leave() {
+  element("tip").hidden = element("cross").hidden = true;
+  onPoint(null);
+}
+
+function askPointer(event) {
+  const box = stage.getBoundingClientRect();
+  const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  element("cross").hidden = true;
+  if (x >= 0 && x < 1 && y >= 0 && y < 1) ask(x, y);
+  else leave();
+}
+
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function askKeys(event) {
+  const step = STEPS[event.key];
+  if (event.key === "Escape") leave();
+  if (!step || !sides[0].seen) return;
+  event.preventDefault();
+  const far = event.shiftKey ? 0.1 : 0.02;
+  const [x, y] = point ?? [0.5, 0.5];
+  point = [x + far * step[0], y + far * step[1]].map((share) => Math.min(Math.max(share, 0.001), 0.999));
+  const cross = element("cross");
+  cross.hidden = false;
+  [cross.style.left, cross.style.top] = point.map((share) => `${100 * share}%`);
+  ask(...point);
+}
+
+function moveDivider(percent) {
+  split = Math.min(Math.max(percent, 0), 100);
+  divider.style.left = `${split}%`;
+  divider.setAttribute("aria-valuenow", Math.round(split));
+  divider.setAttribute("aria-valuetext", `${sides[0].tag.textContent} on the left ${Math.round(split)}%`);
+  sides[0].box.style.clipPath = divider.hidden ? "" : `inset(0 ${100 - split}% 0 0)`;
+  sides[1].box.style.clipPath = `inset(0 0 0 ${split}%)`;
+}
+
+const STRIDES = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10 };
+
+function slideKeys(event) {
+  const to = { Home: 0, End: 100 }[event.key] ?? (event.key in STRIDES ? split + STRIDES[event.key] : null);
+  if (to === null) return;
+  event.preventDefault();
+  moveDivider(to);
+}
+
+function slide(event) {
+  if (!divider.hasPointerCapture(event.pointerId)) return;
+  const box = stage.getBoundingClientRect();
+  moveDivider(100 * (event.clientX - box.left) / box.width);
+}
+
+for (const kind of ["pointermove", "pointerdown"]) stage.addEventListener(kind, askPointer);
+stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
+stage.addEventListener("keydown", askKeys);
+stage.addEventListener("blur", leave);
+divider.addEventListener("pointerdown", (event) => divider.setPointerCapture(event.pointerId));
+divider.addEventListener("pointermove", slide);
+divider.addEventListener("keydown", slideKeys);

@@ -1,0 +1,52 @@
+"""The files of the web page, read once: a request names one of them, never a path."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+
+from featherseg.serving.refusal import Refused
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+INDEX = "index.html"
+
+
+def router() -> APIRouter:
+    """`/` and `/page/NAME`."""
+    routes = APIRouter(include_in_schema=False)
+    contents = _read()
+
+    @routes.get("/")
+    async def index() -> Response:
+        return answer(INDEX)
+
+    @routes.get("/page/{name}")
+    async def file(name: str) -> Response:
+        return answer(name)
+
+    def answer(name: str) -> Response:
+        if name not in contents:
+            raise Refused(404, "path", "There is nothing at this address.")
+        content, media_type = contents[name]
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    return routes
+
+
+def _read() -> dict[str, tuple[bytes, str]]:
+    """Content and type of every file of the page, by name."""
+    folder = files("featherseg.serving") / "page"
+    if not folder.is_dir():
+        return {}
+    found = {file.name: file for file in folder.iterdir() if file.is_file()}
+    return {
+        name: (file.read_bytes(), media_type)
+        for name, file in found.items()
+        for ending, media_type in TYPES.items()
+        if name.endswith(ending)
+    }

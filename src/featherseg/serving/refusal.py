@@ -1,0 +1,31 @@
+"""The one form in which a request is refused: a status, a code for programs, a sentence for people."""
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from featherseg.core.errors import FeathersegError
+
+
+class Refused(FeathersegError):
+    """A request that is not answered. `status` is HTTP's, `code` a word that stays the same."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, dict(headers or {})
+
+    @property
+    def record(self) -> dict[str, str]:
+        """As it stands in an answer."""
+        return {"code": self.code, "message": str(self)}
+
+    def response(self) -> JSONResponse:
+        """{"error": {"code", "message"}} with the status."""
+        return JSONResponse({"error": self.record}, self.status, self.headers)
+
+
+def failed() -> Refused:
+    """Of whatever we did not foresee: nothing of it is told to the client."""
+    return Refused(
+        500, "internal", "Something went wrong on the server. Its log says what; the request may be repeated."
+    )

@@ -1,0 +1,180 @@
+"""The paths of the API."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from featherseg.serving.encode import encoder, mask_png
+from featherseg.serving.forms import read_files
+from featherseg.serving.networks import Served
+from featherseg.serving.refusal import Refused, failed
+from featherseg.serving.schema import (
+    BatchAnswer,
+    ClassAnswer,
+    ErrorAnswer,
+    MaskAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    SegmentQuery,
+    StatusAnswer,
+    multipart,
+)
+from featherseg.serving.service import Service
+from featherseg.serving.settings import Limits
+
+T = TypeVar("T")
+
+log = logging.getLogger("featherseg")
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        400: "The form or the picture cannot be read, or the network does not take such a picture.",
+        401: "The token is missing or wrong.",
+        403: "The host or the origin is not allowed.",
+        404: "There is no such model.",
+        408: "The body took too long to arrive.",
+        413: "Too many bytes, pixels or pictures.",
+        415: "Not one of the formats that are read.",
+        422: "The query cannot be right.",
+        429: "The queue is full; Retry-After says when to try again.",
+        500: "A fault of ours; the server's log tells it.",
+        503: "The service is stopping.",
+        504: "The answer took too long.",
+    }.items()
+}
+MASK = {
+    "model": MaskAnswer,
+    "content": {"image/png": {}},
+    "description": "PNG, or JSON where rle or polygons were asked.",
+}
+JSON = "application/json"
+LATE_BODY = (408, "The picture took too long to arrive. Send a smaller one.")
+LATE_ANSWER = (504, "The answer took too long. Send a smaller picture, or try again later.")
+
+
+def router(service: Service) -> APIRouter:
+    """The routes, bound to a service."""
+    routes = APIRouter()
+    _add_facts(routes, service)
+    _add_segmentation(routes, service)
+    return routes
+
+
+def _add_facts(routes: APIRouter, service: Service) -> None:
+    """What the service tells about itself."""
+
+    @routes.get("/healthz", summary="Whether the process answers")
+    async def health() -> StatusAnswer:
+        return StatusAnswer(status="ok")
+
+    @routes.get("/readyz", summary="Whether pictures are taken", responses={503: REFUSALS[503]})
+    async def ready() -> StatusAnswer:
+        if not service.ready:
+            raise Refused(503, "not_ready", "The service is starting or stopping.")
+        return StatusAnswer(status="ready")
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @routes.get("/v1/models", summary="The networks, the default first")
+    async def models() -> ModelsAnswer:
+        return ModelsAnswer(models=[model_answer(network) for network in service.networks.values()])
+
+    @routes.get("/v1/limits", summary="What a request may ask for")
+    async def limits() -> Limits:
+        return service.settings.limits
+
+
+def _add_segmentation(routes: APIRouter, service: Service) -> None:
+    """What it is for."""
+
+    @routes.post(
+        "/v1/segment",
+        summary="Segment a picture",
+        response_class=Response,
+        responses={**REFUSALS, 200: MASK},
+        openapi_extra=multipart("image"),
+    )
+    async def segment(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
+        network, seconds = service.network(query.model), service.settings.limits.seconds
+        encode = mask_png if query.format == "png" else encoder(network.name, query.format)
+        with service.slots.take():
+            (content,) = await within(seconds, read_files(request, "image", most=1), LATE_BODY)
+            work = within(seconds, service.segment(network, content, encode), LATE_ANSWER)
+            answer = await while_connected(request, work)
+        media_type = "image/png" if query.format == "png" else JSON
+        return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(network.name)})
+
+    @routes.post(
+        "/v1/segment/batch",
+        summary="Segment several pictures; one that is refused leaves the others alone",
+        response_class=Response,
+        responses={**REFUSALS, 200: {"model": BatchAnswer}},
+        openapi_extra=multipart("images", several=True),
+    )
+    async def segment_batch(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
+        network, limits = service.network(query.model), service.settings.limits
+        encode = encoder(network.name, query.format)
+
+        async def one(content: bytes) -> bytes:
+            try:
+                return await within(limits.seconds, service.segment(network, content, encode), LATE_ANSWER)
+            except Refused as refused:
+                return json.dumps({"error": refused.record}).encode()
+            except Exception:
+                log.exception("a picture of a batch failed")
+                return json.dumps({"error": failed().record}).encode()
+
+        with service.slots.take():
+            contents = await within(limits.seconds, read_files(request, "images", limits.batch), LATE_BODY)
+            with service.slots.take(len(contents) - 1):
+                answers = await while_connected(request, asyncio.gather(*map(one, contents)))
+        content = b'{"results":[' + b",".join(answers) + b"]}"
+        return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(network.name)})
+
+
+async def within(seconds: float, work: Awaitable[T], late: tuple[int, str]) -> T:
+    """The result of `work`. Raises Refused, with the status and sentence of `late`, where it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise Refused(late[0], "time", late[1]) from None
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is given up when the client leaves. Raises ClientDisconnect then."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def model_answer(network: Served) -> ModelAnswer:
+    """What /v1/models tells of a network."""
+    return ModelAnswer(
+        name=network.name,
+        classes=[ClassAnswer(name=c.name, color=c.color, thing=c.thing) for c in network.classes],
+        licence=network.licence,
+        panoptic=network.panoptic,
+        channels=network.channels,
+    )

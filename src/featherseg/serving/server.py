@@ -1,0 +1,86 @@
+"""The process that serves: a socket, uvicorn, and a stop that finishes what runs."""
+
+import errno
+import os
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from featherseg.core.errors import ConfigError
+from featherseg.serving.service import Service
+
+MOST_CONNECTIONS = 512
+"""Above it uvicorn answers 503 by itself: connections that say nothing must not use up the files of the process."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise ConfigError(f"--host {host!r}, --port {port}: no such address ({error}). Try --host 127.0.0.1.") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_bind_sentence(host, port, error)) from None
+    return listener
+
+
+def _bind_sentence(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is taken by another program. Choose another with --port, or 0 for a free one."
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host}: this machine has no such address. 127.0.0.1 is itself alone, 0.0.0.0 all its addresses."
+    return f"nothing can listen at {host}, port {port}: {error.strerror or error}. Choose another port with --port."
+
+
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Serve until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt); what runs is finished, the rest gets 503."""
+    server = server_of(app)
+    server.run(sockets=[listener])
+    if server.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def server_of(app: FastAPI) -> "StoppableServer":
+    """uvicorn for the application of `create_app`."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=MOST_CONNECTIONS,
+    )
+    return StoppableServer(config, app.state.service)
+
+
+class StoppableServer(uvicorn.Server):
+    """Stops in two steps: at a signal new requests are refused, and when no picture is under way the server ends.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self.stopped_by: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = self.force_exit = self.stopped_by is not None
+        self.stopped_by, self.service.stopping = sig, True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.service.stopping and self.service.slots.taken == 0:
+            self.should_exit = True
+        return await super().on_tick(counter)

@@ -1,0 +1,73 @@
+"""What the service allows, and from where."""
+
+import ipaddress
+import secrets
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from featherseg.core.config import Config
+from featherseg.core.errors import ConfigError
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+"""To listen at all addresses of a machine; no request is for these."""
+
+SHORTEST_TOKEN = 16
+"""Characters; the tokens that are made here have 43."""
+
+
+def allowed_hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset[str]:
+    """What the Host header may say: the loopback names, `host` and `others`, with the port; others without it too."""
+    own = () if host in EVERYWHERE else (host,)
+    named = [f"[{name}]" if ":" in name else name for name in (*LOOPBACK_NAMES, *own)]
+    hosts = {f"{name}:{port}" for name in named}
+    hosts |= set(named) if port == 80 else set()
+    for other in others:
+        hosts |= {other, f"{other}:{port}"}
+    return frozenset(name.lower() for name in hosts)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address (no name) reaches this machine alone."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def choose_token(given: str | None, address: str) -> str | None:
+    """The token that is asked: the one given, else a new one where others reach `address`, else none.
+
+    Raises ConfigError for one that is short or cannot stand in a header.
+    """
+    if given is None:
+        return None if is_loopback(address) else secrets.token_urlsafe(32)
+    if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given:
+        raise ConfigError(
+            f"a token of {len(given)} characters was given: expected at least {SHORTEST_TOKEN} letters, digits and "
+            f"signs, without spaces. Leave it out, and one is made where it is needed."
+        )
+    return given
+
+
+class Limits(Config):
+    """What one request, and all of them together, may ask for; above each the answer is a refusal.
+
+    bytes: of a request's body. pixels: of one picture, height times width, known before it is decoded. queue: pictures
+    that are received, waiting or being looked at, in all. seconds: for a body to arrive, and again for its answer.
+    batch: pictures of one request to /v1/segment/batch.
+    """
+
+    bytes: int = Field(default=20_000_000, ge=1)
+    pixels: int = Field(default=32_000_000, ge=1)
+    queue: int = Field(default=64, ge=1)
+    seconds: float = Field(default=60.0, gt=0)
+    batch: int = Field(default=16, ge=1)
+
+
+class Settings(Config):
+    """limits; hosts: values of the Host header that are answered; token: what every request but those for the page and
+    the two health checks must carry, None for nothing; threads: how many pictures are decoded or encoded at a time."""
+
+    limits: Limits = Limits()
+    hosts: frozenset[str] = allowed_hosts("127.0.0.1", 8000)
+    token: str | None = None
+    threads: int = Field(default=2, ge=1)

@@ -1,0 +1,31 @@
+"""A service of small networks, asked without a socket."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from asgi_client import Client
+from color_network import served
+
+from featherseg.serving.app import create_app
+from featherseg.serving.settings import Limits, Settings
+
+HOME = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Client]]:
+    """start(*networks, limits={...}, token=..., ...) -> a client of a running service; by default of one network."""
+    with ExitStack() as stack:
+
+        def start(*networks, limits=None, base_url=HOME, **settings):
+            app = create_app(networks or [served()], Settings(limits=Limits(**(limits or {})), **settings))
+            return stack.enter_context(closing(Client(app, base_url)))
+
+        yield start
+
+
+@pytest.fixture
+def client(start) -> Client:
+    """Of a service with the limits as they come."""
+    return start()

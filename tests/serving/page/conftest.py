@@ -1,0 +1,36 @@
+"""A service, and a page of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from page_driver import networks, noise_run, opened, says, serving
+
+from featherseg.serving.networks import open_networks
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    return noise_run(tmp_path_factory.mktemp("runs") / "noise")
+
+
+@pytest.fixture(scope="session")
+def served(run):
+    """Name -> network: colors, layers, objects, noise."""
+    return {network.name: network for network in [*networks(), *open_networks([run], "cpu")]}
+
+
+@pytest.fixture(scope="session")
+def address(served) -> Iterator[str]:
+    with serving(list(served.values())) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, ready; nothing may have gone wrong in it when the test ends."""
+    page = opened(browser, address)
+    says(page, "Ready.")
+    yield page
+    page.context.close()
+    assert page.errors == []

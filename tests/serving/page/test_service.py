@@ -1,0 +1,63 @@
+"""What the service refuses is said, and a busy one is waited for."""
+
+from color_network import encoded
+from page_driver import expect, look, opened, picture, refused, says, serving
+
+
+def test_what_is_no_picture_gets_the_sentence_of_the_service(page):
+    page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"buy milk"})
+    says(page, "This is no JPEG, PNG, WebP, BMP or TIFF picture.*")
+    expect(page.locator("#result")).to_be_hidden()
+    refused(page)
+
+
+def test_a_service_that_is_gone_is_asked_again_on_demand(page):
+    page.route("**/v1/segment*", lambda route: route.abort())
+    page.set_input_files("#file", {"name": "street.png", "mimeType": "image/png", "buffer": encoded(picture())})
+    says(page, "The service does not answer.*featherseg serve.*")
+    refused(page)
+    page.unroute("**/v1/segment*")
+    page.click("#again")
+    says(page, "Done: street.png.")
+
+
+def test_a_busy_service_is_waited_for(page):
+    answers = []
+
+    def busy(route) -> None:
+        answers.append(route)
+        if len(answers) == 3:
+            return route.continue_()
+        return route.fulfill(
+            status=429, headers={"Retry-After": "0"}, json={"error": {"code": "queue", "message": "Full."}}
+        )
+
+    page.route("**/v1/segment*", busy)
+    look(page, picture())
+    assert len(answers) == 3
+    refused(page)
+
+
+def test_the_token_of_the_address_is_used_and_hidden(browser, served):
+    with serving([served["colors"]], token="s3cret-token") as address:
+        page = opened(browser, address)
+        says(page, "A token is needed.*")
+        refused(page)
+        page.fill("#secret", "wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token")).to_be_visible()
+        says(page, "A token is needed.*")
+        refused(page)
+        page.fill("#secret", "s3cret-token")
+        page.keyboard.press("Enter")
+        says(page, "Ready.")
+        look(page, picture())
+        page.context.close()
+        other = opened(browser, f"{address}#token=s3cret-token")
+        says(other, "Ready.")
+        assert other.url == address
+        other.reload()
+        says(other, "Ready.")
+        look(other, picture())
+        assert page.errors == other.errors == []
+        other.context.close()

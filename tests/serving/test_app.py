@@ -1,0 +1,313 @@
+"""The service as its clients see it: right masks, and every refusal its status, a code and a sentence."""
+
+import asyncio
+import base64
+import json
+import logging
+
+import numpy as np
+import pytest
+from color_network import (
+    CLASSES,
+    Gated,
+    answer_of,
+    color_predictor,
+    encoded,
+    mask_in,
+    picture,
+    poisoned,
+    served,
+    until,
+)
+from PIL import Image
+
+from featherseg.serving.networks import Served
+from featherseg.serving.schema import BatchAnswer, MaskAnswer
+
+
+def form(content: bytes, name: str = "photo.png", media_type: str = "image/png") -> dict:
+    return {"image": (name, content, media_type)}
+
+
+def several(*contents: bytes) -> list:
+    return [("images", ("photo.png", content, "image/png")) for content in contents]
+
+
+def refusal(response) -> tuple[int, str]:
+    """(status, code) of an answer that says what is wrong in a sentence, and nothing else."""
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert body["error"]["message"].endswith((".", "?"))
+    return response.status_code, body["error"]["code"]
+
+
+@pytest.fixture
+def gated(start):
+    """(client of a service with two slots, its predictor, which waits)."""
+    predictor = Gated()
+    yield start(Served("color", predictor), limits={"queue": 2}), predictor
+    predictor.gate.set()
+
+
+def test_the_mask_is_the_file_that_predict_writes(client, tmp_path):
+    for form_name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
+        file = tmp_path / f"photo.{form_name.lower()}"
+        Image.fromarray(picture()).save(file)
+        expected = color_predictor()(file).save(tmp_path / "out.png")[0].read_bytes()
+        response = client.post("/v1/segment", files=form(file.read_bytes()))
+        assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+        assert response.headers["x-featherseg-model"] == "color"
+        assert response.content == expected
+
+
+def test_thirty_two_at_once_get_each_their_own_mask(client):
+    sizes = [(24, 40), (24, 40), (17, 33)]
+    pictures = [picture(seed, sizes[seed % 3]) for seed in range(64)]
+    answers = [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in pictures[:32]]
+    answers += [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in pictures[32:]]
+    for pixels, answer in zip(pictures, answers, strict=True):
+        response = answer.result(60)
+        assert response.status_code == 200
+        np.testing.assert_array_equal(mask_in(response.content), answer_of(pixels))
+
+
+def test_above_the_queue_429_says_when_to_try_again(gated):
+    client, predictor = gated
+    waiting = [client.begin("POST", "/v1/segment", files=form(encoded(picture(seed)))) for seed in range(2)]
+    until(lambda: client.app.state.service.slots.taken == 2)
+    refused = client.post("/v1/segment", files=form(encoded(picture())))
+    assert refusal(refused) == (429, "busy")
+    assert refused.headers["retry-after"] == "1"
+    assert "featherseg_queue_length 2.0" in client.get("/metrics").text
+    predictor.gate.set()
+    assert [answer.result(60).status_code for answer in waiting] == [200, 200]
+    assert client.post("/v1/segment", files=form(encoded(picture()))).status_code == 200
+
+
+def test_a_batch_takes_a_slot_a_picture(start):
+    client = start(limits={"queue": 3})
+    content = encoded(picture())
+    assert client.post("/v1/segment/batch", files=several(*[content] * 3)).status_code == 200
+    assert refusal(client.post("/v1/segment/batch", files=several(*[content] * 4))) == (429, "busy")
+    assert client.app.state.service.slots.taken == 0
+
+
+def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_right(start):
+    predictor = Gated()
+    client = start(Served("color", predictor), limits={"seconds": 0.2})
+    assert refusal(client.post("/v1/segment", files=form(encoded(picture())))) == (504, "time")
+    predictor.gate.set()
+    until(lambda: client.post("/v1/segment", files=form(encoded(picture(1)))).status_code == 200)
+    assert client.app.state.service.slots.taken == 0
+
+
+def test_a_body_that_does_not_come_is_given_up(start):
+    client = start(limits={"seconds": 0.2})
+
+    async def stalled():
+        yield b"--x\r\n"
+        await asyncio.Event().wait()
+
+    response = client.post(
+        "/v1/segment", content=stalled(), headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert refusal(response) == (408, "time")
+    assert client.app.state.service.slots.taken == 0
+
+
+def test_a_picture_at_which_the_network_fails_tells_nothing_and_hurts_no_other(client, caplog):
+    contents = [encoded(picture(0)), encoded(poisoned()), encoded(picture(1))]
+    with caplog.at_level(logging.ERROR):
+        answers = [client.begin("POST", "/v1/segment", files=form(content)) for content in contents]
+        good, bad, other = [answer.result(60) for answer in answers]
+    assert refusal(bad) == (500, "internal")
+    assert "secret" not in bad.text
+    assert "Traceback" not in bad.text
+    assert "a secret of the server" in caplog.text
+    np.testing.assert_array_equal(mask_in(good.content), answer_of(picture(0)))
+    np.testing.assert_array_equal(mask_in(other.content), answer_of(picture(1)))
+
+
+def test_a_body_of_too_many_bytes_is_refused_whatever_its_length_was_said_to_be(start):
+    client = start(limits={"bytes": 20_000})
+    assert client.post("/v1/segment", files=form(encoded(picture()))).status_code == 200
+    assert refusal(client.post("/v1/segment", files=form(bytes(20_001)))) == (413, "bytes")
+    read = 0
+
+    async def endless():
+        nonlocal read
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        while True:
+            read += 1000
+            yield bytes(1000)
+
+    for length in ({}, {"Content-Length": "10"}):
+        headers = {"Content-Type": "multipart/form-data; boundary=x", **length}
+        read = 0
+        assert refusal(client.post("/v1/segment", content=endless(), headers=headers)) == (413, "bytes")
+        assert read <= 22_000
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", (400, "empty")),
+        (b"some text, named .png", (415, "format")),
+        (b"GIF89a" + bytes(100), (415, "format")),
+        (encoded(picture())[:500], (400, "unreadable")),
+        (encoded(picture(0, (40, 60))), (413, "pixels")),
+    ],
+)
+def test_what_cannot_be_read_is_refused(start, content, expected):
+    client = start(limits={"pixels": 2000})
+    assert refusal(client.post("/v1/segment", files=form(content))) == expected
+    (result,) = client.post("/v1/segment/batch", files=several(content)).json()["results"]
+    assert result["error"]["code"] == expected[1]
+
+
+def test_name_and_type_that_the_client_claims_mean_nothing(client):
+    response = client.post("/v1/segment", files=form(encoded(picture()), "../../etc/\x1b[31mpasswd", "text/x-python"))
+    np.testing.assert_array_equal(mask_in(response.content), answer_of(picture()))
+
+
+def test_a_size_that_a_network_does_not_take_is_refused_with_its_own_sentence(start):
+    predictor = color_predictor()
+    predictor.memory_gb = 0.1
+    response = start(Served("color", predictor)).post("/v1/segment", files=form(encoded(picture())))
+    assert refusal(response) == (400, "picture")
+    assert "too little for a picture of 24x40" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({}, "form"),
+        ({"json": {"image": "/etc/passwd"}}, "form"),
+        ({"data": {"image": "http://example.com/a.png"}}, "form"),
+        ({"files": {"picture": ("a.png", encoded(picture()))}}, "form"),
+        ({"files": {"image": ("a.png", encoded(picture()))}, "data": {"image": "text"}}, "form"),
+        ({"files": [("image", ("a.png", encoded(picture()))), ("image", ("b.png", encoded(picture())))]}, "form"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "form"),
+        ({"content": b"no boundary", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
+        ({"content": b"--x\r\n\r\n\r\n--x--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
+    ],
+)
+def test_a_form_that_holds_no_picture_is_refused(client, options, code):
+    assert refusal(client.post("/v1/segment", **options)) == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected", "sentence"),
+    [
+        ("format=gif", (422, "query"), "format = 'gif': input should be 'png', 'rle' or 'polygons'."),
+        ("fromat=rle", (422, "query"), "Did you mean 'format'?"),
+        ("model=nobody", (404, "model"), "Known: color."),
+    ],
+)
+def test_slips_in_the_query_are_told(client, query, expected, sentence):
+    response = client.post(f"/v1/segment?{query}", files=form(encoded(picture())))
+    assert refusal(response) == expected
+    assert sentence in response.text
+
+
+def test_addresses_and_methods_that_are_none_are_refused_in_the_same_form(client):
+    assert refusal(client.get("/v2/segment")) == (404, "path")
+    assert refusal(client.get("/v1/segment")) == (405, "method")
+
+
+def test_rle_and_polygons_tell_the_same_mask(client):
+    content = encoded(picture())
+    rle = client.post("/v1/segment?format=rle", files=form(content))
+    polygons = client.post("/v1/segment?format=polygons", files=form(content))
+    found = [MaskAnswer.model_validate_json(response.content) for response in (rle, polygons)]
+    assert [segment.area for segment in found[0].segments] == [segment.area for segment in found[1].segments]
+    counts = np.bincount(answer_of(picture()).ravel(), minlength=3)
+    assert [segment.area for segment in found[0].segments] == counts.tolist()
+    assert [row.share for row in found[0].classes] == (counts / counts.sum()).tolist()
+
+
+def test_a_batch_answers_in_order_and_one_bad_picture_leaves_the_others_alone(client):
+    contents = [encoded(picture(0)), b"no picture", encoded(poisoned()), encoded(picture(1, (9, 5)))]
+    response = client.post("/v1/segment/batch", files=several(*contents))
+    assert response.status_code == 200
+    BatchAnswer.model_validate_json(response.content)
+    first, text, poison, last = response.json()["results"]
+    assert [text["error"]["code"], poison["error"]["code"]] == ["format", "internal"]
+    assert "secret" not in response.text
+    for found, pixels in ((first, picture(0)), (last, picture(1, (9, 5)))):
+        np.testing.assert_array_equal(mask_in(base64.b64decode(found["mask_png"])), answer_of(pixels))
+        assert found["size"] == list(pixels.shape[:2])
+
+
+def test_a_batch_in_polygons(client):
+    response = client.post("/v1/segment/batch?format=polygons", files=several(encoded(picture())))
+    (found,) = BatchAnswer.model_validate_json(response.content).results
+    assert found.segments[0].polygons
+
+
+def test_more_pictures_than_a_batch_may_hold_are_refused(start):
+    client = start(limits={"batch": 2})
+    assert refusal(client.post("/v1/segment/batch", files=several(*[encoded(picture())] * 3))) == (400, "form")
+
+
+def test_several_networks_answer_by_name_and_the_first_is_the_default(start):
+    client = start(served("one"), served("two", panoptic=True))
+    models = client.get("/v1/models").json()["models"]
+    assert [(model["name"], model["panoptic"]) for model in models] == [("one", False), ("two", True)]
+    assert models[0]["licence"] == "CC0-1.0"
+    assert models[0]["channels"] == 3
+    assert models[0]["classes"] == [{"name": c.name, "color": list(c.color), "thing": c.thing} for c in CLASSES]
+    for query, name in (("", "one"), ("?model=two", "two")):
+        response = client.post(f"/v1/segment{query}", files=form(encoded(picture())))
+        assert response.headers["x-featherseg-model"] == name
+
+
+def test_limits_health_and_readiness_are_told(start):
+    client = start(limits={"bytes": 5000, "pixels": 99, "queue": 7, "seconds": 3.5, "batch": 2})
+    assert client.get("/v1/limits").json() == {"bytes": 5000, "pixels": 99, "queue": 7, "seconds": 3.5, "batch": 2}
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").status_code == 200
+
+
+def test_while_stopping_new_requests_are_refused_and_running_ones_finished(gated):
+    client, predictor = gated
+    running = client.begin("POST", "/v1/segment", files=form(encoded(picture())))
+    until(lambda: predictor.seen)
+    client.app.state.service.stopping = True
+    assert refusal(client.post("/v1/segment", files=form(encoded(picture())))) == (503, "stopping")
+    assert refusal(client.get("/readyz"))[0] == 503
+    assert client.get("/healthz").status_code == 200
+    predictor.gate.set()
+    assert running.result(60).status_code == 200
+
+
+def test_metrics_count_by_template_and_cannot_be_made_to_grow(client):
+    client.post("/v1/segment?format=rle", files=form(encoded(picture())))
+    client.post("/v1/segment", files=form(b"text"))
+    for number in range(5):
+        client.get(f"/nothing/{number}")
+        client.get(f"/page/{number}")
+    text = client.get("/metrics").text
+    assert 'featherseg_requests_total{path="/v1/segment",status="200"} 1.0' in text
+    assert 'featherseg_requests_total{path="/v1/segment",status="415"} 1.0' in text
+    assert 'featherseg_requests_total{path="other",status="404"} 5.0' in text
+    assert 'featherseg_requests_total{path="/page/{name}",status="404"} 5.0' in text
+    assert 'featherseg_request_seconds_count{path="/v1/segment"} 2.0' in text
+    assert 'featherseg_batch_size_sum{model="color"} 1.0' in text
+    assert f'featherseg_pixels_total{{model="color"}} {24 * 40:.1f}' in text
+    assert "nothing" not in text
+
+
+def test_the_description_names_every_path_and_refusal(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {
+        "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/limits", "/v1/segment", "/v1/segment/batch",
+    }  # fmt: skip
+    segment = paths["/v1/segment"]["post"]
+    assert {"200", "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "503", "504"} == set(
+        segment["responses"]
+    )
+    assert "image" in json.dumps(segment["requestBody"])
+    assert [p["name"] for p in segment["parameters"]] == ["format", "model"]

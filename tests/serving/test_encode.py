@@ -1,0 +1,105 @@
+"""What an answer holds, beside the prediction it was made of."""
+
+import json
+from base64 import b64decode
+
+import numpy as np
+import pytest
+from color_network import CLASSES, color_predictor, mask_in, picture
+
+from featherseg.serving import encode
+from featherseg.serving.encode import encoder, mask_png
+from featherseg.serving.refusal import Refused
+from featherseg.serving.schema import MaskAnswer
+
+
+@pytest.fixture(scope="module")
+def blocks() -> np.ndarray:
+    """(20, 30, 3): red and green, no blue."""
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    pixels[..., 0] = 200
+    pixels[5:9, 3:21] = (0, 200, 0)
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def balls() -> np.ndarray:
+    """(20, 30, 3): two balls on green, the centre of each a pixel of full blue."""
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    pixels[..., 1] = 200
+    for left in (2, 18):
+        pixels[6:14, left : left + 8] = (0, 0, 250)
+        pixels[10, left + 4] = (0, 0, 255)
+    return pixels
+
+
+def answer(prediction, form):
+    content = encoder("color", form)(prediction)
+    MaskAnswer.model_validate_json(content)
+    return json.loads(content)
+
+
+def decoded(rle) -> np.ndarray:
+    flat = np.repeat(np.arange(len(rle["counts"])) % 2, rle["counts"])
+    return flat.reshape(rle["size"][::-1]).T.astype(bool)
+
+
+def test_the_png_is_the_file_that_predict_writes(tmp_path):
+    prediction = color_predictor()(picture())
+    mask, *_ = prediction.save(tmp_path, "photo")
+    assert mask.name == "photo_mask.png"
+    assert mask_png(prediction) == mask.read_bytes()
+
+
+def test_a_segment_a_class_that_is_there(blocks):
+    prediction = color_predictor()(blocks)
+    found = answer(prediction, "rle")
+    assert (found["model"], found["size"]) == ("color", [20, 30])
+    assert [(row["index"], row["name"]) for row in found["classes"]] == [(0, "wall"), (1, "grass"), (2, "ball")]
+    assert [row["share"] for row in found["classes"]] == [528 / 600, 72 / 600, 0]
+    assert found["classes"][1]["color"] == list(CLASSES[1].color)
+    wall, grass = found["segments"]
+    assert {key: grass[key] for key in ("class", "name", "thing", "id", "area", "bbox")} == {
+        "class": 1, "name": "grass", "thing": False, "id": None, "area": 72, "bbox": [3, 5, 18, 4],
+    }  # fmt: skip
+    np.testing.assert_array_equal(decoded(wall["rle"]), prediction.mask == 0)
+    np.testing.assert_array_equal(decoded(grass["rle"]), prediction.mask == 1)
+
+
+def test_polygons_lie_in_the_picture_s_own_pixels(blocks):
+    wall, grass = answer(color_predictor()(blocks), "polygons")["segments"]
+    assert grass["polygons"] == [[[3, 5], [21, 5], [21, 9], [3, 9]]]
+    assert grass["holes"] == []
+    assert wall["polygons"] == [[[0, 0], [30, 0], [30, 20], [0, 20]]]
+    assert wall["holes"] == [[[3, 5], [3, 9], [21, 9], [21, 5]]]
+
+
+def test_a_panoptic_network_gives_objects_and_regions(balls):
+    prediction = color_predictor(panoptic=True)(balls)
+    found = answer(prediction, "rle")
+    rows = [(s["name"], s["thing"], s["id"], s["area"], s["bbox"]) for s in found["segments"]]
+    assert sorted(rows[:2], key=lambda row: row[4]) == [
+        ("ball", True, rows[0][2], 64, [2, 6, 8, 8]),
+        ("ball", True, rows[1][2], 64, [18, 6, 8, 8]),
+    ]
+    assert {rows[0][2], rows[1][2]} == {1, 2}
+    assert rows[2:] == [("grass", False, None, 472, [0, 0, 30, 20])]
+    for segment, own in zip(found["segments"], prediction.panoptic.segments, strict=True):
+        np.testing.assert_array_equal(decoded(segment["rle"]), prediction.panoptic.ids == own["id"])
+
+
+def test_the_png_of_a_panoptic_network_holds_its_classes(balls):
+    prediction = color_predictor(panoptic=True)(balls)
+    np.testing.assert_array_equal(mask_in(mask_png(prediction)), prediction.mask)
+    found = answer(prediction, "png")
+    assert b64decode(found["mask_png"]) == mask_png(prediction)
+    assert found["classes"][2]["share"] == 128 / 600
+
+
+@pytest.mark.parametrize(("form", "limit"), [("rle", "MOST_RUNS"), ("polygons", "MOST_CORNERS")])
+def test_a_mask_of_noise_is_refused_before_it_is_traced(form, limit, monkeypatch):
+    prediction = color_predictor()(picture())
+    monkeypatch.setattr(encode, limit, 100)
+    with pytest.raises(Refused, match="limit is 100") as refused:
+        encoder("color", form)(prediction)
+    assert refused.value.status == 413
