@@ -5,6 +5,7 @@ its row in VERBS. A verb's file imports nothing heavy at its top, so that `feath
 """
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ import typer
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
+from featherseg.core.wording import visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Look for faults in a dataset, mend them.",
@@ -25,12 +27,14 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "import": "Make a run of published weights.",
     "evaluate": "Score a run, a file or predictions.",
     "predict": "Segment pictures.",
+    "serve": "Answer over HTTP, with a web page.",
     "export": "Write a run's network for another runtime.",
     "compare": "Put networks side by side on your data.",
     "benchmark": "Time networks in every form, masks checked.",
     "cost": "Count parameters and operations.",
     "models": "List the networks.",
     "report": "Put a run on one page.",
+    "doctor": "Say what works here and what is missing.",
 }
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
@@ -71,6 +75,8 @@ def _options(
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 faults found (`check`) or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
     _messages_to_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends nothing
     try:
         code = _run()
         sys.stdout.flush()
@@ -84,7 +90,16 @@ def _messages_to_stderr() -> None:
     """stdout is for results; what the package has to say besides (a licence, a tile size) goes to stderr."""
     logger = logging.getLogger("featherseg")
     logger.setLevel(logging.INFO)
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible())
+    logger.handlers = [handler]
+
+
+class _Visible(logging.Formatter):
+    """The message, with nothing in it that would steer the terminal: names in it come from others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _run() -> int:
@@ -105,7 +120,7 @@ def _run() -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     return USER_ERROR
 
 

@@ -15,8 +15,7 @@ from featherseg.cli.options import parse_size
 from featherseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.benchmark import Watch
     from featherseg.evaluation.benchmark_pictures import Labelled
     from featherseg.evaluation.benchmark_variants import Network
@@ -62,8 +61,7 @@ def benchmark(
     of the catalogue is timed with seeded weights. mIoU is measured with --data, --data-root or --split.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.core.device import pick_device
     from featherseg.core.files import write_text
     from featherseg.evaluation.benchmark import benchmark as measure

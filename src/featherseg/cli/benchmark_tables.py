@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.benchmark_results import Outcome, Row, Table
     from featherseg.evaluation.benchmark_statistics import Speed
 

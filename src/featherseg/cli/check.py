@@ -12,9 +12,9 @@ from featherseg.cli.progress import progress_bar
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from featherseg.cli.terminal import Console
     from featherseg.data.check import CheckReport
     from featherseg.data.check_fix import MendReport
     from featherseg.data.propose import Proposal
@@ -36,8 +36,7 @@ def check(
 
     Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
     """
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.data.check import check_data
     from featherseg.data.check_fix import free_target, write_mended
 

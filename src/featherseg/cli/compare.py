@@ -67,7 +67,7 @@ def compare(
         raise ConfigError("name what to compare, one of the three: two runs or more, --train RECIPE, or --paper NAME.")
     mode = parse_mode(None, scales, flip, fit)
     at = parse_size(size, "--size") if size else None
-    from rich.console import Console
+    from featherseg.cli.terminal import Console
 
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     if paper is not None:

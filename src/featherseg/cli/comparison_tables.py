@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.comparison import Outcome, Ranking, Standing
     from featherseg.evaluation.paper_tables import CheckedTable
 

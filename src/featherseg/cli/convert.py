@@ -7,7 +7,7 @@ import typer
 
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import unknown
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, visible
 
 FORMS = ("cityscapes-panoptic",)
 
@@ -24,14 +24,13 @@ def convert(
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.data.cityscapes_convert import convert_cityscapes
 
     with progress_bar(Console(highlight=False), "converting") as progress:
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
     for split in converted:
         kept = f", {split.kept} of them there before" if split.kept else ""
-        print(f"{split.json}: {counted(split.pictures, 'picture')}{kept}")
+        print(visible(f"{split.json}: {counted(split.pictures, 'picture')}{kept}"))
     if out is None:
-        print(f"Use it with --data cityscapes-panoptic --data-root {data_root}")
+        print(visible(f"Use it with --data cityscapes-panoptic --data-root {data_root}"))

@@ -39,9 +39,9 @@ def cost(
 
 
 def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.cost import CONVENTIONS
 
     console = Console(highlight=False)
@@ -80,8 +80,9 @@ def _way(row: PaperTable) -> str:
 
 
 def _print_deeplabs(result: Cost, deeplabs: list[Beside]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from featherseg.cli.terminal import Console
 
     console = Console(highlight=False)
     table = Table("DeepLabV3, same picture and classes", "parameters", "GMACs (macs)", f"{result.model} costs")

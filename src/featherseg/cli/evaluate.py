@@ -17,8 +17,7 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.core.types import SegmentationData
     from featherseg.evaluation.evaluate import Scores
     from featherseg.evaluation.paper import Comparison
@@ -58,8 +57,7 @@ def evaluate(
     if (run is None) == (predictions is None):
         raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
     mode = parse_mode(window, scales, flip, fit)
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.evaluate import to_json
     from featherseg.inference.runtimes import is_exported_file
 

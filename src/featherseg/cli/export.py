@@ -13,8 +13,7 @@ from featherseg.core.errors import ExportError
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.export import ExportReport
 
 FORMS = (
@@ -61,8 +60,7 @@ def export(
     `evaluate` and `compare` take the files.
     Exit code 2 where one form could not be written: the others are there all the same.
     """
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.export import Options, export_all
     from featherseg.runs import load_run

@@ -17,8 +17,9 @@ def models(
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from featherseg.cli.terminal import Console
 
     table = Table(
         title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {SIZE[0]}x{SIZE[1]}",

@@ -1,7 +1,8 @@
-"""`featherseg predict RUN PATH...`: masks, colours and overlays of pictures and folders of pictures."""
+"""`featherseg predict RUN PATH...`: masks, colours and overlays of pictures and folders of pictures; videos."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
+from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Console
 
+    from featherseg.cli.terminal import Console
     from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Prediction, Predictor
     from featherseg.inference.submission import Submission
@@ -26,8 +28,14 @@ LARGER_THAN_TRAINED = 2.0
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.")],
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", metavar="PATH...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write into.")] = Path("predictions"),
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Pictures, folders of pictures, videos; or camera, camera:N.", metavar="PATH..."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The folder to write into; of one video or a camera, a .mp4 or .webm."),
+    ] = Path("predictions"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     batch: Annotated[int, typer.Option(help="Pictures of one size that go through the network at a time.")] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
@@ -42,37 +50,43 @@ def predict(
         str | None,
         typer.Option(metavar="BENCHMARK", help="Write NAME.png alone, as cityscapes or bdd100k scores it."),
     ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Of a video write the masks as well, a PNG a frame.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every picture.
 
     A panoptic network also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
-    Exit code 1 where a picture could not be read: the others are written all the same.
+    A video becomes NAME_overlay.mp4, or what -o names; stopped or killed, the same command goes on where it was.
+    A camera is recorded until Ctrl-C. Exit code 1 where a picture or frames of a video could not be read: the others
+    are written all the same.
     """
-    files = find_pictures(paths, output)
+    moving = find_moving(paths, output, submission)
+    files = find_pictures([path for path in paths if path not in moving.paths], output)
     mode = parse_mode(window, scales, flip, fit)
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
 
+    moving.check(masks, overwrite)
     out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
     if out.submission and names != [file.stem for file in files]:
         raise ConfigError(f"two pictures have one name, but {submission} takes one mask a picture, named like it.")
     runtime = open_runtime(run, device)
-    if runtime.panoptic and not out.submission:
+    if runtime.panoptic and files and not out.submission:
         out = replace(out, panoptic=PanopticOutput(output, runtime.classes))
-    taken = [file for file in out.all_files(names) if file.exists()]
+    taken = [file for file in out.all_files(names) if os.path.exists(file)]
     if taken and not overwrite:
         raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
     mode = with_own_fit(mode, fit, runtime)
     predictor = Predictor(runtime, batch=batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
     if out.submission:
         out.submission.check(predictor.runtime.name, predictor.classes)
-    failed = _predict_all(predictor, files, names, out, Console(highlight=False, soft_wrap=True))
+    console = Console(highlight=False, soft_wrap=True)
+    failed = _predict_all(predictor, files, names, out, console) if files else 0
+    failed += moving.run(predictor, run, masks, console) if moving.paths else 0
     if failed:
         raise typer.Exit(1)
 
@@ -130,7 +144,7 @@ def find_pictures(paths: list[Path], output: Path) -> list[Path]:
 
     files: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # Path.exists raises of a name that is too long
             raise DataNotFound(f"{path} does not exist. Expected a picture or a folder of pictures.")
         if not path.is_dir():
             files.append(path)
@@ -139,7 +153,10 @@ def find_pictures(paths: list[Path], output: Path) -> list[Path]:
             raise ConfigError(f"-o {output} is the folder of the pictures itself. Choose another folder.")
         inside = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
         if not inside:
-            raise DataNotFound(f"{path} holds no picture. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+            raise DataNotFound(
+                f"{path} holds no picture. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
+                f"where they are named themselves, as in {path}/*.mp4."
+            )
         files += inside
     return files
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featherseg.cli.progress import progress_bar
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, visible
 
 
 class Stored(StrEnum):
@@ -36,8 +36,7 @@ def prepare(
     An interrupted preparation goes on where it stopped when the same command runs again; after a change to the data it
     stores what has changed.
     """
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.data.cache_index import Form
     from featherseg.data.cache_write import prepare_data, splits_on_disk
 
@@ -47,6 +46,7 @@ def prepare(
         with progress_bar(console, name) as progress:
             done = prepare_data(data, name, data_root, stored_as, out, progress)
         kept = f", {done.kept} of them there before" if done.kept else ""
-        print(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {done.folder_bytes / 1e9:.2f} GB")
+        gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
+        print(visible(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {gigabytes}"))
     if out is not None:
-        print(f"Used where FEATHERSEG_CACHE={out} is set.")
+        print(visible(f"Used where FEATHERSEG_CACHE={out} is set."))

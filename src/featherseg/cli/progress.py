@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.data.statistics import Progress
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from featherseg.core.wording import visible
+
 
 def report(
     run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
@@ -19,6 +21,6 @@ def report(
     from featherseg.runs import find_run
 
     page = write_report(find_run(run), output)
-    print(f"report: {page.resolve()}")
+    print(f"report: {visible(str(page.resolve()))}")
     if show:
         typer.launch(page.resolve().as_uri())

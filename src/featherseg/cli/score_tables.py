@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from featherseg.cli.terminal import Console
     from featherseg.evaluation.evaluate import Scores
     from featherseg.evaluation.paper import Comparison
 

@@ -53,8 +53,9 @@ class TrainingProgress:
     """Draws a training, or several in turn: a bar with rate and time left on a terminal, else a line now and then."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from featherseg.cli.terminal import Console
 
         self.console = Console(stderr=stderr)
         self.bar = Progress(

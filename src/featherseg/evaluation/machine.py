@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from featherseg._version import __version__
 
 PACKAGES = ("torch", "numpy", "pillow", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert")
@@ -73,9 +71,9 @@ def machine() -> dict[str, Any]:
     """Plain values: processor, caches, instructions, memory, system, versions, variables, GPUs, load average now."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_processor(),
+        **processor(),
         "usable_cores": usable_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": memory_gib(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "featherseg": __version__,
@@ -107,7 +105,7 @@ def machine_in_words(found: dict[str, Any]) -> str:
     return f"{found['processor']}, {found['usable_cores']} cores{memory}{gpus}; {found['system']}; {versions}"
 
 
-def _processor() -> dict[str, Any]:
+def processor() -> dict[str, Any]:
     """The facts and flags of lscpu; the name alone where it is missing."""
     unknown = {"processor": platform.processor() or platform.machine(), "flags": []}
     if not (lscpu := shutil.which("lscpu")):
@@ -129,7 +127,7 @@ def _flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for row in rows for one in (row, *_flat(row.get("children", [])))]
 
 
-def _memory_gib() -> float | None:
+def memory_gib() -> float | None:
     if sys.platform != "linux":
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -144,6 +142,8 @@ def _version(package: str) -> str | None:
 
 def _gpus() -> list[dict[str, Any]]:
     """Name, memory, driver and clocks of every GPU that torch sees."""
+    import torch
+
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     rows = _nvidia_smi() if names else []
     return [

@@ -1,0 +1,62 @@
+"""`featherseg doctor`: what works on this machine, what is missing, and the command that installs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.core.wording import visible
+
+if TYPE_CHECKING:
+    from featherseg.core.installation import Finding
+
+MARKS = {"ok": " ", "missing": "-", "warning": "!", "broken": "x"}
+TITLES = {"broken": "broken", "warning": "worth mending", "missing": "not installed"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Print versions, devices, compiled loops, places and extras; beside each fault what mends it.
+
+    Exit code 0 where all that is needed works, 1 where something is broken: a core package that is missing or cannot
+    be imported, or any package in a version that cannot be used. A missing extra is no fault.
+    """
+    from featherseg.core.installation import Finding, installation, is_healthy
+
+    findings = installation()
+    if is_healthy([finding for finding in findings if finding.section == "core"]):
+        from featherseg.evaluation.doctor import system
+
+        findings += system()
+    else:
+        findings.append(Finding("machine", "the rest", "not looked at, as the core cannot be used"))
+    if as_json:
+        content = {"healthy": is_healthy(findings), "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        _print(findings)
+    if not is_healthy(findings):
+        raise typer.Exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    """Plain lines, one a finding: rich may be what is broken."""
+    width = max(len(finding.name) for finding in findings)
+    section = ""
+    for finding in findings:
+        if finding.section != section:
+            section = finding.section
+            print(section)
+        print(visible(f" {MARKS[finding.state]} {finding.name:<{width}}  {finding.found}"))
+    print()
+    for state, title in TITLES.items():
+        found = [finding for finding in findings if finding.state == state]
+        for remedy in dict.fromkeys(finding.remedy for finding in found):
+            names = ", ".join(finding.name for finding in found if finding.remedy == remedy)
+            print(f"{title}: {names}\n    {remedy}")
+    broken = any(finding.state == "broken" for finding in findings)
+    print("something is broken: see above" if broken else "all that is needed works")

@@ -1,0 +1,93 @@
+"""`featherseg serve RUN...`: an HTTP service and a web page for trained networks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featherseg.core.errors import require
+
+if TYPE_CHECKING:
+    from featherseg.serving.networks import Served
+    from featherseg.serving.settings import Settings
+
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
+
+
+def serve(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, names of runs, exported files.", metavar="RUN...")],
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar=TOKEN_VARIABLE, show_envvar=False, help=f"What requests carry; better ${TOKEN_VARIABLE}."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another name by which this machine is reached.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of one size that go through a network at a time.")] = 4,
+    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger pictures are cut into tiles.")] = 4.0,
+    max_mb: Annotated[float, typer.Option(min=0.01, help="Largest request, in 10^6 bytes.")] = 20.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest picture, in 10^6 pixels.")] = 32.0,
+    queue: Annotated[int, typer.Option(min=1, help="Pictures under way; more are refused with 429.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and again for its answer.")] = 60.0,
+) -> None:
+    """Serve networks over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
+
+    At an address that others reach, requests need a token: --token, or one is made and printed. On SIGTERM what runs is
+    finished, and the exit code is 0.
+    """
+    for package in PACKAGES:
+        require(package, "serve", "`featherseg serve`")
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.serving import server
+    from featherseg.serving.app import create_app
+    from featherseg.serving.networks import open_networks
+    from featherseg.serving.settings import Limits, Settings, allowed_hosts, choose_token
+
+    limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
+    with server.bind(host, port) as listener:
+        address, port = listener.getsockname()[:2]
+        settings = Settings(
+            limits=limits,
+            hosts=allowed_hosts(host, port, allow_host or ()),
+            token=choose_token(token, address),
+            threads=os.cpu_count() or 1,
+        )
+        keep_freed_memory(one_heap=True)
+        networks = open_networks(runs, device, batch, memory_gb)
+        print_start(networks, settings, host, port)
+        server.run(create_app(networks, settings), listener)
+
+
+def print_start(networks: Sequence[Served], settings: Settings, host: str, port: int) -> None:
+    """What is served, where, and within which limits."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from featherseg.inference.draw import printable
+    from featherseg.serving.settings import EVERYWHERE
+
+    console = Console(highlight=False, soft_wrap=True)
+    for network in networks:
+        objects = ", objects" if network.panoptic else ""
+        terms = printable(network.licence, 200) or "licence not stated"
+        console.print(
+            f"{escape(printable(network.name, 200))}: {len(network.classes)} classes{objects}; {escape(terms)}"
+        )
+    limits = settings.limits
+    console.print(
+        f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
+        f"{limits.queue} pictures under way"
+    )
+    shown = f"[{host}]" if ":" in host else host
+    fragment = f"#token={settings.token}" if settings.token else ""
+    if host in EVERYWHERE:
+        console.print(f"listening at all addresses of this machine, port {port}; from itself:")
+        shown = "127.0.0.1"
+    console.print(escape(f"http://{shown}:{port}/{fragment}"))

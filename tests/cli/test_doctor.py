@@ -1,0 +1,74 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from featherseg._version import __version__
+
+
+def doctor(*arguments: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command, with a folder in front of all others where modules are looked for."""
+    environment = {**os.environ, **variables, **({"PYTHONPATH": str(path)} if path else {})}
+    command = [sys.executable, "-m", "featherseg", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
+    """By name; of an extra's package by "extra [x]/name"."""
+    rows = json.loads(done.stdout)["findings"]
+    return {f"{row['section']}/{row['name']}" if "extra" in row["section"] else row["name"]: row for row in rows}
+
+
+def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command():
+    done = doctor("--json", FEATHERSEG_NO_EXT="1")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["healthy"] is True
+    found = findings(done)
+    assert found["featherseg"]["found"].startswith(__version__)
+    assert found["torch"]["found"].startswith(torch.__version__)
+    assert found["cpu"]["found"].endswith("threads")
+    assert ("cuda:0" in found) == torch.cuda.is_available()
+    assert "FEATHERSEG_NO_EXT=1" in found["compiled loops"]["found"]
+    assert "GiB free" in found["disk: here"]["found"]
+    missing = [row for row in found.values() if row["state"] == "missing"]
+    assert all(row["remedy"].startswith("pip install 'featherseg[") for row in missing)
+
+
+def test_a_torch_that_cannot_be_imported_is_a_line_and_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch_cpu.so: cannot open shared object file')")
+    done = doctor(path=tmp_path)
+    assert done.returncode == 1
+    assert "cannot be imported: ImportError: libtorch_cpu.so: cannot open shared object file" in done.stdout
+    assert "pip install --force-reinstall torch" in done.stdout
+    assert "something is broken" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_numpy_that_kills_its_process_is_a_line_too(tmp_path):
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    done = doctor("--json", path=tmp_path)
+    assert done.returncode == 1
+    assert "died" in findings(done)["numpy"]["found"]
+    assert done.stderr == ""
+
+
+def pretend_installed(folder: Path, name: str, version: str) -> None:
+    """Metadata of a package that stands in front of the one that is installed."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(tmp_path):
+    pretend_installed(tmp_path, "torch", "2.9.1")
+    pretend_installed(tmp_path, "onnxscript", "0.1")
+    done = doctor("--json", path=tmp_path)
+    assert done.returncode == 1
+    row = findings(done)["torch"]
+    assert (row["state"], row["remedy"]) == ("broken", "pip install --upgrade 'torch>=2.10'")
+    assert row["found"] == "2.9.1, but >=2.10 required"
+    row = findings(done)["extra [export]/onnxscript"]
+    assert (row["state"], row["remedy"]) == ("broken", "pip install --upgrade 'featherseg[export]'")

@@ -1,0 +1,141 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from small_video import moving_pictures, read_video, write_video
+from typer.testing import CliRunner
+
+from featherseg.cli.predict import predict
+from featherseg.cli.predict_video import camera_name, find_moving
+from featherseg.core.errors import ConfigError, DataError
+from featherseg.inference import video_camera
+
+APP = typer.Typer()
+APP.command()(predict)
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mp4", moving_pictures(6), sound=True)
+
+
+def test_one_video_becomes_the_file_that_is_named(lawn_run, clip, tmp_path):
+    out = tmp_path / "clip_seg.webm"
+    result = run(lawn_run, clip, "-o", out, "--masks")
+    assert result.exit_code == 0
+    assert f"{out}: 6 frames, 48x64, 25 frames/s, whole; its sound is left out" in result.stdout
+    assert len(read_video(out)[0]) == 6
+    assert sorted(file.name for file in (tmp_path / "clip_seg_masks").iterdir()) == [f"{n:06d}.png" for n in range(6)]
+
+
+def test_videos_and_pictures_go_into_one_folder(lawn_run, clip, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (70, 64), (9, 90, 9)).save(photos / "a.png")
+    write_video(photos / "b.mp4", moving_pictures(2))  # in a folder: not named, not taken
+    other = tmp_path / "other"
+    other.mkdir()
+    write_video(other / "clip.mp4", moving_pictures(2))
+    result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
+
+
+def test_a_damaged_video_is_written_and_the_exit_code_says_so(lawn_run, tmp_path):
+    clip = write_video(tmp_path / "a.avi", moving_pictures(20))
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    result = run(lawn_run, clip, "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    frames = len(read_video(tmp_path / "out.mp4")[0])
+    assert f"{20 - frames} frames could not be read" in result.stdout
+
+
+def test_one_bad_video_is_an_error_and_of_several_it_is_left_out(lawn_run, clip, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    assert isinstance(run(lawn_run, bad, "-o", tmp_path / "out.mp4").exception, DataError)
+    result = run(lawn_run, bad, clip, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "left out" in result.stdout
+    assert "bad.mp4 cannot be read as a video" in result.stdout
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["clip_overlay.mp4"]
+
+
+def test_results_that_are_there_are_not_replaced_unasked(lawn_run, clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"mine")
+    result = run(lawn_run, clip, "-o", out)
+    assert isinstance(result.exception, ConfigError)
+    assert "out.mp4 exists" in str(result.exception)
+    assert out.read_bytes() == b"mine"
+    assert run(lawn_run, clip, "-o", out, "--overwrite").exit_code == 0
+    assert len(read_video(out)[0]) == 6
+    masks = tmp_path / "new_masks"
+    masks.mkdir()
+    (masks / "000000.png").write_bytes(b"mine")
+    result = run(lawn_run, clip, "-o", tmp_path / "new.mp4", "--masks")
+    assert "new_masks holds files" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("paths", "output", "submission", "named"),
+    [
+        (["clip.mp4", "b.mp4"], "out.mp4", None, "names a video"),
+        (["a.png"], "out.mp4", None, "names a video"),
+        (["clip.mp4"], "out.mkv", None, r"written as \.mp4 or \.webm"),
+        (["camera"], "out", None, "-o camera.mp4"),
+        (["camera", "clip.mp4"], "out.mp4", None, "recorded by itself"),
+        (["clip.mp4"], "out", "cityscapes", "--submission cityscapes takes pictures"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_work(paths, output, submission, named):
+    with pytest.raises(ConfigError, match=named):
+        find_moving([Path(path) for path in paths], Path(output), submission)
+
+
+def test_cameras_are_told_from_files():
+    assert [camera_name(text) for text in ("camera", "camera:2", "camera:Front View")] == ["0", "2", "Front View"]
+    assert [camera_name(text) for text in ("./camera", "camera.mp4", "my camera")] == [None] * 3
+
+
+def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monkeypatch):
+    source = ("lavfi", "testsrc=size=64x48:rate=25,trim=end_frame=1{}")  # 10 frames, as fast as they are drawn
+    monkeypatch.setattr(video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source))
+    before = signal.getsignal(signal.SIGINT)
+    result = run(lawn_run, "camera", "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 0
+    frames = len(read_video(tmp_path / "out.mp4")[0])
+    assert f"out.mp4: {frames} frame" in result.stdout
+    assert (f"{10 - frames} frame" in result.stdout) == (frames < 10)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
+    clip = write_video(tmp_path / "long.mp4", moving_pictures(100))
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "featherseg", "predict", str(lawn_run), str(clip), "-o", str(out)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.PIPE) as child:
+        while not (tmp_path / "out.mp4.parts" / "000000.nut").exists():
+            assert child.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.005)
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate()
+    assert child.returncode == 130
+    assert "the same command goes on where it was stopped" in said
+    assert not out.exists()
+    again = run(lawn_run, clip, "-o", out)
+    assert again.exit_code == 0
+    assert "were there already" in again.stdout
+    assert len(read_video(out)[0]) == 100

@@ -1,0 +1,93 @@
+"""`featherseg serve`: a process that says where it is, answers, and stops cleanly."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from featherseg.cli.serve import print_start, serve
+from featherseg.core.errors import ConfigError, MissingExtra, RunError
+from featherseg.inference.predictor import Predictor
+from featherseg.serving.networks import open_networks
+from featherseg.serving.server import bind
+from featherseg.serving.settings import Settings
+
+APP = typer.Typer()
+APP.command()(serve)
+TOKEN = "0123456789abcdef"
+
+
+def slip(*arguments: object) -> Exception | None:
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments]).exception
+
+
+def test_the_process_answers_what_predict_writes_and_exits_cleanly(lawn_run: Path, tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(photo)
+    expected = Predictor(lawn_run, "cpu")(photo).save(tmp_path / "mask.png")[0].read_bytes()
+    command = [sys.executable, "-m", "featherseg", "serve", str(lawn_run), "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "FEATHERSEG_TOKEN": TOKEN}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            lines = [process.stdout.readline().strip()]
+            while not lines[-1].startswith("http://"):
+                assert lines[-1], process.stderr.read()
+                lines.append(process.stdout.readline().strip())
+            address, _, token = lines[-1].partition("#token=")
+            assert token == TOKEN
+            assert lines[0] == "lawn-run: 2 classes; Apache-2.0"
+            assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 pictures under way"
+            assert httpx.get(f"{address}healthz").status_code == 200
+            assert httpx.get(f"{address}v1/models").status_code == 401
+            response = httpx.post(
+                f"{address}v1/segment",
+                files={"image": photo.read_bytes()},
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=60,
+            )
+            assert response.content == expected
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_slips_are_answered_before_a_network_is_opened(tmp_path):
+    with bind("127.0.0.1", 0) as taken:
+        assert isinstance(slip(tmp_path, "--port", taken.getsockname()[1]), ConfigError)
+    assert isinstance(slip(tmp_path, "--host", "203.0.113.7", "--port", 0), ConfigError)
+    assert isinstance(slip(tmp_path, "--token", "short", "--port", 0), ConfigError)
+    assert isinstance(slip(tmp_path / "missing", "--port", 0), RunError)
+
+
+def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    error = slip(tmp_path, "--port", 0)
+    assert isinstance(error, MissingExtra)
+    assert "pip install 'featherseg[serve]'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "http://127.0.0.1:81/"), ("::1", "http://[::1]:81/"), ("box", "http://box:81/")]
+)
+def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
+    print_start(open_networks([lawn_run], "cpu"), Settings(), host, 81)
+    assert capsys.readouterr().out.splitlines()[-1] == shown
+
+
+def test_at_all_addresses_the_one_of_this_machine_is_printed_with_the_token(lawn_run, capsys):
+    print_start(open_networks([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81)
+    *_, before, last = capsys.readouterr().out.splitlines()
+    assert before == "listening at all addresses of this machine, port 81; from itself:"
+    assert last == f"http://127.0.0.1:81/#token={TOKEN}"

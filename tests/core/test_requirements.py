@@ -1,0 +1,50 @@
+"""What is required, what is here: read from the metadata by plain Python."""
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from featherseg.core.requirements import CORE, import_faults, requirements, satisfies
+
+VERSIONS = ("2.9.1", "2.10", "2.10.0", "2.13.0+cpu", "3.0", "0.1.0", "2026.4.1", "10")
+SPECIFIERS = (
+    ">=2.10",
+    ">=2.6,<2.10",
+    "==0.1.0",
+    "==2.10",
+    "!=2.13.0",
+    "~=2.9",
+    "~=2.9.0",
+    "==2.*",
+    "!=2.*",
+    ">2.10",
+    "",
+)
+
+
+@pytest.mark.parametrize("specifier", SPECIFIERS)
+def test_versions_satisfy_what_they_satisfy_for_pip(specifier):
+    for version in VERSIONS:
+        plain = version.partition("+")[0]
+        assert satisfies(version, specifier) == SpecifierSet(specifier).contains(plain), version
+
+
+def test_the_requirements_are_those_of_the_package_with_extras_of_extras_resolved():
+    rows = requirements()
+    core = {row.name: row for row in rows if row.extra == CORE}
+    assert core["torch"].versions == ">=2.10"
+    assert core["pillow"].module == "PIL"
+    assert {"onnx", "openvino"} <= {row.name for row in rows if row.extra == "openvino"}
+    assert "dev" not in {row.extra for row in rows}
+    assert not any(row.name.startswith("featherseg") for row in rows)
+
+
+def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_those_that_import(tmp_path, monkeypatch):
+    (tmp_path / "raises_here.py").write_text("raise OSError('no such library')")
+    (tmp_path / "dies_here.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    (tmp_path / "talks_here.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    faults = import_faults(["json", "dies_here", "raises_here", "talks_here", "not_there_at_all"])
+    assert set(faults) == {"dies_here", "raises_here", "not_there_at_all"}
+    assert faults["raises_here"] == "OSError: no such library"
+    assert "died" in faults["dies_here"]
+    assert "ModuleNotFoundError" in faults["not_there_at_all"]
