@@ -16,16 +16,18 @@ demo: setup ## Train, score, predict, export and report on drawn scenes, in a fe
 	@scripts/demo.sh
 
 test: check ## Run the checks and all quick tests
+	@scripts/browser.sh
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow and not gpu"
 
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow
 
-check: setup ## Lint, formatting, types, layers
+check: setup ## Lint, formatting, types, layers, licences and known holes of what is needed
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	python scripts/supply_chain.py
 
 format: setup ## Format the code and mend what the linter can
 	ruff format .
