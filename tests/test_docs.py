@@ -1,5 +1,9 @@
-"""What the documents say is true: commands parse, the quick ones run, examples work, links lead somewhere."""
+"""What the documents say is true: commands parse, the quick ones run, examples work, links lead somewhere.
 
+All commands on one's own data are run in tests/e2e/test_documents.py.
+"""
+
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -11,12 +15,13 @@ from small_run import small_info
 
 from featherseg import cli
 from featherseg.core.files import write_json
+from featherseg.data import open_dataset
 from featherseg.data.dataset_toml import read_dataset_toml
 from featherseg.runs import build_network, save_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-QUICK = ("cost", "models")
+QUICK = ("cost", "models", "doctor")
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -37,7 +42,7 @@ def commands(program: str) -> list[list[str]]:
 
 def is_command(line: list[str]) -> bool:
     """A verb alone is a mention of it, unless it takes nothing; `featherseg --version` names no verb."""
-    return line == ["models"] or (len(line) > 1 and not line[0].startswith("-"))
+    return line in (["models"], ["doctor"]) or (len(line) > 1 and not line[0].startswith("-"))
 
 
 FEATHERSEG = [line for line in commands("featherseg") if is_command(line)]
@@ -92,6 +97,28 @@ def test_the_readme_s_python_lines_work(yard, capsys):
     exec(block, names)
     assert capsys.readouterr().out.startswith("(64, 96) ")
     assert list((yard / "out").iterdir())
+
+
+def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, capfd):
+    """On the drawn scene at the lower right of its strip; shares to a tenth of a point, as processors round."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(open_dataset("shapes", "test")[7].image).save("photo.jpg", quality=95)
+    (block,) = blocks(ROOT / "README.md", "console")
+    command, _, expected = block.partition("\n")
+    monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))
+    with pytest.raises(SystemExit):
+        cli.main()
+    found, number = capfd.readouterr().out, r"\d+\.\d(?=%)"
+    assert re.sub(number, "N", found).split() == re.sub(number, "N", expected).split()
+    shares = [[float(share) for share in re.findall(number, text)] for text in (found, expected)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.15)
+
+
+def test_the_page_of_verbs_is_what_the_command_line_says():
+    spec = importlib.util.spec_from_file_location("verbs", ROOT / "scripts" / "verbs.py")
+    verbs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(verbs)
+    assert verbs.PAGE.read_text() == verbs.page(), "write it again with: python scripts/verbs.py"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

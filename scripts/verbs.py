@@ -1,0 +1,48 @@
+"""Writes docs/verbs.md from the command line itself: python scripts/verbs.py (a test holds the two together)."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from featherseg.cli import VERBS, build_app
+
+PAGE = Path(__file__).parents[1] / "docs" / "verbs.md"
+HEAD = """# Every verb
+
+Written from the command line by `python scripts/verbs.py`; `--help` behind a verb says the same. Exit codes: 0 done,
+1 faults found (`check`, `doctor`) or a bug, 2 a slip of the user's, 130 stopped by Ctrl-C.
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    group = typer.main.get_command(build_app())
+    context = typer.Context(group, info_name="featherseg")
+    parts = [HEAD]
+    for verb, line in VERBS.items():
+        command = group.get_command(context, verb)
+        own = typer.Context(command, info_name=f"featherseg {verb}")
+        parts.append(f"## {verb}\n\n{line}\n\n{inspect.cleandoc(command.help or '')}\n")
+        parts.append("| | |\n|---|---|\n" + "\n".join(map(_row, _told(command, own))) + "\n")
+    return "\n".join(parts)
+
+
+def _told(command: Any, context: Any) -> list[tuple[str, str]]:
+    """What a verb takes and what is said of it: (`-o, --output PATH`, sentence)."""
+    records = []
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        name = record[0] if record else parameter.human_readable_name
+        records.append((name, record[1] if record else parameter.help or ""))
+    return [row for row in records if "--help" not in row[0]]
+
+
+def _row(told: tuple[str, str]) -> str:
+    name, text = (" ".join(part.split()).replace("|", "\\|") for part in told)
+    return f"| `{name}` | {text} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

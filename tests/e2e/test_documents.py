@@ -1,0 +1,93 @@
+"""The commands of README and of the quick starts, run one after the other as they stand, on little data and shortly."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_video import write_video
+
+from featherseg.data import open_dataset
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))]
+ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "frm.pth", "runs/a", "runs/b")
+"""What stands for data that nobody may ship: commands that name it are parsed by tests/test_docs.py, not run."""
+
+PICTURES = 24
+SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
+CROPS = {"frm-lite0": "[64, 96]", "cgrseg-lite0": "[64, 96]", "rsp-lite0-panoptic_shapes": "[64, 128]"}
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The lines of a document's sh blocks that call featherseg, each as its words; those on data elsewhere left out."""
+    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE))
+    lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
+    return [
+        line[1:]
+        for line in lines
+        if line[:1] == ["featherseg"] and not any(word.startswith(ELSEWHERE) for word in line)
+    ]
+
+
+def shortened(line: list[str]) -> list[str]:
+    """The same command with less to do: one epoch, and int8 may lose what it likes."""
+    trains = line[0] == "train" and "--resume" not in line
+    if trains or "--train" in line:
+        name = line[1] if trains else line[line.index("--train") + 1]
+        line = [*line, *(part for setting in (*SHORT, f"augment.crop={CROPS[name]}") for part in ("--set", setting))]
+        if "shapes" in name:
+            line += ["--set", "data.train_size=4", "--set", "data.val_size=2"]
+    return [*line, "--max-drop", "100"] if line[0] == "export" else line
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where the documents are read: pictures and masks in yard/ and ds/, photos, a clip."""
+    monkeypatch.chdir(tmp_path)
+    (toml,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    scenes = open_dataset("shapes", "train", size=PICTURES)
+    for name in ("yard", "ds"):
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        (tmp_path / name / "dataset.toml").write_text(toml)
+        for index in range(PICTURES):
+            scene = scenes[index]
+            Image.fromarray(scene.image[::4, ::4]).save(tmp_path / name / "images" / f"{index}.jpg")
+            mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(np.uint8)
+            Image.fromarray(mask).save(tmp_path / name / "masks" / f"{index}.png")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(scene.image).save(tmp_path / "photos" / "street.jpg")
+    Image.fromarray(scene.image).save(tmp_path / "photo.jpg")
+    write_video(tmp_path / "clip.mp4", np.stack([scene.image[::2, ::2]] * 3))
+    return tmp_path
+
+
+def run(line: list[str]) -> None:
+    """As a user does; a service is stopped once it answers."""
+    command = [sys.executable, "-m", "featherseg", *line]
+    if line[0] != "serve":
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:])
+        return
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        assert any(row.startswith("http://") for row in iter(process.stdout.readline, ""))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_commands_of_a_document_run_in_its_order(path, place):
+    lines = commands(path)
+    assert lines
+    for line in lines:
+        run(shortened(line))
