@@ -22,9 +22,13 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, with a camera that is none."""
+    """Debian's Chromium, with a camera that is none.
+
+    Of a module, not of the session: loader workers that other tests fork meanwhile would keep its pipes open, and it
+    would never end.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.is_file():
         pytest.skip(f"no browser at {CHROMIUM}")

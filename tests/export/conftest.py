@@ -29,7 +29,7 @@ class Exported:
     report: ExportReport
 
 
-QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic")  # one of each paper; the others in slow tests
+QUICK = ("frm-van-t", "cgrseg-lite0", "rsp-lite0-panoptic")  # one of each paper; the others in slow tests
 
 
 @pytest.fixture(scope="session", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])

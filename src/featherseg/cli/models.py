@@ -13,10 +13,15 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
 ) -> None:
     """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
-    rows = _rows()
+    rows = catalogue_rows()
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
+    else:
+        print_table(rows)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The rows of `catalogue_rows` as a table."""
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
@@ -34,7 +39,7 @@ def models(
     Console(highlight=False).print(table, markup=False)
 
 
-def _rows() -> list[dict[str, Any]]:
+def catalogue_rows() -> list[dict[str, Any]]:
     """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
     from featherseg.evaluation.cost import cost
     from featherseg.models import MODELS

@@ -1,6 +1,7 @@
 """`folder`: your own pictures and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
@@ -50,7 +51,7 @@ def list_folder(config: DatasetToml, base: Path) -> Listing:
 def _all_pairs(config: DatasetToml, base: Path) -> list[Pair]:
     images, masks = base / config.images, base / config.masks
     for key, folder in (("images", images), ("masks", masks)):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
             raise DataNotFound(
                 f"{folder} is no folder; it is what {key!r} names in the dataset.toml of {config.name!r}."
             )
