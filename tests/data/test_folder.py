@@ -154,6 +154,17 @@ def test_two_files_of_one_stem_are_named(yard: Path):
         FolderData(yard / "dataset.toml", "val")
 
 
+def test_names_that_no_file_system_takes_are_refused(yard: Path):
+    toml = yard / "dataset.toml"
+    text = toml.read_text()
+    toml.write_text(text.replace('"images"', f'"{"x" * 5000}"'))
+    with pytest.raises(DataNotFound, match="is no folder; it is what 'images' names"):
+        FolderData(toml, "train")
+    toml.write_text(text.replace('"yard"', f'"{"x" * 5000}"'))
+    with pytest.raises(ConfigError, match="name"):
+        FolderData(toml, "train")
+
+
 def test_hidden_files_and_other_endings_are_passed_over(yard: Path):
     (yard / "images/train/._a.png").write_bytes(b"resource fork")
     (yard / "images/train/notes.txt").write_text("x")

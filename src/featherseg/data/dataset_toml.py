@@ -20,7 +20,7 @@ IGNORE_NAME = "ignore"
 class DatasetToml(Config):
     """The keys of a dataset.toml. Paths are relative to the file's own folder, or absolute."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     images: Annotated[str, Field(min_length=1)]
     masks: Annotated[str, Field(min_length=1)]
     mask_suffix: str = ""
