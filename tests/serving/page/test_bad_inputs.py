@@ -1,0 +1,38 @@
+"""A sample of the bad inputs, chosen in the page: each is shown rightly, or a sentence says why not."""
+
+import re
+
+import numpy as np
+import pytest
+from bad_inputs import sample
+from page_driver import expect, mask, opened, says, serving
+from pixel_network import mask_of, pixel_runtime
+
+from featherseg.inference.predictor import Predictor
+from featherseg.serving.networks import Served
+
+UNDER_WAY = re.compile(r"^(Ready\.|Looking .*|)$", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def address():
+    with serving([Served("pixels", Predictor(pixel_runtime()))], largest=20_000_000) as found:
+        yield found
+
+
+@pytest.mark.parametrize("case", sample(30, seed=1), ids=lambda case: case.name)
+def test_a_file_is_shown_rightly_or_refused_in_a_sentence(case, browser, address):
+    page = opened(browser, address)
+    says(page, r"Ready\.")
+    name = case.file.encode("utf-8", "replace").decode()
+    page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": case.content})
+    expect(page.locator("#status")).not_to_have_text(UNDER_WAY, timeout=20_000)
+    said = page.inner_text("#status")
+    if case.pixels is None:
+        assert re.fullmatch(r".{15,}\.", said, re.DOTALL)
+        assert "Done" not in said
+    else:
+        assert said.startswith("Done")
+        assert np.array_equal(mask(page), mask_of(case.pixels))
+    assert all(error.startswith("Failed to load resource") for error in page.errors)
+    page.context.close()
