@@ -19,6 +19,13 @@ from featherseg.inference import video_camera
 APP = typer.Typer()
 APP.command()(predict)
 
+STOPPABLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
+from featherseg.cli import main
+main()
+"""
+
 
 def run(*arguments: object):
     return CliRunner().invoke(APP, [str(argument) for argument in arguments])
@@ -124,7 +131,7 @@ def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monk
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
     clip = write_video(tmp_path / "long.mp4", moving_pictures(400))  # it must not end before it is stopped
     out = tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "featherseg", "predict", str(lawn_run), str(clip), "-o", str(out)]
+    command = [sys.executable, "-c", STOPPABLE, "predict", str(lawn_run), str(clip), "-o", str(out)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.PIPE) as child:
         while not (tmp_path / "out.mp4.parts" / "000000.nut").exists():
