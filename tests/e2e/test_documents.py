@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,7 +80,8 @@ def run(line: list[str]) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
-        assert any(row.startswith("http://") for row in iter(process.stdout.readline, ""))
+        address = next(row.strip() for row in iter(process.stdout.readline, "") if row.startswith("http://"))
+        assert httpx.get(f"{address}readyz", timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
