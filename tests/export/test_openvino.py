@@ -1,10 +1,14 @@
 """The OpenVINO pair: parity, and that nothing else is written."""
 
+from pathlib import Path
+
+import pytest
 from three_layers import FACTS, three_layers
 
-from featherseg.export import openvino
+from featherseg import models
+from featherseg.export import export_all, openvino
 from featherseg.export.job import Job
-from featherseg.export.parity import verify
+from featherseg.export.parity import perturb, verify
 
 
 def test_a_pair_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_path):
@@ -31,3 +35,35 @@ def test_a_graph_that_was_made_already_is_not_made_again(tmp_path):
 
     openvino.write(Job(three_layers(), FACTS, tmp_path, graph=graph))
     assert calls == [1]
+
+
+ARCHITECTURES = (
+    "frm-van-t",
+    "cgrseg-t",
+    "rsp-lite0-panoptic",
+    "deeplabv3-lite0",
+    "sfnet-r18",
+    "ddrnet-23-slim",
+    "pidnet-s",
+    "segformer-b0",
+    "efficientvit-seg-b0",
+    "seaformer-tiny",
+    "segnext-t",
+    "rtformer-slim",
+    "sctnet-s",
+)
+"""One variant of each file of models/."""
+
+
+def test_no_architecture_is_left_out():
+    files = {type(models.build(name, classes=3)).__module__ for name in ARCHITECTURES}
+    assert files == {f"featherseg.models.{path.stem}" for path in Path(models.__file__).parent.glob("[a-z]*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
+    network = perturb(models.build(name, classes=3)).eval()
+    reports, errors = export_all(network, ["onnx", "openvino"], tmp_path)
+    assert not errors
+    assert [report.parity.ok for report in reports] == [True, True]
