@@ -61,25 +61,21 @@ def serve(
         )
         keep_freed_memory(one_heap=True)
         networks = open_networks(runs, device, batch, memory_gb)
-        print_start(networks, settings, host, port)
-        server.run(create_app(networks, settings), listener)
+        server.run(create_app(networks, settings), listener, lambda: print_start(networks, settings, host, port))
 
 
 def print_start(networks: Sequence[Served], settings: Settings, host: str, port: int) -> None:
     """What is served, where, and within which limits."""
-    from rich.console import Console
     from rich.markup import escape
 
-    from featherseg.inference.draw import printable
+    from featherseg.cli.terminal import Console
     from featherseg.serving.settings import EVERYWHERE
 
     console = Console(highlight=False, soft_wrap=True)
     for network in networks:
         objects = ", objects" if network.panoptic else ""
-        terms = printable(network.licence, 200) or "licence not stated"
-        console.print(
-            f"{escape(printable(network.name, 200))}: {len(network.classes)} classes{objects}; {escape(terms)}"
-        )
+        terms = network.licence or "licence not stated"
+        console.print(f"{escape(network.name)}: {len(network.classes)} classes{objects}; {escape(terms)}")
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "

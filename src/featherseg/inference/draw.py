@@ -126,7 +126,7 @@ def _draw_entry(
     pen.text((left + 2.0 * text + name_width, middle), entry.share, fill=_FAINT, font=font, anchor="lm")
 
 
-def printable(name: str, longest: int = LONGEST_NAME) -> str:
+def printable(name: str) -> str:
     """A class name as it may be drawn or printed: one line, no control or direction characters, not too long."""
     clean = "".join(character if character.isprintable() else " " for character in name).strip()
-    return clean if len(clean) <= longest else clean[: longest - 3] + "..."
+    return clean if len(clean) <= LONGEST_NAME else clean[: LONGEST_NAME - 3] + "..."

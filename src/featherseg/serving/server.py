@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -42,15 +43,18 @@ def _bind_sentence(host: str, port: int, error: OSError) -> str:
     return f"nothing can listen at {host}, port {port}: {error.strerror or error}. Choose another port with --port."
 
 
-def run(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt); what runs is finished, the rest gets 503."""
-    server = server_of(app)
+def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -> None:
+    """Serve until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt); what runs is finished, the rest gets 503.
+
+    `announce` is called when requests are answered and signals are heard.
+    """
+    server = server_of(app, announce)
     server.run(sockets=[listener])
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def server_of(app: FastAPI) -> "StoppableServer":
+def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "StoppableServer":
     """uvicorn for the application of `create_app`."""
     config = uvicorn.Config(
         app,
@@ -62,7 +66,7 @@ def server_of(app: FastAPI) -> "StoppableServer":
         lifespan="on",
         limit_concurrency=MOST_CONNECTIONS,
     )
-    return StoppableServer(config, app.state.service)
+    return StoppableServer(config, app.state.service, announce)
 
 
 class StoppableServer(uvicorn.Server):
@@ -71,10 +75,14 @@ class StoppableServer(uvicorn.Server):
     A second signal ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], object]) -> None:
         super().__init__(config)
-        self.service = service
+        self.service, self.announce = service, announce
         self.stopped_by: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = self.force_exit = self.stopped_by is not None
