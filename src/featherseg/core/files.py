@@ -1,8 +1,10 @@
 """Files that are never half written: a temporary file beside the target, fsync, rename, fsync of the folder."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +41,20 @@ def check_writable(path: Path) -> None:
         raise FeathersegError(f"{path} is a folder. Name the file to write, such as {path / 'NAME'}.")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise FeathersegError(f"nothing can be written to {path}: {folder} is no folder, or may not be written to.")
+
+
+@contextmanager
+def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
+    """Hold the file at `path`, made if need be, against other processes. Raises `taken` where one of them holds it.
+
+    A POSIX lock: `flock` would outlive a killed process in the workers that it forked.
+    """
+    with open(path, "w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise taken from None
+        yield
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 The index names a sample only once the disk has its pixels, so that neither a kill nor a power cut leaves a wrong one.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
-from featherseg.core.files import append_line, write_text
+from featherseg.core.files import append_line, locked, write_text
 from featherseg.data import Drawn, data_folder, find_dataset, given_root, open_files
 from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
 from featherseg.data.cache_index import (
@@ -125,11 +124,8 @@ def prepare_split(data: PairedFiles, folder: Path, form: Form, progress: Progres
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process may write in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FeathersegError(f"another process is preparing data in {folder}. Wait for it, or stop it.") from None
+    taken = FeathersegError(f"another process is preparing data in {folder}. Wait for it, or stop it.")
+    with locked(folder / ".lock", taken):
         yield
 
 

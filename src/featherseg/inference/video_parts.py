@@ -3,7 +3,6 @@
 A kill at any moment leaves whole segments; the next run of the same command goes on behind them.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.errors import RunError
-from featherseg.core.files import write_atomic, write_json
+from featherseg.core.files import locked, write_atomic, write_json
 from featherseg.inference.video_write import (
     SEGMENT_SUFFIX,
     Drawn,
@@ -75,11 +74,7 @@ def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
     """
     folder = parts_folder(target)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another process is writing {target}. Wait for it, or stop it first.") from None
+    with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it, or stop it first.")):
         _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
         try:
             yield Parts(folder, form)

@@ -4,7 +4,6 @@ Lightning's Trainer drives one flat run of `steps` optimiser steps (no epochs of
 was killed and resumed ends bit-identical (docs/decisions/0001).
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 from featherseg import models
 from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError, DataError, RunError
-from featherseg.core.files import append_line, write_text
+from featherseg.core.files import append_line, locked, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic_targets import panoptic_targets
@@ -87,11 +86,7 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
         refuse_existing(out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / LOCK, "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: that one would outlive us in loader workers
-        except OSError:
-            raise RunError(f"another process is training in {out}. Wait for it, or stop it first.") from None
+    with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it, or stop it first.")):
         try:
             yield
         finally:
