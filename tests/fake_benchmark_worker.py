@@ -20,6 +20,11 @@ LIMITS = {
 }
 
 
+def form_of(asked: dict, before: str) -> str:
+    """The form that is asked for, or of a file its name; what was opened before where neither is."""
+    return asked.get("form") or (Path(asked["file"]).name if asked.get("file") else before)
+
+
 def turn(form: str, number: int) -> dict:
     """Forward times of 100 ms by the form's factor, on a machine that is slower every round; 1 ms the other stages."""
     forward = 100 * FACTORS[form] * 1.05**number
@@ -63,7 +68,7 @@ def main(folder: Path) -> None:
     form, turns = "", 0
     for line in sys.stdin:
         asked = json.loads(line)
-        do, form = asked["do"], asked.get("form", form)
+        do, form = asked["do"], form_of(asked, form)
         fault = faults.get(form, {})
         if fault == do:
             sys.stderr.write("loading\nno such instruction\n")

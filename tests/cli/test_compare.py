@@ -1,8 +1,10 @@
 import json
+from itertools import combinations
 
 import pytest
 import torch
 import typer
+from three_layers import ThreeLayers
 from typer.testing import CliRunner
 
 from featherseg import models
@@ -18,6 +20,12 @@ TRAINED = (
     "model.pretrained=false", "data.train_size=8", "data.val_size=4", "data.workers=0", "augment.crop=[64, 96]",
     "loss.class_weights=none", "train.epochs=1", "train.batch_size=4", "train.precision=fp32",
 )  # fmt: skip
+
+
+class TwoClasses(ThreeLayers):
+    """For the lawn's classes."""
+
+    classes = 2
 
 
 def run(*arguments: object):
@@ -114,16 +122,18 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "<script" not in html
 
 
-def test_an_exported_file_is_compared_as_a_file(field, tmp_path):
-    target = tmp_path / "light.onnx"
-    export(load_run(field[0]), "onnx", target)
-    found = json.loads(
-        run(field[0], target, "--data", open_run(field[0]).recipe.data.name, "--no-costs", "--json").stdout
-    )
+def test_exported_files_are_compared_as_files_beside_runs(field, tmp_path):
+    run_folder, (first, second) = open_run(field[0]), (tmp_path / name for name in ("a.onnx", "b.onnx"))
+    run_folder.__dict__["model"] = TwoClasses().eval()  # what `Run.model` would read; quick to export
+    export(run_folder, "onnx", first)
+    second.write_bytes(first.read_bytes())
+    data = run_folder.recipe.data.name
+    found = json.loads(run(field[0], first, second, "--data", data, "--no-costs", "--json").stdout)
     assert [r["start"] for r in found["rankings"]] == ["from scratch", "start not recorded"]
-    (pair,) = found["files"]
-    assert abs(pair["miou"][0]) < 1e-3
-    assert pair["better"] is None
+    pairs = {frozenset((pair["first"], pair["second"])): pair for pair in found["files"]}
+    assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a.onnx", "b.onnx"), 2)))
+    alike = pairs[frozenset(("a.onnx", "b.onnx"))]
+    assert (alike["miou"][0], alike["better"]) == (0, None)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -37,7 +37,10 @@ def answers(*commands: dict) -> list[dict]:
 
 def opening(form: str, source: str = "frm-lite0") -> dict:
     threads = torch.get_num_threads()
-    return {"do": "open", "threads": threads, "device": "cpu", "source": source, "form": form, "file": None}
+    return {
+        "do": "open", "threads": threads, "device": "cpu", "allocator": FORMS[form].allocator,
+        "source": source, "form": form, "file": None,
+    }  # fmt: skip
 
 
 def looked(form: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +11,10 @@ import typer
 
 from featherseg.cli.benchmark_tables import print_outcome
 from featherseg.cli.options import parse_size
+from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from featherseg.cli.terminal import Console
-    from featherseg.evaluation.benchmark import Watch
     from featherseg.evaluation.benchmark_pictures import Labelled
     from featherseg.evaluation.benchmark_variants import Network
 
@@ -85,7 +83,7 @@ def benchmark(
         labelled=_labelled(found, data, data_root, split),
         calibrate=calibrate,
     )
-    with _watched(console) as watch:
+    with work_bar(console) as watch:
         outcome = measure(plan, watch)
     if as_json:
         print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
@@ -110,18 +108,3 @@ def _labelled(networks: Sequence[Network], data: str | None, root: Path | None, 
     same = [d for d in own if d.name == name]
     roots = [Path(d.root) for d in same if d.root]
     return Labelled(name, split or (same[0].val_split if same else "val"), root or (roots[0] if roots else None))
-
-
-@contextmanager
-def _watched(console: Console) -> Iterator[Watch]:
-    """A bar that says what is being done, on a terminal, gone when the work is done; silent elsewhere."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def watch(words: str, done: int, of: int) -> None:
-            bar.update(task, description=words, completed=done, total=of)
-
-        yield watch

@@ -43,7 +43,6 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
 
 
 def _print_rest(console: Console, table: Table) -> None:
-    import numpy as np
 
     from featherseg.evaluation.benchmark_charts import share
     from featherseg.evaluation.benchmark_statistics import summarise
@@ -56,7 +55,7 @@ def _print_rest(console: Console, table: Table) -> None:
         s, samples = summarise(row.samples.forward_ms), row.samples
         cells = [f"{s.p95:.1f}", f"{s.least:.1f}", f"{summarise(samples.cpu['forward']).p50:.1f}"]
         cells += [f"{summarise(samples.whole_ms).p50:.1f}", f"{samples.first_ms.mean():.0f}"]
-        cells += [f"{np.median(samples.process_mib):.0f}"]
+        cells += [samples.process_peak]
         cells += [f"{samples.gpu_mib.max():.0f}"] if samples.gpu_mib is not None else []
         rows.append((row, [*cells, *([share(row)] if limited else [])]))
     title = "whole way: from a picture file to a mask file; MiB: the process at its peak"

@@ -12,7 +12,7 @@ import typer
 
 from featherseg.cli.comparison_tables import print_outcome, print_paper
 from featherseg.cli.options import FIT_HELP, parse_mode, parse_size, with_own_fit
-from featherseg.cli.progress import progress_bar
+from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def compare(
 
     contestants = open_contestants(names, device)
     scored, own_split = _data(contestants, asked)
-    with progress_bar(console, "scoring") as progress:
+    with work_bar(console) as watch:
         outcome = contest(
             contestants,
             scored,
@@ -96,7 +96,7 @@ def compare(
             lambda runtime: with_own_fit(mode, fit, runtime),
             at or typical_size(scored),
             costs=costs,
-            progress=progress,
+            watch=watch,
         )
     if as_json:
         print(json.dumps(to_json(outcome, max_ms, max_mib), indent=2, ensure_ascii=False))

@@ -77,9 +77,9 @@ def _figures(s: Standing) -> tuple[str, ...]:
         " ".join(f"{100 * miou:.2f}" for miou in s.miou),
         number(None if s.params is None else s.params / 1e6, 2),
         number(s.gmacs, 2),
-        number(s.p50_ms, 1),
-        number(s.p95_ms, 1),
-        number(s.memory.process_mib if s.memory else None, 0),
+        number(s.took.p50_ms, 1),
+        number(s.took.p95_ms, 1),
+        number(s.took.process_mib, 0),
     )
 
 

@@ -1,9 +1,14 @@
 """`featherseg models`: the catalogue of networks."""
 
+from __future__ import annotations
+
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from featherseg.data.statistics import Progress
 
 SIZE = (512, 1024)  # (height, width) of the picture that is counted
 CLASSES = 19
@@ -13,7 +18,11 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
 ) -> None:
     """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
-    rows = catalogue_rows()
+    from featherseg.cli.progress import progress_bar
+    from featherseg.cli.terminal import Console
+
+    with progress_bar(Console(stderr=as_json, highlight=False), "counting") as progress:
+        rows = catalogue_rows(progress)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -39,13 +48,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table, markup=False)
 
 
-def catalogue_rows() -> list[dict[str, Any]]:
+def catalogue_rows(progress: Progress | None = None) -> list[dict[str, Any]]:
     """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
     from featherseg.evaluation.cost import cost
     from featherseg.models import MODELS
 
     rows = []
-    for name, entry in MODELS.items():
+    for done, (name, entry) in enumerate(MODELS.items()):
+        if progress:
+            progress(done, len(MODELS))
         counted = cost(name, SIZE, CLASSES)
         rows.append(
             {

@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
 from featherseg.evaluation.benchmark_fidelity import Fidelity, Scored, fidelity_of, with_miou
-from featherseg.evaluation.benchmark_forms import EAGER
+from featherseg.evaluation.benchmark_forms import EAGER, FORMS
 from featherseg.evaluation.benchmark_pictures import Pictures, write_pictures
 from featherseg.evaluation.benchmark_process import COMMAND, Process, VariantError
 from featherseg.evaluation.benchmark_results import Outcome, Plan, Row, Samples, Setting, Table
@@ -88,7 +88,7 @@ class _Log:
             queue,
             open_ms=np.array([o["open_ms"] for o in self.opened]),
             first_ms=np.array(self.first_ms),
-            process_mib=np.array([m["process_mib"] for m in self.memory]),
+            process_mib=np.array([m["process_mib"] for m in self.memory], dtype=float),
             gpu_mib=None if None in gpu else np.array(gpu),
         )
 
@@ -136,9 +136,9 @@ class _Lane:
 
         def tell(variant: Variant, process: Process) -> None:
             source, file = variant.network.source, variant.file and str(variant.file)
-            process.tell(
-                "open", threads=self.threads, device=self.plan.device, source=source, form=variant.form, file=file
-            )
+            allocator = variant.form is not None and FORMS[variant.form].allocator
+            order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
+            process.tell("open", source=source, form=variant.form, file=file, **order)
 
         def hear(variant: Variant, process: Process) -> None:
             self.opened[variant.name] = process.answer()

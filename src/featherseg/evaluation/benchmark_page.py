@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from featherseg.core.wording import counted
 from featherseg.evaluation.benchmark_charts import (
     CHART_STYLE,
@@ -139,7 +137,7 @@ def _rest(table: Table, baseline: str) -> str:
         s = row.samples
         cells = [f"{s.first_ms.mean():.0f}", f"{s.open_ms.mean():.0f}", f"{summarise(s.cpu['forward']).p50:.1f}"]
         cells += [_speed(row.by_cpu[baseline]), f"{summarise(s.whole_ms).p50:.1f}"]
-        cells += [_speed(row.whole[baseline]), f"{np.median(s.process_mib):.0f}"]
+        cells += [_speed(row.whole[baseline]), s.process_peak]
         cells += [f"{s.gpu_mib.max():.0f}"] if s.gpu_mib is not None else []
         cells += [share(row)] if _limited(table) else []
         rows.append(_row(row, cells))

@@ -92,6 +92,7 @@ class Samples:
     """All that was measured of one variant in one setting; arrays are (S, R): starts, rounds of each.
 
     wall, cpu and queue hold milliseconds by stage, see `benchmark_worker.Times`; the others one value a start.
+    process_mib is NaN where the system does not tell, gpu_mib None without a GPU.
     """
 
     wall: dict[str, np.ndarray]
@@ -111,6 +112,11 @@ class Samples:
     def whole_ms(self) -> np.ndarray:
         """From a picture file to a mask file, (S, R)."""
         return np.asarray(sum(self.wall.values()))
+
+    @property
+    def process_peak(self) -> str:
+        """The median of the starts' peaks in MiB, as tables show it."""
+        return "-" if np.isnan(self.process_mib).any() else f"{np.median(self.process_mib):.0f}"
 
     @property
     def crowding(self) -> float:
@@ -215,7 +221,7 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
             **{clock: _lists(getattr(samples, clock)) for clock in ("wall", "cpu", "queue")},
             "open_ms": samples.open_ms.tolist(),
             "first_ms": samples.first_ms.tolist(),
-            "process_mib": samples.process_mib.tolist(),
+            "process_mib": _list(samples.process_mib),
             "gpu_mib": None if samples.gpu_mib is None else samples.gpu_mib.tolist(),
         },
     }
@@ -223,7 +229,9 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
 
 def _lists(by_stage: Mapping[str, np.ndarray]) -> dict[str, list[list[float | None]]]:
     """(S, R) of each stage as lists; null for NaN."""
-    return {
-        stage: [[None if np.isnan(x) else round(float(x), 4) for x in start] for start in values]
-        for stage, values in by_stage.items()
-    }
+    return {stage: [_list(start.round(4)) for start in values] for stage, values in by_stage.items()}
+
+
+def _list(values: np.ndarray) -> list[float | None]:
+    """(N,) as a list; null for NaN."""
+    return [None if np.isnan(x) else x for x in values.tolist()]

@@ -62,13 +62,14 @@ def summarise(times_ms: np.ndarray) -> Summary:
     return Summary(float(p50), float(p95), float(times_ms.min()), float(high - low))
 
 
-def speed(baseline_ms: np.ndarray, own_ms: np.ndarray, *, seed: int = 0) -> Speed:
+def speed(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0) -> Speed:
     """The median of the rounds' ratios baseline / own, both (S, R), of which each pair was taken in one round.
 
     The interval is that value, times and divided by exp(t * spread): spread is that of the logarithm over bootstrap
     replicates, each of S - 1 of the S starts drawn with replacement (which makes its variance unbiased, as in
-    bootstrap.py), t Student's with S - 1 degrees of freedom. Raises ConfigError for fewer than two starts, or where
-    rounds do not pair up.
+    bootstrap.py), t Student's with S - 1 degrees of freedom. Of several pairs that are looked at together, `pairs`,
+    each has its share of the 5 % (Bonferroni). Raises ConfigError for fewer than two starts, or where rounds do not
+    pair up.
     """
     if baseline_ms.shape != own_ms.shape or len(own_ms) < MIN_STARTS:
         raise ConfigError(
@@ -78,7 +79,7 @@ def speed(baseline_ms: np.ndarray, own_ms: np.ndarray, *, seed: int = 0) -> Spee
     logs, starts = np.log(baseline_ms / own_ms), len(own_ms)
     drawn = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))
     medians = np.median(logs[drawn].reshape(REPLICATES, -1), axis=1)
-    t = float(student_quantile((1 + LEVEL) / 2, np.array([starts - 1.0]))[0])
+    t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])
     middle, reach = np.median(logs), t * medians.std()
     return Speed(*np.exp([middle, middle - reach, middle + reach]).tolist())
 

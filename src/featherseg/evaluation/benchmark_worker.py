@@ -32,7 +32,6 @@ from featherseg.data.images import read_image
 from featherseg.evaluation.benchmark_forms import FORMS, FormRuntime
 from featherseg.evaluation.benchmark_variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.evaluation.evaluate import evaluate
-from featherseg.evaluation.peak_memory import MIB, resident_mib
 from featherseg.evaluation.roofline import measure_limits
 from featherseg.inference.draw import palette
 from featherseg.inference.modes import Mode, Pass, Window, masks_of
@@ -45,6 +44,7 @@ STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "
 WARM_LEAST, WARM_MOST = 5, 12
 """Untimed passes: the least (two, and three that are alike), and the most where they never are."""
 ALIKE = 0.05
+MIB = 2**20
 
 Answer = dict[str, Any]
 
@@ -146,10 +146,10 @@ class Worker:
         return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
 
     def memory(self) -> Answer:
-        """Peaks of this process so far, in MiB; gpu_mib is None without a GPU."""
+        """Peaks of this process so far, in MiB; process_mib is None where not on Linux, gpu_mib without a GPU."""
         device = self.opened.runtime.device
         gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
-        return {"process_mib": resident_mib("VmHWM"), "gpu_mib": gpu}
+        return {"process_mib": peak_mib(), "gpu_mib": gpu}
 
     def look(self, files: list[str], to: str) -> Answer:
         """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N pictures of one size into `to`, an .npz."""
@@ -226,6 +226,18 @@ def queued_ms() -> float:
     return waited / 1e6
 
 
+def peak_mib() -> float | None:
+    """The peak of this process's memory in MiB as the kernel has it; None where that is not Linux.
+
+    Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    found = dict(row.split(":", 1) for row in status.read_text().splitlines() if ":" in row)
+    return int(found["VmHWM"].split()[0]) / 1024  # kB in the file
+
+
 def serve(lines: Iterator[str], answers: TextIO) -> None:
     """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
 
@@ -240,7 +252,7 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
         try:
             if do == "open":
                 torch.set_num_threads(asked.pop("threads"))
-                if asked["form"] and FORMS[asked["form"]].allocator:
+                if asked.pop("allocator"):
                     keep_freed_memory()
                 opened, answer = open_variant(**asked)
                 worker = Worker(opened, say)

@@ -6,9 +6,9 @@ Networks that started from different weights are never ranked in one list: what 
 
 import json
 import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from featherseg.evaluation.bootstrap import Difference, best, compare_files, com
 from featherseg.evaluation.cost import cost_of
 from featherseg.evaluation.evaluate import Progress, Scores, check_fit, evaluate
 from featherseg.evaluation.front import LATENCY, MEMORY, Pick, Point, Quantity, pick
-from featherseg.evaluation.latency import SideBySide, time_side_by_side
-from featherseg.evaluation.peak_memory import PeakMemory, peak_memory
 from featherseg.evaluation.record import log_look
+from featherseg.evaluation.side_by_side import SideBySide, Took, time_side_by_side
 from featherseg.evaluation.units import Units, units_of
 from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
@@ -34,6 +33,9 @@ MOST_FILES = 12
 
 MOST_SETTINGS = 2
 """More settings than these do not name a network."""
+
+Watch = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
 
 FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
 """Settings in which runs of one network may differ."""
@@ -56,8 +58,7 @@ class Contestant:
 class Standing:
     """A network and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
 
-    params and gmacs (by `macs`, at the size that was timed) are None for an exported file, the others where they were
-    not measured.
+    params and gmacs (by `macs`, at the size that was timed) are None for an exported file.
     """
 
     name: str
@@ -67,9 +68,7 @@ class Standing:
     iou: np.ndarray
     params: int | None
     gmacs: float | None
-    p50_ms: float | None
-    p95_ms: float | None
-    memory: PeakMemory | None
+    took: Took
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,9 @@ def compare(
     size: Size,
     *,
     costs: bool = True,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
-    """Score everyone on every picture, measure time and memory of one file a network, and say what the figures allow.
+    """Measure time and memory of one file a network, score everyone on every picture, and say what the figures allow.
 
     mode_of is how a network looks at pictures; size (height, width) is what one pass is timed with, `costs` False
     leaves time and memory out. A look at a split counts in every run, as `evaluate` counts it. Raises ConfigError where
@@ -159,22 +158,23 @@ def compare(
         check_fit(one.runtime, data)
         if one.run and not _writable(one.run.path):
             raise RunError(f"{one.run.path} cannot be written, but looks at data are counted there. Compare a copy.")
+    tell = watch or _nobody
+    networks = _by_network(contestants)
+    firsts = [files[0] for files in networks.values()]
+    timing = _time(firsts, size, partial(tell, "time and memory")) if costs else None
+    took = {one.network: timing.took(place) for place, one in enumerate(firsts)} if timing else {}
     modes = [mode_of(one.runtime) for one in contestants]
-    scores = [_score(one, data, split, mode, _part(progress, i, len(contestants))) for i, (one, mode) in enumerate(
-        zip(contestants, modes, strict=True)
-    )]  # fmt: skip
-    groups = list(dict.fromkeys(one.network for one in contestants))
-    firsts = [next(one for one in contestants if one.network == key) for key in groups]
-    timing = _time(firsts, size) if costs else None
-    members = {key: [i for i, one in enumerate(contestants) if one.network == key] for key in groups}
-    standings = {
-        key: _standing(firsts[place], [contestants[i] for i in members[key]], [scores[i] for i in members[key]], place,
-                       timing, size)
-        for place, key in enumerate(groups)
-    }  # fmt: skip
+    scores = {
+        one.path: _score(one, data, split, mode, partial(tell, f"scoring {one.name}"))
+        for one, mode in zip(contestants, modes, strict=True)
+    }
+    standings, counts = {}, {}
+    for key, files in networks.items():
+        own = [scores[one.path] for one in files]
+        standings[key] = _standing(files, own, took.get(key, Took()), size)
+        counts[key] = np.stack([score.counts for score in own])
     units = units_of(data.keys)
-    counts = {key: np.stack([scores[i].counts for i in members[key]]) for key in groups}
-    starts = list(dict.fromkeys(one.start for one in firsts))
+    starts = dict.fromkeys(one.start for one in firsts)
     rankings = [_rank(s, {k: v for k, v in standings.items() if v.start == s}, counts, units) for s in starts]
     return Outcome(
         data=data.name,
@@ -185,7 +185,7 @@ def compare(
         units=units.words,
         size=size,
         rankings=tuple(rankings),
-        files=_file_pairs(contestants, scores, units, [len(m) for m in members.values()]),
+        files=_file_pairs(contestants, scores, units, [len(files) for files in networks.values()]),
         timing=timing,
     )
 
@@ -204,7 +204,7 @@ def points(ranking: Ranking, quantity: Quantity) -> list[Point]:
     """The networks of a ranking as points of a front, as far as they were measured."""
     found = []
     for s in ranking.standings:
-        cost = s.p50_ms if quantity is LATENCY else s.memory.process_mib if s.memory else None
+        cost = s.took.p50_ms if quantity is LATENCY else s.took.process_mib
         if cost is not None:
             found.append(Point(s.name, cost, float(s.miou.mean())))
     return found
@@ -302,42 +302,38 @@ def _told_apart(firsts: dict[str, tuple[Path, Run | None]]) -> dict[str, str]:
     return words
 
 
-def _time(firsts: Sequence[Contestant], size: Size) -> SideBySide:
-    return replace(time_side_by_side([one.runtime for one in firsts], size), names=tuple(one.label for one in firsts))
+def _by_network(contestants: Sequence[Contestant]) -> dict[str, list[Contestant]]:
+    """The files of each network, in the order in which they were named."""
+    networks: dict[str, list[Contestant]] = {}
+    for one in contestants:
+        networks.setdefault(one.network, []).append(one)
+    return networks
 
 
-def _score(one: Contestant, data: SegmentationData, split: str, mode: Mode, progress: Progress | None) -> Scores:
+def _time(firsts: Sequence[Contestant], size: Size, progress: Progress) -> SideBySide:
+    labels, paths, runtimes = zip(*((one.label, one.path, one.runtime) for one in firsts), strict=True)
+    return time_side_by_side(labels, paths, runtimes, size, progress)
+
+
+def _score(one: Contestant, data: SegmentationData, split: str, mode: Mode, progress: Progress) -> Scores:
     scores = evaluate(one.runtime, data, mode, boundary=False, progress=progress)
     if one.run:
         log_look(one.run, data, split, mode, scores)
     return scores
 
 
-def _part(progress: Progress | None, place: int, parts: int) -> Progress | None:
-    """The progress of one of several equal parts of the work."""
-    return (lambda done, total: progress(place * total + done, parts * total)) if progress else None
-
-
-def _standing(
-    first: Contestant,
-    members: Sequence[Contestant],
-    scores: Sequence[Scores],
-    place: int,
-    timing: SideBySide | None,
-    size: Size,
-) -> Standing:
+def _standing(files: Sequence[Contestant], scores: Sequence[Scores], took: Took, size: Size) -> Standing:
+    first = files[0]
     cost = cost_of(build_network(first.run.info), first.label, size) if first.run else None
     return Standing(
         name=first.label,
         start=first.start,
-        files=tuple(one.name for one in members),
+        files=tuple(one.name for one in files),
         miou=np.array([s.miou for s in scores]),
         iou=np.stack([s.iou for s in scores]),
         params=cost.params if cost else None,
         gmacs=cost.macs["macs"] / 1e9 if cost else None,
-        p50_ms=float(timing.p50_ms[place]) if timing else None,
-        p95_ms=float(timing.p95_ms[place]) if timing else None,
-        memory=peak_memory(first.path, size, str(first.runtime.device)) if timing and sys.platform == "linux" else None,
+        took=took,
     )
 
 
@@ -352,13 +348,17 @@ def _rank(start: str, standings: dict[str, Standing], counts: dict[str, np.ndarr
 
 
 def _file_pairs(
-    contestants: Sequence[Contestant], scores: Sequence[Scores], units: Units, runs: Sequence[int]
+    contestants: Sequence[Contestant], scores: Mapping[Path, Scores], units: Units, runs: Sequence[int]
 ) -> FilePairs | None:
     """Every pair of files, where the networks themselves cannot be told apart and the pairs can be read."""
     if not too_few_runs(runs) or len(contestants) > MOST_FILES:
         return None
     names = tuple(one.name for one in contestants)
-    return FilePairs(names, tuple(compare_files([s.counts for s in scores], units)))
+    return FilePairs(names, tuple(compare_files([scores[one.path].counts for one in contestants], units)))
+
+
+def _nobody(words: str, done: int, of: int) -> None:
+    """Nobody watches."""
 
 
 def _writable(folder: Path) -> bool:
@@ -374,10 +374,7 @@ def _standing_json(s: Standing) -> dict[str, Any]:
         "iou": [None if np.isnan(v) else float(v) for v in s.iou.mean(axis=0)],
         "params": s.params,
         "gmacs": s.gmacs,
-        "p50_ms": s.p50_ms,
-        "p95_ms": s.p95_ms,
-        "process_mib": s.memory.process_mib if s.memory else None,
-        "network_mib": s.memory.network_mib if s.memory else None,
+        **asdict(s.took),
     }
 
 

@@ -11,6 +11,7 @@ from featherseg.evaluation.bootstrap import Difference, Interval
 from featherseg.evaluation.comparison import Outcome, Ranking, Standing, picks, points
 from featherseg.evaluation.front import LATENCY, MEMORY, front_svg
 from featherseg.evaluation.page import page_html, percent, section
+from featherseg.evaluation.side_by_side import STARTS
 
 PAGE_STYLE = """
 td small { display: block; color: var(--muted); }
@@ -75,9 +76,9 @@ def _row(s: Standing) -> str:
         runs if len(s.miou) > 1 else "one run",
         "" if s.params is None else f"{s.params / 1e6:.2f}",
         _number(s.gmacs, 2),
-        _number(s.p50_ms, 1),
-        _number(s.p95_ms, 1),
-        _number(s.memory.process_mib if s.memory else None, 0),
+        _number(s.took.p50_ms, 1),
+        _number(s.took.p95_ms, 1),
+        _number(s.took.process_mib, 0),
     )
     return f'<tr><th scope="row">{escape(s.name)}</th>{"".join(f"<td class=number>{f}</td>" for f in figures)}</tr>'
 
@@ -132,7 +133,11 @@ def _times(outcome: Outcome) -> str:
     if outcome.timing is None or len(outcome.timing.names) < 2:
         return ""
     rows = "".join(f"<li>{escape(r.words(outcome.timing.names))}</li>" for r in outcome.timing.ratios())
-    return section("Time", f"<p>Passes took turns in one process, batch of one, up to the logits.</p><ul>{rows}</ul>")
+    return section(
+        "Time",
+        f"""<p>Passes took turns, batch of one, up to the logits, each network in a process of its own; all of them were
+started {STARTS} times.</p><ul>{rows}</ul>""",
+    )
 
 
 def _reading(outcome: Outcome) -> str:
@@ -142,7 +147,7 @@ def _reading(outcome: Outcome) -> str:
 runs: neighbouring pictures are alike, so that they count for less than unrelated ones. “Better” and “faster” are only
 said where the interval leaves out no difference. Networks with different starts are in separate lists, as the start
 alone can decide. Parameters and GMACs (“macs”) are those of inference; memory is the peak of a process of its
-own.</p>""",
+own, from a picture file to a mask file.</p>""",
     )
 
 
