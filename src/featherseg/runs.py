@@ -29,6 +29,7 @@ from featherseg.recipe import Recipe
 
 FORMAT_VERSION = 1
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
+CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")
 
@@ -95,6 +96,20 @@ class Run:
     def imported(self) -> str | None:
         """The name of the file that the weights were imported from; None for a run that was trained here."""
         return self.info.loaded.get("imported")
+
+    @property
+    def start(self) -> str | None:
+        """What its training started from: `from scratch`, `ImageNet weights`, `weights of NAME`; None if imported."""
+        if self.imported:
+            return None
+        if init := self.info.loaded.get("init"):
+            return f"weights of {Path(str(init)).name}"
+        return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its training was stopped on the way: it can go on, and its curve is not drawn yet."""
+        return (self.path / CHECKPOINT).is_file() and not (self.path / CURVE).is_file()
 
     @cached_property
     def model(self) -> SegmentationNetwork:

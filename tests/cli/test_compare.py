@@ -1,5 +1,7 @@
 import json
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,20 +82,65 @@ def test_other_starts_are_never_in_one_list(field):
     ]
 
 
+def with_settings(path: Path, table: str, **settings: object) -> None:
+    """Give a run other settings of a table of its recipe."""
+    info = open_run(path).info
+    changed = getattr(info.recipe, table).model_copy(update=settings)
+    write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})}))
+
+
 def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field):
-    for path in field[3:]:
-        info = open_run(field[0]).info
-        train = info.recipe.train.model_copy(update={"lr": 0.5, "seed": open_run(path).recipe.train.seed})
-        write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
-        save_weights(path, load_run(field[0]).model.state_dict())
+    for path, same in zip(field[3:], field[:3], strict=True):
+        write_info(path, open_run(same).info)
+        with_settings(path, "train", lr=0.5)
+        save_weights(path, load_run(same).model.state_dict())
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
     lr = open_run(field[0]).recipe.train.lr
-    names = {n["name"] for n in found["rankings"][0]["networks"]}
-    assert names == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
+    (ranking,) = found["rankings"]
+    assert {n["name"] for n in ranking["networks"]} == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
+    assert ranking["trained_unlike"] == ["train.lr"]
+
+
+def test_a_copy_of_a_run_is_no_further_run_of_its_network(field):
+    write_info(field[1], open_run(field[0]).info)
+    save_weights(field[1], load_run(field[0]).model.state_dict())
+    error = run(*field, "--no-costs").exception
+    assert isinstance(error, ConfigError)
+    assert "frm-lite0-0 and frm-lite0-1 hold the same weights" in str(error)
+
+
+def test_runs_of_one_seed_count_once_and_networks_with_too_few_seeds_are_left_out(field, tmp_path):
+    third = tmp_path / "third"
+    shutil.copytree(field[0], third)
+    with_settings(third, "train", lr=0.5)
+    with_settings(field[5], "train", seed=0)
+    found = json.loads(run(*field, third, "--no-costs", "--json").stdout)
+    (ranking,) = found["rankings"]
+    assert ranking["silence"].endswith("runs: says nothing about the networks")
+    assert sorted(n["seeds"] for n in ranking["networks"]) == [1, 2, 3]
+    assert any("the 3 runs of deeplabv3-lite0 have only 2 seeds" in caution for caution in found["cautions"])
+    with_settings(field[5], "train", seed=2)
+    text = run(*field, third, "--no-costs").stdout
+    assert "nothing is said of frm-lite0 (train.lr=0.5): it has fewer than three seeds" in text
+    assert "than every other network with three seeds" in text
+    assert "not trained alike, they differ in: train.lr" in text
+
+
+def test_pictures_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):
+    (field[3] / "last.ckpt").write_bytes(b"")
+    for path in field:
+        with_settings(path, "data", train_split="test")
+    found = json.loads(run(field[0], field[3], "--no-costs", "--json", "--split", "test").stdout)
+    pictures = found["pictures"]
+    assert found["cautions"][:3] == [
+        "deeplabv3-lite0-0 is not finished: its training was stopped on the way",
+        f"frm-lite0-0 was trained on {pictures} of these {pictures} pictures",
+        f"deeplabv3-lite0-0 was trained on {pictures} of these {pictures} pictures",
+    ]
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.evaluation.comparison.open_contestants", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr("featherseg.evaluation.contestants.open_contestants", lambda *_: pytest.fail("began to work"))
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),
@@ -115,24 +162,33 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert result.exit_code == 0, result.output
     assert "within 1e+06 ms" in result.output
     assert "none of 2 networks stays within 1 MiB" in result.output
+    assert "the pictures are one block" in result.output
+    assert ", no interval points" in result.output
     assert "says nothing about the networks" in result.output
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
     assert all(word in html for word in ("deeplabv3-lite0", "grass", "default-src 'none'", "How to read this"))
+    assert "Classes told apart: none" in html
     assert "<script" not in html
 
 
-def test_exported_files_are_compared_as_files_beside_runs(field, tmp_path):
-    run_folder, (first, second) = open_run(field[0]), (tmp_path / name for name in ("a.onnx", "b.onnx"))
-    run_folder.__dict__["model"] = TwoClasses().eval()  # what `Run.model` would read; quick to export
-    export(run_folder, "onnx", first)
+def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(field, tmp_path):
+    trained, first, second = open_run(field[0]), tmp_path / "a" / "model.onnx", tmp_path / "b" / "model.onnx"
+    cost = json.loads(run(*field[:2], "--no-costs", "--json").stdout)["rankings"][0]["networks"][0]
+    trained.__dict__["model"] = TwoClasses().eval()  # what `Run.model` would read; quick to export
+    for file in (first, second):
+        file.parent.mkdir()
+    export(trained, "onnx", first)
     second.write_bytes(first.read_bytes())
-    data = run_folder.recipe.data.name
-    found = json.loads(run(field[0], first, second, "--data", data, "--no-costs", "--json").stdout)
-    assert [r["start"] for r in found["rankings"]] == ["from scratch", "start not recorded"]
+    result = run(field[0], first, second, "--data", trained.recipe.data.name, "--no-costs", "--json")
+    found = json.loads(result.stdout)
+    (ranking,) = found["rankings"]
+    rows = {n["name"]: n for n in ranking["networks"]}
+    assert (ranking["start"], set(rows)) == ("from scratch", {"frm-lite0", "a/model.onnx", "b/model.onnx"})
+    assert {(row["params"], row["gmacs"]) for row in rows.values()} == {(cost["params"], cost["gmacs"])}
     pairs = {frozenset((pair["first"], pair["second"])): pair for pair in found["files"]}
-    assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a.onnx", "b.onnx"), 2)))
-    alike = pairs[frozenset(("a.onnx", "b.onnx"))]
+    assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2)))
+    alike = pairs[frozenset(("a/model.onnx", "b/model.onnx"))]
     assert (alike["miou"][0], alike["better"]) == (0, None)
 
 
@@ -144,6 +200,12 @@ def test_exported_files_are_compared_as_files_beside_runs(field, tmp_path):
     (["--train", "frm-lite0"], "--models"),
     (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "a"], "--seeds 'a'"),
     (["--train", "frm-lite0", "--models", "frm-lite0,frm-lite0", "--out", "x"], "once"),
+    (["RUN", "--models", "frm-lite0"], "--models goes with --train"),
+    (["RUN", "--seeds", "1"], "--seeds goes with --train"),
+    (["--paper", "frm", "-o", "x.html"], "--output does not go with --paper"),
+    (["--paper", "frm", "--max-ms", "3"], "--max-ms does not go with --paper"),
+    (["RUN", "--max-ms", "-5"], "--max-ms -5: expected a number above 0"),
+    (["RUN", "--max-mib", "5", "--no-costs"], "leave out --no-costs"),
 ])  # fmt: skip
 def test_what_cannot_be_compared_gets_a_sentence(lawn_run, arguments, message):
     error = run(*(lawn_run if argument == "RUN" else argument for argument in arguments)).exception
@@ -181,3 +243,12 @@ def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models,
     result = run("--train", "frm-lite0", "--models", models, "--out", tmp_path / "field")
     assert isinstance(result.exception, error)
     assert not (tmp_path / "field").exists()
+
+
+@pytest.mark.parametrize("paper", ["frm", "cgrseg", "rsp"])
+def test_a_paper_s_tables_are_printed_whole_at_80_columns(paper):
+    text = run("--paper", paper).stdout
+    rows = [line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in row or len(row) > 80 for row in rows)
+    recounted = {"frm": 11, "cgrseg": 0, "rsp": 0}
+    assert text.count("published, not recounted") == recounted[paper]

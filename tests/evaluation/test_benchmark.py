@@ -14,10 +14,10 @@ from featherseg import FeathersegError, models
 from featherseg.core.types import ClassInfo
 from featherseg.evaluation.benchmark import benchmark
 from featherseg.evaluation.benchmark_forms import forms_for
-from featherseg.evaluation.benchmark_pictures import Labelled
 from featherseg.evaluation.benchmark_results import Plan
 from featherseg.evaluation.benchmark_statistics import summarise
 from featherseg.evaluation.benchmark_variants import find_networks
+from featherseg.evaluation.labelled import Labelled
 from featherseg.runs import save_weights, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"

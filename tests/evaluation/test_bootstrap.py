@@ -107,6 +107,11 @@ def test_better_is_said_only_where_the_interval_excludes_no_difference(low, high
     assert words == {0: "a is better than b", 1: "b is better than a"}.get(better, words)
 
 
+def test_an_interval_is_told_in_points_and_that_there_is_none():
+    assert Interval(0.0312, 0.0089, 0.0535).points() == "+3.12, +0.89 to +5.35"
+    assert Interval(-0.001, math.nan, math.nan).points() == "-0.10, no interval"
+
+
 def test_nothing_is_said_where_all_pictures_are_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(7), 20)
     (found,) = compare_files(counts, units_of(FRAMES[:20]))

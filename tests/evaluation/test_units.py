@@ -34,6 +34,13 @@ def test_names_without_sequences_are_blocks_of_25_in_their_order(form):
     assert (units_of(keys).index == np.arange(500) // 25).all()
 
 
+@pytest.mark.parametrize("form", ["{}", "img_{}", "yard/frame{}", "a/{}b"])
+def test_frames_whose_numbers_are_not_padded_are_blocks_in_time(form):
+    frames = sorted(range(1, 101), key=str)  # 1, 10, 100, 11, ...: as files are listed
+    units = units_of([form.format(f) for f in frames])
+    assert {f: int(u) for f, u in zip(frames, units.index, strict=True)} == {f: (f - 1) // 25 for f in range(1, 101)}
+
+
 def test_few_pictures_are_one_block_and_single_pictures_are_all_apart():
     assert lengths(["a", "b", "c"]) == [3]
     assert single_pictures(3).index.tolist() == [0, 1, 2]

@@ -80,6 +80,8 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
     assert found == {
         "format_version": 1,
         "model": run.recipe.model.name,
+        "options": {},
+        "start": "from scratch",
         "classes": ["road", "straße", "car", "sky", "void-like"],
         "colors": [list(row.color) for row in run.classes],
         "things": [False, False, True, False, False],

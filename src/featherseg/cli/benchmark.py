@@ -15,8 +15,8 @@ from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from featherseg.evaluation.benchmark_pictures import Labelled
     from featherseg.evaluation.benchmark_variants import Network
+    from featherseg.evaluation.labelled import Labelled
 
 ROUNDS, ROUNDS_ON_GPU = 20, 100
 BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
@@ -96,7 +96,7 @@ def benchmark(
 
 def _labelled(networks: Sequence[Network], data: str | None, root: Path | None, split: str | None) -> Labelled | None:
     """What mIoU is measured on; None where nothing of it was asked for."""
-    from featherseg.evaluation.benchmark_pictures import Labelled
+    from featherseg.evaluation.labelled import Labelled
 
     if data is None and root is None and split is None:
         return None

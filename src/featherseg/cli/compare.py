@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +16,10 @@ from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from featherseg.core.types import SegmentationData
-    from featherseg.evaluation.comparison import Contestant
+    from featherseg.evaluation.contestants import Contestant
+    from featherseg.evaluation.labelled import Labelled
+
+SEEDS = "0,1,2"
 
 
 def compare(
@@ -47,7 +49,9 @@ def compare(
         str | None, typer.Option("--train", metavar="RECIPE", help="Train --models under this recipe first.")
     ] = None,
     models: Annotated[str | None, typer.Option(help="With --train: networks, as in frm-lite0,rsp-lite0.")] = None,
-    seeds: Annotated[str, typer.Option(help="With --train: one run of each network a seed.")] = "0,1,2",
+    seeds: Annotated[
+        str | None, typer.Option(help="With --train: one run of each network a seed [default: 0,1,2].")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --train: the folder of the runs; goes on where it was.")
     ] = None,
@@ -65,6 +69,11 @@ def compare(
     ways = {"runs": bool(runs), "--train": recipe is not None, "--paper": paper is not None}
     if sum(ways.values()) != 1:
         raise ConfigError("name what to compare, one of the three: two runs or more, --train RECIPE, or --paper NAME.")
+    of_training = {"--models": models, "--seeds": seeds, "--out": out, "--set": overrides}
+    of_scoring: dict[str, object] = {"--data": data, "--data-root": data_root, "--split": split, "--flip": flip}
+    of_scoring |= {"--fit": fit, "--size": size, "--max-ms": max_ms, "--max-mib": max_mib, "--output": output}
+    _refuse_given(of_training if recipe is None else {}, "goes with --train RECIPE")
+    _refuse_given(of_scoring if paper is not None else {}, "does not go with --paper, which runs nothing")
     mode = parse_mode(None, scales, flip, fit)
     at = parse_size(size, "--size") if size else None
     from featherseg.cli.terminal import Console
@@ -75,36 +84,44 @@ def compare(
         return
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.files import check_writable, write_text
+    from featherseg.evaluation.comparison import Budgets
+    from featherseg.evaluation.comparison import compare as contest
+    from featherseg.evaluation.comparison_json import to_json
+    from featherseg.evaluation.comparison_page import comparison_html
+    from featherseg.evaluation.contestants import open_contestants
 
+    budgets = Budgets(max_ms, max_mib)
+    budgets.check(costs)
     if output:
         check_writable(output)
     keep_freed_memory()
     asked = Asked(data, data_root, split, tuple(overrides or ()))
-    names = list(runs or []) if recipe is None else _train(recipe, models, seeds, out, asked, stderr=as_json)
-    from featherseg.data.statistics import typical_size
-    from featherseg.evaluation.comparison import compare as contest
-    from featherseg.evaluation.comparison import open_contestants, to_json
-    from featherseg.evaluation.comparison_page import comparison_html
-
+    names = runs or _train(recipe, models, seeds or SEEDS, out, asked, stderr=as_json)
     contestants = open_contestants(names, device)
-    scored, own_split = _data(contestants, asked)
+    labelled = _labelled(contestants, asked)
     with work_bar(console) as watch:
         outcome = contest(
             contestants,
-            scored,
-            own_split,
+            labelled,
             lambda runtime: with_own_fit(mode, fit, runtime),
-            at or typical_size(scored),
+            size=at,
             costs=costs,
             watch=watch,
         )
     if as_json:
-        print(json.dumps(to_json(outcome, max_ms, max_mib), indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(outcome, budgets), indent=2, ensure_ascii=False))
     else:
-        print_outcome(console, outcome, max_ms, max_mib)
+        print_outcome(console, outcome, budgets)
     if output:
-        write_text(output, comparison_html(outcome, max_ms, max_mib))
+        write_text(output, comparison_html(outcome, budgets))
         console.print(f"the page is {output}")
+
+
+def _refuse_given(options: Mapping[str, object], why: str) -> None:
+    """Raises ConfigError for the first of these options that was given."""
+    for flag, value in options.items():
+        if value:
+            raise ConfigError(f"{flag} {why}. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -117,9 +134,11 @@ class Asked:
     overrides: tuple[str, ...]
 
 
-def _train(recipe: str, models: str | None, seeds: str, out: Path | None, asked: Asked, *, stderr: bool) -> list[str]:
+def _train(
+    recipe: str | None, models: str | None, seeds: str, out: Path | None, asked: Asked, *, stderr: bool
+) -> list[str]:
     """Train --models under the recipe, telling of it on stdout or stderr; -> the runs."""
-    if not models or out is None:
+    if not recipe or not models or out is None:
         raise ConfigError("--train needs --models A,B,... and --out, the folder of the runs.")
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
@@ -136,9 +155,9 @@ def _train(recipe: str, models: str | None, seeds: str, out: Path | None, asked:
         return [str(run) for run in train_field(request, networks, numbers, out, progress)]
 
 
-def _data(contestants: Sequence[Contestant], asked: Asked) -> tuple[SegmentationData, str]:
-    """What everyone is scored on, and its split: the runs' own where they agree and nothing else is asked."""
-    from featherseg.data import open_dataset
+def _labelled(contestants: Sequence[Contestant], asked: Asked) -> Labelled:
+    """What everyone is scored on: the runs' own data and split where they agree and nothing else is asked."""
+    from featherseg.evaluation.labelled import Labelled
 
     own = [one.run.recipe.data for one in contestants if one.run]
     names, splits = {d.name for d in own}, {d.val_split for d in own}
@@ -147,6 +166,6 @@ def _data(contestants: Sequence[Contestant], asked: Asked) -> tuple[Segmentation
         raise ConfigError(f"{found}: name the dataset to compare on with --data NAME or --data path/to/dataset.toml.")
     name = asked.data or own[0].name
     split = asked.split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
-    roots = [d.root for d in own if d.name == name and d.root]
+    roots = [Path(d.root) for d in own if d.name == name and d.root]
     size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
-    return open_dataset(name, split, asked.root or (Path(roots[0]) if roots else None), size), split
+    return Labelled(name, split, asked.root or (roots[0] if roots else None), size)

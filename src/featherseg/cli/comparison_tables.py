@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.comparison import Outcome, Ranking, Standing
+    from featherseg.evaluation.bootstrap import Difference
+    from featherseg.evaluation.comparison import Budgets, Outcome, Ranking, Standing
     from featherseg.evaluation.paper_tables import CheckedTable
 
 
-def print_outcome(console: Console, outcome: Outcome, max_ms: float | None, max_mib: float | None) -> None:
-    """Rankings, what may be said of each pair, picks, files, times."""
+def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
+    """What to know first, rankings, what may be said of each pair, picks, files, times."""
     from rich.markup import escape
 
     from featherseg.core.wording import counted
-    from featherseg.evaluation.comparison import picks
 
     console.print(
         f"{escape(outcome.data)} {escape(outcome.split)}: {counted(outcome.pictures, 'picture')}, looked at "
         f"{outcome.mode}; intervals by drawing {outcome.units}"
     )
+    for caution in outcome.cautions:
+        console.print(f"NOTE: {escape(caution)}.")
     for ranking in outcome.rankings:
-        _print_ranking(console, ranking)
-        for _, chosen in picks(ranking, max_ms, max_mib):
+        _print_ranking(console, ranking, outcome.classes)
+        for _, chosen in budgets.picks(ranking):
             console.print(escape(f"for a budget: {chosen.reason}"))
     if outcome.files:
         console.print("\nthese files, whatever the networks:")
-        for d in outcome.files.differences:
-            low, high = 100 * d.miou.low, 100 * d.miou.high
-            console.print(
-                escape(f"  {d.words(outcome.files.names)} ({100 * d.miou.value:+.2f}, {low:+.2f} to {high:+.2f})")
-            )
+        _print_differences(console, outcome.files.differences, outcome.files.names, outcome.classes)
     if outcome.timing and len(outcome.timing.names) > 1:
         height, width = outcome.size
         console.print(f"\ntime at {height}x{width}, {outcome.timing.machine}:")
@@ -40,30 +39,37 @@ def print_outcome(console: Console, outcome: Outcome, max_ms: float | None, max_
             console.print(escape(f"  {ratio.words(outcome.timing.names)}"))
 
 
-def _print_ranking(console: Console, ranking: Ranking) -> None:
+def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "network", "mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "memory MiB",
-        title=escape(f"start: {ranking.start}"), title_justify="left",
-    )  # fmt: skip
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(title=escape(ranking.title), title_justify="left")
+    table.add_column("network", overflow="fold", min_width=8)
+    for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=heading != "of its runs")
     for s in ranking.standings:
         table.add_row(escape(s.name), *_figures(s))
-    console.print(table)
-    if ranking.silence:
-        console.print(ranking.silence)
-        return
+    console.print(table, width=max(80, console.width))
+    if ranking.unlike:
+        console.print(f"not trained alike, they differ in: {', '.join(ranking.unlike)}")
+    console.print(escape(ranking.verdict()))
     names = [s.name for s in ranking.standings]
-    console.print(f"better than every other: {escape(ranking.best.name) if ranking.best else 'none is shown to be'}")
-    for d in ranking.differences:
-        low, high = 100 * d.miou.low, 100 * d.miou.high
-        console.print(
-            escape(f"  {d.words(names)} ({100 * d.miou.value:+.2f}, {low:+.2f} to {high:+.2f} points of mIoU)")
-        )
+    for name in ranking.left_out:
+        console.print(escape(f"  nothing is said of {name}: it has fewer than three seeds"))
+    _print_differences(console, ranking.differences, names, classes)
+
+
+def _print_differences(
+    console: Console, differences: Sequence[Difference], names: Sequence[str], classes: Sequence[str]
+) -> None:
+    """A line a pair in points of mIoU, and below it the classes that are told apart."""
+    from rich.markup import escape
+
+    for d in differences:
+        console.print(escape(f"  {d.words(names)} ({d.miou.points()} points of mIoU)"))
+        told = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
+        if told:
+            console.print(escape(f"    {names[d.first]} less {names[d.second]}: {'; '.join(told)}"))
 
 
 def _figures(s: Standing) -> tuple[str, ...]:
@@ -79,7 +85,7 @@ def _figures(s: Standing) -> tuple[str, ...]:
         number(s.gmacs, 2),
         number(s.took.p50_ms, 1),
         number(s.took.p95_ms, 1),
-        number(s.took.process_mib, 0),
+        number(s.took.memory_mib, 0),
     )
 
 
@@ -109,6 +115,8 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from featherseg.evaluation.paper_tables import NOT_RECOUNTED
+
     table = Table("network", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
     table.title_justify = "left"
     for column in table.columns:
@@ -127,7 +135,8 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
         for number, (what, figure) in enumerate(shown):
             ours = f"{figure.ours.value:.3f}" if figure.ours else "-"
             first = "" if number else "\n".join(words)
-            table.add_row(*map(escape, (first, what, figure.printed, ours, figure.verdict or "-")))
+            verdict = NOT_RECOUNTED if figure.words == NOT_RECOUNTED else figure.verdict or "-"
+            table.add_row(*map(escape, (first, what, figure.printed, ours, verdict)))
             if figure.verdict not in (None, "equal", "not testable here"):
                 notes.append(f"{name}, {figure.printed}: {figure.words}")
         table.add_section()

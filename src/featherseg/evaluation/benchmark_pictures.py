@@ -28,19 +28,6 @@ class Pictures:
     words: str
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A labelled set by its name (or dataset.toml), split and root, as `data.open_dataset` takes them."""
-
-    name: str
-    split: str
-    root: Path | None = None
-
-    def open(self) -> SegmentationData:
-        """Raises UnknownName, DataNotFound, ConfigError."""
-        return open_dataset(self.name, self.split, self.root)
-
-
 def write_pictures(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Pictures:
     """Write max(LEAST, batch) pictures of (height, width), lossless: evenly spaced ones of `data`, else drawn ones.
 

@@ -12,9 +12,9 @@ from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.evaluation.benchmark_fidelity import Fidelity
 from featherseg.evaluation.benchmark_forms import EAGER, TUNED, forms_for
-from featherseg.evaluation.benchmark_pictures import Labelled
 from featherseg.evaluation.benchmark_statistics import CROWDED, MIN_STARTS, Speed, crowding, summarise
 from featherseg.evaluation.benchmark_variants import Network, Variant, baseline_of, variants_of
+from featherseg.evaluation.labelled import Labelled
 from featherseg.evaluation.machine import usable_cores
 from featherseg.evaluation.roofline import Limits, Work
 

@@ -41,6 +41,11 @@ class Interval:
         """1 where the interval lies above no difference, -1 below, 0 where it includes it or is not known."""
         return int(self.low > 0) - int(self.high < 0)
 
+    def points(self) -> str:
+        """`+3.12, +0.89 to +5.35`: in points, hundredths of a fraction."""
+        value, low, high = (f"{100 * v:+.2f}" for v in (self.value, self.low, self.high))
+        return f"{value}, no interval" if math.isnan(self.low) else f"{value}, {low} to {high}"
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -8,23 +8,26 @@ import numpy as np
 
 from featherseg.core.wording import counted
 from featherseg.evaluation.bootstrap import Difference, Interval
-from featherseg.evaluation.comparison import Outcome, Ranking, Standing, picks, points
-from featherseg.evaluation.front import LATENCY, MEMORY, front_svg
+from featherseg.evaluation.comparison import Budgets, Outcome, Ranking, Standing
+from featherseg.evaluation.front import front_svg
 from featherseg.evaluation.page import page_html, percent, section
 from featherseg.evaluation.side_by_side import STARTS
 
 PAGE_STYLE = """
 td small { display: block; color: var(--muted); }
 .wide .chart { max-width: 52rem; }
+.cautions { max-width: 44rem; padding-left: 1.1rem; color: var(--loss); }
+h3 + p { margin-bottom: .4rem; }
+summary { cursor: pointer; color: var(--muted); font-size: .92rem; max-width: 44rem; }
 """
 
 
-def comparison_html(outcome: Outcome, max_ms: float | None = None, max_mib: float | None = None) -> str:
-    """The whole page; max_ms and max_mib are the budgets that a network is picked for."""
+def comparison_html(outcome: Outcome, budgets: Budgets) -> str:
+    """The whole page; for `budgets` a network is picked."""
     body = [_head(outcome)]
     for ranking in outcome.rankings:
-        body += [_ranking(ranking, max_ms, max_mib), _differences(ranking), _classes(ranking, outcome.classes)]
-    body += [_files(outcome), _times(outcome), _reading(outcome)]
+        body += [_ranking(ranking, budgets), _differences(ranking, outcome.classes)]
+    body += [_files(outcome), _classes(outcome), _times(outcome), _reading(outcome)]
     names = ", ".join(s.name for r in outcome.rankings for s in r.standings)
     return page_html(f"{names} · featherseg comparison", "\n".join(body), PAGE_STYLE)
 
@@ -32,41 +35,44 @@ def comparison_html(outcome: Outcome, max_ms: float | None = None, max_mib: floa
 def _head(outcome: Outcome) -> str:
     networks = sum(len(r.standings) for r in outcome.rankings)
     machine = f" Timed on {escape(outcome.timing.machine)}." if outcome.timing else ""
+    notes = "".join(f"<li>{escape(caution)}.</li>" for caution in outcome.cautions)
+    height, width = outcome.size
     return f"""<header>
 <p class="kicker">featherseg comparison · {datetime.now(UTC).date().isoformat()}</p>
 <h1>{counted(networks, "network")} on {escape(outcome.data)} {escape(outcome.split)}</h1>
 <p class="lead">{counted(outcome.pictures, "picture")}, looked at {escape(outcome.mode)}, {len(outcome.classes)}
-classes. Cost at {_size(outcome)} pixels (height x width).{machine}</p>
-</header>"""
+classes. Cost at {height}x{width} pixels (height x width).{machine}</p>
+{f'<ul class="cautions">{notes}</ul>' if notes else ""}</header>"""
 
 
-def _ranking(ranking: Ranking, max_ms: float | None, max_mib: float | None) -> str:
+def _ranking(ranking: Ranking, budgets: Budgets) -> str:
     """The table of networks that started alike, who is best, the fronts and the picks."""
     rows = "".join(map(_row, ranking.standings))
     heads = ("mIoU, %", "of its runs", "parameters, M", "GMACs", "p50, ms", "p95, ms", "memory, MiB")
     head = "".join(f'<th scope="col" class="number">{text}</th>' for text in heads)
     table = f"""<div class="scroll"><table><caption>Highest mean mIoU first.</caption>
 <thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"""
-    found = dict(picks(ranking, max_ms, max_mib))
+    found = dict(budgets.picks(ranking))
     drawn = []
-    for quantity, budget in ((LATENCY, max_ms), (MEMORY, max_mib)):
-        if len(measured := points(ranking, quantity)) > 1:
+    for quantity, measured, budget in budgets.fronts(ranking):
+        if len(measured) > 1:
             chosen = found[quantity].point if quantity in found else None
             drawn.append(front_svg(measured, quantity, picked=chosen.name if chosen else "", budget=budget))
     reasons = "".join(f"<p>For a budget: {escape(chosen.reason)}</p>" for chosen in found.values())
+    verdict = ranking.verdict()
     return section(
-        escape(f"Networks trained {_from(ranking.start)}"),
-        f'<p>{escape(_verdict(ranking))}</p>{table}{reasons}<div class="wide">{"".join(drawn)}</div>',
+        escape(f"Networks: {ranking.title}"),
+        f"<p>{escape(verdict[0].upper() + verdict[1:])}.{_apart(ranking)}</p>{table}{reasons}"
+        f'<div class="wide">{"".join(drawn)}</div>',
     )
 
 
-def _verdict(ranking: Ranking) -> str:
-    """What the figures allow to say of the ranking as a whole."""
-    if ranking.silence:
-        return f"{ranking.silence[0].upper()}{ranking.silence[1:]}."
-    if ranking.best is None:
-        return "No network is shown to be better than all others."
-    return f"{ranking.best.name} is better than every other network of this list."
+def _apart(ranking: Ranking) -> str:
+    """What keeps the list from being a comparison of networks alone."""
+    words = "".join(f" Nothing is said of {name}: it has fewer than three seeds." for name in ranking.left_out)
+    if ranking.unlike:
+        words += f" They were not trained alike, but with other values of {', '.join(ranking.unlike)}."
+    return escape(words)
 
 
 def _row(s: Standing) -> str:
@@ -78,46 +84,51 @@ def _row(s: Standing) -> str:
         _number(s.gmacs, 2),
         _number(s.took.p50_ms, 1),
         _number(s.took.p95_ms, 1),
-        _number(s.took.process_mib, 0),
+        _number(s.took.memory_mib, 0),
     )
     return f'<tr><th scope="row">{escape(s.name)}</th>{"".join(f"<td class=number>{f}</td>" for f in figures)}</tr>'
 
 
-def _differences(ranking: Ranking) -> str:
+def _differences(ranking: Ranking, classes: Sequence[str]) -> str:
     if not ranking.differences:
         return ""
     names = [s.name for s in ranking.standings]
-    return section("Differences between these networks", _pairs(ranking.differences, names))
+    return section("Differences between these networks", _pairs(ranking.differences, names, classes))
 
 
-def _pairs(differences: Sequence[Difference], names: Sequence[str]) -> str:
+def _pairs(differences: Sequence[Difference], names: Sequence[str], classes: Sequence[str]) -> str:
+    """A block for each pair: what may be said, and a table of its classes to open."""
+    return "".join(_pair(d, names[d.first], names[d.second], d.words(names), classes) for d in differences)
+
+
+def _pair(d: Difference, first: str, second: str, words: str, classes: Sequence[str]) -> str:
+    told = [name for name, i in zip(classes, d.classes, strict=True) if i.sign]
+    summary = f"Classes told apart: {', '.join(told) if told else 'none'}"
     rows = "".join(
-        f'<tr><th scope="row">{escape(names[d.first])} less {escape(names[d.second])}</th>'
-        f'<td class="number">{_interval(d.miou)}</td><td>{escape(d.words(names))}</td></tr>'
-        for d in differences
+        f'<tr><th scope="row">{escape(name)}</th><td class="number">{_interval(i)}</td>'
+        f"<td>{'' if not i.sign else escape(f'higher in {first if i.sign > 0 else second}')}</td></tr>"
+        for name, i in zip(classes, d.classes, strict=True)
     )
-    return f"""<div class="scroll"><table><caption>Points of mIoU with their 95 % interval, corrected for the number of
-pairs.</caption><tbody>{rows}</tbody></table></div>"""
+    return f"""<h3>{escape(first)} less {escape(second)}</h3>
+<p>{escape(words[0].upper() + words[1:])}: {d.miou.points()} points of mIoU.</p>
+<details><summary>{escape(summary)}</summary><div class="scroll"><table>
+<caption>Points of IoU with their 95 % interval, corrected for the number of pairs and classes.</caption>
+<tbody>{rows}</tbody></table></div></details>"""
 
 
-def _classes(ranking: Ranking, classes: Sequence[str]) -> str:
-    """IoU of each class, and where it differs from the first network of the list beyond doubt."""
-    told = {d.second: d.classes for d in ranking.differences if d.first == 0}
-    heads = "".join(f'<th scope="col" class="number">{escape(s.name)}</th>' for s in ranking.standings)
-    rows = []
-    for k, name in enumerate(classes):
-        cells = []
-        for place, s in enumerate(ranking.standings):
-            signs = {1: "below the first", -1: "above the first", 0: ""}
-            note = signs[told[place][k].sign] if place in told else ""
-            iou = s.iou[:, k]
-            mean = float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else None
-            cells.append(f'<td class="number">{percent(mean)}{f"<small>{note}</small>" if note else ""}</td>')
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    told_by = "Where the interval of the difference says so, it is named." if told else ""
+def _classes(outcome: Outcome) -> str:
+    """IoU of each class and network."""
+    standings = [s for ranking in outcome.rankings for s in ranking.standings]
+    heads = "".join(f'<th scope="col" class="number">{escape(s.name)}</th>' for s in standings)
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f'<td class="number">{percent(float(s.class_iou[k]))}</td>' for s in standings)
+        + "</tr>"
+        for k, name in enumerate(outcome.classes)
+    ]
     return section(
-        escape(f"Classes, networks trained {_from(ranking.start)}"),
-        f"""<div class="scroll"><table><caption>IoU in %, mean of a network's runs. {told_by}</caption>
+        "Classes",
+        f"""<div class="scroll"><table><caption>IoU in %, mean of a network's runs.</caption>
 <thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>""",
     )
 
@@ -126,7 +137,7 @@ def _files(outcome: Outcome) -> str:
     if outcome.files is None:
         return ""
     note = "<p>These are statements about these files, not about the networks: another seed may turn them round.</p>"
-    return section("These files", note + _pairs(outcome.files.differences, outcome.files.names))
+    return section("These files", note + _pairs(outcome.files.differences, outcome.files.names, outcome.classes))
 
 
 def _times(outcome: Outcome) -> str:
@@ -147,13 +158,8 @@ def _reading(outcome: Outcome) -> str:
 runs: neighbouring pictures are alike, so that they count for less than unrelated ones. “Better” and “faster” are only
 said where the interval leaves out no difference. Networks with different starts are in separate lists, as the start
 alone can decide. Parameters and GMACs (“macs”) are those of inference; memory is the peak of a process of its
-own, from a picture file to a mask file.</p>""",
+own, from a picture file to a mask file, and on a GPU what it took there.</p>""",
     )
-
-
-def _from(start: str) -> str:
-    """`from ImageNet weights`, `from scratch`, or that it is not recorded."""
-    return start if start.startswith("from ") else f"from {start}" if start != "start not recorded" else f"({start})"
 
 
 def _interval(i: Interval) -> str:
@@ -164,7 +170,3 @@ def _interval(i: Interval) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _size(outcome: Outcome) -> str:
-    return f"{outcome.size[0]}x{outcome.size[1]}"

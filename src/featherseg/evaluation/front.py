@@ -79,15 +79,18 @@ def pick(
     undecided holds the pairs of names between which no difference is shown: the reason names the cheapest network that
     is not told apart from the pick, as a user may prefer it.
     """
+    if not points:
+        return Pick(None, f"{quantity.name} was not measured here.")
     fitting = [p for p in points if p.cost <= budget]
     limit = f"{budget:g} {quantity.unit} ({quantity.name})"
     if not fitting:
-        least = min(points, key=lambda p: p.cost, default=None)
-        lightest = f": the least is {least.name} with {_cost(least, quantity)}" if least else ""
-        return Pick(None, f"none of {counted(len(points), 'network')} stays within {limit}{lightest}.")
+        least = min(points, key=lambda p: p.cost)
+        whole = "the only network does not stay" if len(points) == 1 else f"none of {len(points)} networks stays"
+        return Pick(None, f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.")
     best = max(fitting, key=lambda p: (p.miou, -p.cost))
-    within = f"the only one of {len(points)}" if len(fitting) == 1 else f"the highest of the {len(fitting)}"
-    reason = f"{best.name}: mIoU {best.miou:.4f} at {_cost(best, quantity)}, {within} within {limit}"
+    alone = f"the only one of {len(points)} " if len(points) > 1 else ""
+    within = alone if len(fitting) == 1 else f"the highest of the {len(fitting)} "
+    reason = f"{best.name}: mIoU {best.miou:.4f} at {_cost(best, quantity)}, {within}within {limit}"
     rivals = [p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided]
     if rivals:
         rival = min(rivals, key=lambda p: p.cost)

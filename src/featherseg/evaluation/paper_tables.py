@@ -34,6 +34,9 @@ from featherseg.evaluation.paper_rows import (
     ShareClaim,
 )
 
+NOT_RECOUNTED = "published, not recounted"
+"""Of a row whose network is not built here."""
+
 PAPERS: dict[str, Paper] = {"frm": FRM, "cgrseg": CGRSEG, "rsp": RSP}
 
 
@@ -128,8 +131,7 @@ def check_row(row: PublishedRow) -> CheckedRow:
     """One row. Raises UnknownName for a network that is not in the catalogue."""
     measured = tuple(_untested(printed, "no dataset or weights here") for printed in row.measured)
     if row.counting is None:
-        why = "published, not recounted"
-        return CheckedRow(row, _untested(row.params, why), _untested(row.gflops, why), measured)
+        return CheckedRow(row, _untested(row.params, NOT_RECOUNTED), _untested(row.gflops, NOT_RECOUNTED), measured)
     rounded = row.counting.rounded
     params = _check(row.params, [parameters(row.counting)], rounded)
     return CheckedRow(row, params, _check(row.gflops, gmacs(row.counting), rounded), measured)

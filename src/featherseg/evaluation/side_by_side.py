@@ -69,6 +69,11 @@ class Took:
     process_mib: float | None = None
     gpu_mib: float | None = None
 
+    @property
+    def memory_mib(self) -> float | None:
+        """On a GPU what it took there, else what its process took."""
+        return self.process_mib if self.gpu_mib is None else self.gpu_mib
+
 
 @dataclass(frozen=True)
 class SideBySide:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featherseg.core.wording import counted
+
 BLOCK = 25
 """Consecutive pictures in a block."""
 
@@ -16,7 +18,9 @@ MIN_SEQUENCES = 10
 """Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
 
 _FRAME = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*\d+\D*$")
-"""The number of the frame, at the end of a key."""
+"""What the number of a frame is written as, at the end of a key."""
+
+_NUMBER = re.compile(r"(\d+)\D*$")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Units:
 
 
 def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
-    """The units of the pictures with these keys, in the order of the dataset.
+    """The units of the pictures with these keys; the frames' numbers tell their order in time.
 
     A sequence is what a key says without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
     tell sequences where half of them hold two pictures or more. Ten sequences or more are drawn whole; fewer are cut
@@ -46,9 +50,16 @@ def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
     count = 0
     for sequence, length in enumerate(lengths):
         blocks = max(1, round(length / block))
-        result[index == sequence] = count + np.arange(length) * blocks // length
+        in_time = sorted(np.flatnonzero(index == sequence).tolist(), key=lambda i: _by_number(keys[i]))
+        result[in_time] = count + np.arange(length) * blocks // length
         count += blocks
-    return Units(result, count, f"{count} blocks of about {block} consecutive pictures")
+    return Units(result, count, f"{counted(count, 'block')} of about {block} consecutive pictures")
+
+
+def _by_number(key: str) -> tuple[str, int, str]:
+    """Sorts pictures by sequence, then by the number of the frame: 9 before 10, padded with zeros or not."""
+    number = _NUMBER.search(key)
+    return _FRAME.sub("", key), int(number[1]) if number else -1, key
 
 
 def single_pictures(count: int) -> Units:

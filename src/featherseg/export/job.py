@@ -1,9 +1,10 @@
 """What every exporter is given: the network, what its file tells about it, and where to write."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from featherseg.recipe import PanopticTable
 class Facts:
     """What a file tells about its network besides what the network tells itself.
 
-    image_size is the (H, W) in pixels that it was trained on, where known; test_fit what pictures were brought to fit
-    when it was validated, None for their own size; panoptic how a panoptic network's centres become objects.
+    name is that of the catalogue for a run's network, with its `options`; image_size is the (H, W) in pixels that it
+    was trained on, where known; test_fit what pictures were brought to fit when it was validated, None for their own
+    size; panoptic how a panoptic network's centres become objects; start what its training started from, `Run.start`.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Facts:
     image_size: Size | None = None
     test_fit: Fit | None = None
     panoptic: PanopticTable | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
 
 def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> dict[str, str]:
@@ -39,6 +43,8 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
     values = {
         "format_version": FORMAT_VERSION,
         "model": facts.name,
+        "options": dict(facts.options),
+        "start": facts.start,
         "classes": [row.name for row in facts.classes],
         "colors": [list(row.color) for row in facts.classes],
         "things": [row.thing for row in facts.classes],

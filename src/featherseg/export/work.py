@@ -163,8 +163,16 @@ def facts_of(
         raise ExportError(f"{len(classes)} classes were named, but the network tells {network.classes} apart.")
     if isinstance(source, Run):
         recipe = source.recipe
-        size, fit = source.info.image_size, recipe.data.test_fit
-        return Facts(recipe.model.name, tuple(classes), source.licence, size, fit, recipe.panoptic)
+        return Facts(
+            recipe.model.name,
+            tuple(classes),
+            source.licence,
+            image_size=source.info.image_size,
+            test_fit=recipe.data.test_fit,
+            panoptic=recipe.panoptic,
+            options=recipe.model.options,
+            start=source.start,
+        )
     return Facts(type(source).__name__, tuple(classes), "not stated")
 
 

@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ class FileFacts(Config):
     align_corners: bool
     licence: str
     peak_bytes_per_pixel: float
+    model: str | None = None  # of the catalogue, with `options`, where a run was exported
+    options: dict[str, Any] | None = None
+    start: str | None = None  # what the training started from, see `Run.start`
     image_size: Size | None = None
     test_fit: Fit | None = None
     panoptic: PanopticTable | None = None
@@ -75,9 +79,9 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
 class FileRuntime(ABC):
     """An exported file that is ready to run; a class for each kind of file says in `run` how.
 
-    What it tells about the network is stated at `inference.runtimes.Runtime`. masks: it holds normalisation, upsampling
-    and argmax, takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8; only `run` answers then.
-    fixed_size: the (H, W) in pixels of the only pictures that it takes; None for any.
+    What it tells about the network is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
+    holds normalisation, upsampling and argmax, takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8;
+    only `run` answers then. fixed_size: the (H, W) in pixels of the only pictures that it takes; None for any.
     """
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
@@ -88,7 +92,7 @@ class FileRuntime(ABC):
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
         self.align_corners, self.size_divisor = facts.align_corners, facts.size_divisor
         self.minimum_size, self.peak_bytes_per_pixel = facts.minimum_size, facts.peak_bytes_per_pixel
-        self.fixed_size = facts.fixed_size
+        self.fixed_size, self.facts = facts.fixed_size, facts
         self.device = torch.device("cpu")  # where its input lies; a runtime that runs elsewhere copies
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
 

@@ -30,7 +30,7 @@ from featherseg.data.transforms import Augment
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
 from featherseg.recipe import Recipe
-from featherseg.runs import CHECKPOINT, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.module import SegmentationModule
@@ -277,5 +277,5 @@ def _warn_of_other_threads(info: RunInfo, reporter: Reporter) -> None:
 
 def _finish(run: Run) -> None:
     """The drawn curve and the card, once the run is over."""
-    write_text(run.path / "curve.svg", curve_svg(run.metrics()))
+    write_text(run.path / CURVE, curve_svg(run.metrics()))
     write_card(run)
