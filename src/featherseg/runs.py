@@ -99,11 +99,11 @@ class Run:
 
     @property
     def start(self) -> str | None:
-        """What its training started from: `from scratch`, `ImageNet weights`, `weights of NAME`; None if imported."""
+        """What its training started from: `from scratch`, `ImageNet weights`, `weights of runs/a`; None if imported."""
         if self.imported:
             return None
         if init := self.info.loaded.get("init"):
-            return f"weights of {Path(str(init)).name}"
+            return f"weights of {'/'.join(Path(str(init)).parts[-2:])}"
         return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
 
     @property
@@ -121,7 +121,7 @@ class Run:
                 f"Go on with: featherseg train --resume --out {self.path}"
             )
         model = build_network(self.info)
-        state = read_state(path)
+        state = model.with_own_aux_heads(read_state(path))  # a network may have got such heads since
         load_exactly(model, state, path)
         return model.eval()
 

@@ -154,7 +154,7 @@ class SegmentationNetwork(nn.Module):
         return {f"backbone.{k}": v for k, v in renamed.items()}, [f"backbone.{k}" for k in unused], rest
 
     def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A renamed state in which no auxiliary head is missing: a file made for inference has none, ours stay."""
+        """A state by our names in which no auxiliary head is missing: a file made for inference has none, ours stay."""
         if any(key.startswith("aux_heads.") for key in renamed):
             return renamed
         return renamed | {key: value for key, value in self.state_dict().items() if key.startswith("aux_heads.")}

@@ -1,0 +1,57 @@
+"""How often one network is called better than itself: runs of one recipe, parted into two halves in every way.
+
+    featherseg compare --train frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes --no-costs \\
+        --set train.epochs=4 --set data.train_size=300 --set data.val_size=100 --out runs/same-recipe
+    python benchmarks/same_recipe.py runs/same-recipe/* --split test
+
+Of the 35 ways to part 8 runs, at most 3 may say "better". The intervals are those of `featherseg compare`.
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.evaluation.bootstrap import compare_networks
+from featherseg.evaluation.contestants import Contestant, by_network, open_contestants
+from featherseg.evaluation.evaluate import evaluate
+from featherseg.evaluation.labelled import Labelled
+from featherseg.evaluation.units import units_of
+
+
+def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:
+    """The halves of the runs, (m, N, 3, K) `picture_counts`, one of which is called better than the other."""
+    units, runs, found = units_of(keys), range(len(counts)), []
+    for others in combinations(runs[1:], len(runs) // 2 - 1):
+        first = [0, *others]
+        second = [run for run in runs if run not in first]
+        if compare_networks([counts[first], counts[second]], units)[0].better is not None:
+            found.append(tuple(first))
+    return found
+
+
+def main() -> None:
+    """Score every run once, then part them in every way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--data-root", type=Path)
+    asked = parser.parse_args()
+    contestants: list[Contestant] = open_contestants(asked.runs)
+    (files,) = by_network(contestants).values()  # of one recipe, or this is no such test
+    first = files[0].run
+    assert first is not None
+    table = first.recipe.data
+    root = asked.data_root or (Path(table.root) if table.root else None)
+    data = Labelled(table.name, asked.split, root).open()
+    scores = [evaluate(one.runtime, data, boundary=False) for one in files]
+    for one, score in zip(files, scores, strict=True):
+        print(f"{one.name}: {100 * score.miou:.2f}")
+    found = called_better(np.stack([score.counts for score in scores]), data.keys)
+    splits = len(list(combinations(range(1, len(files)), len(files) // 2 - 1)))
+    print(f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} pictures, say better: {found}")
+
+
+if __name__ == "__main__":
+    main()
