@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+from quick_exports import AS_ONNX
 from small_run import small_info
 
 from featherseg import models
@@ -29,10 +30,9 @@ class Exported:
     report: ExportReport
 
 
-QUICK = ("frm-van-t", "cgrseg-lite0", "rsp-lite0-panoptic")  # one of each paper; the others in slow tests
-
-
-@pytest.fixture(scope="session", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])
+@pytest.fixture(
+    scope="session", params=[pytest.param(n, marks=[] if n in AS_ONNX else pytest.mark.slow) for n in MODELS]
+)
 def exported(request, tmp_path_factory) -> Exported:
     """A run of each network, exported to its default place."""
     name = request.param

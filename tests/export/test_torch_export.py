@@ -1,19 +1,28 @@
-"""The .pt2 file: parity, and what is refused."""
+"""The .pt2 file: parity of every architecture, and what is refused."""
 
 import pytest
 import torch
+from quick_exports import AS_ONNX, AS_PT2
 from three_layers import FACTS, ThreeLayers, three_layers
 
+from featherseg import models
 from featherseg.core.errors import ExportError
 from featherseg.export import torch_export
-from featherseg.export.job import Job
-from featherseg.export.parity import verify
+from featherseg.export.job import Facts, Job
+from featherseg.export.parity import perturb, verify
+from featherseg.models import MODELS
 
 
 class FixedSize(ThreeLayers):
     def forward(self, images):
         out = super().forward(images)
         return out._replace(logits=out.logits + torch.zeros(40, 56))
+
+
+class FixedBatch(ThreeLayers):
+    def forward(self, images):
+        out = super().forward(images)
+        return out._replace(logits=out.logits.reshape(len(images), 3, *out.logits.shape[2:]))  # len gives an int
 
 
 def test_a_file_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_path):
@@ -23,6 +32,21 @@ def test_a_file_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_pa
     assert report.ok, report
 
 
-def test_a_layer_that_fixes_the_size_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="any height and width"):
-        torch_export.write(Job(FixedSize().eval(), FACTS, tmp_path))
+def test_no_architecture_is_left_out():
+    quick = {MODELS[name].network for name in (*AS_PT2, *AS_ONNX)}
+    assert quick == {entry.network for entry in MODELS.values()}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in AS_PT2 else pytest.mark.slow) for n in MODELS])
+def test_every_architecture_passes_at_sizes_it_was_not_exported_at(name, tmp_path):
+    network = perturb(models.build(name, classes=len(FACTS.classes)))
+    facts = Facts(name, FACTS.classes, "MIT")
+    torch_export.write(Job(network, facts, tmp_path))
+    report = verify(network, tmp_path / "model.pt2", facts=facts)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("network", [FixedSize, FixedBatch])
+def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(network, tmp_path):
+    with pytest.raises(ExportError, match="any batch, height and width"):
+        torch_export.write(Job(network().eval(), FACTS, tmp_path))

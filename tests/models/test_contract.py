@@ -64,6 +64,24 @@ def test_every_parameter_learns(net):
     assert {name for name in still if not name.endswith(SHIFTS)} == set()
 
 
+@pytest.mark.parametrize("size", [(33, 65), (7, 9)])
+def test_one_step_on_one_picture_moves_the_weights_and_leaves_all_finite(net, size):
+    torch.manual_seed(0)
+    training, images = copy.deepcopy(net).train(), torch.randn(1, 3, *size)
+    before = [parameter.clone() for parameter in training.parameters()]
+    optimiser = torch.optim.AdamW(training.parameters(), lr=1e-4)
+    out = training(images, aux=True)
+    beside = [*(out.aux or {}).values(), *(x for x in (out.centers, out.offsets) if x is not None)]
+    loss = sum(x.square().mean() for x in (to_image(out, size), *beside))
+    loss.backward()
+    optimiser.step()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in training.parameters())
+    assert any(not torch.equal(p, old) for p, old in zip(training.parameters(), before, strict=True))
+    with torch.no_grad():
+        assert training.eval()(images).logits.isfinite().all()
+
+
 def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
     images = torch.randn(1, 3, 64, 64)
     fresh = models.build(name, classes=5).eval()

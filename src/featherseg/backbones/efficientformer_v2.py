@@ -137,7 +137,7 @@ class AttentionDownsample(nn.Module):
 
 def _heads(x: Tensor) -> Tensor:
     """(B, 8 * d, h, w) -> (B, 8, d, N)."""
-    return x.reshape(len(x), HEADS, x.shape[1] // HEADS, x.shape[2] * x.shape[3])
+    return x.reshape(x.shape[0], HEADS, x.shape[1] // HEADS, x.shape[2] * x.shape[3])
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ of the logits, in dB (10: noise of a tenth of the signal's power)."""
 ROUNDED_DB = 50.0
 """About the signal-to-noise ratio of what is rounded to 8 bits and nothing else."""
 
-SHAPES = ((1, 64, 96), (1, 97, 131), (3, 65, 99), (1, 128, 72), (1, 33, 70), (1, 7, 201))
-"""(batch, height, width) of the pictures: odd, even, and shorter than the 64 pixels that a network may pad to."""
+SHAPES = ((1, 64, 96), (1, 97, 131), (3, 65, 99), (1, 128, 72), (1, 33, 70), (1, 7, 300))
+"""(batch, height, width) of the pictures: odd, even, shorter than the 64 pixels that a network may pad to, and longer
+than 256, the coarsest stride of any."""
 
 STATED = ("mean", "std", "channels", "align_corners", "size_divisor", "minimum_size")
 """What a network states about itself and a file must state alike."""

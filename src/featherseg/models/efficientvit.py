@@ -112,13 +112,13 @@ class LinearAttention(nn.Module):
         assert isinstance(gather, nn.Conv2d)
         qkv = torch.cat([qkv, mix(convolve(gather, qkv))], dim=1)  # (B, 6 C, h, w)
         with autocast_off(x.device):
-            heads = at_least_fp32(qkv).reshape(len(x), -1, 3 * self.head_channels, x.shape[2] * x.shape[3])
+            heads = at_least_fp32(qkv).reshape(x.shape[0], -1, 3 * self.head_channels, x.shape[2] * x.shape[3])
             q, k, v = heads.split(self.head_channels, dim=2)  # each (B, 2 n, d, N)
             v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (B, 2 n, d + 1, N): the last row becomes the denominator
             out = (v @ k.relu().mT) @ q.relu()  # (B, 2 n, d + 1, N)
             total = out[:, :, -1:]  # 0 where no key meets the query: then all of out is 0
             out = out[:, :, :-1] / torch.where(total > 0, total, 1.0)
-        return self.project(out.reshape(len(x), -1, *x.shape[2:]).to(qkv.dtype))  # (B, C, h, w)
+        return self.project(out.reshape(x.shape[0], -1, *x.shape[2:]).to(qkv.dtype))  # (B, C, h, w)
 
 
 class Block(nn.Module):

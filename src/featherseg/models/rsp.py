@@ -69,12 +69,12 @@ class PixelToRegion(nn.Module):
         """The sum over r: query (B, C/2, 2h, 2w), key (B, C/2, h, w), value (B, C, h, w) -> (B, C, 2h, 2w)."""
         weight = self.logits(query, key).softmax(-1)  # (B, n, h * w, 4, R)
         context = torch.einsum("bnlcr,bndrl->bndcl", weight, self.windows(value))  # (B, n, C / n, 4, h * w)
-        return F.pixel_shuffle(context.reshape(len(value), -1, *value.shape[2:]), 2)  # (B, C, 2h, 2w)
+        return F.pixel_shuffle(context.reshape(value.shape[0], -1, *value.shape[2:]), 2)  # (B, C, 2h, 2w)
 
     def logits(self, query: Tensor, key: Tensor) -> Tensor:
         """query (B, C/2, 2h, 2w), key (B, C/2, h, w) -> (B, n, h * w, 4, R), -inf for cells outside the map."""
         height, width = key.shape[2:]
-        children = F.pixel_unshuffle(query, 2).reshape(len(key), self.heads, -1, 4, height * width)
+        children = F.pixel_unshuffle(query, 2).reshape(key.shape[0], self.heads, -1, 4, height * width)
         keys = self.windows(key)  # (B, n, d, R, h * w), d = C / 2n
         logits = torch.einsum("bndcl,bndrl->bnlcr", children, keys)
         if self.composability == "difference":  # -(q - k)^2 = 2 q k - q^2 - k^2
@@ -94,7 +94,7 @@ class PixelToRegion(nn.Module):
         """The cells around each cell, zeros outside: (B, C', h, w) -> (B, n, C' / n, R, h * w)."""
         height, width = x.shape[2:]
         cells = F.unfold(x, self.window, padding=self.window // 2)  # (B, C' * R, h * w)
-        return cells.reshape(len(x), self.heads, -1, self.window**2, height * width)
+        return cells.reshape(x.shape[0], self.heads, -1, self.window**2, height * width)
 
 
 def distances(window: int, like: Tensor) -> Tensor:

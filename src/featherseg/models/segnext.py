@@ -120,7 +120,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x.contiguous() if torch.compiler.is_exporting() else x  # a view would export for sides above 32 alone
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class MatrixFactorisation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with autocast_off(x.device):
             flat = at_least_fp32(x).flatten(2)  # (B, D, N)
-            bases = self.bases.to(flat.dtype).expand(len(x), -1, -1)  # (B, D, R)
+            bases = self.bases.to(flat.dtype).expand(x.shape[0], -1, -1)  # (B, D, R)
             coefficients = (flat.mT @ bases).softmax(-1)  # (B, N, R)
             for _ in range(self.steps):
                 coefficients = update(coefficients, bases, flat)
