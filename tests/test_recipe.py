@@ -79,6 +79,78 @@ def test_the_cgrseg_settings_are_those_of_the_authors_configuration(size, file, 
     assert (paper.scales, paper.flip) == ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75) if several else (1.0,), several)
 
 
+HRNET = {"scale": (0.5, 2.0), "crop": (1024, 1024), "flip": 0.5}
+MMSEG = HRNET | {"category_ratio": 0.75, "photometric": True}
+ADE = MMSEG | {"fit": (512, 2048), "crop": (512, 512)}
+SFNET = HRNET | {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "blur": 1.0}
+RTFORMER = HRNET | {"crop": (512, 1024), "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+CITYSCAPES_WEIGHTS = [
+    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
+    0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+]  # fmt: skip
+SCTNET_S = MMSEG | {"scale": (0.25, 1.5), "crop": (512, 1024)}
+MINED_2 = {"ohem_threshold": 0.7, "ohem_min_kept": 5000}  # 10,000 of 2 pictures
+MINED_4 = {"ohem_threshold": 0.7, "ohem_min_kept": 2500}  # of 4
+HARD = {"ohem_threshold": 0.9, "ohem_min_kept": 21_845, "auxiliary": 0.4}  # 131,072 of 6 pictures
+PIDNET = HARD | {"class_weights": CITYSCAPES_WEIGHTS, "boundary": 20.0, "mean": "number"}
+ALL = {"mean": "all"}
+SCTNET = ALL | {"auxiliary": 0.4}
+PEERS = {  # optimiser, lr, backbone's, decay, power, warm-up; batch, epochs; [augment]; [loss]; published mIoU, %
+    "sfnet-r18_cityscapes": ("sgd", 0.01, None, 1e-4, 1.0, 0, 16, 300, SFNET, MINED_2, {"test": 78.9}),
+    "sfnet-r18_bdd100k": ("sgd", 0.01, None, 1e-4, 1.0, 0, 32, 300, SFNET, MINED_4, {"val": 60.6}),
+    "ddrnet-23-slim_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, HARD, {"val": 77.8, "test": 77.4}),
+    "ddrnet-23_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, HARD, {"val": 79.5, "test": 79.4}),
+    "ddrnet-39_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, HARD, {"val": 80.4, "test": 80.4}),
+    "pidnet-s_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, PIDNET, {"val": 78.8, "test": 78.6}),
+    "pidnet-m_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, PIDNET, {"val": 79.9, "test": 79.8}),
+    "pidnet-l_cityscapes": ("sgd", 0.01, None, 5e-4, 0.9, 0, 12, 484, HRNET, PIDNET, {"val": 80.9, "test": 80.6}),
+    "segformer-b0_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 76.2}),
+    "segformer-b1_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 78.5}),
+    "efficientvit-seg-b0_cityscapes": ("adamw", 6e-4, None, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 75.653}),
+    "efficientvit-seg-b1_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 80.547}),
+    "efficientvit-seg-b2_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 82.073}),
+    "efficientvit-seg-b3_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 83.016}),
+    "seaformer-tiny_ade20k": ("adamw", 5e-3, 5e-4, 0.01, 1.0, 1500, 32, 253, ADE, ALL, {"val": 36.5}),
+    "seaformer-small_ade20k": ("adamw", 5e-3, 5e-4, 0.01, 1.0, 1500, 32, 253, ADE, ALL, {"val": 39.4}),
+    "seaformer-base_ade20k": ("adamw", 5e-3, 5e-4, 0.01, 1.0, 1500, 32, 253, ADE, ALL, {"val": 41.9}),
+    "seaformer-large_ade20k": ("adamw", 5e-3, 5e-4, 0.01, 1.0, 1500, 32, 253, ADE, ALL, {"val": 43.8}),
+    "seaformer-tiny_cityscapes": ("adamw", 3e-3, 3e-4, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, None),
+    "seaformer-small_cityscapes": ("adamw", 3e-3, 3e-4, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 76.4}),
+    "seaformer-base_cityscapes": ("adamw", 3e-3, 3e-4, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 77.7}),
+    "seaformer-large_cityscapes": ("adamw", 2.5e-3, 2.5e-4, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, None),
+    "segnext-t_ade20k": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 16, 127, ADE, ALL, {"val": 41.4}),
+    "segnext-s_ade20k": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 16, 127, ADE, ALL, {"val": 44.3}),
+    "segnext-t_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 79.8}),
+    "segnext-s_cityscapes": ("adamw", 6e-4, 6e-5, 0.01, 1.0, 1500, 8, 430, MMSEG, ALL, {"val": 81.3}),
+    "rtformer-slim_cityscapes": ("adamw", 4e-4, None, 0.0125, 1.0, 1500, 12, 484, RTFORMER, {"auxiliary": 0.4}, None),
+    "rtformer-base_cityscapes": ("adamw", 4e-4, None, 0.0125, 1.0, 1500, 12, 484, RTFORMER, {"auxiliary": 0.4}, None),
+    "sctnet-s_cityscapes": ("adamw", 4e-3, 4e-4, 0.0125, 1.0, 1500, 16, 860, SCTNET_S, SCTNET, None),
+    "sctnet-b_cityscapes": ("adamw", 4e-3, 4e-4, 0.0125, 1.0, 1500, 16, 860, MMSEG, SCTNET, None),
+}  # fmt: skip
+FITTED = {"sctnet-s_cityscapes": (768, 1536)} | dict.fromkeys((name for name in PEERS if "ade20k" in name), (512, 2048))
+"""Recipes that bring test pictures to a size."""
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_peers_settings_are_those_of_their_papers_and_authors(name):
+    recipe = parse_recipe(read_recipe(name))
+    train, data = recipe.train, recipe.data
+    *schedule, augment, loss, miou = PEERS[name]
+    found = [train.optimizer, train.lr, train.backbone_lr, train.weight_decay, train.power, train.warmup_steps]
+    assert [*found, train.batch_size, train.epochs] == schedule
+    assert (train.momentum, train.accumulate, train.ema, train.groups) == (0.9, 1, 0.0, "structure")
+    assert recipe.augment == AugmentTable(scale_drawn="uniformly", **augment)
+    assert recipe.loss == LossTable(**loss)
+    assert (recipe.paper and recipe.paper.miou) == miou
+    assert f"{recipe.model.name}_{data.name}" == name
+    assert (data.test_fit, data.class_uniform) == (FITTED.get(name), 0.5 if name == "sfnet-r18_cityscapes" else 0.0)
+
+
+def test_every_published_recipe_of_a_peer_is_in_that_table():
+    families = {name.split("-")[0] for name in PEERS}
+    assert {name for name in shipped_recipes() if "_" in name and name.split("-")[0] in families} == set(PEERS)
+
+
 def test_cgrseg_lite0_is_trained_on_camvid_as_frm_lite0_is():
     frm, cgrseg = (parse_recipe(read_recipe(f"{name}-lite0_camvid")) for name in ("frm", "cgrseg"))
     assert cgrseg == frm.model_copy(update={"model": frm.model.model_copy(update={"name": "cgrseg-lite0"})})
@@ -115,7 +187,7 @@ def test_the_dataset_can_be_given_apart():
         ("data.test_fit=[2048, 512]", "expected [short side, long side]"),
         ("augment.fit=[0, 512]", "greater than 0"),
         ("train.groups=names", "'structure' or 'mmseg'"),
-        ("loss.mean=some", "'labelled' or 'all'"),
+        ("loss.mean=some", "'labelled', 'number' or 'all'"),
         ("paper.gflops=3", "unknown key 'paper.gflops'"),
     ],
 )

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, unknown
+from featherseg.losses.cross_entropy import Mean
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -89,7 +90,7 @@ class LossTable(Config):
     class_weights: Literal["none", "auto"] | list[float] = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
     label_smoothing: Share = 0.0
-    mean: Literal["labelled", "all"] = "labelled"  # over the labelled pixels, or over all as mmsegmentation does
+    mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
     auxiliary: Annotated[float, Field(ge=0)] = 0.0  # weight of each auxiliary head's cross-entropy; 0 = off

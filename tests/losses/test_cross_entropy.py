@@ -22,11 +22,11 @@ def scene(seed=0, classes=4, size=(5, 6), ignored=0.3):
     return logits, labels
 
 
-def loop(logits, labels, weights=None, smoothing=0.0, counts=None):
+def loop(logits, labels, weights=None, smoothing=0.0, counts=None, mean="labelled"):
     """The weighted, smoothed mean, pixel by pixel."""
     classes = logits.shape[1]
     weights = weights or [1.0] * classes
-    total = share = 0.0
+    total = share = number = 0.0
     for b, y, x in torch.nonzero(labels != 255).tolist():
         if counts is not None and not counts[b, y, x]:
             continue
@@ -35,7 +35,8 @@ def loop(logits, labels, weights=None, smoothing=0.0, counts=None):
         total += -(1 - smoothing) * weights[true] * float(log_p[true])
         total += -smoothing / classes * sum(weights[c] * float(log_p[c]) for c in range(classes))
         share += weights[true]
-    return total / share
+        number += 1
+    return total / {"labelled": share, "number": number, "all": labels.numel()}[mean]
 
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
@@ -51,16 +52,13 @@ def test_it_is_the_weighted_mean_over_labelled_pixels(weights, smoothing):
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
 @pytest.mark.parametrize("ohem", [None, 0.4])
-def test_the_mean_over_all_pixels_counts_those_that_are_ignored(weights, ohem):
+@pytest.mark.parametrize("mean", ["labelled", "number", "all"])
+def test_the_sum_is_divided_by_weights_or_number_of_the_pixels_that_count_or_by_all(weights, ohem, mean):
     logits, labels = scene()
-    found = CrossEntropy(weights, ohem_threshold=ohem, ohem_min_kept=1, mean_over_all=True)(logits, labels)
-    losses = torch.nn.functional.cross_entropy(
-        logits, labels, None if weights is None else torch.tensor(weights), ignore_index=255, reduction="none"
-    )  # 0 where ignored
-    if ohem is not None:
-        p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0]
-        losses = losses * (p < ohem)
-    assert_close(found, losses.mean())
+    p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0]
+    found = CrossEntropy(weights, ohem_threshold=ohem, ohem_min_kept=1, mean=mean)(logits, labels)
+    expected = loop(logits, labels, weights, counts=None if ohem is None else p < ohem, mean=mean)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_both_means_are_those_of_the_reference_pack(shared):
@@ -71,17 +69,18 @@ def test_both_means_are_those_of_the_reference_pack(shared):
     labels = torch.from_numpy(recipe["labels"](case["input_tag"], 1, height, width, 150))
     with np.load(folder / "pack_cgrseg_t.npz") as arrays:
         logits = resize(torch.from_numpy(arrays["case1_logits"]), (height, width), align_corners=False)
-    for over_all, key in ((False, "ce_mean_valid_pixels"), (True, "ce_mean_all_pixels")):
-        loss = CrossEntropy(mean_over_all=over_all)(logits, labels)
+    for mean, key in (("labelled", "ce_mean_valid_pixels"), ("all", "ce_mean_all_pixels")):
+        loss = CrossEntropy(mean=mean)(logits, labels)
         assert loss.item() == pytest.approx(case["loss"][key], abs=1e-5)
 
 
 @pytest.mark.parametrize("ohem", [None, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_batch_without_labels_costs_nothing_and_can_be_differentiated(ohem, dtype):
+@pytest.mark.parametrize("mean", ["labelled", "number", "all"])
+def test_a_batch_without_labels_costs_nothing_and_can_be_differentiated(ohem, dtype, mean):
     logits = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     labels = torch.full((2, 4, 4), 255)
-    loss = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=ohem)(logits, labels)
+    loss = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=ohem, mean=mean)(logits, labels)
     loss.backward()
     assert loss.item() == 0.0
     assert logits.grad.abs().sum() == 0

@@ -23,7 +23,7 @@ from featherseg.models.pidnet import (
 )
 
 COUNTS = {  # as `figures` says
-    "pidnet-s": (7.626, 7.643, 7.721, 47.194, 47.582, 5.968),
+    "pidnet-s": (7.626, 7.643, 7.721, 47.194, 47.582, 5.968),  # measured: 47.581, cut off; ours is 47.581526
     "pidnet-m": (28.539, 28.555, 28.763, 177.329, 178.089, 22.235),
     "pidnet-l": (36.940, 36.973, 37.314, 274.933, 275.844, 34.504),
 }
@@ -48,7 +48,7 @@ def test_it_weighs_and_costs_what_was_measured(name):
 def test_with_its_auxiliary_heads_it_costs_what_was_measured(name):
     with torch.device("meta"):
         ours = WithAux(network(name, 19)).eval()
-    assert abs(gmacs(ours, (1024, 2048))["macs"] - WITH_AUX[name]) < 0.0055
+    assert abs(gmacs(ours, (1024, 2048))["macs"] - WITH_AUX[name]) < 0.0055  # half a printed digit, twice rounded
 
 
 def test_other_weights_are_refused(shared):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peer_golden import gmacs, golden, unfit
 from seeded import seeded64 as seeded
 from torch.testing import assert_close
@@ -32,7 +33,7 @@ def test_it_weighs_and_costs_what_was_measured(name):
     with torch.device("meta"):
         small, large = network(name, 19).eval(), network(name, 150).eval()
     found = (
-        round(count_parameters(small) / 1e6, 3),
+        round((count_parameters(small) - count_parameters(small.aux_heads)) / 1e6, 3),
         round(gmacs(small, (1024, 2048))["macs"], 3),
         round(gmacs(large, (512, 512))["macs"], 3),
         round(gmacs(small, (768, 1536))["macs"], 1),
@@ -49,6 +50,53 @@ def test_other_weights_are_refused(shared):
         load_official(ours, {k: v for k, v in state.items() if k != "backbone.layer4.attn_l.kv3"})
     with pytest.raises(WeightsError, match=r"shape of backbone\.stem\.0\.weight"):
         load_official(network("sctnet-b", 19), state)
+    both = state | {"decode_head.conv_seg.bias": state["decoder.conv_seg.bias"]}
+    with pytest.raises(WeightsError, match=r"unexpected: decoder\.conv_seg\.bias"):
+        load_official(ours, both)
+
+
+def as_trained(state):
+    """The reference's keys as the authors' training names them, with both of its auxiliary heads; all of 19 classes."""
+    state = {key.replace("decoder.", "decode_head.", 1): value for key, value in state.items()}
+    norm = {"weight": 64, "bias": 64, "running_mean": 64, "running_var": 64}
+    shapes = {f"{name}.{key}": (size,) for name in ("bn1", "bn2") for key, size in norm.items()}
+    shapes |= {
+        "conv1.weight": (64, 64, 3, 3),
+        "conv1.bias": (64,),
+        "conv_seg.weight": (19, 64, 1, 1),
+        "conv_seg.bias": (19,),
+    }
+    state |= {f"auxiliary_head.0.{key}": seeded(*shape).abs() for key, shape in shapes.items()}
+    return state | {"auxiliary_head.1.teacher_head.linear_pred.weight": torch.zeros(19, 256, 1, 1)}
+
+
+def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teacher(shared):
+    ours, plain = network(classes=19).double().eval(), golden(shared, "sctnet_s").state()
+    state = as_trained(plain)
+    assert load_official(ours, state) == ["auxiliary_head.1.teacher_head.linear_pred.weight"]
+    with torch.no_grad():
+        out = ours(seeded(1, 3, 40, 72), aux=True)
+        alone = network(classes=19).double().eval()
+        load_official(alone, plain)
+        assert torch.equal(out.logits, alone(seeded(1, 3, 40, 72)).logits)
+        x = ours.encode(seeded(1, 3, 40, 72))[1]  # (1, 64, 5, 9)
+        head = {key.removeprefix("auxiliary_head.0."): value for key, value in state.items()}
+        for norm, conv, padding in (("bn1", "conv1", 1), ("bn2", "conv_seg", 0)):
+            mean, var, weight, bias = (head[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+            x = F.batch_norm(x, mean, var, weight, bias).relu()
+            x = F.conv2d(x, head[f"{conv}.weight"], head[f"{conv}.bias"], padding=padding)
+    assert_close(out.aux["aux"], x)
+    with pytest.raises(WeightsError, match=r"missing: aux_heads\.aux\.0\.2\.bias"):
+        load_official(ours, {k: v for k, v in state.items() if k != "auxiliary_head.0.conv1.bias"})
+    with pytest.raises(WeightsError, match=r"unexpected: auxiliary_head\.2\.bn1\.bias"):
+        load_official(ours, state | {"auxiliary_head.2.bn1.bias": torch.zeros(64)})
+
+
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
+    ours = network(classes=19)
+    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
+    load_official(ours, golden(shared, "sctnet_s").state())
+    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
 
 
 def attend(strips, x):
@@ -105,7 +153,8 @@ def test_the_backbone_s_stages_halve_the_size_rounded_up(name):
 @pytest.mark.parametrize("size", [(64, 64), (20, 9), (33, 32)])
 def test_one_picture_can_be_trained_on(size):
     ours = network().train()
-    ours(seeded(1, 3, *size).float()).logits.square().mean().backward()
+    out = ours(seeded(1, 3, *size).float(), aux=True)
+    (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []
 
 

@@ -1,18 +1,25 @@
-"""Auxiliary heads learn where the recipe gives them a weight, and only there."""
+"""Auxiliary heads learn where the recipe gives them a weight, and only there; what PIDNet's recipes add up."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from seeded import seeded
 from small_training import trained
 
 from featherseg import models
 from featherseg.core.errors import ConfigError
+from featherseg.core.types import IGNORE, SegOutput
+from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
 from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.training.loss import keep_supervised_heads
+from featherseg.training.loss import build_loss, keep_supervised_heads
+
+SIZE = (8, 9)
 
 
 def learning(name: str, *overrides: str) -> dict[str, bool]:
     """Whether the parameters of each auxiliary head learn under a recipe."""
-    net = models.build(name, 3)
+    net = models.build(name.partition("_")[0], 3)
     keep_supervised_heads(net, parse_recipe(read_recipe(name), overrides))
     return {head: all(p.requires_grad for p in module.parameters()) for head, module in net.aux_heads.items()}
 
@@ -22,6 +29,7 @@ def learning(name: str, *overrides: str) -> dict[str, bool]:
     ("pidnet-s", ("loss.boundary=0",), {"aux_p": True, "aux_d": False}),
     ("pidnet-s", ("loss.auxiliary=0",), {"aux_p": False, "aux_d": True}),
     ("ddrnet-23-slim", (), {"aux": True}),
+    ("sctnet-s_cityscapes", (), {"aux": True}),
     ("sfnet-r18", (), {"dsn_4": False, "dsn_8": False, "dsn_16": False}),
     ("frm-lite0", (), {}),
 ])  # fmt: skip
@@ -33,6 +41,44 @@ def test_a_head_learns_where_it_has_a_weight(name, overrides, expected):
 def test_a_weight_without_a_head_is_refused(name, key):
     with pytest.raises(ConfigError, match=rf"loss\.{key} = 0\.4: {name} has no head"):
         learning(name, f"loss.{key}=0.4")
+
+
+def losses_of_pixels(logits, labels, weights):
+    """[(probability of the true class, weighted loss)] of every labelled pixel of one picture."""
+    found = []
+    for _, r, c in torch.nonzero(labels != IGNORE).tolist():
+        true = int(labels[0, r, c])
+        probability = float(logits[0, :, r, c].double().softmax(0)[true])
+        found.append((probability, -weights[true] * torch.tensor(probability).log().item()))
+    return found
+
+
+def mined(pixels, threshold, kept):
+    """PIDNet's mean: over the number of pixels less sure than the threshold or than the one behind the `kept` first."""
+    pixels = sorted(pixels)
+    limit = max(pixels[kept][0], threshold)
+    chosen = [loss for probability, loss in pixels if probability < limit]
+    return sum(chosen) / len(chosen)
+
+
+@pytest.mark.parametrize("kept", [3, 25])
+def test_pidnet_s_recipe_weighs_and_divides_each_loss_as_its_code_does(kept):
+    labels = torch.zeros(1, *SIZE, dtype=torch.int64)
+    labels[0, 3:, 5:], labels[0, :2, :4], labels[0, -1] = 2, 1, IGNORE
+    logits, aux_p, aux_d = 3 * seeded(1, 3, *SIZE), seeded(1, 3, *SIZE).flip(1), 2 + seeded(1, 1, *SIZE)
+    weights = [0.5, 2.0, 3.0]
+    recipe = parse_recipe(read_recipe("pidnet-s_cityscapes"), [f"loss.ohem_min_kept={kept}"])
+    loss = build_loss(SimpleNamespace(class_weights=weights), recipe, models.build("pidnet-s", 3))
+    out = SegOutput(logits, SIZE, SIZE, True, aux={"aux_p": aux_p, "aux_d": aux_d})
+    near = losses_of_pixels(logits, labels_at_boundaries(labels, aux_d), weights)
+    assert len(near) > 25
+    expected = (
+        0.4 * sum(loss for _, loss in losses_of_pixels(aux_p, labels, weights)) / labels.numel()
+        + 20 * float(boundary_loss(aux_d, boundary_targets(labels)))
+        + mined(losses_of_pixels(logits, labels, weights), 0.9, kept)
+        + mined(near, 0.9, kept)
+    )
+    assert float(loss(out, labels)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_boundary_and_class_heads_move_in_a_training(tmp_path):

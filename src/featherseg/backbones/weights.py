@@ -144,7 +144,8 @@ def _mscan(size: str) -> DownloadedFile:
     return DownloadedFile(
         "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/",
         f"mscan_{size}.pth",
-        "Apache-2.0 (the authors' code; none is stated for the weights); trained on ImageNet-1k",
+        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted; none is stated for the weights); "
+        "trained on ImageNet-1k",
     )
 
 

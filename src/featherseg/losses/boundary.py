@@ -1,8 +1,9 @@
 """PIDNet's losses of boundaries (Xu et al., arXiv:2206.02066, Sec. 3.4), as its code has them.
 
 With all logits at the picture's size, L = 0.4 L_0 + 20 L_1 + L_2 + L_3: cross-entropy of the P branch, boundaries of
-the D branch, cross-entropy of the logits, and the same once more at the boundaries that D finds. L_1 and what L_3 looks
-at are here; losses/auxiliary.py adds up. Letters: B pictures.
+the D branch, cross-entropy of the logits, and the same once more at the boundaries that D finds. L_0 is a mean over all
+pixels, L_2 and L_3 are means over the number of pixels that hard example mining keeps. L_1 and what L_3 looks at are
+here; losses/auxiliary.py adds up. Letters: B pictures.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Pixel-wise cross-entropy (FRM Eq. 5) with class weights, label smoothing and online hard example mining."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +10,21 @@ from torch import Tensor, nn
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import IGNORE
 
+Mean = Literal["labelled", "number", "all"]
+"""What the sum of a batch's losses is divided by, see CrossEntropy."""
+
 
 class CrossEntropy(nn.Module):
-    """Weighted mean of -log p(true class) over the pixels that count.
+    """Mean of -log p(true class), weighted by class, over the pixels that count.
 
-    class_weights: one a class; the mean is divided by the sum of the weights of the pixels, as torch does.
+    class_weights: one a class; their pixels' losses are multiplied by them.
     label_smoothing e: the target is 1 - e + e/K at the true class and e/K at the others.
     ohem_threshold t: only pixels whose true class has probability below t count, and at least the `ohem_min_kept`
     hardest of every picture (Shrivastava et al., CVPR 2016, in the form of the SFNet scripts).
-    mean_over_all: divided by the number of all pixels instead, also of those that are ignored or left out, whatever
-    their weights: mmsegmentation's mean, which makes a batch count by its share of labelled pixels.
+    mean: the sum of the losses is divided by the sum of the weights of the pixels that count ("labelled", as torch
+    does), by their number ("number", as hard example mining does in HRNet's scripts and so in PIDNet's), or by the
+    number of all pixels, ignored and left-out ones too ("all", as mmsegmentation does). The first two differ with
+    class weights only; by the last a batch counts by its share of labelled pixels.
     A batch without any labelled pixel gives 0 with zero gradients.
     """
 
@@ -29,7 +35,7 @@ class CrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 10_000,
-        mean_over_all: bool = False,
+        mean: Mean = "labelled",
         ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
@@ -41,7 +47,7 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
-        self.mean_over_all = mean_over_all
+        self.mean: Mean = mean
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,9 +68,11 @@ class CrossEntropy(nn.Module):
             counts = (labels != self.ignore_index).float()  # (B, H, W)
             if self.ohem_threshold is not None:
                 counts = counts * self._hard(logits.detach(), labels)
-            if self.mean_over_all:
+            if self.mean == "all":
                 return (losses * counts).sum() / labels.numel()
-            share = counts if weights is None else counts * weights[labels.clamp(max=len(weights) - 1)]
+            share = counts
+            if self.mean == "labelled" and weights is not None:
+                share = counts * weights[labels.clamp(max=len(weights) - 1)]
             return (losses * counts).sum() / share.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
     def _hard(self, logits: Tensor, labels: Tensor) -> Tensor:

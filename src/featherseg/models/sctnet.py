@@ -1,10 +1,11 @@
 """SCTNet: single-branch CNN with transformer semantic information for real-time segmentation (Xu et al., AAAI 2024,
-arXiv:2312.17071): the network that runs.
+arXiv:2312.17071): the network that runs, and its auxiliary head.
 
 One branch of residual blocks and, at 1/16 and 1/32, "CFBlocks": attention whose keys and values are the kernels of two
 strips of convolution, then a feed-forward network of two 3x3 convolutions. DAPPM gathers context at 1/32; it is joined
-with the map at 1/8 and classified there. In training the authors align its maps to those of a SegFormer, by losses and
-parts that the finished network does not have, and neither has this one; convolutions have a bias, as in their code.
+with the map at 1/8 and classified there; for training, an auxiliary head classifies that map alone. The authors also
+align the maps to those of a SegFormer, by losses and parts that the finished network does not have, and neither has
+this one. Convolutions have a bias, as in their code (xzz777/SCTNet).
 Letters: B images, P planes of the stem, H x W the image, h x w a map, M keys, K classes.
 """
 
@@ -129,7 +130,10 @@ VARIANTS = {
 
 
 class SCTNet(SegmentationNetwork):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
+    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
+
+    Runs natively at every size.
+    """
 
     align_corners = False
     size_divisor = 1
@@ -145,17 +149,29 @@ class SCTNet(SegmentationNetwork):
         self.head = PreNormHead(2 * eighth, config.head_channels, classes, bias=True)
         for part in (self.context, self.head):
             start_kaiming(part)
+        self.aux_heads = nn.ModuleDict({"aux": PreNormHead(eighth, eighth, classes, bias=True)})
+        start_kaiming(self.aux_heads)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         _, eighth, _, last = pyramid
         context = resize(self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False)
         features = torch.cat([eighth, context], dim=1)  # (B, 4 P, H/8, W/8)
-        return Decoded(self.head(features), features)  # (B, K, H/8, W/8)
+        return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](eighth)})
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' network for inference -> ours; -> (renamed state, none that is not used)."""
+        """The authors' key names -> ours; -> (renamed state, keys of the SegFormer they align with, which is not here).
+
+        Both of their layouts: `decoder.` as in their network for inference, and `decode_head.` with auxiliary heads as
+        training saves it. A file without auxiliary heads leaves ours as it is.
+        """
+        teacher = [key for key in state if key.startswith(OFFICIAL_TEACHER)]
+        decoder = "decode_head." if any(key.startswith("decode_head.") for key in state) else "decoder."
         parts = {f"backbone.{theirs}": f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()}
-        return {_rename(key, parts | OFFICIAL_DECODER): value for key, value in state.items()}, []
+        parts |= OFFICIAL_CONTEXT
+        for place, own in ((decoder, "head."), ("auxiliary_head.0.", "aux_heads.aux.")):
+            parts |= {place + theirs: own + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()}
+        renamed = {_rename(k, parts): v for k, v in state.items() if not k.startswith(OFFICIAL_TEACHER)}
+        return self.with_own_aux_heads(renamed), teacher
 
 
 OFFICIAL_BLOCK = {
@@ -183,13 +199,14 @@ OFFICIAL_BACKBONE = {
     },
 }
 
-OFFICIAL_DECODER = {
-    **{f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
-    **{f"decoder.{theirs}": f"head.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
-    "decoder.conv_seg.": "head.1.2.",
-}
+OFFICIAL_CONTEXT = {f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()}
 """How the authors' keys begin -> how ours begin."""
 
+OFFICIAL_CLASSIFIER = {"conv_seg." if part == "conv2." else part: ours for part, ours in OFFICIAL_HEAD.items()}
+"""Names inside the head and the auxiliary head."""
+
+OFFICIAL_TEACHER = "auxiliary_head.1."
+"""How the keys of the SegFormer begin."""
 
 RESIDUAL = ("layer1.", "layer2.", "layer3.")
 """Stages of residual blocks."""

@@ -5,6 +5,7 @@ import torch
 from featherseg.core.errors import ConfigError
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
+from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.runs import RunInfo
 
@@ -19,13 +20,15 @@ def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybri
         label_smoothing=settings.label_smoothing,
         ohem_threshold=settings.ohem_threshold,
         ohem_min_kept=settings.ohem_min_kept,
-        mean_over_all=settings.mean == "all",
+        mean=settings.mean,
     )
     contrast = _contrast(settings, net, recipe.train.seed) if settings.contrast else None
     auxiliary = None
     if settings.auxiliary or settings.boundary:
+        # PIDNet's code averages L_0 over all pixels, whatever L_2 and L_3 are divided by
+        plain_mean: Mean = "all" if settings.boundary else settings.mean
         auxiliary = AuxiliaryLoss(
-            CrossEntropy(info.class_weights, mean_over_all=settings.mean == "all"),
+            CrossEntropy(info.class_weights, mean=plain_mean),
             cross_entropy,
             heads=settings.auxiliary,
             boundaries=settings.boundary,
