@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from faulty_disk import FaultyDisk
+from peer_golden import golden
 from safetensors.torch import save_file
 from small_training import Silent, request
 
 from featherseg import models
-from featherseg.backbones.weights import find_pretrained
+from featherseg.backbones.weights import find_pretrained, load_official
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.data.camvid import CAMVID_LICENCE
 from featherseg.evaluation.import_weights import ImportRequest, combined_licence, import_weights, strip_prefix
@@ -70,6 +71,47 @@ def test_an_imported_run_gives_the_logits_of_the_network_that_was_saved(tmp_path
 def test_a_prefix_that_one_key_lacks_stays():
     state = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
     assert strip_prefix(state) == (state, "")
+
+
+TRAINED = {  # reference; what the authors' training puts before the network's keys; keys beside it, without a use
+    "pidnet-s": ("pidnet_s", "module.model.", ["module.sem_loss.criterion.weight"]),
+    "ddrnet-23-slim": ("ddrnet_23_slim", "model.", ["loss.criterion.weight"]),
+    "sctnet-s": ("sctnet_s", "", [f"auxiliary_head.1.teacher_head.convs.{i}.bn.bias" for i in range(7)]),
+}
+
+
+def as_saved(shared: Path, model: str) -> dict[str, torch.Tensor]:
+    """The reference's weights in the layout of that table."""
+    name, prefix, unused = TRAINED[model]
+    state = {prefix + key: value.float() for key, value in golden(shared, name).state().items()}
+    state = {key.replace("decoder.", "decode_head.", 1): value for key, value in state.items()}
+    return state | {key: torch.ones(19) for key in unused}
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_checkpoints_load_as_their_authors_training_saves_them(shared, tmp_path, model):
+    name, _, unused = TRAINED[model]
+    torch.save({"state_dict": as_saved(shared, model)}, tmp_path / "w.pth")
+    said = []
+    run = import_weights(asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append)
+    expected = models.build(model, 19)
+    load_official(expected, golden(shared, name).state())
+    found = run.model.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items() if not k.startswith("aux_heads."))
+    assert run.info.loaded["unused"] == unused
+    keys, more = ("7 keys", " and 2 more") if model == "sctnet-s" else ("1 key", "")
+    assert said[-1] == f"{keys} of the file without a use here: {', '.join(unused[:5])}{more}"
+
+
+@pytest.mark.parametrize("model", ["pidnet-s", "ddrnet-23-slim"])
+def test_beside_the_keys_of_losses_everything_must_fit(shared, tmp_path, model):
+    state = as_saved(shared, model)
+    first = next(iter(state))
+    torch.save({first.replace("conv1", "foreign"): state.pop(first)} | state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as refused:
+        imported(tmp_path, tmp_path / "w.pth", model=model, data="cityscapes")
+    assert "missing: backbone.stem.0." in str(refused.value)
+    assert "unexpected: foreign.0." in str(refused.value)
 
 
 def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained_here(tmp_path, file):

@@ -31,6 +31,13 @@ from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows
 PREFIXES = ("module.", "net.", "model.")
 """What wrappers (DataParallel, Lightning, compilers) put before every key of the network they hold."""
 
+LOSSES = ("loss.", "sem_loss.", "bd_loss.")
+"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the network's own under `model.`: the
+class weights of their losses."""
+
+NAMED = 5
+"""So many keys without a use are named; the run's record holds all."""
+
 
 @dataclass(frozen=True)
 class ImportRequest:
@@ -94,20 +101,28 @@ def _load(
     path = request.file
     if not path.is_file():
         raise WeightsError(f"{path} is no file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
-    state, prefix = strip_prefix(read_state(path))
+    state, losses = split_losses(read_state(path))
+    state, prefix = strip_prefix(state)
     if prefix:
         say(f"every key began with {prefix!r}: taken off")
     try:
-        unused = load_official(net, state)
+        unused = losses + load_official(net, state)
     except WeightsError as error:
         _refuse_other_classes(net, state, request)
         _refuse_backbone_alone(recipe.model, state, request)
         raise WeightsError(f"{path}: {error}") from None
     if unused:
-        say(f"{counted(len(unused), 'key')} of the file without a use here: {', '.join(unused)}")
+        more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
+        say(f"{counted(len(unused), 'key')} of the file without a use here: {', '.join(unused[:NAMED])}{more}")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {"imported": path.name, "sha256": digest, "licence": request.licence.strip(), "unused": unused}
+
+
+def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """(the tensors of the network, the keys of losses beside it, see LOSSES); all may be under "module."."""
+    losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
+    return {key: value for key, value in state.items() if key not in losses}, losses
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
