@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from featherseg.evaluation.paper_tables import CheckedTable
 
 
+WIDEST = 16
+"""Letters of a network's name that stand in one line, where there is not room for all."""
+
+
 def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
     """What to know first, rankings, what may be said of each pair, picks, files, times."""
     from rich.markup import escape
@@ -44,7 +48,8 @@ def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -
     from rich.table import Table
 
     table = Table(title=escape(ranking.title), title_justify="left")
-    table.add_column("network", overflow="fold", min_width=8)
+    longest = max(len(s.name) for s in ranking.standings)
+    table.add_column("network", overflow="fold", min_width=min(longest, WIDEST))
     for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
         table.add_column(heading, justify="right", no_wrap=heading != "of its runs")
     for s in ranking.standings:

@@ -59,11 +59,10 @@ def _ranking(ranking: Ranking, budgets: Budgets) -> str:
             chosen = found[quantity].point if quantity in found else None
             drawn.append(front_svg(measured, quantity, picked=chosen.name if chosen else "", budget=budget))
     reasons = "".join(f"<p>For a budget: {escape(chosen.reason)}</p>" for chosen in found.values())
-    verdict = ranking.verdict()
+    verdict = ranking.verdict() if ranking.best else _sentence(ranking.verdict())
     return section(
         escape(f"Networks: {ranking.title}"),
-        f"<p>{escape(verdict[0].upper() + verdict[1:])}.{_apart(ranking)}</p>{table}{reasons}"
-        f'<div class="wide">{"".join(drawn)}</div>',
+        f'<p>{escape(verdict)}.{_apart(ranking)}</p>{table}{reasons}<div class="wide">{"".join(drawn)}</div>',
     )
 
 
@@ -110,7 +109,7 @@ def _pair(d: Difference, first: str, second: str, words: str, classes: Sequence[
         for name, i in zip(classes, d.classes, strict=True)
     )
     return f"""<h3>{escape(first)} less {escape(second)}</h3>
-<p>{escape(words[0].upper() + words[1:])}: {d.miou.points()} points of mIoU.</p>
+<p>{escape(words if d.better is not None else _sentence(words))}: {d.miou.points()} points of mIoU.</p>
 <details><summary>{escape(summary)}</summary><div class="scroll"><table>
 <caption>Points of IoU with their 95 % interval, corrected for the number of pairs and classes.</caption>
 <tbody>{rows}</tbody></table></div></details>"""
@@ -160,6 +159,11 @@ said where the interval leaves out no difference. Networks with different starts
 alone can decide. Parameters and GMACs (“macs”) are those of inference; memory is the peak of a process of its
 own, from a picture file to a mask file, and on a GPU what it took there.</p>""",
     )
+
+
+def _sentence(words: str) -> str:
+    """With a capital, where they do not begin with a name."""
+    return words[0].upper() + words[1:]
 
 
 def _interval(i: Interval) -> str:
