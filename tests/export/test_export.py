@@ -93,7 +93,7 @@ def test_where_parity_fails_the_old_file_stays(tmp_path, there):
 
 
 def test_a_layer_that_fixes_the_size_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="any height and width"):
+    with pytest.raises(ExportError, match="any batch, height and width"):
         export(FixedSize(), path=tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 

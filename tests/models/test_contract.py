@@ -64,9 +64,9 @@ def test_every_parameter_learns(net):
     assert {name for name in still if not name.endswith(SHIFTS)} == set()
 
 
-@pytest.mark.parametrize("size", [(33, 65), (7, 9)])
-def test_one_step_on_one_picture_moves_the_weights_and_leaves_all_finite(net, size):
+def test_one_step_on_one_picture_moves_the_weights_and_leaves_all_finite(net):
     torch.manual_seed(0)
+    size = (7, 9)  # one position is left of it at the coarsest stride: a batch norm has no variance there
     training, images = copy.deepcopy(net).train(), torch.randn(1, 3, *size)
     before = [parameter.clone() for parameter in training.parameters()]
     optimiser = torch.optim.AdamW(training.parameters(), lr=1e-4)

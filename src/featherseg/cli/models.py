@@ -1,28 +1,16 @@
 """`featherseg models`: the catalogue of networks."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from featherseg.data.statistics import Progress
-
-SIZE = (512, 1024)  # (height, width) of the picture that is counted
-CLASSES = 19
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
 ) -> None:
     """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
-    from featherseg.cli.progress import progress_bar
-    from featherseg.cli.terminal import Console
-
-    with progress_bar(Console(stderr=as_json, highlight=False), "counting") as progress:
-        rows = catalogue_rows(progress)
+    rows = catalogue_rows()
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -34,6 +22,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
+    from featherseg.evaluation.catalogue import CLASSES, SIZE
 
     table = Table(
         title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {SIZE[0]}x{SIZE[1]}",
@@ -48,16 +37,14 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table, markup=False)
 
 
-def catalogue_rows(progress: Progress | None = None) -> list[dict[str, Any]]:
+def catalogue_rows() -> list[dict[str, Any]]:
     """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
-    from featherseg.evaluation.cost import cost
+    from featherseg.evaluation.catalogue import CLASSES, SIZE, counts
     from featherseg.models import MODELS
 
     rows = []
-    for done, (name, entry) in enumerate(MODELS.items()):
-        if progress:
-            progress(done, len(MODELS))
-        counted = cost(name, SIZE, CLASSES)
+    for name, entry in MODELS.items():
+        params, macs = counts(name)
         rows.append(
             {
                 "model": name,
@@ -65,8 +52,8 @@ def catalogue_rows(progress: Progress | None = None) -> list[dict[str, Any]]:
                 "paper": entry.paper,
                 "size": list(SIZE),
                 "classes": CLASSES,
-                "params": counted.params,
-                "macs": counted.macs["macs"],
+                "params": params,
+                "macs": macs,
                 "pretrained": _pretrained(entry.backbone),
             }
         )

@@ -107,7 +107,7 @@ def _trace(graph: Staged, images: Tensor, padded: Tensor, outputs: Sequence[str]
     except Exception as error:  # torch.export and onnxscript raise dozens of kinds
         raise ExportError(
             f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}). Every layer must run at any height and width."
+            f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
         ) from error
 
 
