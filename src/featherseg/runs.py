@@ -29,6 +29,7 @@ from featherseg.recipe import Recipe
 
 FORMAT_VERSION = 1
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
+EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")

@@ -200,6 +200,9 @@ def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(f
     (["--train", "frm-lite0"], "--models"),
     (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "a"], "--seeds 'a'"),
     (["--train", "frm-lite0", "--models", "frm-lite0,frm-lite0", "--out", "x"], "once"),
+    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "3"], "make one run"),
+    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--device", "gpu0"], "unknown device"),
+    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--split", "vall"], "unknown split"),
     (["RUN", "--models", "frm-lite0"], "--models goes with --train"),
     (["RUN", "--seeds", "1"], "--seeds goes with --train"),
     (["--paper", "frm", "-o", "x.html"], "--output does not go with --paper"),
@@ -209,7 +212,7 @@ def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(f
 ])  # fmt: skip
 def test_what_cannot_be_compared_gets_a_sentence(lawn_run, arguments, message):
     error = run(*(lawn_run if argument == "RUN" else argument for argument in arguments)).exception
-    assert isinstance(error, ConfigError)
+    assert isinstance(error, FeathersegError)
     assert message in str(error)
 
 

@@ -83,6 +83,7 @@ def compare(
         print_paper(paper, console, as_json=as_json)
         return
     from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.device import pick_device
     from featherseg.core.files import check_writable, write_text
     from featherseg.evaluation.comparison import Budgets
     from featherseg.evaluation.comparison import compare as contest
@@ -92,6 +93,7 @@ def compare(
 
     budgets = Budgets(max_ms, max_mib)
     budgets.check(costs)
+    pick_device(device)  # raises here for a wrong one, not after a training
     if output:
         check_writable(output)
     keep_freed_memory()
@@ -146,11 +148,17 @@ def _train(
     from featherseg.core.errors import require
 
     require("lightning", "train", "training")
+    from featherseg.evaluation.labelled import Labelled
     from featherseg.training import Request
     from featherseg.training.field import train_field
 
     networks, numbers = [m.strip() for m in models.split(",")], [int(seed) for seed in seeds.split(",")]
+    if len(networks) * len(numbers) < 2:
+        raise ConfigError(f"--models {models} --seeds {seeds} make one run: name two networks or seeds, or more.")
     request = Request(recipe, asked.data, asked.root, None, asked.overrides)
+    if asked.split:
+        data = request.read()[1].data
+        Labelled(data.name, asked.split, Path(data.root) if data.root else None).open()  # raises before the training
     with TrainingProgress(stderr=stderr) as progress:
         return [str(run) for run in train_field(request, networks, numbers, out, progress)]
 

@@ -14,7 +14,7 @@ from featherseg.data.palettes import default_palette
 from featherseg.evaluation.benchmark_forms import EAGER, TUNED
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.runs import RESOLVED, Run, build_network, open_run
+from featherseg.runs import EXPORTS, RESOLVED, Run, build_network, open_run
 from featherseg.runs import find_run as path_of_run
 
 CATALOGUE_CLASSES = 19
@@ -151,13 +151,13 @@ def _catalogue_or_run(name: str) -> Network:
 
 def _exported(run: Path) -> tuple[Path, ...]:
     """The files of RUN/export/ that a runtime opens."""
-    return tuple(sorted(p for p in (run / "export").glob("*") if p.name.endswith(tuple(FILE_RUNTIMES))))
+    return tuple(sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES))))
 
 
 def _owner(file: Path, named: Sequence[Network]) -> Network:
     """The run that a file was exported from: alone, with the two baselines, where it was not named itself."""
     folder = file.absolute().parent
-    if folder.name == "export" and (folder.parent / RESOLVED).is_file():
+    if folder.name == EXPORTS and (folder.parent / RESOLVED).is_file():
         run = open_run(folder.parent)
         same = [n for n in named if os.path.samefile(n.source, run.path)]
         return same[0] if same else Network(run.name, run, forms=False)

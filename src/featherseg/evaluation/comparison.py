@@ -15,6 +15,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.data.statistics import Progress, typical_size
+from featherseg.evaluation.benchmark import Watch
 from featherseg.evaluation.bootstrap import MIN_RUNS, Difference, best, compare_files, compare_networks, too_few_runs
 from featherseg.evaluation.contestants import NOT_RECORDED, Contestant, by_network, cautions, seeds_of, trained_unlike
 from featherseg.evaluation.evaluate import Scores, check_fit, evaluate
@@ -28,9 +29,6 @@ from featherseg.inference.runtimes import Runtime
 
 MOST_FILES = 12
 """More files than these are not compared pair by pair: the pairs would be too many to read."""
-
-Watch = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
 
 FEW_UNITS = 5
 """Fewer blocks or sequences than these make an interval that rests on very little."""
@@ -170,27 +168,27 @@ def compare(
     *,
     size: Size | None = None,
     costs: bool = True,
-    watch: Watch | None = None,
+    watch: Watch,
 ) -> Outcome:
     """Measure time and memory of one file a network, score everyone on every picture, and say what the figures allow.
 
     mode_of is how a network looks at pictures; size (height, width) is what one pass is timed with, by default that of
-    a typical picture; `costs` False leaves time and memory out. A look at a split counts in every run, as `evaluate`
-    counts it. Raises ConfigError where classes do not fit, RunError where a run cannot be written to, and what opening
-    the data raises.
+    a typical picture; `costs` False leaves time and memory out; watch is called with (what is done, steps done, of).
+    A look at a split counts in every run, as `evaluate` counts it. Raises ConfigError where classes do not fit,
+    RunError where a run cannot be written to, and what opening the data raises.
     """
-    data, tell = labelled.open(), watch or _nobody
+    data = labelled.open()
     for one in contestants:
         check_fit(one.runtime, data)
         if one.run and not access(one.run.path, W_OK):
             raise RunError(f"{one.run.path} cannot be written, but looks at data are counted there. Compare a copy.")
     size, networks = size or typical_size(data), by_network(contestants)
     firsts = [files[0] for files in networks.values()]
-    timing = _time(firsts, size, partial(tell, "time and memory")) if costs else None
+    timing = _time(firsts, size, partial(watch, "time and memory")) if costs else None
     took = {one.network: timing.took(place) for place, one in enumerate(firsts)} if timing else {}
     modes = [mode_of(one.runtime) for one in contestants]
     scores = {
-        one.path: _score(one, data, labelled.split, mode, partial(tell, f"scoring {one.name}"))
+        one.path: _score(one, data, labelled.split, mode, partial(watch, f"scoring {one.name}"))
         for one, mode in zip(contestants, modes, strict=True)
     }
     units = units_of(data.keys)
@@ -290,7 +288,3 @@ def _few(units: Units) -> list[str]:
 def _points(paid: Iterable[tuple[Standing, float | None]]) -> list[Point]:
     """Networks with what they cost, as far as it was measured."""
     return [Point(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
-
-
-def _nobody(words: str, done: int, of: int) -> None:
-    """Nobody watches."""

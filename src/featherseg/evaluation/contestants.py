@@ -21,7 +21,7 @@ from featherseg.evaluation.cost import Cost, cost_of
 from featherseg.evaluation.labelled import Labelled
 from featherseg.inference.file_facts import FileRuntime
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
-from featherseg.runs import WEIGHTS, Run, build_network, load_run
+from featherseg.runs import EXPORTS, WEIGHTS, Run, build_network, load_run
 
 NOT_RECORDED = "start not recorded"
 MOST_SETTINGS = 2
@@ -29,9 +29,6 @@ MOST_SETTINGS = 2
 
 FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
 """Settings in which runs of one network may differ."""
-
-EXPORTS = "export"
-"""The folder of a run that `featherseg export` writes to."""
 
 NOT_OF_TRAINING = ("model", "paper", "panoptic")
 """Tables of a recipe in which networks that were trained alike may differ."""

@@ -7,7 +7,7 @@ forward on one picture, up to logits at its own stride (an exported file with ma
 of the whole way from a picture file to a mask file.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,6 +21,7 @@ import torch
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
+from featherseg.data.statistics import Progress
 from featherseg.evaluation.benchmark_pictures import write_pictures
 from featherseg.evaluation.benchmark_process import COMMAND, Process, VariantError
 from featherseg.evaluation.benchmark_statistics import speed
@@ -29,8 +30,6 @@ from featherseg.inference.runtimes import Runtime
 
 STARTS, ROUNDS = 5, 8
 """How often all processes are started, and the rounds of each start."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from featherseg.core.errors import ExportError
 from featherseg.core.files import check_writable, write_atomic
 from featherseg.export.targets import EXPORTERS
 from featherseg.inference.runtimes import FILE_RUNTIMES
+from featherseg.runs import EXPORTS
 
 
 def destinations(folder: Path | None, targets: Sequence[str], path: str | Path | None) -> dict[str, Path]:
@@ -19,7 +20,7 @@ def destinations(folder: Path | None, targets: Sequence[str], path: str | Path |
     if path is None:
         if folder is None:
             raise ExportError("a network without a run has no folder of its own: name the file, path='model.onnx'.")
-        path = folder / "export"
+        path = folder / EXPORTS
     path = Path(path)
     if not path.is_dir() and path.suffix:
         places = {_one(targets, path): path}
