@@ -1,13 +1,15 @@
 """What a run folder tells, and that older ones still load."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_run import small_info
 
-from featherseg import models
-from featherseg.core.errors import WeightsError
+from featherseg import models, runs
+from featherseg.core.errors import RunError, WeightsError
 from featherseg.core.types import ClassInfo
-from featherseg.runs import open_run, save_weights, write_info
+from featherseg.runs import find_run, open_run, runs_by_name, save_weights, write_info
 
 CLASSES = [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]
 
@@ -51,3 +53,47 @@ def test_a_training_that_can_go_on_is_unfinished_until_its_curve_is_drawn(tmp_pa
     assert run.unfinished
     (run.path / "curve.svg").touch()
     assert not run.unfinished
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """As pip leaves it: the package below lib/, one run in it; -> that run's folder."""
+    monkeypatch.delenv("FEATHERSEG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "lib" / "python3" / "site-packages" / "featherseg"
+    (package / "weights").mkdir(parents=True)
+    (package.parents[1] / "weights").mkdir()
+    folder(package.parents[1] / "weights" / "not-ours")
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    monkeypatch.setattr(runs, "SHIPPED", package / "weights")
+    return folder(package / "weights" / "streets")
+
+
+def test_a_run_that_comes_with_the_package_is_found_by_its_name(installed, tmp_path, monkeypatch):
+    assert runs_by_name() == {"streets": installed}
+    assert find_run("streets") == installed
+    assert (open_run(installed).shipped, open_run(installed).spelling) == (True, "streets")
+    mine = folder(tmp_path / "streets")
+    assert find_run("streets") == Path("streets")  # what lies here comes first
+    assert (open_run(mine).shipped, open_run(mine).spelling) == (False, str(mine))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frm-lite0-camvid", "folder weights/frm-lite0-camvid of featherseg's repository"),
+        ("weights/frm-lite0-camvid", "for research only"),
+        ("street", "Did you mean 'streets'?"),
+        ("qqq", "Known: streets."),
+    ],
+)
+def test_a_missing_run_is_told_without_a_path_inside_the_package(installed, name, said):
+    with pytest.raises(RunError) as refused:
+        find_run(name)
+    assert said in str(refused.value)
+    assert "lib" not in str(refused.value)
+
+
+def test_a_checkout_finds_the_runs_of_its_repository(monkeypatch):
+    monkeypatch.delenv("FEATHERSEG_HOME", raising=False)
+    assert runs_by_name()["frm-lite0-camvid"] == Path(__file__).parents[1] / "weights" / "frm-lite0-camvid"

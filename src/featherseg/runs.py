@@ -21,7 +21,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import RunError, WeightsError
+from featherseg.core.errors import RunError, WeightsError, did_you_mean
 from featherseg.core.files import read_lines, write_bytes, write_json
 from featherseg.core.types import ClassInfo, Color, Size
 from featherseg.layers.network import SegmentationNetwork
@@ -33,6 +33,10 @@ EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")
+SHIPPED = Path(__file__).resolve().parent / "weights"  # the runs that come with the package; nothing is written there
+STARTER = "efficientvit-seg-b0-shapes"  # the one of them that messages name
+IN_REPOSITORY = {"frm-lite0-camvid": "for research only, as CamVid's terms are"}
+"""Runs of the repository's weights/ that do not come with the package -> their terms."""
 
 log = logging.getLogger("featherseg")
 
@@ -77,6 +81,16 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the package: what a verb writes by default goes to the working folder instead."""
+        return self.path.resolve().parent == SHIPPED
+
+    @property
+    def spelling(self) -> str:
+        """What a command calls it: its path, or the name of a run that comes with the package."""
+        return self.name if self.shipped else str(self.path)
 
     @property
     def recipe(self) -> Recipe:
@@ -167,37 +181,50 @@ def open_run(path: Path) -> Run:
 
 
 def load_run(name: str | Path) -> Run:
-    """Open a run by its path, or by name among the runs that come with the checkout or lie in $FEATHERSEG_HOME.
+    """Open a run by its path, or by name among those that come with featherseg or lie in $FEATHERSEG_HOME.
 
-    Raises RunError. One line names the licence where the weights may not be used freely.
+    Raises RunError. One line names the licence where the weights may not be used freely, and one says so where they
+    have seen synthetic scenes alone.
     """
     run = open_run(find_run(name))
+    if run.shipped:
+        log.warning("%s has learned from synthetic street scenes alone: on photographs it is often wrong", run.name)
     if any(word in run.licence.lower() for word in RESTRICTED):
         log.warning("%s: %s", run.name, run.licence)
     return run
 
 
 def find_run(name: str | Path) -> Path:
-    """The folder of a run: a path that exists, or a plain name in weights/ of the checkout or of $FEATHERSEG_HOME."""
+    """The folder of a run: a path that exists, or the plain name of one that `runs_by_name` knows. Raises RunError."""
     path = Path(name)
-    if path.exists() or len(path.parts) != 1:
+    if path.exists():
         return path
-    for folder in named_run_folders():
-        if (folder / path / RESOLVED).is_file():
-            return folder / path
-    named = sorted({run.parent.name for folder in named_run_folders() for run in folder.glob(f"*/{RESOLVED}")})
+    named = runs_by_name()
+    if len(path.parts) == 1 and path.name in named:
+        return named[path.name]
+    if path.name in IN_REPOSITORY:
+        raise RunError(
+            f"no run {str(name)!r} here: pip does not install it ({IN_REPOSITORY[path.name]}). It is the folder "
+            f"weights/{path.name} of featherseg's repository: work in a checkout, or copy the folder here. "
+            f"{STARTER} comes with featherseg and works at once, with synthetic streets as all it has learned."
+        )
+    if len(path.parts) != 1:
+        return path
     raise RunError(
-        f"no run folder {str(name)!r} here, and none of that name in {', '.join(map(str, named_run_folders()))}."
-        + (f" Named runs: {', '.join(named)}." if named else " Set FEATHERSEG_HOME to the folder that holds your runs.")
+        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named)} A run of your own "
+        f"is found by its path, or by its name in the folder that $FEATHERSEG_HOME names."
     )
 
 
-def named_run_folders() -> list[Path]:
-    """Where runs are found by name: $FEATHERSEG_HOME, its weights/, and weights/ of a source checkout."""
-    folders = []
+def runs_by_name() -> dict[str, Path]:
+    """The runs that a name finds: in $FEATHERSEG_HOME, its weights/, in weights/ of a checkout, and in the package."""
+    folders = [SHIPPED]
+    source = Path(__file__).resolve().parents[2]
+    if (source / "pyproject.toml").is_file():  # else the package is installed, and that folder is not ours
+        folders.insert(0, source / "weights")
     if home := os.environ.get("FEATHERSEG_HOME"):
-        folders += [Path(home), Path(home) / "weights"]
-    return [*folders, Path(__file__).resolve().parents[2] / "weights"]
+        folders[:0] = [Path(home), Path(home) / "weights"]
+    return {run.parent.name: run.parent for folder in reversed(folders) for run in sorted(folder.glob(f"*/{RESOLVED}"))}
 
 
 def save_weights(run: Path, state: dict[str, Tensor]) -> str:

@@ -51,8 +51,8 @@ def evaluate(
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
     A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst pictures in pictures/). With an
-    exported file or --predictions nothing is written. Where the run's recipe names the row of a paper, its figures are
-    printed beside the run's own.
+    exported file, --predictions or a run that comes with featherseg nothing is written. Where the run's recipe names
+    the row of a paper, its figures are printed beside the run's own.
     """
     if (run is None) == (predictions is None):
         raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
@@ -157,7 +157,7 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
 
     keep_freed_memory()
     run = load_run(name)
-    if not os.access(run.path, os.W_OK):
+    if not (run.shipped or os.access(run.path, os.W_OK)):
         raise RunError(f"{run.path} cannot be written, but evaluations are counted there. Score a copy of the run.")
     data, split = _run_data(run, asked, console)
     runtime = open_runtime(run, device)
@@ -166,6 +166,9 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
     with progress_bar(console, "scoring") as progress:
         scores = score(runtime, data, mode, progress=progress)
+    if run.shipped:
+        console.print(f"{run.name} comes with featherseg: its scores are shown, and nothing is kept of them")
+        return scores, compare(run)
     times = record(run, runtime, data, split, mode, scores)
     if split == "test":
         console.print(f"test has been looked at {times} time{'s' * (times != 1)} by this run")

@@ -45,6 +45,8 @@ def card(run: Run) -> str:
         lines += [f"- {figures} on split `{recipe.data.val_split}` of the kept weights (step {kept})"]
     lines += _scored(read_lines(run.path / EVALUATIONS))
     lines += _paper(run)
+    if not run.imported and recipe.data.name == "shapes":
+        lines += ["- It has learned from synthetic scenes alone: on photographs it is often wrong"]
     lines += [
         "",
         "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",

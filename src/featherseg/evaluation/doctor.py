@@ -15,6 +15,7 @@ from featherseg.core.installation import Finding, reinstall
 from featherseg.core.requirements import PACKAGE
 
 SHARED_MEMORY = Path("/dev/shm")
+NO_COMPILER = "install a C compiler such as gcc, then featherseg from its source: pip install --force-reinstall ."
 LITTLE_DISK_GIB = 2.0
 """Free space under which it is said that a run or prepared data may not fit."""
 
@@ -83,7 +84,7 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("kernels", "compiled loops", "left aside, numpy runs instead: FEATHERSEG_NO_EXT=1 is set")
     else:
         words = f"none, numpy runs instead, slower with the same results: {_why_no_extension()}"
-        yield Finding("kernels", "compiled loops", words, "warning", "install a C compiler, then featherseg again")
+        yield Finding("kernels", "compiled loops", words, "warning", NO_COMPILER)
     if keep_freed_memory():
         words = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
     elif os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
@@ -103,14 +104,14 @@ def _why_no_extension() -> str:
 
 def _places() -> Iterator[Finding]:
     from featherseg.backbones.weights import PRETRAINED, weights_folder
-    from featherseg.runs import RESOLVED, named_run_folders
+    from featherseg.runs import runs_by_name
 
     here = [name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()]
     words = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
     yield Finding("places", "ImageNet weights", words)
-    runs = sorted({run.parent.name for folder in named_run_folders() for run in folder.glob(f"*/{RESOLVED}")})
-    folders = ", ".join(str(folder) for folder in named_run_folders())
-    yield Finding("places", "runs by name", f"{', '.join(runs) or 'none'} in {folders}")
+    home = os.environ.get("FEATHERSEG_HOME")
+    words = f"those in {home} among them" if home else "$FEATHERSEG_HOME may name a folder of yours"
+    yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {words}")
     caches = [f"below {place.parent}" if place.parent.name == "data" else str(place) for place in _caches()]
     words = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
     yield Finding("places", "prepared data", words)

@@ -26,10 +26,12 @@ REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 def write_report(run_path: Path, output: Path | None = None) -> Path:
     """Write the report of a run folder to `output`, by default RUN/report.html; -> its path.
 
-    Raises RunError where there is no run, or a file in it is damaged.
+    That of a run which comes with the package goes to the working folder. Raises RunError where there is no run, or a
+    file in it is damaged.
     """
-    path = output or run_path / REPORT
-    write_text(path, report_html(gather(open_run(run_path))))
+    run = open_run(run_path)
+    path = output or (Path() if run.shipped else run_path) / REPORT
+    write_text(path, report_html(gather(run)))
     return path
 
 

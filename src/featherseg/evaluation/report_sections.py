@@ -78,7 +78,7 @@ def curves(e: Evidence) -> str:
 def classes(e: Evidence) -> str:
     """IoU of each class as a table with bars."""
     if e.scores is None:
-        return section("Classes", _missing("Not scored yet:", f"featherseg evaluate {e.run.path}"))
+        return section("Classes", _missing("Not scored yet:", f"featherseg evaluate {e.run.spelling}"))
     shares = _shares(e.scores)
     rows = [
         f'<tr><th scope="row">{_swatch(info.color)}{escape(info.name)}</th>'
@@ -132,7 +132,7 @@ def confusion(e: Evidence) -> str:
 def examples(e: Evidence) -> str:
     """The best and the worst pictures: image, truth, prediction."""
     if not e.examples:
-        return section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.path}"))
+        return section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.spelling}"))
     legend = "".join(f"<li>{_swatch(info.color)}{escape(info.name)}</li>" for info in e.run.classes)
     groups = "".join(
         f"<h3>{title}</h3>" + "".join(_triple(e.run.path, x) for x in e.examples if x.name.startswith(kind))
@@ -173,7 +173,7 @@ def paper(e: Evidence) -> str:
 def parity(e: Evidence) -> str:
     """Whether the exported files compute what the run computes."""
     if not e.parity:
-        command = f"featherseg export {e.run.path} --to onnx -o {e.run.name}.onnx"
+        command = f"featherseg export {e.run.spelling} --to onnx -o {e.run.name}.onnx"
         return section("Export", _missing("Not exported yet:", command))
     records = {e.parity["target"]: e.parity} if "target" in e.parity else e.parity  # one record: as of older exports
     return section("Export", "".join(_exported_file(record) for record in records.values()))

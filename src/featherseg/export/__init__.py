@@ -29,10 +29,11 @@ def export(
 ) -> ExportReport:
     """Write a run's network, or a bare one, as a file of `target`, after it was found to give the network's logits.
 
-    path is a folder or the file's name; RUN/export unless given. A bare network's classes are class_0, class_1, ...
-    unless given; a run has its own. A file that was there is replaced only when parity holds; a run also gets its row
-    in RUN/parity.json. Raises UnknownName for the target, MissingExtra, ConfigError, DataNotFound, ExportError where
-    the network cannot be written, parity fails, or int8 loses more than it may.
+    path is a folder or the file's name; RUN/export unless given, export/ for a run that comes with the package.
+    A bare network's classes are class_0, class_1, ... unless given; a run has its own. A file that was there is
+    replaced only when parity holds; a run of one's own also gets its row in RUN/parity.json. Raises UnknownName for the
+    target, MissingExtra, ConfigError, DataNotFound, ExportError where the network cannot be written, parity fails, or
+    int8 loses more than it may.
     """
     reports, errors = export_all(source, [target], path, classes, options)
     if errors:
@@ -54,7 +55,8 @@ def export_all(
     """
     targets = list(dict.fromkeys(targets))
     check_targets(targets, options)
-    places = destinations(source.path if isinstance(source, Run) else None, targets, path)
+    run = source if isinstance(source, Run) else None
+    places = destinations((Path() if run.shipped else run.path) if run else None, targets, path)
     work = Work(source, classes, options, any(EXPORTERS[t].quantised for t in targets), say)
     reports: list[ExportReport] = []
     errors: list[FeathersegError] = []
@@ -65,8 +67,8 @@ def export_all(
         except FeathersegError as error:
             errors.append(error)
             continue
-        if isinstance(source, Run):
-            keep_reports(source.path, reports)
+        if run and not run.shipped:
+            keep_reports(run.path, reports)
     return reports, errors
 
 
