@@ -3,8 +3,9 @@
     python scripts/supply_chain.py        # part of `make check`; writes build/sbom.json
 
 Core, training, export, OpenVINO and the service may need nothing under the GPL or AGPL, nor anything whose licence is
-not stated; the other extras are not judged. The SBOM is CycloneDX, of the whole environment. Holes are looked up by
-pip-audit; where its database cannot be reached that is said, and is no failure.
+proprietary or not stated; the other extras are not judged. One exception, named each time: the CUDA runtime that PyPI's
+torch brings on Linux, which is NVIDIA's own; PyTorch's CPU build needs none of it. The SBOM is CycloneDX, of the whole
+environment. Holes are looked up by pip-audit; where its database cannot be reached that is said, and is no failure.
 """
 
 import importlib.metadata as metadata
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,6 +22,30 @@ GATED = ("", "train", "export", "openvino", "serve")
 """The extras of featherseg that are judged; "" is the package without any."""
 
 REFUSED = re.compile(r"(?<!L)A?GPL|(?<!Lesser )General Public", re.IGNORECASE)
+PROPRIETARY = re.compile(r"Proprietary|End User License|EULA", re.IGNORECASE)
+CUDA_TERMS = "NVIDIA's CUDA EULA (License.txt in the wheel; https://docs.nvidia.com/cuda/eula/)"
+NVIDIA = {
+    "cuda-toolkit": "NVIDIA's CUDA EULA (https://docs.nvidia.com/cuda/eula/); it holds no files and names no licence",
+    "nvidia-cublas": CUDA_TERMS,
+    "nvidia-cuda-cccl": CUDA_TERMS,
+    "nvidia-cuda-cupti": CUDA_TERMS,
+    "nvidia-cuda-nvrtc": CUDA_TERMS,
+    "nvidia-cuda-runtime": CUDA_TERMS,
+    "nvidia-cudnn": "NVIDIA's licence for its development kits, with the part on cuDNN (License.txt in the wheel)",
+    "nvidia-cufft": CUDA_TERMS,
+    "nvidia-cufile": CUDA_TERMS,
+    "nvidia-curand": CUDA_TERMS,
+    "nvidia-cusolver": CUDA_TERMS,
+    "nvidia-cusparse": CUDA_TERMS,
+    "nvidia-cusparselt": "'NVIDIA Proprietary Software' (metadata; https://docs.nvidia.com/cuda/cusparselt/license.html)",
+    "nvidia-nccl": "BSD-3-Clause (License.txt in the wheel), though its metadata say proprietary",
+    "nvidia-nvjitlink": CUDA_TERMS,
+    "nvidia-nvshmem": CUDA_TERMS,
+    "nvidia-nvtx": "Apache-2.0 (License.txt in the wheel), though its metadata say proprietary",
+}
+"""What the CUDA builds of torch 2.11 to 2.15 bring, without -cu13 or alike, whose metadata name no licence or a
+proprietary one -> its terms, and where they stand."""
+
 SBOM = Path("build/sbom.json")
 
 
@@ -50,11 +76,31 @@ def licence(name: str) -> str:
 def refused(name: str) -> str | None:
     """Why a package may not be needed, in a sentence; None where it may."""
     found = licence(name)
-    if not found or found.upper() == "UNKNOWN":
-        return f"{name}: its metadata name no licence, so that nobody can say whether it may be needed."
     if REFUSED.search(found) and " OR " not in found:
         return f"{name}: {found}. Nothing under the GPL or AGPL in core, train, export or serve."
+    if without_cuda(name) in NVIDIA:
+        return None
+    if not found or found.upper() == "UNKNOWN":
+        return f"{name}: its metadata name no licence, so that nobody can say whether it may be needed."
+    if PROPRIETARY.search(found):
+        return f"{name}: {found}. Nothing proprietary in core, train, export or serve but torch's CUDA runtime."
     return None
+
+
+def without_cuda(name: str) -> str:
+    """nvidia-cudnn of nvidia-cudnn-cu13."""
+    return re.sub(r"-cu\d+$", "", name)
+
+
+def proprietary(names: Iterable[str]) -> list[str]:
+    """What is said of those that are NVIDIA's: a heading, and under each of their terms the packages; [] for none."""
+    terms: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if term := NVIDIA.get(without_cuda(name)):
+            terms.setdefault(term, []).append(name)
+    number = sum(map(len, terms.values()))
+    head = f"proprietary: {number} packages of NVIDIA's come with this torch (its CPU build needs none)"
+    return [head, *(f"  {', '.join(under)}: {term}" for term, under in terms.items())] if terms else []
 
 
 def holes() -> tuple[list[str], int]:
@@ -81,6 +127,8 @@ def main() -> int:
     subprocess.run([sys.executable, "-m", "cyclonedx_py", *command, "-o", str(SBOM)], check=True)
     parts = len(json.loads(SBOM.read_text(encoding="utf-8"))["components"])
     print(f"licences: {len(names)} packages needed, {len(complaints)} refused; {SBOM} lists {parts} installed ones")
+    for text in proprietary(names):
+        print(text)
     found, unknown = holes()
     if unknown:
         print(f"holes: SKIPPED for {'all' if unknown < 0 else unknown} packages, the database could not be reached")

@@ -44,6 +44,27 @@ def test_a_package_that_states_no_licence_is_refused(gate, monkeypatch, licence)
     assert "name no licence" in gate.refused("thing")
 
 
+def test_what_torch_s_cuda_build_brings_passes_and_is_named_with_its_terms(gate, monkeypatch):
+    said = {"cuda-toolkit": "", "nvidia-cublas": "LicenseRef-NVIDIA-Proprietary", "nvidia-nccl-cu13": "Proprietary"}
+    monkeypatch.setattr(gate, "licence", lambda name: said.get(name, "MIT"))
+    assert [gate.refused(name) for name in said] == [None] * 3
+    head, *terms = gate.proprietary([*said, "numpy"])
+    assert head.startswith("proprietary: 3 packages")
+    assert [line.partition(":")[0].strip() for line in terms] == list(said)
+    assert gate.proprietary(["numpy", "torch"]) == []
+
+
+@pytest.mark.parametrize("licence", ["LicenseRef-NVIDIA-Proprietary", "Other/Proprietary License", "Some EULA"])
+def test_anything_else_that_is_proprietary_is_refused(gate, monkeypatch, licence):
+    monkeypatch.setattr(gate, "licence", lambda name: licence)
+    assert f"nvidia-tensorrt: {licence}. Nothing proprietary" in gate.refused("nvidia-tensorrt")
+
+
+def test_nvidia_s_packages_are_not_excused_from_the_gpl(gate, monkeypatch):
+    monkeypatch.setattr(gate, "licence", lambda name: "AGPL-3.0-only")
+    assert "GPL" in gate.refused("nvidia-cublas")
+
+
 def test_what_an_extra_brings_is_seen_and_what_another_brings_is_not(gate):
     assert {"torch", "pillow", "typing-extensions"} <= gate.needed(("",))  # the last by way of torch
     assert "starlette" not in gate.needed(("",))
