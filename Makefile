@@ -9,7 +9,7 @@ export PYTHON CPU
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-setup: ## Make .venv with the package and all extras (CPU=1 adds PyTorch's index of CPU builds)
+setup: ## Make .venv with the package and all extras (PYTHON=python3.13: by that one; CPU=1: without CUDA)
 	@scripts/setup.sh
 
 demo: setup ## Train, score, predict, export and report on drawn scenes, in a few minutes
