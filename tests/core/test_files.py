@@ -1,10 +1,24 @@
 """A save that fails or is cut off at any file operation leaves the old file or the new one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from faulty_disk import FAULTS, Crash, FaultyDisk
 
-from featherseg.core.errors import FeathersegError
-from featherseg.core.files import append_line, read_lines, write_atomic, write_bytes
+from featherseg.core.errors import FeathersegError, RunError
+from featherseg.core.files import (
+    append_line,
+    check_writable,
+    locked,
+    read_lines,
+    refuse_links,
+    write_atomic,
+    write_bytes,
+    write_text,
+)
 
 
 def save_in_three_writes(path):
@@ -45,3 +59,99 @@ def test_a_torn_last_line_spoils_no_other_record(tmp_path):
     append_line(path, {"step": 2})
     assert read_lines(path) == [{"step": 1}, {"step": 2}]
     assert read_lines(tmp_path / "missing.jsonl") == []
+
+
+def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
+    gone, own, others = ".file.999999999-0123456789abcdef.tmp", f".file.{os.getpid()}-0123456789abcdef.tmp", "note.tmp"
+    running = f".file.{os.getppid()}-0123456789abcdef.tmp"
+    for name in (gone, own, running, others):
+        (tmp_path / name).touch()
+    folder = tmp_path / ".web.999999998-0123456789abcdef.tmp"  # of an exported page
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "note.tmp")
+    write_bytes(tmp_path / "file", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running, "file", others])
+
+
+@pytest.mark.parametrize("link", [".file.tmp", "file.tmp", "file"])
+def test_a_link_at_the_target_or_a_temporary_name_is_not_written_through(tmp_path, link):
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / link).symlink_to(victim)
+    write_text(folder / "file", "new")
+    assert victim.read_text() == "precious"
+    assert (folder / "file").read_text() == "new"
+    assert not (folder / "file").is_symlink()
+
+
+def test_appends_and_locks_do_not_follow_links(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "folder/log.jsonl"
+    victim.write_text("precious\n")
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    with pytest.raises(FeathersegError, match=r"folder/log\.jsonl is a symbolic link"):
+        append_line(link, {"step": 1})
+    with pytest.raises(FeathersegError, match=r"folder/log\.jsonl is a symbolic link"), locked(link, RunError("taken")):
+        pass
+    assert victim.read_text() == "precious\n"
+
+
+def test_links_anywhere_in_a_folder_are_refused_but_not_the_way_to_it(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    (real / "images/inner").mkdir(parents=True)
+    link.symlink_to(real)
+    refuse_links(link, "images", "missing")
+    (real / "images/inner/one").symlink_to("nowhere")
+    with pytest.raises(FeathersegError, match="link/images/inner/one is a symbolic link"):
+        refuse_links(link, "images")
+
+
+@pytest.mark.parametrize("place", ["/proc/report.html", "/proc/new/report.html", "/dev/null", "/dev/new", "file/x"])
+def test_a_place_that_takes_no_file_is_refused_before_the_work(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(FeathersegError, match=r"nothing can be written|a folder or a device, not a file"):
+        check_writable(Path(place))
+    with pytest.raises(FeathersegError, match=r"cannot write|a folder or a device, not a file"):
+        write_text(Path(place), "x")
+
+
+def test_a_place_that_takes_files_stays_as_it_is(tmp_path):
+    check_writable(tmp_path / "new/folder/file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_syncs_no_folders_writes_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_DIRECTORY")  # Windows
+    monkeypatch.setattr(os, "open", None)
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
+    """A killed training leaves its forked loader workers for some seconds; it goes on at once all the same."""
+    hold = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from featherseg.core.errors import RunError\n"
+        "from featherseg.core.files import locked\n"
+        "with locked(Path(sys.argv[1]), RunError('taken')):\n"
+        "    if worker := os.fork():\n"
+        "        print(worker, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    path = tmp_path / ".lock"
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        try:
+            with pytest.raises(RunError, match="taken"), locked(path, RunError("taken")):
+                pass
+            process.kill()
+            process.wait()
+            os.kill(worker, 0)  # it lives
+            with locked(path, RunError("taken")):
+                pass
+        finally:
+            os.kill(worker, 9)
+    assert list(tmp_path.iterdir()) == []

@@ -452,7 +452,7 @@ def test_the_room_asked_for_is_the_room_taken(yard, monkeypatch):
 
 def test_only_one_process_prepares_in_a_folder(yard):
     folder_of(yard).mkdir(parents=True)
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(flush=True); input()"
     command = [sys.executable, "-c", hold, str(folder_of(yard) / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()

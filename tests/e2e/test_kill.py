@@ -67,8 +67,8 @@ class Life:
     def saving(self):
         """Whether a checkpoint is being written right now (an older life may have left such a file behind)."""
         try:
-            return (self.out / "last.ckpt.tmp").stat().st_mtime > self.begun
-        except FileNotFoundError:
+            return any(file.stat().st_mtime > self.begun for file in self.out.glob(".last.ckpt.*.tmp"))
+        except FileNotFoundError:  # it has just become the checkpoint
             return False
 
     def wait_for(self, condition, seconds=180.0):

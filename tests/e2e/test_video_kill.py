@@ -43,7 +43,7 @@ def kill_after(segments, run, clip, out):
     parts = out.with_name(out.name + ".parts")
     process = subprocess.Popen(command(run, clip, out), stdout=subprocess.DEVNULL)
     try:
-        while len(list(parts.glob("*.nut"))) < segments or not list(parts.glob("*.tmp")):
+        while len(list(parts.glob("*.nut"))) < segments or not list(parts.glob(".*.nut.*.tmp")):
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
     finally:

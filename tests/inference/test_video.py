@@ -341,7 +341,7 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
     target = tmp_path / "out.mp4"
     lock = parts_folder(target) / LOCK
     lock.parent.mkdir()
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline()

@@ -125,7 +125,7 @@ def test_a_resumed_run_keeps_its_settings(small_run):
 
 
 def test_two_processes_cannot_train_in_one_folder(small_run):
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(small_run.path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"1\n"

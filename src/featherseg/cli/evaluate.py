@@ -13,7 +13,7 @@ import typer
 from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.cli.progress import progress_bar
 from featherseg.cli.score_tables import print_comparison, print_scores
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError
 from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
@@ -151,14 +151,14 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.evaluation.evaluate import evaluate as score
     from featherseg.evaluation.paper import compare
-    from featherseg.evaluation.record import record
+    from featherseg.evaluation.record import check_recordable, record
     from featherseg.inference.runtimes import open_runtime
     from featherseg.runs import load_run
 
     keep_freed_memory()
     run = load_run(name)
-    if not (run.shipped or os.access(run.path, os.W_OK)):
-        raise RunError(f"{run.path} cannot be written, but evaluations are counted there. Score a copy of the run.")
+    if not run.shipped:
+        check_recordable(run)
     data, split = _run_data(run, asked, console)
     runtime = open_runtime(run, device)
     mode = way.of(runtime, console)

@@ -1,60 +1,161 @@
-"""Files that are never half written: a temporary file beside the target, fsync, rename, fsync of the folder."""
+"""Files that are never half written, and never written through a link that somebody else has placed.
 
-import fcntl
+A file is made anew beside its target, synced, renamed over it, and the folder is synced. Folders come from others:
+where something is appended, locked or written in a folder inside them, links are refused by name.
+"""
+
+import errno
 import json
 import os
+import re
+import secrets
+import shutil
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
+from filelock import FileLock, Timeout
+
 from featherseg.core.errors import FeathersegError
+
+_LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-[0-9a-f]{16}\.tmp", re.DOTALL)
+"""A temporary file or folder of ours, and the process that made it."""
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+"""What file systems without a sync of folders answer."""
+
+_looked_through: set[Path] = set()
+_looking = threading.Lock()
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write(file)` writes: a crash, a full disk or a kill leaves the old or the new file.
 
-    The temporary file has one fixed name ("NAME.tmp"), so that what a kill leaves behind is overwritten next time.
-    Raises FeathersegError naming the file where the disk refuses.
+    The temporary file is a new one (see `temporary_beside`); a link at `path` itself is replaced, not followed. Raises
+    FeathersegError naming the file where the disk refuses, or `path` is a device or anything else that is no file.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary = temporary_beside(path)
+        try:
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        _remove_quietly(temporary)
         raise FeathersegError(
             f"cannot write {path}: {error.strerror or error}. What was there before is unchanged; "
             f"make room (or check the rights of {path.parent}) and run the same command again."
         ) from error
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name for a temporary file or folder beside `path`, which nobody can foresee and nothing has yet.
+
+    Of a fixed name somebody else could have made a link, through which the write would go. What killed processes left
+    in the folder is removed when this process first asks for a name there.
+    """
+    folder = path.parent.absolute()
+    with _looking:
+        if folder not in _looked_through:
+            _looked_through.add(folder)
+            with suppress(OSError):  # a folder that may be written to, but not be listed
+                for name in os.listdir(folder):
+                    made_by = _LEFTOVER.fullmatch(name)
+                    if made_by and (int(made_by[1]) == os.getpid() or not psutil.pid_exists(int(made_by[1]))):
+                        remove_tree(folder / name)
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a folder with all in it, as far as the system lets it; no link in it is followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
 def check_writable(path: Path) -> None:
     """Raises FeathersegError where no file can be written at `path`: asked before work whose result goes there."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FeathersegError(f"{path} is a folder. Name the file to write, such as {path / 'NAME'}.")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise FeathersegError(f"nothing can be written to {path}: {folder} is no folder, or may not be written to.")
+    _refuse_special(path)
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises FeathersegError where no file can be written in `folder`, which may be new: one is made, and removed.
+
+    Only so it is known of the file systems that tell of rights and yet take nothing (/proc, /sys, a mounted archive).
+    """
+    absolute = folder.absolute()
+    there = next(place for place in (absolute, *absolute.parents) if os.path.lexists(place))
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        probe = temporary_beside(there / "probe")
+        try:
+            open(probe, "xb").close()
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise FeathersegError(
+            f"nothing can be written to {folder}: {there} says {error.strerror or error!r}. Name another place."
+        ) from None
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises FeathersegError where one of the files or folders in `folder`, or anything in it, is a symbolic link.
+
+    Asked before something is written there: a link in a folder from others may lead anywhere. `folder` itself may be
+    reached by links; those are its user's own.
+    """
+    waiting = [folder / name for name in names]
+    while waiting:
+        place = waiting.pop()
+        if place.is_symlink():
+            raise FeathersegError(
+                f"{place} is a symbolic link, and nothing is written through links inside {folder}: they may lead "
+                f"anywhere. Remove it (and put what it leads to in its place), then run the same command again."
+            )
+        if place.is_dir():
+            waiting += place.iterdir()
 
 
 @contextmanager
 def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
     """Hold the file at `path`, made if need be, against other processes. Raises `taken` where one of them holds it.
 
-    A POSIX lock: `flock` would outlive a killed process in the workers that it forked.
+    The lock goes with the process, however it ends: its forked workers, which may outlive it, close theirs
+    (docs/decisions/0005). A lock that is the last file in its folder goes when it is let go.
     """
-    with open(path, "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise taken from None
+    refuse_links(path.parent, path.name)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise taken from None
+    except OSError as error:
+        raise FeathersegError(
+            f"cannot lock {path}: {error.strerror or error}. Remove it, or check the rights of {path.parent}."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            if os.listdir(path.parent) == [path.name]:
+                path.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -75,9 +176,12 @@ def write_json(path: Path, content: Any) -> None:
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append one JSON object as a line, in one write: a kill leaves whole lines, at worst one torn line at the end.
 
-    A torn last line (an earlier kill) is closed first, so that it spoils no later record.
+    A torn last line (an earlier kill) is closed first, so that it spoils no later record. Raises FeathersegError where
+    `path` is a link or no file.
     """
     line = (json.dumps(content, ensure_ascii=False) + "\n").encode()
+    refuse_links(path.parent, path.name)
+    _refuse_special(path)
     with open(path, "ab+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -88,7 +192,7 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines file; a torn line is passed over, a missing file has none."""
-    if not path.exists():
+    if not path.is_file():
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -99,16 +203,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [record for record in records if isinstance(record, dict)]
 
 
+def _refuse_special(path: Path) -> None:
+    if (os.path.exists(path) and not os.path.isfile(path)) or str(path.parent.absolute()) == "/dev":
+        raise FeathersegError(f"{path} is a folder or a device, not a file: it is not replaced. Name a file.")
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_quietly(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
+    """So that the new name outlives a power cut, where the system can open a folder (Windows cannot) and sync it."""
+    if not hasattr(os, "O_DIRECTORY"):
         return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
-from featherseg.core.files import append_line, locked, write_text
+from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.data import Drawn, data_folder, find_dataset, given_root, open_files
 from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
 from featherseg.data.cache_index import (
@@ -77,7 +77,12 @@ def prepare_data(
     folders = [out] if out else cache_folders(data_folder(name, root))
     if not folders:
         raise ConfigError("FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first.")
-    return prepare_split(data, _writable(folders) / folder_name(data.name) / form.folder, form, progress)
+    place = _writable(folders)
+    if place.parent == data_folder(name, root):  # the dataset may be somebody else's; `out` is the user's own
+        refuse_links(place.parent, place.name)
+    refuse_links(place, folder_name(data.name))
+    check_folder(place)
+    return prepare_split(data, place / folder_name(data.name) / form.folder, form, progress)
 
 
 def splits_on_disk(name: str, root: Path | None = None) -> list[str]:

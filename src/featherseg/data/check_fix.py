@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import DataError
+from featherseg.core.files import check_folder, temporary_beside
 from featherseg.core.types import IGNORE
 from featherseg.data.check import CheckReport
 from featherseg.data.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
@@ -52,13 +53,14 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
 
 
 def free_target(out: Path) -> Path:
-    """The folder beside `out` in which the copy is prepared; raises DataError where either of them is in use."""
-    temporary = out.with_name(out.name + ".tmp")
+    """The folder beside `out` in which the copy is prepared.
+
+    Raises DataError where `out` is in use, FeathersegError where nothing can be written there.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty. Give --fix a new folder.")
-    if temporary.exists():
-        raise DataError(f"{temporary} is left from an interrupted run. Delete it and run the same command again.")
-    return temporary
+    check_folder(out.parent)
+    return temporary_beside(out)
 
 
 def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.files import check_folder, refuse_links
 from featherseg.core.types import IGNORE
 from featherseg.data.cityscapes import CITYSCAPES_SPLITS
 from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
@@ -55,11 +56,14 @@ def convert_cityscapes(
     if not total:
         state = f"{root} holds no masks of instances" if root.is_dir() else f"{root} is no folder"
         raise DataNotFound(f"{state}. {_EXPECTED} Give the folder above gtFine with --data-root.")
+    target = out or root / "gtFine"
+    check_folder(target)
+    refuse_links(target, *(f"cityscapes_panoptic_{split}{form.ending}" for split in sources))
     converted = []
     for split, paths in sources.items():
         if not paths:
             continue
-        folder = (out or root / "gtFine") / f"cityscapes_panoptic_{split}{form.ending}"
+        folder = target / f"cityscapes_panoptic_{split}{form.ending}"
         writer = PanopticWriter(folder, categories(CITYSCAPES_CLASSES, form.category_ids))
         kept = 0
         for path in paths:

@@ -7,12 +7,11 @@ of *these networks* needs runs with several seeds; of *these files* it is said a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from os import W_OK, access
 from pathlib import Path
 
 import numpy as np
 
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.data.statistics import Progress, typical_size
 from featherseg.evaluation.benchmark import Watch
@@ -21,7 +20,7 @@ from featherseg.evaluation.contestants import NOT_RECORDED, Contestant, by_netwo
 from featherseg.evaluation.evaluate import Scores, check_fit, evaluate
 from featherseg.evaluation.front import LATENCY, MEMORY, Pick, Point, Quantity, pick
 from featherseg.evaluation.labelled import Labelled
-from featherseg.evaluation.record import log_look
+from featherseg.evaluation.record import check_recordable, log_look
 from featherseg.evaluation.side_by_side import SideBySide, Took, time_side_by_side
 from featherseg.evaluation.units import Units, units_of
 from featherseg.inference.modes import Mode
@@ -180,8 +179,8 @@ def compare(
     data = labelled.open()
     for one in contestants:
         check_fit(one.runtime, data)
-        if one.run and not (one.run.shipped or access(one.run.path, W_OK)):
-            raise RunError(f"{one.run.path} cannot be written, but looks at data are counted there. Compare a copy.")
+        if one.run and not one.run.shipped:
+            check_recordable(one.run)
     size, networks = size or typical_size(data), by_network(contestants)
     firsts = [files[0] for files in networks.values()]
     timing = _time(firsts, size, partial(watch, "time and memory")) if costs else None

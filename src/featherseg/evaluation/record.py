@@ -6,11 +6,12 @@ Choosing by a test split is the mistake that this counts: reports say how often 
 import hashlib
 from datetime import UTC, datetime
 
-from featherseg.core.files import append_line, read_lines, write_json
+from featherseg.core.errors import FeathersegError, RunError
+from featherseg.core.files import append_line, check_folder, read_lines, refuse_links, write_json
 from featherseg.core.types import SegmentationData
 from featherseg.evaluation.card import write_card
 from featherseg.evaluation.evaluate import Scores, number, to_json
-from featherseg.evaluation.examples import draw_examples
+from featherseg.evaluation.examples import FOLDER, draw_examples
 from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import Runtime
 from featherseg.runs import EVALUATIONS, WEIGHTS, Run
@@ -18,11 +19,21 @@ from featherseg.runs import EVALUATIONS, WEIGHTS, Run
 SCORES = "scores.json"
 
 
+def check_recordable(run: Run) -> None:
+    """Raises RunError where a look at the data could not be recorded in the run: asked before the look."""
+    try:
+        check_folder(run.path)
+        refuse_links(run.path, EVALUATIONS, FOLDER)
+    except FeathersegError as error:
+        raise RunError(f"evaluations are counted in their run. {error} Or score a copy of the run.") from None
+
+
 def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> int:
     """Append a line to evaluations.jsonl, write scores.json, draw pictures/; -> how often the split was scored by now.
 
-    The line comes first: no score is shown that was not counted.
+    The line comes first: no score is shown that was not counted. Raises what `check_recordable` does.
     """
+    check_recordable(run)
     where = log_look(run, data, split, mode, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})

@@ -6,12 +6,12 @@ A kill at any moment leaves whole segments; the next run of the same command goe
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from featherseg.core.errors import RunError
-from featherseg.core.files import locked, write_atomic, write_json
+from featherseg.core.files import locked, refuse_links, write_atomic, write_json
 from featherseg.inference.video_write import (
     SEGMENT_SUFFIX,
     Drawn,
@@ -55,7 +55,7 @@ class Parts:
     def finish(self, target: Path) -> None:
         """Join the segments to `target`, which is replaced at once or not at all; then the folder is gone."""
         write_atomic(target, lambda file: join_segments(file, self.form, self.segments))
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the lock until it is let go
 
     def _next(self) -> Path:
         return self.folder / f"{len(self.segments):06d}{SEGMENT_SUFFIX}"
@@ -73,6 +73,7 @@ def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
     run that ended before its first segment.
     """
     folder = parts_folder(target)
+    refuse_links(folder.parent, folder.name)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it, or stop it first.")):
         _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
@@ -80,7 +81,9 @@ def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
             yield Parts(folder, form)
         finally:
             if folder.exists() and not _has_segments(folder):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()  # empty: Windows kept it with the lock
 
 
 def _check_origin(folder: Path, origin: Origin) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from featherseg import models
 from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError, DataError, RunError
-from featherseg.core.files import append_line, locked, write_text
+from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic_targets import panoptic_targets
@@ -48,7 +48,7 @@ from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 FREE_ON_RESUME = {"data.root", "data.workers", "train.device", "train.checkpoint_seconds"}
 RANK_WAIT_SECONDS = 600
-LOCK = ".lock"
+LOCK, TENSORBOARD = ".lock", "tensorboard"
 
 for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # adverts, and a line a checkpoint
     logging.getLogger(f"lightning.pytorch.{part}").setLevel(logging.WARNING)
@@ -85,13 +85,15 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
     if not resume:
         refuse_existing(out)
     new = not out.exists()
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
+    refuse_links(out, METRICS, TENSORBOARD)
     with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it, or stop it first.")):
         try:
             yield
         finally:
             if new and not (out / RESOLVED).is_file():  # refused before it began: leave nothing behind
-                shutil.rmtree(out)
+                shutil.rmtree(out, ignore_errors=True)  # Windows keeps the lock until it is let go
 
 
 def _wait_for_rank_zero(out: Path) -> None:
@@ -182,7 +184,7 @@ def _run_trainer(
 def _tensorboard(out: Path) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(save_dir=out, name="tensorboard", version="")
+    return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
 
 
 def _recipe_for(run: Run, request: Request) -> Recipe:
