@@ -1,4 +1,7 @@
 import base64
+import struct
+import tracemalloc
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -72,8 +75,24 @@ def test_matrices_that_are_no_label_map_are_refused(tmp_path, values, sentence):
 
 def test_a_packed_matrix_is_not_unpacked_beyond_the_limit(tmp_path):
     path = write_matrix(tmp_path / "a.mat", np.zeros((1000, 1000), np.uint8))
-    with pytest.raises(DataError, match=r"an element of .* bytes begins"):
+    with pytest.raises(DataError, match="1000x1000 is more than the limit"):
         read_matrix(path, "S", LIMIT)
+
+
+@pytest.mark.parametrize("name", ["S", "other"])
+def test_a_packed_matrix_takes_no_more_memory_than_its_size_says(tmp_path, name):
+    path = write_matrix(tmp_path / "a.mat", np.zeros((6000, 1000), np.uint8), name)
+    content = path.read_bytes()
+    place = content.rindex(b"\x78\x9c")
+    matrix = zlib.decompress(content[place:]).replace(struct.pack("<2i", 6000, 1000), struct.pack("<2i", 1, 2))
+    packed = zlib.compress(matrix)
+    path.write_bytes(content[: place - 4] + struct.pack("<I", len(packed)) + packed)
+    tracemalloc.start()
+    with pytest.raises(DataError):
+        read_matrix(path, "S", LIMIT**2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_files_that_are_none_are_refused_with_what_to_do(tmp_path):

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.types import Size
+from featherseg.data.image_bounds import bounded
 from featherseg.data.matlab import read_matrix
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -131,7 +132,10 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
-            with _file(path) as file, Image.open(file, formats=_FORMATS) as image:
+            with (
+                _file(path) as file,
+                Image.open(bounded(file, str(path), MAX_PIXELS), formats=_FORMATS) as image,
+            ):
                 _check_page(image, path)
                 yield image
     except FeathersegError:

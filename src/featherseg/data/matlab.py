@@ -15,6 +15,7 @@ import numpy as np
 from featherseg.core.errors import DataError, DataNotFound
 
 _HEADER = 128
+_START = 512  # bytes of a matrix within which its size and its name stand
 _COMPRESSED, _MATRIX = 15, 14  # element types miCOMPRESSED, miMATRIX
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _FIRST_NUMERIC, _LAST_NUMERIC = 6, 15  # array classes mxDOUBLE_CLASS .. mxUINT64_CLASS
@@ -28,11 +29,13 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
     whose `name` is no matrix of whole numbers or has more than `max_pixels` of them.
     """
     try:
+        if path.stat().st_size > _HEADER + _START + 16 * max_pixels:
+            raise ValueError(f"it is too large for a map of {max_pixels:,} pixels, the limit")
         data = path.read_bytes()
         order = _byte_order(data, path)
         for kind, body in _elements(data[_HEADER:], order):
             if kind == _COMPRESSED:
-                kind, body = next(_elements(_unpack(body, max_pixels), order))
+                kind, body = next(_elements(_unpack(body, order, name, max_pixels), order), (0, b""))
             if kind == _MATRIX and (found := _matrix(body, order, name)) is not None:
                 return _whole_numbers(found, max_pixels)
     except FileNotFoundError:
@@ -55,9 +58,17 @@ def _byte_order(data: bytes, path: Path) -> str:
     return order
 
 
-def _unpack(body: bytes, max_pixels: int) -> bytes:
-    """The one element within a compressed one, cut at the length that `max_pixels` numbers of two bytes take."""
-    return zlib.decompressobj().decompress(body, 2 * max_pixels)
+def _unpack(body: bytes, order: str, name: str, max_pixels: int) -> bytes:
+    """The one element within a compressed one, as long as its size says; nothing where it is no matrix `name`."""
+    unpacking = zlib.decompressobj()
+    start = unpacking.decompress(body, _START)
+    parts = list(islice(_elements(start[8:], order), 3))  # its flags, size and name come before the numbers
+    if start[:4] != struct.pack(f"{order}I", _MATRIX) or len(parts) < 3 or parts[2][1] != name.encode():
+        return b""
+    rows, columns = struct.unpack(f"{order}2I", parts[1][1][:8])
+    if rows * columns > max_pixels:
+        raise ValueError(f"{rows}x{columns} is more than the limit of {max_pixels:,} pixels")
+    return start + unpacking.decompress(unpacking.unconsumed_tail, 8 * rows * columns + _START)
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:

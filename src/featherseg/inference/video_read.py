@@ -16,7 +16,6 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound, TooLarge, require
 from featherseg.core.types import Size
-from featherseg.data.images import MAX_PIXELS
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 """Endings (in lower case) of the files that are taken for videos."""
@@ -24,6 +23,8 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 PURPOSE = "reading and writing videos"
 _OPEN_OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 UPRIGHT = (1, 0, 0, 1)
+MAX_PIXELS = 35_651_584
+"""Of a frame: the largest levels of H.264 and HEVC (6.2) have no more. Decoders hold up to 17 frames, or more."""
 _USUAL_RATE = Fraction(25)
 _HD_LINES = 720
 """Height from which a video that does not name its colours is taken for BT.709, as players do; below, BT.601."""
