@@ -36,6 +36,23 @@ class Silent:
         pass
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours handles it."""
+
+
+class KilledAt(Silent):
+    """Dies when a step is reported: its metrics are written then, its checkpoint is not."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.last = step
+
+    def step(self, step, steps, record):
+        super().step(step, steps, record)
+        if step == self.last:
+            raise Killed
+
+
 def request(*overrides: str, **kwargs) -> Request:
     return Request("frm-lite0", overrides=(*SMALL, *overrides), **kwargs)
 

@@ -1,5 +1,6 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -214,7 +215,25 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
 
     Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
     """
-    values = parse_toml(file.text, file.name)
+    return _override(parse_toml(file.text, file.name), file.name, overrides, data)
+
+
+def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
+    """`parse_recipe` of a recipe that was read before; `where` names it in messages. Raises ConfigError."""
+    return _override(recipe.model_dump(mode="json", exclude_none=True), where, overrides, data)
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the paths of its data starting from the root, so that they hold in every working folder."""
+    name, root = recipe.data.name, recipe.data.root
+    paths = {
+        "name": os.path.abspath(name) if name.endswith(".toml") else name,
+        "root": None if root is None else os.path.abspath(root),
+    }
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
+
+
+def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data: dict[str, str | None]) -> Recipe:
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
@@ -223,7 +242,7 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
         if not equals or "." not in key:
             raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
-    recipe = parse(Recipe, values, file.name)
+    recipe = parse(Recipe, values, where)
     models.configure(recipe.model.name, recipe.model.options)
     return recipe
 

@@ -68,6 +68,8 @@ class RunInfo(Config):
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
     class_weights: list[float] | None  # of the loss, as resolved from the recipe
     threads: int  # of torch on the CPU: other numbers give other bits
+    found: list[str] | None = None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
+    device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from faulty_disk import FAULTS, Crash, FaultyDisk
-from small_training import Silent, equal_state, request, trained
+from small_training import Killed, KilledAt, Silent, equal_state, request, trained
 
 from featherseg.core.errors import FeathersegError
 from featherseg.core.files import read_lines
@@ -16,23 +16,6 @@ from featherseg.training.recorder import AtomicCheckpoints
 # a checkpoint every step; the embedding head of the contrast is resumed too
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
 LONG = ("train.epochs=4", "train.ema=0.9", "train.lr=1e-3", "train.checkpoint_seconds=1e-9", *CONTRAST)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours handles it."""
-
-
-class KilledAt(Silent):
-    """Dies when a step is reported: its metrics are written then, its checkpoint is not."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.last = step
-
-    def step(self, step, steps, record):
-        super().step(step, steps, record)
-        if step == self.last:
-            raise Killed
 
 
 def outcome(run):

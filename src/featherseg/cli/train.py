@@ -13,7 +13,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder to write; must be new, except with --resume.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file. Not with --resume."),
+        typer.Argument(
+            help="A model (its default recipe), a shipped recipe, or a .toml file. Not needed with --resume."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="A dataset by name, or a dataset.toml, in place of the recipe's.")
@@ -27,11 +29,14 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=40. May be repeated."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; short for train.device.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
+    ] = False,
 ) -> None:
     """Train a network and write a run folder.
 
     Kill it at any time: `featherseg train --resume --out RUN` goes on from the last checkpoint.
+    Settings cannot change on the way: to train longer or otherwise, start a new run from the weights with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")

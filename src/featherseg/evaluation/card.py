@@ -31,8 +31,9 @@ def card(run: Run) -> str:
         f"- Classes: {', '.join(row.name for row in info.classes)}",
     ]
     if not run.imported:
+        started = info.loaded.get("file") or (run.start if info.loaded.get("init") else "random weights")
         lines += [
-            f"- Started from: {info.loaded.get('file') or info.loaded.get('init') or 'random weights'}",
+            f"- Started from: {started}",
             f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
             f"{recipe.train.precision}; all of them in resolved.json",
             *_loss(run),

@@ -6,8 +6,10 @@ from pathlib import Path
 from featherseg import models
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.core.errors import ConfigError
+from featherseg.runs import RESOLVED, open_run
 from featherseg.training.prepare import Request, check_request
 from featherseg.training.recorder import Reporter
+from featherseg.training.resume import resumed_recipe
 from featherseg.training.train import train
 
 
@@ -24,14 +26,18 @@ def train_field(
     asked = [(name, _of(request, name)) for name in networks]
     for _, one in asked:
         check_request(one, lambda sentence: None)
-    runs = []
+    trainings = []
     for name, one in asked:
         for seed in seeds:
-            runs.append(out / f"{name}-{seed}")
-            reporter.message(f"{name}, seed {seed}")
             own = Request(one.recipe, one.data, one.data_root, None, (*one.overrides, f"train.seed={seed}"))
-            train(own, runs[-1], reporter, resume=True)
-    return runs
+            trainings.append((f"{name}, seed {seed}", own, out / f"{name}-{seed}"))
+    for _, own, run in trainings:
+        if (run / RESOLVED).is_file():
+            resumed_recipe(open_run(run), own)  # refuses what was begun otherwise
+    for title, own, run in trainings:
+        reporter.message(title)
+        train(own, run, reporter, resume=True)
+    return [run for _, _, run in trainings]
 
 
 def _of(request: Request, name: str) -> Request:

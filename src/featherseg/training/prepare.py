@@ -1,6 +1,7 @@
 """Everything that can be known before training is checked here, then the run folder is begun."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from featherseg.data import open_dataset
 from featherseg.data.cache import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe
+from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import ENVIRONMENT, FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
@@ -46,8 +47,12 @@ class Request:
         if self.recipe is None:
             raise ConfigError("no recipe was named. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
         file = read_recipe(self.recipe)
-        root = None if self.data_root is None else str(self.data_root)
-        return file, parse_recipe(file, self.overrides, name=self.data, root=root)
+        return file, with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys))
+
+    @property
+    def data_keys(self) -> dict[str, str | None]:
+        """What stands in place of the recipe's keys of [data], None where its own count."""
+        return {"name": self.data, "root": None if self.data_root is None else str(self.data_root)}
 
 
 def refuse_existing(out: Path) -> None:
@@ -74,7 +79,10 @@ def check_request(
     file, recipe = request.read()
     check_machine(recipe)
     train, _ = open_data(recipe)
-    net, loaded = fresh_network(recipe, train.classes, train.channels, request.init, say)
+    init = request.init
+    if init is not None and Path(init).exists():  # a resume may come from another folder
+        init = os.path.abspath(init)
+    net, loaded = fresh_network(recipe, train.classes, train.channels, init, say)
     check_objects(recipe, net, train)
     return file, recipe, train, net, loaded
 
@@ -82,7 +90,7 @@ def check_request(
 def prepare(request: Request, out: Path, say: Say) -> None:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
     file, recipe, train, net, loaded = check_request(request, say)
-    size = typical_size(train)
+    size, asked = typical_size(train), recipe
     recipe = resolve_numbers(recipe, net, size, len(train), say)
     info = RunInfo(
         format_version=FORMAT_VERSION,
@@ -96,6 +104,12 @@ def prepare(request: Request, out: Path, say: Say) -> None:
         loaded=loaded,
         class_weights=resolve_class_weights(recipe, train, say),
         threads=torch.get_num_threads(),
+        found=[
+            key
+            for key, value in (("augment.crop", asked.augment.crop), ("train.batch_size", asked.train.batch_size))
+            if value in (None, "auto")
+        ],
+        device=pick_device(recipe.train.device).type,
     )
     write_class_points(out, recipe, train, say)
     write_text(out / "recipe.toml", file.text)

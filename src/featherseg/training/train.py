@@ -19,9 +19,8 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from featherseg import models
 from featherseg.core.device import pick_device
-from featherseg.core.errors import ConfigError, DataError, RunError
+from featherseg.core.errors import DataError, RunError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
@@ -44,9 +43,9 @@ from featherseg.training.prepare import (
     refuse_existing,
 )
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
+from featherseg.training.resume import data_moved, resumed_recipe
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-FREE_ON_RESUME = {"data.root", "data.workers", "train.device", "train.checkpoint_seconds"}
 RANK_WAIT_SECONDS = 600
 LOCK, TENSORBOARD = ".lock", "tensorboard"
 
@@ -55,20 +54,20 @@ for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"): 
 
 
 def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
-    """Train as asked and write the run folder `out`; with `resume` go on with what is there.
+    """Train as asked and write the run folder `out`; with `resume` go on with what is there, as it was begun.
 
     Raises FeathersegError kinds before anything is written where the request cannot be right, RunError where `out`
     exists (without `resume`) or another process trains in it.
     """
     if _rank():
         _wait_for_rank_zero(out)
-        return _fit(out, request, reporter)
+        return _fit(out, request, reporter, resume=resume)
     with _locked(out, resume):
         if not (out / RESOLVED).is_file():
             if resume:
                 reporter.message(f"there is no run at {out} yet: it starts anew")
             prepare(request, out, reporter.message)
-        run = _fit(out, request, reporter, resumed=resume)
+        run = _fit(out, request, reporter, resume=resume)
         _finish(run)
         reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
         return run
@@ -105,24 +104,28 @@ def _wait_for_rank_zero(out: Path) -> None:
         time.sleep(0.5)
 
 
-def _fit(out: Path, request: Request, reporter: Reporter, *, resumed: bool = False) -> Run:
+def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Run:
     run = open_run(out)
     if run.imported:
         raise RunError(
             f"{out} was imported from {run.imported}, so there is no training to resume. To train these weights "
             f"further, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
         )
-    recipe = _recipe_for(run, request)
-    check_machine(recipe)
+    recipe = resumed_recipe(run, request) if resume else run.recipe
     checkpoint = _read_checkpoint(out / CHECKPOINT)
     if checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]:
+        if recipe.train.device != run.recipe.train.device:
+            check_machine(recipe)
+        if resume and data_moved(recipe, run):
+            open_data(recipe)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
-    if resumed:
+    check_machine(recipe)
+    if resume and not _rank():
         step = checkpoint["global_step"] if checkpoint else 0
         append_line(out / METRICS, {"resumed_from": step})
         reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
-        _warn_of_other_threads(run.info, reporter)
+        _warn_of_other_machine(run.info, recipe, reporter)
     train_data, val_data = open_data(recipe)
     if not _rank():
         note_loss(out, train_data, reporter.message)
@@ -187,43 +190,6 @@ def _tensorboard(out: Path) -> Any:
     return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
 
 
-def _recipe_for(run: Run, request: Request) -> Recipe:
-    """The run's own settings; of a new request only what does not change the result (FREE_ON_RESUME) is taken.
-
-    Raises ConfigError naming every other setting that differs.
-    """
-    if request.recipe is None:
-        return run.recipe
-    _, asked = request.read()
-    mine, theirs = _settings(run.recipe), _settings(asked)
-    resolved = {key for key in theirs if theirs[key] in (None, "auto")}  # numbers that the run found for itself
-    different = [k for k in theirs if theirs[k] != mine.get(k) and k not in FREE_ON_RESUME | resolved]
-    if different:
-        told = "; ".join(f"{key} is {mine.get(key)!r} in the run and {theirs[key]!r} now" for key in different)
-        raise ConfigError(
-            f"{run.path} was begun with other settings: {told}. A resumed run keeps its settings; "
-            f"to train further with others, start a new run with --init {run.path}."
-        )
-    data = run.recipe.data.model_copy(
-        update={"root": asked.data.root or run.recipe.data.root, "workers": asked.data.workers}
-    )
-    seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
-    return run.recipe.model_copy(update={"data": data, "train": run.recipe.train.model_copy(update=seconds)})
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Every setting by its key, those of the network too; what was published is none."""
-    network = models.configure(recipe.model.name, recipe.model.options).model_dump()
-    return _flat({"model": network}) | _flat(recipe.model_dump(exclude={"paper"}))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
     """(optimiser steps of the whole run, optimiser steps between validations)."""
     settings = recipe.train
@@ -269,10 +235,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     return checkpoint
 
 
-def _warn_of_other_threads(info: RunInfo, reporter: Reporter) -> None:
-    if info.threads != torch.get_num_threads():
+def _warn_of_other_machine(info: RunInfo, recipe: Recipe, reporter: Reporter) -> None:
+    device, threads = pick_device(recipe.train.device).type, torch.get_num_threads()
+    if info.device not in (None, device):
+        reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
+    if info.threads != threads:
         reporter.message(
-            f"begun with {info.threads} threads, resumed with {torch.get_num_threads()}: "
+            f"begun with {info.threads} threads, resumed with {threads}: "
             f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
         )
 

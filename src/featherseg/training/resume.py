@@ -1,0 +1,76 @@
+"""What a run that goes on may be asked for: what it was begun with, and what does not change its result."""
+
+import os
+from typing import Any
+
+from featherseg import models
+from featherseg.core.errors import ConfigError
+from featherseg.data import DATASETS, OnDisk
+from featherseg.recipe import Recipe, override_recipe, with_absolute_paths
+from featherseg.runs import Run
+from featherseg.training.prepare import Request
+
+FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
+"""Settings that may be others than the run was begun with."""
+
+
+def resumed_recipe(run: Run, request: Request) -> Recipe:
+    """The run's own recipe; of the request only what does not change the result is taken.
+
+    That is FREE, and where the data lie: whether they are the same is for the comparison of the data to say. Without a
+    recipe in the request its options are compared with the run's, with one all that it says. Raises ConfigError for an
+    unknown option, and naming every one that differs with both values.
+    """
+    own = with_absolute_paths(run.recipe)
+    if request.recipe is None:
+        asked = with_absolute_paths(override_recipe(own, str(run.path), request.overrides, **request.data_keys))
+    else:
+        _, asked = request.read()
+    mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
+    open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
+    same = FREE | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
+    different = {k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)}
+    begun, init = run.info.loaded.get("init"), request.init
+    if init is not None and (
+        begun is None or {begun, os.path.abspath(begun)}.isdisjoint({init, os.path.abspath(init)})
+    ):
+        different["--init"] = (begun, init)
+    told = [f"{key} is {a!r} in the run and {b!r} now" for key, (a, b) in different.items() if key not in same]
+    if told:
+        raise ConfigError(
+            f"{run.path} was begun with other settings: {'; '.join(told)}. A run that goes on keeps its settings: "
+            f"leave these options out. To train longer or otherwise, start a new run from its weights: "
+            f"featherseg train {own.model.name} --init {run.path} --out NEW"
+        )
+    data = own.data.model_copy(
+        update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
+    )
+    seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
+    return own.model_copy(update={"data": data, "train": own.train.model_copy(update=seconds)})
+
+
+def data_moved(recipe: Recipe, run: Run) -> bool:
+    """Whether `recipe`, that of the resumed run, looks for the data in another place than the run was begun with."""
+    own = with_absolute_paths(run.recipe).data
+    return (recipe.data.name, recipe.data.root) != (own.name, own.root)
+
+
+def _places(own: Recipe, asked: Recipe) -> set[str]:
+    """The keys that say where the data lie: those of a dataset on disk may have been moved."""
+    if own.data.name.endswith(".toml") and asked.data.name.endswith(".toml"):
+        return {"data.name", "data.root"}
+    return {"data.root"} if isinstance(DATASETS.get(own.data.name), OnDisk) else set()
+
+
+def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:
+    """Every setting by its key, those of the model too; what was published only where the request speaks of it."""
+    published = set() if any(text.startswith("paper.") for text in request.overrides) else {"paper"}
+    model = models.configure(recipe.model.name, recipe.model.options).model_dump()
+    return _flat({"model": model}) | _flat(recipe.model_dump(exclude=published))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
