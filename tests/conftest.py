@@ -16,9 +16,9 @@ hypothesis.settings.load_profile("fixed seeds")
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and reference numbers, `../shared` beside the checkout."""
+    """The folder of real images, papers and reference numbers, `../shared` beside the checkout."""
     if not SHARED.is_dir():
-        pytest.skip("no ../shared beside this checkout: the test needs its real data")
+        pytest.skip("no ../shared")
     return SHARED
 
 

@@ -1,11 +1,11 @@
 """Held against the definition of attention, the authors' key lists and their printed counts."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_golden import numbered
 from torch import nn
 from torch.testing import assert_close
 
@@ -35,19 +35,12 @@ PARAMETERS = {
 SMALL = "efficientformerv2-s0"
 
 
-def official_state(shared, name, suffix=""):
-    file = shared / f"reference/parity/official_keys/keys_{name}{suffix}.json"
-    entries = json.loads(file.read_text())["entries"]
-    return {e["key"]: torch.full(e["shape"], float(i)) for i, e in enumerate(entries)}  # a value a tensor
+def imagenet(name):
+    return numbered(name.replace("-", "_"))
 
 
-def imagenet(shared, name):
-    return official_state(shared, name.replace("-", "_"), "_imagenet")
-
-
-def in_cgrseg(shared):
-    state = official_state(shared, "cgrseg_t_150")
-    return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+def in_cgrseg():
+    return {k.removeprefix("backbone."): v for k, v in numbered("cgrseg_t").items() if k.startswith("backbone.")}
 
 
 def flat(conv_norm, x):
@@ -207,8 +200,8 @@ def test_every_batch_norm_learns_from_its_batch():
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(shared, name):
-    state, net = imagenet(shared, name), backbones.build(name)
+def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(name):
+    state, net = imagenet(name), backbones.build(name)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, PositionBias):
@@ -227,8 +220,8 @@ def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(shared, 
     assert found == sorted(float(value.flatten()[0]) for key, value in state.items() if key not in unused)
 
 
-def test_the_tables_of_imagenet_can_be_resized_over_both_directions(shared):
-    state, net = imagenet(shared, SMALL), backbones.build(SMALL)
+def test_the_tables_of_imagenet_can_be_resized_over_both_directions():
+    state, net = imagenet(SMALL), backbones.build(SMALL)
     set_position_resize(net, "two-dimensional")
     key, between = "network.4.4.token_mixer.attention_biases", "network.5.attn.attention_biases"
     state[key], state[between] = torch.randn(8, 49), torch.randn(8, 196)
@@ -238,8 +231,8 @@ def test_the_tables_of_imagenet_can_be_resized_over_both_directions(shared):
     assert torch.equal(net.stages[3].embed.position.table, resize_table(state[between], (32, 32)))
 
 
-def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables(shared):
-    state, net = in_cgrseg(shared), backbones.build("efficientformerv2-s1")
+def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables():
+    state, net = in_cgrseg(), backbones.build("efficientformerv2-s1")
     unused = load_official(net, state)
     assert len(unused) == 5 * 3
     assert all(key.rpartition(".")[2].startswith("attention_bias") for key in unused)
@@ -259,24 +252,24 @@ def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables(shared):
     (lambda s: s.update({"head.scale": torch.zeros(1)}), r"unexpected: head\.scale"),
     (lambda s: s.update({"network.0.0.layer_scale_2": torch.zeros(7, 1, 1)}), r"scale\.weight: found \(7,\)"),
 ])  # fmt: skip
-def test_a_key_that_does_not_fit_is_refused(shared, change, message):
-    state = imagenet(shared, SMALL)
+def test_a_key_that_does_not_fit_is_refused(change, message):
+    state = imagenet(SMALL)
     change(state)
     with pytest.raises(WeightsError, match=message):
         load_official(backbones.build(SMALL), state)
 
 
-def test_a_table_that_is_no_square_of_offsets_is_refused(shared):
-    state, net = imagenet(shared, SMALL), backbones.build(SMALL)
+def test_a_table_that_is_no_square_of_offsets_is_refused():
+    state, net = imagenet(SMALL), backbones.build(SMALL)
     set_position_resize(net, "two-dimensional")
     state["network.5.attn.attention_biases"] = torch.zeros(8, 190)
     with pytest.raises(WeightsError, match=r"position\.table: found \(8, 190\)"):
         load_official(net, state)
 
 
-def test_the_weights_of_another_size_are_refused(shared):
+def test_the_weights_of_another_size_are_refused():
     with pytest.raises(WeightsError, match=r"missing: stages\.2\.blocks\.4\.attention"):
-        load_official(backbones.build(SMALL), imagenet(shared, "efficientformerv2-s2"))
+        load_official(backbones.build(SMALL), imagenet("efficientformerv2-s2"))
 
 
 def test_a_backbone_without_tables_has_no_way_to_resize_them():

@@ -19,9 +19,9 @@ from featherseg.evaluation.cost import by_convention, count_layers
 from featherseg.export.parity import perturb
 
 
-def official(shared):
+def official():
     """Weights under the published names of the backbone alone."""
-    state = golden(shared, "segformer_b0").state()
+    state = golden("segformer_b0").state()
     return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
 
 
@@ -111,11 +111,11 @@ def test_attention_costs_two_products_for_every_position_key_and_channel(size, k
     assert by_convention(layers)["macs"] == linear + 2 * positions * keys * 6
 
 
-def test_a_classifier_s_head_is_accepted_and_not_used(shared):
+def test_a_classifier_s_head_is_accepted_and_not_used():
     head = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
     net = backbones.build("mit-b0")
-    assert load_official(net, {**official(shared), **head}) == list(head)
-    assert_close(net.stages[0].embed.bias.double(), official(shared)["patch_embed1.proj.bias"])
+    assert load_official(net, {**official(), **head}) == list(head)
+    assert_close(net.stages[0].embed.bias.double(), official()["patch_embed1.proj.bias"])
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -124,16 +124,16 @@ def test_a_classifier_s_head_is_accepted_and_not_used(shared):
     (lambda s: s.update({"block1.0.mlp.gate.weight": torch.zeros(1)}), r"unexpected: block1\.0\.mlp\.gate"),
     (lambda s: s.update({"norm3.bias": torch.zeros(7)}), r"shape of stages\.2\.norm\.bias: found \(7,\)"),
 ])  # fmt: skip
-def test_a_key_that_does_not_fit_is_refused(shared, change, message):
-    state = official(shared)
+def test_a_key_that_does_not_fit_is_refused(change, message):
+    state = official()
     change(state)
     with pytest.raises(WeightsError, match=message):
         load_official(backbones.build("mit-b0"), state)
 
 
-def test_the_weights_of_another_size_are_refused(shared):
+def test_the_weights_of_another_size_are_refused():
     with pytest.raises(WeightsError, match=r"shape of stages\.0\.embed\.weight"):
-        load_official(backbones.build("mit-b1"), official(shared))
+        load_official(backbones.build("mit-b1"), official())
 
 
 def test_other_channels_are_taken():

@@ -1,11 +1,11 @@
 """Held against the paper's equations, the authors' key lists and their printed counts."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_golden import numbered
 from torch import nn
 from torch.testing import assert_close
 
@@ -163,22 +163,17 @@ def test_it_starts_as_the_authors_start_it():
     assert all(torch.equal(p, torch.full_like(p, 1e-2)) for p in scales)
 
 
-def official_state(shared, name):
-    entries = json.loads((shared / f"reference/parity/official_keys/keys_{name}.json").read_text())["entries"]
-    return {e["key"]: torch.full(e["shape"], float(i)) for i, e in enumerate(entries)}  # a value a tensor
-
-
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_authors_key_set_fills_every_tensor(shared, name):
-    state = official_state(shared, name.replace("-", "_"))
+def test_the_authors_key_set_fills_every_tensor(name):
+    state = numbered(name.replace("-", "_"))
     net = backbones.build(name)
     assert load_official(net, state) == ["head.weight", "head.bias"]
     values = [float(tensor.flatten()[0]) for tensor in net.state_dict().values()]
     assert sorted(values) == sorted(float(v.flatten()[0]) for k, v in state.items() if not k.startswith("head."))
 
 
-def test_without_the_head_it_loads_too(shared):
-    state = {k: v for k, v in official_state(shared, "van_b0").items() if not k.startswith("head.")}
+def test_without_the_head_it_loads_too():
+    state = {k: v for k, v in numbered("van_b0").items() if not k.startswith("head.")}
     assert load_official(backbones.build("van-b0"), state) == []
 
 
@@ -190,16 +185,16 @@ def test_without_the_head_it_loads_too(shared):
     (lambda s: s.update({"head.scale": torch.zeros(1)}), r"unexpected: head\.scale"),
     (lambda s: s.update({"norm3.bias": torch.zeros(3)}), r"shape of stages\.2\.norm\.bias: found \(3,\)"),
 ])  # fmt: skip
-def test_a_key_that_does_not_fit_is_refused(shared, change, message):
-    state = official_state(shared, "van_b0")
+def test_a_key_that_does_not_fit_is_refused(change, message):
+    state = numbered("van_b0")
     change(state)
     with pytest.raises(WeightsError, match=message):
         load_official(backbones.build("van-b0"), state)
 
 
-def test_the_weights_of_another_size_are_refused(shared):
+def test_the_weights_of_another_size_are_refused():
     with pytest.raises(WeightsError, match="unexpected"):
-        load_official(backbones.build("van-b1"), official_state(shared, "van_b2"))
+        load_official(backbones.build("van-b1"), numbered("van_b2"))
 
 
 def test_other_channels_are_taken():

@@ -13,7 +13,7 @@ from featherseg.data.check import check_data
 from featherseg.data.cityscapes_convert import convert_cityscapes, panoptic_of_instances
 from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
 from featherseg.data.cityscapes_panoptic import CityscapesPanoptic
-from featherseg.data.panoptic_files import read_ids
+from featherseg.data.panoptic_files import read_ids, write_ids
 
 KEYS = {"train": ["aachen/aachen_000000_000019", "ulm/ulm_000000_000019"], "val": ["bonn/bonn_000000_000019"]}
 LABELS = (0, 4, 7, 9, 11, 23, 24, 26, 29, 33)  # void, classes that are not scored, stuff, things
@@ -163,22 +163,23 @@ def test_samples_have_the_classes_of_cityscapes_and_its_objects(root, train_ids)
     }
 
 
-@pytest.mark.data
-def test_the_dummy_of_deeplab2_is_read(shared: Path, tmp_path: Path):
+def test_a_file_as_deeplab2_s_tests_have_it_is_read(tmp_path: Path):
     """Train ids, no categories in its JSON, an instance with the number 0, and a crowd of cars."""
-    fixture, name = shared / "data/fixtures/cityscapes_panoptic", "cityscapes_panoptic_{}_trainId"
-    (tmp_path / "gtFine").mkdir()
-    for suffix in ("", ".json"):
-        source = fixture / "gtFine" / (name.format("dummy") + suffix)
-        (tmp_path / "gtFine" / (name.format("val") + suffix)).symlink_to(source)
-    image = "dummy_000000_000000_leftImg8bit.png"
-    (tmp_path / "leftImg8bit/val/dummy").mkdir(parents=True)
-    (tmp_path / "leftImg8bit/val/dummy" / image).symlink_to(fixture / "leftImg8bit" / image)
-    sample = CityscapesPanoptic(tmp_path, "val")[0]
-    assert (sample.key, sample.image.shape) == ("dummy/dummy_000000_000000", (800, 800, 3))
-    segments = json.loads((tmp_path / "gtFine/cityscapes_panoptic_val_trainId.json").read_text())["annotations"][0][
-        "segments_info"
+    ids = np.array([0, 26000, 26, 26001, 21, 23, 11, 7]).repeat([3, 4, 5, 6, 7, 8, 9, 14]).reshape(7, 8)
+    categories = {26000: 13, 26: 13, 26001: 13, 21: 8, 23: 10, 11: 2, 7: 0}
+    segments = [
+        {"area": int((ids == i).sum()), "category_id": categories[i], "id": i, "iscrowd": int(i == 26)}
+        for i in categories
     ]
+    folder, name = tmp_path / "gtFine/cityscapes_panoptic_val_trainId", "dummy_000000_000000"
+    folder.mkdir(parents=True)
+    write_ids(folder / f"{name}_gtFine_panoptic.png", ids)
+    annotation = {"file_name": f"{name}_gtFine_panoptic.png", "image_id": name, "segments_info": segments}
+    folder.with_name(f"{folder.name}.json").write_text(json.dumps({"annotations": [annotation]}))
+    (tmp_path / "leftImg8bit/val/dummy").mkdir(parents=True)
+    Image.new("RGB", (8, 7)).save(tmp_path / f"leftImg8bit/val/dummy/{name}_leftImg8bit.png")
+    sample = CityscapesPanoptic(tmp_path, "val")[0]
+    assert (sample.key, sample.image.shape) == ("dummy/dummy_000000_000000", (7, 8, 3))
     for segment in segments:
         of_segment = sample.instances == (-1) ** segment["iscrowd"] * segment["id"]
         if segment["category_id"] != 13:

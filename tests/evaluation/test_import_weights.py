@@ -80,22 +80,22 @@ TRAINED = {  # reference; what the authors' training puts before the network's k
 }
 
 
-def as_saved(shared: Path, model: str) -> dict[str, torch.Tensor]:
+def as_saved(model: str) -> dict[str, torch.Tensor]:
     """The reference's weights in the layout of that table."""
     name, prefix, unused = TRAINED[model]
-    state = {prefix + key: value.float() for key, value in golden(shared, name).state().items()}
+    state = {prefix + key: value.float() for key, value in golden(name).state().items()}
     state = {key.replace("decoder.", "decode_head.", 1): value for key, value in state.items()}
     return state | {key: torch.ones(19) for key in unused}
 
 
 @pytest.mark.parametrize("model", TRAINED)
-def test_checkpoints_load_as_their_authors_training_saves_them(shared, tmp_path, model):
+def test_checkpoints_load_as_their_authors_training_saves_them(tmp_path, model):
     name, _, unused = TRAINED[model]
-    torch.save({"state_dict": as_saved(shared, model)}, tmp_path / "w.pth")
+    torch.save({"state_dict": as_saved(model)}, tmp_path / "w.pth")
     said = []
     run = import_weights(asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append)
     expected = models.build(model, 19)
-    load_official(expected, golden(shared, name).state())
+    load_official(expected, golden(name).state())
     found = run.model.state_dict()
     assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items() if not k.startswith("aux_heads."))
     assert run.info.loaded["unused"] == unused
@@ -104,8 +104,8 @@ def test_checkpoints_load_as_their_authors_training_saves_them(shared, tmp_path,
 
 
 @pytest.mark.parametrize("model", ["pidnet-s", "ddrnet-23-slim"])
-def test_beside_the_keys_of_losses_everything_must_fit(shared, tmp_path, model):
-    state = as_saved(shared, model)
+def test_beside_the_keys_of_losses_everything_must_fit(tmp_path, model):
+    state = as_saved(model)
     first = next(iter(state))
     torch.save({first.replace("conv1", "foreign"): state.pop(first)} | state, tmp_path / "w.pth")
     with pytest.raises(WeightsError) as refused:

@@ -3,18 +3,17 @@ import io
 import json
 import math
 import warnings
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from golden_make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panoptic_scenes import CATEGORIES, count_slowly, listed, scene
-from PIL import Image
 
 from featherseg.core.errors import DataError, UnknownName
-from featherseg.data.bdd100k_panoptic import BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS, read_bitmask
+from featherseg.data.bdd100k_panoptic import BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS
 from featherseg.data.panoptic_data import categories
 from featherseg.data.panoptic_files import PanopticWriter
 from featherseg.evaluation import PanopticQuality
@@ -45,60 +44,55 @@ def pairs(rng: np.random.Generator, crowds: bool = True):
 # What the official tools found
 
 
-def cases(shared: Path) -> dict:
-    return json.loads((shared / "reference/panoptic/pq_cases.json").read_text())
+def unrolled(runs: list[int]) -> np.ndarray:
+    """(H, W) ids of a golden's runs."""
+    height, width, *rest = runs
+    return np.repeat(rest[::2], rest[1::2]).reshape(height, width)
 
 
-@pytest.mark.data
-def test_every_reference_case_has_the_figures_of_panopticapi(shared: Path):
-    reference = cases(shared)
-    assert len(reference["cases"]) == 37
-    for case in reference["cases"]:
-        truth = np.array(case["gt"]), case["gt_segments"]
-        found = scored(truth, (np.array(case["prediction"]), case["prediction_segments"]), of=reference["categories"])
+def overlapping(pairs: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two maps of one row whose ids share as many pixels as a golden says."""
+    truth, prediction, pixels = np.array(pairs).T
+    return np.repeat(truth, pixels)[None], np.repeat(prediction, pixels)[None]
+
+
+def test_every_case_has_the_figures_of_panopticapi():
+    golden = json.loads((GOLDEN / "panoptic/panopticapi.json").read_text())
+    assert len(golden["cases"]) == 37
+    for case in golden["cases"]:
+        truth, prediction = ((unrolled(case[k]), case[f"{k}_segments"]) for k in ("gt", "prediction"))
+        found = scored(truth, prediction, of=golden["categories"])
         assert found["pq"] == case["expected"]["pq"], case["name"]
         for category, expected in case["expected"]["per_category"].items():
             counts = found["per_category"][int(category)]
             assert counts | {"iou_sum": round(counts["iou_sum"], 4)} == expected, case["name"]
 
 
-@pytest.mark.data
-def test_the_pair_of_deeplab2_has_its_figures(shared: Path):
-    """A picture of birds: classes as grey values or colours, instances as grey values."""
-    folder = shared / "data/fixtures/pq_deeplab2"
-    expected = json.loads((folder / "expected.json").read_text())
-    truth = np.array(Image.open(folder / "bird_gt.png").convert("L"))
-    instances = np.array(Image.open(folder / "bird_pred_instance.png").convert("L")).astype(int)
-    colors = np.array(Image.open(folder / "bird_pred_class.png").convert("RGB"))
-    prediction = np.zeros(truth.shape, int)
-    for color, number in expected["class_colors"].items():
-        prediction[(colors == [int(part) for part in color.split(",")]).all(axis=2)] = number
-    grey = {int(value): number for value, number in expected["gt_gray_to_class"]["bird"].items()}
-    true_segments = [{"id": value, "category_id": grey[value]} for value in np.unique(truth).tolist() if value]
-    joined = np.where(prediction == expected["void_class"], 0, prediction * 256 + instances)
+def test_the_pair_of_deeplab2_has_its_figures():
+    golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["deeplab2"]
+    truth, joined = overlapping(golden["overlaps"])
+    true_segments = [{"id": int(value), "category_id": number} for value, number in golden["truth"].items()]
     predicted = [{"id": value, "category_id": value // 256} for value in np.unique(joined).tolist() if value]
     found = scored((truth, true_segments), (joined, predicted), of=[{"id": i, "isthing": 1} for i in range(1, 7)])
-    pq, sq, rq, *counts = expected["bird_computed_with_the_published_rule"]
+    pq, sq, rq, *counts = golden["expected"]
     assert [found["pq"], found["sq"], found["rq"]] == pytest.approx([pq, sq, rq], abs=5e-9)
     rows = [row for row in found["per_category"].values() if row["tp"] + row["fp"] + row["fn"]]
     assert [np.mean([row[key] for row in rows]) for key in ("tp", "fn", "fp")] == counts
 
 
-@pytest.mark.data
-def test_bdd100k_s_pictures_have_the_figures_of_its_toolkit(shared: Path):
-    folder = shared / "data/fixtures/bdd100k"
-    reference = json.loads((folder / "expected.json").read_text())
+def test_the_pairs_of_bdd100k_s_toolkit_have_its_figures():
+    golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["bdd100k"]
     counter = PanopticQuality(categories(BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS), "bdd100k")
     for name in "ab":
-        masks = [read_bitmask(folder / f"eval/pan_seg/{part}/{name}.png") for part in ("gt", "pred")]
-        counter.update(*masks[0], *masks[1])
+        truth, prediction = overlapping(golden[name]["overlaps"])
+        counter.update(truth, golden[name]["truth"], prediction, golden[name]["prediction"])
         if name == "a":
             of_a = counter.compute()
     assert 100 * of_a["pq"] == pytest.approx(67.31291398, abs=5e-9)
     assert of_a["n"] == 16
-    for category, expected in reference["image_a_per_category_tp_fp_fn_iousum"].items():
+    for category, expected in golden["image_a_per_category_tp_fp_fn_iousum"].items():
         assert list(of_a["per_category"][int(category)].values()) == pytest.approx(expected, rel=1e-14)
-    found, expected = counter.compute(), reference["expected"]
+    found, expected = counter.compute(), golden["expected"]
     for key, figures in (("", found), ("/STUFF", found["stuff"]), ("/THING", found["things"])):
         assert figures["n"] == expected[f"N{key}"]
         assert 100 * figures["pq"] == pytest.approx(expected[f"PQ{key}"], rel=1e-14)

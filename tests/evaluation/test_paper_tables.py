@@ -6,6 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from golden_make import FIGURE, GOLDEN, quoted, sha256
 
 from featherseg.core.errors import UnknownName
 from featherseg.evaluation.cost import CONVENTIONS
@@ -15,6 +16,7 @@ from featherseg.evaluation.paper_tables import PAPERS, check_paper, check_row, c
 from featherseg.models import MODELS
 
 CITYSCAPES, BDD100K = (1024, 2048), (720, 1280)
+PRINTED = json.loads((GOLDEN / "papers.json").read_text())
 
 COUNTS = [
     ("sfnet-r18", CITYSCAPES, 19, "ptflops-0.6", 243_866_546_688),
@@ -81,14 +83,6 @@ VERDICTS_OF_FRM = [
 ]
 
 
-TEXTS = {
-    "frm": ("frm.txt", [("ABSTRACT", "Index Terms"), ("3.3. Result Comparison", "4. CONCLUSION")]),
-    "cgrseg": ("cgrseg-abstract.txt", [("Abstract:", "Submission history")]),
-    "rsp": ("rsp-abstract.txt", [("\nAbstract\n", "AI Key Findings")]),
-}
-"""What sentences are quoted from: a file, and where its passages begin and end."""
-
-
 @pytest.fixture(scope="module")
 def frm():
     return check_paper("frm")
@@ -128,39 +122,18 @@ def test_parameters_are_the_known_ones_whatever_the_picture_s_size(model, millio
         assert found.quantize(Decimal(millions)) == Decimal(millions)
 
 
-def test_every_row_of_the_three_tables_is_there(shared):
-    """11, 3 and 4 rows; their figures, in the paper's order, are those of its text."""
+def test_every_row_of_the_three_tables_is_there():
+    """11, 3 and 4 rows; their figures, in the paper's order, are those that it prints."""
     assert [len(table.rows) for table in FRM.tables] == [11, 3, 4]
-    text = (shared / "papers" / "frm.txt").read_text()
-    starts = [text.index(f"Table {n}. ") for n in (1, 2, 3)]
-    ends = [text.index(end, start) for start, end in zip(starts, ("Table 2.", "3.3. ", "burden."), strict=True)]
-    for table, start, end in zip(FRM.tables, starts, ends, strict=True):
-        lines = [line.split("\t") for line in text[start:end].splitlines() if re.search(r"\t[-\d.]+M?$", line)]
-        printed = [
-            [cell.removesuffix("M") for cell in line if re.fullmatch(r"-|[\d.]+M?", cell)]
-            for line in lines
-            if any(re.fullmatch(r"[\d.]+M?", cell) for cell in line)
-        ]
-        assert printed == [[*row.measured, row.gflops, row.params] for row in table.rows]
-        sizes = [
-            cell.replace(" \N{MULTIPLICATION SIGN} ", "x")
-            for line in lines
-            for cell in line
-            if "\N{MULTIPLICATION SIGN}" in cell
-        ]
-        assert sizes in ([], [row.size for row in table.rows])
+    for table, known in zip(FRM.tables, PRINTED["tables"], strict=True):
+        assert [[*row.measured, row.gflops, row.params] for row in table.rows] == known["rows"]
+        assert known["sizes"] in ([], [row.size for row in table.rows])
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_sentences_stand_in_the_text_and_hold_all_its_shares_scores_and_costs(name, shared):
-    file, passages = TEXTS[name]
-    text = (shared / "papers" / file).read_text().replace("$", "").replace("\\%", "%")
-    text = re.sub(r"\n\nTable 3\. .*?16\.48M\n\n", " ", text, flags=re.DOTALL)  # it stands in the middle of a sentence
-    passage = " ".join(text[text.index(start) : text.index(end, text.index(start))] for start, end in passages)
-    quoted = [sentence.text for sentence in PAPERS[name].sentences]
-    assert all(sentence.removeprefix("... ").removesuffix(" ...") in passage for sentence in quoted)
-    figure = r"[\d.]+(?=%| GFLOPs)"
-    assert re.findall(figure, passage) == re.findall(figure, " ".join(quoted))
+@pytest.mark.parametrize("name", PAPERS)
+def test_sentences_stand_in_the_text_and_hold_all_its_shares_scores_and_costs(name):
+    assert [sha256(sentence) for sentence in quoted(name)] == PRINTED["sentences"][name]
+    assert re.findall(FIGURE, " ".join(quoted(name))) == PRINTED["figures"][name]
 
 
 def test_every_verdict_of_frm_s_rows(frm):

@@ -32,8 +32,8 @@ def network(name="ddrnet-23-slim", classes=5):
     return DDRNet(VARIANTS[name], classes)
 
 
-def test_the_reference_s_logits_come_out(shared):
-    reference = golden(shared, "ddrnet_23_slim")
+def test_the_reference_s_logits_come_out():
+    reference = golden("ddrnet_23_slim")
     for case in reference.reference["cases"]:  # why the names are swapped
         for output, head in (("aux", "final_layer"), ("main", "seghead_extra")):
             assert case["outputs"][output]["mean"] == case["stages"][head]["mean"]
@@ -52,15 +52,15 @@ def test_with_its_auxiliary_head_it_costs_what_was_measured(name):
     assert round(gmacs(ours, (1024, 2048))["macs"], 2) == WITH_AUX[name]
 
 
-def test_other_weights_are_refused(shared):
+def test_other_weights_are_refused():
     ours = network(classes=19)
-    for message, state in unfit(golden(shared, "ddrnet_23_slim").state()).items():
+    for message, state in unfit(golden("ddrnet_23_slim").state()).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, state)
 
 
-def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
-    ours, state = network(classes=19), golden(shared, "ddrnet_23_slim").state()
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is():
+    ours, state = network(classes=19), golden("ddrnet_23_slim").state()
     before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
     load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
     assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())

@@ -31,8 +31,8 @@ def net():
     return perturb(network())
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "efficientvit_seg_b0").misses(network(classes=19)) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("efficientvit_seg_b0").misses(network(classes=19)) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -45,15 +45,15 @@ def test_it_weighs_and_costs_what_was_measured(name):
     assert square is None or round(gmacs(of_ade20k, (512, 512))["macs"], 3) == square
 
 
-def test_other_weights_are_refused(shared):
+def test_other_weights_are_refused():
     ours = network(classes=19)
-    for message, state in unfit(golden(shared, "efficientvit_seg_b0").state()).items():
+    for message, state in unfit(golden("efficientvit_seg_b0").state()).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, state)
 
 
-def test_without_the_widened_layer_the_authors_classifier_has_its_place(shared):
-    state = golden(shared, "efficientvit_seg_b0").state()
+def test_without_the_widened_layer_the_authors_classifier_has_its_place():
+    state = golden("efficientvit_seg_b0").state()
     last = "head.output_ops.0.op_list"
     narrow = {key: value for key, value in state.items() if not key.startswith(f"{last}.")}
     narrow |= {f"{last}.0.conv.weight": torch.ones(19, 32, 1, 1), f"{last}.0.conv.bias": torch.arange(19.0)}
@@ -64,8 +64,8 @@ def test_without_the_widened_layer_the_authors_classifier_has_its_place(shared):
         load_official(ours, state)
 
 
-def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head(shared):
-    inner = {k: v for k, v in golden(shared, "efficientvit_seg_b0").state().items() if k.startswith("backbone.")}
+def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head():
+    inner = {k: v for k, v in golden("efficientvit_seg_b0").state().items() if k.startswith("backbone.")}
     for state in (inner, {key.removeprefix("backbone."): value for key, value in inner.items()}):
         backbone = network().backbone
         assert load_official(backbone, {**state, "head.op_list.2.linear.bias": torch.zeros(7)}) == [

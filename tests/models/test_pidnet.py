@@ -35,8 +35,8 @@ def network(name="pidnet-s", classes=5):
     return PIDNet(VARIANTS[name], classes)
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "pidnet_s").misses(network(classes=19)) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("pidnet_s").misses(network(classes=19)) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -51,15 +51,15 @@ def test_with_its_auxiliary_heads_it_costs_what_was_measured(name):
     assert abs(gmacs(ours, (1024, 2048))["macs"] - WITH_AUX[name]) < 0.0055  # half a printed digit, twice rounded
 
 
-def test_other_weights_are_refused(shared):
+def test_other_weights_are_refused():
     ours = network(classes=19)
-    for message, state in unfit(golden(shared, "pidnet_s").state()).items():
+    for message, state in unfit(golden("pidnet_s").state()).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, state)
 
 
-def test_weights_without_the_auxiliary_heads_leave_them_as_they_are(shared):
-    ours, state = network(classes=19), golden(shared, "pidnet_s").state()
+def test_weights_without_the_auxiliary_heads_leave_them_as_they_are():
+    ours, state = network(classes=19), golden("pidnet_s").state()
     before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
     load_official(ours, {k: v for k, v in state.items() if not k.startswith(("seghead_p.", "seghead_d."))})
     assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())

@@ -40,9 +40,9 @@ def normed(norm, x):
     return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
 
 
-def test_the_reference_s_logits_come_out(shared):
+def test_the_reference_s_logits_come_out():
     """Paddle's are in float32."""
-    assert golden(shared, "rtformer_slim").misses(network(classes=19), rtol=1e-5, upsampled=True) == []
+    assert golden("rtformer_slim").misses(network(classes=19), rtol=1e-5, upsampled=True) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -63,15 +63,15 @@ def test_the_fine_branch_looks_at_144_positions_whatever_the_size():
     assert large == pytest.approx(16 * small - 15 * once, abs=1e-9)
 
 
-def test_paddle_s_own_names_of_statistics_are_read(shared):
-    state = golden(shared, "rtformer_slim").state()
+def test_paddle_s_own_names_of_statistics_are_read():
+    state = golden("rtformer_slim").state()
     for ours, theirs in PADDLE.items():
         state = {k.removesuffix(ours) + theirs if k.endswith(ours) else k: v for k, v in state.items()}
     assert load_official(network(classes=19), state) == []
 
 
-def test_other_weights_are_refused(shared):
-    ours, state = network(classes=19), golden(shared, "rtformer_slim").state()
+def test_other_weights_are_refused():
+    ours, state = network(classes=19), golden("rtformer_slim").state()
     for message, wrong in unfit(state).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, wrong)
@@ -81,8 +81,8 @@ def test_other_weights_are_refused(shared):
         load_official(network("rtformer-base", 19), state)
 
 
-def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
-    ours, state = network(classes=19), golden(shared, "rtformer_slim").state()
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is():
+    ours, state = network(classes=19), golden("rtformer_slim").state()
     before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
     load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
     assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())

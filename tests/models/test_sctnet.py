@@ -24,8 +24,8 @@ def network(name="sctnet-s", classes=5):
     return SCTNet(VARIANTS[name], classes)
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "sctnet_s").misses(network(classes=19), upsampled=True) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("sctnet_s").misses(network(classes=19), upsampled=True) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -41,8 +41,8 @@ def test_it_weighs_and_costs_what_was_measured(name):
     assert found == COUNTS[name]
 
 
-def test_other_weights_are_refused(shared):
-    ours, state = network(classes=19), golden(shared, "sctnet_s").state()
+def test_other_weights_are_refused():
+    ours, state = network(classes=19), golden("sctnet_s").state()
     for message, wrong in unfit(state).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, wrong)
@@ -70,8 +70,8 @@ def as_trained(state):
     return state | {"auxiliary_head.1.teacher_head.linear_pred.weight": torch.zeros(19, 256, 1, 1)}
 
 
-def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teacher(shared):
-    ours, plain = network(classes=19).double().eval(), golden(shared, "sctnet_s").state()
+def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teacher():
+    ours, plain = network(classes=19).double().eval(), golden("sctnet_s").state()
     state = as_trained(plain)
     assert load_official(ours, state) == ["auxiliary_head.1.teacher_head.linear_pred.weight"]
     with torch.no_grad():
@@ -92,10 +92,10 @@ def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teach
         load_official(ours, state | {"auxiliary_head.2.bn1.bias": torch.zeros(64)})
 
 
-def test_weights_without_the_auxiliary_head_leave_it_as_it_is(shared):
+def test_weights_without_the_auxiliary_head_leave_it_as_it_is():
     ours = network(classes=19)
     before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
-    load_official(ours, golden(shared, "sctnet_s").state())
+    load_official(ours, golden("sctnet_s").state())
     assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
 
 

@@ -33,8 +33,8 @@ def net():
     return perturb(network())
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "seaformer_tiny").misses(network(classes=19)) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("seaformer_tiny").misses(network(classes=19)) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -48,15 +48,15 @@ def test_it_weighs_and_costs_what_was_measured(name):
         assert expected is None or round(figure, 3) == expected
 
 
-def test_other_weights_are_refused(shared):
+def test_other_weights_are_refused():
     ours = network(classes=19)
-    for message, state in unfit(golden(shared, "seaformer_tiny").state()).items():
+    for message, state in unfit(golden("seaformer_tiny").state()).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, state)
 
 
-def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head(shared):
-    state = golden(shared, "seaformer_tiny").state()
+def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head():
+    state = golden("seaformer_tiny").state()
     inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     head = {"linear.weight": torch.zeros(7, 160), "linear.bias": torch.zeros(7)}
     backbone = network().backbone

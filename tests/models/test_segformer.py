@@ -24,8 +24,8 @@ def network(name="segformer-b0", classes=5):
     return SegFormer(VARIANTS[name], classes)
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "segformer_b0").misses(network(classes=19)) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("segformer_b0").misses(network(classes=19)) == []
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -44,14 +44,14 @@ def test_at_1024x1024_b1_costs_a_third_of_what_the_frm_paper_prints_for_that_siz
     assert round(gmacs(ours, (1024, 1024))["macs"], 3) == 86.279
 
 
-def test_the_unused_classifier_is_accepted_or_left_out(shared):
-    ours, state = network(classes=19), golden(shared, "segformer_b0").state()
+def test_the_unused_classifier_is_accepted_or_left_out():
+    ours, state = network(classes=19), golden("segformer_b0").state()
     assert load_official(ours, state) == UNUSED
     assert load_official(ours, {key: value for key, value in state.items() if key not in UNUSED}) == []
 
 
-def test_other_weights_are_refused(shared):
-    ours, state = network(classes=19), golden(shared, "segformer_b0").state()
+def test_other_weights_are_refused():
+    ours, state = network(classes=19), golden("segformer_b0").state()
     for message, wrong in unfit(state).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, wrong)

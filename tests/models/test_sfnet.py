@@ -19,8 +19,8 @@ def network(classes=5):
     return SFNet(VARIANTS["sfnet-r18"], classes)
 
 
-def test_the_reference_s_logits_come_out(shared):
-    assert golden(shared, "sfnet_r18").misses(network(19), upsampled=True) == []
+def test_the_reference_s_logits_come_out():
+    assert golden("sfnet_r18").misses(network(19), upsampled=True) == []
 
 
 def test_it_weighs_and_costs_what_was_measured():
@@ -40,15 +40,15 @@ def test_its_figures_in_the_frm_paper_s_tables_are_counted_to_the_last_unit(size
         assert by_convention(count_layers(ours, torch.empty(1, 3, *size))[0])["ptflops-0.6"] == macs
 
 
-def test_other_weights_are_refused(shared):
+def test_other_weights_are_refused():
     ours = network(19)
-    for message, state in unfit(golden(shared, "sfnet_r18").state()).items():
+    for message, state in unfit(golden("sfnet_r18").state()).items():
         with pytest.raises(WeightsError, match=message):
             load_official(ours, state)
 
 
-def test_weights_of_auxiliary_heads_are_taken_by_the_step_they_belong_to(shared):
-    ours, state = network(19), golden(shared, "sfnet_r18").state()
+def test_weights_of_auxiliary_heads_are_taken_by_the_step_they_belong_to():
+    ours, state = network(19), golden("sfnet_r18").state()
     heads = {}
     for i in range(3):  # 0 is the finest
         for key, value in ours.aux_heads["dsn_4"].state_dict().items():

@@ -1,7 +1,6 @@
-import json
-
 import pytest
 import torch
+from parity_golden import numbered
 
 from featherseg import models
 from featherseg.core.errors import ConfigError
@@ -67,11 +66,11 @@ def as_mmcv(name: str) -> tuple[float, float]:
     return keys[hits[0]] if hits else (1.0, 0.5)
 
 
-def test_the_official_groups_are_those_that_its_names_fall_into(cgrseg, shared):
-    listed = json.loads((shared / "reference/parity/official_keys/keys_cgrseg_t_150.json").read_text())["entries"]
-    numbered = {entry["key"]: torch.full(entry["shape"], float(i)) for i, entry in enumerate(listed)}
-    ours, _ = cgrseg.rename_official(numbered)
-    expected = {name: as_mmcv(listed[int(value.flatten()[0])]["key"]) for name, value in ours.items()}
+def test_the_official_groups_are_those_that_its_names_fall_into(cgrseg):
+    official = numbered("cgrseg_t")
+    keys = list(official)
+    ours, _ = cgrseg.rename_official(official)
+    expected = {name: as_mmcv(keys[int(value.flatten()[0])]) for name, value in ours.items()}
     found = learns(cgrseg, "mmseg")
     assert {name: expected[name] for name in found} == found
 

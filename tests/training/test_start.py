@@ -1,7 +1,6 @@
-import json
-
 import pytest
 import torch
+from parity_golden import numbered
 from safetensors.torch import save_file
 from small_training import Silent, request
 
@@ -89,10 +88,8 @@ def test_fine_tuning_is_one_argument(small_run, tmp_path):
     assert run.info.loaded["init"] == str(small_run.path)
 
 
-@pytest.mark.data
-def test_an_official_file_of_a_whole_network_is_carried_over_with_its_head(shared, tmp_path):
-    keys = json.loads((shared / "reference/parity/official_keys/keys_cgrseg_t_150.json").read_text())["entries"]
-    official = {entry["key"]: torch.full(entry["shape"], float(i)) for i, entry in enumerate(keys)}
+def test_an_official_file_of_a_whole_network_is_carried_over_with_its_head(tmp_path):
+    official = numbered("cgrseg_t")
     torch.save({"state_dict": official}, tmp_path / "iter_160000.pth")
     settings = ModelTable(name="cgrseg-t")
     net = models.build(settings.name, 2)
