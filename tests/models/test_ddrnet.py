@@ -1,4 +1,4 @@
-"""Held against the authors' network (reference/peers), counts measured on it, and the paper's figure of a stage."""
+"""Held against the authors' network (tests/golden), counts measured on it, and the paper's figure of a stage."""
 
 from functools import partial
 

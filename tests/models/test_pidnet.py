@@ -1,4 +1,4 @@
-"""Held against the authors' network (reference/peers), counts measured on it, and loops over the paper's figures."""
+"""Held against the authors' network (tests/golden), counts measured on it, and loops over the paper's figures."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Held against the authors' network in Paddle (reference/peers), counts measured on it, and loops."""
+"""Held against the authors' network in Paddle (tests/golden), counts measured on it, and loops."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Held against the authors' network for inference (reference/peers), counts measured on it, and loops."""
+"""Held against the authors' network for inference (tests/golden), counts measured on it, and loops."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Held against figures of the published network (reference/peers), counts measured on it, and Eq. 4."""
+"""Held against figures of the published network (tests/golden), counts measured on it, and Eq. 4."""
 
 import pytest
 import torch

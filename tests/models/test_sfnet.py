@@ -1,4 +1,4 @@
-"""Held against the authors' network (reference/peers) and counts measured on it, which the FRM paper prints too."""
+"""Held against the authors' network (tests/golden) and counts measured on it, which the FRM paper prints too."""
 
 import pytest
 import torch
