@@ -1,7 +1,8 @@
 """The run folder: the one artifact that is passed on, written by `train` and `import`, read by every other verb.
 
 recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
-weights), last.ckpt (to resume), metrics.jsonl (append only), environment.json, card.md, evaluations.jsonl, pictures.
+weights), last.ckpt (to resume), data.json (what its data are known by), metrics.jsonl (append only), environment.json,
+card.md, evaluations.jsonl, pictures.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from featherseg.recipe import Recipe
 
 FORMAT_VERSION = 1
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
+DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"

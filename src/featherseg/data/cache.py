@@ -20,7 +20,7 @@ import numpy as np
 
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.bdd100k_panoptic import BDD100KPanoptic
-from featherseg.data.cache_index import FORMS, Cache, Entry, Stamp, read_cache
+from featherseg.data.cache_index import FORMS, Cache, Entry, Source, Stamp, read_cache, stamp_of
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.panoptic import Panoptic
 from featherseg.data.panoptic_data import PanopticData
@@ -66,6 +66,14 @@ class PreparedData:
             except (OSError, ValueError):
                 pass
         return self.data.label(index)
+
+    def source(self, index: int, number: int) -> Source | None:
+        """File `number` (image, mask) of sample `index` as it was prepared; None where it changed since, or was not."""
+        found = self._find(index)
+        if not found or found[1].sources[number].stamp is None:
+            return None
+        source = found[1].sources[number]
+        return source if source.stamp == stamp_of(self.data.pairs[index].files[number]) else None
 
     @property
     def loss(self) -> str | None:

@@ -18,10 +18,11 @@ from featherseg.core.files import write_json, write_text
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
 from featherseg.data.cache import loss_of
+from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.runs import ENVIRONMENT, FORMAT_VERSION, RunInfo, class_rows, write_info
+from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import fit_batch_size
 from featherseg.training.class_uniform import write_class_points
 from featherseg.training.loss import keep_supervised_heads
@@ -74,22 +75,22 @@ def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
 
 def check_request(
     request: Request, say: Say
-) -> tuple[RecipeFile, Recipe, SegmentationData, SegmentationNetwork, dict[str, Any]]:
-    """All that can be wrong is found here; -> recipe, training data, network at its start, record of its weights."""
+) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationNetwork, dict[str, Any]]:
+    """All that can be wrong is found here; -> recipe, (train, val), network at its start, record of its weights."""
     file, recipe = request.read()
     check_machine(recipe)
-    train, _ = open_data(recipe)
+    train, val = open_data(recipe)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
     net, loaded = fresh_network(recipe, train.classes, train.channels, init, say)
     check_objects(recipe, net, train)
-    return file, recipe, train, net, loaded
+    return file, recipe, (train, val), net, loaded
 
 
 def prepare(request: Request, out: Path, say: Say) -> None:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
-    file, recipe, train, net, loaded = check_request(request, say)
+    file, recipe, (train, val), net, loaded = check_request(request, say)
     size, asked = typical_size(train), recipe
     recipe = resolve_numbers(recipe, net, size, len(train), say)
     info = RunInfo(
@@ -112,6 +113,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
         device=pick_device(recipe.train.device).type,
     )
     write_class_points(out, recipe, train, say)
+    Fingerprint.of({"train": train, "val": val}).save(out / DATA)
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment())
     write_info(out, info)

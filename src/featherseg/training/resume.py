@@ -4,11 +4,13 @@ import os
 from typing import Any
 
 from featherseg import models
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.types import SegmentationData
 from featherseg.data import DATASETS, OnDisk
+from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.recipe import Recipe, override_recipe, with_absolute_paths
-from featherseg.runs import Run
-from featherseg.training.prepare import Request
+from featherseg.runs import DATA, Run
+from featherseg.training.prepare import Request, Say
 
 FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
 """Settings that may be others than the run was begun with."""
@@ -47,6 +49,26 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     )
     seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
     return own.model_copy(update={"data": data, "train": own.train.model_copy(update=seconds)})
+
+
+def check_same_data(run: Run, train: SegmentationData, val: SegmentationData, say: Say) -> None:
+    """Compare the data with what the run was begun with; a run from before that was kept has it written now.
+
+    Raises DataError naming everything that differs. Of such an older run only the classes are compared.
+    """
+    splits, known = {"train": train, "val": val}, read_fingerprint(run.path / DATA)
+    if known is None:
+        different = class_differences([(info.name, info.thing) for info in run.classes], train.classes)
+    else:
+        different = known.differences(splits)
+    if different:
+        raise DataError(
+            f"the data of {run.path} are not those that it was begun with: {'; '.join(different)}. Put them back, or "
+            f"start a new run on the new data: featherseg train {run.recipe.model.name} --init {run.path} --out NEW"
+        )
+    if known is None:
+        say(f"{run.path} holds no {DATA}: whether its images and masks are those it was begun with cannot be said")
+        Fingerprint.of(splits).save(run.path / DATA)
 
 
 def data_moved(recipe: Recipe, run: Run) -> bool:

@@ -43,7 +43,7 @@ from featherseg.training.prepare import (
     refuse_existing,
 )
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
-from featherseg.training.resume import data_moved, resumed_recipe
+from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
@@ -117,16 +117,17 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Ru
         if recipe.train.device != run.recipe.train.device:
             check_machine(recipe)
         if resume and data_moved(recipe, run):
-            open_data(recipe)
+            check_same_data(run, *open_data(recipe), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
     check_machine(recipe)
+    train_data, val_data = open_data(recipe)
     if resume and not _rank():
+        check_same_data(run, train_data, val_data, reporter.message)
         step = checkpoint["global_step"] if checkpoint else 0
         append_line(out / METRICS, {"resumed_from": step})
         reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
         _warn_of_other_machine(run.info, recipe, reporter)
-    train_data, val_data = open_data(recipe)
     if not _rank():
         note_loss(out, train_data, reporter.message)
     if checkpoint:

@@ -1,0 +1,202 @@
+"""What a training knows its data by, so that a run goes on with the very data that it was begun with.
+
+Kept are the classes, what the raw values of masks mean, and of every sample of every split the size, the times and the
+SHA-256 of its two files. A file is read again only where its size or one of its times is another (docs/decisions/0006).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from featherseg.core.config import Config, parse
+from featherseg.core.errors import DataError
+from featherseg.core.files import write_text
+from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
+from featherseg.core.wording import counted
+from featherseg.data.cache import PreparedData, loss_of
+from featherseg.data.cache_index import Source, Stamp
+from featherseg.data.pairs import PairedFiles
+from featherseg.data.panoptic_data import PanopticData
+
+SHOWN = 3
+"""How many images or classes a difference names."""
+
+READERS = 8
+"""Files that are read at a time: a disk answers several requests sooner than one after the other."""
+
+MAX_BYTES = 2**30
+
+FileRow = tuple[Stamp | None, str]
+"""A file's stamp (see Source) and the SHA-256 of its content."""
+
+SampleRow = tuple[str, FileRow | None, FileRow | None, str]
+"""Key, image, mask (None where no file is read) and the digest of what an annotation says of the mask."""
+
+
+class Fingerprint(Config):
+    """What stands in a run's data.json. `values`: raw value of a mask -> its class; `splits`: the samples in order."""
+
+    channels: int
+    classes: list[tuple[str, bool]]  # name, whether it has instances
+    values: dict[str, str]
+    prepared: str | None  # what the training images lost when they were prepared
+    splits: dict[str, list[SampleRow]]
+
+    @classmethod
+    def of(cls, splits: Mapping[str, SegmentationData]) -> "Fingerprint":
+        """Read every file of these splits once; the first split is the one that is trained on.
+
+        Raises DataError for a file that cannot be read.
+        """
+        train = next(iter(splits.values()))
+        return cls(
+            channels=train.channels,
+            classes=[(info.name, info.thing) for info in train.classes],
+            values=_values(train),
+            prepared=loss_of(train),
+            splits={name: _rows(data) for name, data in splits.items()},
+        )
+
+    def save(self, path: Path) -> None:
+        """Atomically write it, a line a split."""
+        write_text(path, self.model_dump_json())
+
+    def differences(self, splits: Mapping[str, SegmentationData]) -> list[str]:
+        """What is no longer as it was, in words: "3 images added to train: a, b, c". Empty where all is the same."""
+        train = next(iter(splits.values()))
+        found = class_differences(self.classes, train.classes)
+        if train.channels != self.channels:
+            found.append(f"the images had {counted(self.channels, 'channel')}, have {train.channels}")
+        values = _values(train)
+        for raw in [raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)]:
+            found.append(f"[map] {raw} was {self.values.get(raw, 'not there')}, is {values.get(raw, 'not there')}")
+        for name in {**self.splits, **splits}:
+            if name in self.splits and name in splits:
+                found += _sample_differences(name, self.splits[name], splits[name])
+            else:
+                found.append(f"split {name!r} was {'' if name in self.splits else 'not '}part of the run")
+        if not found and loss_of(train) != self.prepared:
+            was, now = (text or "as in their files" for text in (self.prepared, loss_of(train)))
+            found.append(f"the training images were prepared otherwise: {was}; now {now}")
+        return found
+
+
+def read_fingerprint(path: Path) -> Fingerprint | None:
+    """The fingerprint at `path`, None where there is no file. Raises ConfigError or DataError for a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("too large")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). It says what data the run was begun with: delete it to go on unchecked."
+        ) from None
+    return parse(Fingerprint, values if isinstance(values, dict) else {}, str(path))
+
+
+def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInfo]) -> list[str]:
+    """In words, where names, order or instances of the classes differ; `before` has (name, has instances)."""
+    found = []
+    for place in range(max(len(before), len(now))):
+        was = before[place] if place < len(before) else None
+        is_now = (now[place].name, now[place].thing) if place < len(now) else None
+        if was is None or is_now is None:
+            found.append(f"class {place} {is_now[0]!r} is new" if is_now else f"class {place} {was[0]!r} is gone")  # type: ignore[index]
+        elif was[0] != is_now[0]:
+            found.append(f"class {place} was {was[0]!r}, is {is_now[0]!r}")
+        elif was[1] != is_now[1]:
+            found.append(
+                f"class {was[0]!r} {'had' if was[1] else 'had no'} instances, {'has' if is_now[1] else 'has none'}"
+            )
+    return found
+
+
+def _sample_differences(split: str, rows: Sequence[SampleRow], data: SegmentationData) -> Iterator[str]:
+    known = {key: row for key, *row in rows}
+    added = [key for key in data.keys if key not in known]
+    gone = list(set(known) - set(data.keys))
+    if added:
+        yield f"{counted(len(added), 'image')} added to {split}: {_named(added)}"
+    if gone:
+        yield f"{counted(len(gone), 'image')} gone from {split}: {_named(gone)}"
+    if not added and not gone and list(known) != list(data.keys):
+        yield f"the images of {split} are in another order"
+    files = _files(data)
+    if files is None:
+        return
+    # content: of the files that are in both, those whose stamp is another are read again
+    both = [(index, key) for index, key in enumerate(data.keys) if key in known]
+    compared: dict[Path, Stamp] = {}
+
+    def changed(number: int, index: int, key: str) -> bool:
+        row = known[key][number]
+        try:
+            return row is None or not Source(*row).is_current(files.pairs[index].files[number], compared)
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for number, kind in enumerate(("image", "mask")):
+            verdicts = readers.map(lambda place, number=number: changed(number, *place), both)
+            others = [key for (_, key), verdict in zip(both, verdicts, strict=True) if verdict]
+            if others:
+                yield f"{counted(len(others), kind)} of {split} changed: {_named(others)}"
+    told = [key for index, key in both if known[key][2] != _annotation(files, index)]
+    if told:
+        yield f"the annotations of {counted(len(told), 'mask')} of {split} changed: {_named(told)}"
+
+
+def _rows(data: SegmentationData) -> list[SampleRow]:
+    files = _files(data)
+    if files is None:
+        return [(key, None, None, "") for key in data.keys]
+
+    def row(index: int) -> SampleRow:
+        image, mask = (_source(data, files, index, number) for number in (0, 1))
+        return data.keys[index], (image.stamp, image.sha256), (mask.stamp, mask.sha256), _annotation(files, index)
+
+    try:
+        with ThreadPoolExecutor(READERS) as readers:
+            return list(readers.map(row, range(len(data))))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _source(data: SegmentationData, files: PairedFiles, index: int, number: int) -> Source:
+    """The file as it is; what `featherseg prepare` read of it is not read again."""
+    path = files.pairs[index].files[number]
+    known = data.source(index, number) if isinstance(data, PreparedData) else None
+    return known or Source.of(path)
+
+
+def _files(data: SegmentationData) -> PairedFiles | None:
+    """The dataset as files; None of one that the program makes up."""
+    files = data.data if isinstance(data, PreparedData) else data
+    return files if isinstance(files, PairedFiles) else None
+
+
+def _values(data: SegmentationData) -> dict[str, str]:
+    files = _files(data)
+    if files is None:
+        return {}
+    names = {index: info.name for index, info in enumerate(files.classes)} | {IGNORE: "ignore"}
+    if isinstance(files, PanopticData):
+        return {str(category): names[index] for category, index in files.listing.class_of.items()}
+    return {files.label_map.text(raw): names[index] for raw, index in files.label_map.ids.items()}
+
+
+def _annotation(files: PairedFiles, index: int) -> str:
+    """The digest of what a panoptic JSON says of a mask; empty where none speaks of it."""
+    if not isinstance(files, PanopticData):
+        return ""
+    segments = files.listing.annotations[files.keys[index]].segments
+    return hashlib.sha256(segments.astype("<i8").tobytes()).hexdigest()[:32]
+
+
+def _named(keys: Sequence[str]) -> str:
+    shown = sorted(keys)[:SHOWN]
+    return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else "")

@@ -1,0 +1,157 @@
+"""A run goes on with the data that it was begun with, or not at all: each change is named before a step is taken."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_training import Killed, KilledAt, Silent, request
+
+from featherseg.core.errors import DataError, FeathersegError
+from featherseg.data import open_dataset
+from featherseg.data.cache_index import Form
+from featherseg.data.cache_write import prepare_data
+from featherseg.data.fingerprint import Fingerprint
+from featherseg.training import Request, train
+
+TOML = """
+name = "yard"
+images = "images"
+masks = "masks"
+classes = ["grass", "path", "plant"]
+[splits]
+train = "train.txt"
+val = "val.txt"
+[map]
+0 = "grass"
+1 = "path"
+2 = "plant"
+"""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A folder with a dataset of six images, and a run on it that was stopped after its first step."""
+    folder, rng = tmp_path_factory.mktemp("begun"), np.random.default_rng(0)
+    for number in range(8):
+        for kind, pixels in (("images", rng.integers(0, 256, (64, 96, 3))), ("masks", rng.integers(0, 3, (64, 96)))):
+            (folder / "yard" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "yard" / kind / f"{number}.png")
+    (folder / "yard" / "dataset.toml").write_text(TOML)
+    (folder / "yard" / "train.txt").write_text("0\n1\n2\n3\n")
+    (folder / "yard" / "val.txt").write_text("4\n5\n")
+    data = str(folder / "yard" / "dataset.toml")
+    with pytest.raises(Killed):
+        train(request("train.checkpoint_seconds=1e-9", data=data), folder / "run", KilledAt(2))
+    return folder
+
+
+@pytest.fixture
+def moved(begun, tmp_path):
+    """The same in another place, where it may be changed."""
+    return shutil.copytree(begun, tmp_path / "moved")
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def go_on(folder, reporter=None):
+    data = str(folder / "yard" / "dataset.toml")
+    return train(Request(None, data), folder / "run", reporter or Silent(), resume=True)
+
+
+CHANGES = {
+    "[map] 1 was path, is plant": lambda y: edit(
+        y / "dataset.toml", '1 = "path"\n2 = "plant"', '1 = "plant"\n2 = "path"'
+    ),
+    "[map] 9 was not there, is grass": lambda y: edit(y / "dataset.toml", "[map]", '[map]\n9 = "grass"'),
+    "class 2 was 'plant', is 'weed'": lambda y: edit(y / "dataset.toml", "plant", "weed"),
+    "class 0 was 'grass', is 'path'": lambda y: edit(y / "dataset.toml", '["grass", "path"', '["path", "grass"'),
+    "class 3 'sky' is new": lambda y: (y / "dataset.toml").write_text(
+        TOML.replace('"plant"]', '"plant", "sky"]') + '3 = "sky"\n'
+    ),
+    "2 images added to train: 6, 7": lambda y: edit(y / "train.txt", "3\n", "3\n6\n7\n"),
+    "1 image gone from train: 1": lambda y: edit(y / "train.txt", "1\n", ""),
+    "1 image gone from val: 4": lambda y: (edit(y / "train.txt", "3\n", "3\n4\n"), edit(y / "val.txt", "4\n", "")),
+    "the images of train are in another order": lambda y: edit(y / "train.txt", "0\n1\n", "1\n0\n"),
+    "2 masks of train changed: 0, 1": lambda y: [
+        shutil.copy(y / "masks" / "7.png", y / "masks" / f"{number}.png") for number in (0, 1)
+    ],
+    "1 image of val changed: 5": lambda y: shutil.copy(y / "images" / "7.png", y / "images" / "5.png"),
+}
+
+
+@pytest.mark.parametrize("named", CHANGES)
+def test_data_that_changed_are_refused_and_the_change_is_named(moved, named):
+    CHANGES[named](moved / "yard")
+    before = {path.name: path.read_bytes() for path in (moved / "run").iterdir()}
+    with pytest.raises(DataError) as told:
+        go_on(moved)
+    assert named in str(told.value)
+    assert {path.name: path.read_bytes() for path in (moved / "run").iterdir()} == before
+
+
+def test_files_with_the_same_size_and_times_are_told_apart_after_a_rename(moved):
+    """Two masks that are exchanged by renaming keep sizes and times of change; that of the rename tells."""
+    masks = moved / "yard" / "masks"
+    (masks / "0.png").write_bytes((masks / "0.png").read_bytes().ljust(9000, b"\0"))
+    (masks / "1.png").write_bytes((masks / "1.png").read_bytes().ljust(9000, b"\0"))
+    for name in ("0.png", "1.png"):
+        os.utime(masks / name, ns=(0, 10**18))
+    data = {"train": open_dataset(str(moved / "yard" / "dataset.toml"), "train")}
+    known = Fingerprint.of(data)
+    for before, after in (("0.png", "x"), ("1.png", "0.png"), ("x", "1.png")):
+        (masks / before).rename(masks / after)
+    assert known.differences(data) == ["2 masks of train changed: 0, 1"]
+
+
+def test_the_same_data_in_another_place_are_accepted(begun, moved):
+    assert max(go_on(moved).metrics()) == 2
+    edit(moved / "yard" / "dataset.toml", "plant", "weed")
+    with pytest.raises(DataError, match="'weed'"):  # of a finished run too
+        go_on(moved)
+
+
+def test_an_unchanged_file_is_not_read_again(moved, monkeypatch):
+    data = {"train": open_dataset(str(moved / "yard" / "dataset.toml"), "train")}
+    monkeypatch.setattr("featherseg.data.cache_index.SETTLED_SECONDS", -1e9)
+    known, read = Fingerprint.of(data), []
+    monkeypatch.setattr("featherseg.data.cache_index.sha256", read.append)
+    assert known.differences(data) == []
+    assert not read
+
+
+def test_a_run_from_before_goes_on_with_a_note_and_its_classes_are_compared(moved):
+    (moved / "run" / "data.json").unlink()
+    edit(moved / "yard" / "dataset.toml", "plant", "weed")
+    with pytest.raises(DataError, match="class 2 was 'plant', is 'weed'"):
+        go_on(moved)
+    edit(moved / "yard" / "dataset.toml", "weed", "plant")
+    reporter = Silent()
+    go_on(moved, reporter)
+    assert any("cannot be said" in message for message in reporter.messages)
+    assert (moved / "run" / "data.json").is_file()
+
+
+def test_images_that_were_prepared_with_a_loss_meanwhile_are_refused(moved, monkeypatch):
+    monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
+    prepare_data(str(moved / "yard" / "dataset.toml"), "train", form=Form(60))
+    with pytest.raises(DataError, match="prepared otherwise: as in their files; now 4 of 4 pictures as JPEG"):
+        go_on(moved)
+
+
+@pytest.mark.parametrize("damage", ["[", "3", '{"channels": "x"}', "[" * 100_000])
+def test_a_damaged_fingerprint_gets_a_message(moved, damage):
+    (moved / "run" / "data.json").write_text(damage)
+    with pytest.raises(FeathersegError, match=r"data\.json"):
+        go_on(moved)
+
+
+def test_a_generated_dataset_is_known_by_its_samples():
+    known = Fingerprint.of({"train": open_dataset("shapes", "train", size=4)})
+    assert known.differences({"train": open_dataset("shapes", "train", size=4)}) == []
+    assert "1 image gone from train: " in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]
