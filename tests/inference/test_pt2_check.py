@@ -15,6 +15,7 @@ from featherseg.inference.pt2_check import check_pt2
 from featherseg.inference.torch_export_runtime import TorchExportRuntime
 
 GRAPH = "models/model.json"
+WEIGHTS = "data/weights/model_weights_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,105 @@ def test_code_in_an_expression_of_sizes_is_never_run(members, tmp_path):
     assert mark.exists()
 
 
+def in_a_forward_argument(graph, code):
+    graph["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"] = ["images", f"more={code}"]
+
+
+def in_the_keys_of_a_tree(graph, code):
+    signature = graph["graph_module"]["module_call_graph"][0]["signature"]
+    signature["forward_arg_names"] = []
+    signature["in_spec"] = signature["in_spec"].replace('"[]"', json.dumps(json.dumps([f"x={code}"])))
+
+
+def in_the_name_of_an_input(graph, code):
+    old = graph["graph_module"]["graph"]["inputs"][-1]["as_tensor"]["name"]
+    text = json.dumps(graph["graph_module"]).replace(json.dumps(old), json.dumps(f"{old}={code}"))
+    graph["graph_module"] = json.loads(text)
+    in_a_forward_argument(graph, code)
+
+
+def in_the_name_of_a_value(graph, code):
+    text = json.dumps(graph["graph_module"]).replace('"relu"', json.dumps(f"relu = {code}; relu"))
+    graph["graph_module"] = json.loads(text)
+
+
+def in_the_name_of_a_parameter(graph, code):
+    text = json.dumps(graph["graph_module"]).replace('"network.stem.bias"', json.dumps(f'network.stem.b"+{code}+"'))
+    graph["graph_module"] = json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        in_a_forward_argument,
+        in_the_name_of_an_input,
+        in_the_name_of_a_parameter,
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_code_in_a_name_is_never_run(members, tmp_path, spoil):
+    mark = tmp_path / "ran"
+    graph = json.loads(members[GRAPH])
+    spoil(graph, f"open('{mark}','w').close()")
+    changed = {**members, GRAPH: json.dumps(graph).encode()}
+    if spoil is in_the_name_of_a_parameter:
+        name = json.dumps(f"network.stem.b\"+open('{mark}','w').close()+\"")
+        changed[WEIGHTS] = members[WEIGHTS].replace(b'"network.stem.bias"', name.encode())
+    path = pack(tmp_path / "a.pt2", changed)
+    with pytest.raises(ExportError, match="could run code"):
+        TorchExportRuntime(path)
+    assert not mark.exists()
+    with suppress(Exception):  # torch itself runs it, which is why there is a check
+        torch.export.load(path).module(check_guards=False)(torch.zeros(2, 3, 160, 224))
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("spoil", [in_the_keys_of_a_tree, in_the_name_of_a_value])
+def test_a_name_that_is_no_identifier_is_refused(members, tmp_path, spoil):
+    graph = json.loads(members[GRAPH])
+    spoil(graph, "print(1)")
+    with pytest.raises(ExportError, match="could run code"):
+        check_pt2(pack(tmp_path / "a.pt2", {**members, GRAPH: json.dumps(graph).encode()}))
+
+
+def test_an_archive_that_torch_fails_on_is_not_read_in_its_older_form(members, tmp_path, monkeypatch):
+    """torch.export.load would open it with Python's zipfile, which may find other members than those checked."""
+    monkeypatch.setattr(torch.export, "load", lambda *_args, **_options: pytest.fail("another reader"))
+    path = pack(tmp_path / "a.pt2", {**members, "archive_version": b"7"})
+    with pytest.raises(ExportError, match="archive version"):
+        TorchExportRuntime(path)
+
+
+def test_members_that_are_packed_are_refused(members, tmp_path):
+    path = tmp_path / "a.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**members, "data/weights/weight_0": bytes(10_000_000)}.items():
+            archive.writestr(f"model/{name}", content)
+    with pytest.raises(ExportError, match="packed"):
+        check_pt2(path)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "named"),
     [
         (GRAPH, '"torch.ops.aten.relu.default"', '"torch.os.system"', "the operator 'torch.os.system'"),
         (GRAPH, '"torch.ops.aten.relu.default"', '"torch.ops.aten.from_file.default"', "from_file"),
+        (GRAPH, '"torch.ops.aten.relu.default"', '"_operator.methodcaller"', "the operator '_operator.methodcaller'"),
+        (GRAPH, '"torch.ops.aten.relu.default"', '"torch.ops.aten.set_.source_Storage"', "the operator"),
+        (GRAPH, '"is_single_tensor_return"', '"something_new": 1, "is_single_tensor_return"', "unknown entry"),
+        (GRAPH, '"torch_version"', '"torch_version": "1", "torch_version"', "a key stands twice"),
+        (GRAPH, '"range_constraints": {', '"range_constraints": {"u999999999": {}, ', "the name 'u999999999'"),
+        (GRAPH, '"expr_str": "', '"expr_str": "9**9**9**9 + ', "the expression"),
+        (GRAPH, '"expr_str": "', '"expr_str": "Float(1, precision=10000000000) + ', "the expression"),
+        (GRAPH, '"as_int": 4', '"as_int": 1' + "0" * 4000, "as_int = 1000"),
+        (GRAPH, '"as_int": 4', '"as_int": ' + "[" * 100_000 + "]" * 100_000, "cannot|can be read"),
+        (WEIGHTS, '"storage_offset": {"as_int": 0}', '"storage_offset": {"as_int": 9}', "beyond its bytes"),
+        (WEIGHTS, '"strides": [{"as_int": 27}', '"strides": [{"as_int": 28}', "beyond its bytes"),
+        (WEIGHTS, '"strides": [{"as_int": 27}', '"strides": [{"as_int": -27}', "foreign shape"),
+        (WEIGHTS, '"path_name": "weight_0"', '"path_name": "../../etc"', "beyond its bytes"),
+        (WEIGHTS, '"dtype": 7', '"dtype": 99', "can be read"),
         (GRAPH, '"guards_code": []', '"guards_code": ["print(1)"]', "guards_code"),
-        ("data/weights/model_weights_config.json", '"use_pickle": false', '"use_pickle": true', "pickled weights"),
+        (WEIGHTS, '"use_pickle": false', '"use_pickle": true', "pickled weights"),
     ],
 )
 def test_what_is_never_written_is_refused(members, tmp_path, name, old, new, named):
@@ -92,7 +185,7 @@ def test_what_is_never_written_is_refused(members, tmp_path, name, old, new, nam
     ],
 )
 def test_a_member_of_another_kind_is_refused(members, tmp_path, name):
-    with pytest.raises(ExportError, match=f"the member {name}"):
+    with pytest.raises(ExportError, match=f"the member '{name}'"):
         check_pt2(pack(tmp_path / "a.pt2", {**members, name: b"x"}))
 
 

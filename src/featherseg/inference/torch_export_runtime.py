@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
+from featherseg.core.wording import visible
 from featherseg.inference.file_facts import FileRuntime, read_facts
 from featherseg.inference.pt2_check import check_pt2
 from featherseg.layers.precision import autocast_off
@@ -30,12 +31,15 @@ class TorchExportRuntime(FileRuntime):
             command = f"featherseg export RUN --to torch-export -o {path}"
             raise DataNotFound(f"{path} does not exist. Write it with: {command}")
         check_pt2(path)
-        extra = {FACTS: ""}
         try:
-            program = torch.export.load(path, extra_files=extra)
-            texts = json.loads(extra[FACTS])
+            from torch.export.pt2_archive._package import load_pt2  # takes seconds to import
+
+            # not torch.export.load: of an archive that fails it reads an older form, with another reader of zip files
+            content = load_pt2(str(path))
+            program = content.exported_programs["model"]
+            texts = json.loads(content.extra_files[FACTS])
         except Exception as error:  # torch's deserialiser raises dozens of kinds
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            first = visible((str(error) or type(error).__name__).splitlines()[0])
             raise ExportError(f"{path} cannot be run by torch {torch.__version__}: {first}") from None
         super().__init__(path, read_facts(texts, path))
         self._module = program.module(check_guards=False)  # any size is taken, as by the network
