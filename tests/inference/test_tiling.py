@@ -57,5 +57,5 @@ def test_even_a_large_budget_does_not_let_attention_see_a_hundred_megapixels():
 
 
 def test_too_little_memory_is_refused_with_what_is_needed():
-    with pytest.raises(FeathersegError, match=r"0\.5 GB .* 3000x4000 .* at least 0\.\d GB"):
+    with pytest.raises(FeathersegError, match=r"0\.5 GB .* 3000x4000 .* at least 1\.\d GB"):
         plan(Costs(), (3000, 4000), Mode(), 0.5)

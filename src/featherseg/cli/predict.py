@@ -182,20 +182,21 @@ class ReadableOnly:
     that cannot be read the DataError itself is raised.
     """
 
-    def __init__(self, files: list[Path], names: list[str], channels: int, console: Console) -> None:
-        self.files, self.names, self.channels, self.console = files, names, channels, console
+    def __init__(self, files: list[Path], names: list[str], predictor: Predictor, console: Console) -> None:
+        self.files, self.names, self.predictor, self.console = files, names, predictor, console
         self.given: list[tuple[str, Path]] = []
         self.failed = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         from rich.markup import escape
 
-        from featherseg.data.images import read_image
+        from featherseg.data.images import image_size, read_image
 
         for file, name in zip(self.files, self.names, strict=True):
             try:
-                pixels = read_image(file, self.channels)
-            except DataError as error:
+                self.predictor.plan(image_size(file))  # too large for the memory is said before it is decoded
+                pixels = read_image(file, self.predictor.runtime.channels)
+            except (DataError, ConfigError) as error:
                 if len(self.files) == 1:
                     raise
                 self.failed += 1
@@ -203,6 +204,7 @@ class ReadableOnly:
                 continue
             self.given.append((name, file))
             yield pixels
+            del pixels  # not held while the next is read
 
 
 def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out: Output, console: Console) -> int:
@@ -210,7 +212,7 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     from rich.markup import escape
     from rich.progress import Progress
 
-    readable = ReadableOnly(files, names, predictor.runtime.channels, console)
+    readable = ReadableOnly(files, names, predictor, console)
     hinted = False
     with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(files))
@@ -222,6 +224,7 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
             if len(files) == 1:
                 _print_shares(console, result)
             bar.update(task, completed=done + readable.failed)
+            del result  # its picture and mask are not held while the next is read
     if out.panoptic:
         out.panoptic.finish()
     written = len(readable.given)

@@ -35,7 +35,7 @@ def palette(classes: Sequence[ClassInfo]) -> np.ndarray:
 
 def color_mask(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     """(H, W) uint8 class ids -> an RGB picture in the classes' colours."""
-    return Image.fromarray(palette(classes)[mask])  # (H, W, 3)
+    return index_picture(mask, classes).convert("RGB")  # an index into an array would take 8 bytes a pixel on the way
 
 
 def index_picture(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:

@@ -1,5 +1,6 @@
 """The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,15 +12,19 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
+from featherseg.data.images import image_size
 from featherseg.inference import draw
 from featherseg.inference.draw_panoptic import overlay_panoptic
 from featherseg.inference.inputs import Picture, read_picture
 from featherseg.inference.modes import Mode, own_mode, predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.tiling import DEFAULT_GB, Plan, plan
+from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
 from featherseg.layers.resize import fit_factor
 from featherseg.runs import Run
+
+COUNTED_PIXELS = 1_000_000
+"""Pixels whose classes are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Prediction:
     @cached_property
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels, 0..1; every class is listed."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes))
+        counts = class_counts(self.mask, len(self.classes))
         return {info.name: float(count / self.mask.size) for info, count in zip(self.classes, counts, strict=True)}
 
     def probabilities(self) -> np.ndarray:
@@ -79,6 +84,15 @@ class Prediction:
         return files
 
 
+def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels of every class in a mask (H, W) uint8, (K,) int64; row by row, as counting takes 8 bytes a pixel."""
+    counts = np.zeros(classes, dtype=np.int64)
+    rows = max(1, COUNTED_PIXELS // mask.shape[1])
+    for first in range(0, len(mask), rows):
+        counts += np.bincount(mask[first : first + rows].ravel(), minlength=classes)
+    return counts
+
+
 def output_files(folder: Path, name: str) -> list[Path]:
     """Mask, colours and overlay of a picture, as `Prediction.save` names them."""
     return [folder / f"{name}_{kind}.png" for kind in ("mask", "color", "overlay")]
@@ -91,7 +105,8 @@ class Predictor:
     size go through the network at a time, where it is given several. mode: by default the whole picture, at the size
     that the run was validated at (its data.test_fit), so that the masks are those that were scored.
     memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: no side
-    that the network sees is longer; the mask has the picture's size all the same.
+    that the network sees is longer; the mask has the picture's size all the same. A program that has others under way
+    at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
 
@@ -112,6 +127,7 @@ class Predictor:
         self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
         self.mode = mode or own_mode(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
+        self.share, self.largest = 1.0, LARGEST_PASS
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -143,21 +159,27 @@ class Predictor:
         mode = self.mode
         if self.max_side is not None and fit_factor(size, mode.fit) * max(size) > self.max_side:
             mode = replace(mode, fit=(self.max_side, self.max_side))
-        return plan(self.runtime, size, mode, self.memory_gb)
+        return plan(self.runtime, size, mode, self.memory_gb, share=self.share, largest=self.largest)
 
     def _many(self, pictures: Iterable[Any]) -> Iterator[Prediction]:
         """In order; neighbours of one form go through the network together, at most `batch` of them."""
         waiting: list[Picture] = []
         for x in pictures:
             picture = self._read(x)
-            if waiting and (len(waiting) == self.batch or not waiting[0].is_like(picture)):
+            if waiting and not waiting[0].is_like(picture):
                 yield from self._together(waiting)
                 waiting = []
             waiting.append(picture)
+            if len(waiting) >= min(self.batch, self.plan(picture.pixels.shape[:2]).at_once):
+                del picture, x  # what was looked at is held by nobody while the next is read
+                yield from self._together(waiting)
+                waiting = []
         if waiting:
             yield from self._together(waiting)
 
     def _read(self, x: Any) -> Picture:
+        if isinstance(x, str | Path) and not os.path.isdir(x):
+            self.plan(image_size(Path(x)))  # too large for the memory is said before it is decoded
         return read_picture(x, self.runtime.channels)
 
     def _together(self, pictures: Sequence[Picture]) -> list[Prediction]:
@@ -165,7 +187,8 @@ class Predictor:
         height, width = pictures[0].pixels.shape[:2]
         chosen = self.plan((height, width))
         groups = [pictures[i : i + chosen.at_once] for i in range(0, len(pictures), chosen.at_once)]
-        seen = [s for g in groups for s in self._look(np.stack([p.pixels for p in g]), chosen.mode)]
+        stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
+        seen = [s for stack in stacks for s in self._look(stack, chosen.mode)]
         return [
             Prediction(
                 mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime, panoptic

@@ -20,6 +20,12 @@ MARGIN = 1.05
 LARGEST_PASS = 32_000_000
 """Pixels in one run of the network, whatever the budget: beyond, attention outgrows what is counted by the pixel."""
 
+DECODING_BYTES = 36
+"""Peak of reading an image from its file, a pixel (measured over formats and modes: 8 to 25, with 16-bit alpha 32)."""
+
+OUTPUT_BYTES, PANOPTIC_OUTPUT_BYTES = 14, 32
+"""What drawing and writing takes beside image and mask, a pixel (measured at 8 megapixels of noise: 12 and 28)."""
+
 OBJECT_BYTES = 80
 """What putting objects together takes beside that, a pixel of the picture (measured: 70 to 73 at 1024 x 2048)."""
 
@@ -36,19 +42,30 @@ class Plan:
     at_once: int
 
 
-def plan(runtime: Runtime, size: Size, mode: Mode, memory_gb: float = DEFAULT_GB) -> Plan:
+def plan(
+    runtime: Runtime,
+    size: Size,
+    mode: Mode,
+    memory_gb: float = DEFAULT_GB,
+    *,
+    share: float = 1.0,
+    largest: int = LARGEST_PASS,
+) -> Plan:
     """Keep `mode` where it names a window or the picture of `size` fits into memory_gb as a whole, else add tiles.
 
+    share: of the memory beyond the process' own, what this picture may take, 0..1. largest: pixels in one pass.
     Objects are not put together from tiles: for a panoptic network the picture is shrunk instead. Raises ConfigError
-    where the budget is too small for tiles of SMALLEST_TILE, or the mode is not for a panoptic network.
+    where the budget is too small for the picture itself or for tiles of SMALLEST_TILE, or the mode is not for a
+    panoptic network.
     """
     if runtime.panoptic:
         check_panoptic(mode)
     fitted = f", fitted to {mode.fit[0]}x{mode.fit[1]}" if mode.fit else ""
+    budget = Budget(memory_gb, share)
+    pixels = _pixels_that_fit(runtime, size, mode, budget, largest)
     if mode.window is None:
-        pixels = pixels_that_fit(runtime, size, mode, memory_gb)
         if pixels >= size[0] * size[1]:
-            return Plan(mode, f"whole{fitted}", at_once=pixels // (size[0] * size[1]))
+            return Plan(mode, f"whole{fitted}", at_once=_at_once(runtime, size, mode, budget))
         if runtime.panoptic:
             side = int(max(size) * fit_factor(size, mode.fit) * (pixels / (size[0] * size[1])) ** 0.5)
             return Plan(replace(mode, fit=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1)
@@ -58,29 +75,62 @@ def plan(runtime: Runtime, size: Size, mode: Mode, memory_gb: float = DEFAULT_GB
     return Plan(mode, words + fitted, at_once=1)
 
 
-def pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, memory_gb: float) -> int:
-    """Pixels of the picture that one run of the network may see. Raises ConfigError where that is too few.
+@dataclass(frozen=True)
+class Budget:
+    """Memory in 10^9 bytes for the process, and the share (0..1) of what it does not need itself."""
 
-    Beside the run itself, memory holds for every pixel: the picture (16 bit), the mask, and the logits of every pass at
-    1/4 of the side, overlaps counted.
+    memory_gb: float
+    share: float
+
+    @property
+    def free(self) -> float:
+        """Bytes for one picture, or for those that go together."""
+        return (self.memory_gb * 1e9 - PROCESS_BYTES) * self.share
+
+    def gb_for(self, free: float) -> float:
+        """The memory_gb of which so many bytes would be free."""
+        return (PROCESS_BYTES + free / self.share) / 1e9
+
+
+def _pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, budget: Budget, largest: int) -> int:
+    """Pixels of the picture that one run of the network may see. Raises ConfigError where that is too few."""
+    kept, run, ends = _costs(runtime, size, mode)
+    area = size[0] * size[1]
+    pixels = min(int((budget.free - kept * area) / run), int(largest / max(mode.factors(size)) ** 2))
+    smallest = mode.window or (SMALLEST_TILE, SMALLEST_TILE)
+    least = min(smallest[0], size[0]) * min(smallest[1], size[1])
+    needed = max(kept * area + run * least, ends * area)
+    if needed > budget.free:
+        raise ConfigError(
+            f"{budget.memory_gb:g} GB of memory is too little for a picture of {size[0]}x{size[1]} (height x width) "
+            f"with {runtime.name}: allow at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or shrink the "
+            f"picture."
+        )
+    return max(pixels, least)
+
+
+def _at_once(runtime: Runtime, size: Size, mode: Mode, budget: Budget) -> int:
+    """How many pictures of `size`, each looked at as a whole, may be held and go through the network together."""
+    kept, run, _ = _costs(runtime, size, mode)
+    return max(1, int(budget.free / ((kept + run) * size[0] * size[1])))
+
+
+def _costs(runtime: Runtime, size: Size, mode: Mode) -> tuple[float, float, float]:
+    """Bytes a pixel: kept while the network runs, of one run of it, and at the peak before and after it.
+
+    While it runs, memory holds for every pixel: the picture (16 bit), the mask, and the logits of every pass at 1/4 of
+    the side, overlaps counted.
     """
     factors = mode.factors(size)
     areas = sum(factor**2 for factor in factors) * (2 if mode.flip else 1)
     objects = OBJECT_BYTES if runtime.panoptic else 0
-    kept = objects + 2 * runtime.channels + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
+    image = 2 * runtime.channels
+    kept = objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
     unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
-    normalising = 3 * 4 * runtime.channels  # float32 copies before the network runs
+    normalising = 3 * 4 * runtime.channels + image  # float32 copies before the network runs, of a window's own copy
     run = MARGIN * max(runtime.peak_bytes_per_pixel * max(factors) ** 2 + unscaled, normalising)
-    free = memory_gb * 1e9 - PROCESS_BYTES - kept * size[0] * size[1]
-    pixels = min(int(free / run), int(LARGEST_PASS / max(factors) ** 2))
-    least = min(SMALLEST_TILE, size[0]) * min(SMALLEST_TILE, size[1])
-    if pixels < least:
-        needed = (PROCESS_BYTES + kept * size[0] * size[1] + run * least) / 1e9
-        raise ConfigError(
-            f"{memory_gb:g} GB of memory is too little for a picture of {size[0]}x{size[1]} (height x width) with "
-            f"{runtime.name}: allow at least {needed:.1f} GB (--memory-gb), or shrink the picture (--max-side)."
-        )
-    return pixels
+    output = PANOPTIC_OUTPUT_BYTES if runtime.panoptic else OUTPUT_BYTES
+    return kept, run, max(DECODING_BYTES, 14 + 2 * image, image + 1 + output)
 
 
 def _tile(size: Size, pixels: int) -> Size:
