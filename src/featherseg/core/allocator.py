@@ -24,3 +24,12 @@ def keep_freed_memory(*, one_heap: bool = False) -> bool:
     if one_heap and not mallopt(M_ARENA_MAX, 1):
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 64 << 20))
+
+
+def return_freed_memory() -> None:
+    """Give the pages of freed blocks back to the system, those kept by `keep_freed_memory` too. glibc alone does it."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):  # not glibc
+            return

@@ -16,7 +16,7 @@ from featherseg.inference.predictor import Prediction
 
 Predict = Callable[[list[np.ndarray]], Sequence[Prediction]]
 
-_turns = threading.Lock()
+turns = threading.Lock()
 """Networks take turns: each takes all cores, or the one device, by itself."""
 
 
@@ -92,7 +92,7 @@ class Worker:
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         try:
-            with _turns:
+            with turns:
                 answers = self.predict([job.pixels for job in jobs])
         except Exception as error:
             if len(jobs) == 1:

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featherseg.inference import draw
-from featherseg.inference.predictor import Prediction
+from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.serving.refusal import Refused
 from featherseg.serving.regions import Runs, corner_count, rings, runs_of
 from featherseg.serving.schema import Format
 
-MOST_RUNS, MOST_CORNERS = 8_000_000, 1_000_000
-"""Of one mask; above them its JSON would take minutes. A mask of noise has them, one of things does not."""
+MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
+"""Of one mask; above them its JSON takes many seconds and 150 MB. A mask of noise has them, one of things has not."""
 
 
 def mask_png(prediction: Prediction) -> bytes:
@@ -61,7 +61,7 @@ def _parts(prediction: Prediction) -> tuple[np.ndarray, Sequence[_Part]]:
 
 
 def _head(model: str, prediction: Prediction) -> dict[str, Any]:
-    shares = np.bincount(prediction.mask.ravel(), minlength=len(prediction.classes)) / prediction.mask.size
+    shares = class_counts(prediction.mask, len(prediction.classes)) / prediction.mask.size
     classes = [
         {"index": index, "name": info.name, "color": info.color, "share": float(shares[index])}
         for index, info in enumerate(prediction.classes)

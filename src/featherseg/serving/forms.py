@@ -1,5 +1,7 @@
 """Files out of a multipart form, held in memory: nothing of a request is ever written to disk."""
 
+from collections.abc import AsyncGenerator, Callable
+
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -10,11 +12,22 @@ OTHER_FIELDS = 8
 """Fields beside the pictures that are passed over; more are refused."""
 
 
-async def read_files(request: Request, field: str, most: int) -> list[bytes]:
-    """The files of `field`, in order, at least one and at most `most`. Raises Refused: 400, 413."""
+async def read_files(
+    request: Request, field: str, most: int, arrived: Callable[[int], None] = lambda size: None
+) -> list[bytes]:
+    """The files of `field`, in order, at least one and at most `most`. Raises Refused: 400, 413.
+
+    arrived is told the size of every piece of the body, before it is kept; it may raise Refused too.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise _bad("expected Content-Type: multipart/form-data.")
-    parser = MultiPartParser(request.headers, request.stream(), max_files=most, max_fields=OTHER_FIELDS)
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        async for piece in request.stream():
+            arrived(len(piece))
+            yield piece
+
+    parser = MultiPartParser(request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS)
     parser.spool_max_size = 2**62  # bodies are bounded already
     try:
         values = (await parser.parse()).getlist(field)

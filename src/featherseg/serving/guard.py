@@ -65,7 +65,14 @@ class Guard:
             await self.app(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status, started = GONE, time.perf_counter()
+        status, started, request = GONE, time.perf_counter(), Headers(scope=scope)
+        unread = request.get("content-length", "0") != "0" or "transfer-encoding" in request
+
+        async def watched_receive() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -74,10 +81,12 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if unread:  # a body that was refused is not read for the sake of the next request
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
-            await self._checked(scope, receive, send_with_headers)
+            await self._checked(scope, watched_receive, send_with_headers)
         except ClientDisconnect:
             pass
         except Exception:

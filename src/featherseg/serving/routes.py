@@ -3,13 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from featherseg.serving.admission import Body
 from featherseg.serving.encode import encoder, mask_png
 from featherseg.serving.forms import read_files
 from featherseg.serving.networks import Served
@@ -106,10 +108,9 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
     async def segment(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
         network, seconds = service.network(query.model), service.settings.limits.seconds
         encode = mask_png if query.format == "png" else encoder(network.name, query.format)
-        with service.slots.take():
-            (content,) = await within(seconds, read_files(request, "image", most=1), LATE_BODY)
-            work = within(seconds, service.segment(network, content, encode), LATE_ANSWER)
-            answer = await while_connected(request, work)
+        async with received(service, request, "image", most=1) as (content,):
+            segmenting = service.segment(network, content, encode, regions=query.format != "png")
+            answer = await while_connected(request, within(seconds, segmenting, LATE_ANSWER))
         media_type = "image/png" if query.format == "png" else JSON
         return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(network.name)})
 
@@ -126,19 +127,38 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 
         async def one(content: bytes) -> bytes:
             try:
-                return await within(limits.seconds, service.segment(network, content, encode), LATE_ANSWER)
+                segmenting = service.segment(network, content, encode, regions=query.format != "png")
+                return await within(limits.seconds, segmenting, LATE_ANSWER)
             except Refused as refused:
                 return json.dumps({"error": refused.record}).encode()
             except Exception:
                 log.exception("a picture of a batch failed")
                 return json.dumps({"error": failed().record}).encode()
 
-        with service.slots.take():
-            contents = await within(limits.seconds, read_files(request, "images", limits.batch), LATE_BODY)
-            with service.slots.take(len(contents) - 1):
-                answers = await while_connected(request, asyncio.gather(*map(one, contents)))
+        async with received(service, request, "images", limits.batch) as contents:
+            answers = await while_connected(request, asyncio.gather(*map(one, contents)))
         content = b'{"results":[' + b",".join(answers) + b"]}"
         return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(network.name)})
+
+
+@asynccontextmanager
+async def received(service: Service, request: Request, field: str, most: int) -> AsyncIterator[list[bytes]]:
+    """The files of a form, each with a slot from when all have arrived: who is slow to send takes nobody's.
+
+    Raises Refused: 400, 408, 413, 429.
+    """
+    service.slots.check()
+    try:
+        async with asyncio.timeout(service.settings.limits.seconds) as deadline:
+            body = Body(deadline)
+            with service.bodies.hold(body):
+                contents = await read_files(request, field, most, lambda size: service.bodies.grow(body, size))
+                body.arriving = False
+                deadline.reschedule(None)
+                with service.slots.take(len(contents)):
+                    yield contents
+    except TimeoutError:
+        raise Refused(LATE_BODY[0], "time", LATE_BODY[1]) from None
 
 
 async def within(seconds: float, work: Awaitable[T], late: tuple[int, str]) -> T:

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -11,10 +12,17 @@ import uvicorn
 from fastapi import FastAPI
 
 from featherseg.core.errors import ConfigError
+from featherseg.serving.connection import Connection, sweep
 from featherseg.serving.service import Service
 
-MOST_CONNECTIONS = 512
-"""Above it uvicorn answers 503 by itself: connections that say nothing must not use up the files of the process."""
+STOPPED = 130
+"""The exit code after Ctrl-C."""
+
+GRACE_SECONDS = 10
+"""After the last answer was made, for clients to fetch theirs; then the connections are closed."""
+
+TICKS = 10
+"""uvicorn ticks ten times a second; connections are looked over once."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -50,6 +58,10 @@ def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -
     """
     server = server_of(app, announce)
     server.run(sockets=[listener])
+    if server.service.busy:  # the interpreter's end would abort the process while a model works for nobody
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(STOPPED if server.stopped_by == signal.SIGINT else 0)
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -64,7 +76,8 @@ def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "S
         proxy_headers=False,
         ws="none",
         lifespan="on",
-        limit_concurrency=MOST_CONNECTIONS,
+        http=Connection,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return StoppableServer(config, app.state.service, announce)
 
@@ -91,4 +104,7 @@ class StoppableServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self.service.stopping and self.service.slots.taken == 0:
             self.should_exit = True
+        if counter % TICKS == 0:
+            service = self.service
+            sweep(self.server_state.connections, service.settings.limits.seconds, service.bodies.most)
         return await super().on_tick(counter)

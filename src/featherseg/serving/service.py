@@ -1,18 +1,31 @@
-"""The service apart from HTTP: networks with their threads, limits, metrics; pictures in, predictions out."""
+"""The service apart from HTTP: networks with their threads, limits, metrics; pictures in, predictions out.
+
+What the process may take beyond its own needs is shared out: to bodies, to small images and their passes through a
+model, and to one large image at a time. Small ones have workers of their own and never stand behind a large one.
+"""
 
 import asyncio
+import copy
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from featherseg.core.errors import FeathersegError
-from featherseg.inference.predictor import Prediction
-from featherseg.serving.admission import Budget, Slots
-from featherseg.serving.batching import Worker
+from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.types import Size
+from featherseg.inference.file_facts import FileRuntime
+from featherseg.inference.onnx_runtime import OnnxRuntime
+from featherseg.inference.predictor import Prediction, Predictor
+from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, PROCESS_BYTES
+from featherseg.inference.torch_export_runtime import TorchExportRuntime
+from featherseg.serving.admission import Bodies, Budget, Slots
+from featherseg.serving.batching import Worker, turns
 from featherseg.serving.decode import decode, size_of
+from featherseg.serving.lanes import Interruptible, LargeLane, Stop
 from featherseg.serving.metrics import Metrics
 from featherseg.serving.networks import Served
 from featherseg.serving.refusal import Refused
@@ -20,8 +33,17 @@ from featherseg.serving.settings import Settings
 
 T = TypeVar("T")
 
-DECODED = 2
-"""Pictures of the largest size that may be decoded at a time; of smaller ones, as many as have so many pixels."""
+SMALL_PIXELS = 1_000_000
+"""Up to so many, and while it goes through the model as a whole, an image is small."""
+
+BODIES, SMALL_IMAGES, SMALL_PASSES, LARGE = 0.1, 0.15, 0.15, 0.6
+"""Shares of the memory beyond the process' own."""
+
+TURN_PIXELS = 2_000_000
+"""Of one pass of a large image where passes take turns: a small one waits for one of them at most."""
+
+STOP_SECONDS = 5.0
+"""After the last answer; a model that still works for nobody is left behind then."""
 
 
 class Service:
@@ -36,7 +58,13 @@ class Service:
         self.metrics = Metrics(lambda: self.slots.taken)
         self.stopping = False
         self._workers: dict[str, Worker] = {}
-        self._decoded = Budget(DECODED * settings.limits.pixels)
+        self._lane: LargeLane | None = None
+        free = max(0.0, min(network.predictor.memory_gb for network in networks) * 1e9 - PROCESS_BYTES)
+        self.bodies = Bodies(max(int(BODIES * free), 2 * settings.limits.bytes))
+        self._images = Budget(int(SMALL_IMAGES * free))
+        self._large = Slots(max(1, settings.limits.queue // 2))
+        self._regions = asyncio.Semaphore(1)
+        self._small = {network.name: _with_share(network.predictor, SMALL_PASSES) for network in networks}
         self._threads: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
@@ -44,15 +72,23 @@ class Service:
         self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="pictures")
         for name, network in self.networks.items():
             observe = partial(self.metrics.ran, name)
-            self._workers[name] = Worker(network.predictor, network.predictor.batch, observe)
+            self._workers[name] = Worker(self._small[name], network.predictor.batch, observe)
+        self._lane = LargeLane()
 
     async def close(self) -> None:
-        """Finish what runs and end the threads; what takes longer than a request may is left behind."""
+        """End the threads, after the last answer; what takes longer than STOP_SECONDS is left behind, see `busy`."""
         self.stopping = True
-        for worker in self._workers.values():
-            await asyncio.to_thread(worker.close, self.settings.limits.seconds)
+        end = time.monotonic() + STOP_SECONDS
+        for thread in (*self._workers.values(), self._lane):
+            if thread:
+                await asyncio.to_thread(thread.close, max(0.0, end - time.monotonic()))
         if self._threads:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a model still works: such a thread must not see the interpreter end."""
+        return any(worker.alive for worker in self._workers.values()) or bool(self._lane and self._lane.alive)
 
     @property
     def ready(self) -> bool:
@@ -72,14 +108,57 @@ class Service:
             raise Refused(404, "model", f"There is no model of that name. Known: {', '.join(self.networks)}.")
         return self.networks[name]
 
-    async def segment(self, network: Served, content: bytes, encode: Callable[[Prediction], T]) -> T:
-        """What `encode` makes of the prediction for a picture file. Raises Refused."""
-        height, width = await self._in_thread(size_of, content, self.settings.limits.pixels)
-        async with self._decoded.take(height * width):
+    async def segment(
+        self, network: Served, content: bytes, encode: Callable[[Prediction], T], *, regions: bool = False
+    ) -> T:
+        """What `encode` makes of the prediction for a picture file; of `regions` one at a time. Raises Refused."""
+        size = await self._in_thread(size_of, content, self.settings.limits.pixels)
+        if not self._is_small(network, size):
+            return await self._segment_large(network, content, size, encode)
+        async with self._images.take(size[0] * size[1] * DECODING_BYTES):
             pixels = await self._in_thread(decode, content, network.channels)
             prediction = await self._run(network, pixels)
-            self.metrics.segmented(network.name, height * width)
-            return await self._in_thread(encode, prediction)
+            self.metrics.segmented(network.name, size[0] * size[1])
+            async with self._regions if regions else nullcontext():
+                return await self._in_thread(encode, prediction)
+
+    def _is_small(self, network: Served, size: Size) -> bool:
+        """Whether it fits beside others, and the model sees it as a whole all the same."""
+        predictor, pixels = self._small[network.name], size[0] * size[1]
+        if pixels > SMALL_PIXELS or pixels * DECODING_BYTES > self._images.most:
+            return False
+        try:
+            return predictor.plan(size).mode == network.predictor.plan(size).mode
+        except ConfigError:
+            return False
+
+    async def _segment_large(self, network: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:
+        """In the lane of large images; given up, it ends there soon."""
+        assert self._lane is not None
+        predictor = _with_share(network.predictor, LARGE)
+        takes_turns = not _runs_beside_others(network.predictor)
+        predictor.largest = LARGEST_PASS if not takes_turns or network.panoptic else TURN_PIXELS
+
+        def work(stop: Stop) -> T:
+            predictor.runtime = Interruptible(network.predictor.runtime, stop, turns if takes_turns else None)
+            stop()
+            pixels = decode(content, network.channels)
+            stop()
+            (prediction,) = predictor([pixels])
+            stop()
+            return encode(prediction)
+
+        try:
+            predictor.plan(size)  # too large for the memory is said before it waits
+            with self._large.take():
+                answer = await asyncio.wrap_future(self._lane.submit(work, size[0] * size[1]))
+        except Refused:
+            raise
+        except FeathersegError as error:
+            raise Refused(400, "picture", str(error)) from None
+        self.metrics.ran(network.name, 1)
+        self.metrics.segmented(network.name, size[0] * size[1])
+        return answer
 
     async def _run(self, network: Served, pixels: np.ndarray) -> Prediction:
         try:
@@ -89,3 +168,17 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def _with_share(predictor: Predictor, share: float) -> Predictor:
+    """The same, for `share` of the memory."""
+    own = copy.copy(predictor)
+    own.share = share
+    return own
+
+
+def _runs_beside_others(predictor: Predictor) -> bool:
+    """Whether two threads may use the model at once: torch and onnxruntime on the CPU; others take turns."""
+    runtime = predictor.runtime
+    of_file = isinstance(runtime, FileRuntime)
+    return runtime.device.type == "cpu" and (not of_file or isinstance(runtime, OnnxRuntime | TorchExportRuntime))
