@@ -11,7 +11,8 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
-from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
+from featherseg.data import DATASETS
 from featherseg.losses.cross_entropy import Mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -203,10 +204,15 @@ def read_recipe(name: str) -> RecipeFile:
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise ConfigError(f"no recipe at {path}. Shipped recipes: {', '.join(shipped_recipes())}.")
+            raise ConfigError(f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}.")
         return RecipeFile(path.name, read_text(path))
-    if name not in shipped_recipes():
-        raise unknown("model or recipe", name, shipped_recipes())
+    if name not in (shipped := shipped_recipes()):
+        model, _, data = name.partition("_")
+        if model in shipped and data in DATASETS:
+            raise UnknownName(
+                f"no recipe {name!r} is shipped. The default recipe takes that data: {model} --data {data}"
+            )
+        raise unknown("model or recipe", name, shipped)
     return RecipeFile(name, (resources.files("featherseg") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
 
 

@@ -22,7 +22,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import RunError, WeightsError, did_you_mean
+from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
 from featherseg.core.files import read_lines, write_bytes, write_json
 from featherseg.core.types import ClassInfo, Color, Size
 from featherseg.layers.network import SegmentationNetwork
@@ -166,7 +166,9 @@ def open_run(path: Path) -> Run:
     """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
     file = path / RESOLVED
     if not path.is_dir():
-        raise RunError(f"no run folder at {path}. A run is what `featherseg train ... --out {path}` writes.")
+        raise RunError(
+            f"no run folder at {path}.{near_path(path)} A run is what `featherseg train ... --out {path}` writes."
+        )
     if not file.is_file():
         raise RunError(f"{path} is no run folder: it holds no {RESOLVED}. Was its training stopped before it began?")
     try:
@@ -215,8 +217,8 @@ def find_run(name: str | Path) -> Path:
     if len(path.parts) != 1:
         return path
     raise RunError(
-        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named)} A run of your own "
-        f"is found by its path, or by its name in the folder that $FEATHERSEG_HOME names."
+        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named, here=True)} "
+        f"A run of your own is found by its path, or by its name in the folder that $FEATHERSEG_HOME names."
     )
 
 

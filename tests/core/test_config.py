@@ -1,10 +1,12 @@
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from pydantic import Field
 
 from featherseg.core.config import Config, parse, parse_toml, read_text
-from featherseg.core.errors import ConfigError, did_you_mean
+from featherseg.core.errors import OTHER_WORDS, ConfigError, did_you_mean, near_path
+from featherseg.recipe import Recipe, parse_recipe, read_recipe
 
 
 class Inner(Config):
@@ -15,6 +17,25 @@ class Inner(Config):
 class Outer(Config):
     train: Inner
     name: str = "a"
+
+
+def test_what_other_tools_call_a_key_leads_to_ours():
+    for theirs, ours in OTHER_WORDS.items():
+        assert did_you_mean(theirs, ["epochs", "backbone_lr", ours]) == f" Did you mean {ours!r}?"
+    tables = Recipe.model_fields["train"].annotation, Recipe.model_fields["augment"].annotation
+    assert set(OTHER_WORDS.values()) <= {key for table in tables for key in table.model_fields}
+    with pytest.raises(ConfigError, match=r"'train.learning_rate'. Did you mean 'lr'\?"):
+        parse_recipe(read_recipe("frm-lite0"), ["train.learning_rate=0.1"])
+
+
+def test_a_misspelled_part_of_a_path_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "neu" / "deep").mkdir(parents=True)
+    assert near_path(Path("neeu")) == " Did you mean 'neu'?"
+    assert near_path(Path("neeu/deep")) == " Did you mean 'neu/deep'?"
+    assert near_path(tmp_path / "neu" / "dep") == f" Did you mean {str(tmp_path / 'neu' / 'deep')!r}?"
+    for nothing in ("neeu/other", "q", "a" * 5000):
+        assert near_path(Path(nothing)) == ""
 
 
 @pytest.mark.parametrize(

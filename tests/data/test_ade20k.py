@@ -86,7 +86,7 @@ def test_a_mask_of_the_full_release_in_the_place_of_one_is_refused(root):
     colours = np.zeros((3, 4, 3), np.uint8)
     colours[0], colours[1:] = (120, 184, 1), (30, 55, 2)
     write_pair(root, TRAIN, colours)
-    with pytest.raises(DataError, match=r"colour picture.*Neither the colours of the full release"):
+    with pytest.raises(DataError, match=r"colour image.*Neither the colours of the full release"):
         ADE20K(root, "train").label(0)
 
 

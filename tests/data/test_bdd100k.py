@@ -74,7 +74,7 @@ def test_values_that_are_no_train_ids_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"7d06fefd-f7be05a6\.png holds value 26 \(20 pixels\).*19 train ids"):
         BDD100K(tmp_path, "val").label(0)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)).save(path)
-    with pytest.raises(DataError, match="the mask is a colour picture"):
+    with pytest.raises(DataError, match="the mask is a colour image"):
         BDD100K(tmp_path, "val").label(0)
 
 

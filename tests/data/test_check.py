@@ -85,6 +85,10 @@ def plant_values(folder: Path) -> None:
     save(folder / "masks/train/a.png", pixels)
 
 
+def plant_colors(folder: Path) -> None:
+    save(folder / "masks/train/a.png", picture())
+
+
 def plant_duplicate(folder: Path) -> None:
     Image.open(folder / "images/train/b.png").save(folder / "images/val/f.bmp")  # other bytes, same pixels
     (folder / "images/val/f.png").unlink()
@@ -105,6 +109,7 @@ PLANTED = [
     (plant_unreadable_mask, "unreadable", "train/a", "masks/train/a.png cannot be read", 5, 0),
     (plant_size, "size", "train/a", "masks/train/a.png is 5x4, but its image", 5, 0),
     (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
+    (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
     (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same picture as train/b of train", 5, 0),
     (plant_twins, "twins", "train/a", "images/train/a.png has the stem of another file", 5, 0),
     (plant_empty, "empty", "", "val holds no picture", 4, 0),
@@ -130,6 +135,46 @@ def test_a_planted_fault_is_found_alone_and_gone_in_the_mended_copy(
 
 def test_every_kind_of_fault_is_planted_above():
     assert {kind for _, kind, *_ in PLANTED} == set(FAULTS)
+
+
+def test_colour_masks_are_named_each_and_the_remedy_is_said_once(yard: Path):
+    for path in yard.glob("masks/*/*.png"):
+        rgb = np.zeros((4, 5, 3), np.uint8)
+        rgb[1:] = 255, 0, 16
+        save(path, rgb)
+    report = check_data(str(yard))
+    names = sorted(str(path) for path in yard.glob("masks/*/*.png"))
+    assert sorted(fault.text for fault in report.faults) == names
+    (remedy,) = [note for note in report.notes if "colour image" in note]
+    assert "the most frequent in this mask: #ff0010, #000000." in remedy
+
+
+def test_a_value_that_marks_what_is_not_labelled_gets_its_line_of_the_map(yard: Path):
+    for path in yard.glob("masks/*/*.png"):
+        save(path, np.full((4, 5), 255, np.uint8))
+    assert [note for note in check_data(str(yard)).notes if 'add to [map]: 255 = "ignore"' in note]
+    with pytest.raises(DataError, match=r'add to \[map\]: 255 = "ignore"'):
+        FolderData(yard / "dataset.toml", "train")[0]
+    (yard / "dataset.toml").write_text(TOML + '255 = "ignore"\n')
+    assert check_data(str(yard)).clean
+    in_colours = TOML.replace('0 = "ignore"\n4', '"#000000"').replace("9 =", '"#000009" =')
+    (yard / "dataset.toml").write_text(in_colours)
+    assert [note for note in check_data(str(yard)).notes if 'add to [map]: "#ffffff" = "ignore"' in note]
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "lossy"), [("JPEG", {}, 1), ("WEBP", {}, 1), ("WEBP", {"lossless": True}, 0)]
+)
+def test_masks_saved_as_jpeg_are_said_to_be_smeared(yard: Path, form: str, options: dict, lossy: int):
+    path = yard / "masks/train/a.png"
+    Image.open(path).convert("L").resize((40, 32)).save(path, form, **options)  # whatever its name ends in
+    save(yard / "images/train/a.png", picture(32, 40))
+    notes = [note for note in check_data(str(yard)).notes if "write masks as PNG" in note]
+    assert len(notes) == lossy
+    if form == "JPEG":
+        assert str(path) in notes[0]
+        with pytest.raises(DataError, match=r"a\.png holds value .* The mask is JPEG"):
+            FolderData(yard / "dataset.toml", "train")[0]
 
 
 def test_many_faults_are_all_found_in_one_go(yard: Path):

@@ -105,7 +105,7 @@ def test_colour_masks_are_mapped_by_their_colours(tmp_path: Path):
 
 def test_a_colour_mask_where_numbers_are_expected_is_named(yard: Path):
     add(yard, "val/c", np.dstack([RAW, RAW, RAW + 1]))
-    with pytest.raises(DataError, match=r"masks/val/c\.png: the mask is a colour picture"):
+    with pytest.raises(DataError, match=r"masks/val/c\.png: the mask is a colour image"):
         FolderData(yard / "dataset.toml", "val").label(0)
 
 

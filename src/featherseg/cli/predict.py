@@ -12,7 +12,7 @@ import typer
 
 from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.cli.predict_video import find_moving
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +145,7 @@ def find_pictures(paths: list[Path], output: Path) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if not os.path.exists(path):  # Path.exists raises of a name that is too long
-            raise DataNotFound(f"{path} does not exist. Expected a picture or a folder of pictures.")
+            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected a picture or a folder of pictures.")
         if not path.is_dir():
             files.append(path)
             continue

@@ -15,10 +15,23 @@ FeathersegError
 The command line prints the sentence without a traceback and exits with 2.
 """
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+
+OTHER_WORDS = {
+    "learning_rate": "lr",
+    "base_lr": "lr",
+    "wd": "weight_decay",
+    "imgsz": "crop",
+    "image_size": "crop",
+    "amp": "precision",
+    "early_stopping": "patience",
+}
+"""What other tools call a key of a recipe -> its name here."""
 
 
 class FeathersegError(Exception):
@@ -65,18 +78,39 @@ class MissingExtra(FeathersegError):
     """An optional package is not installed."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'epochs'?` where a known name is close, else the list of known names, else nothing."""
+def did_you_mean(name: str, known: Iterable[str], *, here: bool = False) -> str:
+    """` Did you mean 'epochs'?` where a known name is close, else the list of known names, else nothing.
+
+    With `here` what lies in the working folder counts as known, too.
+    """
     known = list(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if OTHER_WORDS.get(name) in known:
+        return f" Did you mean {OTHER_WORDS[name]!r}?"
+    close = get_close_matches(name, [*known, *(_names_in(Path()) if here else ())], n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(known)}." if known else ""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+def near_path(path: Path) -> str:
+    """` Did you mean 'neu/dataset.toml'?` of a path that does not exist, where one part is misspelled; else nothing."""
+    missing = next((part for part in (*reversed(path.parents), path) if not os.path.exists(part)), path)
+    for name in get_close_matches(missing.name, _names_in(missing.parent), cutoff=0.6):
+        if os.path.exists(near := missing.parent / name / path.relative_to(missing)):
+            return f" Did you mean {str(near)!r}?"
+    return ""
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, here: bool = False) -> UnknownName:
     """The error for a name that is in no catalogue: `unknown model 'frm-lite'. Did you mean 'frm-lite0'?`"""
-    return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known)}")
+    return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known, here=here)}")
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -1,11 +1,12 @@
 """Datasets: pictures with their class ids. `DATASETS` is the catalogue, `open_dataset` the way in; torch-free."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound, unknown
+from featherseg.core.errors import DataNotFound, near_path, unknown
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data.ade20k import ADE20K, ADE20K_CLASSES, ADE20K_LICENCE, ade20k_listing
 from featherseg.data.bdd100k import BDD100K, BDD100K_LICENCE, bdd100k_listing
@@ -181,13 +182,22 @@ def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
 
 def find_dataset(name: str) -> OnDisk | Drawn:
     """The entry of the catalogue; raises UnknownName with the nearest name, DataNotFound for what looks like a path."""
-    if "/" in name and not Path(name).exists():
+    if name in DATASETS:
+        return DATASETS[name]
+    path = Path(name)
+    if os.path.isfile(path / "dataset.toml"):
+        raise DataNotFound(f"{name} is a folder. Name the file in it that describes the data: {path / 'dataset.toml'}")
+    if os.path.isdir(path):
         raise DataNotFound(
-            f"{name} does not exist. Expected a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
+            f"{name} is a folder without a dataset.toml, the file that says what its masks mean. "
+            f"Have one proposed: featherseg check {name}"
         )
-    if name not in DATASETS:
-        raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"])
-    return DATASETS[name]
+    if "/" in name and not os.path.exists(path):
+        raise DataNotFound(
+            f"{name} does not exist.{near_path(path)} Expected a dataset.toml, or one of the datasets "
+            f"{', '.join(DATASETS)}."
+        )
+    raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"], here=True)
 
 
 def given_root(name: str, root: Path | None) -> Path:

@@ -12,7 +12,7 @@ from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data import DATASETS, Drawn, find_dataset, given_root, open_dataset
 from featherseg.data.folder import folder_listing
-from featherseg.data.images import read_image, read_mask
+from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
 from featherseg.data.propose import Proposal, propose
 from featherseg.data.statistics import ClassStatistics, Progress, median_frequency
@@ -23,6 +23,7 @@ FAULTS = {  # kind -> how a group of them is headed
     "twins": "files that share a stem",
     "unreadable": "files that cannot be read",
     "size": "masks of another size than their image",
+    "colors": "colour images for masks whose values are looked up as numbers",
     "values": "masks with values outside the map",
     "duplicate": "pictures that occur in two splits",
 }
@@ -190,9 +191,17 @@ def _check_pair(
     try:
         label_map = listing.map_of(pair)
         raw = read_mask(pair.mask, label_map.colors)
-        ids = label_map.apply(raw)  # (H, W), -1 = not in the map
-        if ids.min() < 0:
-            fault("values", f"{pair.mask} {label_map.describe(label_map.outside(raw))}")
+        try:
+            ids = label_map.apply(raw)  # (H, W), -1 = not in the map
+        except DataError as error:  # colours where numbers are looked up
+            if all(other.kind != "colors" for other in report.faults):
+                report.notes.append(f"{pair.mask}: {error}")
+            fault("colors", str(pair.mask))
+        if ids is not None and ids.min() < 0:
+            outside = label_map.outside(raw)
+            fault("values", f"{pair.mask} {label_map.describe(outside)}")
+            if (advice := label_map.advice(outside)) and advice not in report.notes:
+                report.notes.append(advice)
     except DataError as error:
         fault("unreadable", str(error))
     if image is None or ids is None:
@@ -242,6 +251,8 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
     notes += _named("pictures that are in no split", listing.unlisted)
+    masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
+    notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes
 
 

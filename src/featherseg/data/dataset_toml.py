@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from featherseg.core.config import Config, parse, parse_toml, read_text
-from featherseg.core.errors import DataNotFound, did_you_mean
+from featherseg.core.errors import DataNotFound, did_you_mean, near_path
 from featherseg.core.types import IGNORE, ClassInfo
-from featherseg.data.labels import LabelMap
+from featherseg.data.labels import TOML, LabelMap
 from featherseg.data.palettes import color_text, default_palette, parse_color
 
 IGNORE_NAME = "ignore"
@@ -92,7 +92,7 @@ class DatasetToml(Config):
         return LabelMap(
             {_raw_value(raw): ids[name] for raw, name in self.map.items()},
             colors=next(iter(self.map)).startswith("#"),
-            expected=f"[map] of the dataset.toml of {self.name!r}",
+            expected=f"{TOML} of the dataset.toml of {self.name!r}",
         )
 
 
@@ -101,7 +101,9 @@ def read_dataset_toml(path: Path) -> DatasetToml:
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist. Run `featherseg check FOLDER` to have one proposed.") from None
+        raise DataNotFound(
+            f"{path} does not exist.{near_path(path)} Run `featherseg check FOLDER` to have one proposed."
+        ) from None
     return parse(DatasetToml, parse_toml(text, str(path)), str(path))
 
 

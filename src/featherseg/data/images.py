@@ -26,6 +26,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 """A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
 
+LOSSY = "JPEG or lossy WebP, which smear values along edges: write masks as PNG"
+"""What to say of masks for which `is_lossy` holds."""
+
 MAX_PIXELS = 2 * 89_478_485
 """Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
 
@@ -69,6 +72,16 @@ Source = Path | EncodedImage
 def is_image(path: Path) -> bool:
     """Whether the name ends like a picture's; hidden files ("._a.png") are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether the file is a JPEG or a WebP that is not lossless: its pixels are near what was stored, not equal."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8 " in head)
 
 
 def image_size(path: Source) -> Size:

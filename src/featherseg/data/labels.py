@@ -9,6 +9,9 @@ from featherseg.core.errors import DataError
 SHOWN_VALUES = 5
 """How many values a message names before it says "and N more"."""
 
+TOML = "[map]"
+"""How `expected` begins where the map is a user's own, in a dataset.toml."""
+
 
 class LabelMap:
     """A map raw value -> class id (0..254, or 255 = ignore), applied to whole masks.
@@ -47,7 +50,8 @@ class LabelMap:
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
         if ids.min(initial=0) < 0:
-            raise DataError(f"{name} {self.describe(self.outside(raw))}.")
+            outside = self.outside(raw)
+            raise DataError(f"{name} {self.describe(outside)}. {self.advice(outside)}".strip())
         return ids.astype(np.uint8)
 
     def describe(self, outside: Mapping[int, int]) -> str:
@@ -55,6 +59,13 @@ class LabelMap:
         shown = [f"{self.text(value)} ({n} pixel{'s' * (n != 1)})" for value, n in list(outside.items())[:SHOWN_VALUES]]
         more = f" and {len(outside) - len(shown)} more" if len(outside) > len(shown) else ""
         return f"holds value {', '.join(shown)}{more}, which is not in {self.expected}"
+
+    def advice(self, outside: Mapping[int, int]) -> str:
+        """The line of a dataset.toml for 255 or white, which often mark what is not labelled; else nothing."""
+        void, text = (0xFFFFFF, '"#ffffff"') if self.colors else (255, "255")
+        if void not in outside or not self.expected.startswith(TOML):
+            return ""
+        return f'where {text} marks what is not labelled, add to [map]: {text} = "ignore"'
 
     def text(self, value: int) -> str:
         """A raw value as the user writes it: `78`, or `#40a0ff` for a colour."""
@@ -69,4 +80,9 @@ class LabelMap:
             return red << 16 | green << 8 | blue
         if (raw == raw[:, :, :1]).all():  # grey, stored as RGB
             return raw[:, :, 0]
-        raise DataError(f"the mask is a colour picture, but its values are looked up as numbers in {self.expected}.")
+        text = f"the mask is a colour image, but its values are looked up as numbers in {self.expected}."
+        if self.expected.startswith(TOML):
+            colors, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
+            common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
+            text += f' Write colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
+        raise DataError(text)

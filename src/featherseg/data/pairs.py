@@ -8,7 +8,7 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, Sample
-from featherseg.data.images import is_image, read_image, read_mask
+from featherseg.data.images import LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
 
 SHOWN_NAMES = 3
@@ -75,7 +75,13 @@ class PairedFiles:
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of sample `index`, 255 = ignore; the picture is not read."""
         mask = self.pairs[index].files[1]
-        return self.label_map(read_mask(mask, self.label_map.colors), str(mask))
+        raw = read_mask(mask, self.label_map.colors)
+        try:
+            return self.label_map(raw, str(mask))
+        except DataError as error:
+            if not is_lossy(mask):
+                raise
+            raise DataError(f"{error} The mask is {LOSSY}.") from None
 
 
 def check_split(name: str, split: str, splits: Sequence[str], no_test: str) -> None:

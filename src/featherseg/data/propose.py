@@ -100,7 +100,8 @@ def _raw_map(folder: Path, pixels: Mapping[str, int]) -> dict[str, str]:
         if len(values) < 2:
             raise DataError(
                 f"{folder / 'masks'} holds {len(pixels)} different values, of which {len(values)} cover {COMMON:.1%} "
-                f"of the pixels. Expected masks whose values are classes: are these photographs, or instance ids?"
+                f"of the pixels. Expected masks whose values are classes: are these photographs, instance ids, or "
+                f"masks that were saved as JPEG?"
             )
     if len(values) == 2 and values[0] in ("0", "#000000"):
         return {values[0]: "background", values[1]: "foreground"}

@@ -1,0 +1,61 @@
+"""A folder where a dataset is named: every verb says how it becomes one, and what a misspelled name may mean."""
+
+import pytest
+from typer.testing import CliRunner
+
+from featherseg import models
+from featherseg.cli import build_app
+from featherseg.core.errors import FeathersegError
+from featherseg.runs import save_weights
+
+COMMANDS = [
+    "evaluate lawn-run --data {}",
+    "evaluate --predictions lawn --data {}",
+    "evaluate model.onnx --data {}",
+    "train frm-lite0 --data {} --out run",
+    "compare lawn-run lawn-run-2 --data {}",
+    "benchmark lawn-run --data {} --pairs 2 --rounds 4",
+    "prepare {}",
+    "import w.pth --model frm-lite0 --data {} --licence x --out run",
+]
+
+
+def refusal(command: str) -> str:
+    result = CliRunner().invoke(build_app(), command.split())
+    assert isinstance(result.exception, FeathersegError), (result.output, result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, lawn_run):
+    """A working folder with lawn/ (with its dataset.toml), lawn-run/ and bare/, a folder of images alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare" / "images").mkdir(parents=True)
+    (tmp_path / "w.pth").write_bytes(b"")
+    (tmp_path / "lawn-run-2").mkdir()
+    (tmp_path / "lawn-run-2" / "resolved.json").write_bytes((lawn_run / "resolved.json").read_bytes())
+    save_weights(tmp_path / "lawn-run-2", models.build("frm-lite0", 2).state_dict())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_without_a_dataset_toml_is_sent_to_check(place, command):
+    assert "featherseg check bare" in refusal(command.format("bare"))
+
+
+def test_a_folder_with_a_dataset_toml_is_told_its_name(place):
+    assert refusal("evaluate lawn-run --data lawn").endswith("lawn/dataset.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("check bere", "bare"),
+        ("check ./bere", "bare"),
+        ("evaluate lawn-run --data lwan/dataset.toml", "lawn/dataset.toml"),
+        ("predict lawn-rum lawn/images/val", "lawn-run"),
+        ("predict ./lawn-rum lawn/images/val", "lawn-run"),
+        ("predict lawn-run bare/imges", "bare/images"),
+    ],
+)
+def test_a_misspelled_name_gets_the_one_that_is_there(place, command, meant):
+    assert f"Did you mean '{meant}'?" in refusal(command)
