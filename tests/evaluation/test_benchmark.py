@@ -17,9 +17,9 @@ from featherseg.evaluation.benchmark import benchmark
 from featherseg.evaluation.benchmark_forms import forms_for
 from featherseg.evaluation.benchmark_results import Plan
 from featherseg.evaluation.benchmark_statistics import summarise
-from featherseg.evaluation.benchmark_variants import find_networks
+from featherseg.evaluation.benchmark_variants import find_networks, untrained_classes
 from featherseg.evaluation.labelled import Labelled
-from featherseg.runs import save_weights, write_info
+from featherseg.runs import class_rows, open_run, save_weights, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 
@@ -209,6 +209,25 @@ def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
         assert (row.samples.forward_ms > 0).all()
         assert list(row.samples.wall)[3] == "forward"
         assert 100 < row.samples.process_mib.max() < 3000
+
+
+def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
+    toml = _two_scenes(tiny_run)
+    info = open_run(tiny_run).info
+    own = info.recipe.data.model_copy(update={"name": str(toml)})
+    recipe = info.recipe.model_copy(update={"data": own})
+    classes = class_rows(untrained_classes())  # as fake workers have them
+    write_info(tiny_run, info.model_copy(update={"recipe": recipe, "classes": classes}))
+    networks = find_networks([str(tiny_run), "frm-lite0"])
+
+    def words() -> list[str]:
+        (table,) = benchmark(plan(networks=networks), command=workers.command).tables
+        return list(dict.fromkeys(row.fidelity.pictures for row in table.rows))
+
+    of_scenes = ["2 pictures of two, brought to 32x48", "3 pictures drawn (shapes val), brought to 32x48"]
+    assert words() == of_scenes
+    toml.unlink()  # moved away: drawn ones then, and it is said
+    assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} is not here (--data-root says where)"
 
 
 def _two_scenes(folder: Path) -> Path:

@@ -40,6 +40,8 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
         )
     title = f"{table.setting}: the network alone; 95 % intervals; logits off by this share of their range"
     _print(console, title, [*heads, *(["mIoU %"] if scored else [])], rows)
+    for pictures in dict.fromkeys(row.fidelity.pictures for row in table.rows):
+        console.print(f"logits and masks compared on {pictures}", markup=False)
 
 
 def _print_rest(console: Console, table: Table) -> None:

@@ -19,7 +19,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
 from featherseg.evaluation.benchmark_fidelity import Fidelity, Scored, fidelity_of, with_miou
 from featherseg.evaluation.benchmark_forms import EAGER, FORMS
-from featherseg.evaluation.benchmark_pictures import Pictures, write_pictures
+from featherseg.evaluation.benchmark_pictures import Pictures, write_own_pictures, write_pictures
 from featherseg.evaluation.benchmark_process import COMMAND, Process, VariantError
 from featherseg.evaluation.benchmark_results import Outcome, Plan, Row, Samples, Setting, Table
 from featherseg.evaluation.benchmark_statistics import Speed, speed
@@ -259,11 +259,15 @@ class _Lane:
         return baseline_of(variant, EAGER, self.variants)
 
     def _pictures(self, network: Network, setting: Setting) -> Pictures:
-        """Written when first asked for; networks of as many channels share them."""
+        """Written when first asked for; of the labelled set, else those that each run was validated on."""
         channels, (height, width) = network.channels, setting.size
-        folder = self.folder / f"{height}x{width}-{setting.batch}-{channels}"
+        owner = self.plan.networks.index(network)
+        folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
         if folder not in self.pictures:
-            self.pictures[folder] = write_pictures(folder, setting.size, channels, setting.batch, self.data)
+            asked = folder, setting.size, channels, setting.batch
+            self.pictures[folder] = (
+                write_pictures(*asked, self.data) if self.data else write_own_pictures(*asked, network.run)
+            )
         return self.pictures[folder]
 
 

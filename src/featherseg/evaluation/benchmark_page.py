@@ -113,7 +113,7 @@ def _speeds(table: Table, baselines: tuple[str, ...]) -> str:
         cells += [f"{f.max_difference:.1e}<small>{f.of_range:.1e} of range</small>", f"{100 * f.same_class:.2f} %"]
         cells += [_miou(f)] if _scored(table) else []
         rows.append(_row(row, cells))
-    pictures = table.rows[0].fidelity.pictures
+    pictures = "; ".join(dict.fromkeys(row.fidelity.pictures for row in table.rows))
     return f"""<div class="scroll"><table><caption>The network alone, up to its logits; 95 % intervals below the ratios.
 Beside it, how far logits and masks are from those of plain float32 PyTorch, on {escape(pictures)}.</caption>
 <thead><tr><th scope="col">variant</th>{_heads(heads + proof)}</tr></thead>

@@ -1,4 +1,4 @@
-"""The pictures that a benchmark runs on: of the labelled set where one is named, else drawn street scenes."""
+"""The images that a benchmark runs on: of the labelled set where one is named, else a run's own, else drawn ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from featherseg.core.errors import FeathersegError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.data import open_dataset
+from featherseg.runs import Run
 
 LEAST = 3
 """Pictures that a fidelity is measured on, at least."""
@@ -26,6 +28,20 @@ class Pictures:
 
     files: tuple[Path, ...]
     words: str
+
+
+def write_own_pictures(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Pictures:
+    """`write_pictures` of the split that a run was validated on; where it cannot be read, drawn ones that say so."""
+    if run is None:
+        return write_pictures(folder, size, channels, batch, None)
+    own = run.recipe.data
+    try:
+        data = open_dataset(own.name, own.val_split, Path(own.root) if own.root else None, own.val_size)
+        return write_pictures(folder, size, channels, batch, data)
+    except FeathersegError:
+        found = write_pictures(folder, size, channels, batch, None)
+        why = f"{found.words}, as {run.name}'s own {own.name} is not here (--data-root says where)"
+        return Pictures(found.files, why)
 
 
 def write_pictures(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Pictures:
