@@ -230,6 +230,19 @@ def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_title_that_is_not_utf_8_stops_nobody(tmp_path):
+    import av
+
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Gruen!"
+        stream = container.add_stream("mpeg4", rate=25, width=64, height=48)
+        frame = av.VideoFrame.from_ndarray(moving_pictures(1)[0], format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path.write_bytes(path.read_bytes().replace(b"Gruen!", b"Gr\xfcn!!"))  # Latin-1
+    assert read_facts(path).size == (48, 64)
+
+
 def test_sound_alone_is_no_video(predictor, tmp_path):
     import av
 

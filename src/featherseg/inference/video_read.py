@@ -225,8 +225,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     av = require("av", "video", PURPOSE)
     if not os.path.isfile(path):  # Path.is_file raises of a name that is too long
         raise DataNotFound(f"{path} does not exist, or is no file. Expected a video.")
+    # a title that is not UTF-8 stops nobody: from PyAV 19 on that needs no option, and there is none
+    lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
-        container = av.open(str(path.absolute()), options=_OPEN_OPTIONS, metadata_errors="replace")
+        container = av.open(str(path.absolute()), options=_OPEN_OPTIONS, **lenient)
     except av.FFmpegError as error:
         raise DataError(
             f"{path} cannot be read as a video: {error.strerror}. Expected mp4, mov, webm, mkv or avi.{_hint(path)}"
