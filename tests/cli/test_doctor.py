@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from featherseg._version import __version__
+from featherseg.cli import probes
+from featherseg.core.installation import Finding, usable_extras
 
 
 def doctor(*arguments: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +36,8 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
     assert ("cuda:0" in found) == torch.cuda.is_available()
     assert "FEATHERSEG_NO_EXT=1" in found["compiled loops"]["found"]
     assert "GiB free" in found["disk: here"]["found"]
+    tried = [row["name"] for row in found.values() if row["section"] == "extras, tried"]
+    assert tried == ["train", "export", "openvino", "serve", "video", "ncnn"], found
     missing = [row for row in found.values() if row["state"] == "missing"]
     assert all(row["remedy"].startswith("pip install 'featherseg[") for row in missing)
 
@@ -69,7 +73,25 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
     done = doctor("--json", path=tmp_path)
     assert done.returncode == 1
     row = findings(done)["torch"]
-    assert (row["state"], row["remedy"]) == ("broken", "pip install --upgrade 'torch>=2.10'")
-    assert row["found"] == "2.9.1, but >=2.10 required"
+    assert (row["state"], row["remedy"]) == ("broken", "pip install --upgrade 'torch>=2.11'")
+    assert row["found"] == "2.9.1, but >=2.11 required"
     row = findings(done)["extra [export]/onnxscript"]
     assert (row["state"], row["remedy"]) == ("broken", "pip install --upgrade 'featherseg[export]'")
+
+
+def test_an_extra_whose_version_will_do_but_whose_calls_are_gone_is_broken(tmp_path, monkeypatch):
+    """PyAV 19 was such a one: `predict clip.mp4` ended in a traceback, and all that is needed worked."""
+    pretend_installed(tmp_path, "av", "99.0")
+    (tmp_path / "av.py").write_text("__version__ = '99.0'\nclass FFmpegError(Exception): pass\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    (finding,) = probes.findings(["video"])
+    assert finding.state == "broken"
+    assert "AttributeError: module 'av' has no attribute 'open'" in finding.found
+    assert finding.remedy == "pip install --force-reinstall 'featherseg[video]'"
+
+
+def test_an_extra_that_lacks_a_package_is_not_tried(monkeypatch):
+    found = [Finding(f"extra [{extra}]", "a package", "") for extra in ("train", "video")]
+    lacking = [*found, Finding("extra [video]", "av", "not installed", "missing")]
+    assert {"train", "video"} <= set(usable_extras(found))
+    assert "video" not in usable_extras(lacking)

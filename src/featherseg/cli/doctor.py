@@ -22,16 +22,18 @@ def doctor(
 ) -> None:
     """Print versions, devices, compiled loops, places and extras; beside each fault what mends it.
 
+    Every extra whose packages are all here is tried on next to nothing: a frame is encoded, a layer exported and run.
     Exit code 0 where all that is needed works, 1 where something is broken: a core package that is missing or cannot
-    be imported, or any package in a version that cannot be used. A missing extra is no fault.
+    be imported, a package in a version that cannot be used, an extra that fails. A missing extra is no fault.
     """
-    from featherseg.core.installation import Finding, installation, is_healthy
+    from featherseg.core.installation import Finding, installation, is_healthy, usable_extras
 
     findings = installation()
     if is_healthy([finding for finding in findings if finding.section == "core"]):
+        from featherseg.cli import probes
         from featherseg.evaluation.doctor import system
 
-        findings += system()
+        findings += [*probes.findings(usable_extras(findings)), *system()]
     else:
         findings.append(Finding("machine", "the rest", "not looked at, as the core cannot be used"))
     if as_json:

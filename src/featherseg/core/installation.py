@@ -44,12 +44,23 @@ def installation() -> list[Finding]:
     if not asked:
         findings.append(_no_metadata(faults))
     extras = [row for row in asked if row.extra != CORE]
-    return findings + [_package(row, f"extra [{row.extra}]", f"'{PACKAGE}[{row.extra}]'") for row in extras]
+    return findings + [_package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras]
+
+
+def usable_extras(findings: Sequence[Finding]) -> list[str]:
+    """The extras whose packages are all here, each in a version that can be used."""
+    extras = dict.fromkeys(row.extra for row in requirements() if row.extra != CORE)
+    unusable = {finding.section for finding in findings if finding.state != "ok"}
+    return [extra for extra in extras if _section(extra) not in unusable]
 
 
 def reinstall(package: str) -> str:
     """The command that replaces a package that is damaged."""
     return f"pip install --force-reinstall {package}"
+
+
+def _section(extra: str) -> str:
+    return f"extra [{extra}]"
 
 
 def _versions() -> list[Finding]:

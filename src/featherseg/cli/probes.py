@@ -1,0 +1,234 @@
+"""What `doctor` tries of each extra: the calls that verbs make, on next to nothing, each extra in its own process.
+
+A version number does not tell that a call is gone. `python -m featherseg.cli.probes video` is such a process: exit
+code 0 and what was done as its last line, or a traceback, or it dies.
+"""
+
+import asyncio
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featherseg.core.installation import Finding, reinstall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PATIENCE = 300
+"""Seconds that all probes together may take, on a cold disk or a busy machine."""
+
+
+def findings(extras: Iterable[str]) -> list[Finding]:
+    """What came of trying these extras, all at once. Those that nothing is known to try of are passed over."""
+    command = [sys.executable, "-W", "ignore", "-m", __name__]
+    begun = {
+        extra: subprocess.Popen([*command, extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for extra in extras
+        if extra in PROBES
+    }
+    end = time.monotonic() + PATIENCE
+    found = []
+    for extra, process in begun.items():
+        try:
+            told = process.communicate(timeout=max(0.0, end - time.monotonic()))[0].strip().splitlines()
+            last = told[-1] if told else f"the process died of it, exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            last = f"it takes longer than {PATIENCE} s"
+        if process.returncode == 0:
+            found.append(Finding("extras, tried", extra, last))
+        else:
+            remedy = reinstall(f"'featherseg[{extra}]'")
+            found.append(Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy))
+    return found
+
+
+def _train(folder: Path) -> str:
+    import lightning.pytorch as pl
+    import torch
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    class Line(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: "Tensor", index: int) -> "Tensor":
+            loss = self.layer(batch).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder),
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Line(), torch.utils.data.DataLoader(torch.ones(2, 2)))  # type: ignore[arg-type]
+    if not list(folder.rglob("*.ckpt")) or not list(folder.rglob("events.*")):
+        raise RuntimeError("one step was trained, but no checkpoint or no events were written")
+    return "one step was trained, logged and written"
+
+
+def _export(folder: Path) -> str:
+    import onnxruntime
+    import torch
+
+    size: Any = {0: "batch", 2: "height", 3: "width"}
+    program = torch.onnx.export(
+        torch.nn.Conv2d(3, 2, 3, padding=1).eval(),
+        (torch.zeros(2, 3, 8, 8),),
+        input_names=["images"],
+        dynamic_shapes=[size],
+        opset_version=18,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    content = program.model_proto.SerializeToString()  # type: ignore[union-attr]
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    _expect_shape(session.run(None, {"images": np.zeros((1, 3, 5, 7), np.float32)})[0])
+    return "a convolution was written as ONNX and run by onnxruntime"
+
+
+def _openvino(folder: Path) -> str:
+    import nncf
+    import openvino
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "weights")
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, "height", "width"])
+    node = helper.make_node("Conv", ["images", "weights"], ["logits"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "probe", [images], [logits], [weights])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    core = openvino.Core()
+    model = core.read_model(proto.SerializeToString())
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    _expect_shape(core.compile_model(model, "CPU", settings)([np.zeros((1, 3, 5, 7), np.float32)])[0])
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    nncf.quantize(model, nncf.Dataset([np.zeros((1, 3, 8, 8), np.float32)]), subset_size=1)
+    return "a convolution was compiled, run and quantised to int8"
+
+
+def _serve(folder: Path) -> str:
+    import fastapi
+    import prometheus_client
+    import uvicorn
+
+    app = fastapi.FastAPI()
+
+    @app.post("/")
+    async def length(image: fastapi.UploadFile) -> int:  # this needs python-multipart
+        return len(await image.read())
+
+    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n1234567\r\n--b--\r\n'
+    headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"content-length", str(len(body)).encode())]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    config = uvicorn.Config(app, log_level="error")
+    config.load()
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+    asyncio.run(config.loaded_app({**scope, "asgi": {"version": "3.0"}, "http_version": "1.1"}, receive, send))
+    if sent[0]["status"] != 200 or sent[1]["body"] != b"7":
+        raise RuntimeError(f"a form was answered with {sent}")
+    prometheus_client.generate_latest()
+    return "a form with a file was answered"
+
+
+def _video(folder: Path) -> str:
+    from featherseg.inference.video_read import Frames, read_facts
+    from featherseg.inference.video_write import ENCODINGS, Drawn, Form, join_segments, write_segment
+
+    for suffix in ENCODINGS:
+        form = Form(suffix, (48, 64), Fraction(25), Fraction(1, 1000))
+        segment, path = folder / "segment.nut", folder / f"video{suffix}"
+        with open(segment, "wb") as file:
+            write_segment(file, form, [Drawn(np.full((48, 64, 3), 200, np.uint8), 0, 40)])
+        with open(path, "wb") as file:
+            join_segments(file, form, [segment])
+        pixels = [frame.pixels for frame in Frames(path, read_facts(path)).after(0)]
+        if len(pixels) != 1 or abs(float(pixels[0].mean()) - 200) > 8:
+            raise RuntimeError(f"one frame was written as {suffix}, {len(pixels)} came back, or another")
+    return f"a frame was written and read again: {', '.join(ENCODINGS)}"
+
+
+def _ncnn(folder: Path) -> str:
+    import ncnn
+    import pnnx
+    import torch
+
+    layer, images = torch.nn.Conv2d(3, 2, 3, padding=1).eval(), torch.zeros(1, 3, 5, 7)
+    torch.jit.trace(layer, images, check_trace=False).save(str(folder / "model.pt"))
+    subprocess.run([pnnx.EXEC_PATH, "model.pt", "fp16=0"], cwd=folder, capture_output=True, check=True)
+    net = ncnn.Net()
+    if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(str(folder / "model.ncnn.bin")):
+        raise RuntimeError("ncnn refuses what pnnx wrote")
+    extractor = net.create_extractor()
+    extractor.input("in0", ncnn.Mat(images[0].numpy()).clone())
+    _expect_shape(np.array(extractor.extract("out0")[1])[None])
+    return "a convolution was converted by pnnx and run by ncnn"
+
+
+def _litert(folder: Path) -> str:
+    import litert_torch
+    import torch
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = folder / "model.tflite"
+    layer = torch.nn.Conv2d(3, 2, 3, padding=1).eval()
+    litert_torch.convert(layer, (torch.zeros(1, 3, 5, 7),)).export(str(path))
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    _expect_shape(interpreter.get_signature_runner()(args_0=np.zeros((1, 3, 5, 7), np.float32))["output_0"])
+    return "a convolution was written as LiteRT and run"
+
+
+def _coreml(folder: Path) -> str:
+    import coremltools
+
+    return f"coremltools {coremltools.__version__} can be imported"
+
+
+def _expect_shape(found: Any) -> None:
+    if np.shape(found) != (1, 2, 5, 7):
+        raise RuntimeError(f"a convolution gave an array of {np.shape(found)} instead of (1, 2, 5, 7)")
+
+
+PROBES = {
+    "train": _train,
+    "export": _export,
+    "openvino": _openvino,
+    "serve": _serve,
+    "video": _video,
+    "ncnn": _ncnn,
+    "litert": _litert,
+    "coreml": _coreml,
+}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with TemporaryDirectory() as draft:
+        print(PROBES[sys.argv[1]](Path(draft)))
