@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from small_run import small_info
 
+from featherseg.core.errors import RunError
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation import examples
 from featherseg.evaluation.evaluate import Scores
 from featherseg.evaluation.record import record, times_scored
+from featherseg.evaluation.report import write_report
 from featherseg.inference.modes import Mode
 from featherseg.runs import open_run, write_info
 
@@ -73,3 +75,49 @@ def test_the_last_scores_and_the_pictures_stay(run):
     kept = json.loads((run.path / "scores.json").read_text())
     assert (kept["miou"], kept["boundary_f"], kept["per_image"]) == (0.75, None, {"a": 0.75})
     assert [example.key for example in examples.read_examples(run.path)] == ["a"]
+
+
+def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("home") / "script.sh"
+    victim.write_text("precious")
+    for name in ("scores.json", "card.md", "report.html"):
+        (run.path / f"{name}.tmp").symlink_to(victim)
+        (run.path / name).symlink_to(victim)
+    record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+    write_report(run.path)
+    assert victim.read_text() == "precious"
+    assert "mIoU" in (run.path / "card.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["evaluations.jsonl", "pictures", "pictures/best-1-image.webp"])
+def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).symlink_to(elsewhere / "new" if "." in name else elsewhere)
+    with pytest.raises(RunError, match=f"{name} is a symbolic link"):
+        record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+    assert list(elsewhere.iterdir()) == []
+    assert not (run.path / "scores.json").exists()
+
+
+def test_a_link_to_the_whole_run_is_its_users_own(run, tmp_path_factory):
+    link = tmp_path_factory.mktemp("runs") / "a"
+    link.symlink_to(run.path)
+    assert record(open_run(link), SemanticRuntime(), Data(), "val", Mode(), scores(0.5)) == 1
+    assert (run.path / "scores.json").is_file()
+    assert [example.key for example in examples.read_examples(link)] == ["a"]
+
+
+def test_no_file_outside_a_run_is_shown_in_its_report(run, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("home") / "secret-image.webp"
+    outside.write_bytes(b"secret")
+    record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+    image = run.path / "pictures/best-1-image.webp"
+    image.unlink()
+    image.symlink_to(outside)
+    assert examples.read_examples(run.path) == []
+    for panel in examples.PANELS:
+        outside.with_name(f"secret-{panel}.webp").write_bytes(b"secret")
+    row = {"name": f"../../{outside.parent.name}/secret", "key": "a", "miou": 0.5}
+    (run.path / "pictures/examples.json").write_text(json.dumps([row]))
+    assert examples.read_examples(run.path) == []

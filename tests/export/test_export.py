@@ -202,6 +202,31 @@ def test_records_of_other_targets_stay(tmp_path):
     assert set(json.loads((run.path / "parity.json").read_text())) == {"ncnn", "onnx"}
 
 
+def test_an_export_elsewhere_leaves_its_run_as_it_was(tmp_path):
+    run = three_layer_run(tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    assert export(run, "onnx", tmp_path / "out").path.is_file()
+    assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    export(run, "onnx", run.path / "export/a.onnx")  # one that lies in the run is told of there
+    assert json.loads((run.path / "parity.json").read_text())["onnx"]["path"].endswith("a.onnx")
+
+
+def test_an_export_is_not_written_through_a_link_in_its_run(tmp_path):
+    run = three_layer_run(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / "export").symlink_to(tmp_path / "elsewhere")
+    for place in (None, run.path / "export", run.path / "export/a.onnx"):
+        with pytest.raises(FeathersegError, match="run/export is a symbolic link"):
+            export(run, "onnx", place)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
+    with pytest.raises(FeathersegError, match="nothing can be written to /proc"):
+        export(OneLayer(), path="/proc/model.onnx")
+
+
 @pytest.mark.parametrize(("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration")])
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):

@@ -55,7 +55,7 @@ def test_the_file_that_is_opened_arrives_last(tmp_path, monkeypatch):
     for name in ("model.a", "model.onnx", "model.z"):
         (tmp_path / "draft" / name).write_text(name)
     order = []
-    monkeypatch.setattr(places, "write_atomic", lambda path, write: order.append(path.name))
+    monkeypatch.setattr(places, "write_together", lambda writes: order.extend(path.name for path in writes))
     move(tmp_path / "draft", "model.onnx", tmp_path / "out" / "b.onnx")
     assert order == ["b.a", "b.z", "b.onnx"]
 

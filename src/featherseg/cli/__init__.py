@@ -38,7 +38,9 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
 }
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DISK_ERRORS = tuple(  # Windows has no EDQUOT
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES") if hasattr(errno, name)
+)
 
 
 def build_app() -> typer.Typer:

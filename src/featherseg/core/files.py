@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,25 +37,33 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     The temporary file is a new one (see `temporary_beside`); a link at `path` itself is replaced, not followed. Raises
     FeathersegError naming the file where the disk refuses, or `path` is a device or anything else that is no file.
     """
+    write_together({path: write})
+
+
+def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
+    """`write_atomic` for files that belong together: all are on the disk before the first takes its name, in order."""
+    path, temporaries = Path(), dict[Path, Path]()
     try:
-        _refuse_special(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(path)
-        try:
-            with open(temporary, "xb") as file:
+        for path, write in writes.items():
+            _refuse_special(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporaries[path] = temporary_beside(path)
+            with open(temporaries[path], "xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
             os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        for folder in {path.parent for path in writes}:
+            _sync_folder(folder)
     except OSError as error:
         raise FeathersegError(
             f"cannot write {path}: {error.strerror or error}. What was there before is unchanged; "
             f"make room (or check the rights of {path.parent}) and run the same command again."
         ) from error
+    finally:
+        for temporary in temporaries.values():
+            remove_tree(temporary)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -84,14 +84,22 @@ def choose(mious: Mapping[str, float], count: int) -> list[Example]:
 
 
 def read_examples(run_path: Path) -> list[Example]:
-    """The examples that were drawn for a run, those whose three files are there."""
+    """The examples that were drawn for a run, those whose three files are there.
+
+    Files outside, by a name or a link from others, are not taken: a page shows what is in them.
+    """
     folder = run_path / FOLDER
     try:
         rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         examples = [Example(**row) for row in rows]
     except (OSError, ValueError, TypeError):
         return []
-    return [e for e in examples if all((folder / e.file(panel)).is_file() for panel in PANELS)]
+    inside = run_path.resolve() / FOLDER
+
+    def is_there(file: Path) -> bool:
+        return file.is_file() and file.resolve().parent == inside
+
+    return [e for e in examples if all(is_there(folder / e.file(panel)) for panel in PANELS)]
 
 
 def shown(image: np.ndarray) -> Image.Image:

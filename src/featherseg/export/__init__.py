@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featherseg.core.errors import ConfigError, FeathersegError, require, unknown
+from featherseg.core.files import check_writable, refuse_links
 from featherseg.core.types import ClassInfo
 from featherseg.export.places import destinations
-from featherseg.export.report import ExportReport, keep_reports
+from featherseg.export.report import PARITY, ExportReport, keep_reports
 from featherseg.export.targets import EXPORTERS, Target
 from featherseg.export.work import Options, Say, Work
 from featherseg.layers.network import SegmentationNetwork
@@ -31,9 +32,9 @@ def export(
 
     path is a folder or the file's name; RUN/export unless given, export/ for a run that comes with the package.
     A bare network's classes are class_0, class_1, ... unless given; a run has its own. A file that was there is
-    replaced only when parity holds; a run of one's own also gets its row in RUN/parity.json. Raises UnknownName for the
-    target, MissingExtra, ConfigError, DataNotFound, ExportError where the network cannot be written, parity fails, or
-    int8 loses more than it may.
+    replaced only when parity holds; of a file in its run, RUN/parity.json gets a row. Raises UnknownName for the
+    target, MissingExtra, ConfigError, DataNotFound, ExportError where the network or a file cannot be written, parity
+    fails, or int8 loses more than it may.
     """
     reports, errors = export_all(source, [target], path, classes, options)
     if errors:
@@ -57,6 +58,7 @@ def export_all(
     check_targets(targets, options)
     run = source if isinstance(source, Run) else None
     places = destinations((Path() if run.shipped else run.path) if run else None, targets, path)
+    kept = run is not None and not run.shipped and _is_inside(next(iter(places.values())), run.path)
     work = Work(source, classes, options, any(EXPORTERS[t].quantised for t in targets), say)
     reports: list[ExportReport] = []
     errors: list[FeathersegError] = []
@@ -67,9 +69,19 @@ def export_all(
         except FeathersegError as error:
             errors.append(error)
             continue
-        if run and not run.shipped:
+        if run and kept:
             keep_reports(run.path, reports)
     return reports, errors
+
+
+def _is_inside(place: Path, run: Path) -> bool:
+    """Whether a file lies in a run, whose report tells of it then. Raises FeathersegError where a link leads it out."""
+    if run.absolute() in place.absolute().parents:
+        refuse_links(run, place.absolute().relative_to(run.absolute()).parts[0])
+    if run.resolve() not in place.resolve().parents:
+        return False
+    check_writable(run / PARITY)
+    return True
 
 
 def check_targets(targets: Sequence[str], options: Options) -> None:

@@ -7,6 +7,7 @@ from a TorchScript trace.
 import json
 import re
 import subprocess
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,9 @@ def write(job: Job) -> None:
 def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
     """The graph as TorchScript, which is what pnnx reads."""
     with torch.no_grad(), quiet():  # torch calls TorchScript deprecated; pnnx reads nothing else
-        torch.jit.trace(graph, example(job.network, size), check_trace=False).save(str(path))
+        content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+        torch.jit.save(torch.jit.trace(graph, example(job.network, size), check_trace=False), content)
+    path.write_bytes(content.getbuffer())
 
 
 def _run(program: str, trace: Path) -> None:

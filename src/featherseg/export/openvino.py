@@ -29,10 +29,14 @@ def convert(job: Job) -> Any:
 
 
 def save(model: Any, path: Path, metadata: dict[str, str]) -> None:
-    """Write the pair; the .xml tells the metadata, and the hash of the .bin that belongs to it."""
+    """Write the pair; the .xml tells the metadata, and the hash of the .bin that belongs to it. Raises ExportError."""
     openvino: Any = require("openvino", "openvino", "OpenVINO export")
-    openvino.save_model(model, path, compress_to_fp16=False)
-    texts = {**metadata, WEIGHTS_HASH: weights_hash(path.with_suffix(".bin"))}
-    for key, text in texts.items():
-        model.set_rt_info(text, [SECTION, key])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+        texts = {**metadata, WEIGHTS_HASH: weights_hash(path.with_suffix(".bin"))}
+        for key, text in texts.items():
+            model.set_rt_info(text, [SECTION, key])
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # a disk that refuses is one of its own kinds too
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(f"OpenVINO cannot write {path.name}: {first}. Is the disk full?") from error

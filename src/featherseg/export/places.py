@@ -1,11 +1,14 @@
 """Where exported files go, and how they get there: drafted elsewhere, moved in whole."""
 
+import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from featherseg.core.errors import ExportError
-from featherseg.core.files import check_writable, write_atomic
+from featherseg.core.files import check_writable, remove_tree, temporary_beside, write_together
 from featherseg.export.targets import EXPORTERS
 from featherseg.inference.runtimes import FILE_RUNTIMES
 from featherseg.runs import EXPORTS
@@ -34,19 +37,20 @@ def destinations(folder: Path | None, targets: Sequence[str], path: str | Path |
 def move(draft: Path, main: str, place: Path) -> int:
     """Move what an exporter wrote into `draft` to where `place` is to be; -> its size in bytes.
 
-    Each file replaces an old one in one step, `main` the last; a folder replaces a folder. The files of other targets
-    stay. Files called like `main` ("model.bin" beside "model.xml") take the name of `place`.
+    Files replace old ones when all are written, `main` the last; a folder replaces a folder. The files of other targets
+    stay. Files called like `main` ("model.bin" beside "model.xml") take the name of `place`. Raises FeathersegError
+    where the disk refuses; what was there is there still.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
     if (draft / main).is_dir():
         _replace_folder(draft / main, place)
         return size
     stem, new_stem = _stem(main), place.name.removesuffix(_ending(main))
+    writes = {}
     for file in sorted(draft.iterdir(), key=lambda file: file.name == main):
         name = new_stem + file.name.removeprefix(stem) if file.name.startswith(stem) else file.name
-        with open(file, "rb") as source:
-            write_atomic(place.with_name(name), lambda target: shutil.copyfileobj(source, target))
+        writes[place.with_name(name)] = partial(_copy, file)
+    write_together(writes)
     return size
 
 
@@ -73,11 +77,22 @@ def _ending(main: str) -> str:
 
 def _replace_folder(source: Path, place: Path) -> None:
     """Put a copy of a folder where an older one may be, with the shortest time in which neither is there."""
-    new, old = place.with_name(place.name + ".tmp"), place.with_name(place.name + ".old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(source, new)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = temporary_beside(place), temporary_beside(place)
+    try:
+        shutil.copytree(source, new)
+        if os.path.lexists(place):
+            place.rename(old)
+        new.rename(place)
+    except OSError as error:
+        if not os.path.lexists(place) and os.path.lexists(old):
+            old.rename(place)
+        raise ExportError(f"cannot write {place}: {error.strerror or error}. What was there is unchanged.") from error
+    finally:
+        remove_tree(new)
+        remove_tree(old)
+
+
+def _copy(source: Path, target: BinaryIO) -> None:
+    with open(source, "rb") as file:
+        shutil.copyfileobj(file, target)

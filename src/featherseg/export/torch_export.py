@@ -1,6 +1,7 @@
 """torch-export: a .pt2 file, the network as torch's operators without its Python code, any batch, height and width."""
 
 import json
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ def write(job: Job) -> None:
         with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(Maps(job.network).eval(), (images,), dynamic_shapes=(any_size,))
             _strip(program)
-        torch.export.save(program, job.folder / "model.pt2", extra_files={FACTS: json.dumps(job.metadata)})
+        content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+        torch.export.save(program, content, extra_files={FACTS: json.dumps(job.metadata)})
     except Exception as error:  # torch.export raises dozens of kinds
         raise ExportError(
             f"torch {torch.__version__} cannot export this network ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
         ) from error
+    (job.folder / "model.pt2").write_bytes(content.getbuffer())
 
 
 def _strip(program: Any) -> None:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 
@@ -93,13 +93,19 @@ class Work:
     def write(self, target: str, place: Path) -> ExportReport:
         """One target: draft, check, move. Raises ExportError; `place` is as it was then."""
         entry = EXPORTERS[target]
-        with TemporaryDirectory() as folder:
-            job = self._job(entry, Path(folder))
-            quantised = entry.write(job)
-            parity = self._checked(entry, job.folder / (entry.checked or entry.main), quantised)
-            if parity and not parity.ok:
-                raise ExportError(f"{_off(target, parity)} {place} was not written.")
-            size = move(job.folder, entry.main, place)
+        try:
+            with TemporaryDirectory() as folder:
+                job = self._job(entry, Path(folder))
+                quantised = entry.write(job)
+                parity = self._checked(entry, job.folder / (entry.checked or entry.main), quantised)
+                if parity and not parity.ok:
+                    raise ExportError(f"{_off(target, parity)} {place} was not written.")
+                size = move(job.folder, entry.main, place)
+        except OSError as error:  # of the draft
+            raise ExportError(
+                f"{target}: cannot write to {gettempdir()}, where files are drafted: {error.strerror or error}. Make "
+                f"room there, or name another folder in TMPDIR. {place} was not written."
+            ) from error
         names = tuple(self.calibration[0].keys) if entry.quantised and self.calibration else ()
         return ExportReport(place, target, size, parity, self.timed_size, quantised, names)
 
