@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from ptflops import get_model_complexity_info
+from quick_exports import AS_ONNX, AS_PT2
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +43,9 @@ from featherseg.models.segnext import MatrixFactorisation
 
 CASES = [((128, 192), 2), ((97, 131), 19)]
 """(size, classes)"""
+
+ONE_OF_EACH = [pytest.param(n, marks=[] if n in (*AS_ONNX, *AS_PT2) else pytest.mark.slow) for n in MODELS]
+"""One variant of every architecture in quick tests, the others in slow ones."""
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {}
 """(network, convention) -> why our figure is not the tool's. None today."""
@@ -121,7 +125,7 @@ def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, i
     return by_convention(count_layers(module, images)[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize(("size", "classes"), CASES)
 def test_networks_cost_what_ptflops_and_torch_count(name, size, classes):
     counted = cost(name, size, classes).macs
