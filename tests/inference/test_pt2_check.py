@@ -119,7 +119,8 @@ def test_code_in_a_name_is_never_run(members, tmp_path, spoil):
     assert not mark.exists()
     with suppress(Exception):  # torch itself runs it, which is why there is a check
         torch.export.load(path).module(check_guards=False)(torch.zeros(2, 3, 160, 224))
-    assert mark.exists()
+    if spoil is not in_the_name_of_a_parameter:  # torch runs that one on some machines, not on all
+        assert mark.exists()
 
 
 @pytest.mark.parametrize("spoil", [in_the_keys_of_a_tree, in_the_name_of_a_value])
