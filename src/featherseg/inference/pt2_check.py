@@ -27,16 +27,19 @@ MEMBERS = re.compile(
     r"|\.storage_alignment)"
 )
 _ATEN_NAMES = """
-__and__ _assert_tensor_metadata abs adaptive_avg_pool2d add alias amax amin arange avg_pool1d avg_pool2d
-batch_norm bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat ceil chunk clamp clamp_max clamp_min
-clone contiguous conv1d conv2d detach div dropout einsum eq exp expand feature_dropout flatten floor full
-full_like ge gelu grid_sampler group_norm gt hardsigmoid hardswish hardtanh im2col index layer_norm le
-leaky_relu lift_fresh_copy linear log logical_and logical_not logical_or lt mT masked_fill matmul matrix_H
-max max_pool2d maximum mean min minimum mm mul ne neg ones ones_like pad permute pixel_shuffle
-pixel_unshuffle pow reciprocal relu relu6 repeat reshape round rsqrt rsub scaled_dot_product_attention
-select sigmoid silu slice softmax split split_with_sizes sqrt squeeze stack sub sum sym_size tanh to
-transpose type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-upsample_nearest1d upsample_nearest2d view view_as where zeros zeros_like
+__and__ _assert_tensor_metadata abs adaptive_avg_pool2d adaptive_max_pool2d add addcmul addmm alias all amax
+amin any arange argmax avg_pool1d avg_pool2d baddbmm batch_norm bitwise_and bitwise_not bitwise_or bmm
+broadcast_tensors cat ceil chunk clamp clamp_max clamp_min clone contiguous conv1d conv2d cumsum detach div
+dropout einsum elu eq erf exp expand feature_dropout flatten flip floor floor_divide full full_like gather
+ge gelu grid_sampler group_norm gt hardsigmoid hardswish hardtanh hstack im2col index index_select
+instance_norm isnan layer_norm le leaky_relu lerp lift_fresh_copy linalg_vector_norm linear log log_softmax
+logical_and logical_not logical_or lt mT masked_fill masked_select matmul matrix_H max max_pool2d maximum
+mean min minimum mish mm movedim mul narrow ne neg norm numpy_T ones ones_like pad permute pixel_shuffle
+pixel_unshuffle pow prelu prod reciprocal relu relu6 remainder repeat reshape roll round rsqrt rsub
+scaled_dot_product_attention select selu sigmoid sign silu slice softmax softplus split split_with_sizes
+sqrt square squeeze stack std sub sum swapaxes sym_size tanh tile to topk transpose trunc type_as unbind
+unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+upsample_nearest2d var view view_as vstack where zeros zeros_like
 """
 ATEN = frozenset(_ATEN_NAMES.split())
 """aten's operators that the networks of the catalogue are written with, and near relatives: tensors in, tensors out."""
