@@ -38,9 +38,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
 }
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
-DISK_ERRORS = tuple(  # Windows has no EDQUOT
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES") if hasattr(errno, name)
-)
+DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def build_app() -> typer.Typer:

@@ -118,7 +118,8 @@ def check_folder(folder: Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise FeathersegError(
-            f"nothing can be written to {folder}: {there} says {error.strerror or error!r}. Name another place."
+            f"nothing can be written to {folder}: {there} is no folder, or takes no files "
+            f"({error.strerror or error}). Name another place."
         ) from None
 
 
