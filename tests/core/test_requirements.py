@@ -7,7 +7,7 @@ from featherseg.core.requirements import CORE, import_faults, requirements, sati
 
 VERSIONS = ("2.9.1", "2.10", "2.10.0", "2.13.0+cpu", "3.0", "0.1.0", "2026.4.1", "10")
 SPECIFIERS = (
-    ">=2.10",
+    ">=2.11",
     ">=2.6,<2.10",
     "==0.1.0",
     "==2.10",
@@ -31,7 +31,7 @@ def test_versions_satisfy_what_they_satisfy_for_pip(specifier):
 def test_the_requirements_are_those_of_the_package_with_extras_of_extras_resolved():
     rows = requirements()
     core = {row.name: row for row in rows if row.extra == CORE}
-    assert core["torch"].versions == ">=2.10"
+    assert core["torch"].versions == ">=2.11"
     assert core["pillow"].module == "PIL"
     assert {"onnx", "openvino"} <= {row.name for row in rows if row.extra == "openvino"}
     assert "dev" not in {row.extra for row in rows}
