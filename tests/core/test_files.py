@@ -137,8 +137,8 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
         "from featherseg.core.errors import RunError\n"
         "from featherseg.core.files import locked\n"
         "with locked(Path(sys.argv[1]), RunError('taken')):\n"
-        "    if worker := os.fork():\n"
-        "        print(worker, flush=True)\n"
+        "    if os.fork() == 0:\n"
+        "        print(os.getpid(), flush=True)  # the worker itself: by now it has closed its copy of the lock\n"
         "    time.sleep(60)\n"
     )
     path = tmp_path / ".lock"
