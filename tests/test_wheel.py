@@ -1,0 +1,83 @@
+"""What a user of pip gets: the wheel is built from the files of the repository, installed bare, and used elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from featherseg.data import open_dataset
+from featherseg.runs import SHIPPED, STARTER, load_run
+
+ROOT = Path(__file__).parents[1]
+BUILD = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index"]
+
+
+def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
+    """The wheel of a copy of the repository, built by `compiler` (default: the system's); and what pip -v said."""
+    pytest.importorskip("setuptools")
+    source = folder / "source"
+    for name in ("src", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "*.egg-info")
+            shutil.copytree(ROOT / name, source / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, source / name)
+    environment = {**os.environ, **({"CC": compiler} if compiler else {})}
+    command = [sys.executable, *BUILD, "-w", str(folder / "wheels"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (wheel,) = (folder / "wheels").iterdir()
+    return wheel, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="CC does not choose the compiler there")
+def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(tmp_path, monkeypatch):
+    wheel, said = build(tmp_path, "/bin/false")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "NO C COMPILER WORKED" in said
+    assert wheel.stat().st_size < 4_000_000
+    installed, here = tmp_path / "lib" / "installed", tmp_path / "here"
+    here.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(installed), str(wheel)]
+    subprocess.run(pip, capture_output=True, check=True)
+    Image.fromarray(open_dataset("shapes", "test")[7].image).save(here / "photo.jpg")
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment.pop("FEATHERSEG_HOME", None)
+
+    def featherseg(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "featherseg", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here, env=environment)
+
+    before = sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts)
+    found = featherseg("predict", STARTER, "photo.jpg", "-o", "out")
+    assert (found.returncode, (here / "out" / "photo_mask.png").is_file()) == (0, True), found.stderr
+    assert "synthetic" in found.stderr
+    absent = featherseg("predict", "frm-lite0-camvid", "photo.jpg", "-o", "out2")
+    assert absent.returncode == 2
+    assert "weights/frm-lite0-camvid of featherseg's repository" in absent.stderr
+    assert str(installed) not in absent.stderr
+    assert featherseg("report", STARTER).returncode == 0
+    doctor = featherseg("doctor").stdout
+    assert "install a C compiler" in " ".join(doctor.split())
+    assert STARTER in doctor
+    assert sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_a_wheel_built_with_a_compiler_is_named_for_its_machine(tmp_path):
+    wheel, said = build(tmp_path, None)
+    assert "NO C COMPILER" not in said
+    assert "-none-any" not in wheel.name
+
+
+def test_what_ships_may_be_shipped_and_says_what_it_is():
+    run = load_run(STARTER)
+    assert (run.shipped, run.licence, run.recipe.data.name, run.start) == (True, "Apache-2.0", "shapes", "from scratch")
+    assert "synthetic scenes alone" in (run.path / "card.md").read_text()
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 2_500_000
