@@ -75,7 +75,9 @@ def export(
     if as_json:
         print(json.dumps([report.as_json() for report in reports], indent=2, ensure_ascii=False))
     elif reports:
-        _print_reports(Console(highlight=False, soft_wrap=True), reports)
+        console = Console(highlight=False, soft_wrap=True)
+        _print_reports(console, reports)
+        _print_usage(console, reports)
     if errors:
         raise ExportError("\n".join(map(str, errors)))
 
@@ -98,6 +100,16 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
     console.print(table)
     for report in reports:
         console.print(f"{report.target}: {report.path}{_remarks(report)}", markup=False)
+
+
+def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
+    """How the first .onnx file is used by a program without featherseg."""
+    from featherseg.export.usage import onnx_lines
+    from featherseg.inference.runtimes import open_file
+
+    file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
+    if file and (lines := onnx_lines(file, open_file(file, "cpu").facts)):
+        console.print(f"\nWithout featherseg (docs/formats.md tells of other files):\n\n{lines}", markup=False)
 
 
 def _row(report: ExportReport) -> tuple[str, ...]:

@@ -14,6 +14,21 @@ from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import PanopticTable
 
+PREPROCESSING = {
+    True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; nothing is to be done",
+    False: "image as float32, channels x height x width, channels {order}, values 0..255; of each channel subtract "
+    "mean and divide by std, which are in the same units of 0..255; do not divide by 255",
+}
+"""What is to be done with an image before the file takes it, by whether the file gives masks."""
+
+POSTPROCESSING = {
+    True: "masks: at every pixel the number of its class, in the order of classes",
+    False: "logits: classes x h x w. Enlarge each class's plane bilinearly (align_corners as told here) to the height "
+    "and width of the image, each first raised to the least multiple of size_divisor that is at least minimum_size; "
+    "crop to the image at the top left; the class with the largest value is the pixel's, in the order of "
+    "classes",
+}
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -39,7 +54,9 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
 
     Logits are brought to the picture as `layers.resize.to_image` does it: the graph pads right and below to the least
     multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.
+    preprocessing and postprocessing say all of that in words, for people whose program is not featherseg.
     """
+    order = {1: "grey", 3: "RGB"}.get(len(model.mean), "as the training images have them")
     values = {
         "format_version": FORMAT_VERSION,
         "model": facts.name,
@@ -59,6 +76,10 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
         "test_fit": facts.test_fit,
         "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,
         "masks": masks,
+        "channel_order": order,
+        "value_range": [0, 255],
+        "preprocessing": PREPROCESSING[masks].format(order=order),
+        "postprocessing": POSTPROCESSING[masks],
         "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

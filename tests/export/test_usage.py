@@ -1,0 +1,100 @@
+"""The lines that show how an .onnx file is used give the mask that `predict` gives."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from small_run import small_info
+
+import featherseg
+from featherseg import models
+from featherseg.data.shapes import Shapes
+from featherseg.export import Options, export
+from featherseg.export.usage import onnx_lines
+from featherseg.inference.file_facts import read_facts
+from featherseg.inference.runtimes import open_file
+from featherseg.recipe import PanopticTable
+from featherseg.runs import STARTER, load_run, open_run, save_weights, write_info
+
+FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
+
+
+def documented() -> str:
+    (block,) = re.findall(r"^```python\n(.*?)^```", FORMATS.read_text(), re.DOTALL | re.MULTILINE)
+    return block
+
+
+def mask_by(lines: str) -> np.ndarray:
+    """The mask.png that the lines write into the working folder, run with nothing else."""
+    exec(lines, {})
+    return np.array(Image.open("mask.png"))
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """photo.jpg in the working folder: a size that no network takes unpadded, taken with a camera on its side."""
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(Shapes("test")[7].image[:201, :333]).save("photo.jpg", quality=95, exif=exif)
+    return tmp_path / "photo.jpg"
+
+
+def test_the_documented_lines_give_predict_s_mask(photo):
+    run = load_run(STARTER)
+    report = export(run, "onnx", "yard.onnx")
+    assert documented() == onnx_lines(report.path, open_file(report.path).facts)
+    expected = featherseg.Predictor(run)(photo).mask
+    assert expected.shape == (333, 201)
+    assert len(np.unique(expected)) > 4
+    assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
+
+
+def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo):
+    run = load_run(STARTER)
+    report = export(run, "onnx", "it's masks.onnx", options=Options(masks=True))
+    lines = onnx_lines(report.path, open_file(report.path).facts)
+    assert (mask_by(lines) == featherseg.Predictor(run)(photo).mask).mean() > 0.9999
+    assert lines.count("\n") < documented().count("\n")
+
+
+@pytest.mark.slow
+def test_a_network_whose_corners_are_aligned_gets_lines_of_its_own(photo):
+    folder = photo.parent / "run"
+    folder.mkdir()
+    write_info(folder, small_info(Shapes.classes, model="pidnet-s"))
+    torch.manual_seed(0)
+    save_weights(folder, models.build("pidnet-s", 8).state_dict())
+    report = export(open_run(folder))
+    lines = onnx_lines(report.path, open_file(report.path).facts)
+    expected = featherseg.Predictor(str(folder))(photo).mask
+    assert len(np.unique(expected)) > 2
+    assert (mask_by(lines) == expected).mean() > 0.9999
+    assert (mask_by(re.sub(r", box\)", ")", lines)) == expected).mean() < 0.9999  # the corners count
+
+
+def test_what_the_lines_leave_out_is_said(photo):
+    report = export(load_run(STARTER), "onnx", "yard.onnx")
+    facts = open_file(report.path).facts
+    more = facts.model_copy(update={"test_fit": (512, 2048), "panoptic": PanopticTable()})
+    assert "short side 512, or the long one 2048" in str(onnx_lines(report.path, more))
+    assert "classes alone" in str(onnx_lines(report.path, more))
+    assert onnx_lines(report.path, facts.model_copy(update={"channels": 4})) is None
+
+
+def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files_load(photo):
+    report = export(load_run(STARTER), "onnx", "yard.onnx")
+    texts = onnxruntime.InferenceSession(str(report.path)).get_modelmeta().custom_metadata_map
+    told = {key: json.loads(text) for key, text in texts.items()}
+    assert (told["channel_order"], told["value_range"]) == ("RGB", [0, 255])
+    assert "RGB" in told["preprocessing"]
+    assert "do not divide by 255" in told["preprocessing"]
+    assert "largest value" in told["postprocessing"]
+    new = ("channel_order", "value_range", "preprocessing", "postprocessing")
+    older = {key: text for key, text in texts.items() if key not in new}
+    assert read_facts(older, report.path) == open_file(report.path).facts
