@@ -1,13 +1,17 @@
 """What a run folder tells, and that older ones still load."""
 
+import functools
+import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from small_run import small_info
+from torch.overrides import TorchFunctionMode
 
 from featherseg import models, runs
-from featherseg.core.errors import RunError, WeightsError
+from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.types import ClassInfo
 from featherseg.runs import find_run, open_run, runs_by_name, save_weights, write_info
 
@@ -97,3 +101,84 @@ def test_a_missing_run_is_told_without_a_path_inside_the_package(installed, name
 def test_a_checkout_finds_the_runs_of_its_repository(monkeypatch):
     monkeypatch.delenv("FEATHERSEG_HOME", raising=False)
     assert runs_by_name()["frm-lite0-camvid"] == Path(__file__).parents[1] / "weights" / "frm-lite0-camvid"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("channels", 2**40, "channels = 1099511627776: input should be less than or equal to 512"),
+        ("channels", -1, "channels = -1: input should be greater than or equal to 1"),
+        ("channels", 10**400, "channels = "),
+        ("classes", [{"name": str(i), "color": (0, 0, 0)} for i in range(256)], "at most 255 items"),
+        ("classes", [], "at least 1 item"),
+        ("image_size", (10**6, 10**6), "expected at most 178,956,970 pixels"),
+        ("class_weights", [1.0] * 256, "at most 255 items"),
+        ("class_weights", [float("nan")], "class_weights.0"),
+        ("threads", 10**9, "threads = 1000000000"),
+        ("recipe.augment.crop", (10**6, 10**6), "expected at most"),
+        ("recipe.loss.contrast_dim", 10**9, "less than or equal to 4096"),
+        ("recipe.train.batch_size", 10**12, "batch_size"),
+        ("recipe.panoptic.kernel", 10**6 + 1, "less than 512"),
+        ("recipe.model.decoder_channels", 10**6, "model.decoder_channels = 1000000 is too large"),
+        ("recipe.model.decoder_channels", 10**400, "is too large"),
+        ("recipe.model.decoder_channels", [[1]] * 4, "is too large"),
+        ("recipe.model.decoder_channels", float("nan"), "is too large"),
+        ("recipe.model.decoder_channels", -4, "greater than or equal to 2"),
+        ("recipe.model.decoder_channels", 4096, "parameters, expected at most"),
+    ],
+)
+def test_a_record_is_bounded_before_anything_is_built(tmp_path, key, value, said):
+    path = folder(tmp_path / "run", model="frm-lite0")
+    record = json.loads((path / "resolved.json").read_text())
+    *tables, last = key.split(".")
+    functools.reduce(lambda table, name: table.setdefault(name, {}), tables, record)[last] = value
+    (path / "resolved.json").write_text(json.dumps(record))
+    save_weights(path, {"a": torch.zeros(1)})
+    with Allocations() as made, pytest.raises(ConfigError, match=re.escape(said)):
+        _ = open_run(path).model
+    assert made.most < 100_000
+
+
+class Allocations(TorchFunctionMode):
+    """The most elements that a tensor with memory had of those that were made in it."""
+
+    most = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result.is_meta:
+            self.most = max(self.most, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [("rsp-lite0", "repeats"), ("cgrseg-t", "repeats"), ("efficientvit-seg-b0", "depth")],
+)
+def test_a_network_has_at_most_64_layers_of_a_kind(model, option):
+    with pytest.raises(ConfigError, match="less than or equal to 64"):
+        models.build(model, 2, options={option: 65})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format_version": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
+        ('{"format_version": ' + "9" * 5000 + "}", "no valid JSON"),
+        ('{"format_version": 1, "featherseg": "' + "x" * 2**24 + '"}', "more than 16,777,216 bytes"),
+    ],
+)
+def test_a_record_of_any_length_or_depth_gets_a_message(tmp_path, text, said):
+    path = folder(tmp_path / "run")
+    (path / "resolved.json").write_text(text)
+    with pytest.raises(RunError, match=said):
+        open_run(path)
+
+
+def test_settings_change_no_weight_of_the_network_they_repeat():
+    """They are counted on a twin without memory, which draws no random numbers."""
+    torch.manual_seed(0)
+    plain = models.build("seaformer-tiny", 3).state_dict()
+    torch.manual_seed(0)
+    again = models.build("seaformer-tiny", 3, options={"widths": [64, 96]}).state_dict()
+    assert all(torch.equal(plain[key], again[key]) for key in plain)

@@ -13,9 +13,12 @@ from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.data import DATASETS
+from featherseg.data.images import MAX_PIXELS
 from featherseg.losses.cross_entropy import Mean
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10_000_000)]
+Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of a picture
+Weights = Annotated[list[float], Field(max_length=255)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
@@ -26,7 +29,16 @@ def _short_then_long(fit: tuple[int, int]) -> tuple[int, int]:
     return fit
 
 
-ToFit = Annotated[tuple[Positive, Positive], AfterValidator(_short_then_long)]
+def _decodable(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS:,} pixels")
+    return size
+
+
+ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
+"""(height, width) of pictures."""
+
+ToFit = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
 """A core.types.Fit: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
 
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
@@ -59,7 +71,7 @@ class DataTable(Config):
     val_split: str = "val"
     train_size: Positive | None = None  # use only so many pictures
     val_size: Positive | None = None
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
     test_fit: ToFit | None = None  # pictures are brought to fit this wherever the network is validated, scored or used
     class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
@@ -70,7 +82,7 @@ class AugmentTable(Config):
     fit: ToFit | None = None  # the picture is brought to fit this first
     scale: tuple[float, float] = (1.0, 1.0)  # the picture is resized by a factor drawn from here ...
     scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
-    crop: tuple[Positive, Positive] | None = None  # (height, width); the largest training picture where left out
+    crop: ImageSize | None = None  # (height, width); the largest training picture where left out
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
     flip: Share = 0.0  # probability of a left-right flip
     photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/photometric.py)
@@ -89,7 +101,7 @@ class AugmentTable(Config):
 class LossTable(Config):
     """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
 
-    class_weights: Literal["none", "auto"] | list[float] = "none"  # auto: median frequency of the training masks
+    class_weights: Literal["none", "auto"] | Weights = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
     label_smoothing: Share = 0.0
     mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
@@ -101,9 +113,9 @@ class LossTable(Config):
     center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic networks: pixels, how wide a centre's Gaussian is
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
-    contrast_dim: Positive = 256  # of the embedding
-    contrast_samples: Positive = 1024  # pixels of a group of pictures, at most
-    contrast_views: Positive = 100  # pixels of one class in one picture, at most
+    contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # of the embedding
+    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # pixels of a group of pictures, at most
+    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one picture, at most
     contrast_group: Positive | None = None  # pictures contrasted with each other; all on a device where left out
 
 
@@ -123,14 +135,14 @@ class TrainTable(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     validate_every: Positive = 1  # epochs
     keep: Literal["best", "last"] = "best"  # which weights the run folder holds in the end
     patience: Positive | None = None  # stop after so many validations without a better mIoU
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     device: str = "auto"
-    devices: Positive = 1
-    nodes: Positive = 1
+    devices: Annotated[int, Field(gt=0, le=1024)] = 1
+    nodes: Annotated[int, Field(gt=0, le=1024)] = 1
     sync_bn: bool = True  # with more than one device
     tensorboard: bool = False
 
@@ -139,8 +151,8 @@ class PanopticTable(Config):
     """[panoptic]: how a panoptic network's centres and offsets become objects; it changes no training."""
 
     threshold: Annotated[float, Field(ge=0)] = 0.1  # values of the centre map at or below it are no centre
-    kernel: Positive = 7  # pixels, odd: a centre is the largest in a square of this side
-    top_k: Positive = 200  # centres that are kept at most, the best
+    kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # pixels, odd: a centre is the largest in a square of this side
+    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # centres that are kept at most, the best
     stuff_area: Annotated[int, Field(ge=0)] = 0  # pixels under which a class without instances becomes void
 
     @model_validator(mode="after")
@@ -162,12 +174,12 @@ class PaperTable(Config):
     data: str
     classes: Positive
     miou: dict[str, Percent]
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(max_length=16)] = (1.0,)
     flip: bool = False
     params_m: Annotated[float, Field(gt=0)]  # millions
     gmacs: Annotated[float, Field(gt=0)]  # 10^9
     convention: Convention | Literal["other"]
-    size: tuple[Positive, Positive]
+    size: ImageSize
 
 
 class Recipe(Config):

@@ -6,15 +6,15 @@ card.md, evaluations.jsonl, pictures.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
@@ -23,10 +23,10 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
-from featherseg.core.files import read_lines, write_bytes, write_json
-from featherseg.core.types import ClassInfo, Color, Size
+from featherseg.core.files import load_json, read_lines, write_bytes, write_json
+from featherseg.core.types import ClassInfo, Color
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import Recipe
+from featherseg.recipe import ImageSize, Recipe, Weights
 
 FORMAT_VERSION = 1
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
@@ -63,13 +63,13 @@ class RunInfo(Config):
     featherseg: str
     recipe_name: str
     recipe: Recipe
-    classes: list[ClassRow]
-    channels: int
-    image_size: Size  # (height, width) of the pictures it was trained on: their median
+    classes: Annotated[list[ClassRow], Field(min_length=1, max_length=255)]
+    channels: Annotated[int, Field(ge=1, le=models.MOST_CHANNELS)]
+    image_size: ImageSize  # (height, width) of the pictures it was trained on: their median
     licence: str
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
-    class_weights: list[float] | None  # of the loss, as resolved from the recipe
-    threads: int  # of torch on the CPU: other numbers give other bits
+    class_weights: Weights | None  # of the loss, as resolved from the recipe
+    threads: Annotated[int, Field(ge=1, le=4096)]  # of torch on the CPU: other numbers give other bits
     found: list[str] | None = None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
 
@@ -139,8 +139,10 @@ class Run:
                 f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. "
                 f"Go on with: featherseg train --resume --out {self.path}"
             )
-        model = build_network(self.info)
-        state = model.with_own_aux_heads(read_state(path))  # a network may have got such heads since
+        state = read_state(path)
+        kept = sum(tensor.numel() for tensor in state.values())
+        model = build_network(self.info, most_parameters=4 * kept)  # auxiliary heads are not always kept
+        state = model.with_own_aux_heads(state)  # a network may have got such heads since
         load_exactly(model, state, path)
         return model.eval()
 
@@ -149,9 +151,10 @@ class Run:
         return {r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)}
 
 
-def build_network(info: RunInfo) -> SegmentationNetwork:
-    """The untrained network that a run's record describes."""
-    return models.build(info.recipe.model.name, len(info.classes), info.channels, info.recipe.model.options)
+def build_network(info: RunInfo, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationNetwork:
+    """The untrained network that a run's record describes. Raises ConfigError above `most_parameters`."""
+    model = info.recipe.model
+    return models.build(model.name, len(info.classes), info.channels, model.options, most_parameters)
 
 
 def load_exactly(model: SegmentationNetwork, state: dict[str, Tensor], source: Path) -> None:
@@ -172,8 +175,8 @@ def open_run(path: Path) -> Run:
     if not file.is_file():
         raise RunError(f"{path} is no run folder: it holds no {RESOLVED}. Was its training stopped before it began?")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = load_json(file)
+    except (OSError, ValueError) as error:
         raise RunError(f"{file} is no valid JSON ({error}); the run folder is damaged.") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if not isinstance(version, int):

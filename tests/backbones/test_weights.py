@@ -1,4 +1,5 @@
 import hashlib
+import zipfile
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -137,3 +138,22 @@ class Small(nn.Module):
 
     def rename_official(self, state):
         return {"weight": state["official.weight"]}, ["head.bias"]
+
+
+def test_a_packed_file_of_weights_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "a.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as plain,
+        zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert read_state(tmp_path / "a.pth")["a"].shape == (100_000,)
+    with pytest.raises(WeightsError, match="packed"):
+        read_state(tmp_path / "b.pth")
+
+
+def test_a_tensor_of_more_elements_than_bytes_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="more elements than bytes"):
+        read_state(tmp_path / "a.pth")

@@ -6,6 +6,7 @@ Nothing is ever downloaded: a file comes with a package from the registry (extra
 
 import hashlib
 import os
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -225,6 +226,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if zipfile.is_zipfile(path):  # torch would unpack members, whatever their size
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > path.stat().st_size:
+                raise ValueError(f"packed, {unpacked:,} bytes in {path.stat().st_size:,}: torch.save packs nothing")
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
@@ -237,6 +243,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path} holds no table of tensors (found {type(content).__name__}).")
+    for key, value in content.items():
+        if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
+            raise WeightsError(f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes.")
     return content
 
 

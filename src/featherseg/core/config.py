@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featherseg.core.errors import ConfigError, did_you_mean
+from featherseg.core.files import read_bounded
 
 T = TypeVar("T", bound="Config")
 
@@ -21,9 +22,11 @@ class Config(BaseModel):
 def read_text(path: Path) -> str:
     """The text of a configuration file. Raises ConfigError where it is no text in UTF-8; FileNotFoundError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text in UTF-8: {error}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -31,6 +31,13 @@ _looked_through: set[Path] = set()
 _looking = threading.Lock()
 
 
+MOST_TEXT = 2**24
+"""Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""
+
+MOST_LINES = 2**28
+"""Bytes of a JSON-lines file: a record for every ten steps of a training of ten million."""
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write(file)` writes: a crash, a full disk or a kill leaves the old or the new file.
 
@@ -199,14 +206,38 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
         file.write(line)
 
 
+def read_bounded(path: Path, most: int = MOST_TEXT) -> bytes:
+    """The bytes of a small file. Raises OSError, and ValueError above `most` bytes: a file may have any size."""
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it holds more than {most:,} bytes, the limit")
+    return content
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError where it is none, too large or nested too deep."""
+    return parse_json(read_bounded(path).decode())
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds. Raises ValueError where it is none, or is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines file; a torn line is passed over, a missing file has none."""
     if not path.is_file():
         return []
+    if path.stat().st_size > MOST_LINES:
+        raise FeathersegError(f"{path} is larger than {MOST_LINES:,} bytes, the limit. Move it away, or shorten it.")
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line[:MOST_TEXT].decode(errors="replace")))
         except ValueError:
             continue
     return [record for record in records if isinstance(record, dict)]

@@ -1,9 +1,8 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
-import json
 from typing import Any
 
-from featherseg.core.files import read_lines, write_text
+from featherseg.core.files import load_json, read_lines, write_text
 from featherseg.core.wording import counted
 from featherseg.evaluation.cost import count_parameters
 from featherseg.evaluation.paper import HEADS, compare
@@ -69,7 +68,7 @@ def _origin(run: Run) -> str:
 def _loss(run: Run) -> list[str]:
     """What the training pictures lost when they were prepared."""
     file = run.path / ENVIRONMENT
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = load_json(file) if file.is_file() else {}
     return [f"- Prepared data: trained on {found['prepared_data']}"] if "prepared_data" in found else []
 
 

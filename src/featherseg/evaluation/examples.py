@@ -3,7 +3,6 @@
 They lie in RUN/pictures/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featherseg.core.files import write_bytes, write_json
+from featherseg.core.files import load_json, write_bytes, write_json
 from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic import from_sample
 from featherseg.inference.draw_panoptic import overlay_panoptic
@@ -90,7 +89,7 @@ def read_examples(run_path: Path) -> list[Example]:
     """
     folder = run_path / FOLDER
     try:
-        rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        rows = load_json(folder / INDEX)
         examples = [Example(**row) for row in rows]
     except (OSError, ValueError, TypeError):
         return []

@@ -4,13 +4,12 @@ No network, no script; light and dark, phone and paper. A part that is not there
 with the command that makes it. Class names, keys and settings come from others and are escaped wherever they are shown.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from featherseg.core.errors import RunError
-from featherseg.core.files import write_text
+from featherseg.core.files import load_json, write_text
 from featherseg.evaluation import report_sections as sections
 from featherseg.evaluation.cost import cost_of
 from featherseg.evaluation.examples import read_examples
@@ -67,7 +66,7 @@ def read_scores(run: Run) -> Mapping[str, Any] | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no file. Raises RunError for a damaged one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

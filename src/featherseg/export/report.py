@@ -1,12 +1,11 @@
 """What an export says of a file: how near it is to its network, what it scores, how large and how fast it is."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.files import write_json
+from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
 from featherseg.export.job import Quantised
 from featherseg.export.parity import ParityReport
@@ -53,7 +52,7 @@ def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
 def read_reports(path: Path) -> dict[str, Any]:
     """The records of a parity.json by target; none where it is missing or damaged."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = load_json(path)
     except (OSError, ValueError):
         return {}
     if not isinstance(kept, dict):

@@ -1,21 +1,21 @@
 """What every exported file tells about its network, whatever its form: JSON texts in its metadata."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, ExportError
-from featherseg.core.types import ClassInfo, Color, Fit, SegOutput, Size
+from featherseg.core.files import parse_json
+from featherseg.core.types import ClassInfo, Color, SegOutput
 from featherseg.layers.resize import pad_images
-from featherseg.recipe import PanopticTable
+from featherseg.recipe import ImageSize, PanopticTable, ToFit
 
 FORMAT_VERSION = 1
 OUTPUTS = ("logits", "centers", "offsets")
@@ -26,25 +26,25 @@ class FileFacts(Config):
     """The metadata of an exported file, as export/job.py writes them; keys that are not listed are passed over."""
 
     format_version: int
-    classes: list[str]
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     colors: list[Color]
     things: list[bool]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channels: int
-    size_divisor: int
-    minimum_size: int
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    channels: Annotated[int, Field(ge=1, le=512)]
+    size_divisor: Annotated[int, Field(ge=1, le=4096)]
+    minimum_size: Annotated[int, Field(ge=0, le=4096)]
     align_corners: bool
     licence: str
-    peak_bytes_per_pixel: float
+    peak_bytes_per_pixel: Annotated[float, Field(ge=0, le=1e9)]
     model: str | None = None  # of the catalogue, with `options`, where a run was exported
     options: dict[str, Any] | None = None
     start: str | None = None  # what the training started from, see `Run.start`
-    image_size: Size | None = None
-    test_fit: Fit | None = None
+    image_size: ImageSize | None = None
+    test_fit: ToFit | None = None
     panoptic: PanopticTable | None = None
     masks: bool = False
-    fixed_size: Size | None = None
+    fixed_size: ImageSize | None = None
     kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
             f"Write it with: featherseg export RUN --to onnx -o {path}"
         )
     try:
-        values = {key: json.loads(text) for key, text in texts.items() if key in FileFacts.model_fields}
+        values = {key: parse_json(text) for key, text in texts.items() if key in FileFacts.model_fields}
         if isinstance(values["format_version"], int) and values["format_version"] > FORMAT_VERSION:
             raise ExportError(
                 f"{path} has format {values['format_version']}; this featherseg reads up to {FORMAT_VERSION}. "

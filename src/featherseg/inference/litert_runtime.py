@@ -1,6 +1,5 @@
 """An exported LiteRT file (.tflite) that is ready to run."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
+from featherseg.core.files import MOST_TEXT, parse_json
 from featherseg.inference.file_facts import FileRuntime, read_facts
 
 FACTS = "featherseg.json"
@@ -50,7 +50,9 @@ def _texts(path: Path) -> dict[str, str]:
     """The metadata, each a JSON text; none in a file of others."""
     try:
         with zipfile.ZipFile(path) as archive:
-            texts = json.loads(archive.read(FACTS))
+            if archive.getinfo(FACTS).file_size > MOST_TEXT:
+                return {}
+            texts = parse_json(archive.read(FACTS).decode())
     except (zipfile.BadZipFile, KeyError, ValueError):
         return {}
     return texts if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) else {}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
+from featherseg.core.files import load_json
 from featherseg.inference.file_facts import FileRuntime, read_facts
 
 GRAPH, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
@@ -71,7 +72,7 @@ def read_pair_hash(graph: Path, weights: Path) -> str:
 
 def _texts(path: Path) -> dict[str, str]:
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = load_json(path)
     except ValueError as error:
         raise ExportError(f"{path} is no JSON ({error}); it was not written by featherseg.") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):

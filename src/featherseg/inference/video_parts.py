@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.errors import RunError
-from featherseg.core.files import locked, refuse_links, write_atomic, write_json
+from featherseg.core.files import load_json, locked, refuse_links, write_atomic, write_json
 from featherseg.inference.video_write import (
     SEGMENT_SUFFIX,
     Drawn,
@@ -92,7 +92,7 @@ def _check_origin(folder: Path, origin: Origin) -> None:
         write_json(record, origin)
         return
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = load_json(record)
     except (OSError, ValueError):
         before = None
     if not isinstance(before, dict):

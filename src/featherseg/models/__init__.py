@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
 from featherseg.layers.instance_branch import InstanceBranch
@@ -56,6 +58,15 @@ _SEAFORMER = "SeaFormer, arXiv:2301.13156"
 _SEGFORMER = "SegFormer, arXiv:2105.15203"
 _SEGNEXT = "SegNeXt, arXiv:2209.08575"
 _SFNET = "SFNet, arXiv:2002.10120"
+
+MOST_CHANNELS = 512
+"""Of a picture: as many as a TIFF may have pages."""
+
+MOST_PARAMETERS = 2**28
+"""Of a network: 1 GiB of weights; the largest of the catalogue has 59 million."""
+
+MOST_OPTION = 4096
+"""No number among a network's settings is larger."""
 
 MODELS = {
     "cgrseg-t": ModelEntry(cgrseg.CGRSeg, cgrseg.VARIANTS["cgrseg-t"], _CGRSEG),
@@ -129,25 +140,62 @@ def configure(name: str, options: Mapping[str, Any] | None = None) -> NetworkCon
     """
     config = entry(name).config
     known = list(type(config).model_fields)
-    for key in options or {}:
+    options = options or {}
+    for key in options:
         if key not in known:
             raise ConfigError(f"unknown key 'model.{key}' for {name}.{did_you_mean(key, [*known, 'pretrained'])}")
-    return parse(type(config), {**config.model_dump(), **(options or {})}, f"model {name}")
+        if not _is_bounded(options[key]):
+            raise ConfigError(
+                f"model.{key} = {str(options[key])[:40]} is too large: expected a number up to {MOST_OPTION}, or at "
+                f"most 16 of them."
+            )
+    return parse(type(config), {**config.model_dump(), **options}, f"model {name}")
 
 
-def build(name: str, classes: int, channels: int = 3, options: Mapping[str, Any] | None = None) -> SegmentationNetwork:
+def _is_bounded(value: Any) -> bool:
+    ones = value if isinstance(value, (list, tuple)) else [value]
+    return len(ones) <= 16 and all(
+        not isinstance(one, (list, tuple, dict)) and (not isinstance(one, (int, float)) or abs(one) <= MOST_OPTION)
+        for one in ones
+    )
+
+
+def build(
+    name: str,
+    classes: int,
+    channels: int = 3,
+    options: Mapping[str, Any] | None = None,
+    most_parameters: int = MOST_PARAMETERS,
+) -> SegmentationNetwork:
     """An untrained network by its catalogue name, for `classes` classes and pictures of `channels` channels.
 
     `options` are keys of its settings, as in a recipe's [model]: {"context": "ppm"}.
     Every network has: `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
     logits; `size_divisor` and `minimum_size` in pixels (what its own forward pads to); and
-    `model(images (B, C, H, W), normalised) -> SegOutput`. Raises UnknownName and ConfigError.
+    `model(images (B, C, H, W), normalised) -> SegOutput`. With options it is first built without memory, to count its
+    parameters. Raises UnknownName, and ConfigError also where these are more than `most_parameters`.
     """
     config = configure(name, options)
     if not 1 <= classes <= 255:
         raise ConfigError(f"classes = {classes}: expected 1 to 255 (label value 255 means ignore).")
-    if channels < 1:
-        raise ConfigError(f"channels = {channels}: expected at least 1.")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ConfigError(f"channels = {channels}: expected 1 to {MOST_CHANNELS}.")
+    if options:
+        try:
+            with torch.device("meta"):
+                parameters = sum(tensor.numel() for tensor in _built(name, config, classes, channels).parameters())
+        except Exception as error:  # a network checks its settings by failing
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"{name} cannot be built with {dict(options)}: {reason}.") from error
+        if parameters > most_parameters:
+            raise ConfigError(
+                f"{name} with {dict(options)} has {parameters:,} parameters, expected at most {most_parameters:,}. "
+                f"Choose smaller settings in [model]."
+            )
+    return _built(name, config, classes, channels)
+
+
+def _built(name: str, config: NetworkConfig, classes: int, channels: int) -> SegmentationNetwork:
     model = entry(name).network(config, classes)
     if entry(name).panoptic:
         model.instance_branch = InstanceBranch(model.pyramid_channels)

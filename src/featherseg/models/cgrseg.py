@@ -225,7 +225,7 @@ class CGRSegConfig(NetworkConfig):
     """
 
     channels: Annotated[int, Field(ge=1)] = 128
-    repeats: Annotated[int, Field(ge=1)] = 5
+    repeats: Annotated[int, Field(ge=1, le=64)] = 5
     axial: Axial = "add"
     band: Literal[0, 5, 7, 9, 11] = 11
     local_kernel: Literal[0, 1, 3, 5] = 3

@@ -207,7 +207,7 @@ class EfficientViTConfig(NetworkConfig):
 
     backbone: Literal["efficientvit-b0", "efficientvit-b1", "efficientvit-b2", "efficientvit-b3"]
     channels: Annotated[int, Field(ge=1)]
-    depth: Annotated[int, Field(ge=0)] = 3
+    depth: Annotated[int, Field(ge=0, le=64)] = 3
     classifier_expansion: Annotated[int, Field(ge=0)] = 4
 
 

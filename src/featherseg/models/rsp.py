@@ -170,7 +170,7 @@ class RSPConfig(NetworkConfig):
 
     channels: Annotated[int, Field(ge=1)] = 64
     neck: Literal["bifpn", "fpn"] = "bifpn"
-    repeats: Annotated[int, Field(ge=1)] = 3
+    repeats: Annotated[int, Field(ge=1, le=64)] = 3
     aggregation: Literal["rsp", "sum", "concat"] = "rsp"
     window: Literal[1, 3, 5, 7, 9] = 5
     heads: Annotated[int, Field(ge=1)] = 8
