@@ -1,42 +1,23 @@
 """Real sockets: where it may listen, what happens when a client leaves, and how it stops."""
 
+import os
 import signal
-import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from color_network import Gated, answer_of, encoded, mask_in, picture, served, until
+from color_network import Gated, Slow, answer_of, large_picture, mask_in, picture, until
+from running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
-from featherseg.serving.app import create_app
+from featherseg.inference.predictor import Predictor
+from featherseg.serving import server as server_module
 from featherseg.serving.networks import Served
-from featherseg.serving.server import bind, server_of
-from featherseg.serving.settings import Limits, Settings, allowed_hosts
-
-
-@contextmanager
-def running(*networks, **limits) -> Iterator[tuple[str, object]]:
-    """(address, the server) of a service on a free port."""
-    listener = bind("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    settings = Settings(limits=Limits(**limits), hosts=allowed_hosts("127.0.0.1", port))
-    server = server_of(create_app(networks or [served()], settings))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}", server
-    finally:
-        if thread.is_alive():
-            server.handle_exit(signal.SIGTERM, None)
-        thread.join()
-
-
-def form(pixels: np.ndarray) -> dict:
-    return {"image": ("photo.png", encoded(pixels))}
+from featherseg.serving.server import bind
 
 
 def test_a_free_port_is_taken_and_a_busy_one_refused_in_a_sentence():
@@ -70,14 +51,9 @@ def test_a_large_body_is_refused_with_an_answer_that_arrives():
 def test_a_picture_whose_client_left_is_not_looked_at():
     predictor = Gated(batch=1)
     with running(Served("color", predictor)) as (address, server):
-        slots, url = server.service.slots, httpx.URL(address)
-        request = httpx.Request("POST", f"{address}/v1/segment", files=form(picture()))
-        names = ("Host", "Content-Type", "Content-Length")
-        head = "".join(f"{name}: {request.headers[name]}\r\n" for name in names)
-        connections = []
+        slots, connections = server.service.slots, []
         for number in (1, 2):
-            connections.append(socket.create_connection((url.host, url.port)))
-            connections[-1].sendall(f"POST /v1/segment HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+            connections.append(connected(address, posted(address, picture())))
             until(lambda number=number: slots.taken == number)
         until(lambda: predictor.seen and server.service.waiting("color") == 1)
         for connection in connections:
@@ -110,6 +86,67 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes():
         httpx.get(f"{address}/healthz")
 
 
+def test_a_stop_ends_in_its_time_whatever_is_under_way(monkeypatch):
+    monkeypatch.setattr(server_module, "FINISH_SECONDS", 0.3)
+    slow = Slow()
+    with running(Served("color", Predictor(slow))) as (address, server):
+        with (
+            connected(address, posted(address, large_picture())) as working,
+            connected(address, post_head(address, "Content-Length: 1000")) as arriving,
+        ):
+            until(lambda: slow.running)
+            server.handle_exit(signal.SIGTERM, None)
+            for connection in (working, arriving):
+                assert all_of(connection).startswith(b"HTTP/1.1 503")
+        until(lambda: not slow.running and not server.service.busy)  # long before the 60 s of an answer
+
+
+SERVED = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from color_network import CLASSES, ColorNetwork
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.serving import server, service
+from featherseg.serving.app import create_app
+from featherseg.serving.networks import Served
+from featherseg.serving.settings import Limits, Settings, allowed_hosts
+
+class Endless(ColorNetwork):
+    def forward(self, images):
+        many = torch.ones(20_000_000)
+        while images.shape[2:] == (24, 40) and not images.is_meta:
+            torch.sin(many)  # nearly all its time in one operation
+        return super().forward(images)
+
+service.STOP_SECONDS = 0.5
+with server.bind("127.0.0.1", 0) as listener:
+    port = listener.getsockname()[1]
+    settings = Settings(limits=Limits(seconds=0.3), hosts=allowed_hosts("127.0.0.1", port))
+    predictor = Predictor(TorchRuntime(Endless().eval(), CLASSES, device="cpu"))
+    app = create_app([Served("endless", predictor)], settings)
+    server.run(app, listener, lambda: print(port, flush=True))
+"""
+
+
+def test_sigterm_while_a_model_works_on_an_image_answered_504_exits_with_0():
+    """The end of the interpreter would abort the process in the middle of an operation of torch."""
+    command = [sys.executable, "-c", SERVED, str(Path(__file__).parents[1])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            port = process.stdout.readline().strip()
+            assert port, process.stderr.read()
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", files=form(picture()), timeout=60)
+            assert answer.status_code == 504
+            process.send_signal(signal.SIGTERM)
+            assert (process.wait(60), process.stderr.read()) == (0, "")
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -122,9 +159,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes():
 )
 def test_nonsense_on_the_socket_gets_no_traceback_and_hurts_nobody(nonsense):
     with running() as (address, _):
-        url = httpx.URL(address)
-        with socket.create_connection((url.host, url.port), timeout=60) as connection:
-            connection.sendall(nonsense)
+        with connected(address, nonsense) as connection:
             answer = connection.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 40")
         assert b"Traceback" not in answer

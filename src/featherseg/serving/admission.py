@@ -61,6 +61,12 @@ class Body:
         self.deadline, self.began = deadline, asyncio.get_running_loop().time()
         self.size, self.arriving = 0, True
 
+    def give_up(self) -> None:
+        """Its time is over now."""
+        self.arriving = False
+        if not self.deadline.expired():  # else it is over already, only its task has not heard of it
+            self.deadline.reschedule(asyncio.get_running_loop().time())
+
     def rate(self, now: float) -> float:
         """Bytes a second so far; what has hardly begun counts as fast."""
         return (self.size + 65_536) / (now - self.began + 0.1)
@@ -86,6 +92,12 @@ class Bodies:
             self._held.discard(body)
             self.taken -= body.size
 
+    def give_up(self) -> None:
+        """End the time of all that are still arriving."""
+        for body in self._held:
+            if body.arriving:
+                body.give_up()
+
     def grow(self, body: Body, size: int) -> None:
         """`size` bytes more of it are here. Raises Refused (429) where there is no room and nobody else to give up."""
         body.size += size
@@ -97,8 +109,7 @@ class Bodies:
                 return
             if slow is body:
                 break
-            slow.arriving = False
-            slow.deadline.reschedule(now)
+            slow.give_up()
             excess -= slow.size
         if excess > 0:
             raise busy("The memory for requests is in use.")

@@ -5,14 +5,18 @@ nobody reads, bodies in tiny pieces, answers that are not fetched, and too many 
 """
 
 import asyncio
+import os
 import time
 from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = 512
-"""Above it the one that has been idle for longest is closed: what says nothing must not use up the process' files."""
+MOST_CONNECTIONS = min(512, os.sysconf("SC_OPEN_MAX") // 2) if hasattr(os, "sysconf") else 512
+"""Above it the one that is worth least is closed: what says nothing must not use up the process' files."""
+
+NEW_SECONDS = 1.0
+"""A connection that says nothing yet is not closed for others that are slow to send for so long."""
 
 HEADER_SECONDS = 10.0
 """For the head of a request to arrive, from the connection's first moment or from the answer before."""
@@ -62,10 +66,13 @@ class _Lingering:
 class Connection(H11Protocol):
     """A connection of the service; `sweep` is to be called about every second."""
 
+    conn: _Counted
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.conn = _Counted(h11.SERVER)
         self.draining, self.since = False, time.monotonic()
+        self.unfetched_since = float("inf")
 
     @property
     def is_answering(self) -> bool:
@@ -77,20 +84,33 @@ class Connection(H11Protocol):
         """Whether the body of a request is still to come."""
         return self.cycle is not None and self.cycle.more_body
 
-    def worth(self) -> tuple[bool, bool, float]:
-        """The least is closed first: what says nothing, then what is slow to send; of these the oldest."""
-        return self.is_answering, self.is_answering and not self.is_receiving, self.since
+    def worth(self, now: float) -> tuple[int, float]:
+        """The least is closed first: what says nothing, then what is slow to send, then what has only just come."""
+        if not self.is_answering:
+            return (0 if now - self.since > NEW_SECONDS else 2), self.since
+        if self.is_receiving or self.unfetched_since <= now:
+            return 1, (self.conn.size + 65_536) / (now - self.since + 0.1)
+        return 3, self.since
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plain = cast(asyncio.Transport, transport)
         super().connection_made(plain)
         self.transport = cast(asyncio.Transport, _Lingering(plain, self))
         if len(self.connections) > MOST_CONNECTIONS:
-            min(cast("set[Connection]", self.connections), key=Connection.worth).abort()
+            now = time.monotonic()
+            min(cast("set[Connection]", self.connections), key=lambda one: one.worth(now)).abort()
 
     def data_received(self, data: bytes) -> None:
         if not self.draining:
             super().data_received(data)
+
+    def pause_writing(self) -> None:
+        self.unfetched_since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.unfetched_since = float("inf")
+        super().resume_writing()
 
     def handle_events(self) -> None:
         before = self.cycle
@@ -99,10 +119,10 @@ class Connection(H11Protocol):
             self.since = time.monotonic()
 
     def send_400_response(self, msg: str) -> None:
-        if self.cycle is not None and self.cycle.response_started:
-            self.abort()
-            return
-        if self.cycle is not None:
+        if self.is_answering:
+            if self.cycle.response_started:
+                self.abort()
+                return
             self.cycle.disconnected = True  # whoever reads the body is told that it ends
             self.cycle.message_event.set()
         super().send_400_response(msg)
@@ -137,8 +157,8 @@ class Connection(H11Protocol):
         """Whether its time is over: for a head, for the rest of a refused body, or `seconds` for an unread answer."""
         if self.draining:
             return now - self.since > DRAIN_SECONDS
-        if self.is_answering:
-            return False  # the application sees to that
+        if self.is_answering:  # the application sees to its time, but for that of an answer that nobody fetches
+            return now - self.unfetched_since > seconds
         return now - self.since > (seconds if self.transport.get_write_buffer_size() else HEADER_SECONDS)
 
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from featherseg.serving.refusal import Refused, failed
+from featherseg.serving.refusal import Refused, failed, stopping
 from featherseg.serving.service import Service
 from featherseg.serving.settings import LOOPBACK_NAMES
 
@@ -119,7 +119,7 @@ class Guard:
         if settings.token is not None and path not in OPEN_PATHS and not path.startswith(PAGE):
             check_token(headers.get("authorization", ""), settings.token)
         if self.service.stopping and path != "/healthz":
-            raise Refused(503, "stopping", "The service is stopping: what runs is finished, nothing new is taken.")
+            raise stopping()
 
 
 def is_allowed(host: str, hosts: Iterable[str]) -> bool:

@@ -7,6 +7,7 @@ in an exported file, after the window at hand.
 
 import heapq
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class LargeLane:
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        if hasattr(os, "setpriority"):  # of this thread alone on Linux, and of those that torch starts for it
+        if sys.platform == "linux":  # of this thread alone, and of those that torch starts for it
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:

@@ -24,6 +24,11 @@ class Refused(FeathersegError):
         return JSONResponse({"error": self.record}, self.status, self.headers)
 
 
+def stopping() -> Refused:
+    """Of what comes, or is not done, while the service stops."""
+    return Refused(503, "stopping", "The service is stopping: what runs is finished, nothing new is taken.")
+
+
 def failed() -> Refused:
     """Of whatever we did not foresee: nothing of it is told to the client."""
     return Refused(

@@ -15,7 +15,7 @@ from featherseg.serving.admission import Body
 from featherseg.serving.encode import encoder, mask_png
 from featherseg.serving.forms import read_files
 from featherseg.serving.networks import Served
-from featherseg.serving.refusal import Refused, failed
+from featherseg.serving.refusal import Refused, failed, stopping
 from featherseg.serving.schema import (
     BatchAnswer,
     ClassAnswer,
@@ -57,8 +57,6 @@ MASK = {
     "description": "PNG, or JSON where rle or polygons were asked.",
 }
 JSON = "application/json"
-LATE_BODY = (408, "The picture took too long to arrive. Send a smaller one.")
-LATE_ANSWER = (504, "The answer took too long. Send a smaller picture, or try again later.")
 
 
 def router(service: Service) -> APIRouter:
@@ -110,7 +108,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         encode = mask_png if query.format == "png" else encoder(network.name, query.format)
         async with received(service, request, "image", most=1) as (content,):
             segmenting = service.segment(network, content, encode, regions=query.format != "png")
-            answer = await while_connected(request, within(seconds, segmenting, LATE_ANSWER))
+            answer = await while_wanted(request, service, within(seconds, segmenting))
         media_type = "image/png" if query.format == "png" else JSON
         return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(network.name)})
 
@@ -128,7 +126,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         async def one(content: bytes) -> bytes:
             try:
                 segmenting = service.segment(network, content, encode, regions=query.format != "png")
-                return await within(limits.seconds, segmenting, LATE_ANSWER)
+                return await within(limits.seconds, segmenting)
             except Refused as refused:
                 return json.dumps({"error": refused.record}).encode()
             except Exception:
@@ -136,7 +134,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
                 return json.dumps({"error": failed().record}).encode()
 
         async with received(service, request, "images", limits.batch) as contents:
-            answers = await while_connected(request, asyncio.gather(*map(one, contents)))
+            answers = await while_wanted(request, service, asyncio.gather(*map(one, contents)))
         content = b'{"results":[' + b",".join(answers) + b"]}"
         return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(network.name)})
 
@@ -145,7 +143,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 async def received(service: Service, request: Request, field: str, most: int) -> AsyncIterator[list[bytes]]:
     """The files of a form, each with a slot from when all have arrived: who is slow to send takes nobody's.
 
-    Raises Refused: 400, 408, 413, 429.
+    Raises Refused: 400, 408, 413, 429, 503.
     """
     service.slots.check()
     try:
@@ -158,30 +156,36 @@ async def received(service: Service, request: Request, field: str, most: int) ->
                 with service.slots.take(len(contents)):
                     yield contents
     except TimeoutError:
-        raise Refused(LATE_BODY[0], "time", LATE_BODY[1]) from None
+        if service.ended.is_set():
+            raise stopping() from None
+        raise Refused(408, "time", "The picture took too long to arrive. Send a smaller one.") from None
 
 
-async def within(seconds: float, work: Awaitable[T], late: tuple[int, str]) -> T:
-    """The result of `work`. Raises Refused, with the status and sentence of `late`, where it takes longer."""
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """The result of `work`. Raises Refused (504) where it takes longer."""
     try:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise Refused(late[0], "time", late[1]) from None
+        raise Refused(504, "time", "The answer took too long. Send a smaller picture, or try again later.") from None
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is given up when the client leaves. Raises ClientDisconnect then."""
+async def while_wanted(request: Request, service: Service, work: Awaitable[T]) -> T:
+    """The result of `work`, which is given up when the client leaves or the service ends.
+
+    Raises ClientDisconnect or Refused (503) then.
+    """
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    ended = asyncio.ensure_future(service.ended.wait())
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        await asyncio.wait({working, gone, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect if gone.done() else stopping()
     finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        for task in (working, gone, ended):
+            task.cancel()
+        await asyncio.gather(working, gone, ended, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:

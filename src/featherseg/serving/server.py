@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -18,8 +20,13 @@ from featherseg.serving.service import Service
 STOPPED = 130
 """The exit code after Ctrl-C."""
 
-GRACE_SECONDS = 10
-"""After the last answer was made, for clients to fetch theirs; then the connections are closed."""
+FINISH_SECONDS = 15.0
+"""After a signal, for the answers under way; what is not done then gets 503, and its work ends."""
+
+GRACE_SECONDS = 5
+"""After the last answer was made, for clients to fetch theirs; then the connections are closed. With FINISH_SECONDS
+before and `service.STOP_SECONDS` after it a stop takes 25 s at most.
+"""
 
 TICKS = 10
 """uvicorn ticks ten times a second; connections are looked over once."""
@@ -60,7 +67,8 @@ def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -
     server.run(sockets=[listener])
     if server.service.busy:  # the interpreter's end would abort the process while a model works for nobody
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+                stream.flush()
         os._exit(STOPPED if server.stopped_by == signal.SIGINT else 0)
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
@@ -85,13 +93,14 @@ def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "S
 class StoppableServer(uvicorn.Server):
     """Stops in two steps: at a signal new requests are refused, and when no picture is under way the server ends.
 
-    A second signal ends it at once.
+    What is not answered after FINISH_SECONDS is given up; a second signal ends the server at once.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], object]) -> None:
         super().__init__(config)
         self.service, self.announce = service, announce
         self.stopped_by: int | None = None
+        self.finish_by = float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -100,11 +109,16 @@ class StoppableServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = self.force_exit = self.stopped_by is not None
         self.stopped_by, self.service.stopping = sig, True
+        self.finish_by = time.monotonic() + FINISH_SECONDS
 
     async def on_tick(self, counter: int) -> bool:
-        if self.service.stopping and self.service.slots.taken == 0:
+        if self.service.stopping and (self.service.slots.taken == 0 or time.monotonic() > self.finish_by):
             self.should_exit = True
         if counter % TICKS == 0:
             service = self.service
             sweep(self.server_state.connections, service.settings.limits.seconds, service.bodies.most)
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.give_up()
+        await super().shutdown(sockets)

@@ -6,6 +6,7 @@ model, and to one large image at a time. Small ones have workers of their own an
 
 import asyncio
 import copy
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,8 @@ SMALL_PIXELS = 1_000_000
 BODIES, SMALL_IMAGES, SMALL_PASSES, LARGE = 0.1, 0.15, 0.15, 0.6
 """Shares of the memory beyond the process' own."""
 
-TURN_PIXELS = 2_000_000
-"""Of one pass of a large image where passes take turns: a small one waits for one of them at most."""
+TURN_PIXELS = 2**21
+"""Of one pass of a large image where passes take turns: a small one waits for one of them at most (1024x2048)."""
 
 STOP_SECONDS = 5.0
 """After the last answer; a model that still works for nobody is left behind then."""
@@ -57,6 +58,7 @@ class Service:
         self.slots = Slots(settings.limits.queue)
         self.metrics = Metrics(lambda: self.slots.taken)
         self.stopping = False
+        self.ended = asyncio.Event()
         self._workers: dict[str, Worker] = {}
         self._lane: LargeLane | None = None
         free = max(0.0, min(network.predictor.memory_gb for network in networks) * 1e9 - PROCESS_BYTES)
@@ -66,35 +68,47 @@ class Service:
         self._regions = asyncio.Semaphore(1)
         self._small = {network.name: _with_share(network.predictor, SMALL_PASSES) for network in networks}
         self._threads: ThreadPoolExecutor | None = None
+        self._pooled: list[threading.Thread] = []
 
     def open(self) -> None:
         """Start the threads."""
-        self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="pictures")
+        self._threads = ThreadPoolExecutor(
+            self.settings.threads, "pictures", initializer=lambda: self._pooled.append(threading.current_thread())
+        )
         for name, network in self.networks.items():
             observe = partial(self.metrics.ran, name)
             self._workers[name] = Worker(self._small[name], network.predictor.batch, observe)
         self._lane = LargeLane()
 
+    def give_up(self) -> None:
+        """Answer what is under way or arriving with 503, and end its work soon."""
+        self.ended.set()
+        self.bodies.give_up()
+
     async def close(self) -> None:
         """End the threads, after the last answer; what takes longer than STOP_SECONDS is left behind, see `busy`."""
         self.stopping = True
         end = time.monotonic() + STOP_SECONDS
-        for thread in (*self._workers.values(), self._lane):
-            if thread:
-                await asyncio.to_thread(thread.close, max(0.0, end - time.monotonic()))
         if self._threads:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        waits: list[Callable[[float], None]] = [worker.close for worker in self._workers.values()]
+        waits += [self._lane.close] if self._lane else []
+        for wait in waits + [thread.join for thread in self._pooled]:
+            await asyncio.to_thread(wait, max(0.0, end - time.monotonic()))
 
     @property
     def busy(self) -> bool:
-        """Whether a model still works: such a thread must not see the interpreter end."""
-        return any(worker.alive for worker in self._workers.values()) or bool(self._lane and self._lane.alive)
+        """Whether a thread still works: it must not see the interpreter end, or its end would wait for it."""
+        workers = any(worker.alive for worker in self._workers.values())
+        pooled = any(thread.is_alive() for thread in self._pooled)
+        return workers or pooled or bool(self._lane and self._lane.alive)
 
     @property
     def ready(self) -> bool:
         """Whether requests will be answered."""
         workers = self._workers.values()
-        return bool(workers) and not self.stopping and all(worker.alive for worker in workers)
+        alive = bool(self._lane and self._lane.alive) and all(worker.alive for worker in workers)
+        return alive and not self.stopping
 
     def waiting(self, name: str) -> int:
         """Pictures that are decoded and wait for the network of that name."""
@@ -137,7 +151,8 @@ class Service:
         assert self._lane is not None
         predictor = _with_share(network.predictor, LARGE)
         takes_turns = not _runs_beside_others(network.predictor)
-        predictor.largest = LARGEST_PASS if not takes_turns or network.panoptic else TURN_PIXELS
+        whole = network.panoptic or getattr(network.predictor.runtime, "fixed_size", None)
+        predictor.largest = TURN_PIXELS if takes_turns and not whole else LARGEST_PASS
 
         def work(stop: Stop) -> T:
             predictor.runtime = Interruptible(network.predictor.runtime, stop, turns if takes_turns else None)

@@ -1,0 +1,178 @@
+"""Large images: behind the small ones, one at a time, ended when nobody waits, and their masks those of `predict`."""
+
+import gc
+import json
+import threading
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from color_network import CLASSES, Slow, answer_of, large_picture, mask_in, picture, until
+from running_service import connected, form, posted, running
+
+from featherseg import models
+from featherseg.inference.file_facts import FileFacts, FileRuntime
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.serving import lanes
+from featherseg.serving.encode import mask_png
+from featherseg.serving.lanes import LargeLane
+from featherseg.serving.networks import Served
+from featherseg.serving.service import TURN_PIXELS
+
+
+@pytest.fixture
+def slow():
+    """A runtime that works on large images until its gate is opened."""
+    runtime = Slow()
+    yield runtime
+    runtime.gate.set()
+
+
+def test_small_images_are_answered_while_a_large_one_is_under_way(start, slow):
+    client = start(Served("color", Predictor(slow)))
+    large = client.begin("POST", "/v1/segment", files=form(large_picture()))
+    until(lambda: slow.running)
+    for seed in range(3):
+        small = client.begin("POST", "/v1/segment", files=form(picture(seed))).result(20)
+        np.testing.assert_array_equal(mask_in(small.content), answer_of(picture(seed)))
+    assert slow.running == 1
+    slow.gate.set()
+    np.testing.assert_array_equal(mask_in(large.result(60).content), answer_of(large_picture()))
+
+
+def test_the_work_on_a_large_image_that_was_answered_504_ends(start, slow):
+    client = start(Served("color", Predictor(slow)), limits={"seconds": 0.5})
+    for _ in range(2):
+        assert client.post("/v1/segment", files=form(large_picture())).status_code == 504
+        until(lambda: not slow.running)
+        assert client.app.state.service.slots.taken == client.app.state.service._large.taken == 0
+
+
+def test_the_work_on_a_large_image_whose_sender_left_ends(slow):
+    with running(Served("color", Predictor(slow))) as (address, server):
+        with connected(address, posted(address, large_picture())):
+            until(lambda: slow.running)
+        until(lambda: not slow.running and server.service.slots.taken == 0)
+        slow.gate.set()
+        answer = httpx.post(f"{address}/v1/segment", files=form(large_picture()), timeout=60)
+        np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_picture()))
+
+
+class Held:
+    """What a job holds."""
+
+
+def test_a_job_that_is_given_up_while_it_waits_never_runs_and_holds_nothing():
+    lane, gate, ran = LargeLane(), threading.Event(), []
+    first = lane.submit(lambda stop: gate.wait(20), 0)
+    held = Held()
+    known = weakref.ref(held)
+    given_up = lane.submit(lambda stop, held=held: ran.append(held), 0)
+    last = lane.submit(lambda stop: ran.append("last"), 0)
+    del held
+    assert given_up.cancel()
+    gc.collect()
+    assert known() is None
+    gate.set()
+    assert first.result(20)
+    last.result(20)
+    assert ran == ["last"]
+    lane.close(20)
+    assert not lane.alive
+
+
+def test_smaller_ones_go_first_but_the_largest_has_its_turn(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: now))
+    lane, gate, order, answers = LargeLane(), threading.Event(), [], []
+    lane.submit(lambda stop: gate.wait(20), 0)
+    for seconds, megapixels in [(0, 32), (1, 8), (2, 4), (30, 1), (31, 4)]:
+        now = 100.0 + seconds
+        answers.append(lane.submit(lambda stop, size=megapixels: order.append(size), megapixels * 1_000_000))
+    gate.set()
+    for answer in answers:
+        answer.result(20)
+    assert order == [4, 8, 1, 32, 4]  # one of 4 megapixels that comes 31 s later goes after the largest
+    lane.close(20)
+
+
+def test_a_job_that_fails_tells_why_and_the_next_is_done():
+    lane = LargeLane()
+    with pytest.raises(ZeroDivisionError):
+        lane.submit(lambda stop: 1 / 0, 0).result(20)
+    assert lane.submit(lambda stop: "next", 0).result(20) == "next"
+    lane.close(20)
+
+
+def test_what_is_given_up_ends_at_the_next_operation_of_torch():
+    lane, began, ended = LargeLane(), threading.Event(), threading.Event()
+
+    def endless(stop):
+        began.set()
+        try:
+            while True:
+                torch.ones(2) + 1
+        finally:
+            ended.set()
+
+    answer = lane.submit(endless, 0)
+    assert began.wait(20)
+    assert answer.cancel()
+    assert ended.wait(20)
+    lane.close(20)
+    assert not lane.alive
+
+
+@pytest.mark.parametrize("name", ["frm-lite0", "segformer-b0"])
+def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name):
+    """SECURITY.md states it: serve at M GB looks at a large image as predict does at 0.6 M + 0.24 GB."""
+    torch.manual_seed(0)
+    runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
+    memory_gb = 0.6 + 1.5 * runtime.peak_bytes_per_pixel * 416 * 640 / 1e9
+    pixels = picture(3, (416, 640))
+    expected = Predictor(runtime, memory_gb=0.6 * memory_gb + 0.24)(pixels)
+    assert "tiles" in expected.how
+    client = start(Served("net", Predictor(runtime, memory_gb=memory_gb)))
+    assert client.post("/v1/segment", files=form(pixels)).content == mask_png(expected)
+    whole = Predictor(runtime, memory_gb=4.0)(pixels)
+    assert whole.how == "whole"
+    client = start(Served("net", Predictor(runtime, memory_gb=4.0)))  # it is small there, and goes whole
+    assert client.post("/v1/segment", files=form(pixels)).content == mask_png(whole)
+
+
+class TurnsFile(FileRuntime):
+    """An exported file as of OpenVINO: passes take turns. `seen` are the sizes of its runs."""
+
+    def __init__(self, fixed_size=None) -> None:
+        facts = {"format_version": 1, "classes": [c.name for c in CLASSES], "colors": [c.color for c in CLASSES],
+                 "things": [False] * 3, "mean": (0.0,) * 3, "std": (1.0,) * 3, "channels": 3, "size_divisor": 1,
+                 "minimum_size": 1, "align_corners": False, "licence": "CC0-1.0", "peak_bytes_per_pixel": 40.0,
+                 "fixed_size": fixed_size}  # fmt: skip
+        super().__init__(Path("file.xml"), FileFacts.model_validate_json(json.dumps(facts)))
+        self.seen = []
+
+    def run(self, images):
+        self.seen.append(images.shape[2:])
+        return [images]
+
+
+def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
+    runtime, size = TurnsFile(), (1100, 2000)
+    client = start(Served("file", Predictor(runtime)))
+    answer = client.post("/v1/segment", files=form(large_picture(size)))
+    np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_picture(size)))
+    assert len(runtime.seen) > 1
+    assert max(height * width for height, width in runtime.seen) <= TURN_PIXELS
+
+
+def test_a_file_of_one_size_sees_a_large_image_whole(start):
+    runtime = TurnsFile(fixed_size=(1100, 2000))
+    client = start(Served("file", Predictor(runtime)))
+    answer = client.post("/v1/segment", files=form(large_picture(runtime.fixed_size)))
+    assert answer.status_code == 200
+    assert runtime.seen == [runtime.fixed_size]
