@@ -8,6 +8,7 @@ FeathersegError
 │   └── TooLarge      a picture of more pixels than are decoded
 ├── WeightsError      a checkpoint that does not fit the network
 ├── RunError          a run folder that cannot be read, or must not be overwritten
+├── TrainingError     a training that cannot go on: its loss or its weights are not finite
 ├── ExportError       a network that cannot be written, or a file that cannot be run
 ├── DeviceError       a device that this machine does not have
 └── MissingExtra      an optional package that is not installed (the sentence holds the `pip install`)
@@ -64,6 +65,10 @@ class WeightsError(FeathersegError):
 
 class RunError(FeathersegError):
     """A run folder cannot be read, or is in the way."""
+
+
+class TrainingError(FeathersegError):
+    """A training cannot go on: its loss, its weights or the state of its optimiser are not finite."""
 
 
 class ExportError(FeathersegError):

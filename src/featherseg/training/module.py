@@ -1,5 +1,6 @@
 """One training step: normalise, forward, loss, optimiser, weight average; all its state is resumed exactly."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from featherseg.core.errors import TrainingError
 from featherseg.data.loader import Batch
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.normalise import normalise
@@ -69,6 +71,9 @@ class SegmentationModule(pl.LightningModule):
         parts = loss._asdict() if isinstance(loss, PanopticLosses) else {}
         total = loss.total if isinstance(loss, PanopticLosses) else loss
         self.losses.append({key: float(value.detach()) for key, value in {"loss": total, **parts}.items()})
+        if not math.isfinite(self.losses[-1]["loss"]):  # the number is here already: no further wait for the device
+            self.lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+            raise self._diverged(f"the loss is {self.losses[-1]['loss']}", self.trainer.global_step + 1)
         return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -84,6 +89,33 @@ class SegmentationModule(pl.LightningModule):
                     self.average[key].lerp_(value, 1 - decay)
                 else:
                     self.average[key].copy_(value)
+
+    def check_finite(self, step: int) -> None:
+        """Before weights are kept: a loss may be finite while they, or what the optimiser holds, no longer are.
+
+        Raises TrainingError naming the first tensor that is not, and `step`.
+        """
+        tensors = {**self.net.state_dict(), **{f"EMA of {key}": value for key, value in self.average.items()}}
+        tensors |= {f"loss.{key}": value for key, value in self.loss.state_dict().items()}
+        for optimizer in self.trainer.optimizers:
+            states = enumerate(optimizer.state.values())
+            tensors |= {f"optimizer.{n}.{k}": v for n, state in states for k, v in state.items() if torch.is_tensor(v)}
+        floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all().to(self.device) for value in floats.values()]).tolist()
+        if not all(finite):
+            raise self._diverged(f"{list(floats)[finite.index(False)]} holds values that are not finite", step)
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        """The error for a training that ran away at `step`, with what helps."""
+        settings = self.settings
+        remedies = [f"a lower rate (--set train.lr={settings.lr / 10:.3g})"]
+        remedies += [] if settings.warmup_steps else ["a warm-up (--set train.warmup_steps=500)"]
+        remedies += [] if settings.precision == "fp32" else ["--set train.precision=fp32"]
+        return TrainingError(
+            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. It stopped there: last.ckpt and the "
+            f"kept weights are from steps before. A resume would come to the same step, so begin a new run (from these "
+            f"weights with --init RUN, where a validation has kept some) and try {', '.join(remedies)}."
+        )
 
     def take_record(self) -> dict[str, float]:
         """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone).

@@ -22,12 +22,16 @@ from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, RunInfo, class_rows, write_info
-from featherseg.training.batch_size import fit_batch_size
-from featherseg.training.class_uniform import write_class_points
+from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RunInfo, class_rows, write_info
+from featherseg.training.batch_size import check_memory, fit_batch_size
+from featherseg.training.class_uniform import CLASS_POINTS, write_class_points
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.optimisers import sort_parameters
 from featherseg.training.start import starting_weights
+
+LOCK, TENSORBOARD = ".lock", "tensorboard"
+BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, DATA, METRICS, TENSORBOARD)
+"""What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
@@ -57,8 +61,10 @@ class Request:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises RunError where --out would overwrite something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Raises RunError where --out would overwrite something. What a kill left before there was a run is in no way."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    unbegun = LOCK in names and all(name in (LOCK, *BEGINNINGS) or name.endswith(".tmp") for name in names)
+    if out.exists() and not unbegun and (names or not out.is_dir()):
         raise RunError(
             f"{out} exists already. Go on with it by adding --resume, or name another folder with --out; "
             f"nothing was changed."
@@ -93,6 +99,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
     file, recipe, (train, val), net, loaded = check_request(request, say)
     size, asked = typical_size(train), recipe
     recipe = resolve_numbers(recipe, net, size, len(train), say)
+    check_memory(net, recipe, say)
     info = RunInfo(
         format_version=FORMAT_VERSION,
         featherseg=__version__,

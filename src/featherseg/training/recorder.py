@@ -80,6 +80,10 @@ class Recorder(Checkpoint):
         step = trainer.global_step
         record = {"step": step, **pl_module.take_record()}
         validate = step % self.every == 0 or step == self.steps
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds or trainer.received_sigterm
+        save = validate or trainer.strategy.broadcast(late)
+        if save:
+            pl_module.check_finite(step)
         if validate:
             record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
             self._judge(step, record)
@@ -89,8 +93,7 @@ class Recorder(Checkpoint):
             self.reporter.step(step, self.steps, record)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in record.items() if isinstance(v, float)}, step)
-        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
-        if validate or trainer.strategy.broadcast(late):
+        if save:
             trainer.save_checkpoint(self.run / CHECKPOINT)
             self.saved_at = time.monotonic()
 

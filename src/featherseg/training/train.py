@@ -7,6 +7,8 @@ was killed and resumed ends bit-identical (docs/decisions/0001).
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,11 +19,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from featherseg.core.device import pick_device
 from featherseg.core.errors import DataError, RunError
-from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic_targets import panoptic_targets
@@ -30,10 +33,14 @@ from featherseg.evaluation.card import write_card
 from featherseg.evaluation.charts import curve_svg
 from featherseg.recipe import Recipe
 from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.training.batch_size import check_memory
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import (
+    BEGINNINGS,
+    LOCK,
+    TENSORBOARD,
     Request,
     check_machine,
     fresh_network,
@@ -47,7 +54,6 @@ from featherseg.training.resume import check_same_data, data_moved, resumed_reci
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
-LOCK, TENSORBOARD = ".lock", "tensorboard"
 
 for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # adverts, and a line a checkpoint
     logging.getLogger(f"lightning.pytorch.{part}").setLevel(logging.WARNING)
@@ -63,11 +69,17 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
         _wait_for_rank_zero(out)
         return _fit(out, request, reporter, resume=resume)
     with _locked(out, resume):
-        if not (out / RESOLVED).is_file():
+        if (out / RESOLVED).is_file():
+            run = _fit(out, request, reporter, resume=resume)
+        else:
             if resume:
                 reporter.message(f"there is no run at {out} yet: it starts anew")
-            prepare(request, out, reporter.message)
-        run = _fit(out, request, reporter, resume=resume)
+            try:
+                prepare(request, out, reporter.message)
+                run = _fit(out, request, reporter, resume=resume)
+            except Exception:
+                _remove_unbegun(out)
+                raise
         _finish(run)
         reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
         return run
@@ -93,6 +105,14 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
         finally:
             if new and not (out / RESOLVED).is_file():  # refused before it began: leave nothing behind
                 shutil.rmtree(out, ignore_errors=True)  # Windows keeps the lock until it is let go
+
+
+def _remove_unbegun(out: Path) -> None:
+    """Of a run that failed before its first step was taken nothing stays: it would be in the mended command's way."""
+    if (out / CHECKPOINT).is_file() or any(isinstance(r.get("step"), int) for r in read_lines(out / METRICS)):
+        return
+    for name in (RESOLVED, *BEGINNINGS):  # first that which makes it a run
+        remove_tree(out / name)
 
 
 def _wait_for_rank_zero(out: Path) -> None:
@@ -135,6 +155,8 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Ru
     else:
         net, _ = fresh_network(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
     keep_supervised_heads(net, recipe)
+    if resume and not _rank():
+        check_memory(net, recipe, reporter.message)  # it may be another machine
     steps, every = count_steps(recipe, len(train_data))
     module = SegmentationModule(
         net,
@@ -166,7 +188,8 @@ def _run_trainer(
             sync_batchnorm=settings.sync_bn and device.type == "cuda" and settings.devices * settings.nodes > 1,
             precision=PRECISIONS[settings.precision],
             callbacks=[recorder],
-            plugins=[AtomicCheckpoints()],
+            plugins=[AtomicCheckpoints(), *_slurm()],
+            default_root_dir=out / RESOLVED,  # a file: of a folder, SLURM's checkpoints in it would be loaded
             logger=_tensorboard(out) if settings.tensorboard else False,
             use_distributed_sampler=False,
             limit_val_batches=0,
@@ -174,15 +197,34 @@ def _run_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        before = _on_slurm_warning()
         try:
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
             recorder.reporter.message(
                 f"stopped at step {trainer.global_step}. Go on with: featherseg train --resume --out {out}"
             )
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGUSR1, before)
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """SLURM's processes without what Lightning does on its signals: a checkpoint of its own, and a new job."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _on_slurm_warning() -> Any:
+    """Let SIGUSR1, SLURM's warning before a job ends, stop the run as SIGTERM does, with its checkpoint written.
+
+    -> the handler that was there before, None where nothing was changed.
+    """
+    if not _slurm() or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _tensorboard(out: Path) -> Any:

@@ -1,0 +1,99 @@
+"""What is refused, or fails before a step is taken, leaves no folder that is in the mended command's way."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_training import SMALL, Silent, request, trained
+
+from featherseg import models
+from featherseg.core.errors import ConfigError, RunError
+from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.training import Request, batch_size, train
+from featherseg.training.module import SegmentationModule
+
+
+@pytest.mark.parametrize("folder", ["new", "empty"])
+@pytest.mark.parametrize("late", [False, True], ids=["refused", "failed in the first step"])
+def test_the_mended_command_runs(tmp_path, monkeypatch, folder, late):
+    out = tmp_path / "run"
+    if folder == "empty":
+        out.mkdir()
+    with monkeypatch.context() as patched:
+        if late:
+            patched.setattr(SegmentationModule, "training_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError if late else ConfigError):
+            trained(out, "loss.class_weights=none" if late else "loss.class_weights=[1.0]")
+    assert not out.exists() or list(out.iterdir()) == []
+    trained(out, "train.epochs=1")
+
+
+def test_a_failure_after_a_step_keeps_the_run(tmp_path, monkeypatch):
+    original = SegmentationModule.training_step
+
+    def fail(self, *batch):
+        return original(self, *batch) if self.micro_batch == 0 else 1 / 0
+
+    monkeypatch.setattr(SegmentationModule, "training_step", fail)
+    with pytest.raises(ZeroDivisionError):
+        trained(tmp_path / "run")
+    assert (tmp_path / "run" / "resolved.json").is_file()
+    with pytest.raises(RunError, match="--resume"):
+        trained(tmp_path / "run")
+
+
+def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
+    for name in (".lock", "class_points.npy", ".data.json.1-ab.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    trained(tmp_path, "train.epochs=1")
+    (tmp_path / "resolved.json").unlink()
+    with pytest.raises(RunError, match="exists already"):  # weights are nobody's leftover
+        trained(tmp_path, "train.epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (("train.batch_size=4096",), r"4096 images of 64x96 takes at least .* are free on cpu. What fits: --set"),
+        (
+            ("augment.crop=[966, 1296]", "train.batch_size=8"),
+            r"8 images of 966x1296 .* fits: --set train.batch_size=\d",
+        ),
+        (("augment.crop=[9660, 12960]", "train.batch_size=1"), r"What fits: .* --set augment.crop=\[\d+, \d+\]"),
+    ],
+)
+def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypatch, asked, sentence):
+    monkeypatch.setattr(batch_size, "available_memory", lambda device: 4e9)
+    with pytest.raises(ConfigError, match=sentence) as told:
+        trained(tmp_path / "run", *asked)
+    assert not (tmp_path / "run").exists()
+    fitting = str(told.value).rpartition("What fits: ")[2].rstrip(".").split("--set ")[1:]
+    recipe = parse_recipe(read_recipe("frm-lite0"), [*SMALL, *asked, *map(str.strip, fitting)])
+    said = []
+    batch_size.check_memory(models.build("frm-lite0", 8), recipe, said.append)
+    assert "may not fit" not in said[0]
+
+
+def test_what_fits_is_said_before_the_first_step(tmp_path):
+    reporter = Silent()
+    trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
+    assert any("a step of 4 images of 64x96 takes about 0." in message for message in reporter.messages)
+
+
+def test_what_is_free_is_within_the_limit_of_a_container(tmp_path, monkeypatch):
+    free = batch_size.available_memory(torch.device("cpu"))
+    monkeypatch.setattr(batch_size, "CGROUP", tmp_path)
+    for name, text in (("max", "3000000"), ("current", "2500000"), ("stat", "anon 5\ninactive_file 250000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert batch_size.available_memory(torch.device("cpu")) == 750_000 < free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert batch_size.available_memory(torch.device("cpu")) > 750_000
+
+
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
+    Path(tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    run = train(request(data_root=Path("data"), init=None), Path("run"), Silent())
+    assert run.recipe.data.root == str(tmp_path / "a" / "data")
+    monkeypatch.chdir("/")
+    train(Request(None), tmp_path / "a" / "run", Silent(), resume=True)

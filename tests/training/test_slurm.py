@@ -1,0 +1,52 @@
+"""SLURM's signals leave one checkpoint, the run's own; a checkpoint that lies about is not taken up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small_training import SMALL
+
+from featherseg.core.files import read_lines
+
+SLURM = {
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "yard",
+    "SLURM_NNODES": "1",
+}
+
+
+def start(folder, *more):
+    command = [sys.executable, "-m", "featherseg", "train", "--out", str(folder / "run"), *more]
+    settings = [part for text in (*SMALL, "train.epochs=400", "train.validate_every=400") for part in ("--set", text)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, "frm-lite0", *settings], cwd=folder, env=os.environ | SLURM, **pipes)
+
+
+@pytest.mark.parametrize("warning", [signal.SIGUSR1, signal.SIGTERM], ids=["SIGUSR1", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, warning):
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with start(tmp_path) as training:
+        while len(read_lines(metrics)) < 2:
+            assert training.poll() is None, training.communicate()
+            time.sleep(0.02)
+        training.send_signal(warning)
+        out, err = training.communicate(timeout=120)
+    assert training.returncode == 130, out + err
+    last = read_lines(metrics)[-1]["step"]
+    assert f"stopped at step {last}" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
+    with start(tmp_path, "--resume") as training:
+        while len(read_lines(metrics)) < last + 2:
+            assert training.poll() is None, training.communicate()
+            time.sleep(0.02)
+        training.kill()
+        training.communicate()
+    assert {"resumed_from": last} in read_lines(metrics)  # nothing was lost
