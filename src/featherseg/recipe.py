@@ -75,6 +75,11 @@ class DataTable(Config):
     test_fit: ToFit | None = None  # pictures are brought to fit this wherever the network is validated, scored or used
     class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
+    @property
+    def shown(self) -> str:
+        """The dataset as a page that is passed on names it: of a path the last two parts."""
+        return "/".join(Path(self.name).parts[-2:])
+
 
 class AugmentTable(Config):
     """[augment]: what is done to a training picture, in this order. Off where a key is left out."""

@@ -148,7 +148,7 @@ def open_dataset(
 def open_files(name: str, split: str, root: Path | None = None, size: int | None = None) -> SegmentationData:
     """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
     if name.endswith(".toml"):
-        return FolderData(Path(name), split, root, size)
+        return FolderData(Path(name).absolute(), split, root and root.absolute(), size)  # messages say where was looked
     entry = find_dataset(name)
     if isinstance(entry, Drawn):
         return entry.open(split, size)
@@ -204,4 +204,4 @@ def given_root(name: str, root: Path | None) -> Path:
     """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
     if root is None:
         raise DataNotFound(f"{name} is not part of this package: say where it lies with --data-root PATH.")
-    return root
+    return root.absolute()

@@ -102,7 +102,8 @@ def read_dataset_toml(path: Path) -> DatasetToml:
         text = read_text(path)
     except FileNotFoundError:
         raise DataNotFound(
-            f"{path} does not exist.{near_path(path)} Run `featherseg check FOLDER` to have one proposed."
+            f"{path} does not exist.{near_path(path)} Were a run's data moved? Say where they are with "
+            f"--data PATH/dataset.toml. Of a folder without one, run `featherseg check FOLDER` to have one proposed."
         ) from None
     return parse(DatasetToml, parse_toml(text, str(path)), str(path))
 

@@ -59,10 +59,10 @@ def _origin(run: Run) -> str:
     data = run.recipe.data
     if run.imported:
         return (
-            f"as `{data.name}` has them; imported from `{run.imported}` (sha256 {run.info.loaded['sha256']}), "
+            f"as `{data.shown}` has them; imported from `{run.imported}` (sha256 {run.info.loaded['sha256']}), "
             f"not trained here"
         )
-    return f"trained by featherseg {run.info.featherseg} on `{data.name}` (split `{data.train_split}`)"
+    return f"trained by featherseg {run.info.featherseg} on `{data.shown}` (split `{data.train_split}`)"
 
 
 def _loss(run: Run) -> list[str]:

@@ -25,7 +25,15 @@ from featherseg.core.wording import counted
 from featherseg.data import DataFacts, dataset_facts
 from featherseg.evaluation.card import card
 from featherseg.layers.network import SegmentationNetwork
-from featherseg.recipe import ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, shipped_recipes
+from featherseg.recipe import (
+    ModelTable,
+    Recipe,
+    RecipeFile,
+    parse_recipe,
+    read_recipe,
+    shipped_recipes,
+    with_absolute_paths,
+)
 from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows, save_weights, write_info
 
 PREFIXES = ("module.", "net.", "model.")
@@ -65,7 +73,7 @@ class ImportRequest:
         own = f"{self.model}_{self.data}"
         file = read_recipe(own if own in shipped_recipes() else self.model)
         root = None if self.data_root is None else str(self.data_root)
-        return file, parse_recipe(file, self.overrides, name=self.data, root=root)
+        return file, with_absolute_paths(parse_recipe(file, self.overrides, name=self.data, root=root))
 
 
 def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]) -> Run:

@@ -246,8 +246,8 @@ def _origin(run: Run) -> str:
     """Where the weights come from."""
     data = run.recipe.data
     if run.imported:
-        return f"imported from {run.imported}, not trained here; its classes are as {data.name} has them"
-    return f"trained on {data.name} ({data.train_split}), seed {run.recipe.train.seed}"
+        return f"imported from {run.imported}, not trained here; its classes are as {data.shown} has them"
+    return f"trained on {data.shown} ({data.train_split}), seed {run.recipe.train.seed}"
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
