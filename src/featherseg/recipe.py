@@ -19,6 +19,7 @@ from featherseg.losses.cross_entropy import Mean
 Positive = Annotated[int, Field(gt=0, le=10_000_000)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of a picture
 Weights = Annotated[list[float], Field(max_length=255)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # what fp32 holds, with room for an optimiser's factors
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
@@ -131,8 +132,8 @@ class TrainTable(Config):
     batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation
     accumulate: Positive = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    backbone_lr: Annotated[float, Field(gt=0)] | None = None  # lr where left out
+    lr: Rate = 2e-3
+    backbone_lr: Rate | None = None  # lr where left out
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     groups: Literal["structure", "mmseg"] = "structure"  # what decays and which rate it has (training/optimisers.py)
     momentum: Share = 0.9  # of sgd

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_training import Silent, request, trained
 
-from featherseg.core.errors import TrainingError
+from featherseg.core.errors import ConfigError, TrainingError
 from featherseg.training import train
 from featherseg.training.module import SegmentationModule
 
@@ -21,6 +21,11 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_checkpoint(tm
     assert all(v.isfinite().all() for v in checkpoint["state_dict"].values())
     with pytest.raises(TrainingError, match="at step 2"):  # the checkpoint is taken up, and comes to the same step
         train(request("train.lr=1e30", "train.epochs=6"), tmp_path / "run", Silent(), resume=True)
+
+
+def test_a_learning_rate_beyond_fp32_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.lr"):
+        trained(tmp_path / "run", "train.lr=1e39")
 
 
 @pytest.mark.parametrize("where", ["weights", "average", "optimizer"])

@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
-from small_training import SMALL
+from small_training import SMALL, trained
 
+from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
 
 SLURM = {
@@ -29,7 +30,7 @@ def start(folder, *more):
     return subprocess.Popen([*command, "frm-lite0", *settings], cwd=folder, env=os.environ | SLURM, **pipes)
 
 
-@pytest.mark.parametrize("warning", [signal.SIGUSR1, signal.SIGTERM], ids=["SIGUSR1", "SIGTERM"])
+@pytest.mark.parametrize("warning", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, warning):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -50,3 +51,11 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, wa
         training.kill()
         training.communicate()
     assert {"resumed_from": last} in read_lines(metrics)  # nothing was lost
+
+
+def test_a_job_of_another_shape_is_refused(tmp_path, monkeypatch):
+    for key, value in (SLURM | {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=r"train.devices = 1 .* SLURM gave this job 1 nodes and 4 tasks a node"):
+        trained(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

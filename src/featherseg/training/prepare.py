@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from featherseg import models
 from featherseg._version import __version__
@@ -142,6 +143,15 @@ def check_machine(recipe: Recipe) -> None:
         raise ConfigError("train.precision = 'fp16' needs a GPU. On a CPU use bf16 or fp32.")
     if device.type == "cuda" and settings.devices > torch.cuda.device_count():
         raise DeviceError(f"train.devices = {settings.devices}, but this machine has {torch.cuda.device_count()} GPUs.")
+    if SLURMEnvironment.detect():
+        try:
+            SLURMEnvironment().validate_settings(settings.devices, settings.nodes)
+        except ValueError:
+            shape = {key: os.environ.get(f"SLURM_{key}", "not set") for key in ("NNODES", "NTASKS_PER_NODE")}
+            raise ConfigError(
+                f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (of a node), but SLURM gave "
+                f"this job {shape['NNODES']} nodes and {shape['NTASKS_PER_NODE']} tasks a node. Make them the same."
+            ) from None
     ranks = settings.devices * settings.nodes
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(
