@@ -62,7 +62,7 @@ def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
         place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
     else:
         place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(0.5)
-    place = np.clip(place, 0, source - 1)
+    place = np.clip(place, np.float32(0), np.float32(source - 1))  # of integers numpy 1 would make float64
     low = place.astype(np.int32)
     return Axis(low, place - low.astype(np.float32))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -37,6 +38,8 @@ async def read_files(
         return [await file.read() for file in files]
     except MultiPartException as error:
         raise _bad(error.message) from None
+    except FormParserError as error:  # Starlette 1.0 passes on those of the parser below it
+        raise _bad(f"{error}.") from None
     finally:
         for file in parser._files_to_close_on_error:  # also that of a part that breaks off, which no form holds
             file.close()
