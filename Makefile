@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON CPU
 
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow test-versions check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,6 +21,10 @@ test: check ## Run the checks and all quick tests
 
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow
+
+test-versions: setup ## Run the quick tests with the newest and the lowest versions of what is needed
+	@scripts/browser.sh
+	@scripts/versions.sh
 
 check: setup ## Lint, formatting, types, layers, licences and known holes of what is needed
 	ruff check .
