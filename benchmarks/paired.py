@@ -237,7 +237,12 @@ class _Child:
         read, write = os.pipe()
         environment = {**os.environ, **environment, "PAIRED_ANSWERS": str(write)}
         self.process = subprocess.Popen(
-            [sys.executable, *command], env=environment, stdin=subprocess.PIPE, stdout=2, pass_fds=[write], text=True
+            [sys.executable, *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=2,
+            pass_fds=[write],
+            encoding="utf-8",
         )
         os.close(write)
         self.answers = os.fdopen(read)

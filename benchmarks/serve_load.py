@@ -79,7 +79,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "featherseg", "serve", self.run, "--port", self.port]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
         assert self.process.stdout
         lines = iter(self.process.stdout.readline, "")
         self.address = next((line.strip() for line in lines if line.startswith("http://")), "")

@@ -106,7 +106,7 @@ def proprietary(names: Iterable[str]) -> list[str]:
 def holes() -> tuple[list[str], int]:
     """-> (known holes in the installed packages, how many packages could not be looked up)."""
     command = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "-f", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if not done.stdout.strip():
         return [], -1
     packages = json.loads(done.stdout)["dependencies"]

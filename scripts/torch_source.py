@@ -27,7 +27,7 @@ def nvidia_device() -> bool:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return True
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and "GPU" in done.stdout
@@ -42,7 +42,7 @@ def at_hand(version: str) -> str | None:
         pass
     command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--no-deps", "--ignore-installed"]
     command += ["--no-index", "--report", "-", f"torch=={version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         return None
     found = json.loads(done.stdout)["install"][0]["metadata"]

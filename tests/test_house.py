@@ -65,6 +65,17 @@ def test_nothing_prints_outside_the_command_line():
         assert not prints or "cli" in path.parts, path
 
 
+def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes by itself is not UTF-8
+    for path in [*SOURCES, *(ROOT / "scripts").glob("*.py")]:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            named = {keyword.arg for keyword in call.keywords}
+            method = call.func.attr if isinstance(call.func, ast.Attribute) else None
+            opened = isinstance(call.func, ast.Name) and call.func.id == "open"
+            mode = ast.literal_eval(call.args[1]) if opened and len(call.args) > 1 else "b" if not opened else "r"
+            text = method in ("read_text", "write_text") or "b" not in mode or "text" in named
+            assert not text or "encoding" in named, f"{path}:{call.lineno}"
+
+
 def test_continuous_integration_runs_the_readme_s_test_command():
     assert "make test" in (ROOT / "README.md").read_text()
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")

@@ -1,11 +1,14 @@
 """The command line as a user meets it: exit codes, messages, help."""
 
+import io
+import json
 import subprocess
 import sys
 
 import pytest
 
 from featherseg import FeathersegError, __version__, cli
+from featherseg.core.wording import ESCAPES
 
 
 def run_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -85,3 +88,18 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -c 'from featherseg.cli import main; main()' models --json | head -c 1"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (run.stdout, run.stderr) == ("[", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_name_that_the_console_lacks_is_an_escape_that_json_reads(monkeypatch, lawn, encoding):
+    name = "Straße…✓😀"
+    lawn.write_text(lawn.read_text().replace("grass", name), encoding="utf-8")
+    said = []
+    for options in ([], ["--json"]):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        monkeypatch.setattr(sys, "argv", ["featherseg", "check", str(lawn), *options])
+        with pytest.raises(SystemExit):
+            cli.main()
+        said.append(sys.stdout.buffer.getvalue().decode(encoding))
+    assert name.encode(encoding, ESCAPES).decode(encoding) in said[0]
+    assert name in str(json.loads(said[1]))

@@ -1,5 +1,6 @@
 """A save that fails or is cut off at any file operation leaves the old file or the new one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from featherseg.core.files import (
     refuse_links,
     write_atomic,
     write_bytes,
+    write_json,
     write_text,
 )
 
@@ -155,3 +157,12 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
         finally:
             os.kill(worker, 9)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_utf8_is_written_and_read_again(tmp_path):
+    content = {"image": "street\udcff.png", "of": "Straße"}
+    write_json(tmp_path / "a.json", content)
+    append_line(tmp_path / "a.jsonl", content)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
+    assert read_lines(tmp_path / "a.jsonl") == [content]
+    assert b"Stra\xc3\x9fe" in (tmp_path / "a.json").read_bytes()

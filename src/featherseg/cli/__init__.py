@@ -17,7 +17,7 @@ import typer
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
-from featherseg.core.wording import visible
+from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Look for faults in a dataset, mend them.",
@@ -76,7 +76,7 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 faults found (`check`) or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
     _messages_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends nothing
+        sys.stdout.reconfigure(errors=ESCAPES)  # a name that the terminal's encoding lacks ends nothing
     try:
         code = _run()
         sys.stdout.flush()

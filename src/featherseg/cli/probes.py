@@ -31,7 +31,9 @@ def findings(extras: Iterable[str]) -> list[Finding]:
     """What came of trying these extras, all at once. Those that nothing is known to try of are passed over."""
     command = [sys.executable, "-W", "ignore", "-m", __name__]
     begun = {
-        extra: subprocess.Popen([*command, extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        extra: subprocess.Popen(
+            [*command, extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
         for extra in extras
         if extra in PROBES
     }

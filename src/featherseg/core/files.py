@@ -20,6 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from featherseg.core.errors import FeathersegError
+from featherseg.core.wording import ESCAPES
 
 _LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-[0-9a-f]{16}\.tmp", re.DOTALL)
 """A temporary file or folder of ours, and the process that made it."""
@@ -180,8 +181,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Atomically replace `path` by `content` in UTF-8."""
-    write_bytes(path, content.encode())
+    """Atomically replace `path` by `content` in UTF-8; half characters, of names that are no UTF-8, become escapes."""
+    write_bytes(path, content.encode(errors=ESCAPES))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -195,7 +196,7 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
     A torn last line (an earlier kill) is closed first, so that it spoils no later record. Raises FeathersegError where
     `path` is a link or no file.
     """
-    line = (json.dumps(content, ensure_ascii=False) + "\n").encode()
+    line = (json.dumps(content, ensure_ascii=False) + "\n").encode(errors=ESCAPES)
     refuse_links(path.parent, path.name)
     _refuse_special(path)
     with open(path, "ab+") as file:

@@ -92,7 +92,9 @@ def import_faults(modules: Iterable[str]) -> dict[str, str]:
 def _try_imports(modules: list[str]) -> dict[str, str | None]:
     command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, *modules]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=IMPORT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return {modules[0]: f"importing it takes longer than {IMPORT_SECONDS} s"}
     told: dict[str, str | None] = {}

@@ -1,8 +1,13 @@
 """Words for people."""
 
+import codecs
+import json
 import unicodedata
 
 _DIRECTION_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+ESCAPES = "featherseg-escapes"
+"""How characters that an encoding lacks are written (`errors` of `str.encode`): `\\u00e4`, which JSON reads as well."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -27,3 +32,12 @@ def _steers(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def _escape_lacking(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPES, _escape_lacking)

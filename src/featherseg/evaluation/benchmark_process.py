@@ -34,9 +34,10 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
-            start_new_session=True,
+            start_new_session=hasattr(os, "setsid"),
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # what Windows has in its place
         )
 
     def __enter__(self) -> "Process":

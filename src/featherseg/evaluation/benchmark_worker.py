@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -220,22 +221,23 @@ def queued_ms() -> float:
     waited = 0
     try:
         for task in os.scandir("/proc/self/task"):
-            waited += int(Path(task.path, "schedstat").read_text().split()[1])  # nanoseconds
+            waited += int(Path(task.path, "schedstat").read_text(encoding="ascii").split()[1])  # nanoseconds
     except (OSError, IndexError):
         return float("nan")
     return waited / 1e6
 
 
 def peak_mib() -> float | None:
-    """The peak of this process's memory in MiB as the kernel has it; None where that is not Linux.
+    """The peak of this process's memory in MiB as Linux or Windows has it; None where neither tells.
 
     Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
     """
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    found = dict(row.split(":", 1) for row in status.read_text().splitlines() if ":" in row)
-    return int(found["VmHWM"].split()[0]) / 1024  # kB in the file
+    try:
+        rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) / 1024  # kB in the file
+    except (OSError, StopIteration):
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)  # bytes; Windows alone
+        return None if peak is None else peak / 2**20
 
 
 def serve(lines: Iterator[str], answers: TextIO) -> None:

@@ -37,13 +37,15 @@ def _guarded(section: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from featherseg.evaluation.machine import memory_gib, processor, usable_cores
+    import psutil
 
-    facts, memory = processor(), memory_gib()
+    from featherseg.evaluation.machine import processor, usable_cores
+
+    facts = processor()
     yield Finding("machine", "processor", facts["processor"])
     yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that decide the speed of networks")
     yield Finding("machine", "cores", f"{usable_cores()} usable")
-    yield Finding("machine", "memory", "unknown" if memory is None else f"{memory:.1f} GiB")
+    yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
 
 
 def _devices() -> Iterator[Finding]:

@@ -5,11 +5,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from featherseg._version import __version__
 
@@ -73,7 +74,7 @@ def machine() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **processor(),
         "usable_cores": usable_cores(),
-        "memory_gib": memory_gib(),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "featherseg": __version__,
@@ -100,9 +101,9 @@ def load_average() -> float | None:
 def machine_in_words(found: dict[str, Any]) -> str:
     """`AMD EPYC, 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
     gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])
-    memory = "" if found["memory_gib"] is None else f", {found['memory_gib']:.0f} GiB"
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return f"{found['processor']}, {found['usable_cores']} cores{memory}{gpus}; {found['system']}; {versions}"
+    size = f"{found['usable_cores']} cores, {found['memory_gib']:.0f} GiB{gpus}"
+    return f"{found['processor']}, {size}; {found['system']}; {versions}"
 
 
 def processor() -> dict[str, Any]:
@@ -111,7 +112,7 @@ def processor() -> dict[str, Any]:
     if not (lscpu := shutil.which("lscpu")):
         return unknown
     done = subprocess.run(
-        [lscpu, "--json"], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        [lscpu, "--json"], capture_output=True, encoding="utf-8", check=False, env={**os.environ, "LC_ALL": "C"}
     )
     try:
         rows = {row["field"]: row["data"] for row in _flat(json.loads(done.stdout)["lscpu"])}
@@ -125,12 +126,6 @@ def processor() -> dict[str, Any]:
 def _flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """lscpu's rows, of which newer ones hold others."""
     return [one for row in rows for one in (row, *_flat(row.get("children", [])))]
-
-
-def memory_gib() -> float | None:
-    if sys.platform != "linux":
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _version(package: str) -> str | None:
@@ -157,12 +152,12 @@ def _nvidia_smi() -> list[dict[str, str]]:
     if not (smi := shutil.which("nvidia-smi")):
         return []
     command = [smi, f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in done.stdout.splitlines()]
 
 
 def _first_line(path: Path) -> str | None:
     try:
-        return path.read_text().splitlines()[0]
+        return path.read_text(encoding="ascii").splitlines()[0]
     except (OSError, IndexError):
         return None

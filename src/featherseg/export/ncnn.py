@@ -51,12 +51,14 @@ def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
 
 def _run(program: str, trace: Path) -> None:
     """pnnx itself, in a process of its own: it prints a lot. Raises ExportError where it fails."""
-    found = subprocess.run([program, trace.name, "fp16=0"], cwd=trace.parent, capture_output=True, text=True)
+    found = subprocess.run(
+        [program, trace.name, "fp16=0"], cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace"
+    )
     graph = trace.with_name("model.ncnn.param")
     if found.returncode != 0 or not graph.is_file():
         lines = found.stderr.strip().splitlines()
         raise ExportError(f"pnnx could not write this network for ncnn: {lines[-1] if lines else found.returncode}.")
-    layers = {line.split()[0] for line in graph.read_text().splitlines()[2:] if line.strip()}
+    layers = {line.split()[0] for line in graph.read_text(encoding="utf-8").splitlines()[2:] if line.strip()}
     unknown = sorted(layer for layer in layers if not LAYER_NAME.fullmatch(layer))
     if unknown:
         raise ExportError(
