@@ -13,6 +13,7 @@ from bad_inputs.case import RGB, saved
 from bad_inputs.names import NAMES, named
 from PIL import Image
 from small_run import small_info
+from small_video import moving_pictures, write_video
 
 from featherseg import cli, models
 from featherseg.core.types import ClassInfo
@@ -88,6 +89,7 @@ def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(ru
     seen = [name for name in NAMES.values() if not name.startswith(".")]  # hidden files are no pictures
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == len(seen)
     assert f"{len(NAMES)} of {len(seen) + len(NAMES)} could not be read" in stdout
+    assert len(stdout.splitlines()) == len(seen) + len(NAMES) + 2  # a line for each, and two at the end
 
 
 def test_a_name_with_a_leading_dash_is_a_picture_behind_two_dashes(run, call, tmp_path, monkeypatch):
@@ -110,7 +112,59 @@ def test_a_name_whose_mask_would_be_too_long_is_refused_in_a_sentence(run, call,
     path.write_bytes(saved(RGB, "PNG"))
     code, _, stderr = call("predict", run, path, "-o", tmp_path / "out")
     assert code == 2
-    assert "File name too long" in stderr
+    assert "too long a name for a file" in stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "道" * 83, "x" * 250])
+def test_a_name_whose_masks_would_be_too_long_leaves_the_others_alone(run, call, tmp_path, name):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in (f"{name}.png", "a.png", "z.png"):
+        (folder / file).write_bytes(saved(RGB, "PNG"))
+    code, stdout, _ = call("predict", run, folder, "-o", tmp_path / "out")
+    assert code == 1
+    assert f"left out {folder}/{name}.png: {name}_" in stdout
+    kinds = ("color", "mask", "overlay")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{n}_{kind}.png" for n in "az" for kind in kinds]
+
+
+def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone(run, call, tmp_path):
+    names = ["x" * 240 + ".mp4", "a.mp4"]
+    for name in names:
+        write_video(tmp_path / name, moving_pictures(2))
+    code, stdout, _ = call("predict", run, *(tmp_path / name for name in names), "-o", tmp_path / "out")
+    assert (code, os.listdir(tmp_path / "out")) == (1, ["a_overlay.mp4"])
+    assert "its name is too long" in stdout
+    assert call("predict", run, tmp_path / names[0], "-o", tmp_path / "out")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("benchmark", "nowhere", "-o", "PLACE/page.html"),
+        ("report", "nowhere", "-o", "PLACE/page.html"),
+        ("compare", "nowhere", "elsewhere", "-o", "PLACE/page.html"),
+        ("compare", "--train", "frm-lite0", "--data", "nowhere", "--models", "a,b", "--out", "PLACE/runs"),
+        ("predict", "nowhere", "a.png", "-o", "PLACE/out"),
+        ("predict", "nowhere", "a.mp4", "-o", "PLACE/a.mp4"),
+        ("predict", "nowhere", "camera", "-o", "PLACE/a.mp4"),
+        ("import", "nowhere.pth", "--model", "frm-lite0", "--data", "shapes", "--licence", "x", "--out", "PLACE/run"),
+        ("train", "frm-lite0", "--data", "shapes", "--out", "PLACE/run"),
+        ("export", "RUN", "-o", "PLACE/out"),
+        ("check", "nowhere", "--fix", "PLACE/out"),
+    ],
+    ids=lambda words: " ".join(words[:2] if "--train" in words else (words[0], words[-1])),
+)
+@pytest.mark.parametrize("place", ["/proc", "/dev/null", "x" * 300])
+def test_a_place_that_takes_nothing_is_told_before_the_work(run, call, tmp_path, monkeypatch, words, place):
+    """Nothing else that is named is there: whoever tells of the place asked for it first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "a.mp4"):
+        Path(name).write_bytes(saved(RGB, "PNG"))
+    code, _, stderr = call(*(word.replace("PLACE", place).replace("RUN", str(run)) for word in words))
+    assert code == 2
+    assert ("File name too long" if place.startswith("x") else "nothing can be written to") in stderr
+    assert sorted(os.listdir()) == ["a.mp4", "a.png"]
 
 
 def test_a_pipe_is_refused_and_not_waited_for(run, call, tmp_path):

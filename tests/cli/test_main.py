@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -77,6 +79,26 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "build_app", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+def test_names_in_tracebacks_and_warnings_steer_nothing(monkeypatch, capsys):
+    """Those of errors that nobody expected, as Python itself shows them."""
+    for module, name in ((sys, "excepthook"), (warnings, "formatwarning")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    bug = KeyError("a\x1b[2J\u202eb")
+    bug.__cause__ = ValueError("c\x9bm")
+    bug.add_note("d\x07")
+    monkeypatch.setattr(sys, "argv", ["featherseg"])
+    monkeypatch.setattr(cli, "build_app", raising(bug))
+    with pytest.raises(KeyError):
+        cli.main()
+    sys.excepthook(KeyError, bug, bug.__traceback__)
+    logging.lastResort.handle(logging.makeLogRecord({"msg": "e\x1b[2J"}))
+    assert warnings.formatwarning("f\x1b[2J", UserWarning, "a.py", 1) == "a.py:1: UserWarning: f\\x1b[2J\n"
+    shown = capsys.readouterr().err
+    assert not set(shown) & set("\x1b\x9b\x07\u202e")
+    assert "Traceback" in shown
+    assert "c\\x9bm" in shown
 
 
 def test_several_sentences_stay_several_lines(monkeypatch, capsys):

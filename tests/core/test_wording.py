@@ -1,6 +1,6 @@
 import pytest
 
-from featherseg.core.wording import counted, visible
+from featherseg.core.wording import counted, one_line, visible
 
 
 def test_one_is_singular_and_any_other_number_plural():
@@ -21,3 +21,7 @@ def test_one_is_singular_and_any_other_number_plural():
 )
 def test_what_steers_a_terminal_is_shown_as_an_escape_and_letters_stay(text, shown):
     assert visible(text) == shown
+
+
+def test_a_name_stands_in_one_line():
+    assert one_line("a\nerror: all is lost\t\x1b[2J") == "a\\nerror: all is lost\\t\\x1b[2J"

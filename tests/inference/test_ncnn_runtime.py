@@ -96,3 +96,15 @@ def test_facts_that_are_none_are_refused(graph, content):
 def test_it_runs_on_the_cpu_alone(graph):
     with pytest.raises(DeviceError, match="'cuda'"):
         NcnnRuntime(graph, "cuda")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\x9bm", "a\u202eb", "a\rb"])
+def test_names_that_would_steer_the_terminal_are_refused_before_ncnn_tells_them(graph, capfd, name):
+    first = graph.read_text().splitlines()[2].split()
+    graph.write_text(graph.read_text().replace(f" {first[1]} ", f" {name} ", 1), newline="")
+    facts = json.loads(graph.with_name("model.ncnn.json").read_text())
+    facts["sha256"] = json.dumps(read_pair_hash(graph, graph.with_suffix(".bin")))
+    graph.with_name("model.ncnn.json").write_text(json.dumps(facts))
+    with pytest.raises(ExportError, match="where ncnn has plain letters alone"):
+        NcnnRuntime(graph)
+    assert capfd.readouterr() == ("", "")

@@ -102,3 +102,24 @@ def test_weights_in_another_file_are_refused(tmp_path):
 def test_a_device_that_onnxruntime_does_not_have_is_refused(tmp_path, device):
     with pytest.raises(FeathersegError, match=device):
         open_runtime(write_onnx(tmp_path / "net.onnx"), device)
+
+
+@pytest.mark.parametrize("where", ["node", "input", "operator"])
+def test_names_in_the_file_reach_the_terminal_in_no_way(tmp_path, capfd, where):
+    """onnxruntime would log them, as they are, besides raising its error."""
+    path, name = write_onnx(tmp_path / "net.onnx"), "\x1b[2J\x1b]0;owned\x07"
+    model = onnx.load(path)
+    node = model.graph.node[0]
+    if where == "node":
+        node.name = name  # fails when it runs: the picture has other channels than the weight
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = name
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((2, 4, 1, 1), np.float32), "weight"))
+    elif where == "input":
+        node.input[0] = name  # no such value
+    else:
+        node.op_type = name
+    onnx.save(model, path)
+    with pytest.raises(FeathersegError, match="cannot be run by onnxruntime") as refused:
+        open_runtime(path, "cpu")(torch.zeros(1, 3, 64, 64))
+    assert "\x1b" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")

@@ -9,9 +9,12 @@ import io
 import logging
 import os
 import sys
+import traceback
+import warnings
 from importlib import import_module
 from keyword import iskeyword
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
 
@@ -83,6 +86,9 @@ def main() -> None:
     except BrokenPipeError:  # `featherseg models | head -1`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
+    except Exception:
+        sys.excepthook = _show_bug  # here: typer sets its own when it is called
+        raise
     sys.exit(code)
 
 
@@ -93,6 +99,21 @@ def _messages_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Visible())
     logger.handlers = [handler]
+    if logging.lastResort:  # warnings of other packages' loggers
+        logging.lastResort.setFormatter(_Visible())
+    warnings.formatwarning = _visible_warning
+
+
+def _visible_warning(*about: Any, **more: Any) -> str:
+    return visible(_FORMAT_WARNING(*about, **more))
+
+
+_FORMAT_WARNING = warnings.formatwarning
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of an error that nobody expected; names in its message may come from others."""
+    print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 class _Visible(logging.Formatter):
@@ -109,6 +130,8 @@ def _run() -> int:
     except FeathersegError as error:
         return _fail(str(error))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{error.strerror}: {error.filename}. Name another place.")
         if error.errno in DISK_ERRORS:
             return _fail(f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the rights.")
         raise

@@ -61,13 +61,15 @@ def benchmark(
     sizes = [parse_size(text, "--size") for text in size or ()]
     from featherseg.cli.terminal import Console
     from featherseg.core.device import pick_device
-    from featherseg.core.files import write_text
+    from featherseg.core.files import check_writable, write_text
     from featherseg.evaluation.benchmark import benchmark as measure
     from featherseg.evaluation.benchmark_page import benchmark_html
     from featherseg.evaluation.benchmark_results import Plan
     from featherseg.evaluation.benchmark_variants import find_networks
     from featherseg.evaluation.machine import usable_cores
 
+    if output:
+        check_writable(output)  # not after minutes
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     on_gpu = pick_device(device).type == "cuda"
     found = find_networks(networks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.progress import progress_bar
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,17 +68,19 @@ def _print_report(console: Console, report: CheckReport) -> None:
         if faults:
             console.print(f"{heading}: {len(faults)}", style="bold red")
             for fault in faults[:SHOWN_FAULTS]:
-                console.print(f"  {fault.text}")
+                console.print(f"  {one_line(fault.text)}")
             if len(faults) > SHOWN_FAULTS:
                 console.print(f"  and {len(faults) - SHOWN_FAULTS} more")
     if report.proposal is not None:
         _print_proposal(console, report.proposal)
     console.print(_class_table(report))
     for note in report.notes:
-        console.print(f"note: {note}", style="yellow")
+        console.print(f"note: {one_line(note)}", style="yellow")
     images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
     state = "clean" if report.clean else counted(len(report.faults), "fault")
-    console.print(f"{report.name}: {images} images: {state}", style="bold green" if report.clean else "bold red")
+    console.print(
+        f"{one_line(report.name)}: {images} images: {state}", style="bold green" if report.clean else "bold red"
+    )
 
 
 def _print_proposal(console: Console, proposal: Proposal) -> None:
@@ -106,7 +108,7 @@ def _class_table(report: CheckReport) -> Table:
         table.add_column(name, justify="right")
     for index, info in enumerate(report.classes):
         cells = [f"{100 * split.share(index):.2f} ({split.statistics.images[index]})" for split in splits]
-        table.add_row(info.name, *cells, f"{report.weights[index]:.3f}")
+        table.add_row(one_line(info.name), *cells, f"{report.weights[index]:.3f}")
     table.add_section()
     table.add_row("ignored, of all pixels", *(f"{100 * split.ignored_share:.2f}" for split in splits), "")
     if any(split.sizes for split in splits):
@@ -123,7 +125,9 @@ def _most_frequent(sizes: dict[str, int]) -> str:
 def _print_mended(console: Console, mended: MendReport, out: Path) -> None:
     from featherseg.data.check import FAULTS
 
-    console.print(f"{out}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them")
+    console.print(
+        f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
+    )
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS[kind]}: {count}")
-    console.print(f"Use it with --data {out / 'dataset.toml'}")
+    console.print(f"Use it with --data {one_line(str(out / 'dataset.toml'))}")

@@ -146,7 +146,9 @@ def _train(
         raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
     from featherseg.cli.train import TrainingProgress
     from featherseg.core.errors import require
+    from featherseg.core.files import check_folder
 
+    check_folder(out)
     require("lightning", "train", "training")
     from featherseg.evaluation.labelled import Labelled
     from featherseg.training import Request

@@ -7,7 +7,7 @@ import typer
 
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import unknown
-from featherseg.core.wording import counted, visible
+from featherseg.core.wording import counted, one_line
 
 FORMS = ("cityscapes-panoptic",)
 
@@ -31,6 +31,6 @@ def convert(
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
     for split in converted:
         kept = f", {split.kept} of them there before" if split.kept else ""
-        print(visible(f"{split.json}: {counted(split.pictures, 'picture')}{kept}"))
+        print(one_line(f"{split.json}: {counted(split.pictures, 'picture')}{kept}"))
     if out is None:
-        print(visible(f"Use it with --data cityscapes-panoptic --data-root {data_root}"))
+        print(one_line(f"Use it with --data cityscapes-panoptic --data-root {data_root}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.core.wording import visible
+from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
     from featherseg.core.installation import Finding
@@ -53,7 +53,7 @@ def _print(findings: list[Finding]) -> None:
         if finding.section != section:
             section = finding.section
             print(section)
-        print(visible(f" {MARKS[finding.state]} {finding.name:<{width}}  {finding.found}"))
+        print(one_line(f" {MARKS[finding.state]} {finding.name:<{width}}  {finding.found}"))
     print()
     for state, title in TITLES.items():
         found = [finding for finding in findings if finding.state == state]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.core.errors import ExportError
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -99,7 +99,7 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
         table.add_row(*_row(report))
     console.print(table)
     for report in reports:
-        console.print(f"{report.target}: {report.path}{_remarks(report)}", markup=False)
+        console.print(f"{report.target}: {one_line(str(report.path))}{_remarks(report)}", markup=False)
 
 
 def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from featherseg.cli.options import parse_size
 from featherseg.core.errors import ConfigError
-from featherseg.core.wording import visible
+from featherseg.core.wording import one_line
 
 
 def import_(
@@ -42,8 +42,8 @@ def import_(
 
     request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(overrides or ()))
     run = import_weights(request, out, print)
-    print(visible(f"licence: {run.licence}"))
-    print(visible(f"the run is in {out}; score it with: featherseg evaluate {out}"))
+    print(one_line(f"licence: {run.licence}"))
+    print(one_line(f"the run is in {out}; score it with: featherseg evaluate {out}"))
 
 
 def ask_licence() -> str:

@@ -13,6 +13,7 @@ import typer
 from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
+from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,10 +66,13 @@ def predict(
     files = find_pictures([path for path in paths if path not in moving.paths], output)
     mode = parse_mode(window, scales, flip, fit)
     from featherseg.cli.terminal import Console
+    from featherseg.core.files import check_folder
     from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
 
+    if files:
+        check_folder(output)
     moving.check(masks, overwrite)
     out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
@@ -178,29 +182,36 @@ def unique_names(files: list[Path]) -> list[str]:
 class ReadableOnly:
     """Reads pictures one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
 
-    `given` are the names and files of the pictures that were given out, `failed` counts the others. Of a single picture
-    that cannot be read the DataError itself is raised.
+    So are those whose name is too long for the files that `out` would write. `given` are the names and files of the
+    pictures that were given out, `failed` counts the others. Of a single picture the error itself is raised.
     """
 
-    def __init__(self, files: list[Path], names: list[str], predictor: Predictor, console: Console) -> None:
-        self.files, self.names, self.predictor, self.console = files, names, predictor, console
+    def __init__(
+        self, files: list[Path], names: list[str], predictor: Predictor, out: Output, console: Console
+    ) -> None:
+        self.files, self.names, self.predictor, self.out, self.console = files, names, predictor, out, console
         self.given: list[tuple[str, Path]] = []
         self.failed = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         from rich.markup import escape
 
+        from featherseg.core.files import name_too_long
         from featherseg.data.images import image_size, read_image
 
         for file, name in zip(self.files, self.names, strict=True):
             try:
+                if too_long := [written for written in self.out.all_files([name]) if name_too_long(written)]:
+                    raise DataError(
+                        f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image."
+                    )
                 self.predictor.plan(image_size(file))  # too large for the memory is said before it is decoded
                 pixels = read_image(file, self.predictor.runtime.channels)
             except (DataError, ConfigError) as error:
                 if len(self.files) == 1:
                     raise
                 self.failed += 1
-                self.console.print(f"[red]left out[/] {escape(str(error))}")
+                self.console.print(f"[red]left out[/] {escape(one_line(str(error)))}")
                 continue
             self.given.append((name, file))
             yield pixels
@@ -212,14 +223,14 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     from rich.markup import escape
     from rich.progress import Progress
 
-    readable = ReadableOnly(files, names, predictor, console)
+    readable = ReadableOnly(files, names, predictor, out, console)
     hinted = False
     with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(files))
         for done, result in enumerate(predictor(iter(readable)), start=1):
             name, file = readable.given[done - 1]
             out.save(result, name, file)
-            console.print(f"{escape(name)}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
+            console.print(f"{escape(one_line(name))}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
                 _print_shares(console, result)
@@ -228,7 +239,7 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     if out.panoptic:
         out.panoptic.finish()
     written = len(readable.given)
-    console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(str(out.folder))}")
+    console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(one_line(str(out.folder)))}")
     if readable.failed:
         console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")
     return readable.failed
@@ -244,8 +255,9 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
     height, width = result.mask.shape
     if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
         return False
+    network = escape(one_line(predictor.runtime.name))
     console.print(
-        f"[yellow]hint[/] {escape(predictor.runtime.name)} was trained on pictures of {trained[0]}x{trained[1]}; "
+        f"[yellow]hint[/] {network} was trained on pictures of {trained[0]}x{trained[1]}; "
         f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
     )
     return True

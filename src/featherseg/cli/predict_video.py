@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featherseg.core.errors import ConfigError, DataError
-from featherseg.core.wording import counted, visible
+from featherseg.core.wording import counted, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -41,11 +41,17 @@ class Moving:
 
     def check(self, masks: bool, overwrite: bool) -> None:
         """Raises ConfigError where a result is in the way and was not asked to be replaced."""
+        from featherseg.core.files import check_folder, name_too_long
         from featherseg.inference.video_parts import parts_folder
 
         if self.camera is not None and masks:
             raise ConfigError("--masks is for videos: of a camera, predict the recording's frames afterwards.")
         for target in self.targets:
+            check_folder(target.parent)
+            if name_too_long(parts_folder(target)):
+                if self.single:
+                    raise ConfigError(f"{target} is too long a name for a file. Name another with -o.")
+                continue  # it is left out, the others are written
             folder = masks_folder(target)
             begun = parts_folder(target).is_dir()
             if os.path.exists(target) and not overwrite:
@@ -68,9 +74,16 @@ class Moving:
         """Write one video; -> whether all of it could be read. A single one that cannot be read at all is an error."""
         from rich.markup import escape
 
+        from featherseg.core.files import name_too_long
         from featherseg.inference.video import VideoJob, network_digest, segment_video
+        from featherseg.inference.video_parts import parts_folder
 
         source, target = pair
+        if name_too_long(parts_folder(target)):
+            console.print(
+                f"[red]left out[/] {escape(one_line(str(source)))}: its name is too long for what it would become"
+            )
+            return False
         job = VideoJob(source, target, network_digest(run), masks_folder(target) if masks else None)
         try:
             with _progress(console, target.name) as watch:
@@ -78,10 +91,12 @@ class Moving:
         except DataError as error:
             if self.single:
                 raise
-            console.print(f"[red]left out[/] {escape(str(error))}")
+            console.print(f"[red]left out[/] {escape(one_line(str(error)))}")
             return False
         except KeyboardInterrupt:
-            console.print(f"{escape(target.name)} is not finished: the same command goes on where it was stopped.")
+            console.print(
+                f"{escape(one_line(target.name))} is not finished: the same command goes on where it was stopped."
+            )
             raise
         _print_result(console, result, job.target, job.masks)
         return not result.unreadable
@@ -150,7 +165,7 @@ def _progress(console: Console, name: str) -> Iterator[Watch]:
     )
     begun: list[tuple[int, float]] = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(visible(name)), total=None, rate=NO_RATE)
+        task = bar.add_task(escape(one_line(name)), total=None, rate=NO_RATE)
 
         def watch(done: int, total: int | None) -> None:
             now = time.monotonic()
@@ -170,11 +185,11 @@ def _print_result(console: Console, result: VideoResult, target: Path, masks: Pa
     sound = "; its sound is left out" if facts.sound else ""
     again = f"; the first {result.resumed} were there already" if result.resumed else ""
     console.print(
-        f"{escape(str(target))}: {result.frames} frames, {_in_words(facts.size)}, {float(facts.rate):.4g} frames/s, "
-        f"{result.how}{sound}{again}"
+        f"{escape(one_line(str(target)))}: {result.frames} frames, {_in_words(facts.size)}, "
+        f"{float(facts.rate):.4g} frames/s, {result.how}{sound}{again}"
     )
     if masks:
-        console.print(f"their masks: 000000.png to {result.frames - 1:06d}.png in {escape(str(masks))}")
+        console.print(f"their masks: 000000.png to {result.frames - 1:06d}.png in {escape(one_line(str(masks)))}")
     if result.unreadable:
         lacking = counted(result.unreadable, "frame")
         console.print(f"[red]{lacking} could not be read[/]: the video is damaged, the result lacks them")
@@ -197,13 +212,13 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
         stop.set()
 
     signal.signal(signal.SIGINT, finish)
-    console.print(f"recording camera {escape(camera)} to {escape(str(target))}; Ctrl-C ends it")
+    console.print(f"recording camera {escape(camera)} to {escape(one_line(str(target)))}; Ctrl-C ends it")
     try:
         with _progress(console, target.name) as watch:
             recording = record(predictor, camera, target, stop, watch)
     finally:
         signal.signal(signal.SIGINT, before)
-    console.print(f"{escape(str(target))}: {recording.frames} frames, {_in_words(recording.size)}")
+    console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {_in_words(recording.size)}")
     if recording.dropped:
         console.print(f"{counted(recording.dropped, 'frame')} came while the network was busy: left out")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featherseg.cli.progress import progress_bar
-from featherseg.core.wording import counted, visible
+from featherseg.core.wording import counted, one_line
 
 
 class Stored(StrEnum):
@@ -47,6 +47,6 @@ def prepare(
             done = prepare_data(data, name, data_root, stored_as, out, progress)
         kept = f", {done.kept} of them there before" if done.kept else ""
         gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
-        print(visible(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {gigabytes}"))
+        print(one_line(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {gigabytes}"))
     if out is not None:
-        print(visible(f"Used where FEATHERSEG_CACHE={out} is set."))
+        print(one_line(f"Used where FEATHERSEG_CACHE={out} is set."))

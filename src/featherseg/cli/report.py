@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from featherseg.core.wording import visible
+from featherseg.core.wording import one_line
 
 
 def report(
@@ -17,10 +17,13 @@ def report(
 
     The page is one file: no network, no script. What the run does not hold yet is named as missing.
     """
+    from featherseg.core.files import check_writable
     from featherseg.evaluation.report import write_report
     from featherseg.runs import find_run
 
+    if output:
+        check_writable(output)
     page = write_report(find_run(run), output)
-    print(f"report: {visible(str(page.resolve()))}")
+    print(f"report: {one_line(str(page.resolve()))}")
     if show:
         typer.launch(page.resolve().as_uri())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.core.errors import require
+from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
     from featherseg.serving.networks import Served
@@ -75,7 +76,7 @@ def print_start(networks: Sequence[Served], settings: Settings, host: str, port:
     for network in networks:
         objects = ", objects" if network.panoptic else ""
         terms = network.licence or "licence not stated"
-        console.print(f"{escape(network.name)}: {len(network.classes)} classes{objects}; {escape(terms)}")
+        console.print(escape(one_line(f"{network.name}: {len(network.classes)} classes{objects}; {terms}")))
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "

@@ -107,6 +107,18 @@ def check_writable(path: Path) -> None:
         raise FeathersegError(f"{path} is a folder. Name the file to write, such as {path / 'NAME'}.")
     _refuse_special(path)
     check_folder(path.parent)
+    if name_too_long(path):
+        raise FeathersegError(f"{path} cannot be written: the file system takes no name of that length.")
+
+
+def name_too_long(path: Path) -> bool:
+    """Whether the file system takes no name as long as that of `path`, whose folder may still be to be made."""
+    there = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    try:
+        os.lstat(there / path.name)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def check_folder(folder: Path) -> None:
@@ -119,6 +131,9 @@ def check_folder(folder: Path) -> None:
     try:
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        for name in absolute.relative_to(there).parts:
+            if name_too_long(there / name):
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         probe = temporary_beside(there / "probe")
         try:
             open(probe, "xb").close()

@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return "".join(_escaped(c) if _steers(c) else c for c in text)
 
 
+def one_line(text: str) -> str:
+    """`visible`, and line breaks and tabs are escapes as well: so a name stands in a line with others' words."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _steers(character: str) -> bool:
     if character in "\n\t":
         return False

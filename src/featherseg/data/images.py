@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.types import Size
+from featherseg.core.wording import one_line
 from featherseg.data.image_bounds import bounded
 from featherseg.data.matlab import read_matrix
 
@@ -151,8 +152,8 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
             ):
                 _check_page(image, path)
                 yield image
-    except FeathersegError:
-        raise
+    except FeathersegError as error:
+        raise type(error)(one_line(str(error))) from None  # the picture's name is in it
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist.") from None
     except Image.UnidentifiedImageError:

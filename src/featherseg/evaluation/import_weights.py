@@ -19,7 +19,7 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import load_official, read_state
 from featherseg.core.environment import environment
 from featherseg.core.errors import ConfigError, RunError, WeightsError
-from featherseg.core.files import write_json, write_text
+from featherseg.core.files import check_folder, write_json, write_text
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.data import DataFacts, dataset_facts
@@ -85,6 +85,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists already. Name another folder with --out; nothing was changed.")
+    check_folder(out)
     if not request.licence.strip():
         raise ConfigError("the licence is empty: say under which terms these weights may be used, with --licence TEXT.")
     file, recipe = request.read()
@@ -208,7 +209,7 @@ def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:
 def _write_run(out: Path, info: RunInfo, net: SegmentationNetwork, recipe: str) -> None:
     """All files in a folder beside `out`, which takes its name in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+    with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as beside:
         folder = Path(beside) / out.name
         save_weights(folder, net.state_dict())
         write_text(folder / "recipe.toml", recipe)

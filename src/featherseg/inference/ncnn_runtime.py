@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ def _texts(path: Path) -> dict[str, str]:
 
 def _check_graph(path: Path) -> None:
     """Raises ExportError where the graph's text is not of ncnn's form, which ncnn itself trusts."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = path.read_bytes().decode(errors="replace")
+    if odd := re.search(r"(?!\r\n)[^\n\x20-\x7e]", text):  # ncnn writes names to the terminal as they are
+        raise ExportError(f"{path} holds {odd[0]!r}, where ncnn has plain letters alone. Export it again.")
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     try:
         layers = int(lines[1][0])
         whole = lines[0] == [MAGIC] and len(lines) == layers + 2

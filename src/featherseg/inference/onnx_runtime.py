@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
+from featherseg.core.wording import visible
 from featherseg.inference.file_check import check_file
 from featherseg.inference.file_facts import FileRuntime, read_facts
 
@@ -26,7 +27,10 @@ class OnnxRuntime(FileRuntime):
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
-        outputs: list[np.ndarray] = self._session.run(self.outputs, {self._input: images})
+        try:
+            outputs: list[np.ndarray] = self._session.run(self.outputs, {self._input: images})
+        except Exception as error:  # onnxruntime raises its own kinds, which share no base
+            raise ExportError(f"{self.name} cannot be run by onnxruntime: {_reason(error)}") from None
         return outputs
 
 
@@ -45,11 +49,14 @@ def _open_session(path: Path, device: str) -> Any:
             f"Use --device cpu or --device auto."
         )
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: they are raised as well
+    options.log_severity_level = 4  # its log writes names from the file to the terminal as they are; errors are raised
     options.intra_op_num_threads = torch.get_num_threads()
     chosen = [provider for provider in providers if provider in offered] + ["CPUExecutionProvider"]
     try:
         return ort.InferenceSession(str(path), options, providers=chosen)
     except Exception as error:  # onnxruntime raises its own kinds, which share no base
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"{path} cannot be run by onnxruntime {ort.__version__}: {first}") from None
+        raise ExportError(f"{path} cannot be run by onnxruntime {ort.__version__}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return visible((str(error) or type(error).__name__).splitlines()[0])
