@@ -54,7 +54,7 @@ def test_a_torch_that_cannot_be_imported_is_a_line_and_no_traceback(tmp_path):
 
 
 def test_a_numpy_that_kills_its_process_is_a_line_too(tmp_path):
-    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    (tmp_path / "numpy.py").write_text("import os\nos.abort()")
     done = doctor("--json", path=tmp_path)
     assert done.returncode == 1
     assert "died" in findings(done)["numpy"]["found"]

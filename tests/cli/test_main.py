@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -106,6 +107,7 @@ def test_several_sentences_stay_several_lines(monkeypatch, capsys):
     assert run_main(monkeypatch, capsys)[2] == "error: one\ntwo\n"
 
 
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -c 'from featherseg.cli import main; main()' models --json | head -c 1"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -109,6 +109,7 @@ def test_links_anywhere_in_a_folder_are_refused_but_not_the_way_to_it(tmp_path):
         refuse_links(link, "images")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="this system has no /proc")
 @pytest.mark.parametrize("place", ["/proc/report.html", "/proc/new/report.html", "/dev/null", "/dev/new", "file/x"])
 def test_a_place_that_takes_no_file_is_refused_before_the_work(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
@@ -131,6 +132,7 @@ def test_a_system_that_syncs_no_folders_writes_all_the_same(tmp_path, monkeypatc
     assert (tmp_path / "file").read_text() == "new"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
     """A killed training leaves its forked loader workers for some seconds; it goes on at once all the same."""
     hold = (

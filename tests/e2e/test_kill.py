@@ -4,7 +4,6 @@ The figures of a run of this test stand in docs/log.md.
 """
 
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -94,7 +93,7 @@ class Life:
 
     def kill(self):
         """SIGKILL; -> what it was doing: "validation", "checkpoint", "step", or "start" before its first step."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
         if self.saving():
             return "checkpoint"

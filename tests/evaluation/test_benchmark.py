@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from small_run import small_info
@@ -36,7 +37,7 @@ class Workers:
 
     def alive(self) -> list[int]:
         """Process ids of those that are still there."""
-        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and Path("/proc", p.name).exists()]
+        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and psutil.pid_exists(int(p.name))]
 
     @property
     def started(self) -> int:

@@ -141,7 +141,7 @@ def _raw_value(text: str) -> int:
 
 def _check_split(name: str, part: Any) -> None:
     if isinstance(part, str):
-        if Path(part).is_absolute() or ".." in Path(part).parts:
+        if Path(part).anchor or ".." in Path(part).parts:
             raise ValueError(f"{name} = {part!r}: expected a folder below images, or a list below this file's folder")
     elif isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
         raise ValueError(f"{name} = {part!r}: expected a folder, a list of stems (.txt), or a share between 0 and 1")
