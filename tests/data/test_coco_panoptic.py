@@ -12,6 +12,7 @@ from featherseg.data.check import check_data
 from featherseg.data.check_fix import write_mended
 from featherseg.data.coco_panoptic import CocoPanoptic
 from featherseg.data.coco_panoptic_classes import CATEGORIES, CLASS_OF, COCO_PANOPTIC_CLASSES
+from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.panoptic import list_segments
 from featherseg.data.panoptic_files import PanopticWriter, read_ids
 from featherseg.runs import RESTRICTED
@@ -156,3 +157,13 @@ def test_what_is_missing_is_named(root, tmp_path_factory):
     (empty / "annotations/instances_val2017.json").write_text("{}")
     with pytest.raises(DataNotFound, match="annotations of other tasks of COCO alone"):
         CocoPanoptic(empty, "val")
+
+
+def test_an_annotation_that_changed_is_known_to_a_run_that_goes_on(root):
+    def read():
+        return {split: open_dataset("coco-panoptic", split, root) for split in STEMS}
+
+    known = Fingerprint.of(read())
+    assert known.differences(read()) == []
+    edit(root, category_id=184)  # the mask's file stays as it is
+    assert known.differences(read()) == ["the annotations of 1 mask of val changed: 000000000139"]
