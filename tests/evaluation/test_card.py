@@ -1,7 +1,12 @@
+import re
+
+from small_run import small_info
 from small_training import Silent, request
 
 from featherseg.core.files import append_line
+from featherseg.core.types import ClassInfo
 from featherseg.evaluation.card import card
+from featherseg.runs import open_run, write_info
 from featherseg.training import train
 
 
@@ -17,3 +22,21 @@ def test_the_card_counts_the_looks_at_every_split(tmp_path):
     assert "- PQ 50.00 %, mIoU 10.00 % on `shapes`, split `val`, 1 picture (whole); the split was looked at 1 time" in (
         card(run)
     )
+
+
+def test_names_from_others_are_text_in_the_card(tmp_path):
+    name = "<script>alert(1)</script>[a](javascript:b)\n# c\x1b[2J | `d`"
+    path = tmp_path / "run\n# e"
+    path.mkdir()
+    info = small_info([ClassInfo(name, (0, 0, 0))], licence=name, data={"name": "shapes", "val_split": name})
+    write_info(path, info.model_copy(update={"featherseg": name, "loaded": {"file": name}}))
+    append_line(path / "metrics.jsonl", {"step": 1, "val_miou": 0.5})
+    append_line(path / "evaluations.jsonl", {"data": name, "split": name, "mode": name, "images": 3, "miou": 0.1})
+    for spoiled in ({"miou": 0.1}, {"data": 1, "split": [], "mode": {}, "images": "x", "miou": "y"}):
+        append_line(path / "evaluations.jsonl", spoiled)
+    text = card(open_run(path))
+    shown = r"\<script\>alert(1)\</script\>\[a\](javascript:b)\\n# c\\x1b\[2J \| \`d\`"
+    assert text.count(shown) == 5  # licence, class, start, version, mode
+    outside = re.sub("`[^`]*`", "", text.replace(r"\`", ""))
+    assert not re.search(r"(?<!\\)[<\[|]", outside)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [r"# run\\n# e"]

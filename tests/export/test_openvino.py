@@ -1,5 +1,6 @@
 """The OpenVINO pair: parity, and that nothing else is written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from featherseg import models
 from featherseg.export import export_all, openvino
 from featherseg.export.job import Job
 from featherseg.export.parity import perturb, verify
+from featherseg.inference.runtimes import open_file
 
 
 def test_a_pair_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_path):
@@ -67,3 +69,11 @@ def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
     reports, errors = export_all(network, ["onnx", "openvino"], tmp_path)
     assert not errors
     assert [report.parity.ok for report in reports] == [True, True]
+
+
+def test_names_of_classes_are_text_in_the_xml(tmp_path):
+    names = ['"/></net><net><layer version="evil"/>', "<!DOCTYPE a><![CDATA[", "\x1b[2J\n&lt;"]
+    facts = replace(FACTS, classes=[replace(row, name=name) for row, name in zip(FACTS.classes, names, strict=False)])
+    openvino.write(Job(three_layers(), facts, tmp_path))
+    found = [row.name for row in open_file(tmp_path / "model.xml", "cpu").classes]
+    assert found == [row.name for row in facts.classes]

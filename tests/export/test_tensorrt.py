@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 
 from small_network import FACTS, small_network
 
@@ -29,3 +30,13 @@ def test_the_tensorrt_folder_holds_graph_facts_script_and_note(tmp_path):
     assert "UNTESTED" in note
     assert "--height 96 --width 128" in note
     assert "UNTESTED" in (ast.get_docstring(ast.parse(script)) or "")
+
+
+def test_the_name_of_a_run_steers_nothing_in_the_note_and_is_in_no_source(tmp_path):
+    facts = replace(
+        FACTS, name='a\x1b[2J\n"; print(1)', classes=[replace(row, name="\nprint(2)") for row in FACTS.classes]
+    )
+    tensorrt.write(Job(small_network(), facts, tmp_path, graph=lambda: b"graph"))
+    folder = tmp_path / "tensorrt"
+    assert (folder / "README.txt").read_text().startswith('a\\x1b[2J\\n"; print(1) for TensorRT.')
+    assert "print(" not in (folder / "build_engine.py").read_text()

@@ -82,6 +82,22 @@ def test_the_scripts_hold_the_model_and_the_runtime(archive, job):
     assert (folder / "ort.wasm.min.js").read_bytes() == b"of ort.wasm.min.js"
 
 
+def test_names_from_others_end_no_script_of_the_page(archive, job):
+    hostile = "</script><script>alert(1)</script>\u2028\n'\"`${x}\\"
+    facts = replace(job.facts, name=hostile, licence=hostile, classes=[replace(c, name=hostile) for c in FACTS.classes])
+    job = replace(job, facts=facts)
+    web.write(job)
+    folder = job.folder / "web"
+    kept = unpack(folder / "model.js", "model")["facts"]
+    assert {kept["name"], kept["licence"], *(row["name"] for row in kept["classes"])} == {hostile}
+    assert "alert" not in (folder / "index.html").read_text()  # the script is a file: only its own grammar counts
+    assert (folder / "model.js").read_text().isascii()
+    for script in ("page.js", "png.js"):
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (folder / script).read_text()
+        )
+
+
 def test_the_model_inside_gives_the_networks_masks(archive, tmp_path):
     job = Job(small_network(), FACTS, tmp_path)
     web.write(job)

@@ -1,5 +1,6 @@
 """What could run code from inside a .pt2 file is found before torch opens it."""
 
+import functools
 import json
 import zipfile
 from contextlib import suppress
@@ -15,6 +16,7 @@ from featherseg.inference.pt2_check import check_pt2
 from featherseg.inference.torch_export_runtime import TorchExportRuntime
 
 GRAPH = "models/model.json"
+CODE = "x=print(1)"
 WEIGHTS = "data/weights/model_weights_config.json"
 
 
@@ -129,6 +131,57 @@ def test_a_name_that_is_no_identifier_is_refused(members, tmp_path, spoil):
     spoil(graph, "print(1)")
     with pytest.raises(ExportError, match="could run code"):
         check_pt2(pack(tmp_path / "a.pt2", {**members, GRAPH: json.dumps(graph).encode()}))
+
+
+TABLES = ("tensor_values", "sym_int_values", "range_constraints")
+"""Objects whose keys the file names itself."""
+
+
+def places(tree, path=()):
+    """The ways to the texts in a JSON tree, and to the keys that the file names itself."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if path and path[-1] in TABLES:
+                yield path, key
+            yield from places(value, (*path, key))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from places(value, (*path, number))
+    elif isinstance(tree, str):
+        yield path, None
+
+
+def test_no_text_anywhere_in_the_graph_passes_as_source(members, tmp_path):
+    """Each kind of place in which a file of ours holds a text or a name, once with code in it."""
+    sound = members[GRAPH].decode()
+    kinds = {
+        (tuple(p for p in path if isinstance(p, str))[-3:], key is None): (path, key)
+        for path, key in places(json.loads(sound))
+    }
+    found = {path[-1] for (path, is_text) in kinds if is_text} | {path[-1] for path, _ in kinds}
+    assert found >= {*TABLES, "forward_arg_names", "parameter_name", "target", "name", "as_name", "in_spec", "expr_str"}
+    spoiled = []
+    for path, key in kinds.values():
+        graph = json.loads(sound)
+        inner = functools.reduce(lambda tree, part: tree[part], path if key else path[:-1], graph)
+        if key:
+            inner[CODE] = inner.pop(key)
+        else:
+            inner[path[-1]] = CODE
+        spoiled.append(graph)
+    for key in ("buffer_name", "tensor_constant_name", "fqn", "user_input_name", "class_fqn", "as_operator"):
+        spoiled.append({**json.loads(sound), "graph_module": {**json.loads(sound)["graph_module"], key: CODE}})
+    for number, graph in enumerate(spoiled):
+        path = pack(tmp_path / f"{number}.pt2", {**members, GRAPH: json.dumps(graph).encode()})
+        with pytest.raises(ExportError, match=r"could run code|can be read"):
+            check_pt2(path)
+
+
+@pytest.mark.parametrize("name", ["x=print(1)", "__class__", "a.__init__", "network.stem.b\n", "if", "a" * 300])
+def test_a_parameter_s_name_is_a_plain_path(members, tmp_path, name):
+    changed = members[WEIGHTS].replace(b'"network.stem.bias"', json.dumps(name).encode())
+    with pytest.raises(ExportError, match="could run code"):
+        check_pt2(pack(tmp_path / "a.pt2", {**members, WEIGHTS: changed}))
 
 
 def test_an_archive_that_torch_fails_on_is_not_read_in_its_older_form(members, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import json
 from importlib.resources import files
 
 from featherseg.core.types import Size
+from featherseg.core.wording import one_line
 from featherseg.export import onnx
 from featherseg.export.fixed_graph import fixed_size
 from featherseg.export.job import Job
@@ -40,4 +41,4 @@ def write(job: Job) -> None:
 
 def _note(name: str, size: Size) -> str:
     height, width = size
-    return NOTE.format(name=name, height=height, width=width, largest=(2 * height, 2 * width))
+    return NOTE.format(name=one_line(name), height=height, width=width, largest=(2 * height, 2 * width))

@@ -133,7 +133,7 @@ def _foreign(reader: Any, size: int) -> set[str]:
         for tensor, row in config["config"].items():
             if sentence := _outside(f"data/{kind}/{row['path_name']}", row, lengths):
                 foreign.add(sentence)
-            if not _PATH.fullmatch(tensor):
+            if not _is(_PATH, tensor):
                 foreign.add(f"the name {tensor[:60]!r}")
     for key, value in _entries(_read(reader.get_record("models/model.json"))):
         if sentence := _suspect(key, value):
@@ -212,7 +212,11 @@ def _suspect(key: str, value: Any) -> str | None:
 
 def _is(pattern: re.Pattern[str], text: Any) -> bool:
     """Whether it is text of that form, and no word of Python's own."""
-    return isinstance(text, str) and pattern.fullmatch(text) is not None and not keyword.iskeyword(text)
+    return (
+        isinstance(text, str)
+        and pattern.fullmatch(text) is not None
+        and not any(map(keyword.iskeyword, text.split(".")))
+    )
 
 
 def _is_operator(text: Any) -> bool:
