@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from featherseg import cli, models
 from featherseg.cli.import_ import ask_licence
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, RunError
 
 
 def run(*arguments: object):
@@ -72,3 +73,13 @@ def test_on_a_terminal_the_licence_is_asked_until_there_is_one(monkeypatch, caps
     assert ask_licence() == "MIT"
     captured = capsys.readouterr()
     assert captured.err.count("Under which terms may these weights be used") == 2
+
+
+def test_a_run_is_not_imported_through_a_link(file, lawn, tmp_path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for target in (elsewhere, elsewhere / "missing"):
+        (tmp_path / "out").symlink_to(target)
+        result = imported(file, lawn, tmp_path / "out", "--licence", "MIT", "--size", "64x72")
+        assert isinstance(result.exception, RunError)
+        (tmp_path / "out").unlink()
+    assert not os.listdir(elsewhere)

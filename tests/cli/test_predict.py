@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,16 @@ def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refus
     assert isinstance(result.exception, ConfigError)
     assert "two pictures have one name" in str(result.exception)
     assert not out.exists()
+
+
+def test_objects_are_not_written_through_a_linked_folder(photos, tmp_path, tmp_path_factory):
+    elsewhere, path, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "run", tmp_path / "out"
+    path.mkdir()
+    save_weights(path, models.build("rsp-lite0-panoptic", len(CITYSCAPES_CLASSES)).state_dict())
+    write_info(path, small_info(CITYSCAPES_CLASSES, model="rsp-lite0-panoptic"))
+    out.mkdir()
+    (out / "panoptic").symlink_to(elsewhere)
+    result = run(path, photos / "b.webp", "-o", out)
+    assert isinstance(result.exception, FeathersegError)
+    assert "panoptic is a symbolic link" in str(result.exception)
+    assert not os.listdir(elsewhere)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving
-from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.inference import video_camera
 
 APP = typer.Typer()
@@ -146,3 +146,16 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
     assert again.exit_code == 0
     assert "were there already" in again.stdout
     assert len(read_video(out)[0]) == 100
+
+
+@pytest.mark.parametrize("folder", ["clip_overlay_masks", "clip_overlay.mp4.parts"])
+def test_a_video_is_not_written_through_a_linked_folder(lawn_run, clip, tmp_path, tmp_path_factory, folder):
+    elsewhere, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "out"
+    (elsewhere / "000009.png").touch()
+    out.mkdir()
+    (out / folder).symlink_to(elsewhere)
+    result = run(lawn_run, clip, "-o", out, "--masks", "--overwrite")
+    assert isinstance(result.exception, FeathersegError)
+    assert f"{folder} is a symbolic link" in str(result.exception)
+    assert os.listdir(elsewhere) == ["000009.png"]
+    assert os.listdir(out) == [folder]

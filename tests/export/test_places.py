@@ -1,5 +1,7 @@
 """Where exported files go, and that they arrive whole."""
 
+import shutil
+
 import pytest
 
 from featherseg.core.errors import ExportError
@@ -68,3 +70,23 @@ def test_a_folder_replaces_a_folder(tmp_path):
     (out / "web" / "old.html").write_text("old")
     assert move(draft, "web", out / "web") == 3
     assert [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()] == ["web/js/a.js"]
+
+
+def test_links_beside_an_exported_file_are_replaced_and_not_followed(tmp_path, tmp_path_factory):
+    """A folder from others is named with -o: links stand where a file's companions, or a whole folder, will go."""
+    elsewhere, draft, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "draft", tmp_path / "out"
+    (draft / "web").mkdir(parents=True)
+    (elsewhere / "web").mkdir()
+    out.mkdir()
+    for name in ("model.xml", "model.bin"):
+        (draft / name).write_text("new")
+        (elsewhere / name).write_text("old")
+        (out / name).symlink_to(elsewhere / name)
+    (out / "web").symlink_to(elsewhere / "web")
+    (draft / "web" / "index.html").write_text("new")
+    move(draft, "web", out / "web")
+    shutil.rmtree(draft / "web")
+    move(draft, "model.xml", out / "model.xml")
+    assert [(elsewhere / name).read_text() for name in ("model.xml", "model.bin")] == ["old", "old"]
+    assert not list((elsewhere / "web").iterdir())
+    assert not any((out / name).is_symlink() for name in ("model.xml", "model.bin", "web"))

@@ -83,7 +83,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     UnknownName for what was asked, WeightsError for a file that cannot be read or is not of this network: then it lists
     every key that is missing, unexpected or of another shape.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise RunError(f"{out} exists already. Name another folder with --out; nothing was changed.")
     check_folder(out)
     if not request.licence.strip():

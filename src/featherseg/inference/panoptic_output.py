@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from featherseg.core.files import refuse_links
 from featherseg.core.types import ClassInfo
 from featherseg.data import category_ids
 from featherseg.data.panoptic_data import categories
@@ -16,10 +17,12 @@ CITYSCAPES_IMAGE = "_leftImg8bit"
 class PanopticOutput:
     """Writes panoptic/NAME.png for every picture, and at the end panoptic.json, which says what their ids are.
 
-    Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids.
+    Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
+    FeathersegError where panoptic/, or anything in it, is a link.
     """
 
     def __init__(self, output: Path, classes: Sequence[ClassInfo]) -> None:
+        refuse_links(output, FOLDER)
         self.ids = category_ids(classes)
         self.writer = PanopticWriter(output / FOLDER, categories(classes, self.ids))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
+from featherseg.core.files import refuse_links
 from featherseg.inference.draw import save_index_png
 from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes import is_exported_file
@@ -77,10 +78,13 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
     Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
     that of a run which was not. Frames before are decoded again, which is quick, and not predicted.
     Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a network that takes no
-    pictures of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without PyAV.
+    pictures of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
+    PyAV, FeathersegError where one of the folders is a link.
     """
     check_predictor(predictor)
     encoding_of(job.target)
+    if job.masks:
+        refuse_links(job.masks.parent, job.masks.name)
     facts = read_facts(job.source)
     form = Form(job.target.suffix.lower(), facts.size, facts.rate, facts.time_base)
     check_form(form)
