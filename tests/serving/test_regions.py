@@ -90,6 +90,12 @@ def test_no_point_is_passed_twice_by_an_exterior_ring(mask):
         assert len({tuple(point) for point in ring}) == len(ring)
 
 
+def test_a_hole_that_meets_the_outside_at_a_corner_is_a_hole():
+    outside, holes = rings(np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool))
+    assert outside == [[[1, 0], [3, 0], [3, 3], [0, 3], [0, 1], [1, 1]]]
+    assert holes == [[[1, 1], [1, 2], [2, 2], [2, 1]]]
+
+
 def test_pixels_that_meet_at_a_corner_are_two_rings():
     outside, holes = rings(np.eye(2, dtype=bool))
     assert outside == [[[0, 0], [1, 0], [1, 1], [0, 1]], [[1, 1], [2, 1], [2, 2], [1, 2]]]

@@ -88,9 +88,38 @@ def rings(mask: np.ndarray) -> tuple[list[Ring], list[Ring]]:
     points = np.stack([x, y], axis=1).tolist()
     outside: list[Ring] = []
     holes: list[Ring] = []
-    for ring in _trace(in_column.tolist(), inside):
-        (outside if inside[ring[0]] else holes).append([points[corner] for corner in ring])
+    touching = bool(((np.diff(x) == 0) & (np.diff(y) == 0)).any())
+    for corners in _trace(in_column.tolist(), inside):
+        ring = [points[corner] for corner in corners]
+        if not inside[corners[0]]:
+            holes.append(ring)
+        elif touching:
+            exterior, *pockets = _parted(ring)
+            outside.append(exterior)
+            holes += pockets
+        else:
+            outside.append(ring)
+    if touching:
+        holes.sort(key=lambda ring: ring[0][::-1])
     return outside, holes
+
+
+def _parted(ring: Ring) -> list[Ring]:
+    """An exterior ring without what it goes round between two passes of one point, then each of those: holes."""
+    path: Ring = []
+    places: dict[tuple[int, int], int] = {}
+    pockets = []
+    for x, y in ring:
+        if (first := places.get((x, y))) is not None:
+            pocket = path[first:]
+            del path[first:]
+            for x_y in pocket:
+                del places[x_y[0], x_y[1]]
+            upper_left = pocket.index(min(pocket, key=lambda point: point[::-1]))
+            pockets.append(pocket[upper_left:] + pocket[:upper_left])
+        places[x, y] = len(path)
+        path.append([x, y])
+    return [path, *pockets]
 
 
 def _corners(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
