@@ -1,9 +1,10 @@
-"""One export of every network of the catalogue, for all tests of this folder: each takes half a minute."""
+"""One export of every network of the catalogue, for all tests of this folder: in quick tests of three, shallow ones."""
 
 from dataclasses import dataclass
 
 import pytest
 from quick_exports import AS_ONNX
+from shallow import shallow
 from small_run import small_info
 
 from featherseg import models
@@ -11,7 +12,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.export import ExportReport, export
 from featherseg.export.parity import perturb
 from featherseg.models import MODELS
-from featherseg.runs import Run, open_run, save_weights, write_info
+from featherseg.runs import Run, open_run, write_info
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -31,15 +32,18 @@ class Exported:
 
 
 @pytest.fixture(
-    scope="session", params=[pytest.param(n, marks=[] if n in AS_ONNX else pytest.mark.slow) for n in MODELS]
+    scope="session",
+    params=[(shallow, name) for name in AS_ONNX]
+    + [pytest.param((models.build, name), marks=pytest.mark.slow) for name in MODELS],
+    ids=lambda param: f"{param[1]}-{'shallow' if param[0] is shallow else 'whole'}",
 )
 def exported(request, tmp_path_factory) -> Exported:
     """A run of each network, exported to its default place."""
-    name = request.param
+    build, name = request.param
     folder = tmp_path_factory.mktemp("runs") / f"{name}-noise"
     folder.mkdir()
     info = small_info(CLASSES, model=name, image_size=(96, 128), licence="research only")
     write_info(folder, info)
-    save_weights(folder, perturb(models.build(name, classes=len(CLASSES))).state_dict())
     run = open_run(folder)
+    run.__dict__["model"] = perturb(build(name, classes=len(CLASSES)))  # what `Run.model` would read
     return Exported(run, export(run))

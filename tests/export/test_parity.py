@@ -87,9 +87,11 @@ def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
-    fresh = models.build(name, classes=3)
-    first, second = (perturb(models.build(name, classes=3)).state_dict() for _ in range(2))
-    for key, value in fresh.state_dict().items():
+    network = models.build(name, classes=3)
+    fresh = deepcopy(network.state_dict())
+    first = deepcopy(perturb(network).state_dict())
+    second = perturb(network).state_dict()
+    for key, value in fresh.items():
         assert torch.equal(first[key], second[key])
         if not key.endswith("num_batches_tracked"):
             assert not torch.isclose(first[key], value).all(), key

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from quick_exports import AS_ONNX, AS_PT2
+from shallow import shallow
 from three_layers import FACTS, ThreeLayers, three_layers
 
 from featherseg import models
@@ -37,9 +38,12 @@ def test_no_architecture_is_left_out():
     assert quick == {entry.network for entry in MODELS.values()}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in AS_PT2 else pytest.mark.slow) for n in MODELS])
-def test_every_architecture_passes_at_sizes_it_was_not_exported_at(name, tmp_path):
-    network = perturb(models.build(name, classes=len(FACTS.classes)))
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [(shallow, name) for name in AS_PT2] + [pytest.param(models.build, n, marks=pytest.mark.slow) for n in MODELS],
+)
+def test_every_architecture_passes_at_sizes_it_was_not_exported_at(build, name, tmp_path):
+    network = perturb(build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT")
     torch_export.write(Job(network, facts, tmp_path))
     report = verify(network, tmp_path / "model.pt2", facts=facts)

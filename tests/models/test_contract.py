@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from shallow import shallow
 from torch.testing import assert_close
 
 from featherseg import models
@@ -24,7 +25,7 @@ def name(request):
 @pytest.fixture(scope="module")
 def net(name):
     torch.manual_seed(0)
-    return models.build(name, classes=5).eval()
+    return shallow(name, classes=5).eval()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_one_step_on_one_picture_moves_the_weights_and_leaves_all_finite(net):
 
 def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
     images = torch.randn(1, 3, 64, 64)
-    fresh = models.build(name, classes=5).eval()
+    fresh = shallow(name, classes=5).eval()
     fresh.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh(images).logits, net(images).logits)

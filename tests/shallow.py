@@ -1,0 +1,25 @@
+"""A network of the catalogue without the repetitions of its blocks: every kind of layer once, in a part of the time."""
+
+from itertools import groupby
+
+from torch import nn
+
+from featherseg import models
+from featherseg.layers.network import SegmentationNetwork
+
+
+def shallow(name: str, classes: int) -> SegmentationNetwork:
+    """`models.build(name, classes)` with one block of each run of blocks alike (type and shapes of what they hold)."""
+    network = models.build(name, classes=classes)
+    for parent in [module for module in network.modules() if type(module) is nn.Sequential]:
+        kept = [list(run)[-1] for _, run in groupby(parent, key=_likeness)]
+        for _ in range(len(parent) - len(kept)):
+            del parent[-1]
+        for index, block in enumerate(kept):
+            parent[index] = block
+    return network
+
+
+def _likeness(block: nn.Module) -> tuple[str, list[tuple[str, tuple[int, ...]]]]:
+    """What two blocks have in common that compute alike: how they print, and the shapes that they hold."""
+    return repr(block), [(key, tuple(value.shape)) for key, value in block.state_dict().items()]
