@@ -11,10 +11,11 @@ from collections import Counter
 
 import pytest
 import torch
-from small_training import equal_state
+from small_training import Silent, equal_state
 
 from featherseg.core.files import read_lines
 from featherseg.runs import open_run
+from featherseg.training import Request, train
 
 STEPS, EVERY = 560, 70
 CHECKPOINT_SECONDS = 3.0
@@ -155,19 +156,16 @@ def test_twenty_kills_and_the_run_ends_bit_identical(tmp_path, capsys):
 
 def test_a_killed_training_goes_on_and_ends_bit_identical(tmp_path):
     """One kill, in the ordinary tests."""
-    short = ("--set", "train.epochs=1", "--set", "data.train_size=6", "--set", "data.val_size=1")
-    for name, kill in (("whole", False), ("run", True)):
-        out = tmp_path / name
-        command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--out", str(out)]
-        command += [part for setting in SETTINGS for part in ("--set", setting)] + list(short)
-        command += ["--set", "train.checkpoint_seconds=0.001"]
-        if kill:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            while steps_by_life(out)[-1] < 2:
-                assert process.poll() is None, "the training ended before it could be killed"
-                time.sleep(0.01)
-            process.kill()
-            process.wait()
-            command.append("--resume")
-        assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
-    assert equal_state(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
+    short = ("train.epochs=1", "data.train_size=6", "data.val_size=1", "train.checkpoint_seconds=0.001")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(Request("frm-lite0", overrides=(*SETTINGS, *short)), whole, Silent())
+    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--out", str(out)]
+    command += [part for setting in (*SETTINGS, *short) for part in ("--set", setting)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while steps_by_life(out)[-1] < 2:
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert subprocess.run([*command, "--resume"], stdout=subprocess.DEVNULL).returncode == 0
+    assert equal_state(outcome(out), outcome(whole))
