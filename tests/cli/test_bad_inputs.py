@@ -39,6 +39,11 @@ def run(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def predictor(run) -> Predictor:
+    return Predictor(run)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """call(*words) -> (exit code, stdout, stderr) of `featherseg *words`, in this process."""
@@ -61,7 +66,7 @@ def steering(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("case", sample(30), ids=lambda case: case.name)
-def test_a_sample_of_bad_pictures_is_predicted_rightly_or_refused_in_a_sentence(run, call, tmp_path, case):
+def test_a_sample_of_bad_pictures_is_predicted_rightly_or_refused_in_a_sentence(run, predictor, call, tmp_path, case):
     out = tmp_path / "out"
     code, stdout, stderr = call("predict", run, write(tmp_path, case), "-o", out)
     assert not steering(stdout + stderr)
@@ -74,7 +79,7 @@ def test_a_sample_of_bad_pictures_is_predicted_rightly_or_refused_in_a_sentence(
     assert code == 0, stderr
     (file,) = out.glob("*_mask.png")
     with Image.open(file) as mask:
-        np.testing.assert_array_equal(np.array(mask), Predictor(run)(case.pixels).mask)
+        np.testing.assert_array_equal(np.array(mask), predictor(case.pixels).mask)
 
 
 def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(run, call, tmp_path):
