@@ -178,9 +178,8 @@ def test_backbones_cost_what_ptflops_and_torch_count(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [(97, 131), (20, 300)])
-def test_parts_add_up_to_the_totals(name, size):
-    result = cost(name, size, 19)
+def test_parts_add_up_to_the_totals(name):
+    result = cost(name, (20, 300), 19)
     assert sum(part.params for part in result.parts.values()) == result.params
     assert sum(part.macs for part in result.parts.values()) == result.macs["macs"]
     network = on_meta(name, 19)
