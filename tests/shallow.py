@@ -1,16 +1,23 @@
 """A network of the catalogue without the repetitions of its blocks: every kind of layer once, in a part of the time."""
 
 from itertools import groupby
+from typing import TypeVar
 
 from torch import nn
 
 from featherseg import models
 from featherseg.layers.network import SegmentationNetwork
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 def shallow(name: str, classes: int) -> SegmentationNetwork:
-    """`models.build(name, classes)` with one block of each run of blocks alike (type and shapes of what they hold)."""
-    network = models.build(name, classes=classes)
+    """`models.build(name, classes)` without its repetitions."""
+    return once_each(models.build(name, classes=classes))
+
+
+def once_each(network: Module) -> Module:
+    """Leave one block of each run of blocks alike (how they print, and the shapes that they hold), in place."""
     for parent in [module for module in network.modules() if type(module) is nn.Sequential]:
         kept = [list(run)[-1] for _, run in groupby(parent, key=_likeness)]
         for _ in range(len(parent) - len(kept)):
