@@ -130,7 +130,7 @@ def test_what_is_given_up_ends_at_the_next_operation_of_torch():
 
 @pytest.mark.parametrize("name", ["frm-lite0", "segformer-b0"])
 def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name):
-    """SECURITY.md states it: serve at M GB looks at a large image as predict does at 0.6 M + 0.24 GB."""
+    """docs/performance.md states it: serve at M GB looks at a large image as predict does at 0.6 M + 0.24 GB."""
     torch.manual_seed(0)
     runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
     memory_gb = 0.6 + 1.5 * runtime.peak_bytes_per_pixel * 416 * 640 / 1e9

@@ -41,7 +41,7 @@ def serve(
     """Serve networks over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
 
     At an address that others reach, requests need a token: --token, or one is made and printed. On SIGTERM what runs is
-    finished, and the exit code is 0.
+    finished for up to 15 s, and the exit code is 0.
     """
     for package in PACKAGES:
         require(package, "serve", "`featherseg serve`")

@@ -188,7 +188,11 @@ class Predictor:
         chosen = self.plan((height, width))
         groups = [pictures[i : i + chosen.at_once] for i in range(0, len(pictures), chosen.at_once)]
         stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
-        seen = [s for stack in stacks for s in self._look(stack, chosen.mode)]
+        try:
+            seen = [s for stack in stacks for s in self._look(stack, chosen.mode)]
+        finally:
+            if not chosen.keeps and (release := getattr(self.runtime, "release_memory", None)):
+                release()
         return [
             Prediction(
                 mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime, panoptic

@@ -29,17 +29,25 @@ OUTPUT_BYTES, PANOPTIC_OUTPUT_BYTES = 14, 32
 OBJECT_BYTES = 80
 """What putting objects together takes beside that, a pixel of the picture (measured: 70 to 73 at 1024 x 2048)."""
 
+KEPT_SHARE = 0.1
+"""Of the memory beyond the process' own: so much of the last run may be left to a runtime that keeps it."""
+
 SMALLEST_TILE = 256
 """Side in pixels under which tiles are refused: the network would see too little around each pixel."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture will be looked at: the mode, in words ("whole" or "6 tiles of 1024x1024"), how many at a time."""
+    """How a picture will be looked at: the mode, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
+
+    keeps: whether what the last run of the network took, where a runtime does not give it back by itself, is little
+    enough to be left to it.
+    """
 
     mode: Mode
     how: str
     at_once: int
+    keeps: bool = False
 
 
 def plan(
@@ -65,7 +73,9 @@ def plan(
     pixels = _pixels_that_fit(runtime, size, mode, budget, largest)
     if mode.window is None:
         if pixels >= size[0] * size[1]:
-            return Plan(mode, f"whole{fitted}", at_once=_at_once(runtime, size, mode, budget))
+            run = _costs(runtime, size, mode)[1] * size[0] * size[1]
+            keeps = run <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
+            return Plan(mode, f"whole{fitted}", _at_once(runtime, size, mode, budget), keeps)
         if runtime.panoptic:
             side = int(max(size) * fit_factor(size, mode.fit) * (pixels / (size[0] * size[1])) ** 0.5)
             return Plan(replace(mode, fit=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1)

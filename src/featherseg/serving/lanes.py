@@ -144,3 +144,9 @@ class Interruptible:
             out = self._runtime(images)
         time.sleep(0.001)  # who waits for the turn has it now: a lock is not fair
         return out
+
+    def release_memory(self) -> None:
+        """What the runtime keeps of its last run is given back, in a turn as well."""
+        if release := getattr(self._runtime, "release_memory", None):
+            with self._turn:
+                release()
