@@ -1,6 +1,7 @@
 """What runs ncnn files says what is wrong with them, before ncnn sees them."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -108,3 +109,19 @@ def test_names_that_would_steer_the_terminal_are_refused_before_ncnn_tells_them(
     with pytest.raises(ExportError, match="where ncnn has plain letters alone"):
         NcnnRuntime(graph)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r" 6=\d+", " 6=2000000000"),  # of a convolution: its weights, 8 GB
+        (r" 0=\d+", " 0=2000000000"),
+        (r"Input( +\S+ +0 1 in0).*", r"MemoryData\1 0=100000 1=100000"),
+    ],
+)
+def test_a_layer_that_asks_for_more_weights_than_there_are_is_refused(graph, old, new):
+    text, changed = re.subn(old, new, graph.read_text(), count=1)
+    assert changed
+    graph.write_text(text)
+    with pytest.raises(ExportError, match="asks for more than its weights have"):
+        NcnnRuntime(graph)

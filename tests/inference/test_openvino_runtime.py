@@ -1,5 +1,6 @@
 """An OpenVINO pair brings its facts and its logits, or a sentence says why it cannot."""
 
+import re
 import shutil
 
 import pytest
@@ -93,3 +94,17 @@ def test_a_file_of_others_is_refused(pair):
 def test_another_device_is_refused(written, device):
     with pytest.raises(DeviceError, match=device):
         OpenvinoRuntime(written, device)
+
+
+def test_names_in_the_file_reach_the_terminal_through_our_message_alone(pair, capfd):
+    """XML holds no control characters; direction marks go through what shows messages."""
+    text = pair.read_text(encoding="utf-8")
+    hostile = re.sub(r'name="[^"]*"( type=)"Convolution"', 'name="a\u202eb"\\1"Non\u202esense"', text)
+    assert hostile != text
+    pair.write_text(hostile, encoding="utf-8")
+    with pytest.raises(ExportError, match="cannot be run by OpenVINO"):
+        OpenvinoRuntime(pair)
+    assert capfd.readouterr() == ("", "")
+    pair.write_text(text.replace('name="', 'name="\x1b[2J', 1), encoding="utf-8")
+    with pytest.raises(ExportError, match="is not opened"):
+        OpenvinoRuntime(pair)

@@ -41,7 +41,10 @@ class LitertRuntime(FileRuntime):
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime; the file holds one picture, so they go one after the other."""
-        pictures = [self._run(args_0=image[None]) for image in images]
+        try:
+            pictures = [self._run(args_0=image[None]) for image in images]
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(f"{self.name} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}") from None
         names = [f"output_{number}" for number in range(len(self.outputs))]
         return [np.concatenate([maps[name] for maps in pictures]) for name in names]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
-from featherseg.core.files import load_json
+from featherseg.core.files import load_json, read_bounded
 from featherseg.inference.file_facts import FileRuntime, read_facts
 
 GRAPH, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
@@ -21,6 +22,10 @@ MAGIC = "7767517"
 """The first line of every graph; then the numbers of layers and blobs, then a line a layer: kind, name, how many blobs
 it reads, how many it writes, which, and its settings.
 """
+
+
+MOST_SETTING = 2**20
+"""Sizes, strides and counts of a layer, where its weights have fewer bytes."""
 
 
 class NcnnRuntime(FileRuntime):
@@ -40,7 +45,7 @@ class NcnnRuntime(FileRuntime):
                     f"{file} does not exist; ncnn needs three files, {graph.name}, {weights.name} and {facts.name}. "
                     f"Write them with: featherseg export RUN --to ncnn"
                 )
-        _check_graph(graph)
+        _check_graph(graph, weights.stat().st_size)
         texts = _texts(facts)
         super().__init__(path, read_facts(texts, path))
         if texts.get("sha256") != json.dumps(read_pair_hash(graph, weights)):
@@ -81,9 +86,15 @@ def _texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _check_graph(path: Path) -> None:
-    """Raises ExportError where the graph's text is not of ncnn's form, which ncnn itself trusts."""
-    text = path.read_bytes().decode(errors="replace")
+def _check_graph(path: Path, weights_bytes: int) -> None:
+    """Raises ExportError where the graph's text is not of ncnn's form, which ncnn itself trusts, or asks for too much.
+
+    ncnn makes room for as many weights as a layer says, before it reads them.
+    """
+    try:
+        text = read_bounded(path).decode(errors="replace")
+    except ValueError as error:
+        raise ExportError(f"{path} is no graph of ncnn: {error}.") from None
     if odd := re.search(r"(?!\r\n)[^\n\x20-\x7e]", text):  # ncnn writes names to the terminal as they are
         raise ExportError(f"{path} holds {odd[0]!r}, where ncnn has plain letters alone. Export it again.")
     lines = [line.split() for line in text.splitlines() if line.strip()]
@@ -91,10 +102,16 @@ def _check_graph(path: Path) -> None:
         layers = int(lines[1][0])
         whole = lines[0] == [MAGIC] and len(lines) == layers + 2
         whole = whole and all(len(line) >= 4 + int(line[2]) + int(line[3]) for line in lines[2:])
+        settings = [(line[0], line[4 + int(line[2]) + int(line[3]) :]) for line in lines[2:]] if whole else []
     except (IndexError, ValueError):
         whole = False
     if not whole:
         raise ExportError(f"{path} is no graph of ncnn, or is damaged. Export it again.")
+    for kind, texts in settings:
+        numbers = [int(found[1]) for text in texts if (found := re.fullmatch(r"\d+=(\d{1,19})", text))]
+        large = max(numbers, default=0) > max(weights_bytes, MOST_SETTING)
+        if large or (kind == "MemoryData" and prod(max(number, 1) for number in numbers) > weights_bytes):
+            raise ExportError(f"{path} holds a {kind} that asks for more than its weights have. Export it again.")
 
 
 def _load(graph: Path, weights: Path) -> Any:

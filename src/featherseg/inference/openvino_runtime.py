@@ -62,7 +62,10 @@ class OpenvinoRuntime(FileRuntime):
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
-        found = self._compiled([images])
+        try:
+            found = self._compiled([images])
+        except RuntimeError as error:
+            raise ExportError(f"{self.name} cannot be run by OpenVINO: {_reason(error)}") from None
         return [found[name] for name in self.outputs]
 
     def release_memory(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
-from featherseg.core.wording import visible
+from featherseg.core.wording import one_line, visible
 from featherseg.inference.file_facts import FileRuntime, read_facts
 from featherseg.inference.pt2_check import check_pt2
 from featherseg.layers.precision import autocast_off
@@ -47,6 +47,9 @@ class TorchExportRuntime(FileRuntime):
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
-        with autocast_off(self.device):
-            found = self._module(torch.from_numpy(images))
+        try:
+            with autocast_off(self.device):
+                found = self._module(torch.from_numpy(images))
+        except RuntimeError as error:
+            raise ExportError(f"{self.name} cannot be run by torch: {one_line(str(error))[:200]}") from None
         return [x.numpy() for x in found]
