@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from featherseg import models
 from featherseg.cli.compare import compare
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
+from featherseg.evaluation import side_by_side
 from featherseg.export import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
 
@@ -156,7 +157,8 @@ def test_every_look_at_test_is_counted_in_the_run(field):
     assert [json.loads(line)["split"] for line in lines] == ["test"]
 
 
-def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path):
+def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "STARTS", 2)  # processes a network, the fewest
     page = tmp_path / "page.html"
     result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)
     assert result.exit_code == 0, result.output
