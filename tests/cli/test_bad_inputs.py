@@ -97,6 +97,16 @@ def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(ru
     assert len(stdout.splitlines()) == len(seen) + len(NAMES) + 2  # a line for each, and two at the end
 
 
+def test_names_in_json_steer_nothing(call, tmp_path):
+    """A name may hold what JSON itself does not escape: C1 controls and marks of direction."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "images" / "a\x9b2J\u202e\x7f.png").write_bytes(saved(RGB, "PNG"))
+    code, stdout, _ = call("check", tmp_path, "--json")
+    assert code in (1, 2)
+    assert not steering(stdout)
+
+
 def test_a_name_with_a_leading_dash_is_a_picture_behind_two_dashes(run, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("-rf.png").write_bytes(saved(RGB, "PNG"))

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from featherseg.core.wording import counted, one_line, visible
+from featherseg.core.wording import counted, json_text, one_line, visible
 
 
 def test_one_is_singular_and_any_other_number_plural():
@@ -25,3 +27,11 @@ def test_what_steers_a_terminal_is_shown_as_an_escape_and_letters_stay(text, sho
 
 def test_a_name_stands_in_one_line():
     assert one_line("a\nerror: all is lost\t\x1b[2J") == "a\\nerror: all is lost\\t\\x1b[2J"
+
+
+def test_json_steers_nothing_and_says_the_same():
+    content = {"a\x1b[2J\x9b\x7f\u202e\n街": ["\udcff\u2028", 1.5, None]}
+    text = json_text(content)
+    assert not set(text) & set("\x1b\x9b\x7f\u202e\u2028\udcff")
+    assert "街" in text
+    assert json.loads(text) == content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from featherseg.cli.benchmark_tables import print_outcome
 from featherseg.cli.options import parse_size
 from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
+from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
     from featherseg.evaluation.benchmark_variants import Network
@@ -88,7 +88,7 @@ def benchmark(
     with work_bar(console) as watch:
         outcome = measure(plan, watch)
     if as_json:
-        print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
+        print(json_text(outcome.as_json()))
     else:
         print_outcome(console, outcome)
     if output:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featherseg.cli.progress import progress_bar
-from featherseg.core.wording import counted, one_line
+from featherseg.core.wording import counted, json_text, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +49,7 @@ def check(
         with progress_bar(console, "writing") as progress:
             mended = write_mended(report, fix, progress)
     if as_json:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print(json_text(report.to_json()))
     else:
         _print_report(console, report)
     if fix is not None and mended is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from featherseg.cli.comparison_tables import print_outcome, print_paper
 from featherseg.cli.options import FIT_HELP, parse_mode, parse_size, with_own_fit
 from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
+from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
     from featherseg.evaluation.contestants import Contestant
@@ -111,7 +111,7 @@ def compare(
             watch=watch,
         )
     if as_json:
-        print(json.dumps(to_json(outcome, budgets), indent=2, ensure_ascii=False))
+        print(json_text(to_json(outcome, budgets)))
     else:
         print_outcome(console, outcome, budgets)
     if output:

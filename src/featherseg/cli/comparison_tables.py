@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -101,7 +102,7 @@ def print_paper(name: str, console: Console, *, as_json: bool) -> None:
 
     check = check_paper(name)
     if as_json:
-        print(json.dumps(to_json(check), indent=2, ensure_ascii=False))
+        print(json_text(to_json(check)))
         return
     console.print(f"{check.title}\n", markup=False)
     for table in check.tables:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featherseg.cli.options import parse_size
+from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
     from featherseg.evaluation.cost import Cost
@@ -32,7 +32,7 @@ def cost(
     if as_json:
         beside = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in deeplabs}
         theirs = [row.model_dump(mode="json") for row in rows]
-        print(json.dumps({**result.as_json(), "published": theirs, "deeplabv3": beside}, indent=2))
+        print(json_text({**result.as_json(), "published": theirs, "deeplabv3": beside}))
     else:
         _print_tables(result, rows)
         _print_deeplabs(result, deeplabs)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.core.wording import one_line
+from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.core.installation import Finding
@@ -38,7 +37,7 @@ def doctor(
         findings.append(Finding("machine", "the rest", "not looked at, as the core cannot be used"))
     if as_json:
         content = {"healthy": is_healthy(findings), "findings": [asdict(finding) for finding in findings]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json_text(content))
     else:
         _print(findings)
     if not is_healthy(findings):

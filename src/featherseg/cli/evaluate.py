@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
 from featherseg.cli.progress import progress_bar
 from featherseg.cli.score_tables import print_comparison, print_scores
 from featherseg.core.errors import ConfigError
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, json_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -71,7 +70,7 @@ def evaluate(
         asked = Asked(data, data_root, split, full)
         scores, comparison = _score_run(str(run), asked, device, Way(mode, fit), console)
     if as_json:
-        print(json.dumps(to_json(scores), indent=2, ensure_ascii=False))
+        print(json_text(to_json(scores)))
         return
     print_scores(console, scores)
     if comparison is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.core.errors import ExportError
-from featherseg.core.wording import counted, one_line
+from featherseg.core.wording import counted, json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -73,7 +72,7 @@ def export(
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     reports, errors = export_all(load_run(run), targets, output, options=options, say=progress.print)
     if as_json:
-        print(json.dumps([report.as_json() for report in reports], indent=2, ensure_ascii=False))
+        print(json_text([report.as_json() for report in reports]))
     elif reports:
         console = Console(highlight=False, soft_wrap=True)
         _print_reports(console, reports)

@@ -41,7 +41,7 @@ def import_(
     from featherseg.evaluation.import_weights import ImportRequest, import_weights
 
     request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(overrides or ()))
-    run = import_weights(request, out, print)
+    run = import_weights(request, out, lambda text: print(one_line(text)))
     print(one_line(f"licence: {run.licence}"))
     print(one_line(f"the run is in {out}; score it with: featherseg evaluate {out}"))
 

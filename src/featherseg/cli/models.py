@@ -1,9 +1,10 @@
 """`featherseg models`: the catalogue of networks."""
 
-import json
 from typing import Annotated, Any
 
 import typer
+
+from featherseg.core.wording import json_text
 
 
 def models(
@@ -12,7 +13,7 @@ def models(
     """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
     rows = catalogue_rows()
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text(rows))
     else:
         print_table(rows)
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 import unicodedata
+from typing import Any
 
 _DIRECTION_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -27,6 +28,12 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """`visible`, and line breaks and tabs are escapes as well: so a name stands in a line with others' words."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def json_text(content: Any) -> str:
+    """`content` as indented JSON; what would steer a terminal is escaped as JSON has it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return "".join(f"\\u{ord(c):04x}" if _steers(c) else c for c in text)
 
 
 def _steers(character: str) -> bool:
