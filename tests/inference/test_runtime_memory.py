@@ -44,4 +44,4 @@ def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(tm
     assert found.returncode == 0, found.stderr
     before, peak, after = json.loads(found.stdout.splitlines()[-1])
     assert peak < 1.1e9
-    assert after - before < 0.2e9
+    assert after - before < 0.15e9

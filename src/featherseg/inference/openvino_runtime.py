@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.inference.file_check import check_file
 from featherseg.inference.file_facts import FileRuntime, read_facts
@@ -71,6 +72,7 @@ class OpenvinoRuntime(FileRuntime):
     def release_memory(self) -> None:
         """Give back what the last run took; OpenVINO keeps it for the next. Not while another runs."""
         self._compiled.release_memory()
+        return_freed_memory()
 
 
 def weights_hash(weights: Path) -> str:
