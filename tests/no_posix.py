@@ -120,7 +120,7 @@ def work(folder, form):
     with Process("nothing", 1, (sys.executable, "-c", "print(1 / 0)")) as process, suppress(VariantError):
         process.answer()
     assert isnan(queued_ms())
-    assert peak_mib() is None  # which psutil tells on Windows alone
+    assert (peak_mib() or 1) > 0  # of psutil, which tells it on some systems
     assert machine()["memory_gib"] > 0
 
 
