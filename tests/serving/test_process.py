@@ -92,11 +92,11 @@ def test_the_memory_that_was_allowed_is_kept_under_many_of_the_largest_images():
         assert max(highest, peak(process)) < 4.0e9
 
 
-def starve(size: tuple[int, int], seconds: float, *options: str) -> tuple[float, int]:
-    """(the longest wait of a small image in s, the peak of memory) beside two senders of large ones that leave."""
+def starve(size: tuple[int, int], seconds: float, leave: float, *options: str) -> tuple[float, int]:
+    """(the longest wait of a small image in s, the peak of memory) beside two senders that leave after `leave` s."""
     huge, waits = flat_png(size), []
     with process_of(*options) as (address, process):
-        with repeatedly(lambda: post(address, huge, 3.0), threads=2) as answers:
+        with repeatedly(lambda: post(address, huge, leave), threads=2) as answers:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 began = time.monotonic()
@@ -113,14 +113,14 @@ def starve(size: tuple[int, int], seconds: float, *options: str) -> tuple[float,
 
 
 def test_a_few_seconds_of_large_images_whose_senders_leave_keep_memory_and_small_images():
-    wait, highest = starve((1500, 2000), 4, "--memory-gb", "1")
+    wait, highest = starve((1500, 2000), 2, 1.0, "--memory-gb", "1")
     assert wait < 15
     assert highest < 1.0e9
 
 
 @pytest.mark.slow
 def test_no_small_image_starves_in_a_minute_of_large_ones_whose_senders_leave():
-    wait, highest = starve((4000, 8000), 60)
+    wait, highest = starve((4000, 8000), 60, 3.0)
     assert wait < 15
     assert highest < 4.0e9
 
