@@ -12,7 +12,7 @@ import torch
 import featherseg
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.export.job import Facts, metadata
+from featherseg.export.job import POSTPROCESSING, PREPROCESSING, Facts, metadata
 from featherseg.export.onnx import EXAMPLE, OPSET
 from featherseg.export.stages import PREFIX, Stages
 from featherseg.inference.memory import peak_bytes_per_pixel
@@ -96,6 +96,10 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "test_fit": None,
         "panoptic": run.recipe.panoptic.model_dump() if run.model.panoptic else None,
         "masks": False,
+        "channel_order": "RGB",
+        "value_range": [0, 255],
+        "preprocessing": PREPROCESSING[False].format(order="RGB"),
+        "postprocessing": POSTPROCESSING[False],
     }
 
 

@@ -30,8 +30,13 @@ def outcome(run):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return outcome(trained(tmp_path_factory.mktemp("whole") / "run", *LONG))
+def finished(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("whole") / "run", *LONG)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finished):
+    return outcome(finished)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +84,10 @@ def test_accumulation_resumes_at_whole_steps(tmp_path):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["full disk", "I/O error", "crash"])
-def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(small_run, tmp_path, monkeypatch, fault):
+def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(finished, tmp_path, monkeypatch, fault):
     out = tmp_path / "run"
-    shutil.copytree(small_run.path, out)
-    old = small_run.model.state_dict()
+    shutil.copytree(finished.path, out)
+    old = finished.model.state_dict()
     new = {key: value + 1 if value.is_floating_point() else value for key, value in old.items()}
     checkpoints, k = AtomicCheckpoints(), 0
     while True:
