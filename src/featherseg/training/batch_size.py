@@ -77,8 +77,8 @@ def available_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
     try:  # cgroup v2, where it has a limit; files that are cached count as used there, and make room when asked
-        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        limit, used = (int((CGROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
         return min(free, float(limit - used + int(counts["inactive_file"])))
     except (OSError, ValueError, KeyError):
         return free
