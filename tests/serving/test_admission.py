@@ -1,11 +1,12 @@
 """Slots refuse, a budget lets wait; neither loses anything when a task is given up."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from featherseg.serving.admission import Budget, Slots
+from featherseg.serving.admission import Bodies, Body, Budget, Slots
 from featherseg.serving.refusal import Refused
 
 
@@ -75,3 +76,30 @@ def test_a_budget_loses_nothing_to_tasks_that_are_given_up():
     assert order == [0, 1, 3]
     assert found == ["CancelledError"] * 3 + ["NoneType"]
     assert taken == 0
+
+
+def test_a_slow_body_whose_time_ends_at_this_moment_hurts_no_other():
+    async def story():
+        bodies, loop, grown = Bodies(100_000), asyncio.get_running_loop(), asyncio.Event()
+
+        async def slow():
+            async with asyncio.timeout(0.01) as deadline:
+                with bodies.hold(Body(deadline)) as body:
+                    bodies.grow(body, 20_000)
+                    await asyncio.sleep(60)
+
+        def grow(body):
+            bodies.grow(body, 90_000)
+            grown.set()
+
+        giving_up = asyncio.create_task(slow())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20) as deadline:
+            with bodies.hold(Body(deadline)) as body:
+                loop.call_later(0.02, grow, body)
+                time.sleep(0.1)  # both are due now: the one's end, then the other's growth, before any task runs
+                await grown.wait()
+        found = await asyncio.gather(giving_up, return_exceptions=True)
+        return [type(x).__name__ for x in found], bodies.taken
+
+    assert told(story()) == (["TimeoutError"], 0)
