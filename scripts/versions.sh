@@ -18,7 +18,7 @@ for set in newest lowest; do
     uv venv -q --clear --python .venv/bin/python "$made"
     uv pip install -q --python "$made/bin/python" -r "$list"
     uv pip install -q --python "$made/bin/python" --no-deps -e .
-    PATH=$PWD/$made/bin:$PATH python -m pytest -n 2 -m "not slow and not gpu" && outcome=passed || outcome=failed status=1
+    PATH=$PWD/$made/bin:$PATH python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" && outcome=passed || outcome=failed status=1
     echo "versions: the $set $outcome"
     rm -rf "$made" # 6 GB; from uv's cache it is made again in a minute
 done
