@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.inference.modes import Mode, check_panoptic, windows
@@ -11,8 +13,10 @@ from featherseg.layers.resize import fit_factor
 DEFAULT_GB = 4.0
 """Resident memory of the process, in 10^9 bytes, that a prediction may take."""
 
-PROCESS_BYTES = 600_000_000
-"""Python, torch, weights and a block of full-resolution scores: 0.3 to 0.5 GB measured with torch's CPU build."""
+PROCESS_BYTES = 1_100_000_000 if torch.backends.cuda.is_built() else 600_000_000
+"""Python, torch, weights and a block of full-resolution scores: 0.3 to 0.5 GB measured with torch's CPU build, 0.9 with
+that for CUDA, whose libraries are read in on the CPU too.
+"""
 
 MARGIN = 1.05
 """Memory of a forward over its live tensors, as a factor (measured: 1.00 to 1.01 on 3 to 12 megapixels)."""
