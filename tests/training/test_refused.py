@@ -74,6 +74,12 @@ def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypat
     assert "may not fit" not in said[0]
 
 
+def test_of_memory_that_the_weights_alone_exceed_no_negative_batch_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_size, "available_memory", lambda device: 1e6)
+    with pytest.raises(ConfigError, match=r"What fits: --set train.batch_size=1 --set augment.crop"):
+        trained(tmp_path / "run")
+
+
 def test_what_fits_is_said_before_the_first_step(tmp_path):
     reporter = Silent()
     trained(tmp_path / "run", "train.epochs=1", reporter=reporter)

@@ -53,9 +53,10 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, wa
     assert {"resumed_from": last} in read_lines(metrics)  # nothing was lost
 
 
-def test_a_job_of_another_shape_is_refused(tmp_path, monkeypatch):
-    for key, value in (SLURM | {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}).items():
+@pytest.mark.parametrize(("tasks", "said"), [({"SLURM_NTASKS_PER_NODE": "4"}, "4"), ({}, "not set")])
+def test_a_job_of_another_shape_is_refused(tmp_path, monkeypatch, tasks, said):
+    for key, value in (SLURM | {"SLURM_NTASKS": "4"} | tasks).items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ConfigError, match=r"train.devices = 1 .* SLURM gave this job 1 nodes and 4 tasks a node"):
+    with pytest.raises(ConfigError, match=rf"train.devices = 1 .* SLURM gave this job 1 nodes and {said} tasks a node"):
         trained(tmp_path / "run")
     assert not (tmp_path / "run").exists()

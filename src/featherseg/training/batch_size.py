@@ -61,7 +61,7 @@ def check_memory(net: SegmentationNetwork, recipe: Recipe, say: Callable[[str], 
         smaller = [max(32, int(length * side) // 32 * 32) for length in crop]
         remedy = (
             f"--set train.batch_size={fitting * settings.devices * settings.nodes}"
-            if fitting
+            if fitting > 0
             else f"--set train.batch_size={settings.devices * settings.nodes} --set augment.crop={smaller}"
         )
         raise ConfigError(f"{takes} at least {least / 1e9:.1f} GB of memory, and {free}. What fits: {remedy}.")

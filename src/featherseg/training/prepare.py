@@ -146,7 +146,7 @@ def check_machine(recipe: Recipe) -> None:
     if SLURMEnvironment.detect():
         try:
             SLURMEnvironment().validate_settings(settings.devices, settings.nodes)
-        except ValueError:
+        except (ValueError, RuntimeError):  # RuntimeError where tasks a node are not set
             shape = {key: os.environ.get(f"SLURM_{key}", "not set") for key in ("NNODES", "NTASKS_PER_NODE")}
             raise ConfigError(
                 f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (of a node), but SLURM gave "
