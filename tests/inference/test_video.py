@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from PIL import Image
 from small_video import distance, moving_pictures, read_video, write_video
 
 from featherseg import Predictor
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, MissingExtra, RunError
-from featherseg.inference import video, video_parts, video_read
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, MissingExtra, RunError
+from featherseg.inference import video, video_parts, video_read, video_write
 from featherseg.inference.video import VideoJob, is_video, segment_video
 from featherseg.inference.video_parts import LOCK, parts_folder
 from featherseg.inference.video_read import Frames, read_facts
@@ -348,6 +350,35 @@ def test_a_stop_right_behind_a_segment_keeps_it(predictor, clip, tmp_path, monke
         segment_video(predictor, job(clip, target))
     monkeypatch.setattr(video_parts, "segment_extent", extent)
     assert segment_video(predictor, job(clip, target)).resumed == 5
+
+
+@pytest.mark.parametrize("full", [0, 2, 3], ids=["first segment", "last segment", "joined"])
+@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(predictor, tmp_path, monkeypatch, ending, full):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 180, 240, 3), np.uint8)  # PyAV writes it frame by frame
+    clip = write_video(tmp_path / "clip.mp4", noise)
+    target, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
+    segment_video(predictor, job(clip, whole))
+    files, opened = count(), video_write._opened
+
+    def disk(file, *options):
+        if next(files) != full:
+            return opened(file, *options)
+        writes = count()
+
+        def write(content):
+            if next(writes):  # behind the header: what closing the file then raises is PyAV's own
+                raise OSError(28, "No space left on device")
+            return file.write(content)
+
+        return opened(SimpleNamespace(write=write, seek=file.seek, tell=file.tell), *options)
+
+    monkeypatch.setattr(video_write, "_opened", disk)
+    with pytest.raises(FeathersegError, match=r"cannot write .*: No space left on device"):
+        segment_video(predictor, job(clip, target))
+    assert not target.exists()
+    assert segment_video(predictor, job(clip, target)).resumed == (0, 5, 10, 12)[full]
+    assert target.read_bytes() == whole.read_bytes()
 
 
 def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):

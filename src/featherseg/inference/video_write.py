@@ -3,7 +3,8 @@
 A segment is a pure function of its frames, so a run that was killed and goes on gives the bytes of one that was not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +98,7 @@ def write_segment(file: BinaryIO, form: Form, frames: Iterable[Drawn]) -> None:
     """Encode frames as a closed segment. Odd sizes are kept: both codecs know them."""
     av: Any = require("av", "video", PURPOSE)
     times: list[tuple[int, int]] = []
-    with av.open(file, "w", format=SEGMENT_SUFFIX[1:]) as container:
+    with _opened(file, SEGMENT_SUFFIX[1:]) as container:
         stream = _add_stream(container, form)
 
         def mux(packets: Sequence[Any]) -> None:  # the encoder counts frames; when they are shown is set here
@@ -120,7 +121,7 @@ def write_segment(file: BinaryIO, form: Form, frames: Iterable[Drawn]) -> None:
 def join_segments(file: BinaryIO, form: Form, segments: Sequence[Path]) -> None:
     """Put the packets of segments behind each other into one file; nothing is encoded again."""
     av: Any = require("av", "video", PURPOSE)
-    with av.open(file, "w", format=ENCODINGS[form.suffix].container, options=_SAME_BYTES) as container:
+    with _opened(file, ENCODINGS[form.suffix].container, _SAME_BYTES) as container:
         stream = _add_stream(container, form)
         for segment in segments:
             with av.open(str(segment), format=SEGMENT_SUFFIX[1:]) as part:
@@ -142,6 +143,19 @@ def segment_extent(segment: Path) -> tuple[int, int]:
     except av.FFmpegError:
         return 0, 0
     return frames, end
+
+
+@contextmanager
+def _opened(file: BinaryIO, container: str, options: dict[str, str] | None = None) -> Iterator[Any]:
+    """A file that PyAV writes. Raises OSError where the disk refuses, which closing the container would hide."""
+    av: Any = require("av", "video", PURPOSE)
+    try:
+        with av.open(file, "w", format=container, options=options) as opened:
+            yield opened
+    except av.FFmpegError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _add_stream(container: Any, form: Form) -> Any:
