@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from three_layers import FACTS, three_layers
 
 from featherseg.core.errors import FeathersegError
+from featherseg.export import onnx_int8
+from featherseg.export.job import Job
+from featherseg.export.onnx import to_onnx
 from featherseg.export.places import move
 
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
@@ -46,6 +51,18 @@ def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
         assert f"{target}: cannot write to" in said[target]
         assert "File too large" in said[target]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_refuses_the_quantiser_is_not_taken_for_the_network(tmp_path):
+    """`export` tells an OSError as what it is, with the folder."""
+    job = Job(three_layers(), FACTS, tmp_path, [torch.rand(1, 3, 48, 64)], graph=lambda: to_onnx(three_layers(), FACTS))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            onnx_int8.write(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_files_that_belong_together_stay_together_where_the_second_is_refused(tmp_path):

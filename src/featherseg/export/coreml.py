@@ -34,6 +34,8 @@ def write(job: Job) -> None:
             for key, text in {**job.metadata, "fixed_size": json.dumps(size)}.items():
                 package.user_defined_metadata[f"featherseg.{key}"] = text
             package.save(str(job.folder / "model.mlpackage"))
+    except OSError:  # a disk that refuses
+        raise
     except Exception as error:  # coremltools raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"coremltools cannot write this network: {first}") from error

@@ -27,6 +27,8 @@ def write(job: Job) -> None:
     try:
         with torch.no_grad(), quiet():
             litert_torch.convert(graph, (example(job.network, size),)).export(str(path))
+    except OSError:  # a disk that refuses
+        raise
     except Exception as error:  # the converter raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"litert-torch cannot write this network: {first}") from error

@@ -57,6 +57,8 @@ def _quantise(proto: Any, job: Job, left: Sequence[str], path: Path) -> None:
                 calibrate_method=tool.CalibrationMethod.MinMax,
                 extra_options={"CalibMovingAverage": False},
             )
+    except OSError:  # a disk that refuses
+        raise
     except Exception as error:  # onnxruntime raises its own kinds
         first = str(error).strip().splitlines()[0]
         raise ExportError(f"onnxruntime cannot quantise this network: {first}") from error
