@@ -128,9 +128,9 @@ def _mask(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _slice(module: fx.GraphModule, node: fx.Node) -> None:
     """Every k-th row or column of a map, from the first on: a pool whose window is one position."""
-    x, dim, start, _, step = (*node.args, *(None, None, None, 1))[:5]
-    if step == 1:
+    if len(node.args) < 5 or node.args[4] == 1:
         return
+    x, dim, start, _, step = node.args
     assert dim in (2, 3)
     assert not start
     _replace(module, node, aten.max_pool2d.default, x, [1, 1], [step, 1] if dim == 2 else [1, step])

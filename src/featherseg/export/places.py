@@ -80,7 +80,10 @@ def _replace_folder(source: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     new, old = temporary_beside(place), temporary_beside(place)
     try:
-        shutil.copytree(source, new)
+        new.mkdir()
+        for item in sorted(source.rglob("*")):
+            copy = new / item.relative_to(source)
+            copy.mkdir() if item.is_dir() else shutil.copyfile(item, copy)
         if os.path.lexists(place):
             place.rename(old)
         new.rename(place)
