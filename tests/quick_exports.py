@@ -1,15 +1,17 @@
-"""The networks whose files are checked in quick tests, one variant of every architecture; the others in slow tests."""
+"""The networks of quick tests, in which each would take seconds; the others are in slow ones."""
 
 AS_ONNX = ("frm-van-t", "cgrseg-lite0", "rsp-lite0-panoptic")
-AS_PT2 = (
+AS_PT2 = ("pidnet-s", "rtformer-slim", "segformer-b0")
+
+ONE_OF_EACH = (
+    *AS_ONNX,
+    *AS_PT2,
     "ddrnet-23-slim",
     "deeplabv3-lite0",
     "efficientvit-seg-b0",
-    "pidnet-s",
-    "rtformer-slim",
     "sctnet-s",
     "seaformer-tiny",
-    "segformer-b0",
     "segnext-t",
     "sfnet-r18",
 )
+"""One variant of every architecture."""

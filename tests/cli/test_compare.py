@@ -229,12 +229,21 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
 
 def test_networks_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
     settings = [word for setting in TRAINED for word in ("--set", setting)]
-    words = ["--train", "frm-lite0", "--models", "frm-lite0,pidnet-s", "--seeds", "0,1", "--out", tmp_path / "field"]
+    words = [
+        "--train",
+        "frm-lite0",
+        "--models",
+        "frm-lite0,efficientvit-seg-b0",
+        "--seeds",
+        "0,1",
+        "--out",
+        tmp_path / "field",
+    ]
     settings += ["--no-costs", "--json"]
     found = json.loads(run(*words, *settings).stdout)
     assert [len(n["runs"]) for n in found["rankings"][0]["networks"]] == [2, 2]
     names = sorted(path.name for path in (tmp_path / "field").iterdir())
-    assert names == ["frm-lite0-0", "frm-lite0-1", "pidnet-s-0", "pidnet-s-1"]
+    assert names == ["efficientvit-seg-b0-0", "efficientvit-seg-b0-1", "frm-lite0-0", "frm-lite0-1"]
     before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
     assert run(*words, *settings).exit_code == 0
     assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}

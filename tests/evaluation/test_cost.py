@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from ptflops import get_model_complexity_info
-from quick_exports import AS_ONNX, AS_PT2
+from quick_exports import ONE_OF_EACH
 from shallow import once_each, shallow
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,8 +45,7 @@ from featherseg.models.segnext import MatrixFactorisation
 CASES = [((128, 192), 2), ((97, 131), 19)]
 """(size, classes)"""
 
-ONE_OF_EACH = [pytest.param(n, marks=[] if n in (*AS_ONNX, *AS_PT2) else pytest.mark.slow) for n in MODELS]
-"""One variant of every architecture in quick tests, the others in slow ones."""
+EVERY_NETWORK = [pytest.param(n, marks=[] if n in ONE_OF_EACH else pytest.mark.slow) for n in MODELS]
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {}
 """(network, convention) -> why our figure is not the tool's. None today."""
@@ -126,7 +125,11 @@ def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, i
     return by_convention(count_layers(module, images)[0])
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_no_architecture_is_left_out_of_quick_tests():
+    assert {MODELS[name].network for name in ONE_OF_EACH} == {entry.network for entry in MODELS.values()}
+
+
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 @pytest.mark.parametrize(("size", "classes"), CASES)
 def test_networks_cost_what_ptflops_and_torch_count(name, size, classes):
     with torch.device("meta"):

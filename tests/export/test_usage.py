@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,15 @@ def photo(tmp_path, monkeypatch):
     return tmp_path / "photo.jpg"
 
 
-def test_the_documented_lines_give_predict_s_mask(photo):
-    run = load_run(STARTER)
-    report = export(run, "onnx", "yard.onnx")
-    assert documented() == onnx_lines(report.path, open_file(report.path).facts)
-    expected = featherseg.Predictor(run)(photo).mask
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory):
+    return export(load_run(STARTER), "onnx", tmp_path_factory.mktemp("yard") / "yard.onnx").path
+
+
+def test_the_documented_lines_give_predict_s_mask(photo, yard):
+    shutil.copyfile(yard, "yard.onnx")
+    assert documented() == onnx_lines(Path("yard.onnx"), open_file("yard.onnx").facts)
+    expected = featherseg.Predictor(load_run(STARTER))(photo).mask
     assert expected.shape == (333, 201)
     assert len(np.unique(expected)) > 4
     assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
@@ -78,18 +83,16 @@ def test_a_network_whose_corners_are_aligned_gets_lines_of_its_own(photo):
     assert (mask_by(re.sub(r", box\)", ")", lines)) == expected).mean() < 0.9999  # the corners count
 
 
-def test_what_the_lines_leave_out_is_said(photo):
-    report = export(load_run(STARTER), "onnx", "yard.onnx")
-    facts = open_file(report.path).facts
+def test_what_the_lines_leave_out_is_said(yard):
+    facts = open_file(yard).facts
     more = facts.model_copy(update={"test_fit": (512, 2048), "panoptic": PanopticTable()})
-    assert "short side 512, or the long one 2048" in str(onnx_lines(report.path, more))
-    assert "classes alone" in str(onnx_lines(report.path, more))
-    assert onnx_lines(report.path, facts.model_copy(update={"channels": 4})) is None
+    assert "short side 512, or the long one 2048" in str(onnx_lines(yard, more))
+    assert "classes alone" in str(onnx_lines(yard, more))
+    assert onnx_lines(yard, facts.model_copy(update={"channels": 4})) is None
 
 
-def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files_load(photo):
-    report = export(load_run(STARTER), "onnx", "yard.onnx")
-    texts = onnxruntime.InferenceSession(str(report.path)).get_modelmeta().custom_metadata_map
+def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files_load(yard):
+    texts = onnxruntime.InferenceSession(str(yard)).get_modelmeta().custom_metadata_map
     told = {key: json.loads(text) for key, text in texts.items()}
     assert (told["channel_order"], told["value_range"]) == ("RGB", [0, 255])
     assert "RGB" in told["preprocessing"]
@@ -97,4 +100,4 @@ def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files
     assert "largest value" in told["postprocessing"]
     new = ("channel_order", "value_range", "preprocessing", "postprocessing")
     older = {key: text for key, text in texts.items() if key not in new}
-    assert read_facts(older, report.path) == open_file(report.path).facts
+    assert read_facts(older, yard) == open_file(yard).facts
