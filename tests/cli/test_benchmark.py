@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from small_run import small_info
 
 from featherseg.cli.benchmark import benchmark
 from featherseg.core.errors import FeathersegError
+from featherseg.core.types import ClassInfo
 from featherseg.evaluation import benchmark as measuring
+from featherseg.runs import write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", pairs=2, rounds=4)
@@ -43,6 +46,18 @@ def test_the_first_table_fits_a_terminal_of_80_columns(capsys, monkeypatch):
     (heads,) = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
     assert "same class" in heads
     assert "…" not in heads
+
+
+def test_a_name_that_breaks_lines_stands_in_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run = tmp_path / "lawn\nnote: all is well [bold]"
+    run.mkdir()
+    classes = tuple(ClassInfo(f"class_{number}", (0, 0, number)) for number in range(19))
+    write_info(run, small_info(classes))
+    asked([str(run), "frm-lite0"])
+    printed = capsys.readouterr().out
+    assert "lawn\\nnote: all is well [bold]/eager" in printed
+    assert not [line for line in printed.splitlines() if line.startswith("note: all is well")]
 
 
 def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):

@@ -63,6 +63,14 @@ def test_one_run_each_says_nothing_about_the_networks_but_about_the_files(field)
     assert {pair["first"], pair["second"]} == {"frm-lite0-0", "deeplabv3-lite0-0"}
 
 
+def test_a_name_that_breaks_lines_stands_in_one(field):
+    odd = field[0].with_name("a\nb [bold]c")
+    field[0].rename(odd)
+    printed = run(odd, field[3], "--no-costs").stdout
+    assert "a\\nb [bold]c" in printed
+    assert not [line for line in printed.splitlines() if line.startswith("b ")]
+
+
 def test_runs_that_differ_in_their_seed_are_runs_of_one_network(field):
     found = json.loads(run(*field, "--no-costs", "--json", "--split", "test").stdout)
     (ranking,) = found["rankings"]

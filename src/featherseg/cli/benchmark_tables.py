@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from featherseg.core.wording import one_line
+
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.evaluation.benchmark_results import Outcome, Row, Table
@@ -20,9 +22,9 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         _print_rest(console, table)
     console.print(machine_in_words(dict(outcome.machine)), markup=False)
     for name, why in outcome.left_out:
-        console.print(f"left out: {name}: {why}", markup=False)
+        console.print(one_line(f"left out: {name}: {why}"), markup=False)
     for text in cautions(outcome):
-        console.print(f"note: {text}", markup=False)
+        console.print(one_line(f"note: {text}"), markup=False)
 
 
 def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
@@ -66,6 +68,7 @@ def _print_rest(console: Console, table: Table) -> None:
 
 def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row, list[str]]]) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table as Grid
 
     grid = Grid("variant", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -73,7 +76,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row,
     for head in heads:
         grid.add_column(head, justify="right", min_width=max(map(len, head.split())))
     for row, cells in rows:
-        grid.add_row(row.variant.name, *cells)
+        grid.add_row(escape(one_line(row.variant.name)), *cells)
     console.print(grid)
 
 

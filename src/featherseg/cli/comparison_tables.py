@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -25,15 +25,15 @@ def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
     from featherseg.core.wording import counted
 
     console.print(
-        f"{escape(outcome.data)} {escape(outcome.split)}: {counted(outcome.pictures, 'picture')}, looked at "
+        f"{escape(one_line(f'{outcome.data} {outcome.split}'))}: {counted(outcome.pictures, 'picture')}, looked at "
         f"{outcome.mode}; intervals by drawing {outcome.units}"
     )
     for caution in outcome.cautions:
-        console.print(f"NOTE: {escape(caution)}.")
+        console.print(f"NOTE: {escape(one_line(caution))}.")
     for ranking in outcome.rankings:
         _print_ranking(console, ranking, outcome.classes)
         for _, chosen in budgets.picks(ranking):
-            console.print(escape(f"for a budget: {chosen.reason}"))
+            console.print(escape(one_line(f"for a budget: {chosen.reason}")))
     if outcome.files:
         console.print("\nthese files, whatever the networks:")
         _print_differences(console, outcome.files.differences, outcome.files.names, outcome.classes)
@@ -41,27 +41,27 @@ def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
         height, width = outcome.size
         console.print(f"\ntime at {height}x{width}, {outcome.timing.machine}:")
         for ratio in outcome.timing.ratios():
-            console.print(escape(f"  {ratio.words(outcome.timing.names)}"))
+            console.print(escape(one_line(f"  {ratio.words(outcome.timing.names)}")))
 
 
 def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(ranking.title), title_justify="left")
+    table = Table(title=escape(one_line(ranking.title)), title_justify="left")
     longest = max(len(s.name) for s in ranking.standings)
     table.add_column("network", overflow="fold", min_width=min(longest, WIDEST))
     for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
         table.add_column(heading, justify="right", no_wrap=heading != "of its runs")
     for s in ranking.standings:
-        table.add_row(escape(s.name), *_figures(s))
+        table.add_row(escape(one_line(s.name)), *_figures(s))
     console.print(table, width=max(80, console.width))
     if ranking.unlike:
         console.print(f"not trained alike, they differ in: {', '.join(ranking.unlike)}")
-    console.print(escape(ranking.verdict()))
+    console.print(escape(one_line(ranking.verdict())))
     names = [s.name for s in ranking.standings]
     for name in ranking.left_out:
-        console.print(escape(f"  nothing is said of {name}: it has fewer than three seeds"))
+        console.print(escape(one_line(f"  nothing is said of {name}: it has fewer than three seeds")))
     _print_differences(console, ranking.differences, names, classes)
 
 
@@ -72,10 +72,10 @@ def _print_differences(
     from rich.markup import escape
 
     for d in differences:
-        console.print(escape(f"  {d.words(names)} ({d.miou.points()} points of mIoU)"))
+        console.print(escape(one_line(f"  {d.words(names)} ({d.miou.points()} points of mIoU)")))
         told = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
         if told:
-            console.print(escape(f"    {names[d.first]} less {names[d.second]}: {'; '.join(told)}"))
+            console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(told)}")))
 
 
 def _figures(s: Standing) -> tuple[str, ...]:
