@@ -3,8 +3,17 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8  # malloc.h
+
+LARGE_BLOCK = 32 << 20
+"""Bytes, the most that glibc takes: blocks from here on are mapped each by itself, where that is not turned off."""
+
+MAPPED_AT_MOST = 65536  # glibc's own
+
+_kept = False
 
 
 def keep_freed_memory(*, one_heap: bool = False) -> bool:
@@ -15,15 +24,31 @@ def keep_freed_memory(*, one_heap: bool = False) -> bool:
     FEATHERSEG_ALLOCATOR=off leaves malloc as it is. one_heap: threads share one, so that what one has freed serves the
     others; for a process that lives long.
     """
-    if sys.platform != "linux" or os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
+    global _kept
+    mallopt = _mallopt()
+    if mallopt is None or (one_heap and not mallopt(M_ARENA_MAX, 1)):
         return False
+    _kept = bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 64 << 20))
+    return _kept
+
+
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """Within it blocks of LARGE_BLOCK and more go back to the system when they are freed.
+
+    Where the maps of large images and of small ones are freed beside each other, a heap that keeps them is in pieces
+    soon: 5.3 GB were held for 1.8 in use.
+    """
+    mallopt = _mallopt()
+    if mallopt is None or not _kept:
+        yield
+        return
+    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+    mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
-        return False
-    if one_heap and not mallopt(M_ARENA_MAX, 1):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 64 << 20))
+        yield
+    finally:
+        mallopt(M_MMAP_MAX, 0)
 
 
 def return_freed_memory() -> None:
@@ -33,3 +58,13 @@ def return_freed_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
         except (OSError, AttributeError):  # not glibc
             return
+
+
+def _mallopt() -> Callable[[int, int], int] | None:
+    """glibc's own; None where there is none, or FEATHERSEG_ALLOCATOR=off."""
+    if sys.platform != "linux" or os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
+        return None
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not glibc
+        return None

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from featherseg.core.allocator import return_freed_memory
+from featherseg.core.allocator import large_blocks_returned, return_freed_memory
 from featherseg.inference.runtimes import Runtime
 
 NICE = 10
@@ -107,7 +107,7 @@ class LargeLane:
         if work is None or job.answer.cancelled():
             return
         try:
-            with _StopBetweenOperations(job.stop):
+            with _StopBetweenOperations(job.stop), large_blocks_returned():
                 result = work(job.stop)
             job.answer.set_result(result)
         except (Stopped, InvalidStateError):
