@@ -6,6 +6,7 @@ All commands on one's own data are run in tests/e2e/test_documents.py.
 import importlib.util
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,9 @@ def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, ca
 
 
 def test_the_page_of_verbs_is_what_the_command_line_says():
+    (pinned,) = re.findall(r"^typer==(.+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    if version("typer") != pinned:
+        pytest.skip(f"the page is written with typer {pinned}; each says types in its own way")
     spec = importlib.util.spec_from_file_location("verbs", ROOT / "scripts" / "verbs.py")
     verbs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(verbs)

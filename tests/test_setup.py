@@ -44,7 +44,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def setup(checkout, **variables):
+def run_setup(checkout, **variables):
     """-> (exit code, what was said)."""
     environment = {"PATH": f"{checkout}/.venv/bin:{os.environ['PATH']}", **variables}
     command = ["bash", "scripts/setup.sh"]
@@ -57,45 +57,45 @@ def installations(checkout):
 
 
 def test_the_python_that_is_named_makes_the_environment(checkout):
-    assert "making .venv with Python 3.13.0" in setup(checkout, PYTHON="./python3.13.0")[1]
-    assert setup(checkout, PYTHON="./python3.13.0") == (0, "")
-    assert setup(checkout) == (0, "")  # what is there stays where none is named
+    assert "making .venv with Python 3.13.0" in run_setup(checkout, PYTHON="./python3.13.0")[1]
+    assert run_setup(checkout, PYTHON="./python3.13.0") == (0, "")
+    assert run_setup(checkout) == (0, "")  # what is there stays where none is named
     assert installations(checkout) == 1
 
 
 def test_an_environment_of_another_python_is_made_anew(checkout):
-    setup(checkout, PYTHON="./python3.13.0")
-    code, told = setup(checkout, PYTHON="./python3.11.2")
+    run_setup(checkout, PYTHON="./python3.13.0")
+    code, told = run_setup(checkout, PYTHON="./python3.11.2")
     assert code == 0
     assert ".venv is of Python 3.13.0 in /opt/3.13.0 and is made anew with Python 3.11.2 in /opt/3.11.2" in told
     assert installations(checkout) == 2
-    assert setup(checkout, PYTHON="./python3.11.2") == (0, "")
+    assert run_setup(checkout, PYTHON="./python3.11.2") == (0, "")
 
 
 @pytest.mark.parametrize("name", ["./python3.9.1", "./python4"])
 def test_a_named_python_that_is_too_old_or_not_there_is_told(checkout, name):
-    code, told = setup(checkout, PYTHON=name)
+    code, told = run_setup(checkout, PYTHON=name)
     assert code == 1
     assert f"PYTHON={name} is no Python 3.11 or newer" in told
     assert not (checkout / ".venv").exists()
 
 
 def test_an_environment_with_cuda_is_made_anew_for_cpu_1_only(checkout):
-    setup(checkout, PYTHON="./python3.11.2")
+    run_setup(checkout, PYTHON="./python3.11.2")
     version = checkout / ".venv/lib/python3.11/site-packages/torch/version.py"
     version.parent.mkdir(parents=True)
     version.write_text("cuda: Optional[str] = None\n")
-    assert setup(checkout, CPU="1") == (0, "")
+    assert run_setup(checkout, CPU="1") == (0, "")
     version.write_text("cuda: Optional[str] = '13.0'\n")
-    assert setup(checkout) == (0, "")
-    assert "torch's CUDA build" in setup(checkout, PYTHON="./python3.11.2", CPU="1")[1]
+    assert run_setup(checkout) == (0, "")
+    assert "torch's CUDA build" in run_setup(checkout, PYTHON="./python3.11.2", CPU="1")[1]
 
 
 def test_changed_requirements_are_installed_into_the_environment_that_is_there(checkout):
-    setup(checkout, PYTHON="./python3.11.2")
+    run_setup(checkout, PYTHON="./python3.11.2")
     with open(checkout / "constraints.txt", "a") as file:
         file.write("# another line\n")
-    code, told = setup(checkout)
+    code, told = run_setup(checkout)
     assert code == 0
     assert "making" not in told
     assert installations(checkout) == 2

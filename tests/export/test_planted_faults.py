@@ -58,7 +58,8 @@ class Graph:
         """What the node that gives `tensor` multiplies with (index 1) or adds (index 2)."""
         name = self.giving(tensor).input[index]
         held = next(value for value in self.proto.graph.initializer if value.name == name)
-        held.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(held))), name))
+        value = numpy_helper.to_array(held)
+        held.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(value), dtype=value.dtype), name))
 
     def set_metadata(self, **values: Any) -> None:
         texts = {prop.key: prop.value for prop in self.proto.metadata_props}
