@@ -2,6 +2,9 @@
 
 import gc
 import json
+import platform
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -108,6 +111,34 @@ def test_a_job_that_fails_tells_why_and_the_next_is_done():
         lane.submit(lambda stop: 1 / 0, 0).result(20)
     assert lane.submit(lambda stop: "next", 0).result(20) == "next"
     lane.close(20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_large_blocks_of_a_large_image_go_back_and_others_are_kept_again_behind_it():
+    """Else the heap that all share is in pieces soon; the slow tests of test_process.py see it in the whole service."""
+    script = """
+import ctypes, resource
+from featherseg.core.allocator import keep_freed_memory
+from featherseg.serving.lanes import LargeLane
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def faulted(stop=None, size=48 << 20):
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
+keep_freed_memory(one_heap=True)
+lane = LargeLane()
+print(lane.submit(faulted, 1).result(60))
+lane.close(60)
+print(faulted())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    within, behind = map(int, done.stdout.split())
+    assert within > 40 << 20
+    assert behind < 1 << 20
 
 
 def test_what_is_given_up_ends_at_the_next_operation_of_torch():
