@@ -225,8 +225,8 @@ def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
     ):
         with pytest.raises(DataError, match=named):
             segment_video(predictor, job(source, tmp_path / "out.mp4"))
-    with pytest.raises(DataNotFound, match="does not exist"):
-        segment_video(predictor, job(tmp_path / "none.mp4", tmp_path / "out.mp4"))
+    with pytest.raises(DataNotFound, match=r"does not exist.*Did you mean '.*clip\.mp4'"):
+        segment_video(predictor, job(tmp_path / "clop.mp4", tmp_path / "out.mp4"))
     with pytest.raises(ConfigError, match=r"written as \.mp4 or \.webm"):
         segment_video(predictor, job(clip, tmp_path / "out.mkv"))
     assert not list(tmp_path.glob("out*"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.core.errors import DataError, DataNotFound, TooLarge, require
+from featherseg.core.errors import DataError, DataNotFound, TooLarge, near_path, require
 from featherseg.core.types import Size
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
@@ -224,7 +224,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream."""
     av = require("av", "video", PURPOSE)
     if not os.path.isfile(path):  # Path.is_file raises of a name that is too long
-        raise DataNotFound(f"{path} does not exist, or is no file. Expected a video.")
+        raise DataNotFound(f"{path} does not exist, or is no file.{near_path(path)} Expected a video.")
     # a title that is not UTF-8 stops nobody: from PyAV 19 on that needs no option, and there is none
     lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
