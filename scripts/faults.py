@@ -8,9 +8,11 @@ spoiled file are run first, then those of its folder, then all quick ones, until
 catches a fault. It is to be run where `make test` passes, and takes ten minutes for each fault that nobody catches.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -83,13 +85,17 @@ def failures(places: Sequence[Path]) -> list[str]:
     command = [sys.executable, "-m", "pytest", *places, "-n", "2", "--dist", "worksteal", "-m", "not slow and not gpu"]
     command += ["--tb=no", "-p", "no:cacheprovider", f"--maxfail={NAMED}"]
     environment = os.environ | {"PYTHONPATH": str(COPY / "src"), "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=COPY, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return [f"(no end within {SECONDS} s)"]
-    told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    with subprocess.Popen(
+        command, cwd=COPY, env=environment, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    ) as tests:
+        try:
+            output, _ = tests.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return [f"(no end within {SECONDS} s)"]
+        finally:  # pytest's workers and what they started go with it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(tests.pid, signal.SIGKILL)
+    told = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     return [line.partition(" ")[2].split(" - ")[0] for line in told][:NAMED]
 
 
