@@ -11,8 +11,8 @@ import numpy as np
 
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
-from featherseg.data.panoptic import list_segments
-from featherseg.evaluation.panoptic import PanopticScorer
+from featherseg.data.panoptic.segments import list_segments
+from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.inference.modes import predict_panoptic
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime

@@ -25,15 +25,15 @@ import torch
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
-from featherseg.evaluation.bootstrap import Difference, compare_files
-from featherseg.evaluation.evaluate import Scores, evaluate, number
-from featherseg.evaluation.units import units_of
-from featherseg.export import EXPORTERS
+from featherseg.evaluation.scoring import Scores, evaluate, number
+from featherseg.exporters import EXPORTERS
 from featherseg.inference.modes import own_mode, passes_over
 from featherseg.inference.optimize import optimize
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.runs import Run, load_run
+from featherseg.uncertainty.bootstrap import Difference, compare_files
+from featherseg.uncertainty.clusters import units_of
 
 FILES = ("openvino-int8", "onnx-int8")
 LIMITS = {"int8": (1.0, 1.5), "bf16": (0.2, None)}

@@ -158,8 +158,8 @@ def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, in
     import torch
 
     from featherseg.core.types import ClassInfo
-    from featherseg.export import EXPORTERS
-    from featherseg.export.job import Facts, Job
+    from featherseg.exporters import EXPORTERS
+    from featherseg.exporters.job import Facts, Job
 
     network, files = network_of(name).requires_grad_(False), {}
     facts = Facts(name, tuple(ClassInfo(f"class_{i}", (i, i, i)) for i in range(19)), "not stated")
@@ -175,7 +175,7 @@ def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, in
 
 def files_of(run: Path, targets: list[str]) -> dict[str, Path]:
     """Target -> its file in RUN/export; those that were not exported are left out and named."""
-    from featherseg.export import EXPORTERS
+    from featherseg.exporters import EXPORTERS
 
     files = {target: run / "export" / EXPORTERS[target].main for target in targets}
     for target, file in files.items():

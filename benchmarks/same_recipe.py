@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from featherseg.evaluation.bootstrap import compare_networks
-from featherseg.evaluation.contestants import Contestant, by_network, open_contestants
-from featherseg.evaluation.evaluate import evaluate
-from featherseg.evaluation.labelled import Labelled
-from featherseg.evaluation.units import units_of
+from featherseg.comparison.candidates import Contestant, by_network, open_contestants
+from featherseg.data.labelled_images import Labelled
+from featherseg.evaluation.scoring import evaluate
+from featherseg.uncertainty.bootstrap import compare_networks
+from featherseg.uncertainty.clusters import units_of
 
 
 def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:

@@ -25,7 +25,7 @@ from featherseg.core.types import IGNORE
 from featherseg.data.cache import PreparedData
 from featherseg.data.cache_index import RAW, Form, read_cache
 from featherseg.data.cache_write import prepare_split
-from featherseg.data.folder import FolderData
+from featherseg.data.datasets.folder import FolderData
 from featherseg.data.loader import TrainingSamples
 from featherseg.data.shapes import CLASSES, Shapes
 from featherseg.data.transforms import Augment

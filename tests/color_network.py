@@ -10,7 +10,7 @@ from PIL import Image
 
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.serving.networks import Served
 

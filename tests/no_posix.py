@@ -92,10 +92,10 @@ def work(folder, form):
     from small_training import Killed, KilledAt, trained
 
     from featherseg import cli
+    from featherseg.benchmarking.process import Process, VariantError
+    from featherseg.benchmarking.worker import peak_mib, queued_ms
+    from featherseg.core.machine import machine
     from featherseg.data.shapes import Shapes
-    from featherseg.evaluation.benchmark_process import Process, VariantError
-    from featherseg.evaluation.benchmark_worker import peak_mib, queued_ms
-    from featherseg.evaluation.machine import machine
 
     run, image = folder / "run", folder / "image.png"
     Image.fromarray(Shapes("val", 1)[0].image).save(image)

@@ -16,9 +16,9 @@ from three_layers import ThreeLayers
 
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.inference.predictor import Prediction, Predictor
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.runs import save_weights, write_info
 from featherseg.serving.app import create_app
 from featherseg.serving.networks import Served

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.types import SegOutput
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.resize import to_image
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.network import SegmentationNetwork
 
 CLASSES = (

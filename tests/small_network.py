@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.core.types import ClassInfo
-from featherseg.export.job import Facts
-from featherseg.export.parity import perturb
+from featherseg.exporters.job import Facts
+from featherseg.exporters.parity import perturb
 from featherseg.layers.network import Backbone, Decoded, SegmentationNetwork
 from featherseg.layers.resize import resize
 

@@ -18,7 +18,7 @@ from featherseg import cli
 from featherseg.cli import probes
 from featherseg.core.files import write_json
 from featherseg.data import open_dataset
-from featherseg.data.dataset_toml import read_dataset_toml
+from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.runs import build_network, save_weights
 
 ROOT = Path(__file__).parents[1]

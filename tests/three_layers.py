@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.export.job import Facts
+from featherseg.exporters.job import Facts
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.resize import pad_images
 

@@ -10,8 +10,9 @@ from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
 
 if TYPE_CHECKING:
-    from featherseg import backbones, export, kernels
+    from featherseg import backbones, kernels
     from featherseg.backbones.weights import load_official
+    from featherseg.exporters import export
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "build": "featherseg.models",
+    "export": "featherseg.exporters",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs",
     "optimize": "featherseg.inference.optimize",
     "Predictor": "featherseg.inference.predictor",
 }
-_FOLDERS = ("backbones", "export", "evaluation", "kernels", "losses", "models")
+_FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")
 
 __all__ = [
     "FeathersegError",

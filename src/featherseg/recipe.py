@@ -43,7 +43,7 @@ ToFit = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
 """A core.types.Fit: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
 
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
-"""How multiply-accumulates are counted; evaluation/cost.py says what each convention counts."""
+"""How multiply-accumulates are counted; counting/cost.py says what each convention counts."""
 
 
 class ModelTable(Config):

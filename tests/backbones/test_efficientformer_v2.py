@@ -20,8 +20,8 @@ from featherseg.backbones.efficientformer_v2 import (
 )
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.position_bias import PositionBias, resize_table
 
 PARAMETERS = {

@@ -14,7 +14,7 @@ from featherseg import backbones
 from featherseg.backbones.efficientnet import OFFICIAL_PARTS, InvertedBottleneck, SqueezeExcitation, _rename
 from featherseg.backbones.weights import find_pretrained, load_official, read_state
 from featherseg.core.errors import WeightsError
-from featherseg.evaluation.cost import count_parameters
+from featherseg.counting.cost import count_parameters
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}

@@ -15,8 +15,8 @@ from featherseg import backbones
 from featherseg.backbones.mit import VARIANTS, Block, EfficientAttention, MixFeedForward
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.evaluation.cost import by_convention, count_layers
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers
+from featherseg.exporters.parity import perturb
 
 
 def official():

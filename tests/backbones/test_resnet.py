@@ -12,7 +12,7 @@ from featherseg import backbones
 from featherseg.backbones.resnet import VARIANTS
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import count_parameters
+from featherseg.counting.cost import count_parameters
 
 DEPTHS = {"resnet-18": 18, "resnet-50": 50, "resnet-101": 101}
 HEAD = {"fc.weight": (1000, 1), "fc.bias": (1000,)}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from small_run import small_info
 
+from featherseg.benchmarking import session as measuring
 from featherseg.cli.benchmark import benchmark
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import ClassInfo
-from featherseg.evaluation import benchmark as measuring
 from featherseg.runs import write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
@@ -69,8 +69,8 @@ def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):
 
 
 def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_run, capsys):
+    from featherseg.benchmarking.variants import find_networks
     from featherseg.cli.benchmark import _labelled
-    from featherseg.evaluation.benchmark_variants import find_networks
 
     networks = find_networks([str(lawn_run)])
     assert _labelled(networks, None, None, None) is None

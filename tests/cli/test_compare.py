@@ -10,10 +10,10 @@ from three_layers import ThreeLayers
 from typer.testing import CliRunner
 
 from featherseg import models
+from featherseg.benchmarking import latency as side_by_side
 from featherseg.cli.compare import compare
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
-from featherseg.evaluation import side_by_side
-from featherseg.export import export
+from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
 
 APP = typer.Typer()
@@ -149,7 +149,7 @@ def test_pictures_that_a_run_learned_from_and_a_training_that_was_stopped_are_na
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.evaluation.contestants.open_contestants", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr("featherseg.comparison.candidates.open_contestants", lambda *_: pytest.fail("began to work"))
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),

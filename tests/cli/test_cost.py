@@ -7,10 +7,10 @@ import pytest
 from featherseg.cli.cost import cost
 from featherseg.cli.models import models, print_table
 from featherseg.core.errors import ConfigError
-from featherseg.evaluation.catalogue import COUNTS
-from featherseg.evaluation.cost import CONVENTIONS
-from featherseg.evaluation.cost import cost as count
-from featherseg.evaluation.deeplab import beside_deeplabv3
+from featherseg.counting.catalogue import COUNTS
+from featherseg.counting.cost import CONVENTIONS
+from featherseg.counting.cost import cost as count
+from featherseg.counting.deeplab import beside_deeplabv3
 from featherseg.models import MODELS
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from featherseg.cli.evaluate import evaluate
 from featherseg.core.errors import ConfigError, FeathersegError
-from featherseg.evaluation.cost import cost
+from featherseg.counting.cost import cost
 from featherseg.recipe import PaperTable
 from featherseg.runs import open_run, write_info
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from featherseg import runs
 from featherseg.cli.export import FORMS, export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
-from featherseg.export import EXPORTERS
+from featherseg.exporters import EXPORTERS
 
 APP = typer.Typer()
 APP.command()(export)
@@ -60,7 +60,7 @@ def test_slips_are_refused_before_any_work(run):
 
 
 def test_int8_that_loses_too_much_fails_and_the_others_are_written(run, monkeypatch):
-    from featherseg.export.calibration import LabelledSplit
+    from featherseg.exporters.calibration import LabelledSplit
 
     scores = iter([0.5, 0.45, 0.45])
     monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from featherseg import models
 from featherseg.cli.predict import predict, unique_names
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.runs import save_weights, write_info
 
 APP = typer.Typer()

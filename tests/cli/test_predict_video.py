@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
-from featherseg.inference import video_camera
+from featherseg.inference.video import camera as video_camera
 
 APP = typer.Typer()
 APP.command()(predict)

@@ -20,8 +20,8 @@ from featherseg.data.cache import PreparedData, cache_folders, loss_of
 from featherseg.data.cache_index import RAW, Form, Source, read_cache
 from featherseg.data.cache_write import prepare_data, splits_on_disk
 from featherseg.data.loader import TrainingSamples
-from featherseg.data.panoptic import list_segments
-from featherseg.data.panoptic_files import PanopticWriter
+from featherseg.data.panoptic.files import PanopticWriter
+from featherseg.data.panoptic.segments import list_segments
 from featherseg.data.sampling import ClassUniform, find_class_points
 from featherseg.data.transforms import Augment
 

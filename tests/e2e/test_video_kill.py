@@ -12,7 +12,7 @@ from small_video import distance, moving_pictures, read_video, write_video
 
 from featherseg import Predictor, models
 from featherseg.core.types import ClassInfo
-from featherseg.inference.video import VideoJob, network_digest, segment_video
+from featherseg.inference.video.segmentation import VideoJob, network_digest, segment_video
 from featherseg.runs import save_weights, write_info
 
 FRAMES = 300

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherseg.data.cityscapes import Cityscapes
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
-from featherseg.evaluation.evaluate import evaluate_predictions
+from featherseg.data.datasets.cityscapes import Cityscapes
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
+from featherseg.evaluation.scoring import evaluate_predictions
 from featherseg.inference.submission import SUBMISSIONS
 
 VOID_IDS = np.array([i for i in range(34) if i not in LABEL_IDS])

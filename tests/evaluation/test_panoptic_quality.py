@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from panoptic_scenes import CATEGORIES, count_slowly, listed, scene
 
 from featherseg.core.errors import DataError, UnknownName
-from featherseg.data.bdd100k_panoptic import BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS
-from featherseg.data.panoptic_data import categories
-from featherseg.data.panoptic_files import PanopticWriter
+from featherseg.data.datasets.bdd100k_panoptic import BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS
+from featherseg.data.panoptic.data import categories
+from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.evaluation import PanopticQuality
 from featherseg.evaluation.panoptic_quality import RULES, quality
 

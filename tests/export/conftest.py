@@ -9,8 +9,8 @@ from small_run import small_info
 
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.export import ExportReport, export
-from featherseg.export.parity import perturb
+from featherseg.exporters import ExportReport, export
+from featherseg.exporters.parity import perturb
 from featherseg.models import MODELS
 from featherseg.runs import Run, open_run, write_info
 

@@ -5,7 +5,7 @@ import torch
 from three_layer_run import three_layer_run
 
 from featherseg.data.shapes import Shapes
-from featherseg.export.calibration import CHECKED, labelled_split, training_pictures
+from featherseg.exporters.calibration import CHECKED, labelled_split, training_pictures
 
 
 def test_pictures_are_of_the_training_split_and_in_no_two_lists(tmp_path):

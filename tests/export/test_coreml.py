@@ -6,8 +6,8 @@ import pytest
 from small_network import FACTS, small_network
 
 from featherseg.core.errors import MissingExtra
-from featherseg.export import EXPORTERS, coreml
-from featherseg.export.job import Job
+from featherseg.exporters import EXPORTERS, coreml
+from featherseg.exporters.job import Job
 
 
 def test_it_is_marked_as_not_verified():

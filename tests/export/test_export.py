@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, MissingExtra, UnknownName
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.export import EXPORTERS, Options, export, export_all, work
-from featherseg.export.calibration import LabelledSplit
-from featherseg.export.onnx import to_onnx
+from featherseg.exporters import EXPORTERS, Options, export, export_all, work
+from featherseg.exporters.calibration import LabelledSplit
+from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.network import SegmentationNetwork
 

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from featherseg.core.errors import ExportError
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.export.fixed_graph import DEFAULT_SIZE, REWRITES, fixed_graph, fixed_size
-from featherseg.export.job import Facts
+from featherseg.exporters.fixed_graph import DEFAULT_SIZE, REWRITES, fixed_graph, fixed_size
+from featherseg.exporters.job import Facts
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.pooling import RegionMean
 from featherseg.layers.precision import autocast_off

@@ -10,10 +10,10 @@ import torch
 from three_layers import FACTS, three_layers
 
 from featherseg.core.errors import FeathersegError
-from featherseg.export import onnx_int8
-from featherseg.export.job import Job
-from featherseg.export.onnx import to_onnx
-from featherseg.export.places import move
+from featherseg.exporters import onnx_int8
+from featherseg.exporters.job import Job
+from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.places import move
 
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
 
@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from small_network import small_network
 from featherseg.core.errors import ExportError
-from featherseg.export import export
+from featherseg.exporters import export
 network, out, said = small_network(), Path(sys.argv[2]), {}
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 for target, limit in json.loads(sys.argv[3]).items():

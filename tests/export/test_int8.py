@@ -11,10 +11,10 @@ from three_layers import FACTS, ThreeLayers, three_layers
 from torch import nn
 
 from featherseg.core.errors import ExportError
-from featherseg.export import onnx_int8, openvino, openvino_int8
-from featherseg.export.int8 import layer_nodes, quantise
-from featherseg.export.job import Job
-from featherseg.export.onnx import to_onnx
+from featherseg.exporters import onnx_int8, openvino, openvino_int8
+from featherseg.exporters.int8 import layer_nodes, quantise
+from featherseg.exporters.job import Job
+from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
 WRITERS = {"model.int8.onnx": onnx_int8.write, "model.int8.xml": openvino_int8.write}
@@ -68,8 +68,8 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
     noisy = {f"layer{i}": float(i) for i in range(20)}
     nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
     graph = SimpleNamespace(node=[SimpleNamespace(name=name) for name in ("pad", "node of layer3", "node of layer0")])
-    monkeypatch.setattr("featherseg.export.int8.layer_noise", lambda network, pictures: noisy)
-    monkeypatch.setattr("featherseg.export.int8.layer_nodes", lambda graph, network: nodes)
+    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda network, pictures: noisy)
+    monkeypatch.setattr("featherseg.exporters.int8.layer_nodes", lambda graph, network: nodes)
     written = []
 
     def write(layers, kept):

@@ -7,7 +7,7 @@ import torch
 from three_layers import three_layers
 from torch import nn
 
-from featherseg.export.layer_noise import layer_noise
+from featherseg.exporters.layer_noise import layer_noise
 
 
 class One(nn.Module):

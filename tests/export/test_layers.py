@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
-from featherseg.export.onnx import OPSET
-from featherseg.export.parity import perturb
+from featherseg.exporters.onnx import OPSET
+from featherseg.exporters.parity import perturb
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMax, StridedRegionMean
 from featherseg.models.cgrseg import rectangular_module

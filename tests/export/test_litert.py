@@ -9,9 +9,9 @@ from small_network import FACTS, small_network
 
 from featherseg import models
 from featherseg.core.errors import ExportError
-from featherseg.export import litert
-from featherseg.export.job import Facts, Job
-from featherseg.export.parity import perturb, verify
+from featherseg.exporters import litert
+from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.parity import perturb, verify
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_litert")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_network import FACTS, small_network
 
-from featherseg.export.masks import Masks
-from featherseg.export.onnx import to_onnx
+from featherseg.exporters.masks import Masks
+from featherseg.exporters.onnx import to_onnx
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import to_image
 

@@ -8,9 +8,9 @@ from small_network import FACTS, small_network
 
 from featherseg import models
 from featherseg.core.errors import ExportError
-from featherseg.export import ncnn
-from featherseg.export.job import Facts, Job
-from featherseg.export.parity import perturb, verify
+from featherseg.exporters import ncnn
+from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.parity import perturb, verify
 
 pytest.importorskip("pnnx")
 pytest.importorskip("ncnn")

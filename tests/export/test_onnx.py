@@ -12,9 +12,9 @@ import torch
 import featherseg
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.export.job import POSTPROCESSING, PREPROCESSING, Facts, metadata
-from featherseg.export.onnx import EXAMPLE, OPSET
-from featherseg.export.stages import PREFIX, Stages
+from featherseg.exporters.job import POSTPROCESSING, PREPROCESSING, Facts, metadata
+from featherseg.exporters.onnx import EXAMPLE, OPSET
+from featherseg.exporters.stages import PREFIX, Stages
 from featherseg.inference.memory import peak_bytes_per_pixel
 
 SIZES = [(64, 64), (97, 131), (65, 99), (100, 100), (33, 65), (352, 480), (1, 1), (7, 300), (127, 130), (255, 511)]

@@ -7,9 +7,9 @@ import pytest
 from three_layers import FACTS, three_layers
 
 from featherseg import models
-from featherseg.export import export_all, openvino
-from featherseg.export.job import Job
-from featherseg.export.parity import perturb, verify
+from featherseg.exporters import export_all, openvino
+from featherseg.exporters.job import Job
+from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.runtimes import open_file
 
 
@@ -27,7 +27,7 @@ def test_weights_are_written_in_fp32(tmp_path):
 
 
 def test_a_graph_that_was_made_already_is_not_made_again(tmp_path):
-    from featherseg.export.onnx import to_onnx
+    from featherseg.exporters.onnx import to_onnx
 
     calls = []
 

@@ -8,8 +8,8 @@ import torch
 from shallow import shallow
 
 from featherseg import models
-from featherseg.export.onnx import EXAMPLE
-from featherseg.export.parity import (
+from featherseg.exporters.onnx import EXAMPLE
+from featherseg.exporters.parity import (
     SAME_CLASS,
     SHAPES,
     SIGNAL_DB,

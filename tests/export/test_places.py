@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from featherseg.core.errors import ExportError
-from featherseg.export import places
-from featherseg.export.places import destinations, move
+from featherseg.exporters import places
+from featherseg.exporters.places import destinations, move
 
 
 def test_without_a_path_files_go_into_the_export_folder_of_the_run(tmp_path):

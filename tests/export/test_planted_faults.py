@@ -14,10 +14,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from openvino import Core
 from small_network import FACTS, SmallNetwork, small_network
 
-from featherseg.export import openvino
-from featherseg.export.job import metadata
-from featherseg.export.onnx import EXAMPLE, to_onnx
-from featherseg.export.parity import ParityReport, verify
+from featherseg.exporters import openvino
+from featherseg.exporters.job import metadata
+from featherseg.exporters.onnx import EXAMPLE, to_onnx
+from featherseg.exporters.parity import ParityReport, verify
 
 
 class Graph:

@@ -6,8 +6,8 @@ import torch
 from small_network import FACTS, small_network
 from torch import nn
 
-from featherseg.export.onnx import to_onnx
-from featherseg.export.stages import PREFIX, Stages, run_tensors, signal_to_noise_db, tensor_names
+from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.stages import PREFIX, Stages, run_tensors, signal_to_noise_db, tensor_names
 
 ORDER = (
     "input",

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from small_network import FACTS, small_network
 
-from featherseg.export import EXPORTERS, tensorrt
-from featherseg.export.job import Job
+from featherseg.exporters import EXPORTERS, tensorrt
+from featherseg.exporters.job import Job
 
 
 def test_it_is_marked_as_not_verified():

@@ -15,10 +15,10 @@ from small_run import small_info
 import featherseg
 from featherseg import models
 from featherseg.data.shapes import Shapes
-from featherseg.export import Options, export
-from featherseg.export.usage import onnx_lines
-from featherseg.inference.file_facts import read_facts
+from featherseg.exporters import Options, export
+from featherseg.exporters.usage import onnx_lines
 from featherseg.inference.runtimes import open_file
+from featherseg.inference.runtimes.file_facts import read_facts
 from featherseg.recipe import PanopticTable
 from featherseg.runs import STARTER, load_run, open_run, save_weights, write_info
 

@@ -17,12 +17,12 @@ from small_network import FACTS, small_network
 
 from featherseg import models
 from featherseg.core.errors import ExportError, MissingExtra
-from featherseg.export import export_all, web
-from featherseg.export.job import Job
-from featherseg.export.onnx import to_onnx
-from featherseg.export.parity import perturb, verify
+from featherseg.exporters import export_all, web
+from featherseg.exporters.job import Job
+from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.modes import predict_mask
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 
 @pytest.fixture

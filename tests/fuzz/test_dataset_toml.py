@@ -8,7 +8,7 @@ from PIL import Image
 
 from featherseg.core.errors import FeathersegError
 from featherseg.data import open_dataset
-from featherseg.data.dataset_toml import DatasetToml, read_dataset_toml, toml_text
+from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml, toml_text
 
 PLAIN = b"""name = "yard"
 images = "images"

@@ -16,8 +16,8 @@ from featherseg.cli import build_app
 from featherseg.core.errors import FeathersegError
 from featherseg.core.files import append_line, write_json
 from featherseg.data.shapes import Shapes
-from featherseg.evaluation.report import gather, report_html
 from featherseg.inference.predictor import Predictor
+from featherseg.reports.run_report import gather, report_html
 from featherseg.runs import open_run, save_weights, write_info
 
 MODEL = "seaformer-tiny"

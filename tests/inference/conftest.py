@@ -8,7 +8,7 @@ from torch import nn
 
 from featherseg import models
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.resize import pad_images
 

@@ -75,7 +75,7 @@ from pathlib import Path
 import numpy as np, torch
 from featherseg import Predictor, models
 from featherseg.core.types import ClassInfo
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 classes = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(19))
 runtime = TorchRuntime(models.build("frm-lite0", 19), classes, device="cpu")

@@ -8,7 +8,7 @@ from torch import nn
 
 import featherseg
 from featherseg import FeathersegError, models
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.inference import bf16
 from featherseg.inference.fold import ScaledShortcut
 from featherseg.inference.optimize import optimize

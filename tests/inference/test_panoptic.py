@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from featherseg.data.panoptic_targets import panoptic_targets
+from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.inference import panoptic
 from featherseg.inference.memory import LiveBytes
 from featherseg.inference.panoptic import find_centers, merge

@@ -7,8 +7,8 @@ import torch
 from seeded import seeded
 from torch.testing import assert_close
 
-from featherseg.export.parity import perturb
-from featherseg.export.quiet import quiet
+from featherseg.exporters.parity import perturb
+from featherseg.exporters.quiet import quiet
 from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.kernels import pixel_to_region
 from featherseg.models.rsp import PixelToRegion

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from featherseg.core.errors import ConfigError
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
 from featherseg.data.images import read_mask
 from featherseg.inference.submission import SUBMISSIONS
 

@@ -5,7 +5,7 @@ import torch
 from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
 
 

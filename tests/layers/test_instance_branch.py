@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.export.onnx import OPSET
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.exporters.onnx import OPSET
+from featherseg.exporters.parity import perturb
 from featherseg.layers.instance_branch import InstanceBranch
 
 CHANNELS = (8, 12, 6, 10)

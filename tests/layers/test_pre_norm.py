@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 from featherseg.layers.pre_norm import NormActConv, PreNormHead, norm_of_few
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.evaluation.cost import count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.pyramid import FPN, BiFPN, BiFPNLayer, WeightedFusion, enlarge
 
 WIDTHS = (3, 4, 6, 10)

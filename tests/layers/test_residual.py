@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.layers.residual import (
     basic_block,
     bottleneck,

@@ -14,8 +14,8 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.core.types import SegOutput
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.resize import to_image
 from featherseg.models.cgrseg import (

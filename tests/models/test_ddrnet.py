@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.export.parity import perturb
+from featherseg.exporters.parity import perturb
 from featherseg.models.ddrnet import VARIANTS, BilateralStage, DDRNet, DDRNetConfig
 
 SWAPPED = {"aux": "main", "main": "aux"}

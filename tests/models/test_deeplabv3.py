@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.evaluation.deeplab import DEEPLABS
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.counting.deeplab import DEEPLABS
+from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
 from featherseg.models.deeplabv3 import VARIANTS, AtrousPyramid, DeepLabV3, DeepLabV3Config, ImagePooling
 

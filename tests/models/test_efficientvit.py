@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.models.efficientvit import VARIANTS, EfficientViT, EfficientViTConfig, LinearAttention, resize_bicubic
 
 COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 of the network for 150 classes

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.resize import to_image
 from featherseg.models.rsp import (

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.evaluation.cost import count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
 from featherseg.models.segformer import VARIANTS, AllLinearDecoder, SegFormer
 

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.segnext import VARIANTS, MatrixFactorisation, SegNeXt, SegNeXtConfig
 

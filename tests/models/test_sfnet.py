@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.evaluation.cost import by_convention, count_layers, count_parameters
-from featherseg.export.parity import perturb
+from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.models.sfnet import VARIANTS, SFNet, SFNetConfig
 
 

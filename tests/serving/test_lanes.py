@@ -18,10 +18,10 @@ from color_network import CLASSES, Slow, answer_of, large_picture, mask_in, pict
 from running_service import connected, form, posted, running
 
 from featherseg import models
-from featherseg.inference.file_facts import FileFacts, FileRuntime
 from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes.file_facts import FileFacts, FileRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.tiling import PROCESS_BYTES
-from featherseg.inference.torch_runtime import TorchRuntime
 from featherseg.serving import lanes
 from featherseg.serving.encode import mask_png
 from featherseg.serving.lanes import LargeLane

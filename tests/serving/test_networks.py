@@ -10,7 +10,7 @@ from three_layers import FACTS, three_layers
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, ExportError, RunError
-from featherseg.export.onnx import to_onnx
+from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.predictor import Predictor
 from featherseg.runs import save_weights, write_info
 from featherseg.serving.networks import open_networks

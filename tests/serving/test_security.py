@@ -8,7 +8,7 @@ from color_network import CLASSES, color_predictor, encoded, picture, poisoned
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving.guard import HEADERS
 from featherseg.serving.networks import Served
 from featherseg.serving.settings import allowed_hosts, choose_token, is_loopback

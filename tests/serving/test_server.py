@@ -106,7 +106,7 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from color_network import CLASSES, ColorNetwork
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving import server, service
 from featherseg.serving.app import create_app
 from featherseg.serving.networks import Served

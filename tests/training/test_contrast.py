@@ -3,7 +3,7 @@
 import torch
 from small_training import Silent, trained
 
-from featherseg.evaluation.cost import cost_of
+from featherseg.counting.cost import cost_of
 from featherseg.runs import build_network, open_run
 
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4", "loss.contrast_dim=8")

@@ -17,9 +17,9 @@ from featherseg.cli.predict import predict as predict_verb
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
 from featherseg.data import open_dataset
-from featherseg.data.panoptic_files import read_ids, read_panoptic_json
+from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.evaluation import PanopticQuality
-from featherseg.evaluation.evaluate import evaluate
+from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime

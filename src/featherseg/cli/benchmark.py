@@ -15,8 +15,8 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
-    from featherseg.evaluation.benchmark_variants import Network
-    from featherseg.evaluation.labelled import Labelled
+    from featherseg.benchmarking.variants import Network
+    from featherseg.data.labelled_images import Labelled
 
 ROUNDS, ROUNDS_ON_GPU = 20, 100
 BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
@@ -59,14 +59,13 @@ def benchmark(
     of the catalogue is timed with seeded weights. mIoU is measured with --data, --data-root or --split.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
+    from featherseg.benchmarking.page import benchmark_html
+    from featherseg.benchmarking.results import Plan
+    from featherseg.benchmarking.session import benchmark as measure
+    from featherseg.benchmarking.variants import find_networks
     from featherseg.cli.terminal import Console
-    from featherseg.core.device import pick_device
     from featherseg.core.files import check_writable, write_text
-    from featherseg.evaluation.benchmark import benchmark as measure
-    from featherseg.evaluation.benchmark_page import benchmark_html
-    from featherseg.evaluation.benchmark_results import Plan
-    from featherseg.evaluation.benchmark_variants import find_networks
-    from featherseg.evaluation.machine import usable_cores
+    from featherseg.core.machine import pick_device, usable_cores
 
     if output:
         check_writable(output)  # not after minutes
@@ -98,7 +97,7 @@ def benchmark(
 
 def _labelled(networks: Sequence[Network], data: str | None, root: Path | None, split: str | None) -> Labelled | None:
     """What mIoU is measured on; None where nothing of it was asked for."""
-    from featherseg.evaluation.labelled import Labelled
+    from featherseg.data.labelled_images import Labelled
 
     if data is None and root is None and split is None:
         return None

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
+    from featherseg.benchmarking.results import Outcome, Row, Table
+    from featherseg.benchmarking.statistics import Speed
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.benchmark_results import Outcome, Row, Table
-    from featherseg.evaluation.benchmark_statistics import Speed
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Two tables a setting, then what was left out and what to beware of."""
-    from featherseg.evaluation.benchmark_page import cautions
-    from featherseg.evaluation.machine import machine_in_words
+    from featherseg.benchmarking.page import cautions
+    from featherseg.core.machine import machine_in_words
 
     for table in outcome.tables:
         _print_speeds(console, table, outcome.plan.baselines)
@@ -29,7 +29,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 
 def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
     """Time and ratios, and beside them how near the masks are to those of plain float32 PyTorch."""
-    from featherseg.evaluation.benchmark_statistics import summarise
+    from featherseg.benchmarking.statistics import summarise
 
     scored = table.rows[0].fidelity.miou is not None
     heads = ["p50 ms", "images/s", *(f"vs {b}" for b in baselines), "logits off", "same class"]
@@ -48,8 +48,8 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
 
 def _print_rest(console: Console, table: Table) -> None:
 
-    from featherseg.evaluation.benchmark_charts import share
-    from featherseg.evaluation.benchmark_statistics import summarise
+    from featherseg.benchmarking.charts import share
+    from featherseg.benchmarking.statistics import summarise
 
     gpu = table.rows[0].samples.gpu_mib is not None
     limited = any(row.limit_ms is not None for row in table.rows)
@@ -82,7 +82,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row,
 
 def _speed(s: Speed) -> str:
     """The ratio over its interval; no ratio where no difference is shown."""
-    from featherseg.evaluation.benchmark_statistics import NO_DIFFERENCE
+    from featherseg.benchmarking.statistics import NO_DIFFERENCE
 
     if s.itself:
         return "1"

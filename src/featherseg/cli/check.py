@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.data.check import CheckReport
-    from featherseg.data.check_fix import MendReport
+    from featherseg.data.checks import CheckReport
+    from featherseg.data.fixes import MendReport
     from featherseg.data.propose import Proposal
 
 SHOWN_FAULTS = 20
@@ -36,8 +36,8 @@ def check(
     Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
     """
     from featherseg.cli.terminal import Console
-    from featherseg.data.check import check_data
-    from featherseg.data.check_fix import free_target, write_mended
+    from featherseg.data.checks import check_data
+    from featherseg.data.fixes import free_target, write_mended
 
     if fix is not None:
         free_target(fix)  # known before the long work
@@ -60,7 +60,7 @@ def check(
 
 
 def _print_report(console: Console, report: CheckReport) -> None:
-    from featherseg.data.check import FAULTS
+    from featherseg.data.checks import FAULTS
 
     for kind, heading in FAULTS.items():
         faults = [fault for fault in report.faults if fault.kind == kind]
@@ -122,7 +122,7 @@ def _most_frequent(sizes: dict[str, int]) -> str:
 
 
 def _print_mended(console: Console, mended: MendReport, out: Path) -> None:
-    from featherseg.data.check import FAULTS
+    from featherseg.data.checks import FAULTS
 
     console.print(
         f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"

@@ -16,8 +16,8 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
-    from featherseg.evaluation.contestants import Contestant
-    from featherseg.evaluation.labelled import Labelled
+    from featherseg.comparison.candidates import Contestant
+    from featherseg.data.labelled_images import Labelled
 
 SEEDS = "0,1,2"
 
@@ -82,14 +82,14 @@ def compare(
     if paper is not None:
         print_paper(paper, console, as_json=as_json)
         return
+    from featherseg.comparison.as_json import to_json
+    from featherseg.comparison.candidates import open_contestants
+    from featherseg.comparison.comparison import Budgets
+    from featherseg.comparison.comparison import compare as contest
+    from featherseg.comparison.page import comparison_html
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.core.device import pick_device
     from featherseg.core.files import check_writable, write_text
-    from featherseg.evaluation.comparison import Budgets
-    from featherseg.evaluation.comparison import compare as contest
-    from featherseg.evaluation.comparison_json import to_json
-    from featherseg.evaluation.comparison_page import comparison_html
-    from featherseg.evaluation.contestants import open_contestants
+    from featherseg.core.machine import pick_device
 
     budgets = Budgets(max_ms, max_mib)
     budgets.check(costs)
@@ -150,7 +150,7 @@ def _train(
 
     check_folder(out)
     require("lightning", "train", "training")
-    from featherseg.evaluation.labelled import Labelled
+    from featherseg.data.labelled_images import Labelled
     from featherseg.training import Request
     from featherseg.training.field import train_field
 
@@ -167,7 +167,7 @@ def _train(
 
 def _labelled(contestants: Sequence[Contestant], asked: Asked) -> Labelled:
     """What everyone is scored on: the runs' own data and split where they agree and nothing else is asked."""
-    from featherseg.evaluation.labelled import Labelled
+    from featherseg.data.labelled_images import Labelled
 
     own = [one.run.recipe.data for one in contestants if one.run]
     names, splits = {d.name for d in own}, {d.val_split for d in own}

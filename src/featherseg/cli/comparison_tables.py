@@ -9,9 +9,9 @@ from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.bootstrap import Difference
-    from featherseg.evaluation.comparison import Budgets, Outcome, Ranking, Standing
-    from featherseg.evaluation.paper_tables import CheckedTable
+    from featherseg.comparison.comparison import Budgets, Outcome, Ranking, Standing
+    from featherseg.counting.paper_tables import CheckedTable
+    from featherseg.uncertainty.bootstrap import Difference
 
 
 WIDEST = 16
@@ -97,8 +97,8 @@ def _figures(s: Standing) -> tuple[str, ...]:
 
 def print_paper(name: str, console: Console, *, as_json: bool) -> None:
     """Every row and sentence of a paper that holds a number, beside our counts, each figure with a verdict."""
-    from featherseg.evaluation.paper_counts import VERDICTS
-    from featherseg.evaluation.paper_tables import check_paper, to_json
+    from featherseg.counting.paper_counts import VERDICTS
+    from featherseg.counting.paper_tables import check_paper, to_json
 
     check = check_paper(name)
     if as_json:
@@ -121,7 +121,7 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.evaluation.paper_tables import NOT_RECOUNTED
+    from featherseg.counting.paper_tables import NOT_RECOUNTED
 
     table = Table("network", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
     table.title_justify = "left"

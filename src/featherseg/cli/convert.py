@@ -25,7 +25,7 @@ def convert(
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     from featherseg.cli.terminal import Console
-    from featherseg.data.cityscapes_convert import convert_cityscapes
+    from featherseg.data.datasets.cityscapes_convert import convert_cityscapes
 
     with progress_bar(Console(highlight=False), "converting") as progress:
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)

@@ -10,8 +10,8 @@ from featherseg.cli.options import parse_size
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
-    from featherseg.evaluation.cost import Cost
-    from featherseg.evaluation.deeplab import Beside
+    from featherseg.counting.cost import Cost
+    from featherseg.counting.deeplab import Beside
     from featherseg.recipe import PaperTable
 
 
@@ -23,9 +23,9 @@ def cost(
 ) -> None:
     """Count a network's parameters, and the multiply-accumulates (MACs) that one picture costs it."""
     height_width = parse_size(size, "--size")
-    from featherseg.evaluation.cost import cost as count
-    from featherseg.evaluation.deeplab import beside_deeplabv3
-    from featherseg.evaluation.paper import published
+    from featherseg.counting.cost import cost as count
+    from featherseg.counting.deeplab import beside_deeplabv3
+    from featherseg.counting.published import published
 
     result, rows = count(model, height_width, classes), published(model)
     deeplabs = beside_deeplabv3(result)
@@ -42,7 +42,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.cost import CONVENTIONS
+    from featherseg.counting.cost import CONVENTIONS
 
     console = Console(highlight=False)
     height, width = result.size

@@ -30,7 +30,7 @@ def doctor(
     findings = installation()
     if is_healthy([finding for finding in findings if finding.section == "core"]):
         from featherseg.cli import probes
-        from featherseg.evaluation.doctor import system
+        from featherseg.cli.machine_findings import system
 
         findings += [*probes.findings(usable_extras(findings)), *system()]
     else:

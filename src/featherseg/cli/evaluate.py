@@ -18,8 +18,8 @@ from featherseg.core.wording import counted, json_text
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.core.types import SegmentationData
-    from featherseg.evaluation.evaluate import Scores
-    from featherseg.evaluation.paper import Comparison
+    from featherseg.counting.published import Comparison
+    from featherseg.evaluation.scoring import Scores
     from featherseg.inference.modes import Mode
     from featherseg.inference.runtimes import Runtime
     from featherseg.runs import Run
@@ -57,7 +57,7 @@ def evaluate(
         raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
     mode = parse_mode(window, scales, flip, fit)
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.evaluate import to_json
+    from featherseg.evaluation.scoring import to_json
     from featherseg.inference.runtimes import is_exported_file
 
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
@@ -127,14 +127,14 @@ def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationDat
 
 
 def _score_predictions(folder: Path, data: SegmentationData, console: Console) -> Scores:
-    from featherseg.evaluation.evaluate import evaluate_predictions
+    from featherseg.evaluation.scoring import evaluate_predictions
 
     with progress_bar(console, "scoring") as progress:
         return evaluate_predictions(folder, data, progress=progress)
 
 
 def _score_file(path: Path, data: SegmentationData, device: str, way: Way, console: Console) -> Scores:
-    from featherseg.evaluation.evaluate import evaluate as score
+    from featherseg.evaluation.scoring import evaluate as score
     from featherseg.inference.runtimes import open_runtime
 
     runtime = open_runtime(path, device)
@@ -148,10 +148,10 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
     import torch
 
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.evaluation.evaluate import evaluate as score
-    from featherseg.evaluation.paper import compare
-    from featherseg.evaluation.record import check_recordable, record
+    from featherseg.counting.published import compare
+    from featherseg.evaluation.scoring import evaluate as score
     from featherseg.inference.runtimes import open_runtime
+    from featherseg.reports.record import check_recordable, record
     from featherseg.runs import load_run
 
     keep_freed_memory()

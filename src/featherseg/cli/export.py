@@ -13,7 +13,7 @@ from featherseg.core.wording import counted, json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.export import ExportReport
+    from featherseg.exporters import ExportReport
 
 FORMS = (
     "onnx",
@@ -27,7 +27,7 @@ FORMS = (
     "tensorrt",
     "coreml",
 )
-"""As export/targets.py has them; stated here because --help imports nothing heavy."""
+"""As exporters/targets.py has them; stated here because --help imports nothing heavy."""
 
 
 def export(
@@ -61,7 +61,7 @@ def export(
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.export import Options, export_all
+    from featherseg.exporters import Options, export_all
     from featherseg.runs import load_run
 
     targets = [name.strip() for name in to.split(",") if name.strip()]
@@ -85,7 +85,7 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
     """One table, a row a file, and what the figures do not say."""
     from rich.table import Table
 
-    from featherseg.export.parity import TOLERANCE
+    from featherseg.exporters.parity import TOLERANCE
 
     table = Table(
         title=f"Files beside their network: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
@@ -103,7 +103,7 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
 
 def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
     """How the first .onnx file is used by a program without featherseg."""
-    from featherseg.export.usage import onnx_lines
+    from featherseg.exporters.usage import onnx_lines
     from featherseg.inference.runtimes import open_file
 
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)

@@ -38,7 +38,7 @@ def import_(
     """
     height_width = parse_size(size, "--size") if size else None
     terms = licence if licence is not None else ask_licence()
-    from featherseg.evaluation.import_weights import ImportRequest, import_weights
+    from featherseg.training.published_weights import ImportRequest, import_weights
 
     request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(overrides or ()))
     run = import_weights(request, out, lambda text: print(one_line(text)))

@@ -23,7 +23,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.catalogue import CLASSES, SIZE
+    from featherseg.counting.catalogue import CLASSES, SIZE
 
     table = Table(
         title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {SIZE[0]}x{SIZE[1]}",
@@ -40,7 +40,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def catalogue_rows() -> list[dict[str, Any]]:
     """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
-    from featherseg.evaluation.catalogue import CLASSES, SIZE, counts
+    from featherseg.counting.catalogue import CLASSES, SIZE, counts
     from featherseg.models import MODELS
 
     rows = []

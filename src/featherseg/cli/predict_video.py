@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.core.types import Size
     from featherseg.inference.predictor import Predictor
-    from featherseg.inference.video import VideoResult
-    from featherseg.inference.video_parts import Watch
+    from featherseg.inference.video.parts import Watch
+    from featherseg.inference.video.segmentation import VideoResult
 
 NO_RATE = "-"
 
@@ -42,7 +42,7 @@ class Moving:
     def check(self, masks: bool, overwrite: bool) -> None:
         """Raises ConfigError where a result is in the way and was not asked to be replaced."""
         from featherseg.core.files import check_folder, name_too_long
-        from featherseg.inference.video_parts import parts_folder
+        from featherseg.inference.video.parts import parts_folder
 
         if self.camera is not None and masks:
             raise ConfigError("--masks is for videos: of a camera, predict the recording's frames afterwards.")
@@ -75,8 +75,8 @@ class Moving:
         from rich.markup import escape
 
         from featherseg.core.files import name_too_long
-        from featherseg.inference.video import VideoJob, network_digest, segment_video
-        from featherseg.inference.video_parts import parts_folder
+        from featherseg.inference.video.parts import parts_folder
+        from featherseg.inference.video.segmentation import VideoJob, network_digest, segment_video
 
         source, target = pair
         if name_too_long(parts_folder(target)):
@@ -104,7 +104,7 @@ class Moving:
 
 def find_moving(paths: Sequence[Path], output: Path, submission: str | None) -> Moving:
     """The videos and the camera among `paths`. Raises ConfigError where they or `output` do not go together."""
-    from featherseg.inference.video_read import VIDEO_SUFFIXES, is_video
+    from featherseg.inference.video.read import VIDEO_SUFFIXES, is_video
 
     cameras = [path for path in paths if camera_name(str(path)) is not None]
     videos = [path for path in paths if is_video(path) and not os.path.isdir(path)]  # Path's raise of long names
@@ -144,7 +144,7 @@ def _unique_names(videos: Sequence[Path]) -> list[str]:
 
 def _written(target: Path) -> Path:
     """The target itself, if its ending is one that is written."""
-    from featherseg.inference.video_write import encoding_of
+    from featherseg.inference.video.write import encoding_of
 
     encoding_of(target)
     return target
@@ -202,7 +202,7 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
     """Record until Ctrl-C, which ends it in good order; a second one stops at once."""
     from rich.markup import escape
 
-    from featherseg.inference.video_camera import record
+    from featherseg.inference.video.camera import record
 
     stop = threading.Event()
     before = signal.getsignal(signal.SIGINT)

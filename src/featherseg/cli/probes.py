@@ -160,8 +160,8 @@ def _serve(folder: Path) -> str:
 
 
 def _video(folder: Path) -> str:
-    from featherseg.inference.video_read import Frames, read_facts
-    from featherseg.inference.video_write import ENCODINGS, Drawn, Form, join_segments, write_segment
+    from featherseg.inference.video.read import Frames, read_facts
+    from featherseg.inference.video.write import ENCODINGS, Drawn, Form, join_segments, write_segment
 
     for suffix in ENCODINGS:
         form = Form(suffix, (48, 64), Fraction(25), Fraction(1, 1000))

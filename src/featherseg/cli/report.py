@@ -18,7 +18,7 @@ def report(
     The page is one file: no network, no script. What the run does not hold yet is named as missing.
     """
     from featherseg.core.files import check_writable
-    from featherseg.evaluation.report import write_report
+    from featherseg.reports.run_report import write_report
     from featherseg.runs import find_run
 
     if output:

@@ -10,8 +10,8 @@ from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.evaluation.evaluate import Scores
-    from featherseg.evaluation.paper import Comparison
+    from featherseg.counting.published import Comparison
+    from featherseg.evaluation.scoring import Scores
 
 
 def print_scores(console: Console, scores: Scores) -> None:
@@ -65,7 +65,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.evaluation.paper import HEADS
+    from featherseg.counting.published import HEADS
 
     table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, beside this run", title_justify="left")
     for column in table.columns[1:]:

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from featherseg.core.errors import DataNotFound, near_path, unknown
 from featherseg.core.types import ClassInfo, SegmentationData, Size
-from featherseg.data.ade20k import ADE20K, ADE20K_CLASSES, ADE20K_LICENCE, ade20k_listing
-from featherseg.data.bdd100k import BDD100K, BDD100K_LICENCE, bdd100k_listing
-from featherseg.data.bdd100k_panoptic import (
+from featherseg.data.cache import with_cache
+from featherseg.data.datasets.ade20k import ADE20K, ADE20K_CLASSES, ADE20K_LICENCE, ade20k_listing
+from featherseg.data.datasets.bdd100k import BDD100K, BDD100K_LICENCE, bdd100k_listing
+from featherseg.data.datasets.bdd100k_panoptic import (
     BDD100K_PANOPTIC_CLASSES,
     CATEGORY_IDS,
     BDD100KPanoptic,
     bdd100k_panoptic_listing,
 )
-from featherseg.data.cache import with_cache
-from featherseg.data.camvid import CAMVID_CLASSES, CAMVID_LICENCE, CamVid, camvid_listing
-from featherseg.data.cityscapes import CITYSCAPES_LICENCE, Cityscapes, cityscapes_listing
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.data.cityscapes_panoptic import CityscapesPanoptic, cityscapes_panoptic_listing
-from featherseg.data.coco_panoptic import COCO_PANOPTIC_LICENCE, CocoPanoptic, coco_panoptic_listing
-from featherseg.data.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
-from featherseg.data.coco_stuff import (
+from featherseg.data.datasets.camvid import CAMVID_CLASSES, CAMVID_LICENCE, CamVid, camvid_listing
+from featherseg.data.datasets.cityscapes import CITYSCAPES_LICENCE, Cityscapes, cityscapes_listing
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic, cityscapes_panoptic_listing
+from featherseg.data.datasets.coco_panoptic import COCO_PANOPTIC_LICENCE, CocoPanoptic, coco_panoptic_listing
+from featherseg.data.datasets.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
+from featherseg.data.datasets.coco_stuff import (
     COCO_STUFF_CLASSES,
     COCO_STUFF_LICENCE,
     CocoStuff10k,
@@ -31,15 +31,15 @@ from featherseg.data.coco_stuff import (
     coco_stuff_10k_listing,
     coco_stuff_164k_listing,
 )
-from featherseg.data.dataset_toml import read_dataset_toml
-from featherseg.data.folder import FolderData
-from featherseg.data.pairs import Listing, PairedFiles
-from featherseg.data.pascal_context import (
+from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.datasets.folder import FolderData
+from featherseg.data.datasets.pascal_context import (
     PASCAL_CONTEXT_LICENCE,
     PascalContext,
     pascal_context_classes,
     pascal_context_listing,
 )
+from featherseg.data.pairs import Listing, PairedFiles
 from featherseg.data.shapes import HEIGHT, WIDTH, Shapes
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.types import Sample, SegmentationData
-from featherseg.data.bdd100k_panoptic import BDD100KPanoptic
 from featherseg.data.cache_index import FORMS, Cache, Entry, Source, Stamp, read_cache, stamp_of
+from featherseg.data.datasets.bdd100k_panoptic import BDD100KPanoptic
 from featherseg.data.pairs import PairedFiles
-from featherseg.data.panoptic import Panoptic
-from featherseg.data.panoptic_data import PanopticData
+from featherseg.data.panoptic.data import PanopticData
+from featherseg.data.panoptic.segments import Panoptic
 
 log = logging.getLogger("featherseg")
 

@@ -33,7 +33,7 @@ from featherseg.data.cache_index import (
     decoded,
     read_cache,
 )
-from featherseg.data.folder import folder_listing
+from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import MAX_PIXELS, image_size
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.statistics import Progress

@@ -18,7 +18,7 @@ from featherseg.core.wording import counted
 from featherseg.data.cache import PreparedData, loss_of
 from featherseg.data.cache_index import Source, Stamp
 from featherseg.data.pairs import PairedFiles
-from featherseg.data.panoptic_data import PanopticData
+from featherseg.data.panoptic.data import PanopticData
 
 SHOWN = 3
 """How many images or classes a difference names."""

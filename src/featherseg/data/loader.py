@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.types import SegmentationData
-from featherseg.data.panoptic_targets import PanopticTargets
+from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment, is_interleaved
 

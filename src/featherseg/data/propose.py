@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.errors import DataError
-from featherseg.data.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
-from featherseg.data.folder import list_folder
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
+from featherseg.data.datasets.folder import list_folder
 from featherseg.data.images import image_channels, read_mask
 from featherseg.data.pairs import Listing, files_by_stem
 from featherseg.data.palettes import color_text, default_palette

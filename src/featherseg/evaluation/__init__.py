@@ -1,4 +1,4 @@
-"""Scoring: the one evaluator and its measures, operation counts, the report."""
+"""Scoring a run: the one evaluator, IoU, boundary F, panoptic quality."""
 
 from featherseg.evaluation.panoptic_quality import PanopticQuality
 

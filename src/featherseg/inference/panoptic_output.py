@@ -6,8 +6,8 @@ from pathlib import Path
 from featherseg.core.files import refuse_links
 from featherseg.core.types import ClassInfo
 from featherseg.data import category_ids
-from featherseg.data.panoptic_data import categories
-from featherseg.data.panoptic_files import PanopticWriter
+from featherseg.data.panoptic.data import categories
+from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.inference.panoptic import Panoptic
 
 FOLDER = "panoptic"

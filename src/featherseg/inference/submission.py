@@ -9,7 +9,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
-from featherseg.data.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.inference.draw import save_picture
 
 SHOWN_NAMES = 5

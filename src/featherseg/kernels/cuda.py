@@ -2,13 +2,16 @@
 
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featherseg.kernels.upsample import Axis
-
 BLOCK_BYTES = 64 * 2**20
 """How large a block of rows of full-resolution scores may be where there is no Triton."""
+
+
+Places = tuple[np.ndarray, np.ndarray]
+"""Of each row (or column) of the output: the source place before it (int32) and how far it lies behind (float32)."""
 
 
 def has_triton(x: Tensor) -> bool:
@@ -16,12 +19,12 @@ def has_triton(x: Tensor) -> bool:
     return x.device.type == "cuda" and find_spec("triton") is not None
 
 
-def upsample_argmax(logits: Tensor, rows: Axis, columns: Axis) -> tuple[Tensor, bool]:
+def upsample_argmax(logits: Tensor, rows: Places, columns: Places) -> tuple[Tensor, bool]:
     """logits (B, K, h, w) float32 -> mask (B, H, W) uint8, and whether all logits are finite."""
     low, high = logits.aminmax() if logits.numel() else (logits.new_zeros(()),) * 2
     finite = bool((low.isfinite() & high.isfinite()).item())
     tables = [torch.from_numpy(values).to(logits.device) for values in (*rows, *columns)]
-    mask = torch.empty((len(logits), len(rows.low), len(columns.low)), dtype=torch.uint8, device=logits.device)
+    mask = torch.empty((len(logits), len(rows[0]), len(columns[0])), dtype=torch.uint8, device=logits.device)
     if has_triton(logits):
         from featherseg.kernels import triton_kernels
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import Size
-from featherseg.inference.file_facts import FileRuntime
-from featherseg.inference.onnx_runtime import OnnxRuntime
 from featherseg.inference.predictor import Prediction, Predictor
+from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.inference.runtimes.onnx import OnnxRuntime
+from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, PROCESS_BYTES
-from featherseg.inference.torch_export_runtime import TorchExportRuntime
 from featherseg.serving.admission import Bodies, Budget, Slots
 from featherseg.serving.batching import Worker, turns
 from featherseg.serving.decode import decode, size_of

@@ -9,8 +9,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from featherseg.core.device import pick_device
 from featherseg.core.errors import ConfigError
+from featherseg.core.machine import pick_device
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.layers.network import SegmentationNetwork

@@ -7,10 +7,10 @@ from featherseg import models
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.core.errors import ConfigError
 from featherseg.runs import RESOLVED, open_run
+from featherseg.training.job import train
 from featherseg.training.prepare import Request, check_request
 from featherseg.training.recorder import Reporter
 from featherseg.training.resume import resumed_recipe
-from featherseg.training.train import train
 
 
 def train_field(

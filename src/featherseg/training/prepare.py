@@ -12,10 +12,9 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.core.device import pick_device
-from featherseg.core.environment import environment
 from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import write_json, write_text
+from featherseg.core.machine import environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
 from featherseg.data.cache import loss_of

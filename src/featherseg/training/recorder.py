@@ -16,8 +16,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.types import SegmentationData
-from featherseg.evaluation.evaluate import evaluate, number
-from featherseg.inference.torch_runtime import TorchRuntime
+from featherseg.evaluation.scoring import evaluate, number
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, build_network, open_run, save_weights
 from featherseg.training.module import SegmentationModule

@@ -1,0 +1,1 @@
+"""How fast models are: processes that take turns, latency, memory, the roofline."""

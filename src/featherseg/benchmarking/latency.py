@@ -1,0 +1,180 @@
+"""How long networks take and how much memory, side by side: a process each, their passes taking turns.
+
+Networks that are timed one after the other are timed on two machines: clocks, caches and neighbours change within
+seconds. Here every round runs each network once, so that a ratio is taken between neighbours in time, and as in
+`featherseg benchmark` all of it is done several times with processes started anew. The time is that of the network's
+forward on one picture, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
+of the whole way from a picture file to a mask file.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from featherseg.benchmarking.images import write_pictures
+from featherseg.benchmarking.process import COMMAND, Process, VariantError
+from featherseg.benchmarking.statistics import speed
+from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.machine import usable_cores
+from featherseg.core.types import Size
+from featherseg.core.wording import counted
+from featherseg.data.statistics import Progress
+from featherseg.inference.runtimes import Runtime
+
+STARTS, ROUNDS = 5, 8
+"""How often all processes are started, and the rounds of each start."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of network `first` over that of `second` (indices) and its 95 % interval, for all pairs together."""
+
+    first: int
+    second: int
+    value: float
+    low: float
+    high: float
+
+    @property
+    def faster(self) -> int | None:
+        """The faster network, None where the interval includes 1."""
+        return self.first if self.high < 1 else self.second if self.low > 1 else None
+
+    def words(self, names: Sequence[str]) -> str:
+        """`a is faster than b: 1.52 times as fast` where the interval says so, else that no difference is shown."""
+        if self.faster is None:
+            return f"no difference in time between {names[self.first]} and {names[self.second]} is shown"
+        slower = self.first + self.second - self.faster
+        factor = max(self.value, 1 / self.value)
+        return f"{names[self.faster]} is faster than {names[slower]}: {factor:.2f} times as fast"
+
+
+@dataclass(frozen=True)
+class Took:
+    """Of one network: the median of its times, what 95 of 100 stay within, and its peaks of memory, see SideBySide.
+
+    None for what was not measured.
+    """
+
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    process_mib: float | None = None
+    gpu_mib: float | None = None
+
+    @property
+    def memory_mib(self) -> float | None:
+        """On a GPU what it took there, else what its process took."""
+        return self.process_mib if self.gpu_mib is None else self.gpu_mib
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What N networks took at one size (height, width).
+
+    times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does not
+    tell; gpu_mib (N,) what torch took on a GPU, NaN without one; `machine` says device and threads in words.
+    """
+
+    names: tuple[str, ...]
+    size: Size
+    machine: str
+    times_ms: np.ndarray
+    process_mib: np.ndarray
+    gpu_mib: np.ndarray
+
+    def took(self, place: int) -> Took:
+        """What one network took."""
+        p50, p95 = np.percentile(self.times_ms[place], [50, 95]).tolist()
+        memory = (None if np.isnan(mib[place]) else float(mib[place]) for mib in (self.process_mib, self.gpu_mib))
+        return Took(p50, p95, *memory)
+
+    def ratios(self) -> list[Ratio]:
+        """Every pair of networks, the level of the intervals divided among them (Bonferroni)."""
+        pairs = list(combinations(range(len(self.names)), 2))
+        found = [(a, b, speed(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs]
+        return [Ratio(a, b, s.value, s.low, s.high) for a, b, s in found]
+
+
+def time_side_by_side(
+    names: Sequence[str],
+    paths: Sequence[Path],
+    runtimes: Sequence[Runtime],
+    size: Size,
+    tell: Progress,
+    command: Sequence[str] = COMMAND,
+) -> SideBySide:
+    """Time N networks on one drawn picture of (height, width), batch of one, as many threads as torch has here.
+
+    paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
+    tell is called with (rounds done, rounds in all), command is what a process is started with. Raises ConfigError for
+    a size below 1, RunError with the sentence of a network that could not be run.
+    """
+    if min(size) < 1:
+        raise ConfigError(f"size = {size[0]}x{size[1]}: expected a height and a width of at least 1 pixel.")
+    threads, starts = torch.get_num_threads(), []
+    with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
+        pictures = [_picture(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]
+        orders = [
+            {"source": "", "form": None, "file": str(path), "device": str(runtime.device), "threads": threads}
+            for path, runtime in zip(paths, runtimes, strict=True)
+        ]
+        for start in range(STARTS):
+            with ExitStack() as stack:
+                field = [stack.enter_context(Process(name, threads, command)) for name in names]
+                _prepare(field, orders, pictures)
+                starts.append(_take_turns(field, start, tell))
+    times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
+    words = device_in_words(runtimes)
+    return SideBySide(tuple(names), size, words, times, process_mib.max(axis=1), gpu_mib.max(axis=1))
+
+
+def device_in_words(runtimes: Sequence[Runtime]) -> str:
+    """Device and threads: `cpu, 2 cores; 1 thread each`."""
+    devices = sorted({str(r.device) for r in runtimes})
+    return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(torch.get_num_threads(), 'thread')} each"
+
+
+def _picture(folder: Path, size: Size, channels: int) -> Path:
+    return write_pictures(folder, size, channels, 1, None).files[0]
+
+
+def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> None:
+    """Open every network, all at the same time, then warm them up, one after the other."""
+    for process, order in zip(field, orders, strict=True):
+        with _named(process):
+            process.tell("open", allocator=True, **order)
+    for process in field:
+        with _named(process):
+            process.answer()
+    for process, picture in zip(field, pictures, strict=True):
+        with _named(process):
+            process.ask("prepare", files=[str(picture)])
+
+
+def _take_turns(field: Sequence[Process], start: int, tell: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> the forward's times (N, ROUNDS) in milliseconds, peaks of the processes (N,) and on a GPU (N,) in MiB."""
+    times = np.empty((len(field), ROUNDS))
+    for turn in range(ROUNDS):
+        for i in np.roll(np.arange(len(field)), -turn).tolist():
+            with _named(field[i]):
+                times[i, turn] = field[i].ask("turn")["wall"]["forward"]
+        tell(start * ROUNDS + turn + 1, STARTS * ROUNDS)
+    memory = [process.ask("memory") for process in field]
+    peaks = np.array([[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float)  # None -> NaN
+    return times, peaks[0], peaks[1]
+
+
+@contextmanager
+def _named(process: Process) -> Iterator[None]:
+    """What a process says of its end, with its network's name."""
+    try:
+        yield
+    except VariantError as error:
+        raise RunError(f"{process.name} could not be timed: {error}") from None

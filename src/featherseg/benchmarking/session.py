@@ -1,0 +1,304 @@
+"""How fast a network is in every form, with proof beside it that the masks are the same.
+
+One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
+and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a
+process keeps its luck (addresses, pages, where its threads lie). A variant's speed is told only with its fidelity.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from featherseg.benchmarking.builds import EAGER, FORMS
+from featherseg.benchmarking.fidelity import Fidelity, Scored, fidelity_of, with_miou
+from featherseg.benchmarking.images import Pictures, write_own_pictures, write_pictures
+from featherseg.benchmarking.process import COMMAND, Process, VariantError
+from featherseg.benchmarking.results import Outcome, Plan, Row, Samples, Setting, Table
+from featherseg.benchmarking.roofline import Limits, work_of
+from featherseg.benchmarking.statistics import Speed, speed
+from featherseg.benchmarking.variants import Network, Variant, baseline_of
+from featherseg.core.errors import ConfigError
+from featherseg.core.machine import load_average, machine
+from featherseg.core.types import SegmentationData
+from featherseg.core.wording import counted
+
+Watch = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+def benchmark(plan: Plan, watch: Watch | None = None, command: Sequence[str] = COMMAND) -> Outcome:
+    """Measure everything; `command` is what a worker is started with.
+
+    Raises what `Plan.check` does, DataNotFound for the labelled set, ConfigError where a file has other classes than
+    its run, VariantError where a baseline cannot be measured.
+    """
+    plan.check()
+    here, steps = machine(), _Steps(plan, watch or _nobody)
+    tables: list[Table] = []
+    limits: list[Limits] = []
+    left_out: dict[str, str] = {}
+    with TemporaryDirectory(prefix="featherseg-benchmark-") as folder:
+        for threads in plan.threads:
+            lane = _Lane(plan, threads, Path(folder) / str(threads), steps, command)
+            limits += [lane.measure_limits()] if plan.calibrate else []
+            tables += lane.run(limits[-1] if limits else None)
+            left_out |= lane.left_out
+    return Outcome(plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average())
+
+
+class _Steps:
+    """Counts what is done, for a bar: every start of a variant, every warm-up, every turn."""
+
+    def __init__(self, plan: Plan, watch: Watch) -> None:
+        settings, self.watch, self.done = len(plan.sizes) * len(plan.batches), watch, 0
+        each = plan.starts * (1 + settings * (1 + plan.rounds_each))
+        self.total = sum(each * len(plan.variants(threads)) for threads in plan.threads)
+
+    def take(self, words: str, steps: int = 1) -> None:
+        self.done += steps
+        self.watch(words, min(self.done, self.total), self.total)
+
+
+@dataclass
+class _Log:
+    """What a variant answered in one setting, in the order of the starts."""
+
+    turns: list[list[dict[str, Any]]] = field(default_factory=list)
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+    fidelity: Fidelity | None = None
+
+    def samples(self) -> Samples:
+        """As arrays."""
+        stages = list(self.turns[0][0]["wall"])
+        wall, cpu, queue = (
+            {s: np.array([[turn[clock][s] for turn in start] for start in self.turns]) for s in stages}
+            for clock in ("wall", "cpu", "queue")
+        )
+        gpu = [m["gpu_mib"] for m in self.memory]
+        return Samples(
+            wall,
+            cpu,
+            queue,
+            open_ms=np.array([o["open_ms"] for o in self.opened]),
+            first_ms=np.array(self.first_ms),
+            process_mib=np.array([m["process_mib"] for m in self.memory], dtype=float),
+            gpu_mib=None if None in gpu else np.array(gpu),
+        )
+
+
+class _Lane:
+    """All variants on one number of threads: their processes of the start that runs now, their answers so far."""
+
+    def __init__(self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]) -> None:
+        self.plan, self.threads, self.folder, self.steps, self.command = plan, threads, folder, steps, command
+        self.data = plan.labelled.open() if plan.labelled else None
+        for network in plan.networks if self.data else ():
+            _check_labelled(network, self.data)
+        self.variants = plan.variants(threads)
+        sizes = sorted(plan.sizes, key=lambda size: size[0] * size[1])  # small first: a process's peak only grows
+        self.settings = [Setting(size, batch, threads) for size in sizes for batch in sorted(plan.batches)]
+        self.logs = {(v.name, s): _Log() for v in self.variants for s in self.settings}
+        self.running: dict[str, Process] = {}
+        self.opened: dict[str, dict[str, Any]] = {}
+        self.scored: dict[str, Scored] = {}
+        self.left_out: dict[str, str] = {}
+        self.pictures: dict[Path, Pictures] = {}
+
+    def measure_limits(self) -> Limits:
+        """The machine's rates, measured in a process of its own."""
+        self.steps.take("measuring what this machine can do at most", 0)
+        with Process("limits", self.threads, self.command) as process:
+            return Limits(**process.ask("limits", threads=self.threads, device=self.plan.device))
+
+    def run(self, limits: Limits | None) -> list[Table]:
+        """Every start, then the tables."""
+        for start in range(self.plan.starts):
+            words = f"start {start + 1} of {self.plan.starts}"
+            with ExitStack() as stack:
+                self._open(words, stack)
+                for setting in self.settings:
+                    self._measure(setting, f"{words}, {setting}")
+                    if start == 0:
+                        self._look(setting)
+                if start == 0 and self.data:
+                    self._score(self.data)
+        return [Table(setting, tuple(self._rows(setting, limits))) for setting in self.settings]
+
+    def _open(self, words: str, stack: ExitStack) -> None:
+        """Start every variant's process and let it open its network, all at the same time."""
+
+        def tell(variant: Variant, process: Process) -> None:
+            source, file = variant.network.source, variant.file and str(variant.file)
+            allocator = variant.form is not None and FORMS[variant.form].allocator
+            order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
+            process.tell("open", source=source, form=variant.form, file=file, **order)
+
+        def hear(variant: Variant, process: Process) -> None:
+            self.opened[variant.name] = process.answer()
+            _check_classes(variant, self.opened[variant.name])
+            self.steps.take(f"{words}: {counted(len(self.running), 'variant')} opened")
+
+        self.running = {
+            v.name: stack.enter_context(Process(v.name, self.threads, self.command)) for v in self._present()
+        }
+        self._each(tell)
+        self._each(hear)
+
+    def _measure(self, setting: Setting, words: str) -> None:
+        """Warm up, one after the other; then every round runs each variant once, the first moving on by one."""
+        turns: dict[str, list[dict[str, Any]]] = {v.name: [] for v in self._present()}
+        first: dict[str, float] = {}
+
+        def prepare(variant: Variant, process: Process) -> None:
+            files = self._pictures(variant.network, setting).files[: setting.batch]
+            first[variant.name] = process.ask("prepare", files=list(map(str, files)))["first_ms"]
+            self.steps.take(f"{words}: warming up")
+
+        def turn(variant: Variant, process: Process) -> None:
+            turns[variant.name].append(process.ask("turn"))
+            self.steps.take(words)
+
+        def note(variant: Variant, process: Process) -> None:
+            log = self.logs[variant.name, setting]
+            log.memory.append(process.ask("memory"))
+            log.opened.append(self.opened[variant.name])
+            log.first_ms.append(first[variant.name])
+            log.turns.append(turns[variant.name])
+
+        self._each(prepare)
+        for number in range(self.plan.rounds_each):
+            self._each(turn, start=number)
+        self._each(note)
+
+    def _look(self, setting: Setting) -> None:
+        """Logits and masks of every variant beside those of its network in plain float32."""
+
+        def look(variant: Variant, process: Process) -> None:
+            pictures = self._pictures(variant.network, setting)
+            own = self.folder / f"{self._number(variant)}.npz"
+            process.ask("look", files=list(map(str, pictures.files)), to=str(own))
+            reference = self.folder / f"{self._number(self._reference(variant))}.npz"
+            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, pictures.words)
+
+        self._each(look)  # a network's reference is its first variant
+
+    def _score(self, data: SegmentationData) -> None:
+        """mIoU of every variant on the labelled set."""
+        labelled = self.plan.labelled
+        assert labelled is not None
+
+        def score(variant: Variant, process: Process) -> None:
+            def tell(done: int, of: int) -> None:
+                self.steps.take(f"scoring {variant.name}: {done} of {counted(of, 'picture')}", 0)
+
+            to = self.folder / "counts.npy"
+            root = str(labelled.root) if labelled.root else None
+            asked = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
+            miou = process.ask("score", tell, **asked)["miou"]
+            own = self.scored[variant.name] = Scored(miou, np.load(to))
+            reference = self.scored[self._reference(variant).name]
+            for log in (self.logs[variant.name, setting] for setting in self.settings):
+                assert log.fidelity is not None
+                log.fidelity = with_miou(log.fidelity, reference, own, data.keys)
+
+        self._each(score)
+
+    def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
+        samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
+        work = {n.source: work_of(n.on_meta(), setting.size, setting.batch) for n in self.plan.networks}
+        rows = []
+        for variant in self._present():
+            own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
+            assert fidelity is not None  # no speed without it
+            names = {b: baseline_of(variant, b, self.variants).name for b in self.plan.baselines}
+            bases = {b: samples[name] for b, name in names.items()}
+            precision, todo = self.opened[variant.name]["precision"], work[variant.network.source]
+            rows.append(
+                Row(
+                    variant,
+                    precision,
+                    own,
+                    fidelity,
+                    by_wall={b: speed(base.forward_ms, own.forward_ms) for b, base in bases.items()},
+                    by_cpu={b: _cpu_speed(base, own) for b, base in bases.items()},
+                    whole={b: speed(base.whole_ms, own.whole_ms) for b, base in bases.items()},
+                    work=todo,
+                    limit_ms=todo.limit_ms(limits, precision) if limits else None,
+                )
+            )
+        return rows
+
+    def _each(self, action: Callable[[Variant, Process], None], start: int = 0) -> None:
+        """`action` for every variant that is still in it, from number `start` on; one that fails is left out."""
+        present = self._present()
+        for i in range(len(present)):
+            variant = present[(start + i) % len(present)]
+            try:
+                action(variant, self.running[variant.name])
+            except VariantError as error:
+                if variant.short in self.plan.baselines:
+                    raise VariantError(f"{variant.name}, a baseline, cannot be measured: {error}") from None
+                self.left_out[variant.name] = str(error)
+                self.running[variant.name].close()
+
+    def _present(self) -> list[Variant]:
+        return [v for v in self.variants if v.name not in self.left_out]
+
+    def _number(self, variant: Variant) -> int:
+        return self.variants.index(variant)
+
+    def _reference(self, variant: Variant) -> Variant:
+        """Plain float32 eager, of the same network."""
+        return baseline_of(variant, EAGER, self.variants)
+
+    def _pictures(self, network: Network, setting: Setting) -> Pictures:
+        """Written when first asked for; of the labelled set, else those that each run was validated on."""
+        channels, (height, width) = network.channels, setting.size
+        owner = self.plan.networks.index(network)
+        folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
+        if folder not in self.pictures:
+            asked = folder, setting.size, channels, setting.batch
+            self.pictures[folder] = (
+                write_pictures(*asked, self.data) if self.data else write_own_pictures(*asked, network.run)
+            )
+        return self.pictures[folder]
+
+
+def _cpu_speed(base: Samples, own: Samples) -> Speed:
+    """By CPU time of the forward; a clock that stood still (it has its own grain) counts as its grain."""
+    return speed(np.maximum(base.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
+
+
+def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
+    """Raises ConfigError where a file tells other classes apart than the run it is set beside."""
+    wanted = [info.name for info in variant.network.classes]
+    if opened["classes"] != wanted:
+        raise ConfigError(
+            f"{variant.file} has other classes than {variant.network.name}: {', '.join(opened['classes'][:8])} "
+            f"({len(opened['classes'])}) beside {', '.join(wanted[:8])} ({len(wanted)}). "
+            f"Name the run that it was exported from."
+        )
+
+
+def _check_labelled(network: Network, data: SegmentationData | None) -> None:
+    """Raises ConfigError where mIoU cannot be measured: no training, or other classes."""
+    assert data is not None
+    if network.run is None:
+        raise ConfigError(f"{network.name} is untrained: it has no mIoU. Leave out --split, or name a run.")
+    ours, theirs = [info.name for info in network.classes], [info.name for info in data.classes]
+    if ours != theirs:
+        raise ConfigError(
+            f"{network.name} and {data.name} have other classes: {', '.join(ours[:8])} ({len(ours)}) beside "
+            f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the network's classes."
+        )
+
+
+def _nobody(words: str, done: int, of: int) -> None:
+    """Nobody watches."""

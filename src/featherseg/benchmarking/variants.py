@@ -1,0 +1,181 @@
+"""What `featherseg benchmark` was pointed at becomes variants: each network in every form and every exported file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featherseg import models
+from featherseg.benchmarking.builds import EAGER, TUNED
+from featherseg.core.errors import ConfigError, DataNotFound, RunError, did_you_mean, unknown
+from featherseg.core.types import ClassInfo, Size
+from featherseg.data.palettes import default_palette
+from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.runs import EXPORTS, RESOLVED, Run, build_network, open_run
+from featherseg.runs import find_run as path_of_run
+
+CATALOGUE_CLASSES = 19
+"""Of an untrained network: as many as Cityscapes has, which most papers count with."""
+
+CATALOGUE_SIZES = {"cgrseg": (512, 512)}
+"""Beginning of a catalogue name -> (height, width) its paper counts at."""
+
+USUAL_SIZE = (512, 1024)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network that is timed: a run, or a catalogue name (`run` is None: seeded weights, untrained).
+
+    forms: whether torch forms beside the two baselines are timed, too; files are those that it was exported to.
+    """
+
+    name: str
+    run: Run | None
+    files: tuple[Path, ...] = ()
+    forms: bool = True
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """In the order of the logits; of an untrained network class_0, class_1, ..."""
+        return self.run.classes if self.run else untrained_classes()
+
+    @property
+    def channels(self) -> int:
+        """Of its pictures."""
+        return self.run.info.channels if self.run else 3
+
+    @property
+    def size(self) -> Size:
+        """(height, width) it is timed at unless told otherwise: its training pictures', or its paper's."""
+        if self.run:
+            return self.run.info.image_size
+        return next((size for name, size in CATALOGUE_SIZES.items() if self.name.startswith(name)), USUAL_SIZE)
+
+    @property
+    def source(self) -> str:
+        """What a worker opens: the run's path, or the catalogue name."""
+        return str(self.run.path) if self.run else self.name
+
+    def on_meta(self) -> SegmentationNetwork:
+        """The network without weights, to count with."""
+        with torch.device("meta"):
+            if self.run:
+                return build_network(self.run.info).eval()
+            return models.build(self.name, CATALOGUE_CLASSES).eval()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a network in one form (a name of FORMS), or one exported file (form is None).
+
+    name is unique in a benchmark, as in "eager", or "frm-lite0/eager" where there are several networks.
+    """
+
+    name: str
+    short: str
+    network: Network
+    form: str | None = None
+    file: Path | None = None
+
+
+def find_networks(names: Sequence[str]) -> list[Network]:
+    """Runs, exported files and catalogue names -> networks, each once, with the files that belong to it.
+
+    A file belongs to the run in whose export/ it lies, else to the only run that is named beside it. A run has all the
+    files of its export/. Raises RunError, DataNotFound, and ConfigError for a file of which no run is known: without
+    it nobody could say whether the file's masks are right.
+    """
+    runs: dict[str, Network] = {}
+    for name in (n for n in names if not is_exported_file(n)):
+        network = _catalogue_or_run(name)
+        runs[network.source] = network
+    named = [n for n in runs.values() if n.run]
+    for name in (n for n in names if is_exported_file(n)):
+        path = Path(name)
+        if not path.exists():
+            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --to TARGET -o {path}")
+        owner = _owner(path, named)
+        known = runs.get(owner.source, owner)
+        if not any(path.samefile(file) for file in known.files):
+            known = Network(known.name, known.run, (*known.files, path), known.forms)
+        runs[owner.source] = known
+    return _with_own_names(list(runs.values()))
+
+
+def variants_of(networks: Sequence[Network], forms: Sequence[str]) -> list[Variant]:
+    """Every row of a benchmark: of each network its forms, then its files."""
+    rows = []
+    for network in networks:
+        prefix = f"{network.name}/" if len(networks) > 1 else ""
+        for form in forms:
+            if network.forms or form in (EAGER, TUNED):
+                rows.append(Variant(prefix + form, form, network, form=form))
+        for file, short in zip(network.files, _short_names(network.files), strict=True):
+            rows.append(Variant(prefix + short, short, network, file=file))
+    return rows
+
+
+def baseline_of(variant: Variant, baseline: str, variants: Sequence[Variant]) -> Variant:
+    """The row that a row is compared with: the one of that name of its own network, else the one of that full name.
+
+    Raises UnknownName where there is none.
+    """
+    own = [v for v in variants if v.network is variant.network and v.short == baseline]
+    found = own or [v for v in variants if v.name == baseline]
+    if not found:
+        raise unknown("baseline", baseline, dict.fromkeys(n for v in variants for n in (v.short, v.name)))
+    return found[0]
+
+
+def untrained_classes() -> tuple[ClassInfo, ...]:
+    """class_0, class_1, ... in colours that lie apart."""
+    return tuple(ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES)))
+
+
+def _catalogue_or_run(name: str) -> Network:
+    if name in models.MODELS and not Path(name).exists():
+        return Network(name, None)
+    try:
+        run = open_run(path_of_run(name))
+    except RunError as error:
+        if "/" in name or Path(name).exists():
+            raise
+        near = did_you_mean(name, [m for m in models.MODELS if m[:3] == name[:3]])
+        raise RunError(f"{error} Nor is it a network of the catalogue (`featherseg models`).{near}") from None
+    return Network(run.name, run, _exported(run.path))
+
+
+def _exported(run: Path) -> tuple[Path, ...]:
+    """The files of RUN/export/ that a runtime opens."""
+    return tuple(sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES))))
+
+
+def _owner(file: Path, named: Sequence[Network]) -> Network:
+    """The run that a file was exported from: alone, with the two baselines, where it was not named itself."""
+    folder = file.absolute().parent
+    if folder.name == EXPORTS and (folder.parent / RESOLVED).is_file():
+        run = open_run(folder.parent)
+        same = [n for n in named if os.path.samefile(n.source, run.path)]
+        return same[0] if same else Network(run.name, run, forms=False)
+    if len(named) != 1:
+        raise ConfigError(
+            f"{file} lies in no run's export/, so that nobody can say whether its masks are right. "
+            f"Name the run it was exported from as well: featherseg benchmark RUN {file}"
+        )
+    return named[0]
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """File names; with the folder in front where two are alike."""
+    names = [file.name for file in files]
+    return [n if names.count(n) == 1 else f"{f.parent.name}/{n}" for f, n in zip(files, names, strict=True)]
+
+
+def _with_own_names(networks: list[Network]) -> list[Network]:
+    """Networks of one name (two runs of one folder name) get their paths."""
+    names = [n.name for n in networks]
+    return [n if names.count(n.name) == 1 else Network(n.source, n.run, n.files, n.forms) for n in networks]

@@ -1,0 +1,304 @@
+"""One variant in a process of its own: it opens the network once and answers commands, a line of JSON each.
+
+    python -m featherseg.benchmarking.worker      # started by benchmark_process.py
+
+The first line on standard input says what to open; each further one is a command of COMMANDS with its values. Every
+answer is one line of JSON on standard output: a result, {"done": n, "of": m} in between, or {"error": sentence}.
+It ends when its standard input does. What libraries print goes to standard error.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from featherseg import models
+from featherseg.benchmarking.builds import FORMS, FormRuntime
+from featherseg.benchmarking.roofline import measure_limits
+from featherseg.benchmarking.variants import CATALOGUE_CLASSES, untrained_classes
+from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.errors import FeathersegError
+from featherseg.core.machine import pick_device
+from featherseg.core.types import SegOutput
+from featherseg.data import open_dataset
+from featherseg.data.images import read_image
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.draw import palette
+from featherseg.inference.modes import Mode, Pass, Window, masks_of
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import to_image
+from featherseg.runs import load_run
+
+STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "encode")
+WARM_LEAST, WARM_MOST = 5, 12
+"""Untimed passes: the least (two, and three that are alike), and the most where they never are."""
+ALIKE = 0.05
+MIB = 2**20
+
+Answer = dict[str, Any]
+
+
+@dataclass
+class Times:
+    """What one pass took, by stage in milliseconds: wall, process CPU, and threads standing in line for a core."""
+
+    device: torch.device
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    queue: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside; a GPU is waited for on both sides, and times itself by its own events."""
+        cuda = self.device.type == "cuda"
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+        wait(self.device)
+        line, cpu, wall = queued_ms(), time.process_time(), time.perf_counter()
+        if cuda:
+            events[0].record()
+        yield
+        if cuda:
+            events[1].record()
+        wait(self.device)
+        self.wall[name] = 1000 * (time.perf_counter() - wall)
+        self.cpu[name], self.queue[name] = 1000 * (time.process_time() - cpu), queued_ms() - line
+        if cuda and name == "forward":
+            self.wall[name] = events[0].elapsed_time(events[1])
+
+
+@dataclass
+class Opened:
+    """A network that is ready, and the pictures it is timed on: files of one size, as many as a batch."""
+
+    runtime: Runtime
+    usual_masks: bool
+    files: list[Path] = field(default_factory=list)
+
+    def decode(self, files: Sequence[Path]) -> np.ndarray:
+        """Picture files -> (B, H, W, C) uint8."""
+        return np.stack([read_image(file, self.runtime.channels) for file in files])
+
+    def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) uint8 -> normalised (B, C, H, W) float32."""
+        return normalise(pixels.permute(0, 3, 1, 2), self.runtime.mean, self.runtime.std)
+
+    @torch.inference_mode()
+    def masks(self, out: SegOutput) -> np.ndarray:
+        """Logits -> (B, H, W) uint8: by torch for the usual forms, as Predictor does it for the others."""
+        height, width = out.image_size
+        if self.usual_masks:
+            return np.asarray(to_image(out, (height, width)).argmax(dim=1).to(torch.uint8).cpu().numpy())
+        return masks_of([Pass(Window(0, 0, height, width), out, flipped=False)], (height, width), Mode())
+
+    def encode(self, masks: np.ndarray) -> list[bytes]:
+        """Masks as palette PNGs, which is what `predict` writes."""
+        return [_png(mask, palette(self.runtime.classes)) for mask in masks]
+
+    def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
+        """From files to files in memory, every stage timed; -> times, the network's output, masks (B, H, W)."""
+        times = Times(self.runtime.device)
+        with times.stage("decode"):
+            pixels = self.decode(self.files)
+        with times.stage("to device"):
+            there = torch.from_numpy(pixels).to(self.runtime.device)
+        with times.stage("preprocess"):
+            images = self.preprocess(there)
+        with times.stage("forward"):
+            out = self.runtime(images)
+        with times.stage("upsample + argmax"):
+            masks = self.masks(out)
+        with times.stage("encode"):
+            self.encode(masks)
+        return times, out, masks
+
+
+class Worker:
+    """What the commands do; `opened` is made by the first line, `say` sends a line of progress."""
+
+    def __init__(self, opened: Opened, say: Callable[[Answer], None]) -> None:
+        self.opened, self.say = opened, say
+
+    def prepare(self, files: list[str]) -> Answer:
+        """Take these pictures as the batch and warm up; the first pass at a size is told on its own."""
+        self.opened.files = [Path(file) for file in files]
+        first, _, _ = self.opened.one_pass()
+        clock: list[float] = []
+        while len(clock) < WARM_LEAST - 1 or (len(clock) < WARM_MOST and not _alike(clock[-3:])):
+            times, _, _ = self.opened.one_pass()
+            clock.append((times.wall if times.device.type == "cuda" else times.cpu)["forward"])
+        return {"first_ms": first.wall["forward"], "warm_up_ms": clock}
+
+    def turn(self) -> Answer:
+        """One untimed pass, which takes back caches and cores from the variant before, and a timed one."""
+        self.opened.one_pass()
+        times, _, _ = self.opened.one_pass()
+        return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
+
+    def memory(self) -> Answer:
+        """Peaks of this process so far, in MiB; process_mib is None where not on Linux, gpu_mib without a GPU."""
+        device = self.opened.runtime.device
+        gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
+        return {"process_mib": peak_mib(), "gpu_mib": gpu}
+
+    def look(self, files: list[str], to: str) -> Answer:
+        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N pictures of one size into `to`, an .npz."""
+        logits, masks = [], []
+        for file in files:
+            self.opened.files = [Path(file)]
+            _, out, mask = self.opened.one_pass()
+            logits.append(out.logits.float().cpu().numpy())
+            masks.append(mask)
+        np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
+        return {}
+
+    def score(self, data: str, split: str, root: str | None, to: str) -> Answer:
+        """mIoU on a labelled split; the counts of every picture, (N, 3, K), go to `to`, an .npy file."""
+        found = open_dataset(data, split, Path(root) if root else None)
+        say = self.say
+        scores = evaluate(
+            self.opened.runtime, found, boundary=False, progress=lambda done, of: say({"done": done, "of": of})
+        )
+        np.save(to, scores.counts)
+        return {"miou": scores.miou, "images": scores.images}
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "prepare": Worker.prepare,
+    "turn": Worker.turn,
+    "memory": Worker.memory,
+    "look": Worker.look,
+    "score": Worker.score,
+}
+
+
+def open_variant(source: str, form: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
+    """The network of a run or of the catalogue in a form, or a file; -> ready to run, and what it tells of itself."""
+    start = time.perf_counter()
+    if file is not None:
+        runtime: Runtime = open_runtime(file, device)
+        opened, precision = Opened(runtime, usual_masks=False), precision_of(file)
+    else:
+        assert form is not None
+        runtime = _torch_runtime(source, form, device)
+        opened, precision = Opened(runtime, FORMS[form].usual_masks), FORMS[form].precision
+    return opened, {
+        "open_ms": 1000 * (time.perf_counter() - start),
+        "classes": [info.name for info in runtime.classes],
+        "channels": runtime.channels,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "device": str(runtime.device),
+    }
+
+
+def precision_of(file: str) -> str:
+    """What most of an exported file's arithmetic is in, as its name says: model.int8.onnx."""
+    return next((p for p in ("int8", "bf16") if p in Path(file).name.split(".")), "fp32")
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def queued_ms() -> float:
+    """How long the threads of this process have stood in line for a core so far; NaN where the kernel does not tell."""
+    waited = 0
+    try:
+        for task in os.scandir("/proc/self/task"):
+            waited += int(Path(task.path, "schedstat").read_text(encoding="ascii").split()[1])  # nanoseconds
+    except (OSError, IndexError):
+        return float("nan")
+    return waited / 1e6
+
+
+def peak_mib() -> float | None:
+    """The peak of this process's memory in MiB as Linux or Windows has it; None where neither tells.
+
+    Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
+    """
+    try:
+        rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) / 1024  # kB in the file
+    except (OSError, StopIteration):
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)  # bytes; Windows alone
+        return None if peak is None else peak / 2**20
+
+
+def serve(lines: Iterator[str], answers: TextIO) -> None:
+    """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
+
+    def say(answer: Answer) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    worker: Worker | None = None
+    for line in lines:
+        asked = json.loads(line)
+        do = asked.pop("do")
+        try:
+            if do == "open":
+                torch.set_num_threads(asked.pop("threads"))
+                if asked.pop("allocator"):
+                    keep_freed_memory()
+                opened, answer = open_variant(**asked)
+                worker = Worker(opened, say)
+            elif do == "limits":
+                torch.set_num_threads(asked.pop("threads"))
+                answer = measure_limits(pick_device(asked["device"])).as_json()
+            else:
+                assert worker is not None
+                answer = COMMANDS[do](worker, **asked)
+        except FeathersegError as error:
+            answer = {"error": " ".join(str(error).splitlines())}
+        except Exception as error:  # whatever a runtime raises becomes the variant's sentence, not the benchmark's end
+            answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        say(answer)
+
+
+def _torch_runtime(source: str, form: str, device: str) -> FormRuntime:
+    where = pick_device(device)
+    if source in models.MODELS and not Path(source).exists():
+        torch.manual_seed(0)
+        model = models.build(source, CATALOGUE_CLASSES).eval()
+        return FormRuntime(model, untrained_classes(), FORMS[form], where)
+    run = load_run(source)
+    return FormRuntime(run.model, run.classes, FORMS[form], where, run.recipe.data.test_fit)
+
+
+def _png(mask: np.ndarray, colors: np.ndarray) -> bytes:
+    picture = Image.fromarray(mask)
+    picture.putpalette(colors.tobytes())
+    into = BytesIO()
+    picture.save(into, format="PNG")
+    return into.getvalue()
+
+
+def _alike(times: Sequence[float]) -> bool:
+    return max(times) <= (1 + ALIKE) * min(times)
+
+
+def main() -> None:
+    """Answers go to what was standard output; that itself now leads to standard error."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        serve(iter(sys.stdin), answers)
+
+
+if __name__ == "__main__":
+    main()

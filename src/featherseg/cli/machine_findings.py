@@ -1,0 +1,165 @@
+"""What this machine offers to featherseg: processor, devices, compiled loops, where things lie, room.
+
+For the time after `core.installation` saw that the core packages can be imported.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from featherseg.core.installation import Finding, reinstall
+from featherseg.core.requirements import PACKAGE
+
+SHARED_MEMORY = Path("/dev/shm")
+NO_COMPILER = "install a C compiler such as gcc, then featherseg from its source: pip install --force-reinstall ."
+LITTLE_DISK_GIB = 2.0
+"""Free space under which it is said that a run or prepared data may not fit."""
+
+
+def system() -> list[Finding]:
+    """All findings beside those of the packages, in the order they are printed."""
+    return [
+        finding for section in (_machine, _devices, _kernels, _places, _shared_memory) for finding in _guarded(section)
+    ]
+
+
+def _guarded(section: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """A section, or that it failed: the others are worth as much without it."""
+    try:
+        return list(section())
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+        return [Finding("system", section.__name__.strip("_"), fault, "broken", reinstall(PACKAGE))]
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+
+    from featherseg.core.machine import processor, usable_cores
+
+    facts = processor()
+    yield Finding("machine", "processor", facts["processor"])
+    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that decide the speed of networks")
+    yield Finding("machine", "cores", f"{usable_cores()} usable")
+    yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("devices", "cpu", f"{torch.get_num_threads()} threads")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    for number, device in enumerate(names):
+        yield Finding("devices", f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB")
+    if not names:
+        yield Finding("devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in said])}")
+    if sys.platform == "darwin":
+        there = torch.backends.mps.is_available()
+        yield Finding("devices", "mps", "available" if there else "none: this torch or this system has no Metal")
+
+
+def _why_no_cuda(said: list[str]) -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not shutil.which("nvidia-smi"):
+        return f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver here"
+    return f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device" + "".join(
+        f"; {line}" for line in said
+    )
+
+
+def _kernels() -> Iterator[Finding]:
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.kernels import native
+
+    if chosen := native():
+        yield Finding("kernels", "compiled loops", f"in use ({chosen})")
+    elif os.environ.get("FEATHERSEG_NO_EXT") == "1":
+        yield Finding("kernels", "compiled loops", "left aside, numpy runs instead: FEATHERSEG_NO_EXT=1 is set")
+    else:
+        words = f"none, numpy runs instead, slower with the same results: {_why_no_extension()}"
+        yield Finding("kernels", "compiled loops", words, "warning", NO_COMPILER)
+    if keep_freed_memory():
+        words = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
+    elif os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
+        words = "left as it is: FEATHERSEG_ALLOCATOR=off is set"
+    else:
+        words = "left as it is: only glibc on Linux is told to keep freed memory"
+    yield Finding("kernels", "allocator", words)
+
+
+def _why_no_extension() -> str:
+    try:
+        from featherseg.kernels import _native  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return "it was not loaded"
+
+
+def _places() -> Iterator[Finding]:
+    from featherseg.backbones.weights import PRETRAINED, weights_folder
+    from featherseg.runs import runs_by_name
+
+    here = [name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()]
+    words = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
+    yield Finding("places", "ImageNet weights", words)
+    home = os.environ.get("FEATHERSEG_HOME")
+    words = f"those in {home} among them" if home else "$FEATHERSEG_HOME may name a folder of yours"
+    yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {words}")
+    caches = [f"below {place.parent}" if place.parent.name == "data" else str(place) for place in _caches()]
+    words = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
+    yield Finding("places", "prepared data", words)
+    for name, path in (("here", Path.cwd()), ("home", Path.home()), ("temporary files", Path(tempfile.gettempdir()))):
+        if path.is_dir():
+            yield _disk(name, path)
+
+
+def _caches() -> list[Path]:
+    """Where prepared data of a folder DATA are looked for."""
+    from featherseg.data.cache import cache_folders
+
+    return cache_folders(Path("DATA"))
+
+
+def _disk(name: str, path: Path) -> Finding:
+    free = shutil.disk_usage(path).free / 2**30
+    little = free < LITTLE_DISK_GIB
+    remedy = "make room there, or work elsewhere" if little else None
+    return Finding("places", f"disk: {name}", f"{free:.1f} GiB free in {path}", "warning" if little else "ok", remedy)
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """Loader workers pass batches through /dev/shm; containers often have 64 MiB of it."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    from featherseg.recipe import shipped_recipes
+
+    needed, recipe = max((loader_bytes(name), name) for name in shipped_recipes())
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    words = f"{size / 2**20:,.0f} MiB; the loader of {recipe}, the largest, holds up to {needed / 2**20:,.0f} MiB there"
+    if size >= needed:
+        yield Finding("places", str(SHARED_MEMORY), words)
+    else:
+        remedy = f"docker run --shm-size={-(-needed // 2**30)}g, or --set data.workers=0 for such recipes"
+        yield Finding("places", str(SHARED_MEMORY), words, "warning", remedy)
+
+
+def loader_bytes(recipe: str) -> int:
+    """What the batches that loader workers hold ready take in shared memory: 8-bit pictures and their labels."""
+    from featherseg.data.loader import PREFETCH
+    from featherseg.recipe import parse_recipe, read_recipe
+
+    settings = parse_recipe(read_recipe(recipe))
+    height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the pictures, not known here
+    pictures = settings.train.batch_size
+    if isinstance(pictures, str):  # "auto": found on the device
+        pictures = 1
+    return settings.data.workers * PREFETCH * pictures * height * width * 4

@@ -1,0 +1,1 @@
+"""Models side by side: candidates, the Pareto front, tables and the page."""

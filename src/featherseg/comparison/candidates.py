@@ -1,0 +1,214 @@
+"""Who is compared: run folders and exported files, which of them are runs of one network, and what to call them.
+
+Runs that differ in nothing but their seed are runs of one network.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featherseg import models
+from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.types import Size
+from featherseg.core.wording import counted
+from featherseg.counting.cost import Cost, cost_of
+from featherseg.data.labelled_images import Labelled
+from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
+from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.runs import EXPORTS, WEIGHTS, Run, build_network, load_run
+
+NOT_RECORDED = "start not recorded"
+MOST_SETTINGS = 2
+"""More settings than these do not name a network."""
+
+FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
+"""Settings in which runs of one network may differ."""
+
+NOT_OF_TRAINING = ("model", "paper", "panoptic")
+"""Tables of a recipe in which networks that were trained alike may differ."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A file that is compared, called `name`; `network` is equal for runs of one network, which is called `label`."""
+
+    name: str
+    path: Path
+    runtime: Runtime
+    run: Run | None
+    network: str
+    label: str
+    start: str
+
+    @property
+    def seed(self) -> int | None:
+        """Of its training, where it is a run."""
+        return self.run.recipe.train.seed if self.run else None
+
+    def cost(self, size: Size) -> Cost | None:
+        """What its network weighs and costs at (height, width); None for a file that does not tell its network."""
+        try:
+            with torch.device("meta"):
+                if self.run:
+                    return cost_of(build_network(self.run.info), self.label, size)
+                facts = self.runtime.facts if isinstance(self.runtime, FileRuntime) else None
+                if facts is None or facts.model is None:
+                    return None
+                network = models.build(facts.model, len(facts.classes), facts.channels, facts.options)
+                return cost_of(network, self.label, size)
+        except FeathersegError:  # a network of the user's own, or of another release
+            return None
+
+
+def open_contestants(names: Sequence[str], device: str = "cpu") -> list[Contestant]:
+    """Open every file that is named.
+
+    Raises ConfigError where one is named twice, or a copy of it as if it were another training; RunError and so on.
+    """
+    paths = [str(Path(name).resolve()) for name in names]
+    if doubled := sorted({name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1}):
+        raise ConfigError(f"{doubled[0]} is named twice: expected every run or file once.")
+    if len(names) < 2:
+        raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
+    opened = [_open(name, device) for name in names]
+    labels, called = _labels(opened), short_names([Path(name) for name in names])
+    contestants = [
+        Contestant(name, one.path, one.runtime, one.run, one.network, labels[one.network], one.start)
+        for name, one in zip(called, opened, strict=True)
+    ]
+    _refuse_copies(contestants)
+    return contestants
+
+
+def by_network(contestants: Sequence[Contestant]) -> dict[str, list[Contestant]]:
+    """The files of each network, in the order in which they were named."""
+    networks: dict[str, list[Contestant]] = {}
+    for one in contestants:
+        networks.setdefault(one.network, []).append(one)
+    return networks
+
+
+def seeds_of(files: Sequence[Contestant]) -> int:
+    """How many different seeds the runs of one network have; files without a run count as one."""
+    return len({one.seed for one in files})
+
+
+def cautions(contestants: Sequence[Contestant], labelled: Labelled, keys: Sequence[str]) -> list[str]:
+    """What a reader of the scores has to know: runs that are not finished, or were trained on pictures of these keys.
+
+    labelled is what is scored; files that were exported do not tell what they learned from.
+    """
+    unfinished = [one for one in contestants if one.run and one.run.unfinished]
+    found = [f"{one.name} is not finished: its training was stopped on the way" for one in unfinished]
+    for one in contestants:
+        if seen := len(_learned_from(one, labelled).intersection(keys)):
+            found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'picture')}")
+    for files in by_network(contestants).values():
+        if (seeds := seeds_of(files)) < len(files):
+            found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
+    return found
+
+
+def trained_unlike(networks: Sequence[Contestant]) -> tuple[str, ...]:
+    """The settings of the training, without those of the network itself, in which these differ, as far as they tell."""
+    settings = [_settings(one.run) for one in networks if one.run]
+    names = {name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING}
+    return tuple(sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1))
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path, and as many parts before it as it takes to tell it from the others.
+
+    A run's folder of exported files counts for nothing: runs/yard/export/model.onnx is yard/model.onnx.
+    """
+    tails = [_tails([part for part in path.parts if part != EXPORTS]) for path in paths]
+    taken = Counter(tail for own in tails for tail in own)
+    return [next((t for t in own if taken[t] == 1), str(path)) for own, path in zip(tails, paths, strict=True)]
+
+
+def _tails(parts: Sequence[str]) -> list[str]:
+    """("a", "b", "c") -> c, b/c, a/b/c."""
+    return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    path: Path
+    runtime: Runtime
+    run: Run | None
+    network: str
+    start: str
+
+
+def _open(name: str, device: str) -> _Opened:
+    if is_exported_file(name):
+        path, runtime = Path(name), open_runtime(name, device)
+        start = runtime.facts.start if isinstance(runtime, FileRuntime) else None
+        return _Opened(path, runtime, None, str(path.resolve()), start or NOT_RECORDED)
+    run = load_run(name)
+    training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
+    return _Opened(run.path, open_runtime(run, device), run, training, run.start or NOT_RECORDED)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE."""
+    tables = run.recipe.model_dump(mode="json")
+    flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
+    return {name: value for name, value in flat.items() if name not in FREE}
+
+
+def _labels(opened: Sequence[_Opened]) -> dict[str, str]:
+    """A name for each network: its model's, where several trainings of one are compared also what differs.
+
+    An exported file is called by its path, as far as it takes.
+    """
+    firsts = {one.network: one for one in reversed(opened)}
+    tails = dict(zip(firsts, short_names([one.path for one in firsts.values()]), strict=True))
+    of_model: dict[str, dict[str, Run]] = {}  # model -> network -> its first run
+    for key, one in firsts.items():
+        if one.run:
+            of_model.setdefault(one.run.recipe.model.name, {})[key] = one.run
+    labels = dict(tails)
+    for model, runs in of_model.items():
+        told = _told_apart(runs) or tails
+        labels |= {key: model if len(runs) == 1 else f"{model} ({told[key]})" for key in runs}
+    return labels
+
+
+def _told_apart(runs: dict[str, Run]) -> dict[str, str]:
+    """The settings that tell trainings of one model apart, in words; none where these are many, or do not."""
+    settings = {key: _settings(run) for key, run in runs.items()}
+    names = sorted({name for values in settings.values() for name in values})
+    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
+    words = {key: ", ".join(f"{name}={values.get(name)}" for name in differing) for key, values in settings.items()}
+    return words if len(differing) <= MOST_SETTINGS and len(set(words.values())) == len(runs) else {}
+
+
+def _refuse_copies(contestants: Sequence[Contestant]) -> None:
+    for files in by_network(contestants).values():
+        seen: dict[str, str] = {}
+        for one in files:
+            digest = hashlib.sha256((one.path / WEIGHTS).read_bytes()).hexdigest() if one.run else str(one.path)
+            if digest in seen:
+                raise ConfigError(
+                    f"{seen[digest]} and {one.name} hold the same weights of the same training: a copy says nothing "
+                    f"that the first does not. Name one of them, or runs with other seeds."
+                )
+            seen[digest] = one.name
+
+
+def _learned_from(one: Contestant, labelled: Labelled) -> set[str]:
+    """Keys of the pictures that a run learned from, where it was trained on the dataset that is scored."""
+    if one.run is None or one.run.imported or not labelled.is_of(one.run.recipe.data.name):
+        return set()
+    table = one.run.recipe.data
+    try:
+        return set(replace(labelled, split=table.train_split, size=table.train_size).open().keys)
+    except FeathersegError:  # that split is not on this machine
+        return set()

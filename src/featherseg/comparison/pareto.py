@@ -1,0 +1,181 @@
+"""Which networks are worth their cost: the Pareto front, the pick for a budget, and both as a drawing."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from featherseg.core.wording import counted
+from featherseg.reports.charts import STYLE, ticks
+from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, Mark, place_labels
+
+LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
+
+FRONT_STYLE = """
+.chart .front{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:1.5}
+.chart .beaten{fill:var(--muted,#767676)} .chart .pick{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:2}
+.chart .leader{stroke:var(--muted,#767676);stroke-width:.75} .chart .on{fill:var(--ink,#767676);font-weight:600}
+.chart .budget{stroke:var(--loss,#b06a2c);stroke-width:1;stroke-dasharray:4 3}
+"""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is paid: its name and unit, as in "latency p50" and "ms"."""
+
+    name: str
+    unit: str
+
+
+LATENCY = Quantity("latency p50", "ms")
+MEMORY = Quantity("peak memory", "MiB")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network: what it costs (in the unit of a Quantity, above 0) and its mIoU, 0..1."""
+
+    name: str
+    cost: float
+    miou: float
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The network for a budget, None where none fits, and why in words."""
+
+    point: Point | None
+    reason: str
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that none beats, cheapest first: no other costs as little at most and scores as much at least.
+
+    One of the two has to be truly better; points that are equal in both stay together.
+    """
+
+    def beats(a: Point, b: Point) -> bool:
+        return a.cost <= b.cost and a.miou >= b.miou and (a.cost, a.miou) != (b.cost, b.miou)
+
+    return sorted((p for p in points if not any(beats(other, p) for other in points)), key=lambda p: (p.cost, p.miou))
+
+
+def pick(
+    points: Sequence[Point], budget: float, quantity: Quantity, *, undecided: Collection[frozenset[str]] = ()
+) -> Pick:
+    """The highest mIoU that costs `budget` at most, the cheapest of equals.
+
+    undecided holds the pairs of names between which no difference is shown: the reason names the cheapest network that
+    is not told apart from the pick, as a user may prefer it.
+    """
+    if not points:
+        return Pick(None, f"{quantity.name} was not measured here.")
+    fitting = [p for p in points if p.cost <= budget]
+    limit = f"{budget:g} {quantity.unit} ({quantity.name})"
+    if not fitting:
+        least = min(points, key=lambda p: p.cost)
+        whole = "the only network does not stay" if len(points) == 1 else f"none of {len(points)} networks stays"
+        return Pick(None, f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.")
+    best = max(fitting, key=lambda p: (p.miou, -p.cost))
+    alone = f"the only one of {len(points)} " if len(points) > 1 else ""
+    within = alone if len(fitting) == 1 else f"the highest of the {len(fitting)} "
+    reason = f"{best.name}: mIoU {best.miou:.4f} at {_cost(best, quantity)}, {within}within {limit}"
+    rivals = [p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided]
+    if rivals:
+        rival = min(rivals, key=lambda p: p.cost)
+        reason += f"; no difference to {rival.name} is shown, which costs {_cost(rival, quantity)}"
+    return Pick(best, f"{reason}.")
+
+
+def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", budget: float | None = None) -> str:
+    """The networks by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
+
+    Colours are CSS variables of page.css, with values that can be read on light and dark where there are none. Empty
+    without points.
+    """
+    if not points:
+        return ""
+    plot, kept = _Plot(points), front(points)
+    marks = [plot.at(p.cost, p.miou) for p in points]
+    stairs = _stairs([plot.at(p.cost, p.miou) for p in kept])
+    parts = [*_axes(plot, quantity), f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in stairs)}"/>']
+    lines = list(pairwise(stairs))
+    if budget is not None and budget <= plot.xs[-1]:
+        x = plot.at(budget, 0)[0]
+        parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
+    labels = place_labels([_short(p.name) for p in points], marks, lines)
+    for point, (x, y), box in zip(points, marks, labels, strict=True):
+        on = point in kept
+        title = f"{point.name}: mIoU {point.miou:.4f}, {_cost(point, quantity)}{', on the front' if on else ''}"
+        ring = f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>' if point.name == picked else ""
+        parts.append(
+            f'<g><title>{escape(title)}</title>{_leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
+            f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {_anchor(x, box)} '
+            f'y="{box[3] - 4:.1f}">{escape(_short(point.name))}</text></g>'
+        )
+    title = f"mIoU by {quantity.name}: {counted(len(kept), 'network')} of {len(points)} on the front"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+class _Plot:
+    """From values to SVG units; cost starts at 0."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self.xs = ticks(0, max(p.cost for p in points))
+        self.ys = ticks(min(p.miou for p in points), max(p.miou for p in points))
+
+    def at(self, cost: float, miou: float) -> tuple[float, float]:
+        across, down = cost / self.xs[-1], (self.ys[-1] - miou) / (self.ys[-1] - self.ys[0])
+        return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * down
+
+
+def _axes(plot: _Plot, quantity: Quantity) -> list[str]:
+    parts = [f'<text class="name" x="{LEFT}" y="20">mIoU</text>']
+    for miou in plot.ys:
+        y = plot.at(0, miou)[1]
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{miou:.4g}</text>')
+    for cost in plot.xs:
+        x = plot.at(cost, plot.ys[0])[0]
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{cost:g}</text>')
+    caption = f"{quantity.name}, {quantity.unit}"
+    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(caption)}</text>')
+    return parts
+
+
+def _stairs(front: Sequence[Mark]) -> list[Mark]:
+    """The corners of the highest mIoU that can be had for each cost, to the right end of the plot."""
+    corners = list(front[:1])
+    for x, y in front[1:]:
+        corners += [(x, corners[-1][1]), (x, y)]
+    return [*corners, (WIDTH - RIGHT, corners[-1][1])]
+
+
+def _leader(x: float, y: float, box: Box) -> str:
+    """A thin line from the mark to a label that is not beside it."""
+    near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+    if (near_x - x) ** 2 + (near_y - y) ** 2 < 14**2:
+        return ""
+    return f'<path class="leader" d="M{x:.1f} {y:.1f}L{near_x:.1f} {near_y:.1f}"/>'
+
+
+def _anchor(x: float, box: Box) -> str:
+    """Where the label's text is held: at the side of its box that is next to its mark."""
+    if box[2] <= x:
+        return f'x="{box[2]:.1f}" text-anchor="end"'
+    if box[0] >= x:
+        return f'x="{box[0]:.1f}"'
+    return f'x="{(box[0] + box[2]) / 2:.1f}" text-anchor="middle"'
+
+
+def _cost(point: Point, quantity: Quantity) -> str:
+    return f"{point.cost:.4g} {quantity.unit}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

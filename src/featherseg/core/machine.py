@@ -1,0 +1,213 @@
+"""This machine: the device to run on, and the records of it that a time or a figure depends on.
+
+The records hold no name of a host, a user or a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from featherseg._version import __version__
+from featherseg.core.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "numpy", "pillow", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert")
+
+CPU_FACTS = {
+    "Architecture:": "architecture",
+    "Model name:": "processor",
+    "CPU(s):": "logical_cores",
+    "Thread(s) per core:": "threads_per_core",
+    "Socket(s):": "sockets",
+    "CPU max MHz:": "max_mhz",
+    "L1d cache:": "l1d_cache",
+    "L2 cache:": "l2_cache",
+    "L3 cache:": "l3_cache",
+    "Hypervisor vendor:": "hypervisor",
+}
+"""Field of lscpu -> key of the record."""
+
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+    "bf16",
+)
+"""Instructions that decide how fast networks are, where the processor has them."""
+
+VARIABLES = (
+    "ATEN_",
+    "CUDA_VISIBLE_DEVICES",
+    "DNNL_",
+    "FEATHERSEG_ALLOCATOR",
+    "FEATHERSEG_NO_EXT",
+    "GLIBC_TUNABLES",
+    "GOMP_",
+    "KMP_",
+    "LD_PRELOAD",
+    "MALLOC_",
+    "MKL_",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "OV_",
+    "THP_MEM_ALLOC_ENABLE",
+    "TORCH_",
+    "TORCHINDUCTOR_",
+)
+"""Environment variables that change times: their names, or how these begin."""
+
+
+def machine() -> dict[str, Any]:
+    """Plain values: processor, caches, instructions, memory, system, versions, variables, GPUs, load average now."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **processor(),
+        "usable_cores": usable_cores(),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "featherseg": __version__,
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "transparent_hugepages": _first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
+        "gpus": _gpus(),
+        "load_average": load_average(),
+    }
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core during the last minute, on average; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def machine_in_words(found: dict[str, Any]) -> str:
+    """`AMD EPYC, 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
+    gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    size = f"{found['usable_cores']} cores, {found['memory_gib']:.0f} GiB{gpus}"
+    return f"{found['processor']}, {size}; {found['system']}; {versions}"
+
+
+def processor() -> dict[str, Any]:
+    """The facts and flags of lscpu; the name alone where it is missing."""
+    unknown = {"processor": platform.processor() or platform.machine(), "flags": []}
+    if not (lscpu := shutil.which("lscpu")):
+        return unknown
+    done = subprocess.run(
+        [lscpu, "--json"], capture_output=True, encoding="utf-8", check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    try:
+        rows = {row["field"]: row["data"] for row in _flat(json.loads(done.stdout)["lscpu"])}
+    except (ValueError, KeyError):
+        return unknown
+    has = set(rows.get("Flags:", "").split())
+    facts = {key: rows[name] for name, key in CPU_FACTS.items() if name in rows}
+    return {**unknown, **facts, "flags": [flag for flag in CPU_FLAGS if flag in has]}
+
+
+def _flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """lscpu's rows, of which newer ones hold others."""
+    return [one for row in rows for one in (row, *_flat(row.get("children", [])))]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Name, memory, driver and clocks of every GPU that torch sees."""
+    import torch
+
+    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    rows = _nvidia_smi() if names else []
+    return [
+        {"name": p.name, "memory_gib": p.total_memory / 2**30, **(rows[i] if i < len(rows) else {})}
+        for i, p in enumerate(names)
+    ]
+
+
+def _nvidia_smi() -> list[dict[str, str]]:
+    keys = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+    if not (smi := shutil.which("nvidia-smi")):
+        return []
+    command = [smi, f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in done.stdout.splitlines()]
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU; else any device torch knows: "cpu", "cuda:1", "mps".
+
+    Raises DeviceError for a device that this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"unknown device {name!r}. Expected auto, cpu, cuda, cuda:N or mps.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            f"devices here. Use --device cpu or --device auto, or install a CUDA build of torch and a driver."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device 'mps' was asked for, but this machine has none. Use --device cpu or --device auto.")
+    return device
+
+
+def environment() -> dict[str, Any]:
+    """What the figures of a run depend on beside its settings."""
+    import torch
+
+    return {
+        "featherseg": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor()["processor"] or "unknown",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "command": " ".join(["featherseg", *sys.argv[1:]]),
+    }

@@ -1,0 +1,1 @@
+"""Parameters and multiply-accumulates; the tables of the papers counted again."""

@@ -1,0 +1,340 @@
+"""Parameters and multiply-accumulates (MACs) of a network: one table, layer type -> rule, and three conventions.
+
+Published "GFLOPs" are mostly MACs, counted by one of several tools that leave out different layers; a figure means
+something only with its convention. The rules see a layer's type and the shapes it met, not the operations that compute
+it, so that a faster way to compute a layer does not change what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from featherseg import models
+from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
+from featherseg.backbones.mit import EfficientAttention
+from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.core.types import Size
+from featherseg.layers.attention import DisentangledNonLocal
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
+from featherseg.layers.position_bias import PositionBias
+from featherseg.layers.pyramid import WeightedFusion
+from featherseg.layers.scale import LayerScale
+from featherseg.layers.stochastic_depth import StochasticDepth
+from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
+from featherseg.models.efficientvit import LinearAttention
+from featherseg.models.rsp import PixelToRegion
+from featherseg.models.rtformer import CrossResolutionAttention
+from featherseg.models.sctnet import ConvolutionalAttention
+from featherseg.models.seaformer import AxisAttention, AxisPosition
+from featherseg.models.segnext import MatrixFactorisation
+
+CONVENTIONS = {
+    "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
+    "ptflops-0.6": "what the package ptflops 0.6 counts: convolutions and linear layers with their bias, norms, "
+    "activations, pools; no attention products",
+    "conv-bn": "convolutions, and 2 for every output element of a batch norm",
+}
+
+
+class Counts(NamedTuple):
+    """One layer's figure by each convention, in the order of CONVENTIONS."""
+
+    macs: int = 0
+    ptflops: int = 0
+    conv_bn: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together, field by field."""
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def _convolution(conv: Any, x: Tensor, y: Tensor) -> Counts:
+    """k_h k_w C_in / groups products for every output element; ptflops adds the bias."""
+    macs = y.numel() * conv.weight[0].numel()
+    return Counts(macs, macs + (y.numel() if conv.bias is not None else 0), macs)
+
+
+def _linear(linear: Any, x: Tensor, y: Tensor) -> Counts:
+    """C_in products for every output element; ptflops adds the bias once, whatever the number of positions."""
+    macs = y.numel() * linear.in_features
+    return Counts(macs, macs + (linear.out_features if linear.bias is not None else 0))
+
+
+def _batch_norm(norm: Any, x: Tensor, y: Tensor) -> Counts:
+    """Two operations an element: scale and shift."""
+    return Counts(ptflops=(2 if norm.affine else 1) * x.numel(), conv_bn=2 * y.numel())
+
+
+def _group_norm(norm: Any, x: Tensor, y: Tensor) -> Counts:
+    return Counts(ptflops=2 * x.numel())
+
+
+def _activation(layer: Any, x: Tensor, y: Tensor) -> Counts:
+    return Counts(ptflops=y.numel())
+
+
+def _pool(layer: Any, x: Tensor, y: Tensor) -> Counts:
+    return Counts(ptflops=x.numel())
+
+
+def _disentangled_non_local(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """The products of Eq. 2-3 (its convolutions are layers of their own): q k, pairwise g, unary g.
+
+    N positions look at the M of the map after the pool.
+    """
+    batch, channels, height, width = x.shape
+    pool = getattr(block.pool, "kernel_size", 1) if min(height, width) > 1 else 1
+    n, m = height * width, (height // pool) * (width // pool)
+    return Counts(macs=batch * (n * m * block.key.out_channels + n * m * channels + m * channels))
+
+
+def _position_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
+    queries, keys = (
+        -(-x.shape[2] // stride) * -(-x.shape[3] // stride) for stride in (block.query_stride, block.key_stride)
+    )
+    return Counts(macs=len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels))
+
+
+def _reduced_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads: x (B, h, w, C) looks at the map reduced in height and width."""
+    keys = (x.shape[1] // block.reduction) * (x.shape[2] // block.reduction)
+    return Counts(macs=2 * x.numel() * keys)
+
+
+def _cross_resolution_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values: x (B, C, h, w) looks at the regions of another map."""
+    return Counts(macs=2 * x.numel() * block.positions)
+
+
+def _convolutional_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """A convolution with the strips and one back, in both directions; ptflops does not see them."""
+    return Counts(macs=2 * x.numel() * (block.vertical[:, 0].numel() + block.horizontal[:, 0].numel()))
+
+
+def _class_embedding(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Every class gathers the features of every position, weighted by its softmax: x (B, C, h, w), y (B, C, K, 1)."""
+    return Counts(macs=y.numel() * x.shape[2] * x.shape[3])
+
+
+def _class_pooling(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """The embeddings of all classes by their weights; its convolution is a layer of its own."""
+    return Counts(macs=x.numel())
+
+
+def _pixel_to_region(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Every pixel of the fine map by the keys and the values of its window, however that is computed; the convolutions
+    and the prior's linear layers (once a child and a cell of the window) are layers of their own.
+    """
+    pixels = y.numel() // y.shape[1]
+    return Counts(macs=pixels * block.window**2 * (block.key.out_channels + block.value.out_channels))
+
+
+def _linear_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """Values, with a row of ones, by keys, and that by queries, in the heads of both scales; its convolutions are
+    layers of their own.
+    """
+    heads, d = 2 * x.shape[1] // block.head_channels, block.head_channels
+    return Counts(macs=2 * len(x) * heads * (d + 1) * d * x.shape[2] * x.shape[3])
+
+
+def _axis_attention(block: Any, q: Tensor, y: Tensor) -> Counts:
+    """q k, and weights by values, of all heads among the L positions of an axis: q (B, C_q, L), y (B, C_v, L, 1)."""
+    return Counts(macs=len(q) * q.shape[2] ** 2 * (q.shape[1] + y.shape[1]))
+
+
+def _matrix_factorisation(block: Any, x: Tensor, y: Tensor) -> Counts:
+    """D N R for every product with the map, R^2 (D or N) for every one of two factors, as many as updates demand."""
+    batch, d, n = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    r, steps = block.bases.shape[1], block.steps
+    return Counts(macs=batch * ((2 * steps + 3) * d * n * r + (2 * steps + 1) * (d + n) * r**2))
+
+
+def _nothing(layer: Any, x: Tensor, y: Tensor) -> Counts:
+    return Counts()
+
+
+Rule = Callable[[Any, Tensor, Tensor], Counts]
+"""(layer, its first input, its output) -> counts."""
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
+    nn.BatchNorm2d: _batch_norm,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _nothing,
+    LayerScale: _nothing,
+    nn.ReLU: _activation,
+    nn.ReLU6: _activation,
+    nn.GELU: _activation,
+    nn.SiLU: _nothing,  # ptflops 0.6 does not know it
+    nn.Hardswish: _nothing,  # nor this one
+    nn.MaxPool2d: _pool,
+    nn.AvgPool2d: _pool,
+    RegionMean: _pool,
+    RegionMax: _pool,
+    StridedRegionMean: _pool,
+    DisentangledNonLocal: _disentangled_non_local,
+    Attention: _position_attention,
+    AttentionDownsample: _position_attention,
+    EfficientAttention: _reduced_attention,
+    CrossResolutionAttention: _cross_resolution_attention,
+    ConvolutionalAttention: _convolutional_attention,
+    PositionBias: _nothing,
+    ClassEmbedding: _class_embedding,
+    ClassPooling: _class_pooling,
+    PixelToRegion: _pixel_to_region,
+    LinearAttention: _linear_attention,
+    AxisAttention: _axis_attention,
+    AxisPosition: _nothing,
+    MatrixFactorisation: _matrix_factorisation,
+    WeightedFusion: _nothing,
+    StochasticDepth: _nothing,
+    nn.Identity: _nothing,
+    nn.Dropout: _nothing,
+    nn.Dropout2d: _nothing,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A direct child of the network: its parameters, and its MACs by the convention `macs`."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network weighs and what one picture costs it.
+
+    size is the picture's (H, W), counted_size what the network pads it to; macs holds a figure for each of
+    CONVENTIONS. params and macs["macs"] are the sums over parts.
+    """
+
+    model: str
+    size: Size
+    counted_size: Size
+    classes: int
+    params: int
+    macs: dict[str, int]
+    parts: dict[str, Part]
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable form: {"model", "size": [H, W], "classes", "params", "macs": {...}, "parts": {...}}."""
+        return {
+            "model": self.model,
+            "size": list(self.size),
+            "classes": self.classes,
+            "params": self.params,
+            "macs": dict(self.macs),
+            "parts": {name: {"params": part.params, "macs": part.macs} for name, part in self.parts.items()},
+        }
+
+
+def cost(name: str, size: Size, classes: int) -> Cost:
+    """The cost of a network of the catalogue for one RGB picture of (H, W) pixels.
+
+    Raises UnknownName for a name that is in no catalogue, ConfigError for a size or class count that cannot be.
+    """
+    with torch.device("meta"):
+        model = models.build(name, classes=classes)
+    return cost_of(model, name, size)
+
+
+def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
+    """The cost of a network as `models.build` gives it, for one picture of (H, W) pixels; `name` is what to call it.
+
+    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
+    network's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and
+    UnknownName for a layer that has no rule.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise ConfigError(f"size = {height}x{width}: expected a height and a width of at least 1 pixel.")
+    twin = deepcopy(model).to("meta").eval()
+    layers, out = count_layers(twin, torch.empty(1, len(model.mean), height, width, device="meta"))
+    return Cost(
+        model=name,
+        size=(height, width),
+        counted_size=out.padded_size,
+        classes=model.classes,
+        params=count_parameters(model) - count_parameters(model.aux_heads),
+        macs=by_convention(layers),
+        parts={
+            child: Part(count_parameters(module), by_convention(_below(layers, child))["macs"])
+            for child, module in model.named_children()
+            if child != "aux_heads"
+        },
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, each tensor once; buffers (batch-norm statistics) are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict[str, Counts], Any]:
+    """One forward pass of a network or of a part of it; -> (counts by the layer's full name, the pass's output).
+
+    images is what the module takes (a decoder takes a list of stages), on the module's device. A layer that runs twice
+    counts twice. Raises UnknownName, before the pass, naming every layer type that has no rule.
+    """
+    layers = dict(_counted_layers(module))
+    _refuse_unknown(layers)
+    counts: dict[str, Counts] = {}
+
+    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            counts[name] = counts.get(name, Counts()).plus(RULES[type(layer)](layer, inputs[0], output))
+
+        return hook
+
+    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            output = module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts, output
+
+
+def by_convention(layers: dict[str, Counts]) -> dict[str, int]:
+    """The sum over layers, under the names of CONVENTIONS."""
+    total = Counts()
+    for counts in layers.values():
+        total = total.plus(counts)
+    return dict(zip(CONVENTIONS, total, strict=True))
+
+
+def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module that computes by itself: it has no children, or parameters of its own, or a rule."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.ModuleDict | nn.ModuleList):  # may be empty, computes nothing
+            continue
+        childless = next(layer.children(), None) is None
+        own_parameters = next(layer.parameters(recurse=False), None) is not None
+        if childless or own_parameters or type(layer) in RULES:
+            yield name, layer
+
+
+def _refuse_unknown(layers: dict[str, nn.Module]) -> None:
+    unknown = {type(layer).__name__: name for name, layer in layers.items() if type(layer) not in RULES}
+    if unknown:
+        listed = ", ".join(f"{kind} (at {name})" for kind, name in unknown.items())
+        raise UnknownName(
+            f"no rule says what these layers cost: {listed}. Add each to RULES in counting/cost.py; "
+            f"a layer that costs nothing is listed there too."
+        )
+
+
+def _below(layers: dict[str, Counts], child: str) -> dict[str, Counts]:
+    return {name: counts for name, counts in layers.items() if name.split(".")[0] == child}

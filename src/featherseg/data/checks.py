@@ -1,0 +1,262 @@
+"""Looking through a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.data import DATASETS, Drawn, find_dataset, given_root, open_dataset
+from featherseg.data.datasets.folder import folder_listing
+from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
+from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
+from featherseg.data.propose import Proposal, propose
+from featherseg.data.statistics import ClassStatistics, Progress, median_frequency
+
+FAULTS = {  # kind -> how a group of them is headed
+    "empty": "splits without a picture",
+    "unpaired": "files without their partner",
+    "twins": "files that share a stem",
+    "unreadable": "files that cannot be read",
+    "size": "masks of another size than their image",
+    "colors": "colour images for masks whose values are looked up as numbers",
+    "values": "masks with values outside the map",
+    "duplicate": "pictures that occur in two splits",
+}
+
+SHOWN_CLASSES = 10
+"""How many classes without a pixel a note names."""
+
+DRAWN_SIZE = 200
+"""Scenes a split that are drawn to count the classes of a dataset without files."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: its kind (a key of FAULTS), the sample it spoils, and a sentence that starts with the file's name."""
+
+    kind: str
+    split: str
+    key: str
+    text: str
+
+
+@dataclass
+class SplitReport:
+    """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
+
+    `ignored` is in pixels, `sizes` maps "HxW" to images, `only_ignored` and `repeated` hold keys.
+    """
+
+    statistics: ClassStatistics
+    images: int = 0
+    ignored: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    only_ignored: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def share(self, index: int) -> float:
+        """Pixels of class `index` as a fraction of the labelled ones."""
+        return self.statistics.pixels[index] / max(1, sum(self.statistics.pixels))
+
+    @property
+    def ignored_share(self) -> float:
+        """Ignored pixels as a fraction of all."""
+        return self.ignored / max(1, self.ignored + sum(self.statistics.pixels))
+
+
+@dataclass
+class CheckReport:
+    """The outcome of `check_data`. Notes are worth knowing, but no faults."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    listing: Listing | None = None
+    proposal: Proposal | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+    @property
+    def weights(self) -> list[float]:
+        """Median-frequency class weights of the split "train", or of the first one."""
+        split = self.splits.get("train") or next(iter(self.splits.values()))
+        return median_frequency(split.statistics)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, without the listing of files."""
+        return {
+            "name": self.name,
+            "clean": self.clean,
+            "classes": [info.name for info in self.classes],
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "median_frequency_weights": self.weights,
+            "faults": [asdict(fault) for fault in self.faults],
+            "notes": self.notes,
+            "proposed_dataset_toml": self.proposal.text if self.proposal else None,
+        }
+
+
+def check_data(data: str, root: Path | None = None, progress: Progress | None = None) -> CheckReport:
+    """Read every file of a dataset (a name, a dataset.toml, or a folder with images/ and masks/) and report on it.
+
+    A plain folder gets a map proposed from the values of its masks and is checked against that. Raises what opening a
+    dataset raises (UnknownName, ConfigError, DataNotFound); the faults of single files are in the report.
+    """
+    if isinstance(DATASETS.get(data), Drawn):
+        return _count_drawn(data, progress)
+    listing, proposal = _open_listing(data, root)
+    report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
+    total, done = sum(map(len, listing.splits.values())), 0
+    seen: dict[bytes, tuple[str, str]] = {}  # hash of a decoded picture -> split and key of its first place
+    for split, pairs in listing.splits.items():
+        report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
+        if not pairs:
+            report.faults.append(Fault("empty", split, "", f"{split} holds no picture"))
+        for pair in pairs:
+            _check_pair(report, listing, split, pair, seen)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    report.notes += _notes(report, listing)
+    return report
+
+
+def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | None]:
+    path = Path(data)
+    if data.endswith(".toml"):
+        return folder_listing(path, root), None
+    if data in DATASETS or not path.is_dir():
+        entry = find_dataset(data)
+        assert not isinstance(entry, Drawn)
+        return entry.listing(given_root(data, root)), None
+    if (path / "dataset.toml").is_file():
+        return folder_listing(path / "dataset.toml", root), None
+    if not ((path / "images").is_dir() and (path / "masks").is_dir()):
+        raise DataNotFound(
+            f"{path} holds neither a dataset.toml nor the two folders images and masks. See docs/data/folder.md; "
+            f"a dataset with a name is checked by `featherseg check NAME --data-root {path}`."
+        )
+    proposal = propose(path)
+    return proposal.listing, proposal
+
+
+def _count_drawn(name: str, progress: Progress | None) -> CheckReport:
+    """The class counts of a dataset that has no files and so no faults."""
+    drawn = {split: open_dataset(name, split, size=DRAWN_SIZE) for split in DATASETS[name].splits}
+    report = CheckReport(name, next(iter(drawn.values())).classes)
+    done, total = 0, sum(map(len, drawn.values()))
+    for split, data in drawn.items():
+        report.splits[split] = SplitReport(ClassStatistics.empty(len(data.classes)))
+        for index, key in enumerate(data.keys):
+            _count(report.splits[split], key, data.label(index))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    report.notes.append(f"{name} is drawn by the program; up to {DRAWN_SIZE} scenes a split were counted")
+    return report
+
+
+def _check_pair(
+    report: CheckReport, listing: Listing, split: str, pair: Pair, seen: dict[bytes, tuple[str, str]]
+) -> None:
+    """Add the faults of one pair to the report, and its pixels to the split's counts."""
+
+    def fault(kind: str, text: str) -> None:
+        report.faults.append(Fault(kind, split, pair.key, text))
+
+    for twin in pair.twins:
+        fault("twins", f"{twin} has the stem of another file")
+    if pair.image is None or pair.mask is None:
+        return fault("unpaired", _unpaired(pair))
+    image, ids, entry = None, None, report.splits[split]
+    try:
+        image = read_image(pair.image, listing.channels)  # (H, W, C)
+        first_split, first_key = seen.setdefault(_fingerprint(image), (split, pair.key))
+        if first_split != split:
+            fault("duplicate", f"{pair.image} is the same picture as {first_key} of {first_split}")
+        elif first_key != pair.key:
+            entry.repeated.append(pair.key)
+    except DataError as error:
+        fault("unreadable", str(error))
+    try:
+        label_map = listing.map_of(pair)
+        raw = read_mask(pair.mask, label_map.colors)
+        try:
+            ids = label_map.apply(raw)  # (H, W), -1 = not in the map
+        except DataError as error:  # colours where numbers are looked up
+            if all(other.kind != "colors" for other in report.faults):
+                report.notes.append(f"{pair.mask}: {error}")
+            fault("colors", str(pair.mask))
+        if ids is not None and ids.min() < 0:
+            outside = label_map.outside(raw)
+            fault("values", f"{pair.mask} {label_map.describe(outside)}")
+            if (advice := label_map.advice(outside)) and advice not in report.notes:
+                report.notes.append(advice)
+    except DataError as error:
+        fault("unreadable", str(error))
+    if image is None or ids is None:
+        return None
+    if image.shape[:2] != ids.shape:
+        return fault("size", f"{pair.mask} {other_size(pair, image.shape, ids.shape)}")
+    _count(entry, pair.key, np.where(ids < 0, IGNORE, ids))
+
+
+def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
+    ignored = entry.statistics.add(label)
+    entry.images += 1
+    entry.ignored += ignored
+    size = size_text(label.shape)
+    entry.sizes[size] = entry.sizes.get(size, 0) + 1
+    if ignored == label.size:
+        entry.only_ignored.append(key)
+
+
+def _fingerprint(image: np.ndarray) -> bytes:
+    """A hash of the decoded pixels: equal for the same picture in two files of different format or metadata."""
+    digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def _unpaired(pair: Pair) -> str:
+    if pair.image is None and pair.mask is None:
+        return f"{pair.key} is in a list, but has neither image nor mask"
+    return f"{pair.mask} has no image" if pair.image is None else f"{pair.image} has no mask"
+
+
+def _notes(report: CheckReport, listing: Listing) -> list[str]:
+    notes = []
+    for split, entry in report.splits.items():
+        counts = zip(listing.classes, entry.statistics.images, strict=True)
+        absent = [info.name for info, images in counts if entry.images and not images]
+        more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
+        notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
+        notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
+        notes += _named(f"{split}: pictures that occur there before", entry.repeated)
+    stems: dict[str, set[str]] = {}
+    for split, pairs in listing.splits.items():
+        for pair in pairs:
+            stems.setdefault(Path(pair.key).name, set()).add(split)
+    notes += _named(
+        "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
+    )
+    notes += _named("pictures that are in no split", listing.unlisted)
+    masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
+    notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
+    return notes
+
+
+def _named(text: str, keys: Sequence[str]) -> list[str]:
+    """`text (12): a, b, c, ...`, or nothing where there are no keys."""
+    more = ", ..." if len(keys) > SHOWN_NAMES else ""
+    return [f"{text} ({len(keys)}): {', '.join(keys[:SHOWN_NAMES])}{more}"] if keys else []

@@ -1,0 +1,90 @@
+"""ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val pictures of many sizes.
+
+150 classes, as of the MIT scene parsing benchmark. The full release of ADE20K, with all its object names, is another
+dataset in another layout: it is recognised and refused. docs/data/ade20k.md shows the layout and the licence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featherseg.core.errors import DataNotFound
+from featherseg.core.types import IGNORE
+from featherseg.data.datasets.ade20k_classes import ADE20K_CLASSES
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
+
+ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+"""The folder of each split whose labels are public."""
+
+ADE20K_LICENCE = (
+    "research and other non-commercial use only: trained on ADE20K, whose terms allow non-commercial research and "
+    "educational purposes"
+)
+
+FROM_ADE20K = LabelMap(
+    {0: IGNORE, **{i + 1: i for i in range(len(ADE20K_CLASSES))}},
+    expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; ADEChallengeData2016.zip). Neither "
+    "the colours of the full release (*_seg.png) nor masks that were shifted to 0 to 149 and 255 are read",
+)
+
+_NO_TEST = (
+    "the labels of the split test of ADE20K are not public, so it can be neither trained nor scored on: use val, on "
+    "which the literature reports."
+)
+
+
+class ADE20K(PairedFiles):
+    """ADE20K with 150 classes; keys are the stems of the files, "ADE_val_00000001".
+
+    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, for the full release, and
+    for the split test, whose labels are not public.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("ade20k", split, tuple(ADE20K_FOLDERS), _NO_TEST)
+        super().__init__(ade20k_listing(root, (split,)), split, size)
+
+
+def ade20k_listing(root: Path, splits: Sequence[str] = tuple(ADE20K_FOLDERS)) -> Listing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
+    base = _find_base(root)
+    pairs = {}
+    for split in splits:
+        images, masks = (files_by_stem(base / part / ADE20K_FOLDERS[split]) for part in ("images", "annotations"))
+        if images or masks:
+            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
+    if not pairs:
+        raise DataNotFound(f"{base / 'images'} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+    return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
+
+
+_EXPECTED = (
+    "Expected, in this folder or in ADEChallengeData2016/ below it, images/{training,validation}/*.jpg and "
+    "annotations/{training,validation}/*.png from ADEChallengeData2016.zip (sceneparsing.csail.mit.edu). Give their "
+    "place with --data-root."
+)
+
+
+def _find_base(root: Path) -> Path:
+    """`root` or its folder ADEChallengeData2016, whichever holds the two folders; raises DataNotFound for neither."""
+    bases = (root, root / "ADEChallengeData2016")
+    for base in bases:
+        if all((base / part).is_dir() for part in ("images", "annotations")):
+            return base
+    if not root.is_dir():
+        state = "is no folder."
+    elif _is_full_release(root):
+        state = (
+            "is the full release of ADE20K, whose masks (*_seg.png) hold some 3000 object names as colours and not the "
+            "150 classes. Download SceneParsing, or convert it as docs/data/ade20k.md tells."
+        )
+    elif any((base / "images").is_dir() for base in bases):
+        state = "holds images but no annotations: unpack both of ADEChallengeData2016.zip."
+    else:
+        state = "holds neither images nor annotations."
+    raise DataNotFound(f"{root} {state} {_EXPECTED}")
+
+
+def _is_full_release(root: Path) -> bool:
+    """Whether a colour-coded mask lies beside its picture, as in images/ADE/training/urban/street."""
+    return next(root.rglob("*_seg.png"), None) is not None

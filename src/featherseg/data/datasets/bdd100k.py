@@ -1,0 +1,97 @@
+"""BDD100K, semantic segmentation (Yu et al., CVPR 2020): 7000 train / 1000 val / 2000 test pictures of 720 x 1280.
+
+The 19 classes of Cityscapes as train ids. Two layouts are read; docs/data/bdd100k.md shows them and the licence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.core.errors import DataNotFound
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_TRAIN_IDS
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
+
+BDD100K_SPLITS = ("train", "val")
+"""The splits whose labels are public."""
+
+BDD100K_LICENCE = (
+    "research and other non-commercial use only: trained on BDD100K, whose data are free for educational, research and "
+    "not-for-profit purposes (Regents of the University of California)"
+)
+
+_NO_TEST = (
+    "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val. For "
+    "the benchmark's server, write its masks with: featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one form of BDD100K keeps the pictures and masks, below the root; a folder a split in either."""
+
+    images: str
+    masks: str
+    mask_suffix: str = ""
+
+
+LAYOUTS = (
+    Layout("images/10k", "labels/sem_seg/masks"),
+    Layout("seg/images", "seg/labels", mask_suffix="_train_id"),  # as released in 2018
+)
+
+
+class BDD100K(PairedFiles):
+    """BDD100K with 19 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
+
+    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
+    whose labels are not public.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("bdd100k", split, BDD100K_SPLITS, _NO_TEST)
+        super().__init__(bdd100k_listing(root, (split,)), split, size)
+
+
+def bdd100k_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS) -> Listing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
+    base, layout = find_layout(root)
+    pairs = {}
+    for split in splits:
+        images = files_by_stem(base / layout.images / split)
+        masks = files_by_stem(base / layout.masks / split, layout.mask_suffix)
+        if images or masks:
+            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
+    if not pairs:
+        raise DataNotFound(f"{base / layout.images} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+    return Listing("bdd100k", CITYSCAPES_CLASSES, FROM_TRAIN_IDS, pairs, BDD100K_LICENCE)
+
+
+def find_layout(root: Path) -> tuple[Path, Layout]:
+    """(`root` or its folder bdd100k, the layout that lies there). Raises DataNotFound where there is none."""
+    bases = (root, root / "bdd100k")
+    for base in bases:
+        for layout in LAYOUTS:
+            if (base / layout.images).is_dir() and (base / layout.masks).is_dir():
+                return base, layout
+    raise DataNotFound(f"{root} {_state(root, bases)} {_EXPECTED}")
+
+
+_EXPECTED = (
+    "Expected, in this folder or in bdd100k/ below it, images/10k/{train,val}/*.jpg and "
+    "labels/sem_seg/masks/{train,val}/*.png, or of the older release seg/images/{train,val}/*.jpg and "
+    "seg/labels/{train,val}/*_train_id.png (bdd-data.berkeley.edu). Give their place with --data-root."
+)
+
+
+def _state(root: Path, bases: Sequence[Path]) -> str:
+    """What is there instead of a layout."""
+    if not root.is_dir():
+        return "is no folder."
+    for base in bases:
+        if (base / "images/10k").is_dir():
+            return "holds pictures but no labels/sem_seg/masks: unpack the semantic segmentation labels beside them."
+        if (base / "labels/sem_seg").is_dir():
+            if (base / "images/100k").is_dir():
+                return "holds images/100k, but the segmentation labels belong to images/10k."
+            return "holds labels but no images/10k: unpack the 10K images beside them."
+    return "holds none of BDD100K's layouts."

@@ -1,0 +1,213 @@
+"""BDD100K panoptic (Yu et al., CVPR 2020): 7000 train / 1000 val pictures of 720 x 1280, 40 classes, 10 of them things.
+
+Masks are the bitmasks of the release; docs/data/bdd100k-panoptic.md shows the format, the layout and the licence.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.files import write_atomic
+from featherseg.core.types import IGNORE, ClassInfo, Sample
+from featherseg.data.datasets.bdd100k import BDD100K_LICENCE, BDD100K_SPLITS
+from featherseg.data.images import read_image
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, other_size
+from featherseg.data.panoptic.data import categories
+from featherseg.data.panoptic.segments import Panoptic, list_segments, to_sample
+
+BDD100K_PANOPTIC_CLASSES = (  # in the order of the category ids 1..40; names and colours of the toolkit's label.py
+    ClassInfo("dynamic", (111, 74, 0)),
+    ClassInfo("ego vehicle", (0, 0, 0)),
+    ClassInfo("ground", (81, 0, 81)),
+    ClassInfo("static", (0, 0, 0)),
+    ClassInfo("parking", (250, 170, 160)),
+    ClassInfo("rail track", (230, 150, 140)),
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("sidewalk", (244, 35, 232)),
+    ClassInfo("bridge", (150, 100, 100)),
+    ClassInfo("building", (70, 70, 70)),
+    ClassInfo("fence", (190, 153, 153)),
+    ClassInfo("garage", (180, 100, 180)),
+    ClassInfo("guard rail", (180, 165, 180)),
+    ClassInfo("tunnel", (150, 120, 90)),
+    ClassInfo("wall", (102, 102, 156)),
+    ClassInfo("banner", (250, 170, 100)),
+    ClassInfo("billboard", (220, 220, 250)),
+    ClassInfo("lane divider", (255, 165, 0)),
+    ClassInfo("parking sign", (220, 20, 60)),
+    ClassInfo("pole", (153, 153, 153)),
+    ClassInfo("polegroup", (153, 153, 153)),
+    ClassInfo("street light", (220, 220, 100)),
+    ClassInfo("traffic cone", (255, 70, 0)),
+    ClassInfo("traffic device", (220, 220, 220)),
+    ClassInfo("traffic light", (250, 170, 30)),
+    ClassInfo("traffic sign", (220, 220, 0)),
+    ClassInfo("traffic sign frame", (250, 170, 250)),
+    ClassInfo("terrain", (152, 251, 152)),
+    ClassInfo("vegetation", (107, 142, 35)),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("person", (220, 20, 60), thing=True),
+    ClassInfo("rider", (255, 0, 0), thing=True),
+    ClassInfo("bicycle", (119, 11, 32), thing=True),
+    ClassInfo("bus", (0, 60, 100), thing=True),
+    ClassInfo("car", (0, 0, 142), thing=True),
+    ClassInfo("caravan", (0, 0, 90), thing=True),
+    ClassInfo("motorcycle", (0, 0, 230), thing=True),
+    ClassInfo("trailer", (0, 0, 110), thing=True),
+    ClassInfo("train", (0, 80, 100), thing=True),
+    ClassInfo("truck", (0, 0, 70), thing=True),
+)
+
+CATEGORY_IDS = tuple(range(1, len(BDD100K_PANOPTIC_CLASSES) + 1))
+
+IGNORED, CROWD = 1, 2
+"""Bits of a bitmask's flags; 4 = occluded and 8 = truncated are not read."""
+
+STUFF = 30
+"""The last category id of stuff, and the last id of a segment that is stuff."""
+
+MAX_INSTANCE = 65535
+"""The largest id that a bitmask holds."""
+
+MASKS = "labels/pan_seg/bitmasks"
+
+_FORMAT = (
+    "Expected a bitmask: red = category 0 to 40, green = flags, blue and alpha = the id of the segment, from 1, with "
+    "one category and one set of flags."
+)
+
+_NO_TEST = (
+    "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val."
+)
+
+
+class Bitmask(LabelMap):
+    """A bitmask -> class ids. It is read as colours; category ids are in red, flags in green."""
+
+    def __init__(self) -> None:
+        ids = {0: IGNORE} | {category: category - 1 for category in CATEGORY_IDS}
+        super().__init__(
+            ids, colors=True, expected="the 40 category ids of BDD100K (1 to 40, 0 = void), red in a bitmask"
+        )
+
+    def values(self, raw: np.ndarray) -> np.ndarray:
+        """(H, W, 3) colours -> category ids (H, W) uint8, 0 where the flag says ignored."""
+        return np.where(raw[:, :, 1] & IGNORED, np.uint8(0), raw[:, :, 0])
+
+    def text(self, value: int) -> str:
+        """A category id."""
+        return str(value)
+
+
+class BDD100KPanoptic(PairedFiles):
+    """BDD100K panoptic with 40 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
+
+    Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments are void. Raises
+    UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test.
+    """
+
+    rule = "bdd100k"  # of panoptic quality
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("bdd100k-panoptic", split, BDD100K_SPLITS, _NO_TEST)
+        super().__init__(bdd100k_panoptic_listing(root, (split,)), split, size)
+        self.categories = categories(self.classes, CATEGORY_IDS)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image, (ids, segments) = read_image(pair.files[0]), self.panoptic(index)  # (H, W, 3)
+        if image.shape[:2] != ids.shape:
+            raise DataError(f"{pair.files[1]} {other_size(pair, image.shape[:2], ids.shape)}")
+        label, instances = to_sample(ids, segments, {i: i - 1 for i in CATEGORY_IDS}, self.classes)
+        ignored = np.isin(ids, [segment["id"] for segment in segments if segment["ignored"]])
+        label[ignored], instances[ignored] = IGNORE, 0
+        return Sample(pair.key, image, label, instances)
+
+    def panoptic(self, index: int) -> Panoptic:
+        """The segmentation of sample `index`, as the evaluation by the rule bdd100k takes it."""
+        return read_bitmask(self.pairs[index].files[1])
+
+
+def read_bitmask(path: Path) -> Panoptic:
+    """The segmentation of a bitmask: four bytes a pixel, category id, flags, and the segment's id, high byte first.
+
+    Crowds and ignored segments both have "iscrowd" = 1, as the toolkit scores neither; "ignored" tells them apart.
+    Category 0 is void. Raises DataError for a picture without four channels, a category above 40, a segment without an
+    id, or one of two categories.
+    """
+    raw = _read_bytes(path)  # (H, W, 4)
+    category, flags = raw[:, :, 0], raw[:, :, 1]
+    ids = np.where(category > 0, raw[:, :, 2] << 8 | raw[:, :, 3], 0)  # (H, W)
+    joined = np.unique((ids.astype(np.int64) << 16 | category << 8 | flags)[category > 0])
+    known, kinds, bits = (joined >> 16).tolist(), (joined >> 8 & 255).tolist(), (joined & 255).tolist()
+    for number, kind in zip(known, kinds, strict=True):
+        if number == 0 or kind > len(CATEGORY_IDS):
+            raise DataError(f"{path} holds the category {kind} with the id {number}. {_FORMAT}")
+    if len(set(known)) < len(known):
+        twice = next(a for a, b in pairwise(known) if a == b)
+        raise DataError(f"{path} holds the segment {twice} with two categories or flags. {_FORMAT}")
+    crowds = frozenset(number for number, flag in zip(known, bits, strict=True) if flag & (CROWD | IGNORED))
+    ids, segments = list_segments(ids, dict(zip(known, kinds, strict=True)) | {0: 0}, crowds)
+    for segment, flag in zip(segments, bits, strict=True):
+        segment["ignored"] = bool(flag & IGNORED)
+    return ids, segments
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    """(H, W, 4) int32, 0..255."""
+    try:
+        return read_image(path, channels=4).astype(np.int32)
+    except DataNotFound:
+        raise
+    except DataError as error:
+        raise DataError(f"{error} {_FORMAT}") from None
+
+
+def write_bitmask(path: Path, panoptic: Panoptic) -> None:
+    """Write a segmentation with category ids 1 to 40 as a bitmask, whole or not at all.
+
+    Stuff gets its category id as id, things are numbered from 31 in their order, as the toolkit numbers them. Raises
+    DataError for a category above 40, or more things than two bytes can number.
+    """
+    ids, segments = panoptic
+    known, colors = np.zeros(len(segments) + 1, dtype=np.int64), np.zeros((len(segments) + 1, 4), dtype=np.uint8)
+    number = STUFF
+    for row, segment in enumerate(segments, start=1):
+        category = segment["category_id"]
+        number += category > STUFF
+        if category not in CATEGORY_IDS or number > MAX_INSTANCE:
+            raise DataError(f"{path} cannot hold a segment {number} of the category {category}. {_FORMAT}")
+        shown, flags = number if category > STUFF else category, CROWD * bool(segment.get("iscrowd"))
+        known[row], colors[row] = segment["id"], (category, flags, shown >> 8, shown & 255)
+    order = np.argsort(known)
+    bitmask = Image.fromarray(colors[order[np.searchsorted(known[order], ids)]])  # (H, W, 4)
+    write_atomic(path, partial(bitmask.save, format="PNG"))
+
+
+def bdd100k_panoptic_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS) -> Listing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
+    base = next((base for base in (root, root / "bdd100k") if (base / MASKS).is_dir()), None)
+    if base is None:
+        state = "holds no labels/pan_seg/bitmasks" if root.is_dir() else "is no folder"
+        raise DataNotFound(f"{root} {state}. {_EXPECTED}")
+    pairs = {}
+    for split in splits:
+        images, masks = files_by_stem(base / "images/10k" / split), files_by_stem(base / MASKS / split)
+        if images or masks:
+            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
+    if not pairs:
+        raise DataNotFound(f"{base} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+    return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
+
+
+_EXPECTED = (
+    "Expected, in this folder or in bdd100k/ below it, images/10k/{train,val}/*.jpg and "
+    "labels/pan_seg/bitmasks/{train,val}/*.png (bdd-data.berkeley.edu: 10K Images, Panoptic Segmentation). Give their "
+    "place with --data-root."
+)

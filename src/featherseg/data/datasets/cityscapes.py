@@ -1,0 +1,103 @@
+"""Cityscapes, fine annotations (Cordts et al., CVPR 2016): 2975 train / 500 val / 1525 test pictures of 1024 x 2048.
+
+19 classes. Masks of label ids or of train ids are read; docs/data/cityscapes.md shows the layout and the licence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.core.errors import DataNotFound
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
+
+CITYSCAPES_SPLITS = ("train", "val")
+"""The splits whose labels are public."""
+
+CITYSCAPES_LICENCE = (
+    "research and other non-commercial use only: trained on Cityscapes, whose terms allow academic research, teaching, "
+    "scientific publications and personal experimentation"
+)
+
+IMAGE_SUFFIX = "_leftImg8bit"
+
+_NO_TEST = (
+    "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels alone), so "
+    "it can be neither trained nor scored on: use val. For the benchmark's server, write its masks with: "
+    "featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
+)
+
+
+@dataclass(frozen=True)
+class MaskKind:
+    """One form of masks: what their names end in, and what their values mean."""
+
+    suffix: str
+    label_map: LabelMap
+
+
+MASK_KINDS = (  # the first that is there is read
+    MaskKind("_gtFine_labelIds", FROM_LABEL_IDS),  # of the release
+    MaskKind("_gtFine_labelTrainIds", FROM_TRAIN_IDS),  # as written by cityscapesscripts' createTrainIdLabelImgs
+)
+
+
+class Cityscapes(PairedFiles):
+    """Cityscapes with 19 classes; keys are "frankfurt/frankfurt_000000_000294": city, then city_sequence_frame.
+
+    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
+    whose labels are not public.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("cityscapes", split, CITYSCAPES_SPLITS, _NO_TEST)
+        super().__init__(cityscapes_listing(root, (split,)), split, size)
+
+
+def cityscapes_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) -> Listing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
+    _check_root(root)
+    kind, masks = _find_masks(root, splits)
+    pairs = {}
+    for split in splits:
+        images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
+        if images or masks[split]:
+            pairs[split] = make_pairs(sorted({*images, *masks[split]}), images, masks[split])
+    if not pairs:
+        raise DataNotFound(f"{root / 'leftImg8bit'} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+    return Listing("cityscapes", CITYSCAPES_CLASSES, kind.label_map, pairs, CITYSCAPES_LICENCE)
+
+
+def _find_masks(root: Path, splits: Sequence[str]) -> tuple[MaskKind, dict[str, dict[str, list[Path]]]]:
+    """The kind of masks to read, and these masks by split and key; the first kind where there are none at all."""
+    for kind in MASK_KINDS:
+        masks = {split: files_by_stem(root / "gtFine" / split, kind.suffix) for split in splits}
+        if any(masks.values()):
+            return kind, masks
+    return MASK_KINDS[0], {split: {} for split in splits}
+
+
+_EXPECTED = (
+    "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png "
+    "(or *_gtFine_labelTrainIds.png) from www.cityscapes-dataset.com. Give their place with --data-root."
+)
+
+
+def _check_root(root: Path) -> None:
+    """Raises DataNotFound where `root` does not hold the two folders, with the root that was probably meant."""
+    missing = [name for name in ("leftImg8bit", "gtFine") if not (root / name).is_dir()]
+    if not missing:
+        return
+    if not root.is_dir():
+        state = "is no folder."
+    elif root.name in ("leftImg8bit", "gtFine"):
+        state = f"is one of the two folders of Cityscapes, not the one above them: give {root.parent}."
+    elif missing == ["gtFine"]:
+        state = "holds leftImg8bit but no gtFine: unpack gtFine_trainvaltest.zip beside it."
+    elif missing == ["leftImg8bit"]:
+        state = "holds gtFine but no leftImg8bit: unpack leftImg8bit_trainvaltest.zip beside it."
+    else:
+        below = sorted(path.parent for path in root.glob("*/leftImg8bit"))
+        state = f"holds neither leftImg8bit nor gtFine{f', but {below[0]} does: give that' if below else ''}."
+    raise DataNotFound(f"{root} {state} {_EXPECTED}")

@@ -1,0 +1,108 @@
+"""Cityscapes as released -> panoptic PNGs and JSON, by the rules of cityscapesscripts' csCreatePanopticImgs.
+
+A pixel of *_instanceIds.png holds the label id of its class, or 1000 * label id + number where objects were told apart.
+That value is the segment's id. A label id alone is a crowd where its class has instances; classes that are not scored
+become void.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.files import check_folder, refuse_links
+from featherseg.core.types import IGNORE
+from featherseg.data.datasets.cityscapes import CITYSCAPES_SPLITS
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
+from featherseg.data.datasets.cityscapes_panoptic import FORMS, Form
+from featherseg.data.images import read_mask
+from featherseg.data.panoptic.data import categories
+from featherseg.data.panoptic.files import PanopticWriter
+from featherseg.data.panoptic.segments import Panoptic, list_segments
+from featherseg.data.statistics import Progress
+
+SUFFIX = "_gtFine_instanceIds.png"
+
+INSTANCES = 1000
+"""From this value on, a pixel holds INSTANCES * label id + number of the object."""
+
+_EXPECTED = f"Expected gtFine/{{train,val}}/<city>/*{SUFFIX} of gtFine_trainvaltest.zip."
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written of one split: the JSON, its pictures, and how many of their PNGs were there already."""
+
+    json: Path
+    pictures: int
+    kept: int
+
+
+def convert_cityscapes(
+    root: Path, out: Path | None = None, *, train_ids: bool = False, progress: Progress | None = None
+) -> list[Converted]:
+    """Convert the splits train and val of the release under `root`, as far as they are there.
+
+    Writes cityscapes_panoptic_SPLIT.json and the folder of that name into `out` (by default gtFine), with label ids as
+    categories; with `train_ids` under SPLIT_trainId, with train ids. A PNG that is there and not older than its source
+    is kept, so that an interrupted conversion goes on where it stopped. Raises DataNotFound where there is nothing to
+    convert, and DataError for a file that is no mask of Cityscapes; the JSON of its split is then not written.
+    """
+    form = FORMS[train_ids]
+    sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in CITYSCAPES_SPLITS}
+    total, done = sum(map(len, sources.values())), 0
+    if not total:
+        state = f"{root} holds no masks of instances" if root.is_dir() else f"{root} is no folder"
+        raise DataNotFound(f"{state}. {_EXPECTED} Give the folder above gtFine with --data-root.")
+    target = out or root / "gtFine"
+    check_folder(target)
+    refuse_links(target, *(f"cityscapes_panoptic_{split}{form.ending}" for split in sources))
+    converted = []
+    for split, paths in sources.items():
+        if not paths:
+            continue
+        folder = target / f"cityscapes_panoptic_{split}{form.ending}"
+        writer = PanopticWriter(folder, categories(CITYSCAPES_CLASSES, form.category_ids))
+        kept = 0
+        for path in paths:
+            kept += _convert(path, writer, form)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        converted.append(Converted(writer.finish(), len(paths), kept))
+    return converted
+
+
+def panoptic_of_instances(raw: np.ndarray, category_ids: Sequence[int], name: str) -> Panoptic:
+    """The segmentation of a mask (H, W) of instance ids; `category_ids` has the category id of every class.
+
+    Raises DataError, naming `name`, for values that are no ids of Cityscapes.
+    """
+    present = np.unique(raw).tolist()
+    label_of = {value: value if value < INSTANCES else value // INSTANCES for value in present}
+    strangers = [value for value, label in label_of.items() if not 0 <= label <= LAST_LABEL_ID]
+    if raw.ndim != 2 or strangers:
+        found = f"the value {strangers[0]}" if strangers else "colours"
+        raise DataError(
+            f"{name} holds {found}: expected label ids 0 to {LAST_LABEL_ID}, or {INSTANCES} times these plus a number."
+        )
+    class_of = {value: FROM_LABEL_IDS.ids[label] for value, label in label_of.items()}
+    void = [value for value, index in class_of.items() if index == IGNORE]
+    crowds = {
+        v for v, index in class_of.items() if v < INSTANCES and index != IGNORE and CITYSCAPES_CLASSES[index].thing
+    }
+    category_of = {value: category_ids[index] for value, index in class_of.items() if index != IGNORE}
+    return list_segments(np.where(np.isin(raw, void), 0, raw), category_of | {0: 0}, frozenset(crowds))
+
+
+def _convert(path: Path, writer: PanopticWriter, form: Form) -> bool:
+    """Add one mask; returns whether its PNG was there already."""
+    image_id = path.name.removesuffix(SUFFIX)  # "frankfurt_000000_000294"
+    file_name = f"{image_id}_gtFine_panoptic.png"
+    target = writer.folder / file_name
+    there = target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
+    panoptic = panoptic_of_instances(read_mask(path), form.category_ids, str(path))
+    writer.add(image_id, f"{image_id}_leftImg8bit.png", file_name, panoptic, draw=not there)
+    return there

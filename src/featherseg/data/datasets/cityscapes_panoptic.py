@@ -1,0 +1,121 @@
+"""Cityscapes panoptic (Cordts et al., CVPR 2016): the pictures of Cityscapes, 19 classes, 8 of them things.
+
+Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert cityscapes-panoptic` make them from the
+release, with label ids or train ids as categories; docs/data/cityscapes-panoptic.md shows layout and licence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.data.datasets.cityscapes import CITYSCAPES_LICENCE, CITYSCAPES_SPLITS, IMAGE_SUFFIX
+from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.data.pairs import check_split, files_by_stem
+from featherseg.data.panoptic.data import (
+    VOID_ALONE,
+    PanopticData,
+    PanopticListing,
+    SegmentIds,
+    annotated_pairs,
+    check_categories,
+)
+from featherseg.data.panoptic.files import Annotation, PanopticJson, read_panoptic_json
+
+TRAIN_IDS = tuple(range(len(CITYSCAPES_CLASSES)))
+
+_NO_TEST = (
+    "the labels of the split test of Cityscapes are not public, so it can be neither trained nor scored on: use val."
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the converted masks: what the name of their folder ends in, and the category id of every class."""
+
+    ending: str
+    category_ids: tuple[int, ...]
+
+
+FORMS = (Form("", LABEL_IDS), Form("_trainId", TRAIN_IDS))
+"""The first that is there is read."""
+
+
+class CityscapesPanoptic(PanopticData):
+    """Cityscapes panoptic with 19 classes; keys are "frankfurt/frankfurt_000000_000294" as of `cityscapes`.
+
+    Raises UnknownName for an unknown split, DataNotFound for a missing or incomplete root and for the split test, whose
+    labels are not public, and DataError for a JSON that cannot be right.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("cityscapes-panoptic", split, CITYSCAPES_SPLITS, _NO_TEST)
+        super().__init__(cityscapes_panoptic_listing(root, (split,)), split, size)
+
+
+def cityscapes_panoptic_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) -> PanopticListing:
+    """The files of the splits under `root`, as far as they are converted; raises DataNotFound where there is none."""
+    for form in FORMS:
+        folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{form.ending}" for split in splits}
+        files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
+        present = [split for split in splits if files[split].is_file()]
+        if present:
+            break
+    else:
+        raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
+    class_of = {category: index for index, category in enumerate(form.category_ids)}
+    pairs, annotations = {}, dict[str, Annotation]()
+    for split in present:
+        content = read_panoptic_json(files[split])
+        _check_names(files[split], content, form)
+        check_categories(files[split], content, class_of, f"the ids {sorted(class_of)} (by the name of the file)")
+        images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
+        place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
+        keys = [_key(str(annotation.image_id), place) for annotation in content.annotations]
+        pairs[split] = annotated_pairs(content, folders[split], images, keys)
+        annotations |= dict(zip(keys, content.annotations, strict=True))
+    void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
+    return PanopticListing(
+        "cityscapes-panoptic",
+        CITYSCAPES_CLASSES,
+        void,
+        pairs,
+        CITYSCAPES_LICENCE,
+        class_of=class_of,
+        annotations=annotations,
+    )
+
+
+def _key(image_id: str, place: dict[str, str]) -> str:
+    """The key of a picture; one that is not there gets the city of its name."""
+    return place.get(image_id, f"{image_id.partition('_')[0]}/{image_id}")
+
+
+def _check_names(path: Path, content: PanopticJson, form: Form) -> None:
+    """Raises DataError where the JSON names its categories otherwise than the form does.
+
+    Label ids and train ids overlap, so that the ids alone do not tell one form from the other.
+    """
+    for category, info in zip(form.category_ids, CITYSCAPES_CLASSES, strict=True):
+        named = content.categories.get(category, {}).get("name", info.name)
+        if named != info.name:
+            raise DataError(
+                f"{path} says that category {category} is {named!r}, but by the file's name it is {info.name!r}. Train "
+                f"ids are expected in *_trainId.json, label ids in a file without this ending."
+            )
+
+
+_EXPECTED = (
+    "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/cityscapes_panoptic_{train,val}.json with "
+    "the folders of that name, or the same with _trainId. Make them of the release with: "
+    "featherseg convert cityscapes-panoptic --data-root ROOT. Give their place with --data-root."
+)
+
+
+def _state(root: Path) -> str:
+    """What is there instead of converted masks."""
+    if not root.is_dir():
+        return "is no folder."
+    if (root / "gtFine").is_dir():
+        return "holds gtFine, but no panoptic masks in it."
+    return "holds no gtFine."

@@ -1,0 +1,96 @@
+"""COCO panoptic (Lin et al., ECCV 2014; Kirillov et al., CVPR 2019): 118287 train / 5000 val pictures of COCO 2017.
+
+133 categories, 80 of them things. docs/data/coco-panoptic.md shows layout and licence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featherseg.core.errors import DataNotFound
+from featherseg.data.datasets.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
+from featherseg.data.pairs import check_split, files_by_stem
+from featherseg.data.panoptic.data import (
+    VOID_ALONE,
+    PanopticData,
+    PanopticListing,
+    SegmentIds,
+    annotated_pairs,
+    check_categories,
+)
+from featherseg.data.panoptic.files import Annotation, read_panoptic_json
+
+COCO_PANOPTIC_SPLITS = ("train", "val")
+
+COCO_PANOPTIC_LICENCE = (
+    "trained on COCO panoptic: its labels are CC BY 4.0, its pictures belong to users of Flickr, each under the "
+    "licence that its owner chose, which is non-commercial for some"
+)
+
+_NO_TEST = (
+    "the labels of the splits test of COCO panoptic are not public, so they can be neither trained nor scored on: use "
+    "val."
+)
+
+
+class CocoPanoptic(PanopticData):
+    """COCO panoptic with 133 classes; keys are the stems of the files, "000000142238".
+
+    Raises UnknownName for an unknown split, DataNotFound for a missing or incomplete root and for the split test, whose
+    labels are not public, and DataError for a JSON that cannot be right.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("coco-panoptic", split, COCO_PANOPTIC_SPLITS, _NO_TEST)
+        super().__init__(coco_panoptic_listing(root, (split,)), split, size)
+
+
+def coco_panoptic_listing(root: Path, splits: Sequence[str] = COCO_PANOPTIC_SPLITS) -> PanopticListing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
+    pairs, annotations = {}, dict[str, Annotation]()
+    for split in splits:
+        name = f"panoptic_{split}2017"
+        if (path := _first(root / "annotations", root, name=f"{name}.json")) is None:
+            continue
+        content = read_panoptic_json(path)
+        check_categories(path, content, CLASS_OF, "the categories of COCO panoptic, 1 to 200")
+        images = files_by_stem(_first(root / "images", root, name=f"{split}2017") or root / f"{split}2017")
+        masks = _first(path.parent, root, name=name) or path.parent / name
+        keys = [Path(annotation.file_name).stem for annotation in content.annotations]
+        pairs[split] = annotated_pairs(content, masks, images, keys)
+        annotations |= dict(zip(keys, content.annotations, strict=True))
+    if not pairs:
+        raise DataNotFound(f"{root} {_state(root, splits)} {_EXPECTED}")
+    void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
+    return PanopticListing(
+        "coco-panoptic",
+        COCO_PANOPTIC_CLASSES,
+        void,
+        pairs,
+        COCO_PANOPTIC_LICENCE,
+        class_of=CLASS_OF,
+        annotations=annotations,
+    )
+
+
+def _first(*folders: Path, name: str) -> Path | None:
+    """The file or folder `name` in the first of the folders that has it."""
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
+_EXPECTED = (
+    "Expected {train2017,val2017}/*.jpg of COCO (or the same below images/), and of "
+    "panoptic_annotations_trainval2017.zip annotations/panoptic_{train,val}2017.json with the folders "
+    "annotations/panoptic_{train,val}2017/*.png, which are zips in that zip (cocodataset.org). Give their place with "
+    "--data-root."
+)
+
+
+def _state(root: Path, splits: Sequence[str]) -> str:
+    """What is there instead of annotations."""
+    if not root.is_dir():
+        return "is no folder."
+    if any(root.glob("annotations/instances_*.json")) or any(root.glob("annotations/stuff_*.json")):
+        return "holds annotations of other tasks of COCO alone."
+    if (root / "annotations").is_dir():
+        return f"holds no panoptic_{{{','.join(splits)}}}2017.json in annotations."
+    return "holds no folder annotations."

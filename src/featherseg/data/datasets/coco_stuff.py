@@ -1,0 +1,144 @@
+"""COCO-Stuff (Caesar, Uijlings, Ferrari, CVPR 2018): COCO's pictures with every pixel labelled, 171 classes.
+
+Two releases: 164k (118287 train / 5000 val of COCO 2017) and 10k (9000 train / 1000 val), on which CGRSeg reports. Each
+is read as released or as mmsegmentation's converter writes it; docs/data/coco-stuff.md shows layouts and licence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.core.errors import DataNotFound
+from featherseg.data.datasets.coco_stuff_classes import (
+    COCO_STUFF_CLASSES,
+    FROM_CATEGORY_IDS,
+    FROM_STUFFTHINGMAPS,
+    FROM_TRAIN_IDS_10K,
+    FROM_TRAIN_IDS_164K,
+)
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, read_list
+
+SPLITS = ("train", "val")
+
+_NO_TEST_164K = (
+    "the labels of the split test of COCO-Stuff 164k are not public, so it can be neither trained nor scored on: "
+    "use val."
+)
+_NO_TEST_10K = "the 1000 pictures of test.txt are the split val of coco-stuff-10k; there is no split test."
+
+COCO_STUFF_LICENCE = (
+    "trained on COCO-Stuff: its labels are CC BY 4.0, its pictures belong to users of Flickr, each under the licence "
+    "that its owner chose, which is non-commercial for some"
+)
+
+CONVERTED = "_labelTrainIds.png"
+"""What the names of masks end in that mmsegmentation's converters wrote."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of masks: what their names end in, and what their values mean."""
+
+    ending: str
+    label_map: LabelMap
+
+
+FORMS_164K = (Form(".png", FROM_STUFFTHINGMAPS), Form(CONVERTED, FROM_TRAIN_IDS_164K))
+FORMS_10K = (Form(".mat", FROM_CATEGORY_IDS), Form(CONVERTED, FROM_TRAIN_IDS_10K))
+"""Of either release, as released and as converted; the first that is there is read. The two lie side by side where a
+converter has run, and each has its own table: nothing is shifted twice."""
+
+
+class CocoStuff164k(PairedFiles):
+    """COCO-Stuff 164k with 171 classes; keys are the stems of the pictures, "000000000009".
+
+    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
+    whose labels are not public.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("coco-stuff-164k", split, SPLITS, _NO_TEST_164K)
+        super().__init__(coco_stuff_164k_listing(root, (split,)), split, size)
+
+
+class CocoStuff10k(PairedFiles):
+    """COCO-Stuff 10k with 171 classes; keys are the stems of the pictures, "COCO_train2014_000000000077".
+
+    The split val is the release's list test.txt. Raises UnknownName for an unknown split and DataNotFound for a missing
+    or incomplete root, and for the split test.
+    """
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        check_split("coco-stuff-10k", split, SPLITS, _NO_TEST_10K)
+        super().__init__(coco_stuff_10k_listing(root, (split,)), split, size)
+
+
+def coco_stuff_164k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
+    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is no mask."""
+    for form in FORMS_164K:
+        masks = {split: _masks(root / "annotations" / f"{split}2017", form) for split in splits}
+        if any(masks.values()):
+            images = {split: files_by_stem(root / "images" / f"{split}2017") for split in splits}
+            return _listing("coco-stuff-164k", form, images, masks)
+    raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_164K}")
+
+
+def coco_stuff_10k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
+    """The files of the splits as they lie under `root`; raises DataNotFound where there is no mask or no list."""
+    parts = {split: "test" if split == "val" else split for split in splits}
+    released, converted = FORMS_10K
+    if all_masks := _masks(root / "annotations", released):
+        all_images = files_by_stem(root / "images")
+        stems = {split: read_list(root / "imageLists" / f"{part}.txt", _EXPECTED_10K) for split, part in parts.items()}
+        pairs = {split: make_pairs(stems[split], all_images, all_masks) for split in splits}
+        return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, released.label_map, pairs, COCO_STUFF_LICENCE)
+    masks = {split: _masks(root / "annotations" / f"{part}2014", converted) for split, part in parts.items()}
+    if any(masks.values()):
+        images = {split: files_by_stem(root / "images" / f"{part}2014") for split, part in parts.items()}
+        return _listing("coco-stuff-10k", converted, images, masks)
+    raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_10K}")
+
+
+Files = dict[str, list[Path]]
+"""Files by stem."""
+
+
+def _listing(name: str, form: Form, images: dict[str, Files], masks: dict[str, Files]) -> Listing:
+    """The splits that have a file, their samples in the order of the stems."""
+    pairs = {
+        split: make_pairs(sorted({*images[split], *masks[split]}), images[split], masks[split])
+        for split in masks
+        if images[split] or masks[split]
+    }
+    return Listing(name, COCO_STUFF_CLASSES, form.label_map, pairs, COCO_STUFF_LICENCE)
+
+
+def _masks(folder: Path, form: Form) -> Files:
+    """The masks of one form in a folder, by the stem of their picture; converted ones are no masks of another form."""
+    paths = sorted(folder.glob(f"[!.]*{form.ending}"))
+    others = () if form.ending == CONVERTED else (CONVERTED,)
+    return {path.name.removesuffix(form.ending): [path] for path in paths if not path.name.endswith(others)}
+
+
+_EXPECTED_164K = (
+    "Expected images/{train2017,val2017}/*.jpg of COCO and annotations/{train2017,val2017}/*.png from "
+    "stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff). Give their place with --data-root."
+)
+_EXPECTED_10K = (
+    "Expected images/*.jpg, annotations/*.mat and imageLists/{train,test}.txt from cocostuff-10k-v1.1.zip "
+    "(github.com/nightrome/cocostuff10k), or images/{train2014,test2014}/*.jpg and "
+    "annotations/{train2014,test2014}/*_labelTrainIds.png as converted. Give their place with --data-root."
+)
+
+
+def _state(root: Path) -> str:
+    """What is there instead of masks in annotations."""
+    if not root.is_dir():
+        return "is no folder."
+    for pattern in ("stuff_*_pixelmaps", "annotations/stuff_*_pixelmaps"):
+        if only_stuff := next(root.glob(pattern), None):
+            return f"holds {only_stuff.name}, the stuff-only masks of the COCO-Stuff API: they know no things."
+    if not (root / "annotations").is_dir():
+        return "holds no folder annotations."
+    return "holds no mask that can be read in annotations."

@@ -1,0 +1,98 @@
+"""`folder`: your own pictures and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
+from featherseg.data.images import IMAGE_SUFFIXES
+from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs
+
+
+class FolderData(PairedFiles):
+    """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".
+
+    `root` is the folder that the paths in the file start from, by default the file's own. Raises ConfigError for a slip
+    in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no pictures.
+    """
+
+    def __init__(self, toml: Path, split: str, root: Path | None = None, size: int | None = None) -> None:
+        listing = folder_listing(toml, root)
+        if split not in listing.splits:
+            raise unknown(f"split of {toml}", split, listing.splits)
+        super().__init__(listing, split, size)
+
+
+def folder_listing(toml: Path, root: Path | None = None) -> Listing:
+    """The files of every split of a dataset.toml, also those without a partner."""
+    return list_folder(read_dataset_toml(toml), root or toml.parent)
+
+
+def list_folder(config: DatasetToml, base: Path) -> Listing:
+    """The files that `config` describes, its paths starting from `base`."""
+    pairs = {pair.key: pair for pair in _all_pairs(config, base)}
+    splits = _by_share(config, list(pairs)) or {
+        name: _by_list(base / part) if part.endswith(".txt") else [key for key in pairs if _lies_in(key, part)]
+        for name, part in config.splits.items()
+    }
+    listed = {key for keys in splits.values() for key in keys}
+    return Listing(
+        config.name,
+        config.class_infos(),
+        config.label_map(),
+        {name: [pairs.get(key, Pair(key, None, None)) for key in keys] for name, keys in splits.items()},
+        config.licence,
+        channels=config.channels,
+        unlisted=[key for key in pairs if key not in listed],
+    )
+
+
+def _all_pairs(config: DatasetToml, base: Path) -> list[Pair]:
+    images, masks = base / config.images, base / config.masks
+    for key, folder in (("images", images), ("masks", masks)):
+        if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
+            raise DataNotFound(
+                f"{folder} is no folder; it is what {key!r} names in the dataset.toml of {config.name!r}."
+            )
+    image_files, mask_files = files_by_stem(images), files_by_stem(masks, config.mask_suffix)
+    if images.resolve() == masks.resolve():
+        if not config.mask_suffix:
+            raise ConfigError(f'images and masks are both {images}: say what masks end in, mask_suffix = "_mask".')
+        image_files = {stem: paths for stem, paths in image_files.items() if not stem.endswith(config.mask_suffix)}
+    return make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
+
+
+def _lies_in(key: str, folder: str) -> bool:
+    return key.startswith(folder.removeprefix("./").rstrip("/") + "/")
+
+
+def _by_list(path: Path) -> list[str]:
+    """The stems of a list file, one a line; empty lines and lines that start with `#` are passed over."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist. Expected a list of stems, one a line, such as seq1/0001.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    return [_stem(line) for line in lines if line and not line.startswith("#")]
+
+
+def _stem(line: str) -> str:
+    """`seq1/0001.png` and `seq1/0001` both name the stem `seq1/0001`."""
+    ending = next((suffix for suffix in IMAGE_SUFFIXES if line.lower().endswith(suffix)), "")
+    return line[: len(line) - len(ending)]
+
+
+def _by_share(config: DatasetToml, keys: list[str]) -> dict[str, list[str]]:
+    """The splits that are given as shares: a key falls into one by a hash of its name, whatever other files exist."""
+    shares = {name: part for name, part in config.splits.items() if not isinstance(part, str)}
+    splits: dict[str, list[str]] = {name: [] for name in shares}
+    for key in keys if shares else []:
+        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64  # uniform in 0..1
+        for name, part in shares.items():
+            place -= part
+            if place < 0:
+                splits[name].append(key)
+                break
+    return splits

@@ -1,0 +1,120 @@
+"""`featherseg check DATA --fix OUT`: a copy of a dataset without the faults that were found."""
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.errors import DataError
+from featherseg.core.files import check_folder, temporary_beside
+from featherseg.core.types import IGNORE
+from featherseg.data.checks import CheckReport
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
+from featherseg.data.images import read_mask
+from featherseg.data.pairs import Listing, Pair
+from featherseg.data.palettes import color_text
+from featherseg.data.statistics import Progress
+
+
+@dataclass
+class MendReport:
+    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault."""
+
+    copied: int = 0
+    mended: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def write_mended(report: CheckReport, out: Path, progress: Progress | None = None) -> MendReport:
+    """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
+
+    Values outside the map become 255 = ignore; samples with any other fault are left out, of a picture in two splits
+    the later one. The folder appears in one rename when all of it is written. Raises DataError where `out` exists and
+    is not empty, where nothing sound is left, and where the disk refuses.
+    """
+    if report.listing is None:
+        raise DataError(f"{report.name} is drawn by the program: there are no files to mend.")
+    temporary = free_target(out)
+    try:
+        temporary.mkdir(parents=True)
+        done = _write(report, temporary, out.name, progress)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {out}: {error.strerror or error}. Make room or give --fix another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return done
+
+
+def free_target(out: Path) -> Path:
+    """The folder beside `out` in which the copy is prepared.
+
+    Raises DataError where `out` is in use, FeathersegError where nothing can be written there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty. Give --fix a new folder.")
+    check_folder(out.parent)
+    return temporary_beside(out)
+
+
+def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:
+    listing, done, kept = report.listing, MendReport(), []
+    assert listing is not None
+    spoiled = {(fault.split, fault.key): fault.kind for fault in report.faults if fault.kind != "values"}
+    total, seen = sum(map(len, listing.splits.values())), 0
+    for split, pairs in listing.splits.items():
+        below = f"{split}/" if all(pair.key.startswith(f"{split}/") for pair in pairs) else ""
+        for pair in pairs:
+            if (split, pair.key) in spoiled:
+                done.left_out[spoiled[split, pair.key]] += 1
+            else:
+                if _copy_pair(pair, folder, f"{split}/{pair.key.removeprefix(below)}", listing):
+                    done.mended.append(str(pair.mask))
+                done.copied += 1
+                kept.append(split)
+            seen += 1
+            if progress is not None:
+                progress(seen, total)
+    if not kept:
+        raise DataError(f"{report.name} has no sound sample: nothing was written.")
+    config = _config(listing, name, list(dict.fromkeys(kept)))
+    (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
+    return done
+
+
+def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
+    """The dataset.toml of the copy: one folder a split, masks of class ids."""
+    return DatasetToml(
+        name=name,
+        images="images",
+        masks="masks",
+        channels=listing.channels,
+        licence=listing.licence,
+        splits={split: split for split in splits},
+        classes={info.name: color_text(info.color) for info in listing.classes},
+        map={str(index): info.name for index, info in enumerate(listing.classes)} | {str(IGNORE): IGNORE_NAME},
+    )
+
+
+def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
+    """Copy the picture as it is and write its mask as class ids; returns whether the mask held stray values."""
+    image, mask = pair.files
+    label_map = listing.map_of(pair)
+    ids = label_map.apply(read_mask(mask, label_map.colors))  # (H, W), -1 = not in the map
+    indexed = Image.fromarray(np.where(ids < 0, IGNORE, ids).astype(np.uint8))
+    palette = np.zeros(
+        (IGNORE + 1, 3), np.uint8
+    )  # all 256 entries: with fewer, Pillow packs the indices into fewer bits
+    palette[: len(listing.classes)] = [info.color for info in listing.classes]
+    indexed.putpalette(palette.tobytes())
+    for kind, name in (("images", stem + image.suffix), ("masks", stem + ".png")):
+        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(image, folder / "images" / (stem + image.suffix))
+    indexed.save(folder / "masks" / f"{stem}.png")
+    return bool(ids.min() < 0)

@@ -1,0 +1,1 @@
+"""Panoptic segmentations: formats and training targets."""

@@ -1,0 +1,220 @@
+"""The one evaluator: validation in training, `featherseg evaluate` and export checks all score with these functions.
+
+One picture at a time, full-resolution labels, counts summed over the dataset. The same weights on the same machine give
+the same bits.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.types import SegmentationData
+from featherseg.data.images import read_mask
+from featherseg.evaluation.boundary import BoundaryF
+from featherseg.evaluation.ground_truth import PanopticScorer
+from featherseg.evaluation.iou import Confusion
+from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
+from featherseg.inference.runtimes import Runtime
+from featherseg.uncertainty.bootstrap import picture_counts
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found. Shares are fractions 0..1, NaN where there was nothing to measure.
+
+    confusion (K, K) counts pixels, rows are the truth; void (K,) counts those predicted as no class; iou and
+    class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each picture's own mIoU by its
+    key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the truth, hit and
+    predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
+    categories in the order of the classes; None where network or data know no objects.
+    """
+
+    classes: tuple[str, ...]
+    images: int
+    miou: float
+    iou: np.ndarray
+    pixel_accuracy: float
+    class_accuracy: float
+    boundary_f: float
+    class_boundary_f: np.ndarray
+    confusion: np.ndarray
+    void: np.ndarray
+    per_image: dict[str, float]
+    counts: np.ndarray
+    panoptic: dict[str, Any] | None = None
+
+
+def evaluate(
+    runtime: Runtime,
+    data: SegmentationData,
+    mode: Mode | None = None,
+    *,
+    boundary: bool = True,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score a network on every picture of `data`; `mode` as for predictions, by default the one of validation.
+
+    A panoptic network on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
+    classes or channels of network and data differ, or the mode is not for a panoptic network.
+    """
+    check_fit(runtime, data)
+    objects = PanopticScorer(data) if runtime.panoptic else None
+
+    def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+        for index in range(len(data)):
+            sample = data[index]
+            if objects is None or sample.instances is None:
+                yield sample.key, sample.label, predict_mask(runtime, sample.image, mode)
+                continue
+            ((mask, panoptic),) = predict_panoptic(runtime, sample.image[None], mode)
+            objects.update(index, sample, panoptic)
+            yield sample.key, sample.label, mask
+
+    scores = _score(pairs(), data, boundary, progress)
+    found = objects.quality.compute() if objects else {"n": 0}
+    return replace(scores, panoptic=found) if found["n"] else scores
+
+
+def evaluate_predictions(
+    folder: Path, data: SegmentationData, *, boundary: bool = True, progress: Progress | None = None
+) -> Scores:
+    """Score a folder of index PNGs: one for every key, named KEY.png, KEY with "/" as "_", or by KEY's last part.
+
+    Values of K or more (255 among them) are "no class". Nothing is written. Raises DataNotFound where files are
+    missing, DataError for one that is not of its picture's size or holds colours.
+    """
+    files = prediction_files(folder, data.keys)
+
+    def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+        for index, (key, file) in enumerate(zip(data.keys, files, strict=True)):
+            label, prediction = data.label(index), read_mask(file)  # (H, W), (H, W) raw values
+            if prediction.shape != label.shape:
+                raise DataError(
+                    f"{file} is {'x'.join(map(str, prediction.shape))}, but the mask of {key!r} is "
+                    f"{'x'.join(map(str, label.shape))} (height x width). Expected one class index a pixel, full size."
+                )
+            yield key, label, prediction
+
+    return _score(pairs(), data, boundary, progress)
+
+
+def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
+    """The prediction of each key, see `evaluate_predictions`. Raises DataNotFound with counts and the first names."""
+    if not folder.is_dir():
+        raise DataNotFound(f"no folder of predictions at {folder}.")
+    stems = [key.rpartition("/")[2] for key in keys]
+    shared = {stem for stem in stems if stems.count(stem) > 1}
+    found: list[Path] = []
+    missing: list[str] = []
+    for key, stem in zip(keys, stems, strict=True):
+        names = [key, key.replace("/", "_"), *([] if stem in shared else [stem, f"{stem}_mask"])]
+        file = next((f for f in (folder / f"{name}.png" for name in names) if f.is_file()), None)
+        found += [file] if file else []
+        missing += [] if file else [names[-1] if stem in shared else stem]
+    if missing:
+        raise DataNotFound(
+            f"{folder} holds predictions for {len(found)} of {len(keys)} pictures; {len(missing)} are missing, "
+            f"the first: {', '.join(f'{name}.png' for name in missing[:3])}."
+        )
+    return found
+
+
+def check_fit(runtime: Runtime, data: SegmentationData) -> None:
+    """Raises ConfigError where the classes (by name and order) or the channels of network and data differ."""
+    ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
+    if runtime.channels != data.channels:
+        raise ConfigError(
+            f"{runtime.name} takes pictures of {runtime.channels} channels, {data.name} has {data.channels}."
+        )
+    if ours == theirs:
+        return
+    only_ours, only_theirs = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
+    if only_ours or only_theirs:
+        difference = f"only in the network: {_names(only_ours)}; only in the data: {_names(only_theirs)}"
+    else:
+        at = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        difference = f"they are in another order: class {at} is {ours[at]!r} in the network, {theirs[at]!r} in the data"
+    raise ConfigError(
+        f"{runtime.name} and {data.name} have other classes ({len(ours)} and {len(theirs)}): {difference}. "
+        f"Score on data with the network's classes, or fine-tune to these with: featherseg train --init {runtime.name}"
+    )
+
+
+def to_json(scores: Scores) -> dict[str, Any]:
+    """The scores as plain JSON values: fractions, pixel counts (confusion, void), null for NaN."""
+    return {
+        "miou": number(scores.miou),
+        "iou": [number(v) for v in scores.iou],
+        "pixel_accuracy": number(scores.pixel_accuracy),
+        "class_accuracy": number(scores.class_accuracy),
+        "boundary_f": number(scores.boundary_f),
+        "classes": list(scores.classes),
+        "images": scores.images,
+        "confusion": scores.confusion.tolist(),
+        "void": scores.void.tolist(),
+    } | ({"panoptic": plain(scores.panoptic)} if scores.panoptic else {})
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """What `PanopticQuality.compute` gives as plain JSON values: null for NaN, ids as texts."""
+    return {
+        str(key): plain(value) if isinstance(value, dict) else number(value) if isinstance(value, float) else value
+        for key, value in found.items()
+    }
+
+
+def _score(
+    pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    data: SegmentationData,
+    boundary: bool,
+    progress: Progress | None,
+) -> Scores:
+    """Sum up (key, truth (H, W), prediction (H, W)) over a dataset."""
+    total, contours = Confusion(len(data.classes)), BoundaryF(len(data.classes))
+    per_image: dict[str, float] = {}
+    counts: list[np.ndarray] = []
+    for done, (key, truth, prediction) in enumerate(pairs, start=1):
+        one = Confusion(len(data.classes))
+        try:
+            one.update(truth, prediction)
+        except DataError as error:
+            raise DataError(f"{data.name}, picture {key!r}: {error}") from None
+        total.add(one)
+        per_image[key] = one.miou()
+        counts.append(picture_counts(one.matrix, one.void))
+        if boundary:
+            contours.update(truth, prediction)
+        if progress:
+            progress(done, len(data))
+    return Scores(
+        classes=tuple(c.name for c in data.classes),
+        images=len(per_image),
+        miou=total.miou(),
+        iou=total.iou(),
+        pixel_accuracy=total.pixel_accuracy(),
+        class_accuracy=total.class_accuracy(),
+        boundary_f=contours.mean(),
+        class_boundary_f=contours.per_class(),
+        confusion=total.matrix,
+        void=total.void,
+        per_image=per_image,
+        counts=np.stack(counts) if counts else np.zeros((0, 3, len(data.classes)), dtype=np.int64),
+    )
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return shown or "none"
+
+
+def number(value: float) -> float | None:
+    """A figure as JSON can hold it: null for NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,93 @@
+"""Pictures of a run's own data: to calibrate int8 with, to compare a file with its network on, and to score it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featherseg.core.errors import DataError, UnknownName
+from featherseg.core.types import SegmentationData
+from featherseg.data import open_dataset
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.runtimes import open_runtime
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import fit_factor, scale_images
+from featherseg.runs import Run
+
+CHECKED = 4
+"""Pictures of the training split that a quantised file is compared with its network on; not calibrated with if it has
+more."""
+
+
+@dataclass(frozen=True)
+class Pictures(Sequence[Tensor]):
+    """Some pictures of a split as the network sees them in validation, each read when it is asked for."""
+
+    run: Run
+    data: SegmentationData
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Pictures": ...
+
+    def __getitem__(self, index: int | slice) -> "Tensor | Pictures":
+        """Normalised float32 (1, C, H, W); of a slice the pictures themselves, still unread."""
+        if isinstance(index, slice):
+            return Pictures(self.run, self.data, self.indices[index])
+        image = self.data[self.indices[index]].image  # (H, W, C)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
+        pixels = normalise(pixels, self.run.model.mean, self.run.model.std)
+        return scale_images(pixels, fit_factor(image.shape[:2], self.run.recipe.data.test_fit))
+
+    @property
+    def keys(self) -> list[str]:
+        """Their names."""
+        return [self.data.keys[i] for i in self.indices]
+
+
+def training_pictures(run: Run, count: int, seed: int, root: Path | None = None) -> tuple[Pictures, Pictures]:
+    """-> (`count` pictures of the run's training split, drawn by the seed; CHECKED others); fewer where it has fewer.
+
+    root is where the dataset lies, by default where it lay for the training. Raises DataNotFound where it is not there.
+    """
+    own = run.recipe.data
+    data = open_dataset(own.name, own.train_split, root or _root(run), own.train_size)
+    drawn = [int(i) for i in np.random.default_rng(seed).permutation(len(data))]
+    checked = drawn[:CHECKED] if len(drawn) > CHECKED else []
+    calibrated = drawn[len(checked) :][:count]
+    return Pictures(run, data, tuple(calibrated)), Pictures(run, data, tuple(checked or drawn))
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """What the run was validated on, to score files with."""
+
+    data: SegmentationData
+    split: str
+
+    def score(self, file: Path | Run) -> float:
+        """mIoU (0..1) of an exported file, or of the run itself, on the CPU, as `featherseg evaluate` takes it."""
+        return evaluate(open_runtime(file, "cpu"), self.data, boundary=False).miou
+
+
+def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:
+    """The split that training validated on; None where it cannot be opened, or has no picture."""
+    own = run.recipe.data
+    try:
+        data = open_dataset(own.name, own.val_split, root or _root(run), own.val_size)
+    except (DataError, UnknownName):
+        return None
+    return LabelledSplit(data, own.val_split) if len(data) else None
+
+
+def _root(run: Run) -> Path | None:
+    return None if run.recipe.data.root is None else Path(run.recipe.data.root)

@@ -1,0 +1,41 @@
+"""Core ML, for Apple's devices. Written from coremltools' documentation and untested: nothing here was run.
+
+The package takes one picture (1, C, H, W) of one size, that which the network was trained on, normalised. No runtime of
+ours opens it.
+"""
+
+import json
+from typing import Any
+
+import torch
+
+from featherseg.core.errors import ExportError, require
+from featherseg.exporters.fixed_graph import example, fixed_size
+from featherseg.exporters.job import Job, Maps
+from featherseg.exporters.quiet import quiet
+
+
+def write(job: Job) -> None:
+    """model.mlpackage in the job's folder. Untested.
+
+    Raises MissingExtra without coremltools, ExportError where it gives up.
+    """
+    coremltools: Any = require("coremltools", "coreml", "Core ML export")
+    size = fixed_size(job.facts)
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(Maps(job.network).eval(), (example(job.network, size),))
+            package = coremltools.convert(
+                program.run_decompositions({}),
+                outputs=[coremltools.TensorType(name=name) for name in job.outputs],
+                convert_to="mlprogram",
+                compute_precision=coremltools.precision.FLOAT32,
+            )
+            for key, text in {**job.metadata, "fixed_size": json.dumps(size)}.items():
+                package.user_defined_metadata[f"featherseg.{key}"] = text
+            package.save(str(job.folder / "model.mlpackage"))
+    except OSError:  # a disk that refuses
+        raise
+    except Exception as error:  # coremltools raises dozens of kinds
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"coremltools cannot write this network: {first}") from error

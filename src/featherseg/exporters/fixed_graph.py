@@ -1,0 +1,154 @@
+"""A network as a graph for one size of picture, in few kinds of operations: for runtimes without dynamic sizes."""
+
+from collections.abc import Callable
+from operator import attrgetter, getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from featherseg.core.errors import ExportError
+from featherseg.core.types import Size
+from featherseg.exporters.job import Facts, Maps
+from featherseg.exporters.quiet import quiet
+from featherseg.layers.network import SegmentationNetwork
+
+aten = torch.ops.aten
+
+DEFAULT_SIZE = (512, 1024)
+"""(height, width) of pictures where it is not known what the network was trained on."""
+
+
+def fixed_size(facts: Facts) -> Size:
+    """(height, width) of the only pictures that a file without dynamic sizes takes, and at which others are timed."""
+    return facts.image_size or DEFAULT_SIZE
+
+
+def example(network: SegmentationNetwork, size: Size) -> Tensor:
+    """The picture that is traced: (1, C, *size), zero everywhere."""
+    return torch.zeros(1, len(network.mean), *size)
+
+
+@torch.no_grad()
+def fixed_graph(network: SegmentationNetwork, size: Size) -> fx.GraphModule:
+    """Images (1, C, *size) -> as `Maps`; what does not depend on the image is computed now and kept as a constant.
+
+    Batch norms stay one operation; strides of slices become pools, masks become sums. The network must be in eval mode,
+    in fp32, on the CPU. Raises ExportError where torch.export gives up.
+    """
+    images = example(network, size)
+    try:
+        with quiet("torch.export"):
+            program = torch.export.export(Maps(network).eval(), (images,))
+            module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
+    except Exception as error:  # torch.export raises dozens of kinds
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"torch {torch.__version__} cannot write this network as a graph: {first}") from error
+    _fold_constants(module)
+    for node in list(module.graph.nodes):
+        if node.target in REWRITES:
+            REWRITES[node.target](module, node)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def _fold_constants(module: fx.GraphModule) -> None:
+    """Compute every operation that sees constants alone, and keep what others need of it."""
+    known: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = attrgetter(str(node.target))(module)
+        elif node.op == "call_function" and all(source in known for source in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    for node, value in known.items():
+        users = [user for user in node.users if user not in known]
+        if node.op == "call_function" and users and isinstance(value, Tensor):
+            constant = _constant(module, node, value)
+            for user in users:
+                user.replace_input_with(node, constant)
+    module.graph.eliminate_dead_code()
+
+
+def _constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
+    """A constant of the graph, before `node`."""
+    name = f"constant_of_{node.name}"
+    module.register_buffer(name, value.detach().clone().contiguous())
+    with module.graph.inserting_before(node):
+        return module.graph.get_attr(name)
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    """Put target(*args) where `node` was."""
+    with module.graph.inserting_before(node):
+        new = module.graph.call_function(target, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+    return new
+
+
+def _drop(module: fx.GraphModule, node: fx.Node) -> None:
+    """Leave out what changes no value."""
+    if node.users:
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    module.graph.erase_node(node)
+
+
+def _batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
+    """The form that gives one result, in place of the one that also gives statistics."""
+    x, weight, bias, mean, variance, momentum, eps = node.args
+    for result in list(node.users):
+        assert result.target is getitem
+        if result.args[1] != 0:
+            module.graph.erase_node(result)
+    (first,) = node.users
+    _replace(module, first, aten.batch_norm.default, x, weight, bias, mean, variance, False, momentum, eps, False)
+    module.graph.erase_node(node)
+
+
+def _transpose(module: fx.GraphModule, node: fx.Node) -> None:
+    _replace(module, node, aten.transpose.int, node.args[0], -2, -1)
+
+
+def _reshape(module: fx.GraphModule, node: fx.Node) -> None:
+    _replace(module, node, aten.reshape.default, *node.args)
+
+
+def _mask(module: fx.GraphModule, node: fx.Node) -> None:
+    """x where the mask is false, `value` (-inf) where it is true: a sum, as the mask is a constant here."""
+    x, mask, value = node.args
+    assert isinstance(mask, fx.Node)
+    fixed = attrgetter(str(mask.target))(module)
+    added = torch.zeros(fixed.shape).masked_fill(fixed, value)  # type: ignore[arg-type]
+    _replace(module, node, aten.add.Tensor, x, _constant(module, node, added))
+
+
+def _slice(module: fx.GraphModule, node: fx.Node) -> None:
+    """Every k-th row or column of a map, from the first on: a pool whose window is one position."""
+    if len(node.args) < 5 or node.args[4] == 1:
+        return
+    x, dim, start, _, step = node.args
+    assert dim in (2, 3)
+    assert not start
+    _replace(module, node, aten.max_pool2d.default, x, [1, 1], [step, 1] if dim == 2 else [1, step])
+
+
+def _pad(module: fx.GraphModule, node: fx.Node) -> None:
+    if not any(node.args[1]):  # type: ignore[arg-type]
+        _drop(module, node)
+
+
+REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.mT.default: _transpose,
+    aten._unsafe_view.default: _reshape,
+    aten.clone.default: _drop,
+    aten._assert_tensor_metadata.default: _drop,
+    aten.masked_fill.Scalar: _mask,
+    aten.slice.Tensor: _slice,
+    aten.pad.default: _pad,
+}
+"""What runtimes have no operation for, and what takes its place; every form gives the same values."""

@@ -1,0 +1,110 @@
+"""Int8 with accuracy control: all layers but the first; where the score falls too far, the worst stay out of it."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from featherseg.core.errors import ExportError, require
+from featherseg.core.wording import counted
+from featherseg.exporters.job import Job, Quantised
+from featherseg.exporters.layer_noise import WEIGHTED, layer_noise
+
+NOISE_PICTURES = 2
+"""Calibration pictures that tell which layers are worst."""
+
+MOST_KEPT = 0.5
+"""Share of the layers beyond which keeping more is given up: the file would be int8 in name only."""
+
+
+Write = Callable[[Sequence[str], Sequence[str]], Path]
+"""Writes a candidate in which these layers (paths of modules), which are these nodes of the graph, stay out of int8."""
+
+
+def quantise(job: Job, graph: Any, write: Write) -> Quantised:
+    """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
+
+    `graph` is the network's onnx.GraphProto. The layer that reads the picture stays out: with three channels it is
+    little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
+    cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
+    first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
+    """
+    check_calibration(job)
+    nodes = layer_nodes(graph, job.network)
+    first = first_layer(graph, nodes)
+    others = nodes.keys() - {first}
+
+    def candidate(kept: Sequence[str]) -> Path:
+        return write(kept, [node for path in kept for node in nodes[path]])
+
+    kept = [first]
+    file = candidate(kept)
+    if job.score is None:
+        return Quantised(tuple(kept))
+    miou = job.score(file)
+    tried = [(len(kept), miou)]
+    worst: list[str] = []
+    while not miou >= job.floor:
+        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_PICTURES]) if path in others]
+        more = max(1, 2 * (len(kept) - 1))
+        if more > MOST_KEPT * len(worst):
+            raise ExportError(_too_far(job, miou, len(kept), len(worst) + 1))
+        kept = [first, *worst[:more]]
+        miou = job.score(candidate(kept))
+        tried.append((len(kept), miou))
+    return Quantised(tuple(kept), miou, tuple(tried))
+
+
+def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
+    """The layer that reads the picture: the first in an onnx.GraphProto, whose nodes are in the order of the work."""
+    owner = {name: path for path, names in nodes.items() for name in names}
+    return next(owner[node.name] for node in graph.node if node.name in owner)
+
+
+def check_calibration(job: Job) -> None:
+    """Raises ExportError where there are no pictures to calibrate with."""
+    if not job.calibration:
+        raise ExportError(
+            "int8 needs pictures to calibrate with, and takes them from a run's training data: "
+            "export a run, not a bare network."
+        )
+
+
+def layer_nodes(graph: Any, network: nn.Module) -> dict[str, list[str]]:
+    """The nodes of an onnx.GraphProto that hold a layer's weight, by the path of its module; only of what it still has.
+
+    The exporter names a weight after its module ("inner.network.decoder.fuse.0.weight"). That of a linear layer it
+    turns around and names anew: it is known by its values.
+    """
+    to_array = require("onnx.numpy_helper", "export", "int8").to_array
+    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
+    turned = {_key(layer.weight.detach().T.numpy()): path for path, layer in layers.items() if layer.weight.dim() == 2}
+    named = {f"network.{path}.weight": path for path in layers}
+    owner = {}
+    for item in graph.initializer:
+        path = named.get("network." + item.name.rpartition("network.")[2])
+        if path is None and len(item.dims) == 2:
+            path = turned.get(_key(to_array(item)))
+        if path is not None:
+            owner[item.name] = path
+    nodes: dict[str, list[str]] = {}
+    for node in graph.node:
+        for path in {owner[name] for name in node.input if name in owner}:
+            nodes.setdefault(path, []).append(node.name)
+    return nodes
+
+
+def _key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    """What two arrays share that are equal."""
+    return values.shape, sha256(np.ascontiguousarray(values).tobytes()).digest()
+
+
+def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
+    return (
+        f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
+        f"out; {100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, "
+        f"or calibrate with more pictures (--calibration)."
+    )

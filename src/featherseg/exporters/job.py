@@ -1,0 +1,143 @@
+"""What every exporter is given: the network, what its file tells about it, and where to write."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from featherseg.core.types import ClassInfo, Fit, Size
+from featherseg.inference.memory import peak_bytes_per_pixel
+from featherseg.inference.runtimes.file_facts import FORMAT_VERSION, OUTPUTS
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.recipe import PanopticTable
+
+PREPROCESSING = {
+    True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; nothing is to be done",
+    False: "image as float32, channels x height x width, channels {order}, values 0..255; of each channel subtract "
+    "mean and divide by std, which are in the same units of 0..255; do not divide by 255",
+}
+"""What is to be done with an image before the file takes it, by whether the file gives masks."""
+
+POSTPROCESSING = {
+    True: "masks: at every pixel the number of its class, in the order of classes",
+    False: "logits: classes x h x w. Enlarge each class's plane bilinearly (align_corners as told here) to the height "
+    "and width of the image, each first raised to the least multiple of size_divisor that is at least minimum_size; "
+    "crop to the image at the top left; the class with the largest value is the pixel's, in the order of "
+    "classes",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file tells about its network besides what the network tells itself.
+
+    name is that of the catalogue for a run's network, with its `options`; image_size is the (H, W) in pixels that it
+    was trained on, where known; test_fit what pictures were brought to fit when it was validated, None for their own
+    size; panoptic how a panoptic network's centres become objects; start what its training started from, `Run.start`.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    licence: str
+    image_size: Size | None = None
+    test_fit: Fit | None = None
+    panoptic: PanopticTable | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+
+
+def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> dict[str, str]:
+    """What a reader of the file needs besides the graph, each value as JSON text; `inference.file_facts` reads it.
+
+    Logits are brought to the picture as `layers.resize.to_image` does it: the graph pads right and below to the least
+    multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.
+    preprocessing and postprocessing say all of that in words, for people whose program is not featherseg.
+    """
+    order = {1: "grey", 3: "RGB"}.get(len(model.mean), "as the training images have them")
+    values = {
+        "format_version": FORMAT_VERSION,
+        "model": facts.name,
+        "options": dict(facts.options),
+        "start": facts.start,
+        "classes": [row.name for row in facts.classes],
+        "colors": [list(row.color) for row in facts.classes],
+        "things": [row.thing for row in facts.classes],
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "channels": len(model.mean),
+        "size_divisor": model.size_divisor,
+        "minimum_size": model.minimum_size,
+        "align_corners": model.align_corners,
+        "licence": facts.licence,
+        "image_size": facts.image_size,
+        "test_fit": facts.test_fit,
+        "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,
+        "masks": masks,
+        "channel_order": order,
+        "value_range": [0, 255],
+        "preprocessing": PREPROCESSING[masks].format(order=order),
+        "postprocessing": POSTPROCESSING[masks],
+        "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
+    }
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How a network became int8: modules whose layers stayed out of int8, and the file's mIoU (0..1), if scored.
+
+    tried holds (layers kept, mIoU) of each candidate in turn.
+    """
+
+    kept: tuple[str, ...] = ()
+    miou: float | None = None
+    tried: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to write.
+
+    network in eval mode, in fp32, on the CPU; folder, an empty one, takes the draft; calibration, normalised float32
+    images (1, C, H, W) from the training split, none unless the target is quantised; score, the mIoU (0..1) of a
+    candidate file on the labelled split, None without one, and floor what it should not fall below; masks, the file
+    takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file
+    where several targets share it.
+    """
+
+    network: SegmentationNetwork
+    facts: Facts
+    folder: Path
+    calibration: Sequence[Tensor] = ()
+    score: Callable[[Path], float] | None = None
+    floor: float = 0.0
+    masks: bool = False
+    graph: Callable[[], bytes] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what the file gives."""
+        return ("masks",) if self.masks else OUTPUTS if self.network.panoptic else OUTPUTS[:1]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file tells, each value as JSON text."""
+        return metadata(self.network, self.facts, self.masks)
+
+
+class Maps(nn.Module):
+    """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else.
+
+    A panoptic network also gives centers (B, 1, h, w) and offsets (B, 2, h, w).
+    """
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        out = self.network(images)
+        return (out.logits,) if out.centers is None or out.offsets is None else (out.logits, out.centers, out.offsets)

@@ -1,0 +1,67 @@
+"""ncnn, for phones: model.ncnn.param (the graph), model.ncnn.bin (the weights) and model.ncnn.json (the facts).
+
+A file takes pictures of one size, that which the network was trained on. The weights are fp32. pnnx writes the pair
+from a TorchScript trace.
+"""
+
+import json
+import re
+import subprocess
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import fx
+
+from featherseg.core.errors import ExportError, require
+from featherseg.core.types import Size
+from featherseg.exporters.fixed_graph import example, fixed_graph, fixed_size
+from featherseg.exporters.job import Job
+from featherseg.exporters.quiet import quiet
+from featherseg.inference.runtimes.ncnn import FACTS, GRAPH, WEIGHTS, read_pair_hash
+
+LAYER_NAME = re.compile(r"[A-Za-z0-9_]+")
+"""What a layer of ncnn is called; where pnnx knows none, it leaves torch's name, which has a dot or a colon."""
+
+
+def write(job: Job) -> None:
+    """The three files in the job's folder. Raises MissingExtra, and ExportError where pnnx has no layer for a part."""
+    pnnx: Any = require("pnnx", "ncnn", "ncnn export")
+    size = fixed_size(job.facts)
+    with TemporaryDirectory() as draft:
+        trace = Path(draft) / "model.pt"
+        _trace(fixed_graph(job.network, size), job, size, trace)
+        _run(pnnx.EXEC_PATH, trace)
+        graph, weights = (job.folder / f"model{ending}" for ending in (GRAPH, WEIGHTS))
+        graph.write_bytes(trace.with_name("model.ncnn.param").read_bytes())
+        weights.write_bytes(trace.with_name("model.ncnn.bin").read_bytes())
+    texts = {**job.metadata, "fixed_size": json.dumps(size), "sha256": json.dumps(read_pair_hash(graph, weights))}
+    (job.folder / f"model{FACTS}").write_text(json.dumps(texts, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
+    """The graph as TorchScript, which is what pnnx reads."""
+    with torch.no_grad(), quiet():  # torch calls TorchScript deprecated; pnnx reads nothing else
+        content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+        torch.jit.save(torch.jit.trace(graph, example(job.network, size), check_trace=False), content)
+    path.write_bytes(content.getbuffer())
+
+
+def _run(program: str, trace: Path) -> None:
+    """pnnx itself, in a process of its own: it prints a lot. Raises ExportError where it fails."""
+    found = subprocess.run(
+        [program, trace.name, "fp16=0"], cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace"
+    )
+    graph = trace.with_name("model.ncnn.param")
+    if found.returncode != 0 or not graph.is_file():
+        lines = found.stderr.strip().splitlines()
+        raise ExportError(f"pnnx could not write this network for ncnn: {lines[-1] if lines else found.returncode}.")
+    layers = {line.split()[0] for line in graph.read_text(encoding="utf-8").splitlines()[2:] if line.strip()}
+    unknown = sorted(layer for layer in layers if not LAYER_NAME.fullmatch(layer))
+    if unknown:
+        raise ExportError(
+            f"ncnn has no layer for {', '.join(unknown)} of this network, so it cannot run there. "
+            f"Export it as onnx or litert instead."
+        )

@@ -1,0 +1,54 @@
+"""torch-export: a .pt2 file, the network as torch's operators without its Python code, any batch, height and width."""
+
+import json
+from io import BytesIO
+from typing import Any
+
+import torch
+from torch.fx.experimental import _config as tracing
+
+from featherseg.core.errors import ExportError
+from featherseg.exporters.job import Job, Maps
+from featherseg.inference.runtimes.pt2 import FACTS
+
+EXAMPLE = (2, 160, 224)
+"""(batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed."""
+
+
+def write(job: Job) -> None:
+    """model.pt2 in the job's folder, its metadata inside. Raises ExportError where torch cannot write the network.
+
+    Traced as torch's own ONNX exporter does it: otherwise the strides of a map decide what sizes the file takes, as it
+    matters to them whether the example leaves one position of it (DDRNet's would take sides of 65 to 256 alone).
+    """
+    batch, height, width = EXAMPLE
+    images = torch.zeros(batch, len(job.network.mean), height, width)
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    try:
+        with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            program = torch.export.export(Maps(job.network).eval(), (images,), dynamic_shapes=(any_size,))
+            _strip(program)
+        content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+        torch.export.save(program, content, extra_files={FACTS: json.dumps(job.metadata)})
+    except Exception as error:  # torch.export raises dozens of kinds
+        raise ExportError(
+            f"torch {torch.__version__} cannot export this network ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
+        ) from error
+    (job.folder / "model.pt2").write_bytes(content.getbuffer())
+
+
+def _strip(program: Any) -> None:
+    """Drop what only debugging reads (paths of this machine among it), and what a reader would have to evaluate.
+
+    So go the strides noted beside every map, which nothing runs by: long expressions of sizes, which a reader parses
+    (without them frm-lite0 opens in less than half the time).
+    """
+    program._guards_code = []
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes:
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom"):
+                node.meta.pop(key, None)
+            if node.op == "call_function" and isinstance(value := node.meta.get("val"), torch.Tensor):
+                node.meta["val"] = value.new_empty(()).expand(value.shape)  # its strides are 0

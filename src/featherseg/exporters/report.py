@@ -1,0 +1,60 @@
+"""What an export says of a file: how near it is to its network, what it scores, how large and how fast it is."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featherseg.core.files import load_json, write_json
+from featherseg.core.types import Size
+from featherseg.exporters.job import Quantised
+from featherseg.exporters.parity import ParityReport
+
+PARITY = "parity.json"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how near it is to the network it came from.
+
+    parity is None for a target that nothing here can run; it holds mIoU of network and file where they were scored, and
+    latency_ms, the median of a few passes at latency_size (height, width): its order of magnitude. calibration names
+    the pictures that int8 was calibrated with.
+    """
+
+    path: Path
+    target: str
+    bytes: int
+    parity: ParityReport | None
+    latency_size: Size | None = None
+    quantised: Quantised | None = None
+    calibration: tuple[str, ...] = ()
+
+    @property
+    def same_class(self) -> float | None:
+        """The fraction of positions with the same highest class, over all rows of the comparison."""
+        rows = self.parity.rows if self.parity else ()
+        places = [row.batch * row.height * row.width for row in rows]
+        same = sum(row.same_class * count for row, count in zip(rows, places, strict=True))
+        return same / sum(places) if rows else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name, and "same_class"; "parity" as `ParityReport.as_json` gives it."""
+        parity = self.parity.as_json() if self.parity else None
+        return {**asdict(self), "path": str(self.path), "parity": parity, "same_class": self.same_class}
+
+
+def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
+    """Put them into the run's parity.json, {target: report}; those of other targets stay."""
+    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.target: row.as_json() for row in reports}})
+
+
+def read_reports(path: Path) -> dict[str, Any]:
+    """The records of a parity.json by target; none where it is missing or damaged."""
+    try:
+        kept = load_json(path)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(kept, dict):
+        return {}
+    return {kept["target"]: kept} if isinstance(kept.get("target"), str) else kept  # one record: as of older exports

@@ -1,0 +1,44 @@
+"""TensorRT, for NVIDIA GPUs. Written from its documentation and untested: nothing here was run with TensorRT.
+
+An engine fits one kind of GPU and one version of TensorRT, so a folder is written that makes it where it will run: the
+ONNX file, a script that builds the engine with TensorRT's Python package, and a note. No runtime of ours opens it.
+"""
+
+import json
+from importlib.resources import files
+
+from featherseg.core.types import Size
+from featherseg.core.wording import one_line
+from featherseg.exporters import onnx
+from featherseg.exporters.fixed_graph import fixed_size
+from featherseg.exporters.job import Job
+
+NOTE = """\
+{name} for TensorRT. UNTESTED: this was written from TensorRT's documentation and run on no GPU.
+
+Where the network will run, with TensorRT's Python package installed:
+    python build_engine.py --height {height} --width {width}
+That writes model.engine for pictures from 64x64 to {largest[0]}x{largest[1]} (height x width).
+It is made for {height}x{width}.
+Input "images" (B, C, H, W) float32, normalised as model.json says; output "logits" (B, K, h, w).
+Compare its logits with those of model.onnx before it is used.
+"""
+
+
+def write(job: Job) -> None:
+    """tensorrt/ in the job's folder: model.onnx, model.json (the facts), build_engine.py and README.txt.
+
+    Untested. Raises MissingExtra, and ExportError where the ONNX exporter gives up.
+    """
+    folder = job.folder / "tensorrt"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(onnx.content(job))
+    (folder / "model.json").write_text(json.dumps(job.metadata, indent=2, ensure_ascii=False), encoding="utf-8")
+    script = files("featherseg.exporters") / "tensorrt_files" / "build_engine.py"
+    (folder / "build_engine.py").write_bytes(script.read_bytes())
+    (folder / "README.txt").write_text(_note(job.facts.name, fixed_size(job.facts)), encoding="utf-8")
+
+
+def _note(name: str, size: Size) -> str:
+    height, width = size
+    return NOTE.format(name=one_line(name), height=height, width=width, largest=(2 * height, 2 * width))

@@ -1,0 +1,109 @@
+"""One object that runs a network, wherever it came from: a torch run, or an exported file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from featherseg.core.errors import ExportError, UnknownName
+from featherseg.core.types import ClassInfo, Fit, SegOutput, Size
+from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.inference.runtimes.litert import LitertRuntime
+from featherseg.inference.runtimes.ncnn import NcnnRuntime
+from featherseg.inference.runtimes.onnx import OnnxRuntime
+from featherseg.inference.runtimes.openvino import OpenvinoRuntime
+from featherseg.inference.runtimes.pt2 import TorchExportRuntime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.recipe import PanopticTable
+from featherseg.runs import Run, load_run
+
+
+class Runtime(Protocol):
+    """A network that is ready to run, with all that is needed to use it.
+
+    classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
+    minimum_size as every network states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
+    it was trained on, where known; test_fit, what pictures were brought to fit when it was validated (None: their own
+    size); panoptic, how its centres become objects (None: it knows classes alone); device, where its input should lie.
+    """
+
+    name: str
+    licence: str
+    classes: tuple[ClassInfo, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    align_corners: bool
+    size_divisor: int
+    minimum_size: int
+    image_size: Size | None
+    test_fit: Fit | None
+    panoptic: PanopticTable | None
+    device: torch.device
+
+    @property
+    def peak_bytes_per_pixel(self) -> float:
+        """Memory that a forward needs at its peak, in bytes a pixel of input, weights apart."""
+        ...
+
+    def __call__(self, images: Tensor) -> SegOutput:
+        """Normalised float32 images (B, C, H, W) on `device` -> logits, as `model(images)` gives them."""
+        ...
+
+
+FILE_RUNTIMES: dict[str, Callable[[Path, str], FileRuntime]] = {
+    ".onnx": OnnxRuntime,
+    ".xml": OpenvinoRuntime,
+    ".pt2": TorchExportRuntime,
+    ".ncnn.param": NcnnRuntime,
+    ".tflite": LitertRuntime,
+}
+"""The ending of an exported file, and what runs it: called with the path and the device."""
+
+
+def is_exported_file(path: str | Path) -> bool:
+    """It ends like an exported file, so it is no run."""
+    return str(path).endswith(tuple(FILE_RUNTIMES))
+
+
+def open_file(path: str | Path, device: str = "auto") -> FileRuntime:
+    """An exported file, ready to run on `device`; also one that gives masks.
+
+    Raises ExportError, DeviceError, DataNotFound, MissingExtra; UnknownName for an ending that no runtime has.
+    """
+    for ending, runtime in FILE_RUNTIMES.items():
+        if str(path).endswith(ending):
+            return runtime(Path(path), device)
+    raise UnknownName(f"{path} ends like no exported file. Known endings: {', '.join(FILE_RUNTIMES)}.")
+
+
+def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
+    """A Run, the path or the name of one, or the path of an exported file, ready to run on `device`.
+
+    Raises RunError, WeightsError, ExportError, DeviceError, DataNotFound.
+    """
+    if not isinstance(run, Run):
+        if is_exported_file(run):
+            return _without_masks(open_file(run, device))
+        run = load_run(run)
+    return TorchRuntime(
+        run.model,
+        run.classes,
+        name=run.name,
+        licence=run.licence,
+        image_size=run.info.image_size,
+        test_fit=run.recipe.data.test_fit,
+        panoptic=run.recipe.panoptic,
+        device=device,
+    )
+
+
+def _without_masks(runtime: FileRuntime) -> Runtime:
+    if runtime.masks:
+        raise ExportError(
+            f"{runtime.name} gives finished masks of pictures, but logits are expected here. "
+            f"Export again without --masks for predict, evaluate and compare."
+        )
+    return runtime

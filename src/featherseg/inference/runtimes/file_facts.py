@@ -1,0 +1,116 @@
+"""What every exported file tells about its network, whatever its form: JSON texts in its metadata."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from featherseg.core.config import Config, parse
+from featherseg.core.errors import ConfigError, ExportError
+from featherseg.core.files import parse_json
+from featherseg.core.types import ClassInfo, Color, SegOutput
+from featherseg.layers.resize import pad_images
+from featherseg.recipe import ImageSize, PanopticTable, ToFit
+
+FORMAT_VERSION = 1
+OUTPUTS = ("logits", "centers", "offsets")
+"""Of an exported file; the last two where the network is panoptic."""
+
+
+class FileFacts(Config):
+    """The metadata of an exported file, as exporters/job.py writes them; keys that are not listed are passed over."""
+
+    format_version: int
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)]
+    colors: list[Color]
+    things: list[bool]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    channels: Annotated[int, Field(ge=1, le=512)]
+    size_divisor: Annotated[int, Field(ge=1, le=4096)]
+    minimum_size: Annotated[int, Field(ge=0, le=4096)]
+    align_corners: bool
+    licence: str
+    peak_bytes_per_pixel: Annotated[float, Field(ge=0, le=1e9)]
+    model: str | None = None  # of the catalogue, with `options`, where a run was exported
+    options: dict[str, Any] | None = None
+    start: str | None = None  # what the training started from, see `Run.start`
+    image_size: ImageSize | None = None
+    test_fit: ToFit | None = None
+    panoptic: PanopticTable | None = None
+    masks: bool = False
+    fixed_size: ImageSize | None = None
+    kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "FileFacts":
+        if not len(self.classes) == len(self.colors) == len(self.things):
+            raise ValueError("classes, colors and things are not of one length")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("mean and std do not have one value a channel")
+        return self
+
+
+def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
+    """The file's metadata, each a JSON text. Raises ExportError where they are missing, broken or newer."""
+    missing = [key for key, field in FileFacts.model_fields.items() if field.is_required() and key not in texts]
+    if missing:
+        raise ExportError(
+            f"{path} lacks the metadata {', '.join(missing)}: it was not written by featherseg. "
+            f"Write it with: featherseg export RUN --to onnx -o {path}"
+        )
+    try:
+        values = {key: parse_json(text) for key, text in texts.items() if key in FileFacts.model_fields}
+        if isinstance(values["format_version"], int) and values["format_version"] > FORMAT_VERSION:
+            raise ExportError(
+                f"{path} has format {values['format_version']}; this featherseg reads up to {FORMAT_VERSION}. "
+                f"Update with: pip install --upgrade featherseg"
+            )
+        return parse(FileFacts, values, str(path))
+    except (ValueError, ConfigError) as error:
+        raise ExportError(f"{error} The file's metadata are damaged; export it again.") from None
+
+
+class FileRuntime(ABC):
+    """An exported file that is ready to run; a class for each kind of file says in `run` how.
+
+    What it tells about the network is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
+    holds normalisation, upsampling and argmax, takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8;
+    only `run` answers then. fixed_size: the (H, W) in pixels of the only pictures that it takes; None for any.
+    """
+
+    def __init__(self, path: Path, facts: FileFacts) -> None:
+        self.name, self.licence, self.masks = path.name, facts.licence, facts.masks
+        self.image_size, self.test_fit, self.panoptic = facts.image_size, facts.test_fit, facts.panoptic
+        rows = zip(facts.classes, facts.colors, facts.things, strict=True)
+        self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
+        self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
+        self.align_corners, self.size_divisor = facts.align_corners, facts.size_divisor
+        self.minimum_size, self.peak_bytes_per_pixel = facts.minimum_size, facts.peak_bytes_per_pixel
+        self.fixed_size, self.facts = facts.fixed_size, facts
+        self.device = torch.device("cpu")  # where its input lies; a runtime that runs elsewhere copies
+        self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
+
+    @abstractmethod
+    def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """The file's input (B, C, H, W) float32, or (B, H, W, C) uint8 -> its outputs, in the order of `outputs`."""
+
+    def __call__(self, images: Tensor) -> SegOutput:
+        """Normalised float32 images (B, C, H, W) on the CPU -> SegOutput. Raises ExportError for another fixed_size."""
+        size = (images.shape[2], images.shape[3])
+        if self.fixed_size not in (None, size):
+            height, width = self.fixed_size or size
+            raise ExportError(
+                f"{self.name} takes pictures of {height}x{width} (height x width) alone, not of {size[0]}x{size[1]}: "
+                f"its kind of file has no other sizes. Resize the picture, or export the network as onnx, for any size."
+            )
+        maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
+        shape_only = torch.empty(images.shape, device="meta")  # the size the graph pads to; no pixel is touched
+        padded = pad_images(shape_only, divisor=self.size_divisor, minimum=self.minimum_size)[1]
+        out = SegOutput(maps[0], size, padded, self.align_corners)
+        return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out

@@ -1,0 +1,112 @@
+"""An exported OpenVINO file (.xml, its weights beside it in .bin) that is ready to run."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featherseg.core.allocator import return_freed_memory
+from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
+from featherseg.inference.runtimes.file_check import check_file
+from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+
+SECTION = "featherseg"
+"""Where in the file's rt_info our texts stand: the facts, and WEIGHTS_HASH."""
+
+WEIGHTS_HASH = "weights_sha256"
+PEAK = 2.0
+"""Memory of a run over the live tensors of torch's, as a factor (measured: 1.7 to 2.0 on 0.6 to 2 megapixels)."""
+
+DEVICES = {"auto": "CPU", "cpu": "CPU"}
+"""Our names of devices, and OpenVINO's."""
+
+
+class OpenvinoRuntime(FileRuntime):
+    """A file written by `featherseg export --to openvino` (or openvino-int8), run on as many threads as torch's.
+
+    It runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits. Of an int8 file, whose
+    logits are rounded more than that, what is not in int8 does run in bf16 there.
+    Raises ExportError for a file that is none or whose .bin is another export's, MissingExtra without openvino,
+    DeviceError for a device that is not the CPU.
+    """
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        if device not in DEVICES:
+            raise DeviceError(f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use --device cpu.")
+        for file in (path, path.with_suffix(".bin")):
+            if not file.is_file():
+                raise DataNotFound(
+                    f"{file} does not exist; an OpenVINO file is a pair, {path.name} and {path.stem}.bin. "
+                    f"Write it with: featherseg export RUN --to openvino -o {path}"
+                )
+        openvino: Any = require("openvino", "openvino", f"running {path.name}")
+        check_file(path)
+        _check_weights(path)
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            facts = read_facts(_texts(model), path)
+            super().__init__(path, facts)
+            self.peak_bytes_per_pixel *= PEAK
+            settings = {
+                "INFERENCE_PRECISION_HINT": "f32" if facts.kept is None else _lowest(core, DEVICES[device]),
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            self._compiled = core.compile_model(model, DEVICES[device], settings)
+        except RuntimeError as error:  # what OpenVINO raises
+            raise ExportError(f"{path} cannot be run by OpenVINO {openvino.__version__}: {_reason(error)}") from None
+
+    def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """See FileRuntime."""
+        try:
+            found = self._compiled([images])
+        except RuntimeError as error:
+            raise ExportError(f"{self.name} cannot be run by OpenVINO: {_reason(error)}") from None
+        return [found[name] for name in self.outputs]
+
+    def release_memory(self) -> None:
+        """Give back what the last run took; OpenVINO keeps it for the next. Not while another runs."""
+        self._compiled.release_memory()
+        return_freed_memory()
+
+
+def weights_hash(weights: Path) -> str:
+    """The sha256 of a .bin file as its .xml tells it: two files of different exports are never run together."""
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lowest(core: Any, device: str) -> str:
+    """The smallest floating-point type that the processor computes in."""
+    return "bf16" if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def _texts(model: Any) -> dict[str, str]:
+    """Our texts in the file's rt_info; none in a file of others."""
+    if not model.has_rt_info([SECTION]):
+        return {}
+    section = model.get_rt_info([SECTION])
+    values = getattr(section, "value", section)
+    return {key: str(getattr(text, "value", text)) for key, text in values.items()}
+
+
+def _check_weights(path: Path) -> None:
+    """Raises ExportError where the .bin is not the one that the .xml was written with. A file of others tells none."""
+    told = re.search(rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace"))
+    weights = path.with_suffix(".bin")
+    if told and told[1] != weights_hash(weights):
+        raise ExportError(
+            f"{weights} does not hold the weights that {path.name} was written with: the two are of different "
+            f"exports, or damaged. Export again."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an OpenVINO message that says something; those before it are places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,55 @@
+"""An exported .pt2 file, torch's own form of a network without its Python code, that is ready to run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featherseg.core.errors import DataNotFound, DeviceError, ExportError
+from featherseg.core.wording import one_line, visible
+from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.pt2_check import check_pt2
+from featherseg.layers.precision import autocast_off
+
+FACTS = "facts.json"
+"""The extra file inside the archive that holds the metadata."""
+
+
+class TorchExportRuntime(FileRuntime):
+    """A file written by `featherseg export --to torch-export`, run by torch on the CPU, in fp32.
+
+    Raises ExportError for a file that is none, or that `check_pt2` refuses, DeviceError for a device that is not the
+    CPU.
+    """
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu.")
+        if not path.is_file():
+            command = f"featherseg export RUN --to torch-export -o {path}"
+            raise DataNotFound(f"{path} does not exist. Write it with: {command}")
+        check_pt2(path)
+        try:
+            from torch.export.pt2_archive._package import load_pt2  # takes seconds to import
+
+            # not torch.export.load: of an archive that fails it reads an older form, with another reader of zip files
+            content = load_pt2(str(path))
+            program = content.exported_programs["model"]
+            texts = json.loads(content.extra_files[FACTS])
+        except Exception as error:  # torch's deserialiser raises dozens of kinds
+            first = visible((str(error) or type(error).__name__).splitlines()[0])
+            raise ExportError(f"{path} cannot be run by torch {torch.__version__}: {first}") from None
+        super().__init__(path, read_facts(texts, path))
+        self._module = program.module(check_guards=False)  # any size is taken, as by the network
+
+    @torch.inference_mode()
+    def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """See FileRuntime."""
+        try:
+            with autocast_off(self.device):
+                found = self._module(torch.from_numpy(images))
+        except RuntimeError as error:
+            raise ExportError(f"{self.name} cannot be run by torch: {one_line(str(error))[:200]}") from None
+        return [x.numpy() for x in found]

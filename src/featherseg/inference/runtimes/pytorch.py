@@ -1,0 +1,59 @@
+"""A torch network that is ready to run."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from featherseg.core.machine import pick_device
+from featherseg.core.types import ClassInfo, Fit, SegOutput, Size
+from featherseg.inference.memory import peak_bytes_per_pixel
+from featherseg.inference.optimize import Precision, optimize
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.precision import autocast_off
+from featherseg.recipe import PanopticTable
+
+
+class TorchRuntime:
+    """A torch network, as `optimize` makes it for its device: an own copy, the network given is left as it is.
+
+    Always the same form on one device and in one precision, so that scoring the same weights gives the same bits, in
+    training as afterwards. Raises DeviceError for a device that is not there or computes no bf16 where that is asked.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationNetwork,
+        classes: tuple[ClassInfo, ...],
+        *,
+        name: str = "network",
+        licence: str = "",
+        image_size: Size | None = None,
+        test_fit: Fit | None = None,
+        panoptic: PanopticTable | None = None,
+        device: str | torch.device = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.name, self.licence, self.classes = name, licence, tuple(classes)
+        self.image_size, self.test_fit = image_size, test_fit
+        self.panoptic = (panoptic or PanopticTable()) if model.panoptic else None
+        self.device = pick_device(device) if isinstance(device, str) else device
+        self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)
+        self.align_corners, self.size_divisor = model.align_corners, model.size_divisor
+        self.minimum_size = model.minimum_size
+        self.model = optimize(model, precision, self.device)
+
+    @cached_property
+    def peak_bytes_per_pixel(self) -> float:
+        """As `memory.peak_bytes_per_pixel` measures it (about a second, once)."""
+        return peak_bytes_per_pixel(self.model)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> SegOutput:
+        """Normalised float32 images (B, C, H, W) -> SegOutput in float32, without gradients, autocast and TF32."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        with (
+            autocast_off(self.device),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            return self.model(images)

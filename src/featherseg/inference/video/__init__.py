@@ -1,0 +1,1 @@
+"""Videos and cameras. The only folder that imports PyAV."""

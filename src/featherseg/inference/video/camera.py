@@ -1,0 +1,157 @@
+"""A camera becomes a video under the colours of its classes: `record`. It never falls behind, it leaves frames out.
+
+Cameras of Linux are read through Video4Linux; those of macOS and Windows are addressed as FFmpeg does there, untested.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from featherseg._version import __version__
+from featherseg.core.errors import DeviceError, require
+from featherseg.core.types import Size
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.video.parts import Watch, open_parts
+from featherseg.inference.video.read import PURPOSE, UPRIGHT, Frame, upright_pixels
+from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames
+from featherseg.inference.video.write import Drawn, Form, check_form, encoding_of
+
+CAMERAS = {
+    "linux": ("video4linux2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("dshow", "video={}"),
+}
+"""sys.platform -> FFmpeg's name of the system's cameras, and of one by its number or name."""
+
+TIME_BASE = Fraction(1, 1000)
+_USUAL_RATE = Fraction(30)
+CAPTURE = "featherseg camera"
+"""Name of the thread that takes the frames."""
+
+_LONGEST_WAIT = 3.0  # seconds
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded: frames written, frames that were left out because the network was busy, and the size."""
+
+    frames: int
+    dropped: int
+    size: Size
+
+
+def record(
+    predictor: Predictor, camera: str, target: Path, stop: threading.Event, watch: Watch | None = None
+) -> Recording:
+    """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
+
+    Killed, closed segments stay in TARGET.parts; the same call adds to them. Raises DeviceError for a camera that
+    cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
+    """
+    check_predictor(predictor)
+    encoding_of(target)
+    with _Camera(camera) as source:
+        form = Form(target.suffix.lower(), source.size, source.rate, TIME_BASE)
+        check_form(form)
+        origin = {"featherseg": __version__, "source": f"camera {camera}", "size": source.size}
+        with open_parts(target, form, origin) as parts:
+            seen = source.frames(stop, parts.end, predictor.runtime.channels)
+            while (head := next(seen, None)) is not None:
+                drawn = draw_frames(predictor, chain([head], islice(seen, SEGMENT_FRAMES - 1)), 0, None)
+                parts.add(_watched(drawn, parts.frames, watch))
+            if parts.frames:
+                parts.finish(target)
+        return Recording(parts.frames, source.arrived - source.taken, source.size)
+
+
+def _watched(drawn: Iterator[Drawn], done: int, watch: Watch | None) -> Iterator[Drawn]:
+    for number, frame in enumerate(drawn, start=done + 1):
+        yield frame
+        if watch:
+            watch(number, None)
+
+
+class _Camera:
+    """A camera that is open: a thread takes every frame as it comes and keeps the newest.
+
+    size (height, width); rate in frames a second, as the camera states it; arrived and taken count frames.
+    """
+
+    def __init__(self, name: str) -> None:
+        av: Any = require("av", "video", PURPOSE)
+        form, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
+        try:
+            self.container = av.open(place.format(name), format=form)
+            self.stream = self.container.streams.video[0]
+            first = next(self.container.decode(self.stream))
+        except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
+            raise DeviceError(_no_camera(name, place.format(name), error)) from None
+        self.size: Size = (first.height, first.width)
+        self.rate = Fraction(self.stream.average_rate or _USUAL_RATE)
+        self.arrived, self.taken = 1, 0
+        self._error: type[Exception] = av.FFmpegError
+        self._newest: tuple[Any, float] | None = (first, time.monotonic())
+        self._ended = False
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._capture, name=CAPTURE, daemon=True)
+
+    def __enter__(self) -> "_Camera":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._news:
+            self._ended = True
+        self._thread.join(_LONGEST_WAIT)
+        if not self._thread.is_alive():  # else it hangs in the driver, and closing would hang as well
+            self.container.close()
+
+    def frames(self, stop: threading.Event, begin: int, channels: int) -> Iterator[Frame]:
+        """The newest frame whenever one is asked for, until `stop` or the camera's end; the first begins at `begin`."""
+        usual = max(1, round(1 / (self.rate * TIME_BASE)))
+        origin, last = None, begin - 1
+        while (newest := self._take(stop)) is not None:
+            decoded, arrived = newest
+            origin = arrived if origin is None else origin
+            last = max(begin + round((arrived - origin) / TIME_BASE), last + 1)
+            yield Frame(upright_pixels(decoded, self.size, UPRIGHT, channels), last, usual)
+
+    def _take(self, stop: threading.Event) -> tuple[Any, float] | None:
+        with self._news:
+            while self._newest is None and not self._ended and not stop.is_set():
+                self._news.wait(0.1)
+            if self._newest is None or stop.is_set():
+                return None
+            newest, self._newest = self._newest, None
+            self.taken += 1
+            return newest
+
+    def _capture(self) -> None:
+        try:
+            for decoded in self.container.decode(self.stream):
+                with self._news:
+                    if self._ended:
+                        return
+                    self._newest = (decoded, time.monotonic())
+                    self.arrived += 1
+                    self._news.notify()
+        except self._error:
+            pass  # unplugged: what was seen is kept
+        finally:
+            with self._news:
+                self._ended = True
+                self._news.notify()
+
+
+def _no_camera(name: str, place: str, error: Exception) -> str:
+    found = sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
+    there = f" There is {', '.join(found)}: camera:N names one." if found else " This machine has none that is known."
+    if isinstance(error, PermissionError):
+        there = " This user may not read it; on most systems the group `video` may."
+    return f"camera {name!r} cannot be opened ({place}: {getattr(error, 'strerror', None) or error}).{there}"

@@ -1,0 +1,123 @@
+"""The unfinished result of a video: NAME.parts beside the output, with closed segments and what they were made from.
+
+A kill at any moment leaves whole segments; the next run of the same command goes on behind them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from featherseg.core.errors import RunError
+from featherseg.core.files import load_json, locked, refuse_links, write_atomic, write_json
+from featherseg.inference.video.write import (
+    SEGMENT_SUFFIX,
+    Drawn,
+    Form,
+    join_segments,
+    segment_extent,
+    write_segment,
+)
+
+FORMAT_VERSION = 1
+RECORD, LOCK = "parts.json", ".lock"
+
+Origin = dict[str, Any]
+"""What a result depends on, by name, as plain values: source, network, settings."""
+
+
+def parts_folder(target: Path) -> Path:
+    """Where the segments of `target` lie until it is finished."""
+    return target.with_name(target.name + ".parts")
+
+
+class Parts:
+    """The segments that are finished, in order. frames: how many they hold; end: where the last one ends."""
+
+    def __init__(self, folder: Path, form: Form) -> None:
+        self.folder, self.form = folder, form
+        self.segments: list[Path] = []
+        self.frames = self.end = 0
+        for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
+            frames, end = segment_extent(path)
+            if path != self._next() or not frames:  # a disk that lost one: from there on all is made again
+                break
+            self._count(path, frames, end)
+
+    def add(self, frames: Iterable[Drawn]) -> None:
+        """Write one more segment. Raises FeathersegError where the disk refuses."""
+        path = self._next()
+        write_atomic(path, lambda file: write_segment(file, self.form, frames))
+        self._count(path, *segment_extent(path))
+
+    def finish(self, target: Path) -> None:
+        """Join the segments to `target`, which is replaced at once or not at all; then the folder is gone."""
+        write_atomic(target, lambda file: join_segments(file, self.form, self.segments))
+        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the lock until it is let go
+
+    def _next(self) -> Path:
+        return self.folder / f"{len(self.segments):06d}{SEGMENT_SUFFIX}"
+
+    def _count(self, path: Path, frames: int, end: int) -> None:
+        self.segments.append(path)
+        self.frames, self.end = self.frames + frames, end
+
+
+@contextmanager
+def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
+    """The parts of `target`, those of an earlier run that had the same origin, or none yet.
+
+    Raises RunError where another process writes them, or where they have another origin. Nothing is left behind of a
+    run that ended before its first segment.
+    """
+    folder = parts_folder(target)
+    refuse_links(folder.parent, folder.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it, or stop it first.")):
+        _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
+        try:
+            yield Parts(folder, form)
+        finally:
+            if folder.exists() and not _has_segments(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()  # empty: Windows kept it with the lock
+
+
+def _check_origin(folder: Path, origin: Origin) -> None:
+    record = folder / RECORD
+    if not _has_segments(folder):
+        write_json(record, origin)
+        return
+    try:
+        before = load_json(record)
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise RunError(f"{folder} lacks a readable {RECORD}, so nothing can go on from it. Delete it to start over.")
+    now = _flat(json.loads(json.dumps(origin)))  # tuples as the lists that a file gives
+    then = _flat(before)
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed:
+        was = "; ".join(f"{key} was {json.dumps(then.get(key))}, now {json.dumps(now.get(key))}" for key in changed)
+        raise RunError(
+            f"{folder} was begun otherwise: {was}. Go on with the earlier command, or delete {folder} to start over."
+        )
+
+
+def _has_segments(folder: Path) -> bool:
+    return any(folder.glob(f"*{SEGMENT_SUFFIX}"))
+
+
+def _flat(origin: Origin) -> Origin:
+    """{"mode": {"flip": true}} -> {"mode.flip": true}."""
+    flat: Origin = {}
+    for key, value in origin.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+Watch = Callable[[int, int | None], object]
+"""Called with the frames that are done and how many there are, where that is known."""

@@ -1,0 +1,174 @@
+"""A video becomes the same video under the colours of its classes: `segment_video`. Needs PyAV, the extra [video].
+
+Rate, times, size and orientation are those of the source; sound is left out. mp4 is written as MPEG-4 (part 2) and webm
+as VP9: PyAV's wheels hold x264 as well, but that is under the GPL. Every frame is looked at by itself.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from featherseg._version import __version__
+from featherseg.core.errors import ConfigError
+from featherseg.core.files import refuse_links
+from featherseg.inference.draw import save_index_png
+from featherseg.inference.predictor import Prediction, Predictor
+from featherseg.inference.runtimes import is_exported_file
+from featherseg.inference.video.parts import Origin, Parts, Watch, open_parts
+from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
+from featherseg.inference.video.write import Drawn, Form, check_form, encoding_of
+from featherseg.runs import RESOLVED, WEIGHTS, find_run
+
+__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "network_digest", "segment_video"]
+
+SEGMENT_FRAMES = 50
+"""Frames of a segment: what a kill costs at most."""
+
+HEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """What to segment and where to: target ends in .mp4 or .webm.
+
+    masks: a folder for the masks without loss, 000000.png for the first frame and so on; None: none are written.
+    network: what tells one network's weights from another's, as `network_digest` gives it.
+    """
+
+    source: Path
+    target: Path
+    network: str
+    masks: Path | None = None
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What was done: frames written, of which `resumed` were there already; unreadable ones are left out of it.
+
+    damaged: frames that were partly unreadable and are in it all the same; how: "whole" or "6 tiles of 1024x1024".
+    """
+
+    facts: VideoFacts
+    frames: int
+    resumed: int
+    unreadable: int
+    damaged: int
+    how: str
+
+
+def network_digest(run: str | Path) -> str:
+    """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
+    path = Path(run) if is_exported_file(run) else find_run(run)
+    files = (path, path.with_suffix(".bin")) if is_exported_file(run) else (path / RESOLVED, path / WEIGHTS)
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = None) -> VideoResult:
+    """Write the video of `job` with the predictor's classes over it, half and half; an older target is replaced.
+
+    Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
+    that of a run which was not. Frames before are decoded again, which is quick, and not predicted.
+    Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a network that takes no
+    pictures of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
+    PyAV, FeathersegError where one of the folders is a link.
+    """
+    check_predictor(predictor)
+    encoding_of(job.target)
+    if job.masks:
+        refuse_links(job.masks.parent, job.masks.name)
+    facts = read_facts(job.source)
+    form = Form(job.target.suffix.lower(), facts.size, facts.rate, facts.time_base)
+    check_form(form)
+    frames = Frames(job.source, facts, predictor.runtime.channels)
+    with open_parts(job.target, form, _origin(predictor, job, facts)) as parts:
+        resumed = parts.frames
+        _write_segments(predictor, frames, parts, job.masks, watch)
+        parts.finish(job.target)
+    if job.masks:
+        _remove_masks_from(job.masks, parts.frames)
+    how = predictor.plan(facts.size).how
+    return VideoResult(facts, parts.frames, resumed, frames.unreadable, frames.damaged, how)
+
+
+def check_predictor(predictor: Predictor) -> None:
+    """Raises ConfigError for a network that takes neither colour nor grey pictures."""
+    runtime = predictor.runtime
+    if runtime.channels not in (1, 3):
+        raise ConfigError(f"{runtime.name} takes pictures of {runtime.channels} channels, but a video has three.")
+
+
+def draw_frames(predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None) -> Iterator[Drawn]:
+    """Predict frames and draw them; `first` is the number of the first one, after which its mask is named."""
+    times: deque[Frame] = deque()
+
+    def pixels() -> Iterator[np.ndarray]:
+        for frame in frames:
+            times.append(frame)
+            yield frame.pixels
+
+    for number, result in enumerate(predictor(pixels()), start=first):
+        frame = times.popleft()
+        if masks:
+            save_index_png(result.mask, result.classes, mask_file(masks, number))
+        yield Drawn(_overlay(result), frame.begin, frame.duration)
+
+
+def mask_file(folder: Path, number: int) -> Path:
+    """The mask of frame `number`, from 0 on."""
+    return folder / f"{number:06d}.png"
+
+
+def _overlay(result: Prediction) -> np.ndarray:
+    return np.array(result.overlay())  # (H, W, 3)
+
+
+def _write_segments(
+    predictor: Predictor, frames: Frames, parts: Parts, masks: Path | None, watch: Watch | None
+) -> None:
+    """All frames behind those that the parts hold, SEGMENT_FRAMES at a time."""
+    rest = frames.after(parts.frames)
+    watch = watch or (lambda done, total: None)
+    while (head := next(rest, None)) is not None:
+        drawn = draw_frames(predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks)
+        parts.add(_watched(drawn, parts.frames, frames.facts.frames, watch))
+
+
+def _watched(drawn: Iterator[Drawn], done: int, total: int | None, watch: Watch) -> Iterator[Drawn]:
+    watch(done, total)
+    for number, frame in enumerate(drawn, start=done + 1):
+        yield frame
+        watch(number, total)
+
+
+def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
+    """All that decides the result's bytes, on one machine."""
+    stat = job.source.stat()
+    with open(job.source, "rb") as file:
+        head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    plan = predictor.plan(facts.size)
+    return {
+        "featherseg": __version__,
+        "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
+        "network": {"name": predictor.runtime.name, "sha256": job.network},
+        "device": str(predictor.runtime.device),
+        "mode": asdict(plan.mode),
+        "together": min(predictor.batch, plan.at_once),
+        "masks": job.masks.name if job.masks else None,
+        "segment_frames": SEGMENT_FRAMES,
+    }
+
+
+def _remove_masks_from(folder: Path, number: int) -> None:
+    """Masks of an older, longer video."""
+    while mask_file(folder, number).is_file():
+        mask_file(folder, number).unlink()
+        number += 1

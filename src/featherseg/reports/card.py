@@ -1,0 +1,116 @@
+"""The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
+
+import re
+from typing import Any
+
+from featherseg.core.files import load_json, read_lines, write_text
+from featherseg.core.wording import counted, one_line
+from featherseg.counting.cost import count_parameters
+from featherseg.counting.published import HEADS, compare
+from featherseg.runs import ENVIRONMENT, EVALUATIONS, Run, build_network
+
+
+def write_card(run: Run) -> None:
+    """Write card.md: the facts of a run in a page, with the figures of metrics.jsonl and evaluations.jsonl."""
+    write_text(run.path / "card.md", card(run))
+
+
+def card(run: Run) -> str:
+    """The text of card.md."""
+    info, recipe = run.info, run.recipe
+    network = build_network(info)
+    parameters = (count_parameters(network) - count_parameters(network.aux_heads)) / 1e6
+    validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
+    lines = [
+        f"# {_text(run.name)}",
+        "",
+        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
+        "",
+        f"- Licence: {_text(info.licence)}",
+        f"- Pictures: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
+        f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
+    ]
+    if not run.imported:
+        started = info.loaded.get("file") or (run.start if info.loaded.get("init") else "random weights")
+        lines += [
+            f"- Started from: {_text(started)}",
+            f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
+            f"{recipe.train.precision}; all of them in resolved.json",
+            *_loss(run),
+        ]
+    if validated:
+        judged = "val_pq" if any(record.get("val_pq") is not None for record in validated.values()) else "val_miou"
+        best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
+        kept = best if recipe.train.keep == "best" else max(validated)
+        figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
+        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept})"]
+    lines += _scored(read_lines(run.path / EVALUATIONS))
+    lines += _paper(run)
+    if not run.imported and recipe.data.name == "shapes":
+        lines += ["- It has learned from synthetic scenes alone: on photographs it is often wrong"]
+    lines += [
+        "",
+        "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _origin(run: Run) -> str:
+    """Where the weights come from."""
+    data = run.recipe.data
+    if run.imported:
+        return (
+            f"as {_code(data.shown)} has them; imported from {_code(run.imported)} "
+            f"(sha256 {_text(run.info.loaded.get('sha256'))}), "
+            f"not trained here"
+        )
+    version, split = _text(run.info.featherseg), _code(data.train_split)
+    return f"trained by featherseg {version} on {_code(data.shown)} (split {split})"
+
+
+def _loss(run: Run) -> list[str]:
+    """What the training pictures lost when they were prepared."""
+    file = run.path / ENVIRONMENT
+    found = load_json(file) if file.is_file() else {}
+    return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if "prepared_data" in found else []
+
+
+def _scored(looks: list[dict[str, Any]]) -> list[str]:
+    """The last score of every split and mode, and how often the split was looked at."""
+    looks = [look for look in looks if all(isinstance(look.get(key), kind) for key, kind in _LOOK.items())]
+    looks = [look for look in looks if isinstance(look.get("pq"), float | int | None)]
+    latest = {(look["data"], look["split"], look["mode"]): look for look in looks}
+    return [
+        f"- {_figures(look.get('pq'), look['miou'])} on {_code(data)}, split {_code(split)}, "
+        f"{counted(look['images'], 'picture')} ({_text(mode)}); the split was looked at "
+        f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
+        for (data, split, mode), look in latest.items()
+    ]
+
+
+_LOOK = {"data": str, "split": str, "mode": str, "images": int, "miou": float | int}
+"""What a record of evaluations.jsonl holds; others are passed over."""
+
+
+def _text(value: Any) -> str:
+    """A name or sentence that may come from others, as Markdown shows it letter by letter: no HTML, link or table."""
+    return re.sub(r"([\\`<>&|\[\]])", r"\\\1", one_line(str(value)))
+
+
+def _code(value: Any) -> str:
+    return f"`{one_line(str(value)).replace('`', chr(39))}`"
+
+
+def _figures(pq: float | None, miou: float) -> str:
+    """`PQ 45.10 %, mIoU 66.72 %`, the first where objects were scored."""
+    return (f"PQ {100 * pq:.2f} %, " if pq is not None else "") + f"mIoU {100 * miou:.2f} %"
+
+
+def _paper(run: Run) -> list[str]:
+    """The row of the paper that the recipe names, beside the run's own figures."""
+    comparison = compare(run)
+    if comparison is None:
+        return []
+    rows = [HEADS, ("---",) * len(HEADS), *(figure.texts() for figure in comparison.figures)]
+    table = [f"| {' | '.join(map(_text, row))} |" for row in rows]
+    return ["", f"Published in {_text(comparison.row)}, beside this run:", "", *table]

@@ -1,0 +1,126 @@
+"""Pictures for the report: the best and the worst predictions of an evaluation, beside image and ground truth.
+
+They lie in RUN/pictures/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.files import load_json, write_bytes, write_json
+from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
+from featherseg.data.panoptic.segments import from_sample
+from featherseg.inference.draw_panoptic import overlay_panoptic
+from featherseg.inference.modes import predict_mask, predict_panoptic
+from featherseg.inference.runtimes import Runtime
+
+FOLDER, INDEX = "pictures", "examples.json"
+PANELS = ("image", "truth", "prediction")
+MAX_SIDE = 640  # pixels; larger pictures are shrunk for the page
+IGNORE_COLOR = (0, 0, 0)
+OPACITY = 0.7
+"""Of the colours of objects and regions over the picture."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One drawn sample: `name` ("best-1") begins its three files, miou (0..1) is that of this picture alone."""
+
+    name: str
+    key: str
+    miou: float
+
+    def file(self, panel: str) -> str:
+        """The file of a panel (PANELS) inside RUN/pictures."""
+        return f"{self.name}-{panel}.webp"
+
+
+def draw_examples(
+    run_path: Path, runtime: Runtime, data: SegmentationData, mious: Mapping[str, float], count: int = 4
+) -> list[Example]:
+    """Predict and draw the `count` best and worst pictures of `data` into RUN/pictures, replacing the earlier ones.
+
+    mious: the mIoU (0..1) of single pictures by key, as an evaluation gives them; pictures without a figure are left
+    out. Fewer than 2 count pictures are shared out, none is drawn twice.
+    """
+    folder = run_path / FOLDER
+    chosen = choose(mious, count)
+    index = {key: i for i, key in enumerate(data.keys)}
+    for example in chosen:
+        pictures = panels(runtime, data[index[example.key]], data.classes)
+        for panel, picture in zip(PANELS, pictures, strict=True):
+            drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the picture
+            write_bytes(folder / example.file(panel), webp(picture, lossless=drawn))
+    write_json(folder / INDEX, [asdict(example) for example in chosen])
+    return chosen
+
+
+def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
+    """A sample's picture, its truth and what is predicted; with the objects outlined where a panoptic network told."""
+    if runtime.panoptic is None or sample.instances is None:
+        masks = (sample.label, predict_mask(runtime, sample.image))
+        return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
+    ((_, found),) = predict_panoptic(runtime, sample.image[None])
+    truth = from_sample(sample.label, sample.instances, classes, range(len(classes)))
+    seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (truth, found)]
+    return [shown(sample.image), *seen]
+
+
+def choose(mious: Mapping[str, float], count: int) -> list[Example]:
+    """The best `count` and the worst `count` keys, the most telling first; ties by key, no key twice."""
+    ranked = sorted((m, key) for key, m in mious.items() if not np.isnan(m))
+    worst = ranked[: min(count, len(ranked) // 2)]
+    best = ranked[::-1][: min(count, len(ranked) - len(worst))]
+    return [
+        Example(f"{kind}-{i}", key, miou)
+        for kind, rows in (("best", best), ("worst", worst))
+        for i, (miou, key) in enumerate(rows, 1)
+    ]
+
+
+def read_examples(run_path: Path) -> list[Example]:
+    """The examples that were drawn for a run, those whose three files are there.
+
+    Files outside, by a name or a link from others, are not taken: a page shows what is in them.
+    """
+    folder = run_path / FOLDER
+    try:
+        rows = load_json(folder / INDEX)
+        examples = [Example(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
+        return []
+    inside = run_path.resolve() / FOLDER
+
+    def is_there(file: Path) -> bool:
+        return file.is_file() and file.resolve().parent == inside
+
+    return [e for e in examples if all(is_there(folder / e.file(panel)) for panel in PANELS)]
+
+
+def shown(image: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 or uint16 as a picture to look at: RGB, or the first channel in grey where C is not 3."""
+    eight_bit = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    return Image.fromarray(eight_bit if image.shape[2] == 3 else np.ascontiguousarray(eight_bit[:, :, 0]))
+
+
+def painted(label: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
+    """(H, W) class ids in the classes' colours; what is no class is black."""
+    palette = np.full((IGNORE + 1, 3), IGNORE_COLOR, dtype=np.uint8)
+    palette[: len(classes)] = [info.color for info in classes]
+    return Image.fromarray(palette[label])  # (H, W, 3)
+
+
+def webp(picture: Image.Image, *, lossless: bool) -> bytes:
+    """The bytes of a WebP file, no side longer than MAX_SIDE; drawn masks are shrunk without mixing colours."""
+    height, width = picture.height, picture.width
+    factor = min(1.0, MAX_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", lossless=lossless, quality=85)
+    return buffer.getvalue()

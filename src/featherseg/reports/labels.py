@@ -1,0 +1,50 @@
+"""Where the names beside the marks of a chart go, so that none covers another."""
+
+from collections.abc import Sequence
+
+WIDTH, HEIGHT = 720, 420  # of the drawing, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 56, 24, 40, 48  # margins around the plot
+LETTER, LINE = 7.6, 15.0  # room for one letter and for one line of a label, generous for 12 px
+DISTANCES = tuple(range(9, 400, 6))  # of a label from its mark, tried in this order
+FEW = 16  # free places among which one clear of the lines is preferred
+DIRECTIONS = ((1, 0), (-1, 0), (1, 0.7), (-1, -0.7), (1, -0.7), (-1, 0.7), (0, 1.2), (0, -1.2))
+
+Mark = tuple[float, float]
+"""x, y in SVG units."""
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom in SVG units."""
+
+
+def place_labels(names: Sequence[str], marks: Sequence[Mark], lines: Sequence[tuple[Mark, Mark]] = ()) -> list[Box]:
+    """A box for each label, near its mark, that covers no mark, no other label and nothing outside the plot.
+
+    Each takes the first free place of DISTANCES x DIRECTIONS; upright or level `lines` are kept free too where there is
+    room. The last place tried where all are taken.
+    """
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
+    thin = [(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in lines]
+    boxes = []
+    for name, (x, y) in zip(names, marks, strict=True):
+        places = [_box(name, x + dx * d, y + dy * d, dx) for d in DISTANCES for dx, dy in DIRECTIONS]
+        free = [place for place in places if _inside(place) and not _hits(place, taken)]
+        near = free[:FEW]
+        box = next((place for place in near if not _hits(place, thin)), near[0] if near else places[-1])
+        taken.append(box)
+        boxes.append(box)
+    return boxes
+
+
+def _box(name: str, x: float, y: float, side: float) -> Box:
+    """The room of a label whose left end, right end (side < 0) or middle (side = 0) is at (x, y)."""
+    width = LETTER * len(name)
+    left = x - width if side < 0 else x if side > 0 else x - width / 2
+    return left, y - LINE / 2, left + width, y + LINE / 2
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= LEFT and box[1] >= TOP - LINE and box[2] <= WIDTH - 2 and box[3] <= HEIGHT - BOTTOM
+
+
+def _hits(box: Box, others: Sequence[Box]) -> bool:
+    return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)

@@ -1,0 +1,93 @@
+"""The report of a run: one HTML file with everything in it, made of what the run folder holds.
+
+No network, no script; light and dark, phone and paper. A part that is not there yet (no export, never scored) is named
+with the command that makes it. Class names, keys and settings come from others and are escaped wherever they are shown.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from featherseg.core.errors import RunError
+from featherseg.core.files import load_json, write_text
+from featherseg.counting.cost import cost_of
+from featherseg.counting.published import compare
+from featherseg.reports import sections
+from featherseg.reports.examples import read_examples
+from featherseg.reports.page import page_html
+from featherseg.reports.record import SCORES, times_scored
+from featherseg.reports.sections import Evidence
+from featherseg.runs import Run, build_network, open_run
+
+REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
+
+
+def write_report(run_path: Path, output: Path | None = None) -> Path:
+    """Write the report of a run folder to `output`, by default RUN/report.html; -> its path.
+
+    That of a run which comes with the package goes to the working folder. Raises RunError where there is no run, or a
+    file in it is damaged.
+    """
+    run = open_run(run_path)
+    path = output or (Path() if run.shipped else run_path) / REPORT
+    write_text(path, report_html(gather(run)))
+    return path
+
+
+def gather(run: Run) -> Evidence:
+    """What the run folder holds, read; missing files give None or an empty table."""
+    return Evidence(
+        run=run,
+        metrics=run.metrics(),
+        scores=read_scores(run),
+        test_looks=times_scored(run, "test"),
+        parity=read_json(run.path / PARITY),
+        cost=cost_of(build_network(run.info), run.recipe.model.name, run.info.image_size),
+        comparison=compare(run),
+        environment=read_json(run.path / ENVIRONMENT) or {},
+        examples=read_examples(run.path),
+    )
+
+
+def read_scores(run: Run) -> Mapping[str, Any] | None:
+    """scores.json, None where the run was never scored. Raises RunError where it is damaged or of other classes."""
+    values, classes = read_json(run.path / SCORES), len(run.classes)
+    if values is None:
+        return None
+    by_class = [values.get(key) for key in ("iou", "confusion", "void")]
+    if not all(isinstance(rows, list) and len(rows) == classes for rows in by_class):
+        raise RunError(
+            f"{run.path / SCORES} does not hold scores of {classes} classes, as this run has. "
+            f"Remove it, and score again: featherseg evaluate {run.path}"
+        )
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no file. Raises RunError for a damaged one."""
+    try:
+        values = load_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Remove it, or write it again.") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} holds a {type(values).__name__}, expected an object. Remove it, or write it again.")
+    return values
+
+
+def report_html(evidence: Evidence) -> str:
+    """The whole page."""
+    body = "\n".join(_drawn(section, evidence) for section in sections.SECTIONS)
+    return page_html(f"{evidence.run.name} · featherseg report", body)
+
+
+def _drawn(section: Callable[[Evidence], str], evidence: Evidence) -> str:
+    """A section of the page. Raises RunError where the files hold other values than featherseg writes."""
+    try:
+        return section(evidence)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the section {section.__name__!r} of the report cannot be drawn: {SCORES}, {PARITY} or another file in "
+            f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."
+        ) from error

@@ -1,0 +1,295 @@
+"""`featherseg train`: from a request to a finished run folder, and on again after a kill.
+
+Lightning's Trainer drives one flat run of `steps` optimiser steps (no epochs of its own), because only so a run that
+was killed and resumed ends bit-identical (docs/decisions/0001).
+"""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from torch.utils.data import DataLoader
+
+from featherseg.core.errors import DataError, RunError
+from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
+from featherseg.core.machine import pick_device
+from featherseg.core.types import SegmentationData
+from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.panoptic.targets import panoptic_targets
+from featherseg.data.transforms import Augment
+from featherseg.recipe import Recipe
+from featherseg.reports.card import write_card
+from featherseg.reports.charts import curve_svg
+from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.training.batch_size import check_memory
+from featherseg.training.class_uniform import open_class_uniform
+from featherseg.training.loss import build_loss, keep_supervised_heads
+from featherseg.training.module import SegmentationModule
+from featherseg.training.prepare import (
+    BEGINNINGS,
+    LOCK,
+    TENSORBOARD,
+    Request,
+    check_machine,
+    fresh_network,
+    note_loss,
+    open_data,
+    prepare,
+    refuse_existing,
+)
+from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
+from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+RANK_WAIT_SECONDS = 600
+
+for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # adverts, and a line a checkpoint
+    logging.getLogger(f"lightning.pytorch.{part}").setLevel(logging.WARNING)
+
+
+def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
+    """Train as asked and write the run folder `out`; with `resume` go on with what is there, as it was begun.
+
+    Raises FeathersegError kinds before anything is written where the request cannot be right, RunError where `out`
+    exists (without `resume`) or another process trains in it.
+    """
+    if _rank():
+        _wait_for_rank_zero(out)
+        return _fit(out, request, reporter, resume=resume)
+    with _locked(out, resume):
+        if (out / RESOLVED).is_file():
+            run = _fit(out, request, reporter, resume=resume)
+        else:
+            if resume:
+                reporter.message(f"there is no run at {out} yet: it starts anew")
+            try:
+                prepare(request, out, reporter.message)
+                run = _fit(out, request, reporter, resume=resume)
+            except Exception:
+                _remove_unbegun(out)
+                raise
+        _finish(run)
+        reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
+        return run
+
+
+def _rank() -> int:
+    """This process's number in a distributed run (torchrun, SLURM, or Lightning's own children), 0 alone."""
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+
+
+@contextmanager
+def _locked(out: Path, resume: bool) -> Iterator[None]:
+    """Only one process may train in a folder. The lock goes with the process at once, however it ends."""
+    if not resume:
+        refuse_existing(out)
+    new = not out.exists()
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    refuse_links(out, METRICS, TENSORBOARD)
+    with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it, or stop it first.")):
+        try:
+            yield
+        finally:
+            if new and not (out / RESOLVED).is_file():  # refused before it began: leave nothing behind
+                shutil.rmtree(out, ignore_errors=True)  # Windows keeps the lock until it is let go
+
+
+def _remove_unbegun(out: Path) -> None:
+    """Of a run that failed before its first step was taken nothing stays: it would be in the mended command's way."""
+    if (out / CHECKPOINT).is_file() or any(isinstance(r.get("step"), int) for r in read_lines(out / METRICS)):
+        return
+    for name in (RESOLVED, *BEGINNINGS):  # first that which makes it a run
+        remove_tree(out / name)
+
+
+def _wait_for_rank_zero(out: Path) -> None:
+    """The other processes of a distributed run start when the first has prepared the folder."""
+    begin = time.monotonic()
+    while not (out / RESOLVED).is_file():
+        if time.monotonic() - begin > RANK_WAIT_SECONDS:
+            raise RunError(f"rank 0 prepared no run at {out} within {RANK_WAIT_SECONDS} s.")
+        time.sleep(0.5)
+
+
+def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Run:
+    run = open_run(out)
+    if run.imported:
+        raise RunError(
+            f"{out} was imported from {run.imported}, so there is no training to resume. To train these weights "
+            f"further, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
+        )
+    recipe = resumed_recipe(run, request) if resume else run.recipe
+    checkpoint = _read_checkpoint(out / CHECKPOINT)
+    if checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]:
+        if recipe.train.device != run.recipe.train.device:
+            check_machine(recipe)
+        if resume and data_moved(recipe, run):
+            check_same_data(run, *open_data(recipe), reporter.message)
+        reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
+        return run
+    check_machine(recipe)
+    train_data, val_data = open_data(recipe)
+    if resume and not _rank():
+        check_same_data(run, train_data, val_data, reporter.message)
+        step = checkpoint["global_step"] if checkpoint else 0
+        append_line(out / METRICS, {"resumed_from": step})
+        reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
+        _warn_of_other_machine(run.info, recipe, reporter)
+    if not _rank():
+        note_loss(out, train_data, reporter.message)
+    if checkpoint:
+        net = build_network(run.info)
+    else:
+        net, _ = fresh_network(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
+    keep_supervised_heads(net, recipe)
+    if resume and not _rank():
+        check_memory(net, recipe, reporter.message)  # it may be another machine
+    steps, every = count_steps(recipe, len(train_data))
+    module = SegmentationModule(
+        net,
+        build_loss(run.info, recipe, net),
+        recipe.train,
+        steps=steps,
+        make_loader=_loader_maker(recipe, train_data, out, steps, panoptic=net.panoptic),
+    )
+    recorder = Recorder(out, val_data, recipe.train, steps=steps, every=every, reporter=reporter)
+    _run_trainer(module, recorder, recipe, out, resume_from=out / CHECKPOINT if checkpoint else None)
+    return run
+
+
+def _run_trainer(
+    module: SegmentationModule, recorder: Recorder, recipe: Recipe, out: Path, *, resume_from: Path | None
+) -> None:
+    settings = recipe.train
+    device = pick_device(settings.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = pl.Trainer(
+            max_steps=module.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index] if device.index is not None else settings.devices,
+            num_nodes=settings.nodes,
+            sync_batchnorm=settings.sync_bn and device.type == "cuda" and settings.devices * settings.nodes > 1,
+            precision=PRECISIONS[settings.precision],
+            callbacks=[recorder],
+            plugins=[AtomicCheckpoints(), *_slurm()],
+            default_root_dir=out / RESOLVED,  # a file: of a folder, SLURM's checkpoints in it would be loaded
+            logger=_tensorboard(out) if settings.tensorboard else False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        before = _on_slurm_warning()
+        try:
+            trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
+            recorder.reporter.message(
+                f"stopped at step {trainer.global_step}. Go on with: featherseg train --resume --out {out}"
+            )
+            raise KeyboardInterrupt from None
+        except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGUSR1, before)
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """SLURM's processes without what Lightning does on its signals: a checkpoint of its own, and a new job."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _on_slurm_warning() -> Any:
+    """Let SIGUSR1, SLURM's warning before a job ends, stop the run as SIGTERM does, with its checkpoint written.
+
+    -> the handler that was there before, None where nothing was changed.
+    """
+    if not _slurm() or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _tensorboard(out: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
+
+
+def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
+    """(optimiser steps of the whole run, optimiser steps between validations)."""
+    settings = recipe.train
+    assert isinstance(settings.batch_size, int)
+    an_epoch = -(-pictures // (settings.batch_size * settings.accumulate))  # ceil
+    return settings.epochs * an_epoch, settings.validate_every * an_epoch
+
+
+def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int, *, panoptic: bool) -> Any:
+    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on; panoptic: with targets."""
+    settings, augment = recipe.train, recipe.augment
+    assert augment.crop is not None
+    assert isinstance(settings.batch_size, int)
+    batch_size = settings.batch_size
+    class_uniform = open_class_uniform(out, recipe, data)
+    things = [i for i, info in enumerate(data.classes) if info.thing]
+    targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, targets)
+
+    def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
+        total = steps * settings.accumulate
+        batches = FlatBatches(
+            len(data), batch_size // world, seed=settings.seed, start=start, total=total, rank=rank, world=world
+        )
+        return training_loader(samples, batches, workers=recipe.data.workers)
+
+    return make
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = {"global_step", "micro_batch", "average", "callbacks"} - set(checkpoint)
+    except Exception as error:  # a dozen kinds for a file that is damaged
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to start the "
+            f"run anew from step 0; {path.parent}/weights.safetensors is not touched."
+        ) from error
+    if missing:
+        raise RunError(f"{path} is no checkpoint of featherseg: it holds no {', '.join(sorted(missing))}.")
+    return checkpoint
+
+
+def _warn_of_other_machine(info: RunInfo, recipe: Recipe, reporter: Reporter) -> None:
+    device, threads = pick_device(recipe.train.device).type, torch.get_num_threads()
+    if info.device not in (None, device):
+        reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
+    if info.threads != threads:
+        reporter.message(
+            f"begun with {info.threads} threads, resumed with {threads}: "
+            f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
+        )
+
+
+def _finish(run: Run) -> None:
+    """The drawn curve and the card, once the run is over."""
+    write_text(run.path / CURVE, curve_svg(run.metrics()))
+    write_card(run)

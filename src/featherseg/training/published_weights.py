@@ -1,0 +1,219 @@
+"""Published weights of a whole network become a run folder, so that every verb that takes a run takes them.
+
+It stands here because a run has a card, and not in `training`, because it needs no Lightning.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherseg import models
+from featherseg._version import __version__
+from featherseg.backbones.weights import load_official, read_state
+from featherseg.core.errors import ConfigError, RunError, WeightsError
+from featherseg.core.files import check_folder, write_json, write_text
+from featherseg.core.machine import environment
+from featherseg.core.types import Size
+from featherseg.core.wording import counted
+from featherseg.data import DataFacts, dataset_facts
+from featherseg.layers.network import SegmentationNetwork
+from featherseg.recipe import (
+    ModelTable,
+    Recipe,
+    RecipeFile,
+    parse_recipe,
+    read_recipe,
+    shipped_recipes,
+    with_absolute_paths,
+)
+from featherseg.reports.card import card
+from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows, save_weights, write_info
+
+PREFIXES = ("module.", "net.", "model.")
+"""What wrappers (DataParallel, Lightning, compilers) put before every key of the network they hold."""
+
+LOSSES = ("loss.", "sem_loss.", "bd_loss.")
+"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the network's own under `model.`: the
+class weights of their losses."""
+
+NAMED = 5
+"""So many keys without a use are named; the run's record holds all."""
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What the user asked for: the arguments of `featherseg import`.
+
+    `licence` says under which terms the weights may be used, as their authors state them; `size` is the (height, width)
+    of the pictures they were trained on, by default that of the dataset's pictures.
+    """
+
+    file: Path
+    model: str
+    data: str
+    licence: str
+    data_root: Path | None = None
+    size: Size | None = None
+    overrides: tuple[str, ...] = ()
+
+    def read(self) -> tuple[RecipeFile, Recipe]:
+        """featherseg's own recipe of the model, for this dataset where there is one, and its resolved form.
+
+        What it says of the network and the data holds for the run, what it says of the training does not. Raises
+        UnknownName or ConfigError.
+        """
+        models.entry(self.model)
+        own = f"{self.model}_{self.data}"
+        file = read_recipe(own if own in shipped_recipes() else self.model)
+        root = None if self.data_root is None else str(self.data_root)
+        return file, with_absolute_paths(parse_recipe(file, self.overrides, name=self.data, root=root))
+
+
+def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]) -> Run:
+    """Write the run folder `out` with the weights of `request.file`, strictly loaded; it appears whole or not at all.
+
+    The dataset gives the classes; it need not be on disk. Raises RunError where `out` exists, ConfigError or
+    UnknownName for what was asked, WeightsError for a file that cannot be read or is not of this network: then it lists
+    every key that is missing, unexpected or of another shape.
+    """
+    if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise RunError(f"{out} exists already. Name another folder with --out; nothing was changed.")
+    check_folder(out)
+    if not request.licence.strip():
+        raise ConfigError("the licence is empty: say under which terms these weights may be used, with --licence TEXT.")
+    file, recipe = request.read()
+    facts = dataset_facts(recipe.data.name)
+    size = request.size or facts.image_size
+    if size is None:
+        raise ConfigError(
+            f"{recipe.data.name} does not say how large the pictures are that these weights were trained on: "
+            f"give --size HEIGHTxWIDTH."
+        )
+    net = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
+    loaded = _load(net, request, recipe, say)
+    info = _info(request, file, recipe, facts, size, loaded)
+    _write_run(out, info, net, _marked(file, loaded))
+    return Run(out, info)
+
+
+def _load(
+    net: SegmentationNetwork, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fill the network from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
+    path = request.file
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
+    state, losses = split_losses(read_state(path))
+    state, prefix = strip_prefix(state)
+    if prefix:
+        say(f"every key began with {prefix!r}: taken off")
+    try:
+        unused = losses + load_official(net, state)
+    except WeightsError as error:
+        _refuse_other_classes(net, state, request)
+        _refuse_backbone_alone(recipe.model, state, request)
+        raise WeightsError(f"{path}: {error}") from None
+    if unused:
+        more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
+        say(f"{counted(len(unused), 'key')} of the file without a use here: {', '.join(unused[:NAMED])}{more}")
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"imported": path.name, "sha256": digest, "licence": request.licence.strip(), "unused": unused}
+
+
+def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """(the tensors of the network, the keys of losses beside it, see LOSSES); all may be under "module."."""
+    losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
+    return {key: value for key, value in state.items() if key not in losses}, losses
+
+
+def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """(the tensors without the wrappers' prefixes that every key has, what was taken off: "module.model.")."""
+    prefix = ""
+    while found := next((p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""):
+        prefix += found
+    return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
+
+
+def _refuse_other_classes(net: SegmentationNetwork, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+    """Raises ConfigError where nothing differs but the number of classes."""
+    rename = getattr(net, "rename_official", None)
+    found = rename(state)[0] if rename else state
+    own = net.state_dict()
+    if any(key not in found and not key.endswith("num_batches_tracked") for key in own) or set(found) - set(own):
+        return
+    shapes = [(value.shape, own[key].shape) for key, value in found.items() if value.shape != own[key].shape]
+    if all(len(a) and len(b) and a[1:] == b[1:] and b[0] == net.classes for a, b in shapes):
+        counts = {theirs[0] for theirs, _ in shapes}
+        if len(counts) == 1:
+            raise ConfigError(
+                f"{request.file} is a {request.model} of {counts.pop()} classes, but {request.data} has {net.classes}. "
+                f"Name the dataset that it was trained on with --data."
+            )
+
+
+def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+    """Raises WeightsError where the file holds the backbone and nothing of the rest, as ImageNet weights do."""
+    name = models.configure(model.name, model.options).backbone
+    try:
+        load_official(models.build(model.name, 2, options=model.options).backbone, state)
+    except WeightsError:
+        return
+    raise WeightsError(
+        f"{request.file} holds the backbone {name} alone, as it is trained on ImageNet, and nothing of the rest of "
+        f"{model.name}: such a network cannot segment yet. Train it from these weights: "
+        f"featherseg train {model.name} --data {request.data} --init {request.file} --out RUN"
+    )
+
+
+def _info(
+    request: ImportRequest, file: RecipeFile, recipe: Recipe, facts: DataFacts, size: Size, loaded: dict[str, Any]
+) -> RunInfo:
+    return RunInfo(
+        format_version=FORMAT_VERSION,
+        featherseg=__version__,
+        recipe_name=file.name,
+        recipe=recipe,
+        classes=class_rows(facts.classes),
+        channels=facts.channels,
+        image_size=size,
+        licence=combined_licence(request.licence.strip(), facts.licence),
+        loaded=loaded,
+        class_weights=None,
+        threads=torch.get_num_threads(),
+    )
+
+
+def combined_licence(weights: str, data: str) -> str:
+    """The terms of a run: those of the weights, and those of the data where they restrict what it may be used for."""
+    restricted = any(word in data.lower() for word in RESTRICTED)
+    return f"{data}; the weights themselves: {weights}" if restricted else weights
+
+
+def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:
+    """The recipe's text under a line that says what it is not."""
+    return (
+        f"# The weights of this run were imported from {loaded['imported']!r} (sha256 {loaded['sha256']}).\n"
+        f"# They were not trained by this recipe, which is featherseg's own for such a network ({file.name}).\n"
+        f"# The network and the data as they are in this run stand in resolved.json.\n\n{file.text}"
+    )
+
+
+def _write_run(out: Path, info: RunInfo, net: SegmentationNetwork, recipe: str) -> None:
+    """All files in a folder beside `out`, which takes its name in one step."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as beside:
+        folder = Path(beside) / out.name
+        save_weights(folder, net.state_dict())
+        write_text(folder / "recipe.toml", recipe)
+        write_json(folder / "environment.json", environment())
+        write_text(folder / "card.md", card(Run(folder, info)))
+        write_info(folder, info)
+        os.replace(folder, out)

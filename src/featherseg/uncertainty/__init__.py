@@ -1,0 +1,1 @@
+"""How sure a score is: clusters of images, the cluster bootstrap, paired differences."""

@@ -1,0 +1,288 @@
+"""The benchmark's protocol with workers that make up their times, and once with real ones on a tiny picture."""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from small_run import small_info
+
+from featherseg import FeathersegError, models
+from featherseg.benchmarking.builds import forms_for
+from featherseg.benchmarking.results import Plan
+from featherseg.benchmarking.session import benchmark
+from featherseg.benchmarking.statistics import summarise
+from featherseg.benchmarking.variants import find_networks, untrained_classes
+from featherseg.core.types import ClassInfo
+from featherseg.data.labelled_images import Labelled
+from featherseg.runs import class_rows, open_run, save_weights, write_info
+
+FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
+
+
+class Workers:
+    """Fake workers: the command that starts one, and the faults they are to show."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.command = (sys.executable, str(FAKE), str(folder))
+
+    def fault(self, form: str, fault: object) -> None:
+        (self.folder / "faults.json").write_text(json.dumps({form: fault}))
+
+    def alive(self) -> list[int]:
+        """Process ids of those that are still there."""
+        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and psutil.pid_exists(int(p.name))]
+
+    @property
+    def started(self) -> int:
+        return len([p for p in self.folder.iterdir() if p.name.isdigit()])
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Workers:
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    return Workers(folder)
+
+
+def plan(**changes) -> Plan:
+    return Plan(**{"networks": find_networks(["frm-lite0"]), "sizes": [(32, 48)], "starts": 2, "rounds": 4, **changes})
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Path:
+    """A run of frm-lite0, untrained, for the eight classes of shapes."""
+    from featherseg.data.shapes import CLASSES
+
+    path = tmp_path / "tiny"
+    path.mkdir()
+    torch.manual_seed(0)
+    save_weights(path, models.build("frm-lite0", len(CLASSES)).state_dict())
+    write_info(path, small_info(CLASSES, data={"name": "shapes"}, image_size=(32, 48)))
+    return path
+
+
+def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_in_time(workers):
+    outcome = benchmark(plan(starts=3, rounds=6), command=workers.command)
+    (table,) = outcome.tables
+    rows = {row.variant.name: row for row in table.rows}
+    assert list(rows) == ["eager", "eager-1x1", "eager-tuned", "ours-fp32", "ours-bf16"]
+    assert workers.started == 3 * len(rows)
+    assert rows["ours-fp32"].by_wall["eager"].value == pytest.approx(4)
+    assert rows["ours-fp32"].by_wall["eager-tuned"].value == pytest.approx(2)
+    assert rows["ours-fp32"].whole["eager"].value < 4  # the other stages take as long for everyone
+    assert rows["eager"].by_wall["eager"].itself
+    assert {row.samples.forward_ms.shape for row in table.rows} == {(3, 2)}
+    assert rows["eager"].samples.first_ms.tolist() == [1000] * 3
+    assert summarise(rows["eager"].samples.forward_ms).p95 < 1000  # the first call is in no other figure
+    assert rows["ours-fp32"].samples.process_mib.max() == 100
+    assert not table.crowded
+    assert not workers.alive()
+
+
+def test_no_speed_without_fidelity_and_that_is_measured_against_plain_eager(workers):
+    outcome = benchmark(plan(), command=workers.command)
+    found = {row.variant.name: row.fidelity for row in outcome.tables[0].rows}
+    assert (found["eager"].max_difference, found["eager"].same_class) == (0, 1)
+    assert found["ours-bf16"].max_difference == 0.5
+    assert found["ours-bf16"].of_range == pytest.approx(0.5 / 9)
+    assert found["ours-bf16"].same_class == pytest.approx(0.99)
+    assert found["ours-bf16"].miou is None
+    assert "drawn" in found["ours-bf16"].pictures
+
+
+def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row_more(workers):
+    two = min(2, len(os.sched_getaffinity(0)))
+    outcome = benchmark(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)
+    assert [str(t.setting) for t in outcome.tables][:2] == ["32x48, 1 thread", "64x64, 1 thread"]
+    assert len(outcome.tables) == 4
+    assert "eager-1x1" in forms_for("cpu", 1)
+    assert "eager-1x1" not in forms_for("cpu", 2)
+
+
+def test_the_limit_is_the_longer_of_arithmetic_and_memory_and_only_told_when_measured(workers):
+    measured = benchmark(plan(calibrate=True), command=workers.command)
+    row = measured.tables[0].rows[0]
+    work, bandwidth = row.work, 40
+    assert row.limit_ms == pytest.approx(max(2 * work.macs / 100, 4 * work.elements / bandwidth) / 1e6)
+    assert measured.limits[0].peak("int8") is None
+    without = benchmark(plan(), command=workers.command)
+    assert without.limits == ()
+    assert without.tables[0].rows[0].limit_ms is None
+
+
+def test_a_worker_that_dies_is_left_out_with_its_last_words_and_the_others_go_on(workers):
+    workers.fault("ours-bf16", "turn")
+    outcome = benchmark(plan(), command=workers.command)
+    assert outcome.left_out == (("ours-bf16", "its process ended with status 3: no such instruction"),)
+    assert [row.variant.name for row in outcome.tables[0].rows][-1] == "ours-fp32"
+
+
+def test_a_variant_that_cannot_be_opened_is_left_out_with_its_own_sentence(workers):
+    workers.fault("ours-fp32", {"open": {"error": "needs the package 'x'"}})
+    assert benchmark(plan(), command=workers.command).left_out == (("ours-fp32", "needs the package 'x'"),)
+
+
+def test_without_a_baseline_there_is_no_benchmark(workers):
+    workers.fault("eager-tuned", "prepare")
+    with pytest.raises(FeathersegError, match=r"eager-tuned, a baseline, cannot be measured: .*no such instruction"):
+        benchmark(plan(), command=workers.command)
+    assert not workers.alive()
+
+
+def test_a_network_of_other_classes_is_refused(workers):
+    workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
+    with pytest.raises(FeathersegError, match=r"other classes than frm-lite0: road, sky \(2\)"):
+        benchmark(plan(), command=workers.command)
+
+
+def test_an_interrupt_ends_every_process(workers):
+    def interrupt(words: str, done: int, of: int) -> None:
+        if "warming" in words:
+            assert workers.alive()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(plan(), interrupt, workers.command)
+    assert not workers.alive()
+
+
+def test_progress_ends_at_its_total(workers):
+    seen = []
+    benchmark(plan(), lambda words, done, of: seen.append((done, of)), workers.command)
+    assert seen[-1][0] == seen[-1][1]
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"starts": 1}, "1 starts and 4 rounds: expected at least 2 starts"),
+        ({"starts": 5, "rounds": 5}, "two rounds for each"),
+        ({"threads": (0,)}, "expected 1 or more"),
+        ({"batches": (0,)}, "expected 1 or more"),
+        ({"threads": (10_000,)}, "10000 threads were asked for, but"),
+        ({"baseline": "eagre"}, "unknown baseline 'eagre'. Did you mean 'eager'"),
+        ({"baseline": "model.onnx"}, "unknown baseline 'model.onnx'"),
+        ({"device": "tpu9"}, "unknown device 'tpu9'"),
+        ({"labelled": Labelled("shapes", "val")}, "frm-lite0 is untrained: it has no mIoU"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_process_starts(workers, changes, sentence):
+    with pytest.raises(FeathersegError, match=sentence):
+        benchmark(plan(**changes), command=workers.command)
+    assert not workers.started
+
+
+def test_the_json_holds_a_schema_every_raw_time_and_the_machine(workers):
+    found = json.loads(json.dumps(benchmark(plan(calibrate=True), command=workers.command).as_json()))
+    assert (found["schema"], found["version"]) == ("featherseg-benchmark", 1)
+    assert found["machine"]["versions"]["torch"] == version("torch")
+    row = found["tables"][0]["rows"][-1]
+    assert np.shape(row["samples"]["wall"]["forward"]) == (2, 2)
+    assert row["times_as_fast"]["by_wall"]["eager"]["verdict"] == "faster"
+    assert row["fidelity"]["same_class"] == pytest.approx(0.99)
+    assert found["plan"]["networks"] == [{"name": "frm-lite0", "trained": False}]
+    assert found["limits"][0]["memory"] == {"copy": 40.0}
+
+
+@pytest.mark.slow
+def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
+    """On two real processes a variant; what is certain on any machine is checked, no time."""
+    asked = plan(
+        networks=find_networks([str(tiny_run)]), rounds=4, labelled=Labelled(str(_two_scenes(tiny_run)), "val")
+    )
+    outcome = benchmark(asked)
+    assert not outcome.left_out
+    rows = {row.variant.name: row for row in outcome.tables[0].rows}
+    assert rows["eager"].fidelity.max_difference == 0
+    assert rows["ours-fp32"].fidelity.of_range < 1e-5
+    assert rows["ours-fp32"].fidelity.same_class > 0.999
+    assert rows["ours-fp32"].fidelity.miou == pytest.approx(rows["eager"].fidelity.miou, abs=1e-3)
+    assert 0 < rows["ours-bf16"].fidelity.of_range < 0.2
+    for row in rows.values():
+        assert (row.samples.forward_ms > 0).all()
+        assert list(row.samples.wall)[3] == "forward"
+        assert 100 < row.samples.process_mib.max() < 3000
+
+
+def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
+    toml = _two_scenes(tiny_run)
+    info = open_run(tiny_run).info
+    own = info.recipe.data.model_copy(update={"name": str(toml)})
+    recipe = info.recipe.model_copy(update={"data": own})
+    classes = class_rows(untrained_classes())  # as fake workers have them
+    write_info(tiny_run, info.model_copy(update={"recipe": recipe, "classes": classes}))
+    networks = find_networks([str(tiny_run), "frm-lite0"])
+
+    def words() -> list[str]:
+        (table,) = benchmark(plan(networks=networks), command=workers.command).tables
+        return list(dict.fromkeys(row.fidelity.pictures for row in table.rows))
+
+    of_scenes = ["2 pictures of two, brought to 32x48", "3 pictures drawn (shapes val), brought to 32x48"]
+    assert words() == of_scenes
+    toml.unlink()  # moved away: drawn ones then, and it is said
+    assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} is not here (--data-root says where)"
+
+
+def _two_scenes(folder: Path) -> Path:
+    """A dataset.toml of two drawn scenes with the classes of shapes."""
+    from PIL import Image
+
+    from featherseg.data.shapes import CLASSES, Shapes
+
+    for number in range(2):
+        sample = Shapes("val", 2)[number]
+        for kind, pixels in (("images", sample.image), ("masks", sample.label)):
+            path = folder / kind / "val" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    names = ", ".join(f'"{c.name}"' for c in CLASSES)
+    mapped = "\n".join(f'{i} = "{c.name}"' for i, c in enumerate(CLASSES))
+    toml = f'name = "two"\nimages = "images"\nmasks = "masks"\nclasses = [{names}]\n[splits]\nval = "val"\n[map]\n'
+    (folder / "dataset.toml").write_text(f'{toml}{mapped}\n255 = "ignore"\n')
+    return folder / "dataset.toml"
+
+
+def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path):
+    file = tiny_run / "export" / "model.onnx"
+    file.parent.mkdir()
+    file.touch()
+    (network,) = find_networks([str(tiny_run)])
+    assert network.files == (file,)
+    (by_file,) = find_networks([str(file)])
+    assert by_file.name == "tiny"
+    assert not by_file.forms
+    lone = tmp_path / "lone.onnx"
+    lone.touch()
+    (beside,) = find_networks([str(tiny_run), str(lone)])
+    assert beside.files == (file, lone)
+    with pytest.raises(FeathersegError, match=r"lies in no run's export/.*featherseg benchmark RUN"):
+        find_networks([str(lone)])
+    with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
+        find_networks([str(tmp_path / "none.onnx")])
+
+
+def test_names_are_told_apart_where_there_are_several_networks():
+    asked = plan(networks=find_networks(["frm-lite0", "rsp-lite0"]))
+    names = [v.name for v in asked.variants(2)]
+    assert names[:2] == ["frm-lite0/eager", "frm-lite0/eager-tuned"]
+    assert "rsp-lite0/ours-bf16" in names
+    assert len(set(names)) == len(names)
+
+
+def test_a_slip_in_a_name_is_answered_with_the_nearest_network():
+    with pytest.raises(FeathersegError, match="Did you mean 'frm-van-s'"):
+        find_networks(["frm-van-ss"])
+
+
+def test_a_run_is_timed_at_the_size_of_its_pictures_and_a_catalogue_name_at_its_paper_s(tiny_run):
+    run, frm, cgrseg = find_networks([str(tiny_run), "frm-van-s", "cgrseg-t"])
+    assert (run.size, frm.size, cgrseg.size) == ((32, 48), (512, 1024), (512, 512))
+    assert cgrseg.classes[0] == ClassInfo("class_0", cgrseg.classes[0].color)

@@ -1,0 +1,145 @@
+"""The real worker, in this process: what it answers, and that its forms are the same network."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from featherseg import models
+from featherseg.benchmarking import worker as benchmark_worker
+from featherseg.benchmarking.builds import FORMS, FormRuntime, GraphReplay, pointwise_by_onednn
+from featherseg.benchmarking.images import write_pictures
+from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, precision_of, serve
+
+SIZE = (40, 56)
+
+
+@pytest.fixture(autouse=True)
+def _malloc_as_it_is(monkeypatch):
+    monkeypatch.setattr(benchmark_worker, "keep_freed_memory", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return [str(file) for file in write_pictures(folder, SIZE, 3, 1, None).files]
+
+
+def answers(*commands: dict) -> list[dict]:
+    """What a worker answers to these commands, one after the other."""
+    said = StringIO()
+    serve(iter(json.dumps(command) for command in commands), said)
+    return [json.loads(line) for line in said.getvalue().splitlines()]
+
+
+def opening(form: str, source: str = "frm-lite0") -> dict:
+    threads = torch.get_num_threads()
+    return {
+        "do": "open", "threads": threads, "device": "cpu", "allocator": FORMS[form].allocator,
+        "source": source, "form": form, "file": None,
+    }  # fmt: skip
+
+
+def looked(form: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    to = folder / f"{form}.npz"
+    assert answers(opening(form), {"do": "look", "files": files, "to": str(to)})[1] == {}
+    with np.load(to) as found:
+        return found["logits"], found["masks"]
+
+
+def test_a_turn_times_every_stage_by_both_clocks_after_a_warm_up(files):
+    opened, prepared, turn, memory = answers(
+        opening("eager"), {"do": "prepare", "files": files[:1]}, {"do": "turn"}, {"do": "memory"}
+    )
+    assert opened["classes"] == [f"class_{i}" for i in range(19)]
+    assert (opened["precision"], opened["device"]) == ("fp32", "cpu")
+    assert WARM_LEAST - 1 <= len(prepared["warm_up_ms"]) <= WARM_MOST
+    assert prepared["first_ms"] > 0
+    assert tuple(turn["wall"]) == tuple(turn["cpu"]) == tuple(turn["queue"]) == STAGES
+    assert all(ms > 0 for ms in turn["wall"].values())
+    assert memory["process_mib"] > 100
+    assert memory["gpu_mib"] is None
+
+
+@pytest.mark.parametrize("form", ["eager-1x1", "eager-tuned", "ours-fp32"])
+def test_every_float32_form_is_the_same_network(form, files, tmp_path):
+    logits, masks = looked("eager", files, tmp_path)
+    found, found_masks = looked(form, files, tmp_path)
+    assert logits.shape[:2] == (3, 19)
+    assert masks.shape == (3, *SIZE)
+    np.testing.assert_allclose(found, logits, atol=1e-5 * float(np.ptp(logits)))
+    assert (found_masks == masks).mean() > 0.999
+
+
+def test_eager_is_the_network_as_it_was_built(files, tmp_path):
+    from featherseg.data.images import read_image
+    from featherseg.layers.normalise import normalise
+    from featherseg.layers.resize import to_image
+
+    torch.manual_seed(0)
+    model = models.build("frm-lite0", 19).eval()
+    logits, masks = looked("eager", files[:1], tmp_path)
+    pixels = torch.from_numpy(read_image(Path(files[0]))).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        out = model(normalise(pixels, model.mean, model.std))
+    np.testing.assert_array_equal(logits, out.logits.numpy())
+    np.testing.assert_array_equal(masks, to_image(out, SIZE).argmax(1).numpy())
+
+
+def test_what_fails_is_answered_with_a_sentence_and_the_worker_goes_on():
+    missing, opened = answers(opening("eager", source="/nowhere/run"), opening("eager"))
+    assert missing["error"].startswith("no run folder at /nowhere/run")
+    assert opened["precision"] == "fp32"
+
+
+def test_the_precision_of_a_file_is_in_its_name():
+    assert precision_of("a/model.int8.onnx") == "int8"
+    assert precision_of("model.bf16.xml") == "bf16"
+    assert precision_of("int8/model.onnx") == "fp32"
+
+
+def test_pictures_of_any_channels_are_read_back_as_they_were_written(tmp_path):
+    from featherseg.data.images import read_image
+
+    for channels in (1, 2, 3, 4, 5):
+        pictures = write_pictures(tmp_path / str(channels), (24, 32), channels, 4, None)
+        assert len(pictures.files) == 4
+        assert read_image(pictures.files[0], channels).shape == (24, 32, channels)
+
+
+def test_forcing_onednn_replaces_the_1x1_convolutions_alone():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 4, 1, stride=2))
+    x = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = model(x)
+        torch.testing.assert_close(pointwise_by_onednn(model)(x), wanted)
+    assert ["forward" in vars(layer) for layer in model] == [True, False, True]
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_gives_what_its_network_gives_at_every_size():
+    torch.manual_seed(0)
+    model = models.build("frm-lite0", 5).eval()
+    plain = FormRuntime(model, (), FORMS["ours-fp32"], torch.device("cuda"))
+    torch.manual_seed(0)
+    graph = FormRuntime(models.build("frm-lite0", 5).eval(), (), FORMS["ours-fp32-graph"], torch.device("cuda"))
+    assert isinstance(graph._forward, GraphReplay)
+    for shape in ((1, 3, 64, 96), (8, 3, 64, 96), (1, 3, 64, 96)):
+        x = torch.randn(shape, device="cuda")
+        torch.testing.assert_close(graph(x).logits, plain(x).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_forward_is_timed_by_its_own_events(files):
+    opened, _, turn, memory = answers(
+        opening("ours-bf16-graph") | {"device": "cuda"},
+        {"do": "prepare", "files": files[:1]},
+        {"do": "turn"},
+        {"do": "memory"},
+    )
+    assert opened["device"].startswith("cuda")
+    assert 0 < turn["wall"]["forward"] < 1000
+    assert memory["gpu_mib"] > 1

@@ -1,0 +1,46 @@
+"""What the doctor says of the machine."""
+
+import shutil
+
+import pytest
+
+from featherseg.cli import machine_findings as doctor
+from featherseg.cli.machine_findings import loader_bytes, system
+
+
+def of(name):
+    return next(finding for finding in system() if finding.name == name)
+
+
+def test_the_loader_of_a_recipe_takes_what_its_batches_weigh():
+    assert loader_bytes("rsp-lite0-panoptic_shapes") == 2 * 4 * 8 * 128 * 256 * (3 + 1)
+
+
+@pytest.mark.parametrize(("mebibytes", "state"), [(64, "warning"), (1 << 20, "ok")])
+def test_a_small_shared_memory_is_worth_a_warning(tmp_path, monkeypatch, mebibytes, state):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(total=mebibytes << 20))
+    found = of(str(tmp_path))
+    assert found.state == state
+    assert ("--set data.workers=0" in (found.remedy or "")) == (state == "warning")
+
+
+def test_a_section_that_fails_is_a_finding_and_the_others_are_there(monkeypatch):
+    monkeypatch.setattr("featherseg.core.machine.processor", lambda: 1 / 0)
+    found = {finding.name: finding for finding in system()}
+    assert found["machine"].state == "broken"
+    assert "ZeroDivisionError" in found["machine"].found
+    assert "cpu" in found
+
+
+def test_runs_that_are_found_by_name_are_named(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "resolved.json").write_text("{}")
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    assert "mine" in of("runs by name").found
+
+
+def test_the_allocator_says_who_left_it_alone(monkeypatch):
+    monkeypatch.setenv("FEATHERSEG_ALLOCATOR", "off")
+    assert "FEATHERSEG_ALLOCATOR=off" in of("allocator").found

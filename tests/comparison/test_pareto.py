@@ -1,0 +1,118 @@
+"""The front against its definition, the pick against a budget, and a drawing in which everything can be read."""
+
+import re
+from itertools import combinations
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featherseg.comparison.pareto import (
+    HEIGHT,
+    LATENCY,
+    LEFT,
+    MEMORY,
+    WIDTH,
+    Pick,
+    Point,
+    front,
+    front_svg,
+    pick,
+    place_labels,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
+NETWORKS = [Point("a", 10, 0.60), Point("b", 20, 0.70), Point("c", 25, 0.65), Point("d", 40, 0.72)]
+
+points = st.lists(
+    st.builds(
+        Point, st.text("abc-<&", min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 9).map(lambda i: i / 9)
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(points)
+def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(networks):
+    kept = front(networks)
+    for p in networks:
+        beaten = any(o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou) for o in networks)
+        assert (p in kept) != beaten
+    assert [p.cost for p in kept] == sorted(p.cost for p in kept)
+    assert [p.miou for p in kept] == sorted(p.miou for p in kept)
+
+
+def test_the_pick_is_the_best_that_fits_and_says_why():
+    found = pick(NETWORKS, 25, LATENCY)
+    assert found.point == NETWORKS[1]
+    assert found.reason == "b: mIoU 0.7000 at 20 ms, the highest of the 3 within 25 ms (latency p50)."
+    assert (
+        pick(NETWORKS, 10, LATENCY).reason == "a: mIoU 0.6000 at 10 ms, the only one of 4 within 10 ms (latency p50)."
+    )
+
+
+def test_a_budget_that_none_keeps_names_the_least():
+    found = pick(NETWORKS, 9, MEMORY)
+    assert found.point is None
+    assert found.reason == "none of 4 networks stays within 9 MiB (peak memory): the least is a with 10 MiB."
+    assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith("the only network does not stay within 9 MiB")
+    assert pick([], 9, MEMORY) == Pick(None, "peak memory was not measured here.")
+
+
+def test_the_pick_names_a_cheaper_network_that_is_not_told_apart():
+    found = pick(NETWORKS, 50, LATENCY, undecided=[frozenset("bd"), frozenset("cd"), frozenset("ab")])
+    assert found.point == NETWORKS[3]
+    assert found.reason.endswith("; no difference to b is shown, which costs 20 ms.")
+
+
+def test_of_equal_networks_the_cheaper_is_picked():
+    assert pick([Point("a", 3, 0.5), Point("b", 2, 0.5)], 9, LATENCY).point.name == "b"
+
+
+def test_the_drawing_names_every_network_and_marks_the_front_and_the_pick():
+    root = ElementTree.fromstring(front_svg(NETWORKS, LATENCY, picked="b", budget=25))
+    titles = [node.text for node in root.iter(f"{SVG}title")]
+    assert titles == [
+        "mIoU by latency p50: 3 networks of 4 on the front",
+        "a: mIoU 0.6000, 10 ms, on the front",
+        "b: mIoU 0.7000, 20 ms, on the front",
+        "c: mIoU 0.6500, 25 ms",
+        "d: mIoU 0.7200, 40 ms, on the front",
+    ]
+    rings = [node for node in root.iter(f"{SVG}circle") if node.get("class") == "pick"]
+    marks = {g.find(f"{SVG}title").text[0]: g.find(f"{SVG}circle") for g in root.iter(f"{SVG}g")}
+    assert [(ring.get("cx"), ring.get("cy")) for ring in rings] == [(marks["b"].get("cx"), marks["b"].get("cy"))]
+    assert float(marks["d"].get("cx")) > float(marks["a"].get("cx"))  # dearer is further right
+    assert float(marks["d"].get("cy")) < float(marks["a"].get("cy"))  # better is higher
+
+
+def test_every_colour_is_a_variable_of_the_page_with_a_value_of_its_own():
+    drawing = front_svg(NETWORKS, LATENCY, picked="b", budget=25)
+    colours = re.findall(r"(?:fill|stroke):([^;}]+)", drawing)
+    assert len(colours) > 8
+    assert all(c == "none" or re.fullmatch(r"var\(--\w+,#\w+\)", c) for c in colours)
+    assert not re.search(r"(fill|stroke)=", drawing)
+
+
+@given(points)
+def test_any_networks_can_be_drawn(networks):
+    ElementTree.fromstring(front_svg(networks, MEMORY, picked=networks[0].name, budget=networks[-1].cost))
+
+
+@pytest.mark.parametrize("apart", [0, 3, 40])
+def test_labels_of_twenty_networks_cover_neither_each_other_nor_a_mark(apart):
+    marks = [(300 + apart * (i % 5), 200 + apart * (i // 5) / 2) for i in range(20)]
+    boxes = place_labels(["efficientvit-seg-b0"] * 20, marks)
+    for a, b in combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    for left, top, right, bottom in boxes:
+        assert left >= LEFT
+        assert right <= WIDTH
+        assert 0 <= top < bottom <= HEIGHT
+        assert not any(left < x < right and top < y < bottom for x, y in marks)
+
+
+def test_no_network_gives_no_drawing():
+    assert front_svg([], LATENCY) == ""

@@ -1,0 +1,314 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
+from featherseg.data import open_dataset
+from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml, toml_text
+from featherseg.data.datasets.folder import FolderData, folder_listing
+from featherseg.data.labels import LabelMap
+from featherseg.data.palettes import color_text, default_palette, parse_color
+
+TOML = """
+name = "yard"
+images = "images"
+masks = "masks"
+{top}
+[splits]
+{splits}
+[classes]
+grass = "#3a7d2c"
+path = "#c8b496"
+[map]
+{map}
+"""
+MAP = '0 = "ignore"\n4 = "grass"\n9 = "path"'
+RAW = np.array([[0, 4, 9], [9, 4, 4]], np.uint8)
+LABEL = np.array([[255, 0, 1], [1, 0, 0]], np.uint8)
+
+
+def write(folder: Path, *, top: str = "", splits: str = 'train = "train"\nval = "val"', map: str = MAP) -> Path:
+    path = folder / "dataset.toml"
+    path.write_text(TOML.format(top=top, splits=splits, map=map))
+    return path
+
+
+def add(folder: Path, key: str, mask: np.ndarray = RAW, image: np.ndarray | None = None) -> None:
+    """Write one picture (black if none is given) and its mask as PNG."""
+    image = np.zeros((*mask.shape[:2], 3), np.uint8) if image is None else image
+    for kind, pixels in (("images", image), ("masks", mask)):
+        path = folder / kind / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Path:
+    """Two splits as folders: train/a, train/b, val/c."""
+    for key in ("train/a", "train/b", "val/c"):
+        add(tmp_path, key)
+    write(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_read_by_its_toml(yard: Path):
+    data = open_dataset(str(yard / "dataset.toml"), "train")
+    assert (data.name, data.channels, data.keys, len(data)) == ("yard", 3, ["train/a", "train/b"], 2)
+    assert data.licence == "not stated"
+    assert [(info.name, info.color) for info in data.classes] == [("grass", (58, 125, 44)), ("path", (200, 180, 150))]
+    sample = data[1]
+    assert (sample.key, sample.image.shape, sample.label.dtype) == ("train/b", (2, 3, 3), np.uint8)
+    np.testing.assert_array_equal(sample.label, LABEL)
+
+
+def test_the_paths_start_from_the_given_root(yard: Path, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    toml = (yard / "dataset.toml").rename(elsewhere / "yard.toml")
+    assert len(FolderData(toml, "train", yard)) == 2
+    with pytest.raises(DataNotFound, match="images is no folder"):
+        FolderData(toml, "train")
+
+
+def palette_mask(raw: np.ndarray) -> Image.Image:
+    mask = Image.fromarray(raw)
+    mask.putpalette([7 * value % 256 for value in range(768)])
+    return mask
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(Image.fromarray(RAW), id="grey"),
+        pytest.param(palette_mask(RAW), id="palette"),
+        pytest.param(Image.fromarray(RAW.astype(np.uint16)), id="16 bit"),
+        pytest.param(Image.fromarray(RAW.astype(np.int32)), id="32 bit"),
+        pytest.param(Image.fromarray(np.dstack([RAW] * 3)), id="grey stored as RGB"),
+    ],
+)
+def test_every_kind_of_mask_gives_the_same_label(yard: Path, mask: Image.Image):
+    (yard / "masks/val/c.png").unlink()
+    mask.save(yard / "masks/val/c.tif")
+    np.testing.assert_array_equal(FolderData(yard / "dataset.toml", "val").label(0), LABEL)
+
+
+def test_colour_masks_are_mapped_by_their_colours(tmp_path: Path):
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 128]], np.uint8)
+    add(tmp_path, "train/a", colors[np.array([[0, 1, 2], [2, 1, 1]])])
+    toml = write(tmp_path, map='"#000000" = "ignore"\n"#ff0000" = "grass"\n"#00FF80" = "path"')
+    np.testing.assert_array_equal(FolderData(toml, "train").label(0), LABEL)
+
+
+def test_a_colour_mask_where_numbers_are_expected_is_named(yard: Path):
+    add(yard, "val/c", np.dstack([RAW, RAW, RAW + 1]))
+    with pytest.raises(DataError, match=r"masks/val/c\.png: the mask is a colour image"):
+        FolderData(yard / "dataset.toml", "val").label(0)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (6, np.uint8), (6, np.uint16)])
+def test_pictures_of_one_to_n_channels_and_8_or_16_bits(tmp_path: Path, channels: int, dtype: type):
+    add(tmp_path, "train/a")
+    (tmp_path / "images/train/a.png").unlink()
+    pixels = np.arange(6 * channels, dtype=dtype).reshape(2, 3, channels) * 3
+    first, *rest = [Image.fromarray(np.ascontiguousarray(pixels[:, :, band])) for band in range(channels)]
+    first.save(tmp_path / "images/train/a.tiff", save_all=True, append_images=rest)
+    sample = FolderData(write(tmp_path, top=f"channels = {channels}"), "train")[0]
+    assert sample.image.dtype == dtype
+    np.testing.assert_array_equal(sample.image, pixels)
+
+
+def test_a_value_outside_the_map_is_named_with_file_and_pixels(yard: Path):
+    add(yard, "val/c", np.array([[78, 78, 9], [78, 250, 4]], np.uint8))
+    with pytest.raises(
+        DataError, match=r"masks/val/c\.png holds value 78 \(3 pixels\), 250 \(1 pixel\), which is not in \[map\]"
+    ):
+        FolderData(yard / "dataset.toml", "val")[0]
+
+
+def test_a_mask_of_another_size_is_named_with_both_sizes(yard: Path):
+    add(yard, "val/c", RAW, image=np.zeros((4, 5, 3), np.uint8))
+    with pytest.raises(DataError, match=r"masks/val/c\.png is 2x3, but its image .*c\.png is 4x5"):
+        FolderData(yard / "dataset.toml", "val")[0]
+
+
+def test_missing_partners_are_counted_and_three_are_named(yard: Path):
+    for name in "defgh":
+        add(yard, f"train/{name}")
+        (yard / f"masks/train/{name}.png").unlink()
+    with pytest.raises(
+        DataNotFound, match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. Run `featherseg check`"
+    ):
+        FolderData(yard / "dataset.toml", "train")
+    (yard / "images/val/c.png").unlink()
+    with pytest.raises(DataNotFound, match="1 of 1 samples have no image: val/c"):
+        FolderData(yard / "dataset.toml", "val")
+
+
+def test_two_files_of_one_stem_are_named(yard: Path):
+    Image.new("RGB", (3, 2)).save(yard / "images/val/c.jpg")
+    with pytest.raises(DataError, match=r"c\.png has the stem of another file"):
+        FolderData(yard / "dataset.toml", "val")
+
+
+def test_names_that_no_file_system_takes_are_refused(yard: Path):
+    toml = yard / "dataset.toml"
+    text = toml.read_text()
+    toml.write_text(text.replace('"images"', f'"{"x" * 5000}"'))
+    with pytest.raises(DataNotFound, match="is no folder; it is what 'images' names"):
+        FolderData(toml, "train")
+    toml.write_text(text.replace('"yard"', f'"{"x" * 5000}"'))
+    with pytest.raises(ConfigError, match="name"):
+        FolderData(toml, "train")
+
+
+def test_hidden_files_and_other_endings_are_passed_over(yard: Path):
+    (yard / "images/train/._a.png").write_bytes(b"resource fork")
+    (yard / "images/train/notes.txt").write_text("x")
+    assert FolderData(yard / "dataset.toml", "train").keys == ["train/a", "train/b"]
+
+
+def test_masks_may_have_a_suffix_and_lie_beside_the_pictures(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (3, 2)).save(tmp_path / "images/a.png")
+    Image.fromarray(RAW).save(tmp_path / "images/a_mask.png")
+    toml = write(tmp_path, top='mask_suffix = "_mask"', splits="train = 1.0")
+    toml.write_text(toml.read_text().replace('masks = "masks"', 'masks = "images"'))
+    assert FolderData(toml, "train").keys == ["a"]
+    toml.write_text(toml.read_text().replace('mask_suffix = "_mask"', ""))
+    with pytest.raises(ConfigError, match="say what masks end in"):
+        FolderData(toml, "train")
+
+
+def test_a_list_names_stems_in_its_own_order(yard: Path):
+    (yard / "some.txt").write_text("# two of three\nval/c.png\n\ntrain/a\n")
+    toml = write(yard, splits='train = "some.txt"')
+    assert FolderData(toml, "train").keys == ["val/c", "train/a"]
+    assert folder_listing(toml).unlisted == ["train/b"]
+    (yard / "some.txt").write_text("train/zzz\n")
+    with pytest.raises(DataNotFound, match="1 of 1 samples have no image: train/zzz"):
+        FolderData(toml, "train")
+    (yard / "some.txt").unlink()
+    with pytest.raises(DataNotFound, match=r"some\.txt does not exist"):
+        FolderData(toml, "train")
+
+
+def test_shares_split_without_overlap_and_a_new_file_moves_no_other(tmp_path: Path):
+    for i in range(200):
+        add(tmp_path, f"{i:03}")
+    toml = write(tmp_path, splits="train = 0.7\nval = 0.2\ntest = 0.1")
+    before = {split: set(FolderData(toml, split).keys) for split in ("train", "val", "test")}
+    assert sum(map(len, before.values())) == 200
+    assert len(set.union(*before.values())) == 200
+    for split, expected in (("train", 140), ("val", 40), ("test", 20)):
+        assert abs(len(before[split]) - expected) <= 20  # three standard deviations of a draw by hash
+    add(tmp_path, "new")
+    after = {split: set(FolderData(toml, split).keys) - {"new"} for split in before}
+    assert after == before
+
+
+def test_an_unknown_or_empty_split_is_named(yard: Path):
+    with pytest.raises(UnknownName, match=r"unknown split .* 'trainn'\. Did you mean 'train'"):
+        FolderData(yard / "dataset.toml", "trainn")
+    toml = write(yard, splits='train = "train"\nval = "missing"')
+    with pytest.raises(DataNotFound, match="yard val: there is no picture"):
+        FolderData(toml, "val")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('images = "images"', 'image = "images"', r"unknown key 'image'. Did you mean 'images'"),
+        ('name = "yard"\n', "", r"key 'name' is missing"),
+        ('9 = "path"', '9 = "pathh"', r"map.9 = 'pathh' is no class .* Did you mean 'path'"),
+        ('9 = "path"', '9 = "grass"', r"no raw value of \[map\] leads to class 'path'"),
+        ('9 = "path"', '09 = "path"\n9 = "path"', r"a raw value stands twice"),
+        ('9 = "path"', '-1 = "path"', r"'-1' in \[map\] is no raw mask value"),
+        ('9 = "path"', '"#00ff00" = "path"', r"\[map\] mixes numbers and '#rrggbb' colours"),
+        ('"#c8b496"', '"#3A7D2C"', r"'path' and 'grass' have the same colour"),
+        ('"#c8b496"', '"brown"', r"'brown' is no colour"),
+        ('path = "#c8b496"', 'ignore = "#c8b496"', r"a class cannot be named 'ignore'"),
+        ('train = "train"', "train = 0.5", r"shares of the files must be given for all splits or none"),
+        ('val = "val"', "", None),
+        ('train = "train"\nval = "val"', "train = 0.8\nval = 0.3", r"sum to at most 1"),
+        ('train = "train"', "train = 0", r"a share between 0 and 1"),
+        ('train = "train"', 'train = "../train"', r"expected a folder below images"),
+        ("[map]", "[map", r"dataset\.toml is no valid TOML: .*line"),
+        ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
+        ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),
+    ],
+)
+def test_a_slip_in_the_toml_gets_a_sentence(yard: Path, old: str, new: str, message: str | None):
+    toml = yard / "dataset.toml"
+    assert old in toml.read_text()
+    toml.write_text(toml.read_text().replace(old, new))
+    if message is None:
+        read_dataset_toml(toml)
+    else:
+        with pytest.raises(ConfigError, match=message) as caught:
+            read_dataset_toml(toml)
+        assert str(toml) in str(caught.value)
+
+
+def test_a_missing_toml_is_named(tmp_path: Path):
+    with pytest.raises(DataNotFound, match=r"dataset\.toml does not exist"):
+        open_dataset(str(tmp_path / "dataset.toml"), "train")
+
+
+def test_classes_without_colours_get_different_ones_and_none_is_black(tmp_path: Path):
+    toml = tmp_path / "dataset.toml"
+    toml.write_text(
+        'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["x", "y"]\n[splits]\ntrain = 1.0\n[map]\n0 = "x"\n1 = "y"'
+    )
+    assert [info.color for info in read_dataset_toml(toml).class_infos()] == [(128, 0, 0), (0, 128, 0)]  # as in VOC
+    palette = default_palette(255)
+    assert len({*palette, (0, 0, 0)}) == 256
+
+
+@given(st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_colour_survives_being_written(color: tuple[int, int, int]):
+    assert parse_color(color_text(color)) == color
+
+
+NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "ignore" and name.isprintable())
+
+
+@settings(max_examples=30, deadline=None)
+@given(names=st.lists(NAMES, min_size=1, max_size=6, unique=True), channels=st.integers(1, 64), shares=st.booleans())
+def test_a_written_toml_reads_as_what_it_was_written_from(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], channels: int, shares: bool
+):
+    colors = default_palette(len(names))
+    config = DatasetToml(
+        name=names[0],
+        images="images",
+        masks="masks",
+        mask_suffix=names[0],
+        channels=channels,
+        licence=names[-1],
+        splits={"train": 0.75, "val": 0.25} if shares else {"train": "train"},
+        classes={name: color_text(color) for name, color in zip(names, colors, strict=True)},
+        map={color_text(color): name for name, color in zip(names, colors, strict=True)},
+    )
+    path = tmp_path_factory.mktemp("toml") / "dataset.toml"
+    path.write_text(toml_text(config), encoding="utf-8")
+    assert read_dataset_toml(path) == config
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 70000), st.integers(0, 255), min_size=1, max_size=9),
+    st.lists(st.integers(0, 70000), min_size=1, max_size=20),
+)
+def test_a_label_map_does_what_a_loop_over_the_pixels_does(ids: dict[int, int], values: list[int]):
+    raw = np.array([values + list(ids)], dtype=np.int32)
+    label_map = LabelMap(ids, expected="the test")
+    expected = [[ids.get(int(value), -1) for value in raw[0]]]
+    np.testing.assert_array_equal(label_map.apply(raw), expected)
+    if raw.max() < 65536:
+        np.testing.assert_array_equal(label_map.apply(raw.astype(np.uint16)), expected)
+    outside = [int(value) for value in raw[0] if value not in ids]
+    assert label_map.outside(raw) == {value: outside.count(value) for value in outside}

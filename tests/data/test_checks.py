@@ -1,0 +1,433 @@
+"""Every fault is planted in a tiny folder and must be found; what is found must be gone in the mended copy."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featherseg.core.errors import DataError, DataNotFound, UnknownName
+from featherseg.core.types import ClassInfo, Sample
+from featherseg.data import checks as check_module
+from featherseg.data.checks import FAULTS, CheckReport, check_data
+from featherseg.data.datasets.folder import FolderData
+from featherseg.data.fixes import write_mended
+from featherseg.data.statistics import ClassStatistics, class_statistics, median_frequency
+
+TOML = """
+name = "yard"
+images = "images"
+masks = "masks"
+[splits]
+train = "train"
+val = "val"
+[classes]
+grass = "#3a7d2c"
+path = "#c8b496"
+[map]
+0 = "ignore"
+4 = "grass"
+9 = "path"
+"""
+RNG = np.random.default_rng(0)
+
+
+def picture(height: int = 4, width: int = 5) -> np.ndarray:
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def mask(height: int = 4, width: int = 5) -> np.ndarray:
+    return RNG.choice(np.array([0, 4, 9], np.uint8), (height, width))
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Path:
+    """A clean folder: four pictures for training, two for validation."""
+    folder = tmp_path / "yard"
+    for key in ("train/a", "train/b", "train/c", "train/d", "val/e", "val/f"):
+        save(folder / f"images/{key}.png", picture())
+        save(folder / f"masks/{key}.png", mask())
+    (folder / "dataset.toml").write_text(TOML)
+    return folder
+
+
+def kinds(report: CheckReport) -> list[tuple[str, str]]:
+    return [(fault.kind, fault.key) for fault in report.faults]
+
+
+def plant_unpaired(folder: Path) -> None:
+    (folder / "masks/train/a.png").unlink()
+
+
+def plant_unreadable(folder: Path) -> None:
+    path = folder / "images/train/a.png"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def plant_unreadable_mask(folder: Path) -> None:
+    (folder / "masks/train/a.png").write_bytes(b"")
+
+
+def plant_size(folder: Path) -> None:
+    save(folder / "masks/train/a.png", mask(5, 4))
+
+
+def plant_values(folder: Path) -> None:
+    pixels = mask()
+    pixels[1, :3] = 78
+    save(folder / "masks/train/a.png", pixels)
+
+
+def plant_colors(folder: Path) -> None:
+    save(folder / "masks/train/a.png", picture())
+
+
+def plant_duplicate(folder: Path) -> None:
+    Image.open(folder / "images/train/b.png").save(folder / "images/val/f.bmp")  # other bytes, same pixels
+    (folder / "images/val/f.png").unlink()
+
+
+def plant_twins(folder: Path) -> None:
+    save(folder / "images/train/a.bmp", picture())
+
+
+def plant_empty(folder: Path) -> None:
+    for path in [*folder.glob("*/val/*")]:
+        path.unlink()
+
+
+PLANTED = [
+    (plant_unpaired, "unpaired", "train/a", "images/train/a.png has no mask", 5, 0),
+    (plant_unreadable, "unreadable", "train/a", "images/train/a.png cannot be read", 5, 0),
+    (plant_unreadable_mask, "unreadable", "train/a", "masks/train/a.png cannot be read", 5, 0),
+    (plant_size, "size", "train/a", "masks/train/a.png is 5x4, but its image", 5, 0),
+    (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
+    (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
+    (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same picture as train/b of train", 5, 0),
+    (plant_twins, "twins", "train/a", "images/train/a.png has the stem of another file", 5, 0),
+    (plant_empty, "empty", "", "val holds no picture", 4, 0),
+]
+
+
+@pytest.mark.parametrize(("plant", "kind", "key", "text", "copied", "mended"), PLANTED)
+def test_a_planted_fault_is_found_alone_and_gone_in_the_mended_copy(
+    yard, tmp_path, plant, kind, key, text, copied, mended
+):
+    assert check_data(str(yard / "dataset.toml")).clean
+    plant(yard)
+    report = check_data(str(yard))
+    assert kinds(report) == [(kind, key)]
+    assert text in report.faults[0].text
+    done = write_mended(report, tmp_path / "out")
+    assert (done.copied, len(done.mended)) == (copied, mended)
+    assert sum(done.left_out.values()) == 6 - copied - (2 if kind == "empty" else 0)
+    again = check_data(str(tmp_path / "out/dataset.toml"))
+    assert again.clean
+    assert sum(split.images for split in again.splits.values()) == copied
+
+
+def test_every_kind_of_fault_is_planted_above():
+    assert {kind for _, kind, *_ in PLANTED} == set(FAULTS)
+
+
+def test_colour_masks_are_named_each_and_the_remedy_is_said_once(yard: Path):
+    for path in yard.glob("masks/*/*.png"):
+        rgb = np.zeros((4, 5, 3), np.uint8)
+        rgb[1:] = 255, 0, 16
+        save(path, rgb)
+    report = check_data(str(yard))
+    names = sorted(str(path) for path in yard.glob("masks/*/*.png"))
+    assert sorted(fault.text for fault in report.faults) == names
+    (remedy,) = [note for note in report.notes if "colour image" in note]
+    assert "the most frequent in this mask: #ff0010, #000000." in remedy
+
+
+def test_a_value_that_marks_what_is_not_labelled_gets_its_line_of_the_map(yard: Path):
+    for path in yard.glob("masks/*/*.png"):
+        save(path, np.full((4, 5), 255, np.uint8))
+    assert [note for note in check_data(str(yard)).notes if 'add to [map]: 255 = "ignore"' in note]
+    with pytest.raises(DataError, match=r'add to \[map\]: 255 = "ignore"'):
+        FolderData(yard / "dataset.toml", "train")[0]
+    (yard / "dataset.toml").write_text(TOML + '255 = "ignore"\n')
+    assert check_data(str(yard)).clean
+    in_colours = TOML.replace('0 = "ignore"\n4', '"#000000"').replace("9 =", '"#000009" =')
+    (yard / "dataset.toml").write_text(in_colours)
+    assert [note for note in check_data(str(yard)).notes if 'add to [map]: "#ffffff" = "ignore"' in note]
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "lossy"), [("JPEG", {}, 1), ("WEBP", {}, 1), ("WEBP", {"lossless": True}, 0)]
+)
+def test_masks_saved_as_jpeg_are_said_to_be_smeared(yard: Path, form: str, options: dict, lossy: int):
+    path = yard / "masks/train/a.png"
+    Image.open(path).convert("L").resize((40, 32)).save(path, form, **options)  # whatever its name ends in
+    save(yard / "images/train/a.png", picture(32, 40))
+    notes = [note for note in check_data(str(yard)).notes if "write masks as PNG" in note]
+    assert len(notes) == lossy
+    if form == "JPEG":
+        assert str(path) in notes[0]
+        with pytest.raises(DataError, match=r"a\.png holds value .* The mask is JPEG"):
+            FolderData(yard / "dataset.toml", "train")[0]
+
+
+def test_many_faults_are_all_found_in_one_go(yard: Path):
+    plant_size(yard)
+    save(yard / "masks/train/b.png", np.full((4, 5), 200, np.uint8))
+    (yard / "masks/train/c.png").unlink()
+    (yard / "images/val/e.png").write_bytes(b"no picture")
+    assert kinds(check_data(str(yard))) == [
+        ("size", "train/a"),
+        ("values", "train/b"),
+        ("unpaired", "train/c"),
+        ("unreadable", "val/e"),
+    ]
+
+
+def test_a_copy_keeps_pictures_and_class_ids_and_turns_stray_values_into_ignore(yard: Path, tmp_path: Path):
+    plant_values(yard)
+    stray = np.array(Image.open(yard / "masks/train/a.png")) == 78
+    before = FolderData(yard / "dataset.toml", "train")
+    write_mended(check_data(str(yard)), tmp_path / "out")
+    after = FolderData(tmp_path / "out/dataset.toml", "train")
+    assert (after.classes, after.licence) == (before.classes, before.licence)
+    assert after.keys == before.keys
+    for index in range(1, 4):
+        np.testing.assert_array_equal(after[index].image, before[index].image)
+        np.testing.assert_array_equal(after[index].label, before[index].label)
+    assert (after[0].label[stray] == 255).all()
+    with Image.open(tmp_path / "out/masks/train/a.png") as indexed:
+        assert indexed.mode == "P"
+        assert set(np.unique(np.array(indexed))) <= {0, 1, 255}
+
+
+def test_a_copy_is_never_half_written_and_never_over_something(yard, tmp_path, monkeypatch):
+    report = check_data(str(yard))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(DataError, match="out exists and is not empty"):
+        write_mended(report, out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(DataError, match=r"cannot write .*new: No space left on device"):
+        write_mended(report, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "yard"]
+
+
+def test_a_copy_fits_into_an_empty_folder(yard: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    write_mended(check_data(str(yard)), tmp_path / "out")
+    assert check_data(str(tmp_path / "out")).clean
+    assert os.listdir(tmp_path / "out") != []
+
+
+def test_nothing_sound_gives_no_copy(yard: Path, tmp_path: Path):
+    for path in yard.glob("masks/*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no sound sample"):
+        write_mended(check_data(str(yard)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_counts_sizes_and_notes_equal_a_loop_over_the_masks(yard: Path):
+    save(yard / "images/train/z.png", picture(6, 7))
+    save(yard / "masks/train/z.png", np.zeros((6, 7), np.uint8))
+    save(yard / "images/val/a.png", picture())  # the stem of train/a
+    save(yard / "masks/val/a.png", np.full((4, 5), 4, np.uint8))
+    save(yard / "images/spare/x.png", picture())
+    save(yard / "masks/spare/x.png", mask())
+    report = check_data(str(yard))
+    raw = [np.array(Image.open(path)) for path in sorted((yard / "masks/train").iterdir())]
+    train = report.splits["train"]
+    assert report.clean
+    assert train.images == 5
+    assert train.ignored == sum(int((pixels == 0).sum()) for pixels in raw)
+    for index, value in enumerate((4, 9)):
+        assert train.statistics.pixels[index] == sum(int((pixels == value).sum()) for pixels in raw)
+        holding = [pixels for pixels in raw if (pixels == value).any()]
+        assert train.statistics.images[index] == len(holding)
+        assert train.statistics.image_pixels[index] == sum(pixels.size for pixels in holding)
+    assert train.sizes == {"4x5": 4, "6x7": 1}
+    assert report.notes == [
+        "train: images with only ignored pixels (1): train/z",
+        "stems that occur in more than one split (1): a",
+        "pictures that are in no split (1): spare/x",
+    ]
+
+
+def test_a_class_that_never_occurs_is_noted_and_has_weight_zero(yard: Path):
+    for path in yard.glob("masks/train/*"):
+        save(path, np.full((4, 5), 4, np.uint8))
+    report = check_data(str(yard))
+    assert report.notes[0] == "train: no pixel of path"
+    assert report.weights == [1.0, 0.0]
+
+
+def test_a_repeated_picture_within_a_split_is_a_note(yard: Path):
+    (yard / "images/train/b.png").write_bytes((yard / "images/train/a.png").read_bytes())
+    report = check_data(str(yard))
+    assert report.clean
+    assert report.notes == ["train: pictures that occur there before (1): train/b"]
+
+
+def test_the_report_is_plain_json(yard: Path):
+    plant_values(yard)
+    report = json.loads(json.dumps(check_data(str(yard)).to_json()))
+    assert report["clean"] is False
+    assert report["faults"][0]["kind"] == "values"
+    assert report["splits"]["train"]["sizes"] == {"4x5": 4}
+
+
+def test_progress_counts_every_sample(yard: Path):
+    seen: list[tuple[int, int]] = []
+    check_data(str(yard), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def plain(folder: Path, masks: dict[str, np.ndarray]) -> Path:
+    for key, pixels in masks.items():
+        save(folder / f"images/{key}.png", picture(*pixels.shape[:2]))
+        save(folder / f"masks/{key}.png", pixels)
+    return folder
+
+
+def test_a_plain_folder_of_0_and_255_becomes_background_and_foreground(tmp_path: Path):
+    masks = {f"{i}": RNG.choice(np.array([0, 255], np.uint8), (4, 5)) for i in range(20)}
+    report = check_data(str(plain(tmp_path / "spots", masks)))
+    assert report.clean
+    assert report.proposal is not None
+    assert report.proposal.pixels == {
+        "0": sum(int((pixels == 0).sum()) for pixels in masks.values()),
+        "255": sum(int((pixels == 255).sum()) for pixels in masks.values()),
+    }
+    assert [info.name for info in report.classes] == ["background", "foreground"]
+    toml = tmp_path / "spots/dataset.toml"
+    toml.write_text(report.proposal.text)
+    np.testing.assert_array_equal(FolderData(toml, "train").label(0) * 255, masks[FolderData(toml, "train").keys[0]])
+
+
+def test_a_plain_folder_of_indices_keeps_255_for_ignore_and_finds_its_splits(tmp_path: Path):
+    masks = {"val/b": np.array([[0, 3, 255]], np.uint8), "train/a": np.array([[1, 1, 0]], np.uint8)}
+    report = check_data(str(plain(tmp_path, masks)))
+    assert [info.name for info in report.classes] == ["class_0", "class_1", "class_3"]
+    assert list(report.splits) == ["train", "val"]
+    assert report.splits["val"].ignored == 1
+
+
+def test_a_plain_folder_of_colours_is_mapped_by_colour(tmp_path: Path):
+    pixels = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 128, 0], [0, 0, 0]]], np.uint8)
+    report = check_data(str(plain(tmp_path, {"a": pixels, "b": pixels})))
+    assert [(info.name, info.color) for info in report.classes] == [
+        ("class_000000", (0, 0, 0)),
+        ("class_008000", (0, 128, 0)),
+        ("class_ff0000", (255, 0, 0)),
+    ]
+
+
+def test_smoothed_binary_masks_are_still_two_classes_and_their_seams_are_faults(tmp_path: Path):
+    pixels = np.zeros((100, 200), np.uint8)
+    pixels[:, 100:] = 255
+    pixels[0, :100] = np.arange(100)  # a seam of many grey values
+    report = check_data(str(plain(tmp_path / "a", {"x": pixels})))
+    assert [info.name for info in report.classes] == ["background", "foreground"]
+    assert kinds(report) == [("values", "x")]
+    write_mended(report, tmp_path / "out")
+    assert check_data(str(tmp_path / "out")).clean
+
+
+def test_masks_that_are_photographs_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="different values"):
+        check_data(str(plain(tmp_path, {"a": picture(64, 64)})))
+
+
+def test_a_suffix_of_the_masks_is_found(tmp_path: Path):
+    plain(tmp_path, {"a": np.array([[0, 1]], np.uint8)})
+    (tmp_path / "masks/a.png").rename(tmp_path / "masks/a_mask.png")
+    report = check_data(str(tmp_path))
+    assert report.clean
+    assert report.proposal is not None
+    assert 'mask_suffix = "_mask"' in report.proposal.text
+
+
+def test_what_is_no_dataset_is_named(tmp_path: Path):
+    with pytest.raises(UnknownName, match="Did you mean 'camvid'"):
+        check_data("camvidd")
+    with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor the two folders"):
+        check_data(str(tmp_path))
+    with pytest.raises(DataNotFound, match="--data-root"):
+        check_data("camvid")
+
+
+def test_a_drawn_dataset_is_counted_and_cannot_be_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_module, "DRAWN_SIZE", 2)
+    report = check_data("shapes")
+    assert report.clean
+    assert {split.images for split in report.splits.values()} == {2}
+    with pytest.raises(DataError, match="no files to mend"):
+        write_mended(report, tmp_path / "out")
+
+
+class Labels:
+    """A dataset of given labels; pictures are never asked for."""
+
+    name, channels, licence = "labels", 3, "none"
+    classes = tuple(ClassInfo(name, (index, 0, 0)) for index, name in enumerate("abc"))
+
+    def __init__(self, labels: list[np.ndarray]) -> None:
+        self.labels, self.keys = labels, [str(index) for index in range(len(labels))]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        raise AssertionError("statistics read labels only")
+
+    def label(self, index: int) -> np.ndarray:
+        return self.labels[index]
+
+
+def test_class_statistics_read_labels_only_and_ignore_no_size():
+    statistics = class_statistics(Labels([np.array([[0, 0, 255]], np.uint8), np.array([[1, 0, 1, 1]], np.uint8)]))
+    assert statistics == ClassStatistics(pixels=[3, 3, 0], image_pixels=[7, 4, 0], images=[2, 1, 0])
+    assert median_frequency(statistics) == pytest.approx(
+        [(3 / 7 + 3 / 4) / 2 / (3 / 7), (3 / 7 + 3 / 4) / 2 / (3 / 4), 0]
+    )
+    assert median_frequency(ClassStatistics.empty(2)) == [0.0, 0.0]
+
+
+@pytest.mark.data
+def test_camvid_is_clean_and_its_weights_are_the_published_ones(shared: Path):
+    facts = json.loads((shared / "data/camvid/classes.json").read_text())
+    report = check_data("camvid", shared / "data/camvid")
+    assert report.clean
+    assert report.notes == []
+    assert np.round(report.weights, 4).tolist() == facts["train_median_frequency_weights"]
+    for split, known in facts["splits"].items():
+        entry = report.splits[split]
+        assert (entry.images, [*entry.statistics.pixels, entry.ignored]) == (known["images"], known["pixels"])
+        assert entry.statistics.images == known["images_with_class"][:11]
+        assert entry.sizes == {"360x480": known["images"]}
+
+
+def test_of_many_classes_that_never_occur_ten_are_named(tmp_path):
+    """A mask of wall, building, sky, tree, road, grass and plant alone."""
+    for folder, suffix, pixels in (
+        ("images", "jpg", picture(1, 7)),
+        ("annotations", "png", np.array([[1, 2, 3, 5, 7, 10, 18]], np.uint8)),
+    ):
+        (tmp_path / folder / "validation").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / folder / f"validation/ADE_val_00000001.{suffix}")
+    (note,) = check_data("ade20k", tmp_path).notes
+    assert note.startswith("val: no pixel of floor, ceiling, bed, ")
+    assert (note.count(","), note.endswith(" and 133 more classes")) == (9, True)

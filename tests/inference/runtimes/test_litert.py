@@ -1,0 +1,67 @@
+"""What runs LiteRT files says what is wrong with them; files are made by the converter where it is installed."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from file_metadata import METADATA
+from small_network import FACTS, small_network
+
+from featherseg.core.errors import DataNotFound, DeviceError, ExportError
+from featherseg.exporters import litert
+from featherseg.exporters.job import Job
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.runtimes.litert import LitertRuntime
+
+TEXTS = {key: json.dumps(value) for key, value in METADATA.items()}
+
+
+def with_facts(path, texts):
+    """A file that is no network, with `texts` in the archive at its end."""
+    path.write_bytes(b"\0" * 64)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("featherseg.json", json.dumps(texts))
+    return path
+
+
+def test_a_file_without_facts_is_refused(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"TFL3" * 10)
+    with pytest.raises(ExportError, match=r"lacks the metadata .* not written by featherseg"):
+        LitertRuntime(path)
+
+
+@pytest.mark.parametrize("texts", [[], {"classes": 3}, {**TEXTS, "classes": "["}])
+def test_facts_that_are_none_are_refused(tmp_path, texts):
+    with pytest.raises(ExportError):
+        LitertRuntime(with_facts(tmp_path / "model.tflite", texts))
+
+
+def test_a_missing_file_and_another_device_get_a_sentence(tmp_path):
+    with pytest.raises(DataNotFound, match="--to litert"):
+        LitertRuntime(tmp_path / "model.tflite")
+    with pytest.raises(DeviceError, match="'cuda'"):
+        LitertRuntime(tmp_path / "model.tflite", "cuda")
+
+
+def test_a_damaged_network_is_refused(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    with pytest.raises(ExportError, match="cannot be run by LiteRT"):
+        LitertRuntime(with_facts(tmp_path / "model.tflite", TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converter's own insides, when it is imported first
+def test_a_batch_comes_out_as_the_network_gives_it_at_its_size_alone(tmp_path):
+    pytest.importorskip("litert_torch")
+    pytest.importorskip("ai_edge_litert")
+    litert.write(Job(small_network(), FACTS, tmp_path))
+    runtime = open_runtime(tmp_path / "model.tflite", "cpu")
+    images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = small_network()(images)
+    found = runtime(images)
+    assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
+    assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
+    with pytest.raises(ExportError, match=r"takes pictures of 96x128 .* alone, not of 64x64"):
+        runtime(torch.zeros(1, 3, 64, 64))

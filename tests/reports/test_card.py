@@ -1,0 +1,42 @@
+import re
+
+from small_run import small_info
+from small_training import Silent, request
+
+from featherseg.core.files import append_line
+from featherseg.core.types import ClassInfo
+from featherseg.reports.card import card
+from featherseg.runs import open_run, write_info
+from featherseg.training import train
+
+
+def test_the_card_counts_the_looks_at_every_split(tmp_path):
+    run = train(request("train.epochs=1"), tmp_path / "run", Silent())
+    assert "3.78 M parameters" in card(run)
+    look = {"data": "shapes", "split": "test", "mode": "whole", "images": 3, "miou": 0.1}
+    for miou in (0.1, 0.25):
+        append_line(run.path / "evaluations.jsonl", look | {"miou": miou})
+    assert "- mIoU 25.00 % on `shapes`, split `test`, 3 pictures (whole); the split was looked at 2 times" in card(run)
+    assert "10.00 %" not in card(run)
+    append_line(run.path / "evaluations.jsonl", look | {"split": "val", "images": 1, "pq": 0.5})
+    assert "- PQ 50.00 %, mIoU 10.00 % on `shapes`, split `val`, 1 picture (whole); the split was looked at 1 time" in (
+        card(run)
+    )
+
+
+def test_names_from_others_are_text_in_the_card(tmp_path):
+    name = "<script>alert(1)</script>[a](javascript:b)\n# c\x1b[2J | `d`"
+    path = tmp_path / "run\n# e"
+    path.mkdir()
+    info = small_info([ClassInfo(name, (0, 0, 0))], licence=name, data={"name": "shapes", "val_split": name})
+    write_info(path, info.model_copy(update={"featherseg": name, "loaded": {"file": name}}))
+    append_line(path / "metrics.jsonl", {"step": 1, "val_miou": 0.5})
+    append_line(path / "evaluations.jsonl", {"data": name, "split": name, "mode": name, "images": 3, "miou": 0.1})
+    for spoiled in ({"miou": 0.1}, {"data": 1, "split": [], "mode": {}, "images": "x", "miou": "y"}):
+        append_line(path / "evaluations.jsonl", spoiled)
+    text = card(open_run(path))
+    shown = r"\<script\>alert(1)\</script\>\[a\](javascript:b)\\n# c\\x1b\[2J \| \`d\`"
+    assert text.count(shown) == 5  # licence, class, start, version, mode
+    outside = re.sub("`[^`]*`", "", text.replace(r"\`", ""))
+    assert not re.search(r"(?<!\\)[<\[|]", outside)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [r"# run\\n# e"]
