@@ -1,6 +1,6 @@
 """Ablations under the short protocol on CamVid: trains what is missing, prints one table. Used by *_ablations.py.
 
-Short protocol: half-size pictures (180 x 240), 40 epochs on `fit`, scored on `dev` at the labels' full resolution,
+Short protocol: half-size images (180 x 240), 40 epochs on `fit`, scored on `dev` at the labels' full resolution,
 seeds 0 to 2. A sign is only said where all three pairs of seeds agree. Kill it at any time: it goes on where it was.
 """
 
@@ -21,7 +21,7 @@ SHORT = (
     'data.train_split="fit"',
     'data.val_split="dev"',
     "data.workers=1",
-    "augment.scale=[0.375, 1.0]",  # the recipe's [0.75, 2.0] on half-size pictures
+    "augment.scale=[0.375, 1.0]",  # the recipe's [0.75, 2.0] on half-size images
     "augment.crop=[180, 240]",
     "train.epochs=40",
     "train.validate_every=40",

@@ -1,8 +1,8 @@
-"""Confusion counts of one picture: ours beside np.bincount, which is the oracle too, torch.bincount and torchmetrics.
+"""Confusion counts of one image: ours beside np.bincount, which is the oracle too, torch.bincount and torchmetrics.
 
     python benchmarks/confusion_counts.py [--rounds 30] [--threads 1] [--json FILE]
 
-1024x2048 pixels of 19 classes, labels as bytes, 5 % ignored. First labels as of pictures, where neighbours are alike:
+1024x2048 pixels of 19 classes, labels as bytes, 5 % ignored. First labels as of images, where neighbours are alike:
 blobs, predicted at 1/4 with mistakes; then bytes drawn at random, where none are. "ours" is compiled; "ours in numpy"
 is what runs without a compiler. Goals are for the first.
 """
@@ -46,7 +46,7 @@ def ours(truth: np.ndarray, prediction: np.ndarray, code: object) -> np.ndarray:
     return confusion_counts(truth, prediction, CLASSES, IGNORE)
 
 
-def of_pictures() -> tuple[np.ndarray, np.ndarray]:
+def of_images() -> tuple[np.ndarray, np.ndarray]:
     """Truth of blobs and its prediction, wrong along the contours: (H, W) uint8."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(1, CLASSES, SIZE[0] // 64, SIZE[1] // 64, generator=generator)
@@ -86,13 +86,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     tables = {}
-    for name, labels in {"labels of pictures": of_pictures, "random bytes": at_random}.items():
+    for name, labels in {"labels of images": of_images, "random bytes": at_random}.items():
         truth, prediction = labels()
         right, ignored = 100 * (truth == prediction).mean(), 100 * (truth == IGNORE).mean()
         print(f"\n{name}: {right:.0f} % right, {ignored:.1f} % ignored")
         print(f"compiled for {native()}")
         tables[name] = compare(truth, prediction, options)
-    table = tables["labels of pictures"]
+    table = tables["labels of images"]
     for name, goal, base in (
         ("ours", GOAL, "np.bincount"),
         ("ours", TORCHMETRICS_GOAL, "torchmetrics"),

@@ -1,4 +1,4 @@
-"""What scoring a picture costs besides the network's forward: classes of every pixel, counts, boundaries.
+"""What scoring an image costs besides the network's forward: classes of every pixel, counts, boundaries.
 
     python benchmarks/evaluator.py [--size 1024x2048] [--classes 19] [--rounds 15] [--threads 1] [--json FILE]
 
@@ -37,7 +37,7 @@ def usual_counts(truth: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarra
 
 
 def our_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """As the evaluator makes it of one run over the whole picture: (1, K, h, w) -> (H, W) uint8."""
+    """As the evaluator makes it of one run over the whole image: (1, K, h, w) -> (H, W) uint8."""
     out = SegOutput(logits, size, size, False)
     return masks_of([Pass(Window(0, 0, *size), out, flipped=False)], size, Mode())[0]
 
@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     tables = {}
     for name, functions in steps.items():
-        print(f"\n{name}, a picture of {arguments.size}, {classes} classes")
+        print(f"\n{name}, an image of {arguments.size}, {classes} classes")
         tables[name] = paired.compare(functions, arguments.rounds, arguments.clock, memory=True)
         paired.print_table(tables[name])
     if arguments.json:

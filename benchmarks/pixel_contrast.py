@@ -1,8 +1,8 @@
-"""Pixel contrast, forward and backward: ours beside the usual loop over pictures and classes, which is the oracle too.
+"""Pixel contrast, forward and backward: ours beside the usual loop over images and classes, which is the oracle too.
 
     python benchmarks/pixel_contrast.py [--rounds 15] [--threads 1] [--json FILE]
 
-4 pictures of 1024x1024 with 19 classes, maps at 1/4 (256x256) of 128 channels, 1024 samples and 100 views at most.
+4 images of 1024x1024 with 19 classes, maps at 1/4 (256x256) of 128 channels, 1024 samples and 100 views at most.
 Two rows of each layout of the maps: "embedded", where both begin at a map that is embedded and of unit length already,
 and "features", where both begin at the features: the usual form embeds the whole map, ours the drawn pixels. In the
 timed runs each draws its own pixels, equally many; for the differences both get the same. Both run in one process,
@@ -23,29 +23,29 @@ GOAL, GRADIENT_GOAL = 25, 1e-6
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 Drawn = list[tuple[int, int, Tensor]]
-"""Picture, class, positions (n,) of its pixels in the flattened picture."""
+"""Image, class, positions (n,) of its pixels in the flattened image."""
 
 
 def usual_draw(labels: Tensor, predicted: Tensor) -> Drawn:
-    """labels, predicted (B, h, w): equally many of each class of each picture with enough of it, half of them wrong."""
+    """labels, predicted (B, h, w): equally many of each class of each image with enough of it, half of them wrong."""
     pairs = [(i, int(c)) for i, one in enumerate(labels) for c in one.unique() if (one == c).sum() > VIEWS]
     views, drawn = min(SAMPLES // len(pairs), VIEWS), []
-    for picture, cls in pairs:
-        truth, guess = labels[picture].flatten(), predicted[picture].flatten()
+    for image, cls in pairs:
+        truth, guess = labels[image].flatten(), predicted[image].flatten()
         hard = ((truth == cls) & (guess != cls)).nonzero()[:, 0]
         easy = ((truth == cls) & (guess == cls)).nonzero()[:, 0]
         take = views - len(easy) if len(easy) < views / 2 else views // 2
         take = len(hard) if len(hard) < views / 2 else take
         hard = hard[torch.randperm(len(hard))[:take]]
         easy = easy[torch.randperm(len(easy))[: views - take]]
-        drawn.append((picture, cls, torch.cat([hard, easy])))
+        drawn.append((image, cls, torch.cat([hard, easy])))
     return drawn
 
 
 def usual_loss(embedded: Tensor, drawn: Drawn) -> Tensor:
-    """Eq. 6 of a map (B, D, h, w): a gather for every class of every picture, masks and exponents written out."""
+    """Eq. 6 of a map (B, D, h, w): a gather for every class of every image, masks and exponents written out."""
     flat = embedded.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h w, D)
-    anchors = torch.cat([flat[picture, positions] for picture, _, positions in drawn])  # (M, D)
+    anchors = torch.cat([flat[image, positions] for image, _, positions in drawn])  # (M, D)
     classes = torch.cat([torch.full((len(positions),), cls) for _, cls, positions in drawn])[:, None]
     same = (classes == classes.mT).float()  # (M, M)
     scores = anchors @ anchors.mT / TEMPERATURE
@@ -108,7 +108,7 @@ def check_same(loss: PixelContrast, features: Tensor, logits: Tensor, labels: Te
     apart, largest = (
         max(float(x.abs().max()) for x in xs) for xs in ([a - b for a, b in pairs], [b for _, b in pairs])
     )
-    print(f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of pictures; the same for both:")
+    print(f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of images; the same for both:")
     print(f"  loss {value.item():.6f}, usual {expected.item():.6f}; gradients differ by {apart:.1e} at most")
     print(f"  (the largest gradient is {largest:.1e}): {'reached' if apart <= GRADIENT_GOAL else 'MISSED'}")
 

@@ -4,8 +4,8 @@
 
 RUN/export/ must hold the files: featherseg export RUN --to openvino-int8,onnx-int8. Scored at the size that the run was
 validated at, on full-resolution labels. "difference" is file less network in points of mIoU with its 95 % interval:
-whole sequences are drawn again, or blocks of 25 consecutive pictures where there are too few. Each file is opened once,
-scored, and then timed against the plain network in eager torch, on one picture of the data at the size the network
+whole sequences are drawn again, or blocks of 25 consecutive images where there are too few. Each file is opened once,
+scored, and then timed against the plain network in eager torch, on one image of the data at the size the network
 sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need a
 quiet machine, scores do not: --rounds 0 leaves the times out.
 """
@@ -70,7 +70,7 @@ def sha256(file: Path) -> str:
 
 
 def score(runtimes: dict[str, Runtime], data: SegmentationData) -> dict[str, Scores]:
-    """Every runtime on every picture, in the mode of the run's validation."""
+    """Every runtime on every image, in the mode of the run's validation."""
     scores = {}
     for name, runtime in runtimes.items():
         print(f"scoring {name}", file=sys.stderr, flush=True)
@@ -89,8 +89,8 @@ def plain_step(run: Run, images: torch.Tensor) -> Callable[[], Any]:
     return step
 
 
-def seen_picture(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
-    """What the network is given of the first picture, (1, C, h, w)."""
+def seen_image(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
+    """What the network is given of the first image, (1, C, h, w)."""
     seen: list[torch.Tensor] = []
 
     class Ear:
@@ -109,7 +109,7 @@ def time_files(
     run: Run, runtimes: dict[str, Runtime], data: SegmentationData, given: argparse.Namespace
 ) -> paired.Table:
     """Those very runtimes against the plain network."""
-    images = seen_picture(runtimes["network"], data)
+    images = seen_image(runtimes["network"], data)
     steps = {"plain eager": plain_step(run, images)}
     steps |= {name: (lambda runtime=runtime: runtime(images)) for name, runtime in runtimes.items()}
     print(f"\none forward at {images.shape[2]}x{images.shape[3]}, {given.threads} threads")
@@ -128,7 +128,7 @@ def verdict(name: str, difference: Difference) -> str:
 def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str, Any]:
     """mIoU in % of each, and its difference from the network's; -> the same as plain values."""
     units, base = units_of(data.keys), scores["network"]
-    print(f"\n{data.name}, {base.images} pictures; {units.words}\n{'network':14} {100 * base.miou:6.2f}")
+    print(f"\n{data.name}, {base.images} images; {units.words}\n{'network':14} {100 * base.miou:6.2f}")
     found: dict[str, Any] = {"network": {"miou": base.miou}}
     for name, one in scores.items():
         if name == "network":

@@ -7,7 +7,7 @@
 A name of the catalogue is a network of 19 classes with random weights; its files are written for the occasion, int8
 calibrated on noise: speed only. A run's files are those that `featherseg export` wrote, so that what is timed here is
 what benchmarks/quantised_miou.py scores.
-What is timed is one forward on one picture, up to logits at the network's stride. The first row is plain eager torch
+What is timed is one forward on one image, up to logits at the network's stride. The first row is plain eager torch
 with the system's malloc; "eager+" is eager with our malloc setting and channels-last, the fairer baseline. Rows of ONNX
 Runtime and OpenVINO load no torch into their process, except "featherseg", which opens the file as our commands do.
 "apart" is the largest difference of logits to plain eager as a share of their range, "same" the share of positions with
@@ -55,7 +55,7 @@ GOAL = 3.0
 Step = Callable[[], Any]
 
 
-def picture(size: tuple[int, int]) -> np.ndarray:
+def image(size: tuple[int, int]) -> np.ndarray:
     """Normalised noise, (1, 3, H, W) float32, the same in every process."""
     return np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
 
@@ -140,7 +140,7 @@ def serve(row: str, source: str, size: str, threads: str, answer: str) -> None:
         from featherseg.core.allocator import keep_freed_memory  # loads no torch
 
         keep_freed_memory()
-    images = picture(parse_size(size))
+    images = image(parse_size(size))
     step = STEPS[VARIANTS[row][0]](row, source, images, int(threads))
     np.save(answer, step())
     print(f"{row} is ready", file=sys.stderr, flush=True)
@@ -154,7 +154,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, int]) -> dict[str, Path]:
-    """Export a network with random weights; -> target -> its file. int8 is calibrated on ten pictures of noise."""
+    """Export a network with random weights; -> target -> its file. int8 is calibrated on ten images of noise."""
     import torch
 
     from featherseg.core.types import ClassInfo
@@ -232,7 +232,7 @@ def main(arguments: argparse.Namespace, folder: Path) -> None:
     }
     environments = {row: {"FEATHERSEG_ALLOCATOR": "off"} if row == "eager" else {} for row in rows}
     table = paired.processes(commands, arguments.rounds, arguments.clock, arguments.starts, environments)
-    print(f"{arguments.source} at {arguments.size}, one picture, {arguments.threads} threads a process")
+    print(f"{arguments.source} at {arguments.size}, one image, {arguments.threads} threads a process")
     paired.print_table(table, fidelity(answers))
     for file in files.values():
         print(f"{file}: {sum(f.stat().st_size for f in file.parent.glob(f'{file.stem}.*')) / 2**20:.1f} MiB")

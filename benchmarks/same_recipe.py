@@ -21,7 +21,7 @@ from featherseg.uncertainty.clusters import units_of
 
 
 def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:
-    """The halves of the runs, (m, N, 3, K) `picture_counts`, one of which is called better than the other."""
+    """The halves of the runs, (m, N, 3, K) `image_counts`, one of which is called better than the other."""
     units, runs, found = units_of(keys), range(len(counts)), []
     for others in combinations(runs[1:], len(runs) // 2 - 1):
         first = [0, *others]
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"{one.name}: {100 * score.miou:.2f}")
     found = called_better(np.stack([score.counts for score in scores]), data.keys)
     splits = len(list(combinations(range(1, len(files)), len(files) // 2 - 1)))
-    print(f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} pictures, say better: {found}")
+    print(f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} images, say better: {found}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The service under load: right masks, latency at 80 % of capacity, memory, a kill in the middle of requests.
 
-    python benchmarks/serve_load.py RUN PICTURE... [--minutes 5] [--json FILE]
+    python benchmarks/serve_load.py RUN IMAGE... [--minutes 5] [--json FILE]
 
 A real server process, asked from this one over loopback, on the same cores. In this order:
 
@@ -37,8 +37,8 @@ GOAL_GROWTH = 5.0
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The bytes of a picture file, and those of its mask."""
+class Image:
+    """The bytes of an image file, and those of its mask."""
 
     content: bytes
     mask: bytes
@@ -96,34 +96,34 @@ class Server:
         return self.process.wait()
 
 
-def offline(run: str, files: Sequence[Path]) -> list[Picture]:
-    """Pictures and masks, made by `featherseg predict` in a process of its own."""
+def offline(run: str, files: Sequence[Path]) -> list[Image]:
+    """Images and masks, made by `featherseg predict` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "featherseg", "predict", run, *map(str, files), "-o", folder]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return [Picture(file.read_bytes(), Path(folder, f"{file.stem}_mask.png").read_bytes()) for file in files]
+        return [Image(file.read_bytes(), Path(folder, f"{file.stem}_mask.png").read_bytes()) for file in files]
 
 
-async def ask(client: httpx.AsyncClient, picture: Picture) -> str:
+async def ask(client: httpx.AsyncClient, image: Image) -> str:
     """`right`, `wrong`, a status, or the kind of error."""
     try:
-        answer = await client.post("v1/segment", files={"image": ("picture", picture.content)})
+        answer = await client.post("v1/segment", files={"image": ("image", image.content)})
     except httpx.HTTPError as error:
         return type(error).__name__
     if answer.status_code != 200:
         return str(answer.status_code)
-    return "right" if answer.content == picture.mask else "wrong"
+    return "right" if answer.content == image.mask else "wrong"
 
 
-async def closed_loop(server: Server, pictures: Sequence[Picture], requests: int) -> tuple[Counter[str], float]:
+async def closed_loop(server: Server, images: Sequence[Image], requests: int) -> tuple[Counter[str], float]:
     """So many requests from CLIENTS clients, each asking again as soon as it was answered; -> outcomes, seconds."""
-    turns: Iterator[Picture] = (pictures[number % len(pictures)] for number in range(requests))
+    turns: Iterator[Image] = (images[number % len(images)] for number in range(requests))
     outcomes: Counter[str] = Counter()
 
     async def one() -> None:
         async with connected(server) as client:
-            for picture in turns:
-                outcomes[await ask(client, picture)] += 1
+            for image in turns:
+                outcomes[await ask(client, image)] += 1
 
     started = time.perf_counter()
     await asyncio.gather(*(one() for _ in range(CLIENTS)))
@@ -131,7 +131,7 @@ async def closed_loop(server: Server, pictures: Sequence[Picture], requests: int
 
 
 async def open_loop(
-    server: Server, pictures: Sequence[Picture], per_second: float, seconds: float
+    server: Server, images: Sequence[Image], per_second: float, seconds: float
 ) -> tuple[Counter[str], list[float]]:
     """Requests at random moments; -> outcomes, and seconds from the scheduled moment to each right answer."""
     chance = random.Random(SEED)
@@ -140,8 +140,8 @@ async def open_loop(
     async with connected(server) as client:
         started = time.perf_counter()
 
-        async def one(due: float, picture: Picture) -> None:
-            outcome = await ask(client, picture)
+        async def one(due: float, image: Image) -> None:
+            outcome = await ask(client, image)
             outcomes[outcome] += 1
             if outcome == "right":
                 times.append(time.perf_counter() - started - due)
@@ -149,21 +149,21 @@ async def open_loop(
         due, number, asked = chance.expovariate(per_second), 0, []
         while due < seconds:
             await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-            asked.append(asyncio.create_task(one(due, pictures[number % len(pictures)])))
+            asked.append(asyncio.create_task(one(due, images[number % len(images)])))
             due, number = due + chance.expovariate(per_second), number + 1
         await asyncio.gather(*asked)
     return outcomes, times
 
 
-async def killed(server: Server, pictures: Sequence[Picture]) -> tuple[Counter[str], Counter[str]]:
+async def killed(server: Server, images: Sequence[Image]) -> tuple[Counter[str], Counter[str]]:
     """What CLIENTS clients see of a server that is killed while they wait, and of the one started after it."""
     async with connected(server) as client:
-        asked = [asyncio.create_task(ask(client, pictures[i % len(pictures)])) for i in range(CLIENTS)]
+        asked = [asyncio.create_task(ask(client, images[i % len(images)])) for i in range(CLIENTS)]
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         server.end(kill=True)
         during = Counter(await asyncio.gather(*asked))
     await asyncio.to_thread(server.start)
-    return during, (await closed_loop(server, pictures, CLIENTS))[0]
+    return during, (await closed_loop(server, images, CLIENTS))[0]
 
 
 def connected(server: Server) -> httpx.AsyncClient:
@@ -171,16 +171,16 @@ def connected(server: Server) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=server.address, timeout=120, limits=limits, trust_env=False)
 
 
-async def measure(server: Server, pictures: Sequence[Picture], minutes: float) -> Result:
-    first, _ = await closed_loop(server, pictures, FIRST)
+async def measure(server: Server, images: Sequence[Image], minutes: float) -> Result:
+    first, _ = await closed_loop(server, images, FIRST)
     rss_first = server.rss_mib()
-    rest, seconds = await closed_loop(server, pictures, ALL - FIRST)
+    rest, seconds = await closed_loop(server, images, ALL - FIRST)
     rss_all, per_second = server.rss_mib(), rest["right"] / seconds
     offered = SHARE * per_second
-    outcomes, times = await open_loop(server, pictures, offered, 60 * minutes)
+    outcomes, times = await open_loop(server, images, offered, 60 * minutes)
     p50, p95, p99 = 1000 * np.percentile(times, [50, 95, 99])
     rss_end = server.rss_mib()
-    during, after = await killed(server, pictures)
+    during, after = await killed(server, images)
     return Result(
         cores=os.cpu_count() or 1,
         first=dict(first),
@@ -223,14 +223,14 @@ def words(outcomes: dict[str, int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    pictures = offline(arguments.run, arguments.pictures)
+    images = offline(arguments.run, arguments.images)
     server = Server(arguments.run)
     try:
-        result = asyncio.run(measure(server, pictures, arguments.minutes))
+        result = asyncio.run(measure(server, images, arguments.minutes))
     finally:
         server.end()
     print_result(result)

@@ -3,8 +3,8 @@
 python benchmarks/training_sample.py [--rounds 30] [--clock cpu|wall] [--json FILE]
 
 A sample is image and label, scaled by 0.5 to 2, cropped to 1024x1024, flipped in half of the cases. The usual way
-decodes the PNG, resizes the whole picture, makes it float32, crops and flips; ours decodes (or not), crops, resizes the
-window and flips, in 8 bits. Both draw the same factors. The pictures are drawn streets with camera noise, of about
+decodes the PNG, resizes the whole image, makes it float32, crops and flips; ours decodes (or not), crops, resizes the
+window and flips, in 8 bits. Both draw the same factors. The images are drawn streets with camera noise, of about
 2.8 MB as PNG; all files are in the page cache. A round is four samples, in a process for each way, of one thread; the
 usual way runs with malloc as it comes, and as our own processes set it. Goals: 2x, 8x and 40x.
 """
@@ -30,7 +30,7 @@ from featherseg.data.loader import TrainingSamples
 from featherseg.data.shapes import CLASSES, Shapes
 from featherseg.data.transforms import Augment
 
-PICTURES, SIZE, CROP, SCALE, NOISE = 4, (1024, 2048), (1024, 1024), (0.5, 2.0), 1.5
+IMAGES, SIZE, CROP, SCALE, NOISE = 4, (1024, 2048), (1024, 1024), (0.5, 2.0), 1.5
 WAYS = {  # as it is printed -> what is run
     "usual": "usual",
     "usual, freed memory kept": "usual",
@@ -44,7 +44,7 @@ GOALS = {"PNG": 2, "JPEG cache": 8, "raw cache": 40}
 
 def draw(folder: Path) -> FolderData:
     """Four streets as a dataset on disk, PNG images and masks of 1024x2048 (height x width)."""
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         scene, rng = Shapes("val")[number], np.random.default_rng(number)
         large = np.asarray(Image.fromarray(scene.image).resize(SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
         noisy = (large + rng.normal(0, NOISE, large.shape)).round().clip(0, 255).astype(np.uint8)
@@ -96,7 +96,7 @@ def serve(way: str, folder: Path) -> None:
 
     def step() -> None:
         epoch = next(epochs)
-        for index in range(PICTURES):
+        for index in range(IMAGES):
             sample(epoch, index)
 
     paired.serve(step)
@@ -112,7 +112,7 @@ def main() -> None:
         commands = {label: [__file__, "--serve", way, name] for label, way in WAYS.items()}
         off = {"usual": {"FEATHERSEG_ALLOCATOR": "off"}}
         table = paired.processes(commands, arguments.rounds, arguments.clock, environments=off)
-    print(f"{PICTURES} samples a round, one thread")
+    print(f"{IMAGES} samples a round, one thread")
     paired.print_table(table)
     for label, goal in GOALS.items():
         paired.print_goal(table, label, goal)

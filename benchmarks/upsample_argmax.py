@@ -2,7 +2,7 @@
 
     python benchmarks/upsample_argmax.py [--rounds 30] [--threads 1] [--json FILE]
 
-19 classes to 1024x2048 from logits at 1/4 and at 1/8, one picture. "usual" interpolates planes (NCHW), the next row
+19 classes to 1024x2048 from logits at 1/4 and at 1/8, one image. "usual" interpolates planes (NCHW), the next row
 the same in channels-last; then our kernel, compiled and in numpy (what runs without a compiler). All run in one
 process, so under one setting of malloc: ours by default, the system's with FEATHERSEG_ALLOCATOR=off.
 """

@@ -25,4 +25,4 @@ step "Predict with the exported file" featherseg predict demo/run.onnx demo/scen
 step "Count" featherseg cost frm-lite0 --size 256x512 --classes 8
 step "Report" featherseg report demo/run
 
-printf '\nDone in %d s. Open demo/run/report.html; the predicted pictures are in demo/predictions.\n' "$SECONDS"
+printf '\nDone in %d s. Open demo/run/report.html; the predicted images are in demo/predictions.\n' "$SECONDS"

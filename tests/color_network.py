@@ -20,7 +20,7 @@ POISON = (7, 77, 7)
 
 
 class ColorNetwork(SegmentationNetwork):
-    """Logits are the picture's own channels; of a panoptic one, pixels of full blue are centres, offsets are 0."""
+    """Logits are the image's own channels; of a panoptic one, pixels of full blue are centres, offsets are 0."""
 
     classes = len(CLASSES)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -55,13 +55,13 @@ def served(name: str = "color", panoptic: bool = False, batch: int = 4) -> Serve
     return Served(name, color_predictor(panoptic, batch, name))
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (24, 40)) -> np.ndarray:
+def image(seed: int = 0, size: tuple[int, int] = (24, 40)) -> np.ndarray:
     """(H, W, 3) uint8: noise below 250, so that no pixel is a centre."""
     return np.random.default_rng(seed).integers(0, 250, (*size, 3), dtype=np.uint8)
 
 
 def poisoned(size: tuple[int, int] = (24, 40)) -> np.ndarray:
-    pixels = picture(9, size)
+    pixels = image(9, size)
     pixels[3, 5] = POISON
     return pixels
 
@@ -130,6 +130,6 @@ class Slow:
             self.running -= 1
 
 
-def large_picture(size: tuple[int, int] = (1000, 1010), color: tuple[int, int, int] = (0, 90, 10)) -> np.ndarray:
+def large_image(size: tuple[int, int] = (1000, 1010), color: tuple[int, int, int] = (0, 90, 10)) -> np.ndarray:
     """(H, W, 3) uint8 of one colour: too many pixels for a small image, and few bytes as PNG."""
     return np.broadcast_to(np.array(color, dtype=np.uint8), (*size, 3))

@@ -1,4 +1,4 @@
-"""Drives the page of a service that runs in a thread: what its networks see is plain in the picture."""
+"""Drives the page of a service that runs in a thread: what its networks see is plain in the image."""
 
 import re
 import threading
@@ -63,7 +63,7 @@ def serving(on_page: list[Served], token: str | None = None, largest: int = 300_
         thread.join()
 
 
-def picture(size: tuple[int, int] = (60, 80)) -> np.ndarray:
+def image(size: tuple[int, int] = (60, 80)) -> np.ndarray:
     """(H, W, 3) uint8: blocks of random colours, in which every class of `networks` is seen."""
     height, width = size
     blocks = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, 3), dtype=np.uint8)
@@ -111,7 +111,7 @@ def refused(page) -> None:
 
 
 def look(page, pixels: np.ndarray, name: str = "street.png") -> bytes:
-    """Choose a picture and wait for what is seen; -> its file."""
+    """Choose an image and wait for what is seen; -> its file."""
     content = encoded(pixels)
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
     says(page, f"Done: {re.escape(name)}.")

@@ -40,7 +40,7 @@ class Golden:
         """Load the reference's weights and run its cases; -> what differs by more than rtol of an output's deviation.
 
         names: a name of the reference -> ours, where they are not the same ("main" are the logits, others from aux).
-        upsampled: the reference holds logits at the picture's size.
+        upsampled: the reference holds logits at the image's size.
         """
         load_official(net.double().eval(), self.state())
         outputs, found = self.run(net, names or {}, upsampled), []
@@ -113,6 +113,6 @@ class WithAux(nn.Module):
 
 
 def gmacs(net: nn.Module, size: tuple[int, int]) -> dict[str, float]:
-    """10^9 multiply-accumulates of a network on the meta device for one picture, by convention."""
+    """10^9 multiply-accumulates of a network on the meta device for one image, by convention."""
     counts, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
     return {name: count / 1e9 for name, count in by_convention(counts).items()}

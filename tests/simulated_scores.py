@@ -1,4 +1,4 @@
-"""Pictures that were never drawn: pixel counts of simulated networks, and differences that are known beforehand."""
+"""Images that were never drawn: pixel counts of simulated networks, and differences that are known beforehand."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,43 +10,43 @@ CLASSES = 5
 
 @dataclass(frozen=True)
 class Scene:
-    """How pictures are simulated.
+    """How images are simulated.
 
     qualities: log-odds of a hit of each network, before noise; correlation of neighbours; rare: class 0 is in 3 of 100
-    pictures, and no other class is taken for it.
+    images, and no other class is taken for it.
     """
 
     qualities: tuple[float, ...] = (1.0, 1.3)
     correlation: float = 0.0
     rare: bool = False
 
-    def counts(self, rng: np.random.Generator, pictures: int) -> np.ndarray:
-        """(S, N, 3, K): pixels in the truth, hit and predicted of each network, picture and class."""
-        truth = np.round(rng.gamma(1, 1, (pictures, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
+    def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
+        """(S, N, 3, K): pixels in the truth, hit and predicted of each network, image and class."""
+        truth = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
         if self.rare:
             truth[:, 0] = 0
-            chosen = rng.choice(pictures, pictures * 3 // 100, replace=False)
+            chosen = rng.choice(images, images * 3 // 100, replace=False)
             truth[chosen, 0] = np.round(rng.gamma(4, 50, len(chosen)))
-        difficulty = self._series(rng, pictures)
+        difficulty = self._series(rng, images)
         networks = []
         for quality in self.qualities:
-            odds = quality + 0.5 * difficulty + 0.5 * self._series(rng, pictures)
+            odds = quality + 0.5 * difficulty + 0.5 * self._series(rng, images)
             hits = np.round(truth / (1 + np.exp(-odds)))
             wrong = (truth - hits).sum(axis=1, keepdims=True)  # (N, 1)
             share = np.full(CLASSES, 1 / CLASSES) if not self.rare else np.array([0, *[1 / (CLASSES - 1)] * 4])
             networks.append(np.stack([truth, hits, hits + np.round(wrong * share)], axis=1))
         return np.stack(networks)
 
-    def _series(self, rng: np.random.Generator, pictures: int) -> np.ndarray:
-        """(N, K) normal noise of standard deviation 1, each picture correlated with the one before."""
-        noise = rng.normal(size=(pictures, CLASSES))
-        for i in range(1, pictures) if self.correlation else ():
+    def _series(self, rng: np.random.Generator, images: int) -> np.ndarray:
+        """(N, K) normal noise of standard deviation 1, each image correlated with the one before."""
+        noise = rng.normal(size=(images, CLASSES))
+        for i in range(1, images) if self.correlation else ():
             noise[i] = self.correlation * noise[i - 1] + (1 - self.correlation**2) ** 0.5 * noise[i]
         return noise
 
     @cache  # noqa: B019  few scenes, of a few bytes each
     def truth(self) -> np.ndarray:
-        """First network less second over 200,000 pictures: mIoU, then the IoU of each class."""
+        """First network less second over 200,000 images: mIoU, then the IoU of each class."""
         unrelated = Scene(self.qualities, rare=self.rare)  # neighbours do not change what is true in the long run
         rng = np.random.default_rng(99)
         pooled = sum(unrelated.counts(rng, 10_000).sum(axis=1) for _ in range(20))  # (S, 3, K)
@@ -54,10 +54,10 @@ class Scene:
         return np.array([iou[0].mean() - iou[1].mean(), *(iou[0] - iou[1])])
 
 
-def training_runs(rng: np.random.Generator, runs: int, pictures: int, spread: float, noise: float) -> np.ndarray:
-    """Runs of one recipe, (m, N, 3, K): log-odds that differ by `spread` from run to run, by `noise` a picture."""
-    truth = np.round(rng.gamma(1, 1, (pictures, CLASSES)) * np.linspace(200, 2000, CLASSES))
-    difficulty = 1 + 0.5 * rng.normal(size=(pictures, CLASSES))
+def training_runs(rng: np.random.Generator, runs: int, images: int, spread: float, noise: float) -> np.ndarray:
+    """Runs of one recipe, (m, N, 3, K): log-odds that differ by `spread` from run to run, by `noise` an image."""
+    truth = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))
+    difficulty = 1 + 0.5 * rng.normal(size=(images, CLASSES))
     odds = difficulty + spread * rng.normal(size=(runs, 1, CLASSES)) + noise * rng.normal(size=(runs, *truth.shape))
     hits = np.round(truth / (1 + np.exp(-odds)))  # (m, N, K)
     predicted = hits + np.round((truth - hits).sum(axis=-1, keepdims=True) / CLASSES)

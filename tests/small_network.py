@@ -59,7 +59,7 @@ class Up(nn.Module):
 
 
 class SmallNetwork(SegmentationNetwork):
-    """images (B, 3, H, W), normalised -> logits (B, 5, H'/4, W'/4) of the picture padded to multiples of 8."""
+    """images (B, 3, H, W), normalised -> logits (B, 5, H'/4, W'/4) of the image padded to multiples of 8."""
 
     size_divisor = 8
     mean, std = (123.0, 96.0, 70.0), (61.0, 47.0, 72.0)

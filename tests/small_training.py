@@ -1,4 +1,4 @@
-"""A small training on drawn scenes for tests: 8 pictures, crops of 64 x 96, no pretrained weights."""
+"""A small training on drawn scenes for tests: 8 images, crops of 64 x 96, no pretrained weights."""
 
 from pathlib import Path
 

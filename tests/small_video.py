@@ -10,21 +10,21 @@ import numpy as np
 CONTAINERS = {".mkv": "matroska", ".m4v": "mp4"}
 
 
-def moving_pictures(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
-    """RGB pictures with a bright block that moves; broad patches, so that encoders keep them well."""
+def moving_images(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    """RGB images with a bright block that moves; broad patches, so that encoders keep them well."""
     rng = np.random.default_rng(7)
     ground = rng.integers(0, 200, (size[0] // 12 + 1, size[1] // 12 + 1, 3)).repeat(12, 0).repeat(12, 1)
-    pictures = []
+    images = []
     for number in range(count):
-        picture = ground[: size[0], : size[1]].astype(np.uint8)
-        picture[:12, (3 * number) % max(size[1] - 12, 1) :][:, :12] = (250, 240, 10)
-        pictures.append(picture)
-    return pictures
+        image = ground[: size[0], : size[1]].astype(np.uint8)
+        image[:12, (3 * number) % max(size[1] - 12, 1) :][:, :12] = (250, 240, 10)
+        images.append(image)
+    return images
 
 
 def write_video(
     path: Path,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     *,
     codec: str = "mpeg4",
     rate: Fraction | int = 25,
@@ -36,21 +36,21 @@ def write_video(
     sound: bool = False,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """A video of pictures (H, W, 3), shown at `times` in units of `time_base`; turn: (degrees, mirrored)."""
+    """A video of images (H, W, 3), shown at `times` in units of `time_base`; turn: (degrees, mirrored)."""
     base = time_base or 1 / Fraction(rate)
     with av.open(
         str(path), "w", format=CONTAINERS.get(path.suffix, path.suffix[1:]), options=container_options or {}
     ) as container:
         stream = container.add_stream(codec, rate=rate, options={"qmin": "1", "qmax": "2"} if codec == "mpeg4" else {})
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels
         stream.codec_context.time_base, stream.time_base = base, base
         stream.codec_context.sample_aspect_ratio = pixel_shape
         if turn:
             stream.set_display_rotation(turn[0], hflip=turn[1])
         other = container.add_stream("aac", rate=44100) if sound else None
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = number if times is None else times[number], base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

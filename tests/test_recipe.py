@@ -46,14 +46,14 @@ CGRSEG = {  # README of the authors' code, May 2024: mIoU on ADE20K, COCO-Stuff 
 
 @pytest.mark.parametrize("size", CGRSEG)
 @pytest.mark.parametrize(
-    ("file", "data", "fit", "crop", "steps", "pictures"),
+    ("file", "data", "fit", "crop", "steps", "images"),
     [
         ("ade20k", "ade20k", (512, 2048), 512, 160_000, 20_210),
         ("coco-stuff", "coco-stuff-10k", (512, 2048), 512, 80_000, 9000),
         ("pascal-context", "pascal-context-59", (520, 520), 480, 80_000, 4998),
     ],
 )
-def test_the_cgrseg_settings_are_those_of_the_authors_configuration(size, file, data, fit, crop, steps, pictures):
+def test_the_cgrseg_settings_are_those_of_the_authors_configuration(size, file, data, fit, crop, steps, images):
     recipe = parse_recipe(read_recipe(f"cgrseg-{size}_{file}"))
     train, paper = recipe.train, recipe.paper
     assert (recipe.model.name, recipe.model.options, recipe.model.pretrained) == (f"cgrseg-{size}", {}, True)
@@ -70,7 +70,7 @@ def test_the_cgrseg_settings_are_those_of_the_authors_configuration(size, file, 
     assert recipe.loss == LossTable(mean="all")
     assert (train.optimizer, train.lr, train.backbone_lr, train.weight_decay) == ("adamw", 1.2e-3, 1.2e-4, 0.01)
     assert (train.power, train.warmup_steps, train.groups, train.ema) == (1.0, 1500, "structure", 0.0)
-    an_epoch = -(-pictures // train.batch_size)
+    an_epoch = -(-images // train.batch_size)
     assert train.batch_size == 16
     assert 0 <= train.epochs * an_epoch - steps < an_epoch
     column = ("ade20k", "coco-stuff-10k", "pascal-context-59").index(data)
@@ -89,9 +89,9 @@ CITYSCAPES_WEIGHTS = [
     0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
 ]  # fmt: skip
 SCTNET_S = MMSEG | {"scale": (0.25, 1.5), "crop": (512, 1024)}
-MINED_2 = {"ohem_threshold": 0.7, "ohem_min_kept": 5000}  # 10,000 of 2 pictures
+MINED_2 = {"ohem_threshold": 0.7, "ohem_min_kept": 5000}  # 10,000 of 2 images
 MINED_4 = {"ohem_threshold": 0.7, "ohem_min_kept": 2500}  # of 4
-HARD = {"ohem_threshold": 0.9, "ohem_min_kept": 21_845, "auxiliary": 0.4}  # 131,072 of 6 pictures
+HARD = {"ohem_threshold": 0.9, "ohem_min_kept": 21_845, "auxiliary": 0.4}  # 131,072 of 6 images
 PIDNET = HARD | {"class_weights": CITYSCAPES_WEIGHTS, "boundary": 20.0, "mean": "number"}
 ALL = {"mean": "all"}
 SCTNET = ALL | {"auxiliary": 0.4}
@@ -128,7 +128,7 @@ PEERS = {  # optimiser, lr, backbone's, decay, power, warm-up; batch, epochs; [a
     "sctnet-b_cityscapes": ("adamw", 4e-3, 4e-4, 0.0125, 1.0, 1500, 16, 860, MMSEG, SCTNET, None),
 }  # fmt: skip
 FITTED = {"sctnet-s_cityscapes": (768, 1536)} | dict.fromkeys((name for name in PEERS if "ade20k" in name), (512, 2048))
-"""Recipes that bring test pictures to a size."""
+"""Recipes that bring test images to a size."""
 
 
 @pytest.mark.parametrize("name", PEERS)

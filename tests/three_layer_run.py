@@ -16,7 +16,7 @@ class EightClasses(ThreeLayers):
 
 
 def three_layer_run(folder: Path, **data: object) -> Run:
-    """A run folder with twelve pictures of train and two of val, unless `data` (its [data] table) says otherwise."""
+    """A run folder with twelve images of train and two of val, unless `data` (its [data] table) says otherwise."""
     folder.mkdir()
     table = {"name": "shapes", "train_size": 12, "val_size": 2, **data}
     write_info(folder, small_info(Shapes.classes, data=table, image_size=(64, 96)))

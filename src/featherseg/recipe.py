@@ -17,7 +17,7 @@ from featherseg.data.images import MAX_PIXELS
 from featherseg.losses.cross_entropy import Mean
 
 Positive = Annotated[int, Field(gt=0, le=10_000_000)]
-Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of a picture
+Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of an image
 Weights = Annotated[list[float], Field(max_length=255)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]  # what fp32 holds, with room for an optimiser's factors
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -37,7 +37,7 @@ def _decodable(size: tuple[int, int]) -> tuple[int, int]:
 
 
 ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
-"""(height, width) of pictures."""
+"""(height, width) of images."""
 
 ToFit = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
 """A core.types.Fit: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
@@ -70,10 +70,10 @@ class DataTable(Config):
     root: str | None = None
     train_split: str = "train"
     val_split: str = "val"
-    train_size: Positive | None = None  # use only so many pictures
+    train_size: Positive | None = None  # use only so many images
     val_size: Positive | None = None
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
-    test_fit: ToFit | None = None  # pictures are brought to fit this wherever the network is validated, scored or used
+    test_fit: ToFit | None = None  # images are brought to fit this wherever the network is validated, scored or used
     class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
     @property
@@ -83,12 +83,12 @@ class DataTable(Config):
 
 
 class AugmentTable(Config):
-    """[augment]: what is done to a training picture, in this order. Off where a key is left out."""
+    """[augment]: what is done to a training image, in this order. Off where a key is left out."""
 
-    fit: ToFit | None = None  # the picture is brought to fit this first
-    scale: tuple[float, float] = (1.0, 1.0)  # the picture is resized by a factor drawn from here ...
+    fit: ToFit | None = None  # the image is brought to fit this first
+    scale: tuple[float, float] = (1.0, 1.0)  # the image is resized by a factor drawn from here ...
     scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
-    crop: ImageSize | None = None  # (height, width); the largest training picture where left out
+    crop: ImageSize | None = None  # (height, width); the largest training image where left out
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
     flip: Share = 0.0  # probability of a left-right flip
     photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/photometric.py)
@@ -112,7 +112,7 @@ class LossTable(Config):
     label_smoothing: Share = 0.0
     mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
-    ohem_min_kept: Positive = 10_000  # ... and at least so many pixels a picture
+    ohem_min_kept: Positive = 10_000  # ... and at least so many pixels an image
     auxiliary: Annotated[float, Field(ge=0)] = 0.0  # weight of each auxiliary head's cross-entropy; 0 = off
     boundary: Annotated[float, Field(ge=0)] = 0.0  # PIDNet: weight of the boundary loss; 0 = off
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic networks: share of the pixels whose class loss counts
@@ -120,9 +120,9 @@ class LossTable(Config):
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
     contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # of the embedding
-    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # pixels of a group of pictures, at most
-    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one picture, at most
-    contrast_group: Positive | None = None  # pictures contrasted with each other; all on a device where left out
+    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # pixels of a group of images, at most
+    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one image, at most
+    contrast_group: Positive | None = None  # images contrasted with each other; all on a device where left out
 
 
 class TrainTable(Config):
@@ -172,7 +172,7 @@ class PaperTable(Config):
     """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
 
     miou holds %, by split of `data`, at one scale unless `scales` and `flip` tell otherwise. gmacs are counted by
-    `convention` ("other": in a way that is none of ours) for one picture of `size` (height, width); they and params_m
+    `convention` ("other": in a way that is none of ours) for one image of `size` (height, width); they and params_m
     are of the network with `classes` classes.
     """
 

@@ -2,7 +2,7 @@
 
 recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
 weights), last.ckpt (to resume), data.json (what its data are known by), metrics.jsonl (append only), environment.json,
-card.md, evaluations.jsonl, pictures.
+card.md, evaluations.jsonl, images.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class RunInfo(Config):
     recipe: Recipe
     classes: Annotated[list[ClassRow], Field(min_length=1, max_length=255)]
     channels: Annotated[int, Field(ge=1, le=models.MOST_CHANNELS)]
-    image_size: ImageSize  # (height, width) of the pictures it was trained on: their median
+    image_size: ImageSize  # (height, width) of the images it was trained on: their median
     licence: str
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
     class_weights: Weights | None  # of the loss, as resolved from the recipe

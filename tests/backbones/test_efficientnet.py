@@ -44,7 +44,7 @@ PACKAGE = {  # blocks, parameters with head, root mean square of each stage
     "efficientnet-b4": (32, 19_341_616, (0.322883, 0.341891, 0.407563, 0.228711)),
     "efficientnet-b5": (39, 30_389_784, (0.401215, 0.453051, 0.444454, 0.279051)),
 }
-"""Of `efficientnet-pytorch` 0.7.1, in float64, its weights those of `noise`, on a seeded picture of 65 x 99; its own
+"""Of `efficientnet-pytorch` 0.7.1, in float64, its weights those of `noise`, on a seeded image of 65 x 99; its own
 stages and ours differed by 1e-15 at most.
 """
 
@@ -132,7 +132,7 @@ def test_b_leaves_out_later_blocks_more_often_and_lite_none(name, last):
     assert rates == pytest.approx([last * i / 15 for i in range(16)])
 
 
-def test_b_takes_pictures_normalised_by_imagenet_and_lite_by_127():
+def test_b_takes_images_normalised_by_imagenet_and_lite_by_127():
     b, lite = backbones.build("efficientnet-b0"), backbones.build("efficientnet-lite0")
     assert (b.mean, b.std) == ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     assert (lite.mean, lite.std) == ((127.0,) * 3, (128.0,) * 3)

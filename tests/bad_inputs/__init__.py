@@ -1,4 +1,4 @@
-"""Pictures as nobody should send them, and as somebody will: spoiled, disguised, oversized, or only unusual.
+"""Images as nobody should send them, and as somebody will: spoiled, disguised, oversized, or only unusual.
 
 Each says what is right for it: the pixels that its mask must be the mask of, or a refusal in a sentence. The pixels are
 worked out without our code: they are what was written into the file, or, of a lossy or bit-flipped file, what Pillow

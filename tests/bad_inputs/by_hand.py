@@ -74,7 +74,7 @@ def tiff(entries: Sequence[tuple[int, str, Sequence[int]]], data: bytes, order: 
 def tiff_entries(
     size: tuple[int, int], bands: int, bits: int, photometric: int, length: int
 ) -> list[tuple[int, str, Sequence[int]]]:
-    """The entries of a picture in one strip. Photometric: 0 white is zero, 1 black is, 2 RGB, 3 palette, 5 CMYK."""
+    """The entries of an image in one strip. Photometric: 0 white is zero, 1 black is, 2 RGB, 3 palette, 5 CMYK."""
     return [
         (256, "long", [size[1]]),
         (257, "long", [size[0]]),

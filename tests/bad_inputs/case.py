@@ -59,19 +59,19 @@ INDICES = (GREY // 32).astype(np.uint8)
 COLORS = np.random.default_rng(2).integers(0, 256, (8, 3), dtype=np.uint8)
 
 
-def saved(picture: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
+def saved(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
     """The file that Pillow writes."""
     file = io.BytesIO()
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(file, kind, **options)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def as_pillow_decodes(content: bytes) -> np.ndarray | None:
     """(H, W, 3) uint8: upright and in colour, by Pillow alone; None where it cannot."""
     try:
-        with Image.open(io.BytesIO(content), formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF"]) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        with Image.open(io.BytesIO(content), formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF"]) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:
         return None
 

@@ -1,4 +1,4 @@
-"""Files that are no picture of a known format, whatever their name says; and sound pictures under another's name."""
+"""Files that are no image of a known format, whatever their name says; and sound images under another's name."""
 
 import io
 import json
@@ -17,14 +17,14 @@ HTML = b"<!doctype html><title>404</title><script>alert(1)</script><h1>Not found
 
 
 def disguised() -> list[BadInput]:
-    """Text, pages, archives and pictures of other formats named .png; and sound pictures under wrong names."""
+    """Text, pages, archives and images of other formats named .png; and sound images under wrong names."""
     strangers = {
         "nothing": b"",
         "one byte": b"\x89",
         "a line break": b"\n",
         "zeros": bytes(4096),
-        "text": "A picture of a street, in words: ä ö ü 街.\n".encode() * 20,
-        "text in UTF-16": "no picture".encode("utf-16"),
+        "text": "An image of a street, in words: ä ö ü 街.\n".encode() * 20,
+        "text in UTF-16": "no image".encode("utf-16"),
         "a page": HTML,
         "a drawing": SVG,
         "a document": PDF,
@@ -38,7 +38,7 @@ def disguised() -> list[BadInput]:
         "a script": b"#!/bin/sh\nrm -rf /tmp/nothing\n",
         "a sound": b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0" + bytes(20),
         "a video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(200),
-        "a picture of a phone": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
+        "an image of a phone": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
         "a pointer to a large file": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
         "the beginning of a PNG, then text": b"\x89PNG\r\n\x1a\n" + b"and then words " * 9,
         "the beginning of a JPEG, then text": b"\xff\xd8\xff\xe0" + b"and then words " * 9,
@@ -48,20 +48,20 @@ def disguised() -> list[BadInput]:
         "a PNG sent as text": saved(RGB, "PNG").replace(b"\r\n", b"\n"),
     }
     cases = [bad(f"disguised/{name}", "street.png", content) for name, content in strangers.items()]
-    picture = Image.fromarray(RGB)
+    image = Image.fromarray(RGB)
     for kind in ("GIF", "ICO", "ICNS", "PPM", "TGA", "PCX", "SGI", "EPS", "PDF", "JPEG2000", "DDS", "AVIF", "XBM"):
-        content = _other(picture, kind)
+        content = _other(image, kind)
         if content is not None:
-            cases.append(bad(f"disguised/a picture of format {kind}", "street.png", content))
+            cases.append(bad(f"disguised/an image of format {kind}", "street.png", content))
     for kind, file in (("PNG", "a.jpg"), ("BMP", "a.png"), ("TIFF", "a.bmp"), ("PNG", "a"), ("PNG", "a.png.exe")):
         cases.append(good(f"disguised/{kind} named {file}", file, saved(RGB, kind), RGB))
     return cases
 
 
-def _other(picture: Image.Image, kind: str) -> bytes | None:
-    """A picture in a format that is not read; None where this machine's Pillow cannot write it."""
+def _other(image: Image.Image, kind: str) -> bytes | None:
+    """An image in a format that is not read; None where this machine's Pillow cannot write it."""
     try:
-        return saved(picture.convert("1") if kind == "XBM" else picture, kind)
+        return saved(image.convert("1") if kind == "XBM" else image, kind)
     except (OSError, KeyError):
         return None
 

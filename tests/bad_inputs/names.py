@@ -1,4 +1,4 @@
-"""Sound and broken pictures whose names are hostile: to a terminal, a page, a shell, a file system."""
+"""Sound and broken images whose names are hostile: to a terminal, a page, a shell, a file system."""
 
 from bad_inputs.case import RGB, BadInput, bad, good, saved
 
@@ -29,7 +29,7 @@ NAMES = {
 
 
 def named() -> list[BadInput]:
-    """Each once with a sound picture and once with a broken one, whose error must name it."""
+    """Each once with a sound image and once with a broken one, whose error must name it."""
     content = saved(RGB, "PNG")
     sound = [good(f"named/{words}", name, content, RGB) for words, name in NAMES.items()]
     return sound + [bad(f"named/{words}, broken", name, content[:400]) for words, name in NAMES.items()]

@@ -134,9 +134,9 @@ def _pil_images() -> list[BadObject]:
         return Image.open(io.BytesIO(saved(RGB, "PNG")[:900]))
 
     def closed() -> Image.Image:
-        picture = Image.open(io.BytesIO(saved(RGB, "PNG")))
-        picture.close()
-        return picture
+        image = Image.open(io.BytesIO(saved(RGB, "PNG")))
+        image.close()
+        return image
 
     refused: dict[str, Callable[[], Image.Image]] = {
         "cut short": cut_short,

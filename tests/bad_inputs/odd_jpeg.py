@@ -35,7 +35,7 @@ def _forms() -> list[BadInput]:
         "one column": saved(np.ascontiguousarray(RGB[:, :1]), "JPEG"),
         "CMYK": inverted,
         "YCCK": _with_adobe_transform(inverted, 2),
-        "two pictures, as phones write": saved(RGB, "MPO", save_all=True, append_images=[Image.fromarray(255 - RGB)]),
+        "two images, as phones write": saved(RGB, "MPO", save_all=True, append_images=[Image.fromarray(255 - RGB)]),
     }
     return [good(f"jpeg/{name}", "photo.jpg", content, _decoded(content)) for name, content in forms.items()]
 
@@ -113,7 +113,7 @@ def _decoded(content: bytes) -> np.ndarray:
 
 
 def _as_pillow(name: str, content: bytes) -> BadInput:
-    """Decoders differ in what they make of it, so Pillow's picture is right, or a refusal."""
+    """Decoders differ in what they make of it, so Pillow's image is right, or a refusal."""
     return either(f"jpeg/{name}", "a.jpg", content, as_pillow_decodes(content))
 
 

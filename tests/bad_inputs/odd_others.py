@@ -58,7 +58,7 @@ def odd_webps() -> list[BadInput]:
 
 
 def _jumping(table: bytes) -> tuple[bytes, np.ndarray]:
-    """Only steps, far out of the picture: what no run covers has the first colour."""
+    """Only steps, far out of the image: what no run covers has the first colour."""
     content = bmp(SIZE, 8, b"\0\2\xff\xff" * 9, colors=table, compression=1)
     return content, np.broadcast_to(COLORS[0], RGB.shape)
 

@@ -47,7 +47,7 @@ def _forms() -> list[BadInput]:
         good("png/interlaced 16-bit", "i.png", png(png_header(SIZE, 16, 2, 1), interlaced_rows(DEEP)), DEEP),
         good("png/animated", "moving.png", saved(RGB, "PNG", save_all=True, append_images=_frames()), RGB),
         good(
-            "png/animated behind a still picture",
+            "png/animated behind a still image",
             "moving.png",
             saved(RGB, "PNG", save_all=True, append_images=_frames(), default_image=True),
             RGB,

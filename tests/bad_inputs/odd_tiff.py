@@ -37,8 +37,8 @@ def odd_tiffs() -> list[BadInput]:
 def _compressed() -> list[BadInput]:
     ways = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma")
     cases = [good(f"tiff/{way}", "a.tif", saved(RGB, "TIFF", compression=way), RGB) for way in ways]
-    for words, picture in (("colour", RGB), ("grey", GREY)):
-        content = saved(picture, "TIFF", compression="jpeg")
+    for words, image in (("colour", RGB), ("grey", GREY)):
+        content = saved(image, "TIFF", compression="jpeg")
         decoded = as_pillow_decodes(content)
         assert decoded is not None
         cases.append(good(f"tiff/JPEG inside, {words}", "a.tif", content, decoded))

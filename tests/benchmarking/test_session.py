@@ -1,4 +1,4 @@
-"""The benchmark's protocol with workers that make up their times, and once with real ones on a tiny picture."""
+"""The benchmark's protocol with workers that make up their times, and once with real ones on a tiny image."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_no_speed_without_fidelity_and_that_is_measured_against_plain_eager(work
     assert found["ours-bf16"].of_range == pytest.approx(0.5 / 9)
     assert found["ours-bf16"].same_class == pytest.approx(0.99)
     assert found["ours-bf16"].miou is None
-    assert "drawn" in found["ours-bf16"].pictures
+    assert "drawn" in found["ours-bf16"].images
 
 
 def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row_more(workers):
@@ -223,9 +223,9 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
 
     def words() -> list[str]:
         (table,) = benchmark(plan(networks=networks), command=workers.command).tables
-        return list(dict.fromkeys(row.fidelity.pictures for row in table.rows))
+        return list(dict.fromkeys(row.fidelity.images for row in table.rows))
 
-    of_scenes = ["2 pictures of two, brought to 32x48", "3 pictures drawn (shapes val), brought to 32x48"]
+    of_scenes = ["2 images of two, brought to 32x48", "3 images drawn (shapes val), brought to 32x48"]
     assert words() == of_scenes
     toml.unlink()  # moved away: drawn ones then, and it is said
     assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} is not here (--data-root says where)"
@@ -282,7 +282,7 @@ def test_a_slip_in_a_name_is_answered_with_the_nearest_network():
         find_networks(["frm-van-ss"])
 
 
-def test_a_run_is_timed_at_the_size_of_its_pictures_and_a_catalogue_name_at_its_paper_s(tiny_run):
+def test_a_run_is_timed_at_the_size_of_its_images_and_a_catalogue_name_at_its_paper_s(tiny_run):
     run, frm, cgrseg = find_networks([str(tiny_run), "frm-van-s", "cgrseg-t"])
     assert (run.size, frm.size, cgrseg.size) == ((32, 48), (512, 1024), (512, 512))
     assert cgrseg.classes[0] == ClassInfo("class_0", cgrseg.classes[0].color)

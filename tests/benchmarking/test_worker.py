@@ -11,7 +11,7 @@ import torch
 from featherseg import models
 from featherseg.benchmarking import worker as benchmark_worker
 from featherseg.benchmarking.builds import FORMS, FormRuntime, GraphReplay, pointwise_by_onednn
-from featherseg.benchmarking.images import write_pictures
+from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, precision_of, serve
 
 SIZE = (40, 56)
@@ -24,8 +24,8 @@ def _malloc_as_it_is(monkeypatch):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return [str(file) for file in write_pictures(folder, SIZE, 3, 1, None).files]
+    folder = tmp_path_factory.mktemp("images")
+    return [str(file) for file in write_images(folder, SIZE, 3, 1, None).files]
 
 
 def answers(*commands: dict) -> list[dict]:
@@ -101,13 +101,13 @@ def test_the_precision_of_a_file_is_in_its_name():
     assert precision_of("int8/model.onnx") == "fp32"
 
 
-def test_pictures_of_any_channels_are_read_back_as_they_were_written(tmp_path):
+def test_images_of_any_channels_are_read_back_as_they_were_written(tmp_path):
     from featherseg.data.images import read_image
 
     for channels in (1, 2, 3, 4, 5):
-        pictures = write_pictures(tmp_path / str(channels), (24, 32), channels, 4, None)
-        assert len(pictures.files) == 4
-        assert read_image(pictures.files[0], channels).shape == (24, 32, channels)
+        images = write_images(tmp_path / str(channels), (24, 32), channels, 4, None)
+        assert len(images.files) == 4
+        assert read_image(images.files[0], channels).shape == (24, 32, channels)
 
 
 def test_forcing_onednn_replaces_the_1x1_convolutions_alone():

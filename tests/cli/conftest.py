@@ -29,7 +29,7 @@ CLASSES = (ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160)))
 
 @pytest.fixture
 def lawn(tmp_path: Path) -> Path:
-    """dataset.toml of two splits with two pictures of 64 x 72 each, half grass, half path."""
+    """dataset.toml of two splits with two images of 64 x 72 each, half grass, half path."""
     folder = tmp_path / "lawn"
     rng = np.random.default_rng(0)
     label = np.zeros((64, 72), dtype=np.uint8)
@@ -37,17 +37,17 @@ def lawn(tmp_path: Path) -> Path:
     for split in ("val", "test"):
         for number in range(2):
             pixels = rng.integers(0, 256, (64, 72, 3), dtype=np.uint8)
-            for kind, picture in (("images", pixels), ("masks", label)):
+            for kind, image in (("images", pixels), ("masks", label)):
                 path = folder / kind / split / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path)
+                Image.fromarray(image).save(path)
     (folder / "dataset.toml").write_text(TOML)
     return folder / "dataset.toml"
 
 
 @pytest.fixture
 def lawn_run(tmp_path: Path, lawn: Path) -> Path:
-    """A run folder: frm-lite0, untrained, whose own data is `lawn`, one picture of val."""
+    """A run folder: frm-lite0, untrained, whose own data is `lawn`, one image of val."""
     path = tmp_path / "lawn-run"
     path.mkdir()
     data = {"name": str(lawn), "val_size": 1}

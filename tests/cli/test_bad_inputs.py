@@ -13,7 +13,7 @@ from bad_inputs.case import RGB, saved
 from bad_inputs.names import NAMES, named
 from PIL import Image
 from small_run import small_info
-from small_video import moving_pictures, write_video
+from small_video import moving_images, write_video
 
 from featherseg import cli, models
 from featherseg.core.types import ClassInfo
@@ -66,7 +66,7 @@ def steering(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("case", sample(30), ids=lambda case: case.name)
-def test_a_sample_of_bad_pictures_is_predicted_rightly_or_refused_in_a_sentence(run, predictor, call, tmp_path, case):
+def test_a_sample_of_bad_images_is_predicted_rightly_or_refused_in_a_sentence(run, predictor, call, tmp_path, case):
     out = tmp_path / "out"
     code, stdout, stderr = call("predict", run, write(tmp_path, case), "-o", out)
     assert not steering(stdout + stderr)
@@ -91,7 +91,7 @@ def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(ru
     code, stdout, stderr = call("predict", run, folder, "-o", tmp_path / "out")
     assert code == 1
     assert not steering(stdout + stderr)
-    seen = [name for name in NAMES.values() if not name.startswith(".")]  # hidden files are no pictures
+    seen = [name for name in NAMES.values() if not name.startswith(".")]  # hidden files are no images
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == len(seen)
     assert f"{len(NAMES)} of {len(seen) + len(NAMES)} could not be read" in stdout
     assert len(stdout.splitlines()) == len(seen) + len(NAMES) + 2  # a line for each, and two at the end
@@ -107,7 +107,7 @@ def test_names_in_json_steer_nothing(call, tmp_path):
     assert not steering(stdout)
 
 
-def test_a_name_with_a_leading_dash_is_a_picture_behind_two_dashes(run, call, tmp_path, monkeypatch):
+def test_a_name_with_a_leading_dash_is_a_image_behind_two_dashes(run, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("-rf.png").write_bytes(saved(RGB, "PNG"))
     assert call("predict", run, "-o", "out", "--", "-rf.png")[0] == 0
@@ -115,7 +115,7 @@ def test_a_name_with_a_leading_dash_is_a_picture_behind_two_dashes(run, call, tm
 
 
 @pytest.mark.parametrize("path", ["", "x" * 300, "a/" * 3000, "no\x1b[2J.png", "no\udcff.png"])
-def test_a_picture_that_cannot_be_is_refused_in_a_sentence(run, call, tmp_path, monkeypatch, path):
+def test_a_image_that_cannot_be_is_refused_in_a_sentence(run, call, tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     code, stdout, stderr = call("predict", run, path, "-o", "out")
     assert code == 2
@@ -146,7 +146,7 @@ def test_a_name_whose_masks_would_be_too_long_leaves_the_others_alone(run, call,
 def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone(run, call, tmp_path):
     names = ["x" * 240 + ".mp4", "a.mp4"]
     for name in names:
-        write_video(tmp_path / name, moving_pictures(2))
+        write_video(tmp_path / name, moving_images(2))
     code, stdout, _ = call("predict", run, *(tmp_path / name for name in names), "-o", tmp_path / "out")
     assert (code, os.listdir(tmp_path / "out")) == (1, ["a_overlay.mp4"])
     assert "its name is too long" in stdout

@@ -27,7 +27,7 @@ train = "train"
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Path:
-    """25 pictures of one split."""
+    """25 images of one split."""
     folder = tmp_path / "yard"
     rng = np.random.default_rng(0)
     for i in range(25):

@@ -77,7 +77,7 @@ def test_runs_that_differ_in_their_seed_are_runs_of_one_network(field):
     assert sorted(len(n["runs"]) for n in ranking["networks"]) == [3, 3]
     assert ranking["networks"][0]["miou"] >= ranking["networks"][1]["miou"]
     assert (ranking["silence"], len(ranking["differences"]), found["files"]) == (None, 1, None)
-    assert found["pictures"] == 2
+    assert found["images"] == 2
 
 
 def test_other_starts_are_never_in_one_list(field):
@@ -135,16 +135,16 @@ def test_runs_of_one_seed_count_once_and_networks_with_too_few_seeds_are_left_ou
     assert "not trained alike, they differ in: train.lr" in text
 
 
-def test_pictures_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):
+def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):
     (field[3] / "last.ckpt").write_bytes(b"")
     for path in field:
         with_settings(path, "data", train_split="test")
     found = json.loads(run(field[0], field[3], "--no-costs", "--json", "--split", "test").stdout)
-    pictures = found["pictures"]
+    images = found["images"]
     assert found["cautions"][:3] == [
         "deeplabv3-lite0-0 is not finished: its training was stopped on the way",
-        f"frm-lite0-0 was trained on {pictures} of these {pictures} pictures",
-        f"deeplabv3-lite0-0 was trained on {pictures} of these {pictures} pictures",
+        f"frm-lite0-0 was trained on {images} of these {images} images",
+        f"deeplabv3-lite0-0 was trained on {images} of these {images} images",
     ]
 
 
@@ -172,7 +172,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert result.exit_code == 0, result.output
     assert "within 1e+06 ms" in result.output
     assert "none of 2 networks stays within 1 MiB" in result.output
-    assert "the pictures are one block" in result.output
+    assert "the images are one block" in result.output
     assert ", no interval points" in result.output
     assert "says nothing about the networks" in result.output
     html = page.read_text()

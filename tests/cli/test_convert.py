@@ -16,7 +16,7 @@ def run(*arguments: object):
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """One picture of Cityscapes: road, a car with a number and a group of cars without."""
+    """One image of Cityscapes: road, a car with a number and a group of cars without."""
     root, key = tmp_path / "cityscapes", "val/bonn/bonn_000000_000019"
     for path, pixels in (
         (f"leftImg8bit/{key}_leftImg8bit.png", np.zeros((2, 3, 3), np.uint8)),
@@ -32,17 +32,17 @@ def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
     assert result.exit_code == 0, result.exception
     json = release / "gtFine/cityscapes_panoptic_val.json"
     assert result.stdout.splitlines() == [
-        f"{json}: 1 picture",
+        f"{json}: 1 image",
         f"Use it with --data cityscapes-panoptic --data-root {release}",
     ]
     sample = open_dataset("cityscapes-panoptic", "val", release)[0]
     assert sample.instances.tolist() == [[0, 0, 26001], [-26, -26, 0]]
-    assert f"{json}: 1 picture, 1 of them there before" in run("cityscapes-panoptic", "--data-root", release).stdout
+    assert f"{json}: 1 image, 1 of them there before" in run("cityscapes-panoptic", "--data-root", release).stdout
 
 
 def test_another_folder_and_train_ids(release, tmp_path):
     result = run("cityscapes-panoptic", "--data-root", release, "--out", tmp_path / "out", "--train-ids")
-    assert result.stdout == f"{tmp_path / 'out/cityscapes_panoptic_val_trainId.json'}: 1 picture\n"
+    assert result.stdout == f"{tmp_path / 'out/cityscapes_panoptic_val_trainId.json'}: 1 image\n"
     assert (tmp_path / "out/cityscapes_panoptic_val_trainId/bonn_000000_000019_gtFine_panoptic.png").is_file()
 
 

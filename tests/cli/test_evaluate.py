@@ -31,7 +31,7 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
     found = json.loads(result.stdout)
     assert {"miou", "iou", "pixel_accuracy", "confusion", "void"} <= set(found)
     assert (len(found["iou"]), np.sum(found["confusion"]), found["images"]) == (2, 64 * 72, 1)
-    assert "1 picture of val, as in training" in result.stderr
+    assert "1 image of val, as in training" in result.stderr
 
 
 def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
@@ -39,7 +39,7 @@ def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
         result = run(lawn_run, "--split", "test")
         assert f"test has been looked at {times}by this run" in result.stdout
     assert "grass" in result.stdout
-    assert "2 pictures: mIoU" in result.stdout
+    assert "2 images: mIoU" in result.stdout
     assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
     assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
 
@@ -78,7 +78,7 @@ def test_a_run_is_scored_at_the_size_it_was_validated_at_unless_told_otherwise(l
     info = open_run(lawn_run).info
     data = info.recipe.data.model_copy(update={"test_fit": (32, 100)})
     write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
-    assert "pictures are looked at: whole, fitted to 32x100" in run(lawn_run).stdout
+    assert "images are looked at: whole, fitted to 32x100" in run(lawn_run).stdout
     run(lawn_run, "--fit", "64x64", "--scales", "0.5,1")
     assert "looked at" not in run(lawn_run, "--fit", "off").stdout
     modes = ["whole, fitted to 32x100", "whole, fitted to 64x64, scales 0.5 1.0", "whole"]

@@ -46,11 +46,11 @@ def test_an_imported_run_is_scored_used_and_reported(file, lawn, tmp_path):
         assert run(*arguments).exit_code == 0
     assert (tmp_path / "masks" / "photo_mask.png").is_file()
     card = (out / "card.md").read_text()
-    assert "2 pictures" in card
+    assert "2 images" in card
     assert "imported from `weights.pth`" in card
 
 
-def test_a_dataset_toml_does_not_say_how_large_pictures_are(file, lawn, tmp_path):
+def test_a_dataset_toml_does_not_say_how_large_images_are(file, lawn, tmp_path):
     result = imported(file, lawn, tmp_path / "out", "--licence", "MIT")
     assert isinstance(result.exception, ConfigError)
     assert "give --size HEIGHTxWIDTH" in str(result.exception)

@@ -25,16 +25,16 @@ def run(*arguments: object):
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three pictures, two of them of one stem, and a file that is none."""
+    """Three images, two of them of one stem, and a file that is none."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.png", "a.jpg", "b.webp"):
         Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
-def test_a_folder_gives_three_files_a_picture_and_names_stay_apart(lawn_run, photos, tmp_path):
+def test_a_folder_gives_three_files_a_image_and_names_stay_apart(lawn_run, photos, tmp_path):
     out = tmp_path / "out"
     result = run(lawn_run, photos, "-o", out)
     assert result.exit_code == 0
@@ -42,19 +42,19 @@ def test_a_folder_gives_three_files_a_picture_and_names_stay_apart(lawn_run, pho
     assert sorted(file.name for file in out.iterdir()) == sorted(
         f"{n}_{k}.png" for n in ("a", "a-2", "b") for k in kinds
     )
-    assert "3 pictures" in result.stdout
+    assert "3 images" in result.stdout
     assert "a-2: 64x70, whole" in result.stdout
     with Image.open(out / "b_mask.png") as mask:
         assert (mask.mode, mask.size) == ("P", (70, 64))
         assert np.array(mask).max() < 2
 
 
-def test_a_single_picture_prints_its_shares(lawn_run, photos, tmp_path):
+def test_a_single_image_prints_its_shares(lawn_run, photos, tmp_path):
     result = run(lawn_run, photos / "b.webp", "-o", tmp_path / "out")
     assert "100.0%" in result.stdout or ("grass" in result.stdout and "path" in result.stdout)
 
 
-def test_a_bad_picture_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos, tmp_path):
+def test_a_bad_image_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
     result = run(lawn_run, photos, "-o", tmp_path / "out", "--batch", 2)
     assert result.exit_code == 1
@@ -63,7 +63,7 @@ def test_a_bad_picture_in_a_folder_is_named_and_the_others_go_on(lawn_run, photo
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_a_single_bad_picture_is_an_error(lawn_run, photos, tmp_path):
+def test_a_single_bad_image_is_an_error(lawn_run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
     result = run(lawn_run, photos / "a.jpg", "-o", tmp_path / "out")
     assert isinstance(result.exception, DataError)
@@ -84,15 +84,15 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
     (tmp_path / "empty").mkdir()
     for arguments, named in (
         ((photos / "none.jpg",), "none.jpg does not exist"),
-        ((tmp_path / "empty",), "holds no picture"),
-        ((photos, "-o", photos), "folder of the pictures itself"),
+        ((tmp_path / "empty",), "holds no image"),
+        ((photos, "-o", photos), "folder of the images itself"),
     ):
         result = run("no-such-run", *arguments)
         assert isinstance(result.exception, FeathersegError)
         assert named in str(result.exception)
 
 
-def test_a_picture_much_larger_than_those_of_the_training_earns_one_hint(lawn_run, tmp_path):
+def test_a_image_much_larger_than_those_of_the_training_earns_one_hint(lawn_run, tmp_path):
     for name in ("c.png", "d.png"):
         Image.new("RGB", (160, 130), (9, 90, 9)).save(tmp_path / name)
     result = run(lawn_run, tmp_path / "c.png", tmp_path / "d.png", "-o", tmp_path / "out")
@@ -120,17 +120,17 @@ def street_run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))])
-def test_a_submission_holds_one_mask_a_picture_and_nothing_else(street_run, tmp_path, benchmark, values):
+def test_a_submission_holds_one_mask_a_image_and_nothing_else(street_run, tmp_path, benchmark, values):
     for city in ("berlin", "bielefeld"):  # as in leftImg8bit/test
-        picture = tmp_path / "test" / city / f"{city}_000000_000019_leftImg8bit.png"
-        picture.parent.mkdir(parents=True)
-        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(picture)
+        image = tmp_path / "test" / city / f"{city}_000000_000019_leftImg8bit.png"
+        image.parent.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(image)
     cities = sorted((tmp_path / "test").iterdir())
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert run(street_run, *cities, "-o", plain).exit_code == 0
     result = run(street_run, *cities, "-o", out, "--submission", benchmark)
     assert result.exit_code == 0
-    assert "2 pictures: NAME.png in" in result.stdout
+    assert "2 images: NAME.png in" in result.stdout
     names = ["berlin_000000_000019_leftImg8bit", "bielefeld_000000_000019_leftImg8bit"]
     assert sorted(file.name for file in out.iterdir()) == [f"{name}.png" for name in names]
     for name in names:
@@ -152,7 +152,7 @@ def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refus
     assert "Did you mean 'cityscapes'" in str(result.exception)
     result = run(street_run, photos, "-o", out, "--submission", "cityscapes")
     assert isinstance(result.exception, ConfigError)
-    assert "two pictures have one name" in str(result.exception)
+    assert "two images have one name" in str(result.exception)
     assert not out.exists()
 
 

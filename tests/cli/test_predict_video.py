@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
-from small_video import moving_pictures, read_video, write_video
+from small_video import moving_images, read_video, write_video
 from typer.testing import CliRunner
 
 from featherseg.cli.predict import predict
@@ -33,7 +33,7 @@ def run(*arguments: object):
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "clip.mp4", moving_pictures(6), sound=True)
+    return write_video(tmp_path / "clip.mp4", moving_images(6), sound=True)
 
 
 def test_one_video_becomes_the_file_that_is_named(lawn_run, clip, tmp_path):
@@ -45,14 +45,14 @@ def test_one_video_becomes_the_file_that_is_named(lawn_run, clip, tmp_path):
     assert sorted(file.name for file in (tmp_path / "clip_seg_masks").iterdir()) == [f"{n:06d}.png" for n in range(6)]
 
 
-def test_videos_and_pictures_go_into_one_folder(lawn_run, clip, tmp_path):
+def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (70, 64), (9, 90, 9)).save(photos / "a.png")
-    write_video(photos / "b.mp4", moving_pictures(2))  # in a folder: not named, not taken
+    write_video(photos / "b.mp4", moving_images(2))  # in a folder: not named, not taken
     other = tmp_path / "other"
     other.mkdir()
-    write_video(other / "clip.mp4", moving_pictures(2))
+    write_video(other / "clip.mp4", moving_images(2))
     result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", tmp_path / "out")
     assert result.exit_code == 0
     names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
@@ -60,7 +60,7 @@ def test_videos_and_pictures_go_into_one_folder(lawn_run, clip, tmp_path):
 
 
 def test_a_damaged_video_is_written_and_the_exit_code_says_so(lawn_run, tmp_path):
-    clip = write_video(tmp_path / "a.avi", moving_pictures(20))
+    clip = write_video(tmp_path / "a.avi", moving_images(20))
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
     result = run(lawn_run, clip, "-o", tmp_path / "out.mp4")
     assert result.exit_code == 1
@@ -103,7 +103,7 @@ def test_results_that_are_there_are_not_replaced_unasked(lawn_run, clip, tmp_pat
         (["clip.mp4"], "out.mkv", None, r"written as \.mp4 or \.webm"),
         (["camera"], "out", None, "-o camera.mp4"),
         (["camera", "clip.mp4"], "out.mp4", None, "recorded by itself"),
-        (["clip.mp4"], "out", "cityscapes", "--submission cityscapes takes pictures"),
+        (["clip.mp4"], "out", "cityscapes", "--submission cityscapes takes images"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_work(paths, output, submission, named):
@@ -129,7 +129,7 @@ def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monk
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
-    clip = write_video(tmp_path / "long.mp4", moving_pictures(100))
+    clip = write_video(tmp_path / "long.mp4", moving_images(100))
     out = tmp_path / "out.mp4"
     command = [sys.executable, "-c", STOPPABLE, "predict", str(lawn_run), str(clip), "-o", str(out)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

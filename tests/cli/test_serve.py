@@ -46,7 +46,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(lawn_run: Pat
             address, _, token = lines[-1].partition("#token=")
             assert token == TOKEN
             assert lines[0] == "lawn-run: 2 classes; Apache-2.0"
-            assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 pictures under way"
+            assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 images under way"
             assert httpx.get(f"{address}healthz").status_code == 200
             assert httpx.get(f"{address}v1/models").status_code == 401
             response = httpx.post(

@@ -6,7 +6,7 @@ from featherseg.core.wording import counted, json_text, one_line, visible
 
 
 def test_one_is_singular_and_any_other_number_plural():
-    assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
 
 
 @pytest.mark.parametrize(

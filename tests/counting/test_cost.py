@@ -319,7 +319,7 @@ class Head(nn.Module):
 
 
 def stages_of(height: int, width: int) -> list[Tensor]:
-    """Stage maps of VAN-S for a picture of that size."""
+    """Stage maps of VAN-S for an image of that size."""
     return [torch.empty(1, c, height >> i + 2, width >> i + 2, device="meta") for i, c in enumerate(VAN_S)]
 
 
@@ -354,7 +354,7 @@ def test_a_block_with_parameters_of_its_own_needs_a_rule():
         count_layers(nn.Sequential(Scaled()), torch.zeros(1, 2, 4, 4))
 
 
-def test_pictures_of_other_channels_are_counted():
+def test_images_of_other_channels_are_counted():
     rgb, grey = (cost_of(models.build("frm-lite0", classes=3, channels=c), "mine", (64, 64)) for c in (3, 1))
     assert rgb.macs["macs"] - grey.macs["macs"] == 2 * 9 * 32 * 32 * 32  # 2 channels, 3x3, 32 out, at 1/2
 

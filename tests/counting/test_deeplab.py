@@ -7,7 +7,7 @@ from featherseg.counting.deeplab import DEEPLABS, beside_deeplabv3
 from featherseg.models.deeplabv3 import DeepLabV3
 
 
-def test_every_deeplabv3_is_counted_at_the_other_network_s_picture_and_classes():
+def test_every_deeplabv3_is_counted_at_the_other_network_s_image_and_classes():
     other = cost("frm-lite0", (97, 131), 5)
     rows = {row.name: row for row in beside_deeplabv3(other)}
     assert list(rows) == list(DEEPLABS)

@@ -116,7 +116,7 @@ def test_counts_are_the_known_figures_to_their_last_digit(model, size, classes, 
 
 
 @pytest.mark.parametrize(("model", "millions"), PARAMETERS.items())
-def test_parameters_are_the_known_ones_whatever_the_picture_s_size(model, millions):
+def test_parameters_are_the_known_ones_whatever_the_image_s_size(model, millions):
     for size in (CITYSCAPES, (128, 64)):
         found = parameters(Counting(model, size)).value
         assert found.quantize(Decimal(millions)) == Decimal(millions)

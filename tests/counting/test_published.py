@@ -114,8 +114,8 @@ def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
     look(run, None)
     look(run, 0.3, split="test", images=7)
     assert [figure.texts() for figure in compare(run).figures[:2]] == [
-        ("mIoU on shapes val, %, 3 pictures", "50.0", "52.34", "+2.34"),
-        ("mIoU on shapes test, %, 7 pictures", "40.0", "30.00", "-10.00"),
+        ("mIoU on shapes val, %, 3 images", "50.0", "52.34", "+2.34"),
+        ("mIoU on shapes test, %, 7 images", "40.0", "30.00", "-10.00"),
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_row_at_several_scales_is_compared_with_such_a_look_at_the_run_s_test_
     look(run, 0.9)
     look(run, 0.5, mode="whole, fitted to 32x100, flip, scales 0.5 1.0")
     figures = compare(open_run(run.path)).figures
-    assert figures[0].texts() == ("mIoU on shapes val, %, at several scales, 3 pictures", "50.0", "50.00", "+0.00")
+    assert figures[0].texts() == ("mIoU on shapes val, %, at several scales, 3 images", "50.0", "50.00", "+0.00")
     assert (figures[2].name, figures[2].ours) == (
         "parameters, M, 5 classes",
         cost("frm-lite0", (64, 96), 5).params / 1e6,
@@ -148,7 +148,7 @@ def test_a_network_with_settings_of_its_own_is_not_the_row_s(run):
 
 def test_card_and_report_show_the_row_beside_the_run_s_figures(run):
     look(run, 0.5234)
-    assert "| mIoU on shapes val, %, 3 pictures | 50.0 | 52.34 | +2.34 |" in card(run)
+    assert "| mIoU on shapes val, %, 3 images | 50.0 | 52.34 | +2.34 |" in card(run)
     page = write_report(run.path).read_text()
     assert "The paper beside ours" in page
     assert '<td class="number">+2.34</td>' in page

@@ -48,14 +48,14 @@ def write_toml(folder: Path, zero: str = "grass", one: str = "path", channels: i
 
 
 def smooth(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A picture as JPEG likes them: (H, W, 3) uint8."""
+    """An image as JPEG likes them: (H, W, 3) uint8."""
     small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return np.asarray(small.resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 @pytest.fixture
 def yard(tmp_path: Path) -> str:
-    """A dataset.toml of eight pictures, each of its own size."""
+    """A dataset.toml of eight images, each of its own size."""
     folder, rng = tmp_path / "yard", np.random.default_rng(0)
     for split, count in COUNTS.items():
         for number in range(count):
@@ -107,7 +107,7 @@ def assert_same(data, files) -> None:
 
 def test_prepared_samples_are_those_of_the_files(yard):
     done = prepare_data(yard, "train")
-    assert (done.pictures, done.kept) == (6, 0)
+    assert (done.images, done.kept) == (6, 0)
     data = open_dataset(yard, "train")
     assert isinstance(data, PreparedData)
     assert_same(data, open_files(yard, "train"))
@@ -138,7 +138,7 @@ def test_splits_share_a_folder_and_a_part_of_a_split_needs_no_other(yard):
 
 @pytest.mark.parametrize("form", [RAW, JPEG])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (3, np.uint16), (5, np.uint16)])
-def test_deep_pictures_and_other_channels_keep_every_value(tmp_path, form, channels, dtype):
+def test_deep_images_and_other_channels_keep_every_value(tmp_path, form, channels, dtype):
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind / "train").mkdir(parents=True)
@@ -168,7 +168,7 @@ def test_a_jpeg_cache_names_what_it_loses_and_is_for_training_alone(yard):
         np.testing.assert_array_equal(lossy[index].label, files[index].label)
         differences.append(np.abs(lossy[index].image.astype(float) - files[index].image).mean())
     assert loss_of(lossy) == (
-        f"6 of 6 pictures as JPEG of quality 90, whose values differ from the source by {np.mean(differences):.2f} of "
+        f"6 of 6 images as JPEG of quality 90, whose values differ from the source by {np.mean(differences):.2f} of "
         f"255 on average"
     )
     exact = open_dataset(yard, "train")
@@ -176,7 +176,7 @@ def test_a_jpeg_cache_names_what_it_loses_and_is_for_training_alone(yard):
     assert loss_of(exact) is None
 
 
-def test_a_picture_that_is_a_jpeg_already_loses_nothing_more(yard):
+def test_a_image_that_is_a_jpeg_already_loses_nothing_more(yard):
     file = image_of(yard)
     Image.open(file).save(file.with_suffix(".jpg"), quality=50)
     file.unlink()
@@ -184,7 +184,7 @@ def test_a_picture_that_is_a_jpeg_already_loses_nothing_more(yard):
     data, files = open_dataset(yard, "train", exact=False), open_files(yard, "train")
     np.testing.assert_array_equal(data[0].image, files[0].image)
     assert data.caches[0].entries["train/0"].jpeg == file.with_suffix(".jpg").stat().st_size
-    assert "5 of 6 pictures" in loss_of(data)
+    assert "5 of 6 images" in loss_of(data)
 
 
 def overwrite(path: Path) -> None:
@@ -430,7 +430,7 @@ def test_another_quality_replaces_what_is_there_and_open_readers_go_back_to_the_
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_written(yard, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(FeathersegError, match=r"6 pictures of yard need about 0\.0 GB as raw, .* has 0\.0 GB free"):
+    with pytest.raises(FeathersegError, match=r"6 images of yard need about 0\.0 GB as raw, .* has 0\.0 GB free"):
         prepare_data(yard, "train")
     assert next(folder_of(yard).glob("pixels-*")).stat().st_size == 0
 
@@ -459,10 +459,10 @@ def test_only_one_process_prepares_in_a_folder(yard):
         with pytest.raises(FeathersegError, match="another process is preparing data"):
             prepare_data(yard, "train")
         other.communicate(b"\n")
-    assert prepare_data(yard, "train").pictures == 6
+    assert prepare_data(yard, "train").images == 6
 
 
-def test_a_faulty_picture_ends_it_with_its_sentence_and_the_others_stay(yard, monkeypatch):
+def test_a_faulty_image_ends_it_with_its_sentence_and_the_others_stay(yard, monkeypatch):
     monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
     good = image_of(yard, 5).read_bytes()
     image_of(yard, 5).write_bytes(good[:200])

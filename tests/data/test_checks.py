@@ -34,7 +34,7 @@ path = "#c8b496"
 RNG = np.random.default_rng(0)
 
 
-def picture(height: int = 4, width: int = 5) -> np.ndarray:
+def image(height: int = 4, width: int = 5) -> np.ndarray:
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -49,10 +49,10 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Path:
-    """A clean folder: four pictures for training, two for validation."""
+    """A clean folder: four images for training, two for validation."""
     folder = tmp_path / "yard"
     for key in ("train/a", "train/b", "train/c", "train/d", "val/e", "val/f"):
-        save(folder / f"images/{key}.png", picture())
+        save(folder / f"images/{key}.png", image())
         save(folder / f"masks/{key}.png", mask())
     (folder / "dataset.toml").write_text(TOML)
     return folder
@@ -86,7 +86,7 @@ def plant_values(folder: Path) -> None:
 
 
 def plant_colors(folder: Path) -> None:
-    save(folder / "masks/train/a.png", picture())
+    save(folder / "masks/train/a.png", image())
 
 
 def plant_duplicate(folder: Path) -> None:
@@ -95,7 +95,7 @@ def plant_duplicate(folder: Path) -> None:
 
 
 def plant_twins(folder: Path) -> None:
-    save(folder / "images/train/a.bmp", picture())
+    save(folder / "images/train/a.bmp", image())
 
 
 def plant_empty(folder: Path) -> None:
@@ -110,9 +110,9 @@ PLANTED = [
     (plant_size, "size", "train/a", "masks/train/a.png is 5x4, but its image", 5, 0),
     (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
     (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
-    (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same picture as train/b of train", 5, 0),
+    (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same image as train/b of train", 5, 0),
     (plant_twins, "twins", "train/a", "images/train/a.png has the stem of another file", 5, 0),
-    (plant_empty, "empty", "", "val holds no picture", 4, 0),
+    (plant_empty, "empty", "", "val holds no image", 4, 0),
 ]
 
 
@@ -168,7 +168,7 @@ def test_a_value_that_marks_what_is_not_labelled_gets_its_line_of_the_map(yard: 
 def test_masks_saved_as_jpeg_are_said_to_be_smeared(yard: Path, form: str, options: dict, lossy: int):
     path = yard / "masks/train/a.png"
     Image.open(path).convert("L").resize((40, 32)).save(path, form, **options)  # whatever its name ends in
-    save(yard / "images/train/a.png", picture(32, 40))
+    save(yard / "images/train/a.png", image(32, 40))
     notes = [note for note in check_data(str(yard)).notes if "write masks as PNG" in note]
     assert len(notes) == lossy
     if form == "JPEG":
@@ -181,7 +181,7 @@ def test_many_faults_are_all_found_in_one_go(yard: Path):
     plant_size(yard)
     save(yard / "masks/train/b.png", np.full((4, 5), 200, np.uint8))
     (yard / "masks/train/c.png").unlink()
-    (yard / "images/val/e.png").write_bytes(b"no picture")
+    (yard / "images/val/e.png").write_bytes(b"no image")
     assert kinds(check_data(str(yard))) == [
         ("size", "train/a"),
         ("values", "train/b"),
@@ -190,7 +190,7 @@ def test_many_faults_are_all_found_in_one_go(yard: Path):
     ]
 
 
-def test_a_copy_keeps_pictures_and_class_ids_and_turns_stray_values_into_ignore(yard: Path, tmp_path: Path):
+def test_a_copy_keeps_images_and_class_ids_and_turns_stray_values_into_ignore(yard: Path, tmp_path: Path):
     plant_values(yard)
     stray = np.array(Image.open(yard / "masks/train/a.png")) == 78
     before = FolderData(yard / "dataset.toml", "train")
@@ -241,11 +241,11 @@ def test_nothing_sound_gives_no_copy(yard: Path, tmp_path: Path):
 
 
 def test_counts_sizes_and_notes_equal_a_loop_over_the_masks(yard: Path):
-    save(yard / "images/train/z.png", picture(6, 7))
+    save(yard / "images/train/z.png", image(6, 7))
     save(yard / "masks/train/z.png", np.zeros((6, 7), np.uint8))
-    save(yard / "images/val/a.png", picture())  # the stem of train/a
+    save(yard / "images/val/a.png", image())  # the stem of train/a
     save(yard / "masks/val/a.png", np.full((4, 5), 4, np.uint8))
-    save(yard / "images/spare/x.png", picture())
+    save(yard / "images/spare/x.png", image())
     save(yard / "masks/spare/x.png", mask())
     report = check_data(str(yard))
     raw = [np.array(Image.open(path)) for path in sorted((yard / "masks/train").iterdir())]
@@ -262,7 +262,7 @@ def test_counts_sizes_and_notes_equal_a_loop_over_the_masks(yard: Path):
     assert report.notes == [
         "train: images with only ignored pixels (1): train/z",
         "stems that occur in more than one split (1): a",
-        "pictures that are in no split (1): spare/x",
+        "images that are in no split (1): spare/x",
     ]
 
 
@@ -274,11 +274,11 @@ def test_a_class_that_never_occurs_is_noted_and_has_weight_zero(yard: Path):
     assert report.weights == [1.0, 0.0]
 
 
-def test_a_repeated_picture_within_a_split_is_a_note(yard: Path):
+def test_a_repeated_image_within_a_split_is_a_note(yard: Path):
     (yard / "images/train/b.png").write_bytes((yard / "images/train/a.png").read_bytes())
     report = check_data(str(yard))
     assert report.clean
-    assert report.notes == ["train: pictures that occur there before (1): train/b"]
+    assert report.notes == ["train: images that occur there before (1): train/b"]
 
 
 def test_the_report_is_plain_json(yard: Path):
@@ -297,7 +297,7 @@ def test_progress_counts_every_sample(yard: Path):
 
 def plain(folder: Path, masks: dict[str, np.ndarray]) -> Path:
     for key, pixels in masks.items():
-        save(folder / f"images/{key}.png", picture(*pixels.shape[:2]))
+        save(folder / f"images/{key}.png", image(*pixels.shape[:2]))
         save(folder / f"masks/{key}.png", pixels)
     return folder
 
@@ -348,7 +348,7 @@ def test_smoothed_binary_masks_are_still_two_classes_and_their_seams_are_faults(
 
 def test_masks_that_are_photographs_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="different values"):
-        check_data(str(plain(tmp_path, {"a": picture(64, 64)})))
+        check_data(str(plain(tmp_path, {"a": image(64, 64)})))
 
 
 def test_a_suffix_of_the_masks_is_found(tmp_path: Path):
@@ -379,7 +379,7 @@ def test_a_drawn_dataset_is_counted_and_cannot_be_mended(tmp_path, monkeypatch):
 
 
 class Labels:
-    """A dataset of given labels; pictures are never asked for."""
+    """A dataset of given labels; images are never asked for."""
 
     name, channels, licence = "labels", 3, "none"
     classes = tuple(ClassInfo(name, (index, 0, 0)) for index, name in enumerate("abc"))
@@ -423,7 +423,7 @@ def test_camvid_is_clean_and_its_weights_are_the_published_ones(shared: Path):
 def test_of_many_classes_that_never_occur_ten_are_named(tmp_path):
     """A mask of wall, building, sky, tree, road, grass and plant alone."""
     for folder, suffix, pixels in (
-        ("images", "jpg", picture(1, 7)),
+        ("images", "jpg", image(1, 7)),
         ("annotations", "png", np.array([[1, 2, 3, 5, 7, 10, 18]], np.uint8)),
     ):
         (tmp_path / folder / "validation").mkdir(parents=True)

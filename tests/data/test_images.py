@@ -1,4 +1,4 @@
-"""Pictures of every kind are written by Pillow (or byte by byte where it cannot) and must come back exactly."""
+"""Images of every kind are written by Pillow (or byte by byte where it cannot) and must come back exactly."""
 
 import struct
 import zlib
@@ -83,7 +83,7 @@ def test_alpha_is_dropped_without_blending_and_kept_where_four_channels_are_aske
 
 
 @pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
-def test_a_palette_picture_becomes_its_colours(tmp_path: Path, transparency: int | bytes | None):
+def test_a_palette_image_becomes_its_colours(tmp_path: Path, transparency: int | bytes | None):
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.save(tmp_path / "a.png", **({} if transparency is None else {"transparency": transparency}))
@@ -141,7 +141,7 @@ def test_pages_of_different_size_are_refused(tmp_path: Path):
         read_image(tmp_path / "a.tif", 2)
 
 
-def test_more_pages_than_any_picture_has_are_refused_at_once(tmp_path: Path):
+def test_more_pages_than_any_image_has_are_refused_at_once(tmp_path: Path):
     page = Image.new("L", (1, 1))
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * images.MAX_PAGES)
     with pytest.raises(DataError, match=f"more than {images.MAX_PAGES} pages"):
@@ -153,15 +153,13 @@ def test_bytes_in_memory_are_read_as_their_file_is(tmp_path: Path):
     source = EncodedImage((tmp_path / "a.png").read_bytes())
     np.testing.assert_array_equal(read_image(source), DEEP[:, :, :3])
     assert image_size(source) == image_size(tmp_path / "a.png") == (5, 7)
-    with pytest.raises(DataError, match=r"^the sent picture cannot be read"):
-        read_image(EncodedImage(source.content[:60], "the sent picture"))
+    with pytest.raises(DataError, match=r"^the sent image cannot be read"):
+        read_image(EncodedImage(source.content[:60], "the sent image"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-def test_exif_orientation_turns_the_picture_as_pillows_exif_transpose_does(
-    tmp_path: Path, orientation: int, suffix: str
-):
+def test_exif_orientation_turns_the_image_as_pillows_exif_transpose_does(tmp_path: Path, orientation: int, suffix: str):
     path = tmp_path / f"a{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -200,7 +198,7 @@ def test_a_truncated_file_is_named_with_the_reason(tmp_path: Path):
         read_image(path)
 
 
-def test_a_huge_picture_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_huge_image_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "over.png").write_bytes(png_of_rows(b"", 9000, 20000, 8, 0))  # beyond Pillow's own limit
     with pytest.raises(DataError, match=r"over\.png is too large"):
         read_image(tmp_path / "over.png")
@@ -210,7 +208,7 @@ def test_a_huge_picture_is_refused_from_its_header(tmp_path: Path, monkeypatch: 
         image_size(tmp_path / "a.png")
 
 
-def test_pillows_warning_about_large_pictures_does_not_leak(tmp_path: Path):
+def test_pillows_warning_about_large_images_does_not_leak(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(png_of_rows(b"", 9500, 10000, 8, 0))  # warnings are errors in these tests
     assert image_size(tmp_path / "a.png") == (9500, 10000)
 
@@ -220,7 +218,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path):
         read_image(tmp_path / "b.png")
     Image.new("L", (2, 2)).save(tmp_path / "real.gif")
     (tmp_path / "real.gif").rename(tmp_path / "a.png")  # GIF is not on the list, whatever the name says
-    with pytest.raises(DataError, match=r"a\.png cannot be read: it is no picture of a known format"):
+    with pytest.raises(DataError, match=r"a\.png cannot be read: it is no image of a known format"):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="cannot be read"):
         read_image(tmp_path)

@@ -10,7 +10,7 @@ from featherseg.data.transforms import Augment
 
 
 class Tiny:
-    """Seven pictures, each of its own grey."""
+    """Seven images, each of its own grey."""
 
     name, channels, licence = "tiny", 3, "none"
     classes = (ClassInfo("a", (0, 0, 0)),)

@@ -30,7 +30,7 @@ def loop(image, d: Distortion):
     return out
 
 
-def picture(dtype=np.uint8, channels=3):
+def noise_image(dtype=np.uint8, channels=3):
     """Noise, and the corners of the colour cube: greys, pure and mixed colours."""
     top = np.iinfo(dtype).max
     noise = np.random.default_rng(0).integers(0, top, (channels, 9, 8), dtype=dtype, endpoint=True)
@@ -53,7 +53,7 @@ def picture(dtype=np.uint8, channels=3):
     ],
 )
 def test_it_is_the_way_through_hsv_pixel_by_pixel(distortion, dtype):
-    image = picture(dtype)
+    image = noise_image(dtype)
     top = np.iinfo(dtype).max
     expected = loop(image.float() / top, distortion) * top
     found = distortion(image)
@@ -63,20 +63,20 @@ def test_it_is_the_way_through_hsv_pixel_by_pixel(distortion, dtype):
 
 def test_nothing_is_changed_where_nothing_is_drawn():
     for dtype in (np.uint8, np.uint16):
-        assert torch.equal(Distortion(contrast_first=False)(picture(dtype)), picture(dtype))
+        assert torch.equal(Distortion(contrast_first=False)(noise_image(dtype)), noise_image(dtype))
     assert_close(
-        recoloured(picture().float() / 255, 1.0, 1.0), picture().float() / 255, atol=1e-5, rtol=0
+        recoloured(noise_image().float() / 255, 1.0, 1.0), noise_image().float() / 255, atol=1e-5, rtol=0
     )  # once round
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_pictures_of_other_channels_keep_their_colours_and_get_the_rest(channels):
-    image = picture(channels=channels)
+def test_images_of_other_channels_keep_their_colours_and_get_the_rest(channels):
+    image = noise_image(channels=channels)
     assert torch.equal(Distortion(saturation=0.5, hue=0.1)(image), image)
     assert_close(Distortion(contrast=0.5)(image).float(), image.float() / 2, atol=0.51, rtol=0)
 
 
-def test_each_change_is_drawn_in_half_of_the_pictures_and_over_its_whole_range():
+def test_each_change_is_drawn_in_half_of_the_images_and_over_its_whole_range():
     drawn = [Distortion.draw(np.random.default_rng([5, i])) for i in range(2000)]
     assert drawn[:5] == [Distortion.draw(np.random.default_rng([5, i])) for i in range(5)]
     ranges = {"brightness": (0.0, -32 / 255, 32 / 255), "contrast": (1.0, 0.5, 1.5), "saturation": (1.0, 0.5, 1.5)}

@@ -16,7 +16,7 @@ RARE = 3
 
 
 class Town:
-    """Six pictures of classes 0 and 1; one of them holds a patch of class 3, none holds class 2."""
+    """Six images of classes 0 and 1; one of them holds a patch of class 3, none holds class 2."""
 
     name, channels, licence = "town", 3, "none"
     classes = tuple(ClassInfo(name, (0, 0, 0)) for name in "abcd")
@@ -57,15 +57,15 @@ def test_the_point_of_a_class_is_its_pixel_nearest_to_its_centre(height, width, 
 
 def test_every_tile_leaves_one_point_for_each_class_it_holds(points):
     data, found = Town(), Counter()
-    for index, picture, row, column in points.rows.tolist():
-        assert data.label(picture)[row, column] == index
-        found[index, picture, row // 16, column // 16] += 1
+    for index, image, row, column in points.rows.tolist():
+        assert data.label(image)[row, column] == index
+        found[index, image, row // 16, column // 16] += 1
     expected = {
-        (int(index), picture, top, left)
-        for picture in range(len(data))
+        (int(index), image, top, left)
+        for image in range(len(data))
         for top in range(3)  # 16 + 16 + 8 rows
         for left in range(4)  # 16 + 16 + 16 + 2 columns
-        for index in np.unique(data.label(picture)[16 * top : 16 * top + 16, 16 * left : 16 * left + 16])
+        for index in np.unique(data.label(image)[16 * top : 16 * top + 16, 16 * left : 16 * left + 16])
         if index != 255
     }
     assert found == dict.fromkeys(expected, 1)
@@ -75,15 +75,15 @@ def test_every_class_that_occurs_is_drawn_equally_often(points):
     rng, data = np.random.default_rng(0), Town()
     drawn = Counter()
     for _ in range(3000):
-        picture, (row, column) = points.draw(rng)
-        drawn[int(data.label(picture)[row, column])] += 1
+        image, (row, column) = points.draw(rng)
+        drawn[int(data.label(image)[row, column])] += 1
     assert set(drawn) == {0, 1, RARE}
     assert all(abs(count - 1000) < 120 for count in drawn.values())  # 4.6 standard deviations
 
 
 def test_all_points_of_a_class_are_drawn(points):
     rng = np.random.default_rng(0)
-    drawn = {(picture, *point) for picture, point in (points.draw(rng) for _ in range(3000))}
+    drawn = {(image, *point) for image, point in (points.draw(rng) for _ in range(3000))}
     assert drawn == {tuple(row[1:]) for row in points.rows.tolist()}
 
 

@@ -47,7 +47,7 @@ def scene(size=(40, 50), channels=3, dtype=np.uint8, seed=0):
     dtype=st.sampled_from([np.uint8, np.uint16]),
     seed=st.integers(0, 1000),
 )
-def test_masks_get_no_new_values_and_pictures_keep_their_form(height, width, channels, dtype, seed):
+def test_masks_get_no_new_values_and_images_keep_their_form(height, width, channels, dtype, seed):
     sample = scene((height, width), channels, dtype)
     image, label, _ = ALL(sample, np.random.default_rng(seed))
     assert set(label.unique().tolist()) <= {*np.unique(sample.label).tolist(), 255}
@@ -65,7 +65,7 @@ def test_the_same_numbers_give_the_same_bytes():
 
 
 def marked(height, width):
-    """A picture that holds 100 times the row and the column of each pixel."""
+    """An image that holds 100 times the row and the column of each pixel."""
     rows, columns = np.mgrid[:height, :width]
     image = np.dstack([100 * rows, 100 * columns]).astype(np.uint16)
     return Sample("a", image, np.zeros((height, width), np.uint8))
@@ -80,7 +80,7 @@ def columns_a_pixel(image):
     ("size", "fit", "factor"),
     [((60, 80), (30, 100), 0.5), ((60, 240), (30, 100), 100 / 240), ((60, 80), (120, 400), 2)],
 )
-def test_a_picture_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
+def test_a_image_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
     for scale in (1.0, 0.5):
         settings = Augment(crop=(8, 8), fit=fit, scale=(scale, scale))
         step = columns_a_pixel(random_window(marked(*size), settings, np.random.default_rng(0))[0])
@@ -102,7 +102,7 @@ def test_a_factor_is_drawn_evenly_or_evenly_by_its_logarithm():
         assert high > 1.8
 
 
-def test_photometric_distortion_changes_the_picture_alone_and_by_its_own_draws():
+def test_photometric_distortion_changes_the_image_alone_and_by_its_own_draws():
     plain, distorted = (
         Augment(crop=(20, 30), flip=0.5, photometric=on)(scene(), np.random.default_rng(4)) for on in (False, True)
     )
@@ -223,7 +223,7 @@ def test_without_augmentation_the_window_is_a_plain_crop():
     assert torch.equal(torch.from_numpy(sample.label)[y : y + 20, x : x + 30], label)
 
 
-def test_picture_and_mask_move_together():
+def test_image_and_mask_move_together():
     label = np.zeros((60, 80), np.uint8)
     label[20:40, 30:60] = 1
     sample = Sample("a", np.repeat(label[:, :, None] * 200, 3, axis=2), label)
@@ -234,7 +234,7 @@ def test_picture_and_mask_move_together():
         assert (bright[inside] != (mask[inside] == 1)).float().mean() < 0.05  # edges alone
 
 
-def test_a_window_larger_than_the_picture_is_filled_with_ignore():
+def test_a_window_larger_than_the_image_is_filled_with_ignore():
     sample = Sample("a", np.full((10, 10, 3), 50, np.uint8), np.ones((10, 10), np.uint8))
     image, label, _ = cut(sample, (-5, -5, 20, 20), (20, 20))
     assert (label == 1).sum() == 100
@@ -243,7 +243,7 @@ def test_a_window_larger_than_the_picture_is_filled_with_ignore():
     assert (image == 50).all()
 
 
-def test_resizing_a_window_is_cropping_the_resized_picture():
+def test_resizing_a_window_is_cropping_the_resized_image():
     ramp = np.linspace(0, 255, 64).round().astype(np.uint8)
     sample = Sample("a", np.repeat(np.tile(ramp, (64, 1))[:, :, None], 3, axis=2), np.zeros((64, 64), np.uint8))
     image, *_ = cut(sample, (16, 16, 32, 32), (64, 64))
@@ -274,7 +274,7 @@ def test_a_window_of_one_class_is_drawn_again():
     at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
     seed=st.integers(0, 1000),
 )
-def test_a_crop_over_a_point_holds_it_and_leaves_the_picture_no_more_than_others_do(height, width, at, seed):
+def test_a_crop_over_a_point_holds_it_and_leaves_the_image_no_more_than_others_do(height, width, at, seed):
     row, column = int(at[0] * height), int(at[1] * width)
     label = np.zeros((height, width), np.uint8)
     label[row, column] = 9

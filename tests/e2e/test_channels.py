@@ -1,4 +1,4 @@
-"""Pictures that are not RGB, from training to prediction: one 16-bit channel, five channels in the pages of a TIFF."""
+"""Images that are not RGB, from training to prediction: one 16-bit channel, five channels in the pages of a TIFF."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ val = 0.3
 
 
 def write_field(root, channels, dtype):
-    """Twelve pictures whose bright half is the second class."""
+    """Twelve images whose bright half is the second class."""
     rng = np.random.default_rng(0)
     (root / "images").mkdir()
     (root / "masks").mkdir()

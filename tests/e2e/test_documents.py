@@ -20,7 +20,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))
 ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "frm.pth", "runs/a", "runs/b")
 """What stands for data that nobody may ship: commands that name it are parsed by tests/test_docs.py, not run."""
 
-PICTURES = 24
+IMAGES = 24
 SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
 CROPS = {"frm-lite0": "[64, 96]", "cgrseg-lite0": "[64, 96]", "rsp-lite0-panoptic_shapes": "[64, 128]"}
 
@@ -49,15 +49,15 @@ def shortened(line: list[str]) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Where the documents are read: pictures and masks in yard/ and ds/, photos, a clip."""
+    """Where the documents are read: images and masks in yard/ and ds/, photos, a clip."""
     monkeypatch.chdir(tmp_path)
     (toml,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    scenes = open_dataset("shapes", "train", size=PICTURES)
+    scenes = open_dataset("shapes", "train", size=IMAGES)
     for name in ("yard", "ds"):
         for kind in ("images", "masks"):
             (tmp_path / name / kind).mkdir(parents=True)
         (tmp_path / name / "dataset.toml").write_text(toml)
-        for index in range(PICTURES):
+        for index in range(IMAGES):
             scene = scenes[index]
             Image.fromarray(scene.image[::4, ::4]).save(tmp_path / name / "images" / f"{index}.jpg")
             mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(np.uint8)

@@ -40,7 +40,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    """Six pictures from drawn scenes, small, with masks of raw values 0..3, and a 7th that spoils nothing."""
+    """Six images from drawn scenes, small, with masks of raw values 0..3, and a 7th that spoils nothing."""
     root = tmp_path_factory.mktemp("yard")
     for split, count in (("train", 4), ("val", 2)):
         scenes = open_dataset("shapes", split, size=count)

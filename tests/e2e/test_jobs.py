@@ -1,7 +1,7 @@
 """The three jobs that the tool is made for, in their short form, through the command line; see README.
 
 An engineer brings a network for a few classes of her own to a box without PyTorch. A student trains variants of a
-network and compares them fairly. A data lead looks at the errors in a report and at pictures in a browser.
+network and compares them fairly. A data lead looks at the errors in a report and at images in a browser.
 """
 
 import json
@@ -52,12 +52,12 @@ SHORT = (
     "train.precision=fp32",
 )
 STRAY, UNPAIRED = 78, "extra"
-"""A value of three masks that is in no map, and the name of two pictures without one."""
+"""A value of three masks that is in no map, and the name of two images without one."""
 
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory) -> Path:
-    """Camera frames as they come: ten with masks, three of these with stray values, two pictures without a mask."""
+    """Camera frames as they come: ten with masks, three of these with stray values, two images without a mask."""
     root = tmp_path_factory.mktemp("yard")
     for split, count in (("train", 7), ("val", 3)):
         scenes = open_dataset("shapes", split, size=count)
@@ -147,7 +147,7 @@ def test_an_engineer_segments_a_clip_of_her_camera(run, yard, tmp_path):
     clip = write_video(tmp_path / "clip.mp4", frames)
     call("predict", run, clip, "-o", tmp_path / "clip_seg.mp4")
     drawn, times = read_video(tmp_path / "clip_seg.mp4")
-    assert [picture.shape for picture in drawn] == [frames.shape[1:]] * 7
+    assert [image.shape for image in drawn] == [frames.shape[1:]] * 7
     assert len(set(times)) == 7
 
 
@@ -202,17 +202,17 @@ def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
     assert "thing" in page
     assert not re.search(r"(src|href)=.?https?:|url\(.?https?:|<script", page)
 
-    pictures = sorted((yard / "images" / "val").iterdir())
-    call("predict", run, *pictures, "-o", tmp_path / "masks")
+    images = sorted((yard / "images" / "val").iterdir())
+    call("predict", run, *images, "-o", tmp_path / "masks")
     with served(run) as address, httpx.Client(base_url=address, timeout=60) as client:
         until_ready(client)
         assert "<html" in client.get("/").text
         names = [row["name"] for row in client.get("/v1/models").json()["models"][0]["classes"]]
         assert names == ["ground", "wall", "thing"]
-        for picture in pictures:
-            mask = client.post("/v1/segment", files={"image": (picture.name, picture.read_bytes())})
-            assert mask.content == (tmp_path / "masks" / f"{picture.stem}_mask.png").read_bytes()
-        refused = client.post("/v1/segment", files={"image": ("street.png", b"no picture")})
+        for image in images:
+            mask = client.post("/v1/segment", files={"image": (image.name, image.read_bytes())})
+            assert mask.content == (tmp_path / "masks" / f"{image.stem}_mask.png").read_bytes()
+        refused = client.post("/v1/segment", files={"image": ("street.png", b"no image")})
         assert refused.status_code in (400, 415)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_run import small_info
-from small_video import distance, moving_pictures, read_video, write_video
+from small_video import distance, moving_images, read_video, write_video
 
 from featherseg import Predictor, models
 from featherseg.core.types import ClassInfo
@@ -54,7 +54,7 @@ def kill_after(segments, run, clip, out):
 
 @pytest.mark.parametrize("ending", [".mp4", pytest.param(".webm", marks=pytest.mark.slow)])
 def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, tmp_path, ending):
-    clip = write_video(tmp_path / "clip.mp4", moving_pictures(FRAMES, SIZE))
+    clip = write_video(tmp_path / "clip.mp4", moving_images(FRAMES, SIZE))
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     predictor = Predictor(lawn_run)
     segment_video(predictor, VideoJob(clip, whole, network_digest(lawn_run)))
@@ -65,11 +65,11 @@ def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, t
     assert "were there already" in done.stdout
     frames, times = read_video(out)
     expected, expected_times = read_video(whole)
-    pictures, source_times = read_video(clip)
+    images, source_times = read_video(clip)
     assert len(frames) == len(expected) == FRAMES
     assert times == expected_times == source_times
     for frame, other in zip(frames, expected, strict=True):
         np.testing.assert_array_equal(frame, other)
-    for number in range(0, FRAMES, 25):  # and they are those of their pictures
-        assert distance(frames[number], np.array(predictor(pictures[number]).overlay())) < LOSS
+    for number in range(0, FRAMES, 25):  # and they are those of their images
+        assert distance(frames[number], np.array(predictor(images[number]).overlay())) < LOSS
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", "clip.mp4", whole.name, out.name])

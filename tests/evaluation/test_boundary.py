@@ -79,7 +79,7 @@ def test_empty_boundaries_are_right_together_and_wrong_alone():
     assert boundary_f(stripe(50), nothing, 2).tolist() == [0, 0]
 
 
-def test_a_dataset_is_the_mean_over_pictures_and_a_class_over_those_that_hold_it():
+def test_a_dataset_is_the_mean_over_images_and_a_class_over_those_that_hold_it():
     measure = BoundaryF(3)
     measure.update(stripe(50), stripe(50))
     measure.update(stripe(50), np.zeros((100, 100), np.uint8))

@@ -53,7 +53,7 @@ def random_ids(rng: np.random.Generator, known: np.ndarray, void: float) -> np.n
 
 
 def write_release(root: Path, masks: list[np.ndarray]) -> None:
-    """Pictures and masks of val as the release keeps them."""
+    """Images and masks of val as the release keeps them."""
     for key, mask in zip(KEYS, masks, strict=True):
         for path, pixels in (
             (root / f"leftImg8bit/val/{key}_leftImg8bit.png", np.zeros((*SIZE, 3), np.uint8)),

@@ -76,7 +76,7 @@ def test_nothing_labelled_gives_nan_and_no_warning():
     assert np.isnan([confusion.miou(), confusion.pixel_accuracy(), confusion.class_accuracy()]).all()
 
 
-def test_counts_add_up_over_pictures():
+def test_counts_add_up_over_images():
     pairs = [random_pair(seed, 5, void=True) for seed in range(2)]
     total, parts = Confusion(5), Confusion(5)
     total.update(np.concatenate([pairs[0][0], pairs[1][0]]), np.concatenate([pairs[0][1], pairs[1][1]]))

@@ -24,7 +24,7 @@ TWO = [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}]
 
 
 def scored(truth, prediction, rule: str = "coco", of=CATEGORIES) -> dict:
-    """The figures of one picture; truth and prediction are (ids, segments)."""
+    """The figures of one image; truth and prediction are (ids, segments)."""
     counter = PanopticQuality(of, rule)
     counter.update(*truth, *prediction)
     return counter.compute()

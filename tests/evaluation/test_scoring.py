@@ -19,7 +19,7 @@ CLASSES = tuple(ClassInfo(name, (i, i, i)) for i, name in enumerate(("road", "sk
 
 
 class Scenes:
-    """Three small noisy pictures whose brighter side is sky; bus never occurs; keys with folders."""
+    """Three small noisy images whose brighter side is sky; bus never occurs; keys with folders."""
 
     name, classes, channels, keys = "scenes", CLASSES, 3, ["a/1", "a/2", "b/3"]
 
@@ -64,7 +64,7 @@ def test_the_same_weights_score_the_same_bits_again(runtime):
     assert json.dumps(to_json(first)) == json.dumps(to_json(second))
 
 
-def test_each_picture_has_its_own_miou_by_key(runtime):
+def test_each_image_has_its_own_miou_by_key(runtime):
     scores = evaluate(runtime, Scenes(), boundary=False)
     one = Confusion(4)
     one.update(Scenes().label(1), predict_mask(runtime, Scenes()[1].image))
@@ -128,7 +128,7 @@ def test_values_of_no_class_are_misses_and_nobodys_false_alarm(tmp_path, value):
 
 def test_missing_predictions_are_counted_and_named(tmp_path):
     write_predictions(tmp_path, ("1",))
-    with pytest.raises(FeathersegError, match=r"1 of 3 pictures; 2 are missing, the first: 2\.png, 3\.png"):
+    with pytest.raises(FeathersegError, match=r"1 of 3 images; 2 are missing, the first: 2\.png, 3\.png"):
         evaluate_predictions(tmp_path, Scenes())
     with pytest.raises(FeathersegError, match="nowhere"):
         evaluate_predictions(tmp_path / "nowhere", Scenes())
@@ -148,11 +148,11 @@ def test_predictions_of_another_size_or_in_colour_are_refused_by_name(tmp_path):
             evaluate_predictions(tmp_path, Scenes())
 
 
-def test_a_truth_that_cannot_be_is_named_by_its_picture(tmp_path):
+def test_a_truth_that_cannot_be_is_named_by_its_image(tmp_path):
     class Wrong(Scenes):
         def label(self, index):
             return np.full((64, 80 + index), 9, dtype=np.uint8)
 
     write_predictions(tmp_path, ("1", "2", "3"))
-    with pytest.raises(FeathersegError, match=r"scenes, picture 'a/1': .*9 \(5120 pixels\)"):
+    with pytest.raises(FeathersegError, match=r"scenes, image 'a/1': .*9 \(5120 pixels\)"):
         evaluate_predictions(tmp_path, Wrong())

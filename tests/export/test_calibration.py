@@ -1,15 +1,15 @@
-"""Calibration pictures: of the training split alone, drawn by a seed, as the network sees them in validation."""
+"""Calibration images: of the training split alone, drawn by a seed, as the network sees them in validation."""
 
 import numpy as np
 import torch
 from three_layer_run import three_layer_run
 
 from featherseg.data.shapes import Shapes
-from featherseg.exporters.calibration import CHECKED, labelled_split, training_pictures
+from featherseg.exporters.calibration import CHECKED, labelled_split, training_images
 
 
-def test_pictures_are_of_the_training_split_and_in_no_two_lists(tmp_path):
-    calibrated, checked = training_pictures(three_layer_run(tmp_path / "run"), 5, seed=0)
+def test_images_are_of_the_training_split_and_in_no_two_lists(tmp_path):
+    calibrated, checked = training_images(three_layer_run(tmp_path / "run"), 5, seed=0)
     assert (len(calibrated), len(checked)) == (5, CHECKED)
     assert len({*calibrated.keys, *checked.keys}) == 5 + CHECKED
     assert {*calibrated.keys, *checked.keys} <= set(Shapes("train", 12).keys)
@@ -17,28 +17,28 @@ def test_pictures_are_of_the_training_split_and_in_no_two_lists(tmp_path):
 
 def test_the_seed_decides(tmp_path):
     run = three_layer_run(tmp_path / "run")
-    first, again, other = (training_pictures(run, 5, seed)[0].keys for seed in (0, 0, 1))
+    first, again, other = (training_images(run, 5, seed)[0].keys for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_a_small_split_gives_all_that_it_has(tmp_path):
-    calibrated, checked = training_pictures(three_layer_run(tmp_path / "run", train_size=3), 5, seed=0)
+    calibrated, checked = training_images(three_layer_run(tmp_path / "run", train_size=3), 5, seed=0)
     assert sorted(calibrated.keys) == sorted(checked.keys) == Shapes("train", 3).keys
 
 
-def test_a_picture_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
+def test_a_image_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
     run = three_layer_run(tmp_path / "run")
-    pictures, _ = training_pictures(run, 2, seed=0)
-    pixels = Shapes("train", 12)[pictures.indices[0]].image.astype(np.float32)
+    images, _ = training_images(run, 2, seed=0)
+    pixels = Shapes("train", 12)[images.indices[0]].image.astype(np.float32)
     expected = (pixels - run.model.mean) / run.model.std  # (H, W, C)
-    assert torch.equal(pictures[0][0].permute(1, 2, 0), torch.from_numpy(expected.astype(np.float32)))
-    fitted, _ = training_pictures(three_layer_run(tmp_path / "other", test_fit=(128, 512)), 2, seed=0)
+    assert torch.equal(images[0][0].permute(1, 2, 0), torch.from_numpy(expected.astype(np.float32)))
+    fitted, _ = training_images(three_layer_run(tmp_path / "other", test_fit=(128, 512)), 2, seed=0)
     assert fitted[0].shape == (1, 3, 128, 256)
 
 
 def test_what_is_cut_out_stays_unread(tmp_path):
-    pictures, _ = training_pictures(three_layer_run(tmp_path / "run"), 5, seed=0)
-    assert pictures[1:3].keys == pictures.keys[1:3]
+    images, _ = training_images(three_layer_run(tmp_path / "run"), 5, seed=0)
+    assert images[1:3].keys == images.keys[1:3]
 
 
 def test_the_labelled_split_is_what_training_validated_on(tmp_path):

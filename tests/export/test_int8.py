@@ -18,7 +18,7 @@ from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
 WRITERS = {"model.int8.onnx": onnx_int8.write, "model.int8.xml": openvino_int8.write}
-PICTURES = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+IMAGES = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 WIDTH = 96  # its weights are the most of the file
 
 
@@ -29,12 +29,12 @@ def graph():
 
 
 def job(folder, graph, **options):
-    return Job(three_layers(WIDTH), FACTS, folder, PICTURES, graph=graph, **options)
+    return Job(three_layers(WIDTH), FACTS, folder, IMAGES, graph=graph, **options)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
-    assert WRITERS[name](job(tmp_path, graph)).kept == ("stem",)  # which reads the picture
+    assert WRITERS[name](job(tmp_path, graph)).kept == ("stem",)  # which reads the image
     network, runtime = three_layers(WIDTH), open_runtime(tmp_path / name, "cpu")
     assert runtime.classes == FACTS.classes
     for shape in ((1, 3, 48, 64), (2, 3, 33, 71)):
@@ -68,7 +68,7 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
     noisy = {f"layer{i}": float(i) for i in range(20)}
     nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
     graph = SimpleNamespace(node=[SimpleNamespace(name=name) for name in ("pad", "node of layer3", "node of layer0")])
-    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda network, pictures: noisy)
+    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda network, images: noisy)
     monkeypatch.setattr("featherseg.exporters.int8.layer_nodes", lambda graph, network: nodes)
     written = []
 
@@ -89,12 +89,12 @@ def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
         quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
 
 
-def test_without_labelled_pictures_the_first_candidate_stays(tmp_path, graph):
+def test_without_labelled_images_the_first_candidate_stays(tmp_path, graph):
     found = quantise(job(tmp_path, None), onnx.load_from_string(graph()).graph, lambda *kept: tmp_path)
     assert (found.kept, found.miou, found.tried) == (("stem",), None, ())
 
 
-def test_without_pictures_int8_is_refused(tmp_path):
+def test_without_images_int8_is_refused(tmp_path):
     with pytest.raises(ExportError, match="export a run, not a bare network"):
         openvino_int8.write(Job(three_layers(), FACTS, tmp_path))
 
@@ -171,10 +171,10 @@ class Windowed(ThreeLayers):
 def test_a_network_that_cuts_windows_out_opens_in_int8(tmp_path):
     torch.manual_seed(0)
     network = Windowed().eval()
-    openvino_int8.write(Job(network, FACTS, tmp_path, PICTURES))
+    openvino_int8.write(Job(network, FACTS, tmp_path, IMAGES))
     with torch.no_grad():
-        expected = network(PICTURES[0]).logits
-    found = open_runtime(tmp_path / "model.int8.xml", "cpu")(PICTURES[0]).logits
+        expected = network(IMAGES[0]).logits
+    found = open_runtime(tmp_path / "model.int8.xml", "cpu")(IMAGES[0]).logits
     assert (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
     assert network.key.weight.detach().numpy().tobytes() in (tmp_path / "model.int8.bin").read_bytes()
 

@@ -24,8 +24,8 @@ class One(nn.Module):
 def test_a_layer_whose_numbers_fall_on_the_steps_has_no_noise():
     layer = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(layer.weight, 127.0)
-    picture = torch.arange(256.0).reshape(1, 1, 16, 16)
-    assert layer_noise(One(layer), [picture]) == {"layer": float("inf")}
+    image = torch.arange(256.0).reshape(1, 1, 16, 16)
+    assert layer_noise(One(layer), [image]) == {"layer": float("inf")}
 
 
 def test_the_ratio_of_powers_is_that_of_the_definition():
@@ -44,8 +44,8 @@ def test_what_counts_is_what_reaches_the_logits():
     with torch.no_grad():
         network.head.weight *= 1e-6  # what goes wrong before it is not seen
         network.head.bias[:] = torch.tensor([1.0, 2.0, 3.0])
-    picture = torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    assert min(layer_noise(network, [picture]).values()) > 1e12
+    image = torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    assert min(layer_noise(network, [image]).values()) > 1e12
 
 
 def test_the_layer_with_one_wild_channel_before_it_is_named_first():
@@ -53,8 +53,8 @@ def test_the_layer_with_one_wild_channel_before_it_is_named_first():
     with torch.no_grad():
         network.stem.bias[0] = 1e3  # all other channels share the steps of this one
         network.body[1].weight[:, 0] = 0
-    pictures = [torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    noise = layer_noise(network, pictures)
+    images = [torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    noise = layer_noise(network, images)
     assert next(iter(noise)) == "body.1"
     assert set(noise) == {"stem", "body.1", "head"}
     assert list(noise.values()) == sorted(noise.values())

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the converter's own insi
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The file of a small network, for pictures of 96 x 128."""
+    """The file of a small network, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("litert")
     litert.write(Job(small_network(), FACTS, folder))
     return folder / "model.tflite"

@@ -19,25 +19,25 @@ def network_of(align_corners: bool):
     return network
 
 
-def pictures_of(shape):
+def images_of(shape):
     return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def predicted(network, pictures):
+def predicted(network, pixels):
     """Scores (B, K, H, W) the way a Predictor goes."""
     with torch.no_grad():
-        out = network(normalise(pictures.permute(0, 3, 1, 2), network.mean, network.std))
-        return to_image(out, tuple(pictures.shape[1:3]))
+        out = network(normalise(pixels.permute(0, 3, 1, 2), network.mean, network.std))
+        return to_image(out, tuple(pixels.shape[1:3]))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("shape", SIZES)
 def test_masks_are_those_of_prediction(align_corners, shape):
-    network, pictures = network_of(align_corners), pictures_of(shape)
+    network, pixels = network_of(align_corners), images_of(shape)
     with torch.no_grad():
-        masks = Masks(network)(pictures)
+        masks = Masks(network)(pixels)
     assert masks.dtype == torch.uint8
-    assert torch.equal(masks.long(), predicted(network, pictures).argmax(1))
+    assert torch.equal(masks.long(), predicted(network, pixels).argmax(1))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -48,9 +48,9 @@ def test_a_file_gives_the_same_masks_at_every_size(align_corners, tmp_path):
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
     assert (masks.name, masks.type) == ("masks", "tensor(uint8)")
     for shape in SIZES:
-        pictures = pictures_of(shape)
-        found = torch.from_numpy(session.run(None, {"images": pictures.numpy()})[0])
-        scores = predicted(network, pictures)
+        pixels = images_of(shape)
+        found = torch.from_numpy(session.run(None, {"images": pixels.numpy()})[0])
+        scores = predicted(network, pixels)
         assert found.shape == shape
         given = scores.gather(1, found.long()[:, None])[:, 0]
         assert (scores.amax(1) - given).max() <= 1e-5  # another class only where the two are as likely

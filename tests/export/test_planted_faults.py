@@ -74,7 +74,7 @@ def flipped_in_the_graph(graph):
     graph.set_attribute("stage/upsample", coordinate_transformation_mode="align_corners")
 
 
-def pooling_of_the_examples_size(graph):  # the sum, over the area that the traced picture has at 1/8
+def pooling_of_the_examples_size(graph):  # the sum, over the area that the traced image has at 1/8
     pool = graph.giving("stage/context.pool")
     pool.op_type = "ReduceSum"
     graph.change_after("stage/context.pool", "Div", np.float32((EXAMPLE[1] // 8) * (EXAMPLE[2] // 8)))
@@ -187,16 +187,16 @@ FAULTS = {
 
 
 class Noise(CalibrationDataReader):
-    """Pictures to calibrate with: not those that SHAPES are filled with."""
+    """Images to calibrate with: not those that SHAPES are filled with."""
 
     def __init__(self) -> None:
-        self.left = [{"images": picture.numpy()} for picture in pictures(range(100, 108))]
+        self.left = [{"images": image.numpy()} for image in images(range(100, 108))]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return self.left.pop() if self.left else None
 
 
-def pictures(seeds):
+def images(seeds):
     return [torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
 
 
@@ -226,7 +226,7 @@ def check(network, content: bytes, kind: str, folder) -> ParityReport:
     path = folder / "model.onnx"
     path.write_bytes(content)
     if kind == "int8":
-        return verify(network, path, facts=FACTS, quantised=True, pictures=pictures(range(5)))
+        return verify(network, path, facts=FACTS, quantised=True, calibration=images(range(5)))
     return verify(network, path, facts=FACTS)
 
 

@@ -175,9 +175,9 @@ def opened(page, job):
     return page
 
 
-def look(page, picture: Path) -> str:
-    """Give the page a picture; -> what it says then."""
-    page.set_input_files("#file", picture)
+def look(page, image: Path) -> str:
+    """Give the page an image; -> what it says then."""
+    page.set_input_files("#file", image)
     page.wait_for_function("/Done|could not/.test(document.getElementById('status').textContent)", timeout=60_000)
     return page.inner_text("#status")
 
@@ -189,8 +189,8 @@ def download(page, path: Path) -> np.ndarray:
     return np.array(Image.open(path))
 
 
-def picture(path: Path, size: tuple[int, int] = (97, 131)) -> np.ndarray:
-    """A picture of smooth colours under noise, saved without loss."""
+def image(path: Path, size: tuple[int, int] = (97, 131)) -> np.ndarray:
+    """An image of smooth colours under noise, saved without loss."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[: size[0], : size[1]] / 20
     waves = np.stack([np.sin(rows + columns), np.cos(rows), np.sin(columns * 2)], axis=-1)
@@ -200,7 +200,7 @@ def picture(path: Path, size: tuple[int, int] = (97, 131)) -> np.ndarray:
 
 
 def test_a_browser_gives_the_predictors_mask_from_disk(opened, job, tmp_path):
-    pixels = picture(tmp_path / "street.png")
+    pixels = image(tmp_path / "street.png")
     said = look(opened, tmp_path / "street.png")
     assert re.fullmatch(r"Done in \d+ ms\.", said)
     assert "131 x 97 pixels" in opened.inner_text("#caption")
@@ -215,7 +215,7 @@ def test_a_browser_gives_the_predictors_mask_from_disk(opened, job, tmp_path):
 
 
 def test_a_class_can_be_hidden_and_the_colours_made_stronger(opened, tmp_path):
-    pixels = picture(tmp_path / "street.png")
+    pixels = image(tmp_path / "street.png")
     look(opened, tmp_path / "street.png")
     read = "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 131, 97).data]"
 
@@ -232,13 +232,13 @@ def test_a_class_can_be_hidden_and_the_colours_made_stronger(opened, tmp_path):
     assert np.array_equal(shown()[mask == mask[0, 0]], pixels[mask == mask[0, 0]])
 
 
-def test_what_is_no_picture_gets_a_sentence(opened, tmp_path):
+def test_what_is_no_image_gets_a_sentence(opened, tmp_path):
     (tmp_path / "not.png").write_bytes(b"nothing")
     assert "not.png could not be looked at" in look(opened, tmp_path / "not.png")
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(opened, tmp_path):
-    picture(tmp_path / "street.png")
+    image(tmp_path / "street.png")
     look(opened, tmp_path / "street.png")
     nameless = """[...document.querySelectorAll('input, button')]
         .filter((x) => !(x.labels?.length || x.textContent.trim() || x.ariaLabel)).length"""
@@ -260,7 +260,7 @@ def test_a_browser_gives_every_systems_mask(name, page, tmp_path):
         pytest.skip(str(error))
     page.goto((tmp_path / "web" / "index.html").as_uri())
     page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
-    pixels = picture(tmp_path / "street.png", (161, 225))
+    pixels = image(tmp_path / "street.png", (161, 225))
     assert "Done" in look(page, tmp_path / "street.png")
     mask = download(page, tmp_path / "mask.png")
     runtime = TorchRuntime(network, FACTS.classes, device="cpu")

@@ -37,7 +37,7 @@ COLORS = (
 
 @pytest.fixture
 def yard(tmp_path):
-    """Two pictures of train, one of val."""
+    """Two images of train, one of val."""
     for split, number in (("train", 0), ("train", 1), ("val", 2)):
         for folder in ("images", "masks"):
             (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)

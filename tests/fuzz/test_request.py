@@ -97,14 +97,14 @@ def client() -> Iterator[Client]:
     client.close()
 
 
-def form(pictures: list[bytes], field: bytes) -> bytes:
+def form(images: list[bytes], field: bytes) -> bytes:
     """The body of a form with these files."""
     head = (
         b'\r\nContent-Disposition: form-data; name="'
         + field
         + b'"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     )
-    return b"".join(b"--" + BOUNDARY + head + picture + b"\r\n" for picture in pictures) + b"--" + BOUNDARY + b"--\r\n"
+    return b"".join(b"--" + BOUNDARY + head + image + b"\r\n" for image in images) + b"--" + BOUNDARY + b"--\r\n"
 
 
 def change_form(content: bytes, rng: random.Random) -> bytes:
@@ -197,8 +197,8 @@ def test_an_address_with_a_slash_too_many_is_not_found_whatever_its_query(client
 @BUDGETS
 def test_any_request_is_answered_or_refused_in_the_one_form(client, seconds, seed):
     def target(case):
-        method, path, query, headers, pictures, mutate, cuts, gone = case
-        body = mutate(form(pictures, b"images" if path.endswith("batch") else b"image"))
+        method, path, query, headers, images, mutate, cuts, gone = case
+        body = mutate(form(images, b"images" if path.endswith("batch") else b"image"))
         places = sorted({0, *(cut % (len(body) + 1) for cut in cuts), len(body)})
         pieces = [body[a:b] for a, b in pairwise(places)]
         status, answered, content = ask(client, method, path, query, headers, pieces, gone)

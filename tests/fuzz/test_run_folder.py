@@ -21,7 +21,7 @@ from featherseg.reports.run_report import gather, report_html
 from featherseg.runs import open_run, save_weights, write_info
 
 MODEL = "seaformer-tiny"
-PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 READ_BY = {
     "resolved.json": "all",
     "weights.safetensors": "network",
@@ -30,7 +30,7 @@ READ_BY = {
     "evaluations.jsonl": "report",
     "environment.json": "report",
     "parity.json": "report",
-    "pictures/examples.json": "report",
+    "images/examples.json": "report",
 }
 """The files that are mutated, and what reads them."""
 
@@ -58,7 +58,7 @@ def whole(tmp_path_factory) -> Path:
 
 def test_the_folder_that_is_mutated_is_sound(whole):
     assert "onnx" in report_html(gather(open_run(whole)))
-    assert Predictor(whole)(PICTURE).mask.shape == (32, 48)
+    assert Predictor(whole)(IMAGE).mask.shape == (32, 48)
     assert all((whole / file).is_file() for file in READ_BY)
 
 
@@ -76,7 +76,7 @@ def test_any_run_folder_is_used_or_refused_in_a_sentence(whole, tmp_path, second
             if READ_BY[file] != "network":
                 assert "<script" not in report_html(gather(run))
             if READ_BY[file] != "report":
-                mask = Predictor(run, device="cpu")(PICTURE).mask
+                mask = Predictor(run, device="cpu")(IMAGE).mask
                 assert mask.shape == (32, 48)
                 assert mask.max() < len(run.classes)
         except FeathersegError as error:

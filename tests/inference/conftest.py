@@ -55,7 +55,7 @@ def frm_runtime():
 
 @pytest.fixture
 def image():
-    """A picture of 70 x 93 pixels: broad patches under noise."""
+    """An image of 70 x 93 pixels: broad patches under noise."""
     rng = np.random.default_rng(5)
     patches = rng.integers(0, 200, (7, 10, 3)).repeat(10, 0).repeat(10, 1)[:70, :93]
     return (patches + rng.integers(0, 56, patches.shape)).astype(np.uint8)

@@ -43,7 +43,7 @@ def fault(case: BadInput, found: object) -> str | None:
     if case.pixels is None:
         return f"{case.name} was read as {found.mask.shape}"
     if found.image.dtype != case.pixels.dtype or not np.array_equal(found.image, case.pixels):
-        return f"{case.name} was read as another picture"
+        return f"{case.name} was read as another image"
     return None if np.array_equal(found.mask, mask_of(case.pixels)) else f"{case.name} has another mask"
 
 
@@ -92,14 +92,14 @@ def test_every_file_that_pillow_opened_gives_its_own_mask_or_a_sentence(predicto
     faults = []
     for case in part():
         try:
-            picture = Image.open(io.BytesIO(case.content))
+            image = Image.open(io.BytesIO(case.content))
         except Exception:
             continue
-        found = answer(predictor, picture)
+        found = answer(predictor, image)
         if isinstance(found, Exception):
             faults.append(None if isinstance(found, DataError) else f"{case.name} crashed: {found!r}")
         elif case.pixels is not None and case.pixels.dtype == found.image.dtype == np.uint8:
-            faults.append(fault(case, found) if picture.format != "TIFF" else None)
+            faults.append(fault(case, found) if image.format != "TIFF" else None)
     assert not [words for words in faults if words]
 
 
@@ -116,14 +116,14 @@ def test_every_object_gives_its_own_mask_or_a_sentence(predictor, case):
     found.overlay(legend=True)
 
 
-def test_pictures_without_contrast_or_with_hardly_a_pixel_make_no_nan(frm_runtime):
+def test_images_without_contrast_or_with_hardly_a_pixel_make_no_nan(frm_runtime):
     predictor = Predictor(frm_runtime)
     flat = [np.full((40, 56, 3), value, np.uint8) for value in (0, 255)]
     tiny = [patches(1, 1), patches(1, 130), patches(130, 1), patches(2, 3)]
     deep = np.full((40, 56, 3), 65535, np.uint16)
-    for picture in (*flat, *tiny, deep):
-        found = predictor(picture)
-        assert found.mask.shape == picture.shape[:2]
+    for image in (*flat, *tiny, deep):
+        found = predictor(image)
+        assert found.mask.shape == image.shape[:2]
         assert np.isfinite(found.probabilities()).all()
 
 
@@ -135,7 +135,7 @@ FINDINGS = (
     "png/a palette without colours",
     "webp/an EXIF block of garbage",
 )
-"""What was once read as another picture, or refused for no reason."""
+"""What was once read as another image, or refused for no reason."""
 
 
 @pytest.mark.parametrize("name", FINDINGS)
@@ -194,13 +194,13 @@ def test_a_turned_tiff_is_upright_from_a_file(tmp_path, orientation, pixels):
     np.testing.assert_array_equal(read_mask(path), pixels)
 
 
-def test_one_bad_picture_in_an_iterator_spoils_none_before_it(predictor):
+def test_one_bad_image_in_an_iterator_spoils_none_before_it(predictor):
     given = iter([RGB, RGB[::-1], None])
     results = predictor(given)
     np.testing.assert_array_equal(next(results).mask, mask_of(RGB))
 
 
-def test_a_sound_picture_just_above_the_limit_is_refused_by_its_header(predictor, tmp_path):
+def test_a_sound_image_just_above_the_limit_is_refused_by_its_header(predictor, tmp_path):
     path = tmp_path / "over.png"
     path.write_bytes(black_square(13_378))  # 178,970,884 pixels
     with pytest.raises(DataError, match="too large"):

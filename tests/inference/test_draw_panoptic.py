@@ -83,7 +83,7 @@ def test_only_instances_are_outlined_and_what_is_no_segment_is_void():
     assert (found[2:7, 2:7][edge] == PAPER).all()
 
 
-def test_the_overlay_goes_from_the_picture_to_the_colours():
+def test_the_overlay_goes_from_the_image_to_the_colours():
     ids, segments = np.full((4, 4), 1, np.int32), [segment(1, 0)]
     image = np.full((4, 4, 3), 200, np.uint8)
     shown = [np.array(overlay_panoptic(image, ids, segments, CLASSES, o))[0, 0].tolist() for o in (0.0, 0.5, 1.0)]
@@ -110,7 +110,7 @@ def test_a_large_instance_bears_its_name_and_a_small_one_does_not(side, named):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_name_at_the_border_stays_in_the_picture(axis):
+def test_a_name_at_the_border_stays_in_the_image(axis):
     ids = np.zeros((200, 200), np.int32)
     np.moveaxis(ids, axis, 0)[:4] = 1
     middle, first, last = (written(np.roll(ids, shift, axis), "pedestrian").sum() for shift in (100, 0, -4))
@@ -139,14 +139,14 @@ def test_a_name_that_would_cover_that_of_a_larger_instance_is_left_out(column, n
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (60, 2), (90, 120)])
-def test_any_picture_with_hostile_names_can_be_drawn(size, channels, dtype):
+def test_any_image_with_hostile_names_can_be_drawn(size, channels, dtype):
     ids = np.full(size, 2, np.int32)
     ids[:, size[1] // 2 :] = 7
     segments = [segment(2, 2), segment(7, 2)]
-    picture = overlay_panoptic(np.full((*size, channels), 77, dtype), ids, segments, CLASSES)
-    assert (picture.mode, picture.size) == ("RGB", size[::-1])
+    image = overlay_panoptic(np.full((*size, channels), 77, dtype), ids, segments, CLASSES)
+    assert (image.mode, image.size) == ("RGB", size[::-1])
 
 
-def test_a_segmentation_without_segments_is_the_picture_under_void():
+def test_a_segmentation_without_segments_is_the_image_under_void():
     found = overlay_panoptic(np.full((5, 6, 3), 100, np.uint8), np.zeros((5, 6), np.int32), [], CLASSES)
     assert (np.array(found) == 50).all()

@@ -1,4 +1,4 @@
-"""Pictures in any form: the same pixels whatever holds them, and a sentence for what is not clear."""
+"""Images in any form: the same pixels whatever holds them, and a sentence for what is not clear."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from featherseg import FeathersegError
-from featherseg.inference.inputs import read_picture
+from featherseg.inference.inputs import read_input
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 
@@ -16,9 +16,9 @@ def test_a_path_a_pil_image_an_array_and_tensors_give_the_same_pixels(tmp_path):
     Image.fromarray(PIXELS).save(path)
     tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
     forms = (path, str(path), Image.open(path), Image.fromarray(PIXELS), PIXELS, tensor, tensor.float() / 255)
-    pictures = [read_picture(form, 3) for form in forms]
-    assert all((picture.pixels == PIXELS).all() for picture in pictures)
-    assert [picture.name for picture in pictures] == ["street.view"] * 3 + ["image"] * 4
+    images = [read_input(form, 3) for form in forms]
+    assert all((image.pixels == PIXELS).all() for image in images)
+    assert [image.name for image in images] == ["street.view"] * 3 + ["image"] * 4
 
 
 def test_a_turned_photo_is_upright_from_a_path_and_from_pil(tmp_path):
@@ -27,21 +27,21 @@ def test_a_turned_photo_is_upright_from_a_path_and_from_pil(tmp_path):
     exif[0x0112] = 6  # to be shown turned right by 90 degrees
     Image.fromarray(PIXELS).save(path, exif=exif)
     for form in (path, Image.open(path)):
-        assert (read_picture(form, 3).pixels == np.rot90(PIXELS, -1)).all()
+        assert (read_input(form, 3).pixels == np.rot90(PIXELS, -1)).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
 def test_pil_images_of_any_mode_become_rgb(mode):
-    assert read_picture(Image.fromarray(PIXELS).convert(mode), 3).pixels.shape == (5, 7, 3)
+    assert read_input(Image.fromarray(PIXELS).convert(mode), 3).pixels.shape == (5, 7, 3)
 
 
 def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_path):
     deep = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000
     for form in (Image.fromarray(deep), deep, deep[:, :, None]):
-        assert (read_picture(form, 1).pixels == deep[:, :, None]).all()
+        assert (read_input(form, 1).pixels == deep[:, :, None]).all()
     Image.fromarray(deep).save(tmp_path / "a.png")
     for form in (Image.fromarray(deep), tmp_path / "a.png", Image.open(tmp_path / "a.png")):
-        assert (read_picture(form, 3).pixels == deep[:, :, None]).all()
+        assert (read_input(form, 3).pixels == deep[:, :, None]).all()
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_pat
 )
 def test_what_is_not_clear_is_refused_by_what_was_found(x, named):
     with pytest.raises(FeathersegError, match=named):
-        read_picture(x, 3)
+        read_input(x, 3)
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
     for path in (tmp_path, tmp_path / "none.jpg"):
         with pytest.raises(FeathersegError, match=path.name):
-            read_picture(path, 3)
+            read_input(path, 3)

@@ -1,4 +1,4 @@
-"""Modes: whatever the way, the scores are those of `to_image` on the whole picture, averaged as the mode says."""
+"""Modes: whatever the way, the scores are those of `to_image` on the whole image, averaged as the mode says."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ def whole_logits(runtime, image) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", [{"stride": 1, "kernel": 1}, {"stride": 4}, {"stride": 8, "divisor": 16}])
 @pytest.mark.parametrize("block", [1, 20_000, 10**9])
-def test_whole_is_the_network_brought_to_the_picture(make_runtime, image, options, block, monkeypatch):
+def test_whole_is_the_network_brought_to_the_image(make_runtime, image, options, block, monkeypatch):
     monkeypatch.setattr(modes, "BLOCK_BYTES", block)
     runtime = make_runtime(**options)
     expected = whole_logits(runtime, image)
@@ -59,7 +59,7 @@ def test_windows_cover_every_pixel_and_share_the_overlap():
             assert first.top + first.height - second.top >= int(window * overlap)
 
 
-def test_one_window_as_large_as_the_picture_is_the_whole_picture(make_runtime, image):
+def test_one_window_as_large_as_the_image_is_the_whole_image(make_runtime, image):
     runtime = make_runtime()
     for window in ((70, 93), (200, 200)):
         assert_close(probabilities(runtime, image, Mode(window=window)), probabilities(runtime, image), atol=0, rtol=0)
@@ -93,14 +93,14 @@ def test_a_pixel_is_blended_by_its_place_in_each_window(image):
     assert_close(found.sum(0), torch.ones(70, 60))
 
 
-def test_flip_is_the_mean_of_the_picture_and_its_mirror(make_runtime, image):
+def test_flip_is_the_mean_of_the_image_and_its_mirror(make_runtime, image):
     runtime = make_runtime(stride=8, divisor=16)  # pads on the right: the mirror is padded on the other side
     straight = whole_logits(runtime, image).softmax(0)
     mirrored = whole_logits(runtime, np.ascontiguousarray(image[:, ::-1])).softmax(0).flip(2)
     assert_close(probabilities(runtime, image, Mode(flip=True)), (straight + mirrored) / 2, atol=1e-5, rtol=0)
 
 
-def test_flip_makes_the_mask_of_a_symmetric_picture_symmetric(make_runtime, image):
+def test_flip_makes_the_mask_of_a_symmetric_image_symmetric(make_runtime, image):
     both = np.concatenate([image, image[:, ::-1]], axis=1)
     found = probabilities(make_runtime(), both, Mode(flip=True))
     assert_close(found, found.flip(2), atol=1e-5, rtol=0)
@@ -120,7 +120,7 @@ def test_scales_are_averaged_at_full_resolution(make_runtime, image):
 @pytest.mark.parametrize(
     ("fit", "seen"), [((35, 200), (35, 46)), ((64, 80), (60, 80)), ((140, 140), (105, 140)), ((70, 93), (70, 93))]
 )
-def test_a_fitted_picture_is_resized_for_the_network_and_scored_at_its_own_size(make_runtime, image, fit, seen):
+def test_a_fitted_image_is_resized_for_the_network_and_scored_at_its_own_size(make_runtime, image, fit, seen):
     runtime = make_runtime(stride=4, divisor=8)
     pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None], runtime.mean, runtime.std)
     if seen != (70, 93):
@@ -138,11 +138,11 @@ def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
     assert seen == [(35, 46), (35, 46), (70, 93), (70, 93)]
     assert found.shape == (3, 70, 93)
     seen.clear()
-    predict_mask(runtime, image, Mode(fit=(35, 100), window=(70, 60)))  # in pixels of the picture itself
+    predict_mask(runtime, image, Mode(fit=(35, 100), window=(70, 60)))  # in pixels of the image itself
     assert seen == [(35, 30), (35, 30)]
 
 
-def test_unless_told_otherwise_a_picture_is_looked_at_as_in_validation(make_runtime, image):
+def test_unless_told_otherwise_a_image_is_looked_at_as_in_validation(make_runtime, image):
     runtime = make_runtime()
     runtime.test_fit = (35, 200)
     fitted = Mode(fit=(35, 200))
@@ -151,7 +151,7 @@ def test_unless_told_otherwise_a_picture_is_looked_at_as_in_validation(make_runt
     assert not torch.equal(probabilities(runtime, image), probabilities(runtime, image, Mode()))
 
 
-def test_pictures_in_a_batch_are_predicted_as_alone(make_runtime, image):
+def test_images_in_a_batch_are_predicted_as_alone(make_runtime, image):
     runtime = make_runtime()
     batch = np.stack([image, image[::-1], image[:, ::-1]])
     for mode in (Mode(), Mode(window=(32, 48), flip=True)):

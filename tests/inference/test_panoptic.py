@@ -221,7 +221,7 @@ def test_three_hundred_instances_are_all_found_where_so_many_are_allowed():
 
 
 @pytest.mark.slow
-def test_a_large_picture_full_of_things_takes_less_than_100_mb():
+def test_a_large_image_full_of_things_takes_less_than_100_mb():
     """1024x2048, every pixel a thing, 200 centres: all distances at once would be 1.7 GB."""
     centers, offsets = maps(1024, 2048)
     centers[50::100, 50::100] = torch.rand(10, 20, generator=torch.Generator().manual_seed(0)) + 0.2

@@ -1,4 +1,4 @@
-"""The Predictor: one answer whatever form a picture comes in, lists and iterators, results that draw and save."""
+"""The Predictor: one answer whatever form an image comes in, lists and iterators, results that draw and save."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def predictor(make_runtime):
     return Predictor(make_runtime())
 
 
-def test_every_form_of_a_picture_gives_the_same_mask(frm_runtime, image, tmp_path):
+def test_every_form_of_a_image_gives_the_same_mask(frm_runtime, image, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     predictor = Predictor(frm_runtime)
@@ -36,14 +36,14 @@ def test_every_form_of_a_picture_gives_the_same_mask(frm_runtime, image, tmp_pat
 def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_is_used(predictor, image):
     seen = []
 
-    def pictures():
+    def images():
         for number in range(4):
             seen.append(number)
             yield image
 
     assert isinstance(predictor([image, image]), list)
     assert predictor([]) == []
-    results = predictor(pictures())
+    results = predictor(images())
     assert isinstance(results, Iterator)
     assert seen == []
     next(results)
@@ -52,18 +52,18 @@ def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_is_used(predictor, im
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batches_keep_the_order_and_mix_no_sizes(make_runtime, image, batch):
-    pictures = [image, image[::-1], image[:50], image[:50, ::-1], image, image[:, ::-1], image.astype(np.uint16) * 257]
+    images = [image, image[::-1], image[:50], image[:50, ::-1], image, image[:, ::-1], image.astype(np.uint16) * 257]
     seen = []
     runtime = make_runtime()
     runtime.peak_bytes_per_pixel = 100.0
     forward = runtime.model.forward
     runtime.model.forward = lambda images: seen.append(len(images)) or forward(images)
-    results = Predictor(runtime, batch=batch)(pictures)
+    results = Predictor(runtime, batch=batch)(images)
     assert max(seen) == min(batch, 2)
-    assert sum(seen) == len(pictures)
-    for picture, result in zip(pictures, results, strict=True):
-        assert result.mask.shape == picture.shape[:2]
-        assert (result.mask == predict_mask(make_runtime(), np.ascontiguousarray(picture))).mean() > 0.999
+    assert sum(seen) == len(images)
+    for image, result in zip(images, results, strict=True):
+        assert result.mask.shape == image.shape[:2]
+        assert (result.mask == predict_mask(make_runtime(), np.ascontiguousarray(image))).mean() > 0.999
 
 
 def test_shares_and_probabilities_fit_the_mask(predictor, image):
@@ -77,7 +77,7 @@ def test_shares_and_probabilities_fit_the_mask(predictor, image):
     assert (probabilities.argmax(0) == result.mask).mean() > 0.999
 
 
-def test_save_writes_three_pictures_into_a_folder_or_the_mask_into_a_file(predictor, image, tmp_path):
+def test_save_writes_three_images_into_a_folder_or_the_mask_into_a_file(predictor, image, tmp_path):
     result = predictor(image)
     files = result.save(tmp_path / "new" / "folder", "street")
     assert [file.name for file in files] == ["street_mask.png", "street_color.png", "street_overlay.png"]
@@ -89,7 +89,7 @@ def test_save_writes_three_pictures_into_a_folder_or_the_mask_into_a_file(predic
     assert result.overlay().size == (93, 70)
 
 
-def test_a_picture_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
+def test_a_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
     runtime = make_runtime(stride=1, kernel=1)
     runtime.peak_bytes_per_pixel = 2000.0
     image = np.random.default_rng(2).integers(0, 256, (400, 700, 3)).astype(np.uint8)
@@ -99,7 +99,7 @@ def test_a_picture_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime)
     assert (result.mask == predict_mask(runtime, image)).mean() > 0.999
 
 
-def test_tiles_of_frm_agree_with_the_whole_picture_almost_everywhere(frm_runtime):
+def test_tiles_of_frm_agree_with_the_whole_image_almost_everywhere(frm_runtime):
     image = np.full((200, 300, 3), 90, dtype=np.uint8)
     tiled = Predictor(frm_runtime, mode=Mode(window=(128, 160)))(image)
     assert tiled.how == "6 tiles of 128x160"
@@ -139,6 +139,6 @@ def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
         Predictor(make_runtime())(image).overlay(1.5)
 
 
-def test_a_picture_of_other_channels_is_refused(make_runtime, image):
+def test_a_image_of_other_channels_is_refused(make_runtime, image):
     with pytest.raises(DataError, match="takes 2 channels"):
         Predictor(make_runtime(channels=2))(image)

@@ -15,8 +15,8 @@ NAME = "berlin_000000_000019_leftImg8bit"
 def test_a_submission_is_a_grey_png_that_the_dataset_s_reader_reads_back(tmp_path, name, reader):
     path = SUBMISSIONS[name].save(MASK, tmp_path, NAME)
     assert path == SUBMISSIONS[name].file(tmp_path, NAME) == tmp_path / f"{NAME}.png"
-    with Image.open(path) as picture:
-        assert (picture.mode, picture.size) == ("L", (40, 30))
+    with Image.open(path) as image:
+        assert (image.mode, image.size) == ("L", (40, 30))
     np.testing.assert_array_equal(reader(read_mask(path), str(path)), MASK)
 
 

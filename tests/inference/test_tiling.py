@@ -46,11 +46,11 @@ def test_a_window_that_was_asked_for_is_kept():
     assert (found.mode.window, found.how) == ((512, 512), "9 tiles of 512x512")
 
 
-def test_a_shrunk_picture_needs_the_memory_of_its_small_form():
+def test_a_shrunk_image_needs_the_memory_of_its_small_form():
     assert plan(Costs(), (9000, 12_000), Mode(scales=(0.05,)), OWN + 5.9).how == "whole"
 
 
-def test_small_pictures_go_together_as_far_as_the_memory_reaches():
+def test_small_images_go_together_as_far_as_the_memory_reaches():
     assert plan(Costs(), (360, 480), Mode(), 4.0).at_once > 8
     assert plan(Costs(), (3000, 4000), Mode(), 4.0).at_once == 1
 

@@ -65,7 +65,7 @@ def test_all_256_classes_can_be_counted(code):
     assert confusion_counts(every, every, 256).sum() == 255  # 255 is ignored
 
 
-def test_a_large_flat_picture_loses_no_pixel(code):
+def test_a_large_flat_image_loses_no_pixel(code):
     """Four tables of their own: neighbours that are equal must all arrive."""
     truth = np.full((513, 1025), 3, np.uint8)
     assert confusion_counts(truth, truth, 19)[3, 3] == truth.size

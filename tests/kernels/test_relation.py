@@ -104,7 +104,7 @@ def test_the_layout_in_memory_does_not_matter(code, view):
 
 
 def test_weights_are_exponentials_to_the_last_bits(code):
-    """Pictures of two cells, 0 and 1, whose logits are 0 and x: the first pixel gathers the second one's weight."""
+    """Images of two cells, 0 and 1, whose logits are 0 and x: the first pixel gathers the second one's weight."""
     x = torch.linspace(-0.7, 0, 301)
     key, value = torch.zeros(301, 1, 1, 2), torch.tensor([0.0, 1.0]).expand(301, 1, 1, 2)
     key[:, 0, 0, 1] = x
@@ -140,7 +140,7 @@ def test_bands_of_rows_in_threads_give_the_same(code, monkeypatch):
     assert torch.equal(pixel_to_region(*arguments), expected)
 
 
-def test_no_picture_and_no_data_give_the_shape(code):
+def test_no_image_and_no_data_give_the_shape(code):
     assert pixel_to_region(*case(batch=0)).shape == (0, 6, 8, 12)
     found = pixel_to_region(*(x.to("meta") for x in case()))
     assert (found.device.type, found.shape) == ("meta", (1, 6, 8, 12))

@@ -149,7 +149,7 @@ def test_bands_of_rows_in_threads_give_the_same(code, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_no_picture_gives_no_mask(code):
+def test_no_image_gives_no_mask(code):
     assert upsample_argmax(torch.empty(0, 3, 4, 4), (8, 8)).shape == (0, 8, 8)
 
 

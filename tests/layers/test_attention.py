@@ -16,14 +16,14 @@ def block(channels=6, key_channels=3, **switches):
     return net
 
 
-def picture_map(*size):
+def image_map(*size):
     torch.manual_seed(1)
     return torch.randn(*size, dtype=torch.float64)
 
 
 @torch.no_grad()
 def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
-    """Eq. 2-3 of the FRM paper, position by position, for one picture (C, h, w); with DNL's additions where asked."""
+    """Eq. 2-3 of the FRM paper, position by position, for one image (C, h, w); with DNL's additions where asked."""
     channels, height, width = x.shape
     p = kv_pool
     pooled = torch.stack(
@@ -51,19 +51,19 @@ def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_it_is_equations_2_and_3_with_every_switch(switches):
-    net, x = block(**switches), picture_map(2, 6, 5, 4)
-    expected = torch.stack([loops(net, picture, **switches) for picture in x])
+    net, x = block(**switches), image_map(2, 6, 5, 4)
+    expected = torch.stack([loops(net, image, **switches) for image in x])
     assert_close(net(x), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1)])
 def test_a_map_with_a_side_of_one_is_not_pooled(size):
-    net, x = block(), picture_map(1, 6, *size)
+    net, x = block(), image_map(1, 6, *size)
     assert_close(net(x)[0], loops(net, x[0], kv_pool=1), atol=1e-9, rtol=0)
 
 
 def test_it_ignores_a_constant_added_to_every_query():  # what the whitening in Eq. 3 is for
-    net, x = block(), picture_map(1, 6, 4, 6)
+    net, x = block(), image_map(1, 6, 4, 6)
     before = net(x)
     with torch.no_grad():
         net.query.bias.add_(5.0)
@@ -71,7 +71,7 @@ def test_it_ignores_a_constant_added_to_every_query():  # what the whitening in 
 
 
 def test_the_softmax_is_in_full_precision_under_autocast():
-    net, x = block().float(), picture_map(1, 6, 8, 8).float()
+    net, x = block().float(), image_map(1, 6, 8, 8).float()
     with torch.no_grad():
         net.query.weight.mul_(300.0)  # products far beyond half precision's range
     with torch.autocast("cpu", dtype=torch.float16):

@@ -64,7 +64,7 @@ def test_convolve_is_the_plain_convolution_outside_mixed_training():
 
 
 @pytest.mark.parametrize("channels", [1, 4, 8])
-def test_a_widened_convolution_sees_equal_channels_as_a_grey_picture(channels):
+def test_a_widened_convolution_sees_equal_channels_as_a_grey_image(channels):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 3)
     grey = torch.randn(1, 1, 9, 9)

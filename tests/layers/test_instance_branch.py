@@ -16,7 +16,7 @@ CHANNELS = (8, 12, 6, 10)
 
 
 def pyramid(height, width, channels=CHANNELS, batch=1, **options):
-    """Four maps as a picture of 4 height x 4 width gives them, sizes rounded up."""
+    """Four maps as an image of 4 height x 4 width gives them, sizes rounded up."""
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(4)]
     return [torch.randn(batch, c, *size, **options) for c, size in zip(channels, sizes, strict=True)]
 

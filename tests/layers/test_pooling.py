@@ -73,7 +73,7 @@ def normed(norm, x):
 def test_region_means_are_means_over_adaptive_windows(k, size):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
-    expected = torch.stack([regions(picture, k) for picture in x])
+    expected = torch.stack([regions(image, k) for image in x])
     assert_close(RegionMean(k)(x), expected, atol=1e-12, rtol=0)
     assert_close(F.adaptive_avg_pool2d(x, k), expected, atol=1e-12, rtol=0)
 
@@ -82,12 +82,12 @@ def test_region_means_are_means_over_adaptive_windows(k, size):
 def test_pyramid_pooling_is_its_loops_over_adaptive_windows():
     net = randomised(PyramidPooling(5, 4))
     x = torch.randn(2, 5, 7, 9, dtype=torch.float64)
-    for picture, got in zip(x, net(x), strict=True):
+    for image, got in zip(x, net(x), strict=True):
         priors = []
         for k, branch in zip((1, 2, 3, 6), net.branches, strict=True):
-            mean = normed(branch[2], pointwise(branch[1], regions(picture, k)))
+            mean = normed(branch[2], pointwise(branch[1], regions(image, k)))
             priors.append(bilinear(mean, (7, 9), align_corners=True))
-        expected = normed(net.reduce[1], pointwise(net.reduce[0], torch.cat([*priors, picture]))).relu()
+        expected = normed(net.reduce[1], pointwise(net.reduce[0], torch.cat([*priors, image]))).relu()
         assert_close(got, expected, atol=1e-9, rtol=0)
 
 

@@ -39,6 +39,6 @@ def test_the_head_has_a_bias_at_its_end_alone():
 
 @pytest.mark.parametrize("pooling", [DeepAggregationPooling(4, 3, 5), PyramidPooling(4, 5)])
 @pytest.mark.parametrize("size", [(3, 4), (9, 7)])
-def test_pooling_can_be_trained_on_one_picture(pooling, size):
+def test_pooling_can_be_trained_on_one_image(pooling, size):
     pooling.train()(torch.randn(1, 4, *size)).square().mean().backward()
     assert [name for name, p in pooling.named_parameters() if p.grad is None] == []

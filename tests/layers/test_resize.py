@@ -12,7 +12,7 @@ from featherseg.layers.resize import pad_images, resize, to_image
     ((33, 700), 1, 64, (64, 700)),
     ((1, 1), 1, 64, (64, 64)),
 ])  # fmt: skip
-def test_pictures_are_padded_right_and_below_with_zeros(size, divisor, minimum, padded):
+def test_images_are_padded_right_and_below_with_zeros(size, divisor, minimum, padded):
     images = torch.rand(2, 3, *size) + 1
     out, said = pad_images(images, divisor=divisor, minimum=minimum)
     assert said == padded == tuple(out.shape[2:])
@@ -20,21 +20,21 @@ def test_pictures_are_padded_right_and_below_with_zeros(size, divisor, minimum, 
     assert out.sum().item() == pytest.approx(images.sum().item(), rel=1e-5)
 
 
-def test_native_logits_go_straight_to_the_picture():
+def test_native_logits_go_straight_to_the_image():
     logits = torch.randn(1, 3, 5, 6)
     out = SegOutput(logits, (20, 24), (20, 24), align_corners=False)
     assert_close(to_image(out, (37, 41)), resize(logits, (37, 41), align_corners=False))
 
 
 def test_padded_logits_are_cropped_at_full_resolution():
-    ramp = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 1, 8, 8)  # of a 32 x 32 padded picture
+    ramp = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 1, 8, 8)  # of a 32 x 32 padded image
     out = SegOutput(ramp, (20, 30), (32, 32), align_corners=False)
     full = resize(ramp, (32, 32), align_corners=False)
     assert_close(to_image(out, (20, 30)), full[:, :, :20, :30])
     assert to_image(out, (40, 60)).shape == (1, 1, 40, 60)
 
 
-def test_a_picture_smaller_than_the_network_takes_keeps_its_own_part_of_the_logits():
-    ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(1, 1, 16, 16)  # of a 64 x 64 padded picture
+def test_a_image_smaller_than_the_network_takes_keeps_its_own_part_of_the_logits():
+    ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(1, 1, 16, 16)  # of a 64 x 64 padded image
     out = SegOutput(ramp, (64, 32), (64, 64), align_corners=False)
     assert to_image(out, (64, 32)).max() <= 8

@@ -4,7 +4,7 @@ from torch.testing import assert_close
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 
-def test_whole_pictures_are_dropped_and_the_rest_made_up_for_it():
+def test_whole_images_are_dropped_and_the_rest_made_up_for_it():
     torch.manual_seed(0)
     x = torch.randn(4000, 1, 2, 2)
     y = StochasticDepth(0.25).train()(x)

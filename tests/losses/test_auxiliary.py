@@ -13,9 +13,9 @@ from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_a
 SIZE = (6, 7)
 
 
-def drawn(pictures):
+def drawn(images):
     """Labels in rectangles, a stripe of them ignored."""
-    labels = torch.zeros(pictures, *SIZE, dtype=torch.int64)
+    labels = torch.zeros(images, *SIZE, dtype=torch.int64)
     labels[:, 3:, 5:] = 2
     labels[0, :2, :4] = 1
     labels[-1, -2:] = IGNORE
@@ -72,7 +72,7 @@ def test_a_batch_without_labels_gives_a_finite_loss():
 
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])
-def test_every_head_of_classes_counts_as_it_is_weighted_at_the_picture_s_size(weight):
+def test_every_head_of_classes_counts_as_it_is_weighted_at_the_image_s_size(weight):
     labels, logits = drawn(2), seeded(2, 3, *SIZE)
     first, second = seeded(2, 3, 3, 4), seeded(2, 3, 2, 2)  # of other strides
     plain = CrossEntropy()

@@ -95,7 +95,7 @@ def test_mining_keeps_what_is_below_the_threshold():
     assert loss.item() == pytest.approx(loop(logits, labels, counts=hard), rel=1e-5)
 
 
-def test_mining_keeps_at_least_so_many_of_the_hardest_in_each_picture():
+def test_mining_keeps_at_least_so_many_of_the_hardest_in_each_image():
     logits, labels = scene(ignored=0.2)
     p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0].detach()
     p[labels == 255] = 2

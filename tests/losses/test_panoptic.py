@@ -22,7 +22,7 @@ class Targets(NamedTuple):
 
 
 def scene(size=(8, 12), stride=4, padded=None, dtype=torch.float64):
-    """Two pictures: what a network with three classes gives, labels with void, targets with every kind of weight."""
+    """Two images: what a network with three classes gives, labels with void, targets with every kind of weight."""
     torch.manual_seed(0)
     padded = padded or size
     h, w = padded[0] // stride, padded[1] // stride
@@ -41,7 +41,7 @@ def scene(size=(8, 12), stride=4, padded=None, dtype=torch.float64):
 
 
 def full_size(x, out):
-    """Bilinear to the padded picture, the picture's part of it."""
+    """Bilinear to the padded image, the image's part of it."""
     height, width = out.image_size
     x = F.interpolate(x.detach(), size=out.padded_size, mode="bilinear", align_corners=out.align_corners)
     return x[:, :, :height, :width]
@@ -97,7 +97,7 @@ def test_exact_centres_and_offsets_cost_nothing():
     assert found.semantic > 0
 
 
-def test_offsets_count_in_pixels_of_the_picture_whatever_the_stride():
+def test_offsets_count_in_pixels_of_the_image_whatever_the_stride():
     out, labels, targets = scene()
     five = out._replace(offsets=torch.full_like(out.offsets, 5.0))
     three = targets._replace(offset=torch.full_like(targets.offset, 3.0))
@@ -150,7 +150,7 @@ def test_a_share_of_hard_pixels_that_cannot_be_is_refused(share):
         PanopticLoss(share)
 
 
-def test_a_smaller_sigma_lets_distances_count_as_those_of_a_larger_picture():
+def test_a_smaller_sigma_lets_distances_count_as_those_of_a_larger_image():
     out, labels, targets = scene((16, 24))
     usual, halved = (PanopticLoss(center_sigma=sigma)(out, labels, targets) for sigma in (8, 4))
     assert usual.offset > 0

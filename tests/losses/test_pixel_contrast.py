@@ -63,7 +63,7 @@ def official_share(right, wrong, views):
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_every_class_of_every_picture_gives_the_same_number_half_of_them_mistakes(data):
+def test_every_class_of_every_image_gives_the_same_number_half_of_them_mistakes(data):
     classes, max_views = data.draw(st.sampled_from([1, 3, 171])), data.draw(st.integers(1, 12))
     max_samples = data.draw(st.integers(1, 200))
     torch.manual_seed(data.draw(st.integers(0, 99)))
@@ -128,7 +128,7 @@ def test_it_is_finite_over_the_range_of_half_precision(classes, scale, temperatu
     assert torch.isfinite(value)
     assert value >= 0
     assert torch.isfinite(loss.embed.weight.grad).all()
-    if features.grad is None:  # nothing to contrast: no class has more than 3 pixels in a picture
+    if features.grad is None:  # nothing to contrast: no class has more than 3 pixels in an image
         assert classes == 171
         assert value == 0
     else:
@@ -136,14 +136,14 @@ def test_it_is_finite_over_the_range_of_half_precision(classes, scale, temperatu
 
 
 def test_more_classes_than_samples_still_give_one_view_each():
-    labels = torch.arange(171).view(1, 171, 1).repeat(8, 1, 4)  # 8 x 171 pairs of (picture, class) > 1024
+    labels = torch.arange(171).view(1, 171, 1).repeat(8, 1, 4)  # 8 x 171 pairs of (image, class) > 1024
     assert len(sample_pixels(labels, labels < 0, 171, 1024, 2)) == 8 * 171
 
 
 def test_groups_are_contrasted_among_themselves():
     torch.manual_seed(0)
     labels = torch.zeros(2, 8, 8, dtype=torch.long)
-    labels[1] = 1  # one class a picture: alone, neither has negatives
+    labels[1] = 1  # one class an image: alone, neither has negatives
     features, logits = torch.randn(2, 4, 8, 8), torch.randn(2, 2, 8, 8)
     together, alone = PixelContrast(4, 2, max_views=9), PixelContrast(4, 2, max_views=9, groups_of=1)
     assert together(features, logits, labels) > 0

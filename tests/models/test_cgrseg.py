@@ -208,7 +208,7 @@ def test_one_classifier_tells_classes_apart_twice(net):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (100, 100), (520, 390), (65, 512), (1, 1)])
-def test_any_size_is_the_zero_padded_picture_cropped(net, size):
+def test_any_size_is_the_zero_padded_image_cropped(net, size):
     images = seeded(1, 3, *size)
     padded_size = tuple(-(-side // 32) * 32 for side in size)
     padded = torch.zeros(1, 3, *padded_size)
@@ -354,7 +354,7 @@ def test_it_starts_as_the_authors_start_it():
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 32, 32), (1, 64, 512), (2, 32, 32), (1, 65, 33)])
-def test_one_small_picture_can_be_trained_on(shape):
+def test_one_small_image_can_be_trained_on(shape):
     """At 64 x 64 the context is one position; the authors' code fails there with a batch of one."""
     ours = network("cgrseg-lite0", 3, channels=16).train()
     out = ours(seeded(shape[0], 3, *shape[1:]))

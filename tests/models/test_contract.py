@@ -44,7 +44,7 @@ def test_any_size_goes_in_and_comes_back(net, stride, size):
     assert to_image(out, size).shape == (2, 5, *size)
 
 
-def test_a_picture_is_judged_alone(net):
+def test_a_image_is_judged_alone(net):
     exact = copy.deepcopy(net).double()  # untrained gates may be steep: in fp32 they show its rounding
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_every_parameter_learns(net):
     assert {name for name in still if not name.endswith(SHIFTS)} == set()
 
 
-def test_one_step_on_one_picture_moves_the_weights_and_leaves_all_finite(net):
+def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(net):
     torch.manual_seed(0)
     size = (7, 9)  # one position is left of it at the coarsest stride: a batch norm has no variance there
     training, images = copy.deepcopy(net).train(), torch.randn(1, 3, *size)

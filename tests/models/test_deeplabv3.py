@@ -166,7 +166,7 @@ def test_any_size_is_taken_and_only_short_sides_are_padded(net, size):
     assert to_image(out, size).shape == (1, 5, *size)
 
 
-def test_one_picture_can_be_trained_on():
+def test_one_image_can_be_trained_on():
     """The mean over the map is one value a channel, of which a batch norm finds no variance."""
     ours = network("deeplabv3-lite0", 3, channels=8).train()
     before = {key: value.clone() for key, value in ours.aspp.branches[4].state_dict().items()}
@@ -177,7 +177,7 @@ def test_one_picture_can_be_trained_on():
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []
 
 
-def test_of_several_pictures_the_pooled_norm_learns_its_statistics():
+def test_of_several_images_the_pooled_norm_learns_its_statistics():
     pooling, x = ImagePooling(3, 2).train(), seeded(4, 3, 5, 6)
     values = pooling[1](x.mean((2, 3), keepdim=True))
     expected = (values - values.mean(0)) / (values.var(0, unbiased=False) + 1e-5).sqrt()

@@ -112,7 +112,7 @@ def test_coarse_maps_come_up_as_torch_scales_them_bicubically(factor):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])
-def test_one_picture_can_be_trained_on(size):
+def test_one_image_can_be_trained_on(size):
     ours = network().train()
     ours(seeded(1, 3, *size)).logits.square().mean().backward()
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []

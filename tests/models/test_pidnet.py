@@ -133,7 +133,7 @@ def test_auxiliary_logits_come_when_asked_for():
 
 @pytest.mark.parametrize("name", ["pidnet-s", "pidnet-l"])
 @pytest.mark.parametrize("size", [(64, 64), (20, 9), (65, 96)])
-def test_one_picture_can_be_trained_on(name, size):
+def test_one_image_can_be_trained_on(name, size):
     ours = network(name).train()
     out = ours(seeded(1, 3, *size), aux=True)
     sum(x.square().mean() for x in (out.logits, *out.aux.values())).backward()

@@ -282,7 +282,7 @@ def test_the_pyramid_is_that_behind_the_neck(net):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (1, 1)])
-def test_any_size_is_the_zero_padded_picture_cropped(net, size):
+def test_any_size_is_the_zero_padded_image_cropped(net, size):
     images = seeded(1, 3, *size)
     padded_size = tuple(-(-side // 32) * 32 for side in size)
     padded = torch.zeros(1, 3, *padded_size)
@@ -330,7 +330,7 @@ def test_features_come_with_training_only():
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 20, 7), (1, 32, 64), (2, 32, 32)])
-def test_one_small_picture_can_be_trained_on(shape):
+def test_one_small_image_can_be_trained_on(shape):
     """At 32 x 32 the coarsest level is one position, of which a batch norm has no variance."""
     ours = network(classes=3, channels=16, repeats=1).train()
     out = ours(seeded(shape[0], 3, *shape[1:]))

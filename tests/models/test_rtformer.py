@@ -161,7 +161,7 @@ def test_auxiliary_logits_come_when_asked_for():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (20, 9), (33, 32)])
-def test_one_picture_can_be_trained_on(size):
+def test_one_image_can_be_trained_on(size):
     ours = network().train()
     out = ours(seeded(1, 3, *size).float(), aux=True)
     (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()

@@ -109,7 +109,7 @@ def test_stochastic_depth_grows_from_none_to_a_tenth_in_each_stage():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 33), (1, 300)])
-def test_one_picture_can_be_trained_on(size):
+def test_one_image_can_be_trained_on(size):
     """A row or a column of one position is one value a channel, of which a batch norm finds no variance."""
     torch.manual_seed(0)
     ours = network().train()

@@ -88,7 +88,7 @@ def test_any_size_is_taken_and_only_short_sides_are_padded(size):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (9, 20)])
-def test_one_picture_can_be_trained_on(size):
+def test_one_image_can_be_trained_on(size):
     ours = network().train()
     ours(seeded(1, 3, *size)).logits.square().mean().backward()
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []

@@ -159,14 +159,14 @@ class Official:
         lifted = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in stages]
         x = self.projected(torch.cat(lifted, 1), "squeeze").relu()
         ham = torch.stack([
-            factorised(picture, self.bases, 7) for picture in self.conv(x, "decode_head.hamburger.ham_in.conv").relu()
+            factorised(image, self.bases, 7) for image in self.conv(x, "decode_head.hamburger.ham_in.conv").relu()
         ])  # fmt: skip
         x = (x + self.projected(ham, "hamburger.ham_out")).relu()
         return self.conv(self.projected(x, "align").relu(), "decode_head.conv_seg")
 
 
 def factorised(x, bases, steps):
-    """NMF of one picture (D, h, w) from given bases (D, R): Lee and Seung's updates, the coefficients once more."""
+    """NMF of one image (D, h, w) from given bases (D, R): Lee and Seung's updates, the coefficients once more."""
     target = x.flatten(1)  # (D, N)
     coefficients = (bases.T @ target).softmax(0)  # (R, N)
     for step in range(steps + 1):
@@ -202,7 +202,7 @@ def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head(state):
 def test_a_map_is_factorised_by_so_many_updates(training, steps):
     block = MatrixFactorisation(6, 2).double().train(training)
     x = seeded(3, 6, 4, 5).double().abs()
-    assert_close(block(x), torch.stack([factorised(picture, block.bases, steps) for picture in x]))
+    assert_close(block(x), torch.stack([factorised(image, block.bases, steps) for image in x]))
 
 
 @torch.no_grad()
@@ -235,7 +235,7 @@ def test_stochastic_depth_grows_from_none_to_a_tenth():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])
-def test_one_picture_can_be_trained_on(size):
+def test_one_image_can_be_trained_on(size):
     ours = network().train()
     for layer in ours.modules():
         if isinstance(layer, StochasticDepth):

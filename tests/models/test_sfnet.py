@@ -83,7 +83,7 @@ def test_an_auxiliary_head_sees_its_step_of_the_pyramid():
     assert_close(out.aux["dsn_16"], ours.aux_heads["dsn_16"](step))
 
 
-def test_every_auxiliary_head_learns_from_a_single_picture():
+def test_every_auxiliary_head_learns_from_a_single_image():
     ours = network().train()
     out = ours(seeded(1, 3, 64, 64), aux=True)
     sum(x.square().mean() for x in (out.logits, *out.aux.values())).backward()

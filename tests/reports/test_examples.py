@@ -1,4 +1,4 @@
-"""Best and worst pictures: the right ones are chosen, and what is drawn is what was predicted."""
+"""Best and worst images: the right ones are chosen, and what is drawn is what was predicted."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("car", (0, 0, 142)))
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1) | st.just(float("nan")), max_size=12), st.integers(1, 5))
-def test_no_picture_is_chosen_twice_and_the_extremes_are_there(mious, count):
+def test_no_image_is_chosen_twice_and_the_extremes_are_there(mious, count):
     chosen = choose(mious, count)
     keys, known = [e.key for e in chosen], {k: m for k, m in mious.items() if m == m}
     assert len(keys) == len(set(keys)) == min(2 * count, len(known))
@@ -23,18 +23,18 @@ def test_no_picture_is_chosen_twice_and_the_extremes_are_there(mious, count):
         assert min(e.miou for e in chosen) == min(known.values())
 
 
-def test_the_most_telling_picture_comes_first():
+def test_the_most_telling_image_comes_first():
     chosen = choose({"a": 0.5, "b": 0.1, "c": 0.9, "d": 0.7, "e": 0.3}, 2)
     assert [(e.name, e.key) for e in chosen] == [("best-1", "c"), ("best-2", "d"), ("worst-1", "b"), ("worst-2", "e")]
 
 
 def test_masks_are_painted_in_class_colours_and_ignore_is_black():
-    picture = np.array(painted(np.array([[0, 1, 255]], dtype=np.uint8), CLASSES))
-    assert picture.tolist() == [[[128, 64, 128], [0, 0, 142], [0, 0, 0]]]
+    image = np.array(painted(np.array([[0, 1, 255]], dtype=np.uint8), CLASSES))
+    assert image.tolist() == [[[128, 64, 128], [0, 0, 142], [0, 0, 0]]]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_16_bit_pictures_of_any_channels_can_be_shown(channels):
+def test_16_bit_images_of_any_channels_can_be_shown(channels):
     image = np.full((4, 6, channels), 65535, dtype=np.uint16)
     assert np.array(shown(image).convert("RGB")).min() == 255
 
@@ -42,13 +42,13 @@ def test_16_bit_pictures_of_any_channels_can_be_shown(channels):
 def test_large_masks_are_shrunk_without_new_colours(tmp_path):
     label = (np.indices((700, 1300)).sum(axis=0) // 97 % 2).astype(np.uint8)
     (tmp_path / "a.webp").write_bytes(webp(painted(label, CLASSES), lossless=True))
-    picture = np.array(Image.open(tmp_path / "a.webp").convert("RGB"))
-    assert max(picture.shape) == MAX_SIDE
-    assert {tuple(color) for color in picture.reshape(-1, 3).tolist()} == {info.color for info in CLASSES}
+    image = np.array(Image.open(tmp_path / "a.webp").convert("RGB"))
+    assert max(image.shape) == MAX_SIDE
+    assert {tuple(color) for color in image.reshape(-1, 3).tolist()} == {info.color for info in CLASSES}
 
 
-def test_a_folder_without_or_with_broken_pictures_has_no_examples(tmp_path):
+def test_a_folder_without_or_with_broken_images_has_no_examples(tmp_path):
     assert read_examples(tmp_path) == []
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "examples.json").write_text('[{"name": "best-1", "key": "a", "miou": 0.5}]')
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "examples.json").write_text('[{"name": "best-1", "key": "a", "miou": 0.5}]')
     assert read_examples(tmp_path) == []

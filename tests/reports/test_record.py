@@ -17,7 +17,7 @@ from featherseg.runs import open_run, write_info
 
 
 class Data:
-    """One picture."""
+    """One image."""
 
     name, channels, keys, classes = "one", 3, ["a"], (ClassInfo("road", (1, 2, 3)),)
 
@@ -69,7 +69,7 @@ def test_the_line_says_what_was_scored_and_how(run):
     assert line["weights_sha256"].startswith("9a129038")  # sha256sum of "weights"
 
 
-def test_the_last_scores_and_the_pictures_stay(run):
+def test_the_last_scores_and_the_images_stay(run):
     for miou in (0.25, 0.75):
         record(run, SemanticRuntime(), Data(), "val", Mode(), scores(miou))
     kept = json.loads((run.path / "scores.json").read_text())
@@ -89,7 +89,7 @@ def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_
     assert "mIoU" in (run.path / "card.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["evaluations.jsonl", "pictures", "pictures/best-1-image.webp"])
+@pytest.mark.parametrize("name", ["evaluations.jsonl", "images", "images/best-1-image.webp"])
 def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (run.path / name).parent.mkdir(exist_ok=True)
@@ -112,12 +112,12 @@ def test_no_file_outside_a_run_is_shown_in_its_report(run, tmp_path_factory):
     outside = tmp_path_factory.mktemp("home") / "secret-image.webp"
     outside.write_bytes(b"secret")
     record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
-    image = run.path / "pictures/best-1-image.webp"
+    image = run.path / "images/best-1-image.webp"
     image.unlink()
     image.symlink_to(outside)
     assert examples.read_examples(run.path) == []
     for panel in examples.PANELS:
         outside.with_name(f"secret-{panel}.webp").write_bytes(b"secret")
     row = {"name": f"../../{outside.parent.name}/secret", "key": "a", "miou": 0.5}
-    (run.path / "pictures/examples.json").write_text(json.dumps([row]))
+    (run.path / "images/examples.json").write_text(json.dumps([row]))
     assert examples.read_examples(run.path) == []

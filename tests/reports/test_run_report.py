@@ -81,8 +81,8 @@ class AllClassOne:
         return SegOutput(logits, size, size, align_corners=False)
 
 
-class Pictures:
-    """Three pictures of 8 x 12, all road but a corner that is not labelled."""
+class Images:
+    """Three images of 8 x 12, all road but a corner that is not labelled."""
 
     name, classes, channels, keys = HOSTILE, CLASSES, 3, ["a", "b/1", "c"]
 
@@ -108,7 +108,7 @@ def full(run):
     append_line(run / "metrics.jsonl", {"step": 1, "loss": 2.0, "lr": 0.1})
     append_line(run / "metrics.jsonl", {"step": 2, "loss": 1.0, "lr": 0.1, "val_miou": 0.4})
     (run / "weights.safetensors").write_bytes(b"")
-    record(open_run(run), AllClassOne(), Pictures(), "test", Mode(), scores())
+    record(open_run(run), AllClassOne(), Images(), "test", Mode(), scores())
     row = {"batch": 1, "height": 97, "width": 131, "max_error": 2e-5, "relative_error": 3e-6, "same_class": 1.0}
     parity = {"tolerance": 1e-4, "ok": True, "rows": [row]}
     write_json(
@@ -158,20 +158,20 @@ def test_hostile_names_are_text(full):
     assert not any(attribute.startswith("on") for _, attributes in Page(page).tags for attribute in attributes)
 
 
-def test_tables_have_captions_pictures_have_words_and_drawings_have_titles(full):
+def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
     page = write_report(full).read_text()
     tags = Page(page).tags
     assert page.count("<caption>") == page.count("<table")
     assert page.count("<title>") == page.count("<svg") + 1
     images = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(images) == 6  # two pictures with a figure, three panels each
+    assert len(images) == 6  # two images with a figure, three panels each
     assert all(attributes["alt"] for attributes in images)
 
 
-def test_the_pictures_are_the_image_its_truth_and_what_the_network_says(full):
-    panels = [np.array(Image.open(full / "pictures" / f"worst-1-{p}.webp").convert("RGB")) for p in PANELS]
+def test_the_images_are_the_image_its_truth_and_what_the_network_says(full):
+    panels = [np.array(Image.open(full / "images" / f"worst-1-{p}.webp").convert("RGB")) for p in PANELS]
     image, truth, prediction = panels
-    assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second picture
+    assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second image
     assert truth[0, 0].tolist() == [0, 0, 0]
     assert truth[4, 4].tolist() == list(CLASSES[0].color)
     assert (prediction == CLASSES[1].color).all()

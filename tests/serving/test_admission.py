@@ -13,7 +13,7 @@ from featherseg.serving.refusal import Refused
 def test_more_than_the_slots_are_refused_with_a_time_to_try_again():
     slots = Slots(3)
     with slots.take(2), slots.take():
-        with pytest.raises(Refused, match="3 of 3 pictures") as refused, slots.take():
+        with pytest.raises(Refused, match="3 of 3 images") as refused, slots.take():
             pass
         assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
     assert slots.taken == 0

@@ -13,8 +13,8 @@ from color_network import (
     answer_of,
     color_predictor,
     encoded,
+    image,
     mask_in,
-    picture,
     poisoned,
     served,
     until,
@@ -54,7 +54,7 @@ def gated(start):
 def test_the_mask_is_the_file_that_predict_writes(client, tmp_path):
     for form_name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
         file = tmp_path / f"photo.{form_name.lower()}"
-        Image.fromarray(picture()).save(file)
+        Image.fromarray(image()).save(file)
         expected = color_predictor()(file).save(tmp_path / "out.png")[0].read_bytes()
         response = client.post("/v1/segment", files=form(file.read_bytes()))
         assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
@@ -64,10 +64,10 @@ def test_the_mask_is_the_file_that_predict_writes(client, tmp_path):
 
 def test_thirty_two_at_once_get_each_their_own_mask(client):
     sizes = [(24, 40), (24, 40), (17, 33)]
-    pictures = [picture(seed, sizes[seed % 3]) for seed in range(64)]
-    answers = [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in pictures[:32]]
-    answers += [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in pictures[32:]]
-    for pixels, answer in zip(pictures, answers, strict=True):
+    images = [image(seed, sizes[seed % 3]) for seed in range(64)]
+    answers = [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[:32]]
+    answers += [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[32:]]
+    for pixels, answer in zip(images, answers, strict=True):
         response = answer.result(60)
         assert response.status_code == 200
         np.testing.assert_array_equal(mask_in(response.content), answer_of(pixels))
@@ -75,20 +75,20 @@ def test_thirty_two_at_once_get_each_their_own_mask(client):
 
 def test_above_the_queue_429_says_when_to_try_again(gated):
     client, predictor = gated
-    waiting = [client.begin("POST", "/v1/segment", files=form(encoded(picture(seed)))) for seed in range(2)]
+    waiting = [client.begin("POST", "/v1/segment", files=form(encoded(image(seed)))) for seed in range(2)]
     until(lambda: client.app.state.service.slots.taken == 2)
-    refused = client.post("/v1/segment", files=form(encoded(picture())))
+    refused = client.post("/v1/segment", files=form(encoded(image())))
     assert refusal(refused) == (429, "busy")
     assert refused.headers["retry-after"] == "1"
     assert "featherseg_queue_length 2.0" in client.get("/metrics").text
     predictor.gate.set()
     assert [answer.result(60).status_code for answer in waiting] == [200, 200]
-    assert client.post("/v1/segment", files=form(encoded(picture()))).status_code == 200
+    assert client.post("/v1/segment", files=form(encoded(image()))).status_code == 200
 
 
-def test_a_batch_takes_a_slot_a_picture(start):
+def test_a_batch_takes_a_slot_a_image(start):
     client = start(limits={"queue": 3})
-    content = encoded(picture())
+    content = encoded(image())
     assert client.post("/v1/segment/batch", files=several(*[content] * 3)).status_code == 200
     assert refusal(client.post("/v1/segment/batch", files=several(*[content] * 4))) == (429, "busy")
     assert client.app.state.service.slots.taken == 0
@@ -97,9 +97,9 @@ def test_a_batch_takes_a_slot_a_picture(start):
 def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_right(start):
     predictor = Gated()
     client = start(Served("color", predictor), limits={"seconds": 0.2})
-    assert refusal(client.post("/v1/segment", files=form(encoded(picture())))) == (504, "time")
+    assert refusal(client.post("/v1/segment", files=form(encoded(image())))) == (504, "time")
     predictor.gate.set()
-    until(lambda: client.post("/v1/segment", files=form(encoded(picture(1)))).status_code == 200)
+    until(lambda: client.post("/v1/segment", files=form(encoded(image(1)))).status_code == 200)
     assert client.app.state.service.slots.taken == 0
 
 
@@ -117,8 +117,8 @@ def test_a_body_that_does_not_come_is_given_up(start):
     assert client.app.state.service.slots.taken == 0
 
 
-def test_a_picture_at_which_the_network_fails_tells_nothing_and_hurts_no_other(client, caplog):
-    contents = [encoded(picture(0)), encoded(poisoned()), encoded(picture(1))]
+def test_a_image_at_which_the_network_fails_tells_nothing_and_hurts_no_other(client, caplog):
+    contents = [encoded(image(0)), encoded(poisoned()), encoded(image(1))]
     with caplog.at_level(logging.ERROR):
         answers = [client.begin("POST", "/v1/segment", files=form(content)) for content in contents]
         good, bad, other = [answer.result(60) for answer in answers]
@@ -126,13 +126,13 @@ def test_a_picture_at_which_the_network_fails_tells_nothing_and_hurts_no_other(c
     assert "secret" not in bad.text
     assert "Traceback" not in bad.text
     assert "a secret of the server" in caplog.text
-    np.testing.assert_array_equal(mask_in(good.content), answer_of(picture(0)))
-    np.testing.assert_array_equal(mask_in(other.content), answer_of(picture(1)))
+    np.testing.assert_array_equal(mask_in(good.content), answer_of(image(0)))
+    np.testing.assert_array_equal(mask_in(other.content), answer_of(image(1)))
 
 
 def test_a_body_of_too_many_bytes_is_refused_whatever_its_length_was_said_to_be(start):
     client = start(limits={"bytes": 20_000})
-    assert client.post("/v1/segment", files=form(encoded(picture()))).status_code == 200
+    assert client.post("/v1/segment", files=form(encoded(image()))).status_code == 200
     assert refusal(client.post("/v1/segment", files=form(bytes(20_001)))) == (413, "bytes")
     read = 0
 
@@ -156,8 +156,8 @@ def test_a_body_of_too_many_bytes_is_refused_whatever_its_length_was_said_to_be(
         (b"", (400, "empty")),
         (b"some text, named .png", (415, "format")),
         (b"GIF89a" + bytes(100), (415, "format")),
-        (encoded(picture())[:500], (400, "unreadable")),
-        (encoded(picture(0, (40, 60))), (413, "pixels")),
+        (encoded(image())[:500], (400, "unreadable")),
+        (encoded(image(0, (40, 60))), (413, "pixels")),
     ],
 )
 def test_what_cannot_be_read_is_refused(start, content, expected):
@@ -168,16 +168,16 @@ def test_what_cannot_be_read_is_refused(start, content, expected):
 
 
 def test_name_and_type_that_the_client_claims_mean_nothing(client):
-    response = client.post("/v1/segment", files=form(encoded(picture()), "../../etc/\x1b[31mpasswd", "text/x-python"))
-    np.testing.assert_array_equal(mask_in(response.content), answer_of(picture()))
+    response = client.post("/v1/segment", files=form(encoded(image()), "../../etc/\x1b[31mpasswd", "text/x-python"))
+    np.testing.assert_array_equal(mask_in(response.content), answer_of(image()))
 
 
 def test_a_size_that_a_network_does_not_take_is_refused_with_its_own_sentence(start):
     predictor = color_predictor()
     predictor.memory_gb = 0.1
-    response = start(Served("color", predictor)).post("/v1/segment", files=form(encoded(picture())))
-    assert refusal(response) == (400, "picture")
-    assert "too little for a picture of 24x40" in response.json()["error"]["message"]
+    response = start(Served("color", predictor)).post("/v1/segment", files=form(encoded(image())))
+    assert refusal(response) == (400, "image")
+    assert "too little for an image of 24x40" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ def test_a_size_that_a_network_does_not_take_is_refused_with_its_own_sentence(st
         ({}, "form"),
         ({"json": {"image": "/etc/passwd"}}, "form"),
         ({"data": {"image": "http://example.com/a.png"}}, "form"),
-        ({"files": {"picture": ("a.png", encoded(picture()))}}, "form"),
-        ({"files": {"image": ("a.png", encoded(picture()))}, "data": {"image": "text"}}, "form"),
-        ({"files": [("image", ("a.png", encoded(picture()))), ("image", ("b.png", encoded(picture())))]}, "form"),
+        ({"files": {"image": ("a.png", encoded(image()))}}, "form"),
+        ({"files": {"image": ("a.png", encoded(image()))}, "data": {"image": "text"}}, "form"),
+        ({"files": [("image", ("a.png", encoded(image()))), ("image", ("b.png", encoded(image())))]}, "form"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "form"),
         ({"content": b"no boundary", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
         ({"content": b"--x\r\n\r\n\r\n--x--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
     ],
 )
-def test_a_form_that_holds_no_picture_is_refused(client, options, code):
+def test_a_form_that_holds_no_image_is_refused(client, options, code):
     assert refusal(client.post("/v1/segment", **options)) == (400, code)
 
 
@@ -207,7 +207,7 @@ def test_a_form_that_holds_no_picture_is_refused(client, options, code):
     ],
 )
 def test_slips_in_the_query_are_told(client, query, expected, sentence):
-    response = client.post(f"/v1/segment?{query}", files=form(encoded(picture())))
+    response = client.post(f"/v1/segment?{query}", files=form(encoded(image())))
     assert refusal(response) == expected
     assert sentence in response.text
 
@@ -218,38 +218,38 @@ def test_addresses_and_methods_that_are_none_are_refused_in_the_same_form(client
 
 
 def test_rle_and_polygons_tell_the_same_mask(client):
-    content = encoded(picture())
+    content = encoded(image())
     rle = client.post("/v1/segment?format=rle", files=form(content))
     polygons = client.post("/v1/segment?format=polygons", files=form(content))
     found = [MaskAnswer.model_validate_json(response.content) for response in (rle, polygons)]
     assert [segment.area for segment in found[0].segments] == [segment.area for segment in found[1].segments]
-    counts = np.bincount(answer_of(picture()).ravel(), minlength=3)
+    counts = np.bincount(answer_of(image()).ravel(), minlength=3)
     assert [segment.area for segment in found[0].segments] == counts.tolist()
     assert [row.share for row in found[0].classes] == (counts / counts.sum()).tolist()
 
 
-def test_a_batch_answers_in_order_and_one_bad_picture_leaves_the_others_alone(client):
-    contents = [encoded(picture(0)), b"no picture", encoded(poisoned()), encoded(picture(1, (9, 5)))]
+def test_a_batch_answers_in_order_and_one_bad_image_leaves_the_others_alone(client):
+    contents = [encoded(image(0)), b"no image", encoded(poisoned()), encoded(image(1, (9, 5)))]
     response = client.post("/v1/segment/batch", files=several(*contents))
     assert response.status_code == 200
     BatchAnswer.model_validate_json(response.content)
     first, text, poison, last = response.json()["results"]
     assert [text["error"]["code"], poison["error"]["code"]] == ["format", "internal"]
     assert "secret" not in response.text
-    for found, pixels in ((first, picture(0)), (last, picture(1, (9, 5)))):
+    for found, pixels in ((first, image(0)), (last, image(1, (9, 5)))):
         np.testing.assert_array_equal(mask_in(base64.b64decode(found["mask_png"])), answer_of(pixels))
         assert found["size"] == list(pixels.shape[:2])
 
 
 def test_a_batch_in_polygons(client):
-    response = client.post("/v1/segment/batch?format=polygons", files=several(encoded(picture())))
+    response = client.post("/v1/segment/batch?format=polygons", files=several(encoded(image())))
     (found,) = BatchAnswer.model_validate_json(response.content).results
     assert found.segments[0].polygons
 
 
-def test_more_pictures_than_a_batch_may_hold_are_refused(start):
+def test_more_images_than_a_batch_may_hold_are_refused(start):
     client = start(limits={"batch": 2})
-    assert refusal(client.post("/v1/segment/batch", files=several(*[encoded(picture())] * 3))) == (400, "form")
+    assert refusal(client.post("/v1/segment/batch", files=several(*[encoded(image())] * 3))) == (400, "form")
 
 
 def test_several_networks_answer_by_name_and_the_first_is_the_default(start):
@@ -260,7 +260,7 @@ def test_several_networks_answer_by_name_and_the_first_is_the_default(start):
     assert models[0]["channels"] == 3
     assert models[0]["classes"] == [{"name": c.name, "color": list(c.color), "thing": c.thing} for c in CLASSES]
     for query, name in (("", "one"), ("?model=two", "two")):
-        response = client.post(f"/v1/segment{query}", files=form(encoded(picture())))
+        response = client.post(f"/v1/segment{query}", files=form(encoded(image())))
         assert response.headers["x-featherseg-model"] == name
 
 
@@ -273,10 +273,10 @@ def test_limits_health_and_readiness_are_told(start):
 
 def test_while_stopping_new_requests_are_refused_and_running_ones_finished(gated):
     client, predictor = gated
-    running = client.begin("POST", "/v1/segment", files=form(encoded(picture())))
+    running = client.begin("POST", "/v1/segment", files=form(encoded(image())))
     until(lambda: predictor.seen)
     client.app.state.service.stopping = True
-    assert refusal(client.post("/v1/segment", files=form(encoded(picture())))) == (503, "stopping")
+    assert refusal(client.post("/v1/segment", files=form(encoded(image())))) == (503, "stopping")
     assert refusal(client.get("/readyz"))[0] == 503
     assert client.get("/healthz").status_code == 200
     predictor.gate.set()
@@ -284,7 +284,7 @@ def test_while_stopping_new_requests_are_refused_and_running_ones_finished(gated
 
 
 def test_metrics_count_by_template_and_cannot_be_made_to_grow(client):
-    client.post("/v1/segment?format=rle", files=form(encoded(picture())))
+    client.post("/v1/segment?format=rle", files=form(encoded(image())))
     client.post("/v1/segment", files=form(b"text"))
     for number in range(5):
         client.get(f"/nothing/{number}")

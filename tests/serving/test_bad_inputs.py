@@ -34,8 +34,8 @@ def fault(case: BadInput, response) -> str | None:
         return refusal_fault(case.name, response)
     if case.pixels is None:
         return f"{case.name} was read"
-    with Image.open(io.BytesIO(response.content)) as picture:
-        mask = np.array(picture)
+    with Image.open(io.BytesIO(response.content)) as image:
+        mask = np.array(image)
     return None if np.array_equal(mask, mask_of(case.pixels)) else f"{case.name} has another mask"
 
 
@@ -59,7 +59,7 @@ def test_every_file_gives_its_own_mask_or_a_refusal(client, part):
 
 
 def test_every_file_in_batches_leaves_its_neighbours_alone(client):
-    """Each batch holds sound and broken pictures, in any order."""
+    """Each batch holds sound and broken images, in any order."""
     cases = [case for case in corpus() if len(case.content) < 300_000]
     order = np.random.default_rng(0).permutation(len(cases))
     faults = []
@@ -73,20 +73,20 @@ def test_every_file_in_batches_leaves_its_neighbours_alone(client):
                 refused = case.pixels is None or case.may_fail
                 faults.append(None if refused else f"{case.name} was refused: {result}")
                 continue
-            with Image.open(io.BytesIO(base64.b64decode(result["mask_png"]))) as picture:
-                right = case.pixels is not None and np.array_equal(np.array(picture), mask_of(case.pixels))
+            with Image.open(io.BytesIO(base64.b64decode(result["mask_png"]))) as image:
+                right = case.pixels is not None and np.array_equal(np.array(image), mask_of(case.pixels))
             faults.append(None if right else f"{case.name} has another mask")
     assert not [words for words in faults if words]
 
 
-def test_pictures_of_several_sizes_wait_together(client):
+def test_images_of_several_sizes_wait_together(client):
     """Once the comparison of two that wait ended the thread of the network, and every later request hung."""
-    pictures = [RGB, RGB[:9], RGB[:9], RGB, np.ascontiguousarray(RGB[:, :9])] * 3
-    files = [("images", ("a.png", saved(pixels, "PNG"))) for pixels in pictures]
+    images = [RGB, RGB[:9], RGB[:9], RGB, np.ascontiguousarray(RGB[:, :9])] * 3
+    files = [("images", ("a.png", saved(pixels, "PNG"))) for pixels in images]
     results = client.post("/v1/segment/batch", files=files).json()["results"]
-    for pixels, result in zip(pictures, results, strict=True):
-        with Image.open(io.BytesIO(base64.b64decode(result["mask_png"]))) as picture:
-            np.testing.assert_array_equal(np.array(picture), mask_of(pixels))
+    for pixels, result in zip(images, results, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(result["mask_png"]))) as image:
+            np.testing.assert_array_equal(np.array(image), mask_of(pixels))
     assert client.get("/readyz").status_code == 200
 
 
@@ -106,7 +106,7 @@ def test_a_sample_in_every_form_counts_the_pixels_of_its_mask(client, form):
 def test_a_hostile_file_name_reaches_no_header_and_no_sentence(client):
     for name in NAMES.values():
         hostile = name.encode("utf-8", "replace").decode()
-        for content in (saved(RGB, "PNG"), b"no picture"):
+        for content in (saved(RGB, "PNG"), b"no image"):
             response = client.post("/v1/segment", files={"image": (hostile, content)})
             assert hostile not in response.text
             assert not any(hostile in value for value in response.headers.values())
@@ -132,8 +132,8 @@ def test_a_body_of_another_type_is_refused(client, content_type):
 def test_forms_that_cannot_be_right_are_refused(client):
     png = saved(RGB, "PNG")
     forms = {
-        "no field": {"files": {"picture": ("a.png", png)}},
-        "two pictures": {"files": [("image", ("a.png", png)), ("image", ("b.png", png))]},
+        "no field": {"files": {"image": ("a.png", png)}},
+        "two images": {"files": [("image", ("a.png", png)), ("image", ("b.png", png))]},
         "text": {"data": {"image": "a.png"}},
         "an address": {"data": {"image": "http://127.0.0.1:8000/"}},
         "nothing": {},

@@ -1,39 +1,39 @@
-"""What goes through a network together, and that nobody pays for another's picture."""
+"""What goes through a network together, and that nobody pays for another's image."""
 
 import numpy as np
 import pytest
-from color_network import Gated, answer_of, color_predictor, picture, poisoned, until
+from color_network import Gated, answer_of, color_predictor, image, poisoned, until
 
 from featherseg.serving.batching import Worker
 
 
 @pytest.fixture
 def gated():
-    """A worker whose network waits, busy with one picture; what is submitted meanwhile waits in the queue."""
+    """A worker whose network waits, busy with one image; what is submitted meanwhile waits in the queue."""
     predictor = Gated(batch=3)
     worker = Worker(predictor, batch=3)
-    first = worker.submit(picture(99, (8, 9)))
+    first = worker.submit(image(99, (8, 9)))
     until(first.running)
     yield predictor, worker
     predictor.gate.set()
     worker.close(60)
 
 
-def test_pictures_of_one_size_that_wait_go_together_in_their_order(gated):
+def test_images_of_one_size_that_wait_go_together_in_their_order(gated):
     predictor, worker = gated
     sizes = [(24, 40), (16, 16), (24, 40), (24, 40), (24, 40), (16, 16)]
-    pictures = [picture(i, size) for i, size in enumerate(sizes)]
-    answers = [worker.submit(pixels) for pixels in pictures]
+    images = [image(i, size) for i, size in enumerate(sizes)]
+    answers = [worker.submit(pixels) for pixels in images]
     predictor.gate.set()
-    for pixels, answer in zip(pictures, answers, strict=True):
+    for pixels, answer in zip(images, answers, strict=True):
         np.testing.assert_array_equal(answer.result(60).mask, answer_of(pixels))
     assert predictor.seen == [1, 3, 2, 1]
 
 
 def test_eight_and_sixteen_bits_do_not_go_together(gated):
     predictor, worker = gated
-    deep = picture(1).astype(np.uint16) * 257
-    answers = [worker.submit(picture(0)), worker.submit(deep)]
+    deep = image(1).astype(np.uint16) * 257
+    answers = [worker.submit(image(0)), worker.submit(deep)]
     predictor.gate.set()
     assert [answer.result(60).mask.shape for answer in answers] == [(24, 40)] * 2
     assert predictor.seen == [1, 1, 1]
@@ -41,33 +41,33 @@ def test_eight_and_sixteen_bits_do_not_go_together(gated):
 
 def test_what_is_given_up_while_it_waits_is_never_run(gated):
     predictor, worker = gated
-    given_up, kept = worker.submit(picture(0)), worker.submit(picture(1))
+    given_up, kept = worker.submit(image(0)), worker.submit(image(1))
     assert given_up.cancel()
     predictor.gate.set()
     kept.result(60)
     assert predictor.seen == [1, 1]
 
 
-def test_a_picture_at_which_the_network_fails_fails_alone():
+def test_a_image_at_which_the_network_fails_fails_alone():
     sizes = []
     predictor = Gated(batch=4)
     worker = Worker(predictor, batch=4, observe=sizes.append)
-    first = worker.submit(picture(5))
+    first = worker.submit(image(5))
     until(first.running)
-    good = [worker.submit(picture(seed)) for seed in range(2)]
+    good = [worker.submit(image(seed)) for seed in range(2)]
     bad = worker.submit(poisoned())
     predictor.gate.set()
     with pytest.raises(RuntimeError, match="a secret of the server"):
         bad.result(60)
     for seed, answer in enumerate(good):
-        np.testing.assert_array_equal(answer.result(60).mask, answer_of(picture(seed)))
+        np.testing.assert_array_equal(answer.result(60).mask, answer_of(image(seed)))
     assert sizes == [1, 3]
     worker.close(60)
 
 
 def test_closing_finishes_what_waits(gated):
     predictor, worker = gated
-    last = worker.submit(picture(3))
+    last = worker.submit(image(3))
     predictor.gate.set()
     worker.close(60)
     assert not worker.alive
@@ -77,7 +77,7 @@ def test_closing_finishes_what_waits(gated):
 def test_networks_take_turns():
     first, second = Gated(), Gated()
     workers = [Worker(predictor, batch=1) for predictor in (first, second)]
-    answers = [worker.submit(picture(0)) for worker in workers]
+    answers = [worker.submit(image(0)) for worker in workers]
     until(lambda: first.seen or second.seen)
     assert len(first.seen + second.seen) == 1
     first.gate.set()
@@ -87,8 +87,8 @@ def test_networks_take_turns():
         worker.close(60)
 
 
-def test_a_batch_gives_the_masks_of_its_pictures_alone():
+def test_a_batch_gives_the_masks_of_its_images_alone():
     together = color_predictor(batch=8)
-    pictures = [picture(seed) for seed in range(8)]
-    for found, pixels in zip(together(pictures), pictures, strict=True):
+    images = [image(seed) for seed in range(8)]
+    for found, pixels in zip(together(images), images, strict=True):
         np.testing.assert_array_equal(found.mask, together(pixels).mask)

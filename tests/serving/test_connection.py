@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
-from color_network import Gated, picture, until
+from color_network import Gated, image, until
 from running_service import all_of, connected, form, post_head, running
 
 from featherseg.serving import connection
@@ -21,7 +21,7 @@ SOON = 30.0
 def is_served(address: str) -> None:
     """Both a health check and an image of another client are answered."""
     assert httpx.get(f"{address}/healthz", timeout=SOON).status_code == 200
-    assert httpx.post(f"{address}/v1/segment", files=form(picture()), timeout=SOON).status_code == 200
+    assert httpx.post(f"{address}/v1/segment", files=form(image()), timeout=SOON).status_code == 200
 
 
 def status(connection: socket.socket) -> int:
@@ -52,7 +52,7 @@ def test_an_image_under_way_keeps_its_place(monkeypatch):
     monkeypatch.setattr(connection, "MOST_CONNECTIONS", 8)
     predictor = Gated()
     with running(Served("color", predictor)) as (address, _), ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(httpx.post, f"{address}/v1/segment", files=form(picture()), timeout=60)
+        answer = thread.submit(httpx.post, f"{address}/v1/segment", files=form(image()), timeout=60)
         until(lambda: predictor.seen)
         with several(address, 20, b""):
             assert httpx.get(f"{address}/healthz", timeout=SOON).status_code == 200
@@ -125,7 +125,7 @@ def test_bodies_in_pieces_of_a_byte_are_not_parsed_to_their_end(parsed, key, exp
 
 def test_an_ordinary_body_in_chunks_is_read(parsed):
     with running() as (address, _):
-        request = httpx.Request("POST", f"{address}/v1/segment", files=form(picture(0, (300, 300))))
+        request = httpx.Request("POST", f"{address}/v1/segment", files=form(image(0, (300, 300))))
         content = request.read()
 
         def pieces():

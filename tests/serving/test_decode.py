@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from color_network import encoded, picture
+from color_network import encoded, image
 from PIL import Image
 
 from featherseg.data.images import read_image
@@ -36,7 +36,7 @@ def png_of_size(height: int, width: int) -> bytes:
 def test_bytes_are_read_as_the_file_is_upright(form, orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(picture(), form, **({} if form == "BMP" else {"exif": exif}))
+    content = encoded(image(), form, **({} if form == "BMP" else {"exif": exif}))
     file = tmp_path / "named.anything"
     file.write_bytes(content)
     assert size_of(content, MANY) == read_image(file).shape[:2]
@@ -44,9 +44,9 @@ def test_bytes_are_read_as_the_file_is_upright(form, orientation, tmp_path):
 
 
 def test_of_an_animation_the_first_frame_is_taken():
-    frames = [Image.fromarray(picture(seed)) for seed in range(3)]
-    content = encoded(picture(0), "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    np.testing.assert_array_equal(decode(content, 3), picture(0))
+    frames = [Image.fromarray(image(seed)) for seed in range(3)]
+    content = encoded(image(0), "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    np.testing.assert_array_equal(decode(content, 3), image(0))
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_other_formats_are_refused_by_their_content(content):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_a_picture_that_is_cut_short_is_refused_in_a_sentence(form):
-    content = encoded(picture(), form)
+def test_a_image_that_is_cut_short_is_refused_in_a_sentence(form):
+    content = encoded(image(), form)
     for length in (12, len(content) // 2):
         status, code, message = refusal(content[:length])
         assert (status, code) == (400, "unreadable")
-        assert message.startswith("The picture ")
+        assert message.startswith("The image ")
 
 
 def test_an_empty_field_is_refused():
@@ -73,8 +73,8 @@ def test_an_empty_field_is_refused():
 
 
 def test_too_many_pixels_are_refused_from_the_header():
-    assert refusal(encoded(picture(0, (20, 30))), 599)[:2] == (413, "pixels")
-    assert size_of(encoded(picture(0, (20, 30))), 600) == (20, 30)
+    assert refusal(encoded(image(0, (20, 30))), 599)[:2] == (413, "pixels")
+    assert size_of(encoded(image(0, (20, 30))), 600) == (20, 30)
     status, code, message = refusal(png_of_size(9000, 9000), 32_000_000)
     assert (status, code) == (413, "pixels")
     assert "9000x9000" in message
@@ -87,17 +87,17 @@ def test_more_pixels_than_pillow_takes_are_refused():
 
 def progressive(scans: int) -> bytes:
     """A progressive JPEG whose last scan comes again until there are so many."""
-    content = encoded(picture(), "JPEG", progressive=True)
+    content = encoded(image(), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     scan = content[last:-2]
     return content[:-2] + scan * (scans - scan_count(content)) + content[-2:]
 
 
 def test_scans_are_counted_from_the_markers_alone():
-    assert scan_count(encoded(picture(), "JPEG")) == 1
+    assert scan_count(encoded(image(), "JPEG")) == 1
     assert scan_count(progressive(40)) == 40
-    within = encoded(picture(), "JPEG", comment=b"\xff\xda\xff\xd9" * 400)
-    film = b"\0\0" + b"\xff\xda\0\2" * 400  # after the picture, as telephones write one
+    within = encoded(image(), "JPEG", comment=b"\xff\xda\xff\xd9" * 400)
+    film = b"\0\0" + b"\xff\xda\0\2" * 400  # after the image, as telephones write one
     assert scan_count(within + film) == 1
 
 

@@ -5,7 +5,7 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
-from color_network import CLASSES, color_predictor, mask_in, picture
+from color_network import CLASSES, color_predictor, image, mask_in
 
 from featherseg.serving import encode
 from featherseg.serving.encode import encoder, mask_png
@@ -45,7 +45,7 @@ def decoded(rle) -> np.ndarray:
 
 
 def test_the_png_is_the_file_that_predict_writes(tmp_path):
-    prediction = color_predictor()(picture())
+    prediction = color_predictor()(image())
     mask, *_ = prediction.save(tmp_path, "photo")
     assert mask.name == "photo_mask.png"
     assert mask_png(prediction) == mask.read_bytes()
@@ -66,7 +66,7 @@ def test_a_segment_a_class_that_is_there(blocks):
     np.testing.assert_array_equal(decoded(grass["rle"]), prediction.mask == 1)
 
 
-def test_polygons_lie_in_the_picture_s_own_pixels(blocks):
+def test_polygons_lie_in_the_image_s_own_pixels(blocks):
     wall, grass = answer(color_predictor()(blocks), "polygons")["segments"]
     assert grass["polygons"] == [[[3, 5], [21, 5], [21, 9], [3, 9]]]
     assert grass["holes"] == []
@@ -98,7 +98,7 @@ def test_the_png_of_a_panoptic_network_holds_its_classes(balls):
 
 @pytest.mark.parametrize(("form", "limit"), [("rle", "MOST_RUNS"), ("polygons", "MOST_CORNERS")])
 def test_a_mask_of_noise_is_refused_before_it_is_traced(form, limit, monkeypatch):
-    prediction = color_predictor()(picture())
+    prediction = color_predictor()(image())
     monkeypatch.setattr(encode, limit, 100)
     with pytest.raises(Refused, match="limit is 100") as refused:
         encoder("color", form)(prediction)

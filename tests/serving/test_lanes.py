@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from color_network import CLASSES, Slow, answer_of, large_picture, mask_in, picture, until
+from color_network import CLASSES, Slow, answer_of, image, large_image, mask_in, until
 from running_service import connected, form, posted, running
 
 from featherseg import models
@@ -39,32 +39,32 @@ def slow():
 
 def test_small_images_are_answered_while_a_large_one_is_under_way(start, slow):
     client = start(Served("color", Predictor(slow)))
-    large = client.begin("POST", "/v1/segment", files=form(large_picture()))
+    large = client.begin("POST", "/v1/segment", files=form(large_image()))
     until(lambda: slow.running)
     for seed in range(3):
-        small = client.begin("POST", "/v1/segment", files=form(picture(seed))).result(20)
-        np.testing.assert_array_equal(mask_in(small.content), answer_of(picture(seed)))
+        small = client.begin("POST", "/v1/segment", files=form(image(seed))).result(20)
+        np.testing.assert_array_equal(mask_in(small.content), answer_of(image(seed)))
     assert slow.running == 1
     slow.gate.set()
-    np.testing.assert_array_equal(mask_in(large.result(60).content), answer_of(large_picture()))
+    np.testing.assert_array_equal(mask_in(large.result(60).content), answer_of(large_image()))
 
 
 def test_the_work_on_a_large_image_that_was_answered_504_ends(start, slow):
     client = start(Served("color", Predictor(slow)), limits={"seconds": 0.5})
     for _ in range(2):
-        assert client.post("/v1/segment", files=form(large_picture())).status_code == 504
+        assert client.post("/v1/segment", files=form(large_image())).status_code == 504
         until(lambda: not slow.running)
         assert client.app.state.service.slots.taken == client.app.state.service._large.taken == 0
 
 
 def test_the_work_on_a_large_image_whose_sender_left_ends(slow):
     with running(Served("color", Predictor(slow))) as (address, server):
-        with connected(address, posted(address, large_picture())):
+        with connected(address, posted(address, large_image())):
             until(lambda: slow.running)
         until(lambda: not slow.running and server.service.slots.taken == 0)
         slow.gate.set()
-        answer = httpx.post(f"{address}/v1/segment", files=form(large_picture()), timeout=60)
-        np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_picture()))
+        answer = httpx.post(f"{address}/v1/segment", files=form(large_image()), timeout=60)
+        np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_image()))
 
 
 class Held:
@@ -167,7 +167,7 @@ def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name
     runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
     own = PROCESS_BYTES / 1e9
     memory_gb = own + 1.5 * runtime.peak_bytes_per_pixel * 416 * 640 / 1e9
-    pixels = picture(3, (416, 640))
+    pixels = image(3, (416, 640))
     expected = Predictor(runtime, memory_gb=0.6 * memory_gb + 0.4 * own)(pixels)
     assert "tiles" in expected.how
     client = start(Served("net", Predictor(runtime, memory_gb=memory_gb)))
@@ -197,8 +197,8 @@ class TurnsFile(FileRuntime):
 def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
     runtime, size = TurnsFile(), (1100, 2000)
     client = start(Served("file", Predictor(runtime)))
-    answer = client.post("/v1/segment", files=form(large_picture(size)))
-    np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_picture(size)))
+    answer = client.post("/v1/segment", files=form(large_image(size)))
+    np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_image(size)))
     assert len(runtime.seen) > 1
     assert max(height * width for height, width in runtime.seen) <= TURN_PIXELS
 
@@ -206,6 +206,6 @@ def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
 def test_a_file_of_one_size_sees_a_large_image_whole(start):
     runtime = TurnsFile(fixed_size=(1100, 2000))
     client = start(Served("file", Predictor(runtime)))
-    answer = client.post("/v1/segment", files=form(large_picture(runtime.fixed_size)))
+    answer = client.post("/v1/segment", files=form(large_image(runtime.fixed_size)))
     assert answer.status_code == 200
     assert runtime.seen == [runtime.fixed_size]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_network import CLASSES, picture
+from color_network import CLASSES, image
 from small_run import small_info
 from three_layers import FACTS, three_layers
 
@@ -36,8 +36,8 @@ def file(tmp_path_factory) -> Path:
 
 def test_runs_and_files_answer_as_their_predictor_does(run, file):
     for network, path in zip(open_networks([run, file], "cpu"), (run, file), strict=True):
-        expected = Predictor(path, "cpu")(picture())
-        np.testing.assert_array_equal(network.predictor(picture()).mask, expected.mask)
+        expected = Predictor(path, "cpu")(image())
+        np.testing.assert_array_equal(network.predictor(image()).mask, expected.mask)
         assert (network.name, network.licence) == (path.name, "Apache-2.0")
         assert network.classes == expected.classes
         assert network.panoptic == (path == run)
@@ -57,5 +57,5 @@ def test_what_cannot_be_served_is_refused_before_anything_is(tmp_path, file):
         open_networks([tmp_path / "missing"], "cpu")
     with pytest.raises(ConfigError, match="batch = 0"):
         open_networks([file], "cpu", batch=0)
-    with pytest.raises(ConfigError, match="too little for a picture"):
+    with pytest.raises(ConfigError, match="too little for an image"):
         open_networks([file], "cpu", memory_gb=0.1)

@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from color_network import encoded, picture
+from color_network import encoded, image
 from PIL import Image
 
 from featherseg.inference.tiling import PROCESS_BYTES
 
 RUN = Path(__file__).parents[2] / "weights" / "frm-lite0-camvid"
-SMALL = encoded(picture(0, (360, 480)))
+SMALL = encoded(image(0, (360, 480)))
 
 
 def flat_png(size: tuple[int, int]) -> bytes:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from color_network import CLASSES, color_predictor, encoded, picture, poisoned
+from color_network import CLASSES, color_predictor, encoded, image, poisoned
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
@@ -68,7 +68,7 @@ def test_pages_of_other_origins_are_refused(client, origin):
 
 @pytest.mark.parametrize("origin", ["http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000"])
 def test_the_own_page_is_answered(client, origin):
-    response = client.post("/v1/segment", files={"image": encoded(picture())}, headers={"Origin": origin})
+    response = client.post("/v1/segment", files={"image": encoded(image())}, headers={"Origin": origin})
     assert response.status_code == 200
     assert "access-control-allow-origin" not in response.headers
 
@@ -93,7 +93,7 @@ def test_with_the_token_all_is_answered(start):
         headers = {"Authorization": f"{scheme} {TOKEN}"}
         assert client.get("/v1/models", headers=headers).status_code == 200
         assert client.get("/metrics", headers=headers).status_code == 200
-        files = {"image": encoded(picture())}
+        files = {"image": encoded(image())}
         assert client.post("/v1/segment", files=files, headers=headers).status_code == 200
     assert client.post("/v1/segment", files=files).status_code == 401
 
@@ -132,7 +132,7 @@ def test_every_answer_carries_the_headers(start):
         client.get("/v1/segment", headers=key),
         client.get("/healthz", headers={"Host": "evil.example"}),
         client.post("/v1/segment", files={"image": bytes(20_001)}, headers=key),
-        client.post("/v1/segment", files={"image": encoded(picture())}, headers=key),
+        client.post("/v1/segment", files={"image": encoded(image())}, headers=key),
         client.post("/v1/segment", files={"image": encoded(poisoned())}, headers=key),
     ]
     assert [answer.status_code for answer in answers[1:]] == [200, 401, 200, 404, 405, 403, 413, 200, 500]
@@ -165,7 +165,7 @@ def test_a_hostile_model_name_stays_one_header_and_a_hostile_class_name_json(sta
     classes = (ClassInfo(label, (1, 2, 3)), *CLASSES[1:])
     runtime = TorchRuntime(color_predictor().runtime.model, classes, device="cpu")
     client = start(Served(name, Predictor(runtime)))
-    response = client.post("/v1/segment?format=rle", files={"image": encoded(picture())})
+    response = client.post("/v1/segment?format=rle", files={"image": encoded(image())})
     assert response.status_code == 200
     assert "x-bad" not in response.headers
     assert response.headers["x-featherseg-model"] == "%C3%A9vil%0D%0AX-Bad%3A%201"

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_network import Gated, Slow, answer_of, large_picture, mask_in, picture, until
+from color_network import Gated, Slow, answer_of, image, large_image, mask_in, until
 from running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
@@ -37,8 +37,8 @@ def test_an_address_that_is_not_here_is_refused_in_a_sentence(host):
 def test_masks_come_over_a_socket_on_one_connection():
     with running() as (address, _), httpx.Client(base_url=address) as client:
         for seed in range(3):
-            response = client.post("/v1/segment", files=form(picture(seed)))
-            np.testing.assert_array_equal(mask_in(response.content), answer_of(picture(seed)))
+            response = client.post("/v1/segment", files=form(image(seed)))
+            np.testing.assert_array_equal(mask_in(response.content), answer_of(image(seed)))
 
 
 def test_a_large_body_is_refused_with_an_answer_that_arrives():
@@ -48,19 +48,19 @@ def test_a_large_body_is_refused_with_an_answer_that_arrives():
             assert (response.status_code, response.json()["error"]["code"]) == (413, "bytes")
 
 
-def test_a_picture_whose_client_left_is_not_looked_at():
+def test_a_image_whose_client_left_is_not_looked_at():
     predictor = Gated(batch=1)
     with running(Served("color", predictor)) as (address, server):
         slots, connections = server.service.slots, []
         for number in (1, 2):
-            connections.append(connected(address, posted(address, picture())))
+            connections.append(connected(address, posted(address, image())))
             until(lambda number=number: slots.taken == number)
         until(lambda: predictor.seen and server.service.waiting("color") == 1)
         for connection in connections:
             connection.close()
         until(lambda: slots.taken == 0)
         predictor.gate.set()
-        assert httpx.post(f"{address}/v1/segment", files=form(picture()), timeout=60).status_code == 200
+        assert httpx.post(f"{address}/v1/segment", files=form(image()), timeout=60).status_code == 200
         assert predictor.seen == [1, 1]  # the one that ran when its client left, and the last
 
 
@@ -71,17 +71,17 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes():
         assert client.get("/readyz").status_code == 200
 
         def ask():
-            answers.append(httpx.post(f"{address}/v1/segment", files=form(picture()), timeout=60))
+            answers.append(httpx.post(f"{address}/v1/segment", files=form(image()), timeout=60))
 
         asking = threading.Thread(target=ask)
         asking.start()
         until(lambda: predictor.seen)
         server.handle_exit(signal.SIGTERM, None)
         assert client.get("/readyz").status_code == 503
-        assert client.post("/v1/segment", files=form(picture())).status_code == 503
+        assert client.post("/v1/segment", files=form(image())).status_code == 503
         predictor.gate.set()
         asking.join()
-    np.testing.assert_array_equal(mask_in(answers[0].content), answer_of(picture()))
+    np.testing.assert_array_equal(mask_in(answers[0].content), answer_of(image()))
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/healthz")
 
@@ -91,7 +91,7 @@ def test_a_stop_ends_in_its_time_whatever_is_under_way(monkeypatch):
     slow = Slow()
     with running(Served("color", Predictor(slow))) as (address, server):
         with (
-            connected(address, posted(address, large_picture())) as working,
+            connected(address, posted(address, large_image())) as working,
             connected(address, post_head(address, "Content-Length: 1000")) as arriving,
         ):
             until(lambda: slow.running)
@@ -139,7 +139,7 @@ def test_sigterm_while_a_model_works_on_an_image_answered_504_exits_with_0():
         try:
             port = process.stdout.readline().strip()
             assert port, process.stderr.read()
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", files=form(picture()), timeout=60)
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", files=form(image()), timeout=60)
             assert answer.status_code == 504
             process.send_signal(signal.SIGTERM)
             assert (process.wait(60), process.stderr.read()) == (0, "")

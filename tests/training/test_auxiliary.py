@@ -44,7 +44,7 @@ def test_a_weight_without_a_head_is_refused(name, key):
 
 
 def losses_of_pixels(logits, labels, weights):
-    """[(probability of the true class, weighted loss)] of every labelled pixel of one picture."""
+    """[(probability of the true class, weighted loss)] of every labelled pixel of one image."""
     found = []
     for _, r, c in torch.nonzero(labels != IGNORE).tolist():
         true = int(labels[0, r, c])

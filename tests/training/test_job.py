@@ -177,14 +177,14 @@ def test_tensorboard_files_are_written_on_request(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch", "accumulate", "every", "expected"),
+    ("images", "batch", "accumulate", "every", "expected"),
     [(367, 8, 1, 10, (2300, 460)), (8, 4, 1, 1, (100, 2)), (5, 8, 1, 1, (50, 1)), (16, 2, 4, 2, (100, 4))],
 )
-def test_an_epoch_is_as_many_steps_as_its_pictures_need(small_run, pictures, batch, accumulate, every, expected):
+def test_an_epoch_is_as_many_steps_as_its_images_need(small_run, images, batch, accumulate, every, expected):
     settings = small_run.recipe.train.model_copy(
         update={"epochs": 50, "batch_size": batch, "accumulate": accumulate, "validate_every": every}
     )
-    assert count_steps(small_run.recipe.model_copy(update={"train": settings}), pictures) == expected
+    assert count_steps(small_run.recipe.model_copy(update={"train": settings}), images) == expected
 
 
 def test_a_folder_of_a_newer_version_gets_a_sentence(small_run, tmp_path):
@@ -223,7 +223,7 @@ def test_a_run_is_found_by_name(small_run, monkeypatch):
 def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-        for index in range(12):  # 3 is not among the pictures that are looked at before training
+        for index in range(12):  # 3 is not among the images that are looked at before training
             Image.new("L", (96, 64), 78 * (index == 3)).save(tmp_path / folder / f"{index:02d}.png")
     toml = tmp_path / "dataset.toml"
     toml.write_text(

@@ -1,4 +1,4 @@
-"""A training that read pictures which lost something when they were prepared says so in its run folder."""
+"""A training that read images which lost something when they were prepared says so in its run folder."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def streets(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("form", [RAW, Form(80)])
-def test_a_run_says_that_its_pictures_were_jpegs_and_nothing_of_lossless_ones(streets, tmp_path, monkeypatch, form):
+def test_a_run_says_that_its_images_were_jpegs_and_nothing_of_lossless_ones(streets, tmp_path, monkeypatch, form):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     for split in ("train", "val"):
         prepare_data(streets, split, form=form)
@@ -49,7 +49,7 @@ def test_a_run_says_that_its_pictures_were_jpegs_and_nothing_of_lossless_ones(st
         assert "JPEG" not in card
         return
     said = environment["prepared_data"]
-    assert said.startswith("4 of 4 pictures as JPEG of quality 80, whose values differ from the source by ")
+    assert said.startswith("4 of 4 images as JPEG of quality 80, whose values differ from the source by ")
     assert f"- Prepared data: trained on {said}" in card
     assert f"prepared data: {said}" in reporter.messages
     assert {"torch", "command"} <= environment.keys()

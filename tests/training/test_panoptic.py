@@ -61,7 +61,7 @@ def test_it_is_scored_afterwards_as_it_was_in_training(panoptic_run):
 
 
 def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
-    """The numbers of the evaluator against PanopticQuality, told of every picture by hand."""
+    """The numbers of the evaluator against PanopticQuality, told of every image by hand."""
     runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
     quality = PanopticQuality([{"id": i + 1, "isthing": int(c.thing)} for i, c in enumerate(data.classes)])
     for index in range(2):
@@ -94,8 +94,8 @@ def test_evaluate_prints_and_records_both(panoptic_run):
 
 def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     for index in range(2):
-        picture = open_dataset("shapes", "test", size=2)[index].image
-        Image.fromarray(picture).save(tmp_path / f"00000000000{index + 7}.jpg")
+        image = open_dataset("shapes", "test", size=2)[index].image
+        Image.fromarray(image).save(tmp_path / f"00000000000{index + 7}.jpg")
     out = tmp_path / "out"
     result = invoke(predict_verb, panoptic_run.path, tmp_path, "-o", out)
     assert result.exit_code == 0
@@ -149,11 +149,11 @@ def test_objects_are_found_where_they_are_whatever_size_the_network_sees(panopti
 
 @pytest.mark.parametrize("mode", [Mode(flip=True), Mode(window=(64, 64)), Mode(scales=(0.5, 1.0))])
 def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, mode):
-    with pytest.raises(ConfigError, match="looks at a picture whole and once"):
+    with pytest.raises(ConfigError, match="looks at an image whole and once"):
         Predictor(panoptic_run, "cpu", mode=mode)(np.zeros((64, 96, 3), np.uint8))
 
 
-def test_a_picture_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
+def test_a_image_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
     predictor = Predictor(panoptic_run, "cpu", memory_gb=2.5)
     plan = predictor.plan((3000, 4000))
     assert plan.how.startswith("whole, shrunk to ")

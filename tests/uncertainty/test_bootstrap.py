@@ -16,20 +16,20 @@ from featherseg.uncertainty.bootstrap import (
     best,
     compare_files,
     compare_networks,
-    picture_counts,
+    image_counts,
     student_quantile,
     too_few_runs,
 )
-from featherseg.uncertainty.clusters import Units, single_pictures, units_of
+from featherseg.uncertainty.clusters import Units, single_images, units_of
 
 FRAMES = [f"{i:05d}" for i in range(1000)]
 
 
-def coverage(scene: Scene, pictures: int, units: Units, sets: int, replicates: int = 400) -> float:
+def coverage(scene: Scene, images: int, units: Units, sets: int, replicates: int = 400) -> float:
     """Share of simulated sets whose interval of mIoU holds the true difference."""
     truth, rng, held = scene.truth()[0], np.random.default_rng(1), 0
     for seed in range(sets):
-        found = compare_files(scene.counts(rng, pictures), units, replicates=replicates, seed=seed)[0].miou
+        found = compare_files(scene.counts(rng, images), units, replicates=replicates, seed=seed)[0].miou
         held += found.low <= truth <= found.high
     return held / sets
 
@@ -48,7 +48,7 @@ def equal_networks(simulations: int) -> tuple[float, float]:
     """Share of simulations in which one of 10 equal networks is called the best, and any better than another."""
     scene, rng, named, called = Scene(qualities=(1.0,) * 10), np.random.default_rng(20), 0, 0
     for seed in range(simulations):
-        found = compare_files(scene.counts(rng, 100), single_pictures(100), replicates=400, seed=seed)
+        found = compare_files(scene.counts(rng, 100), single_images(100), replicates=400, seed=seed)
         named += best(found) is not None
         called += any(d.better is not None for d in found)
     return named / simulations, called / simulations
@@ -60,21 +60,21 @@ def test_counts_and_differences_are_those_of_the_confusion():
     files = [np.where(rng.random(truth.shape) < share, truth, rng.integers(0, 5, truth.shape)) for share in (0.7, 0.5)]
     totals, counts = [Confusion(4), Confusion(4)], []
     for total, file in zip(totals, files, strict=True):
-        pictures = []
+        images = []
         for label, prediction in zip(truth, file.astype(np.uint8), strict=True):
             one = Confusion(4)
             one.update(label, prediction)
             total.add(one)
-            pictures.append(picture_counts(one.matrix, one.void))
-        counts.append(np.stack(pictures))
-    (found,) = compare_files(counts, single_pictures(6))
+            images.append(image_counts(one.matrix, one.void))
+        counts.append(np.stack(images))
+    (found,) = compare_files(counts, single_images(6))
     assert found.miou.value == pytest.approx(totals[0].miou() - totals[1].miou(), rel=1e-12)
     np.testing.assert_allclose([c.value for c in found.classes], totals[0].iou() - totals[1].iou(), rtol=1e-12)
 
 
-def test_the_interval_is_that_of_a_loop_that_draws_pictures_one_by_one():
+def test_the_interval_is_that_of_a_loop_that_draws_images_one_by_one():
     counts, rng = Scene().counts(np.random.default_rng(3), 40), np.random.default_rng(4)
-    (found,) = compare_files(counts, single_pictures(40))
+    (found,) = compare_files(counts, single_images(40))
     drawn = []
     for _ in range(4000):
         pool = counts[:, rng.integers(0, 40, 39)].sum(axis=1)  # (S, 3, K)
@@ -86,15 +86,15 @@ def test_the_interval_is_that_of_a_loop_that_draws_pictures_one_by_one():
 
 def test_the_same_seed_gives_the_same_interval_and_identical_files_no_difference():
     counts = Scene().counts(np.random.default_rng(5), 50)
-    assert compare_files(counts, single_pictures(50)) == compare_files(counts, single_pictures(50))
-    (same,) = compare_files([counts[0], counts[0]], single_pictures(50))
+    assert compare_files(counts, single_images(50)) == compare_files(counts, single_images(50))
+    (same,) = compare_files([counts[0], counts[0]], single_images(50))
     assert same.miou == Interval(0, 0, 0)
     assert same.better is None
 
 
 def test_swapping_two_files_turns_the_interval_round():
     a, b = Scene().counts(np.random.default_rng(6), 50)
-    (forth,), (back,) = compare_files([a, b], single_pictures(50)), compare_files([b, a], single_pictures(50))
+    (forth,), (back,) = compare_files([a, b], single_images(50)), compare_files([b, a], single_images(50))
     assert (forth.miou.low, forth.miou.high) == pytest.approx((-back.miou.high, -back.miou.low), rel=1e-9)
 
 
@@ -112,7 +112,7 @@ def test_an_interval_is_told_in_points_and_that_there_is_none():
     assert Interval(-0.001, math.nan, math.nan).points() == "-0.10, no interval"
 
 
-def test_nothing_is_said_where_all_pictures_are_one_unit():
+def test_nothing_is_said_where_all_images_are_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(7), 20)
     (found,) = compare_files(counts, units_of(FRAMES[:20]))
     assert found.miou.value < -0.1
@@ -123,9 +123,9 @@ def test_nothing_is_said_where_all_pictures_are_one_unit():
 
 def test_nothing_is_said_of_classes_that_are_in_one_unit_or_in_none():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(8), 60)
-    counts[:, 1:, :, 0] = 0  # in the first picture alone
+    counts[:, 1:, :, 0] = 0  # in the first image alone
     counts[:, :, :, 1] = 0  # nowhere
-    (found,) = compare_files(counts, single_pictures(60))
+    (found,) = compare_files(counts, single_images(60))
     assert [math.isnan(c.low) for c in found.classes] == [True, True, False, False, False]
     assert math.isnan(found.classes[1].value)
     assert found.better == 1
@@ -140,8 +140,8 @@ def test_nothing_is_said_where_most_classes_lie_within_one_unit():
     assert found.better is None
 
 
-def test_fewer_pictures_with_a_class_leave_a_wider_interval_of_it():
-    (found,) = compare_files(Scene(rare=True).counts(np.random.default_rng(9), 100), single_pictures(100))
+def test_fewer_images_with_a_class_leave_a_wider_interval_of_it():
+    (found,) = compare_files(Scene(rare=True).counts(np.random.default_rng(9), 100), single_images(100))
     widths = [c.high - c.low for c in found.classes]
     assert widths[0] > 2 * max(widths[1:])
 
@@ -153,14 +153,14 @@ def test_one_run_each_says_nothing_about_the_networks():
     assert too_few_runs([3, 5]) == ""
     runs = training_runs(np.random.default_rng(0), 2, 30, 0.1, 0.1)
     with pytest.raises(FeathersegError, match="one run each: says nothing about the networks"):
-        compare_networks([runs[:1], runs[1:]], single_pictures(30))
+        compare_networks([runs[:1], runs[1:]], single_images(30))
 
 
 def test_networks_are_told_apart_less_easily_than_files_where_runs_differ():
     rng = np.random.default_rng(10)
     runs = training_runs(rng, 6, 200, spread=0.3, noise=0.05)
-    (files,) = compare_files([runs[0], runs[1]], single_pictures(200))
-    (networks,) = compare_networks([runs[:3], runs[3:]], single_pictures(200))
+    (files,) = compare_files([runs[0], runs[1]], single_images(200))
+    (networks,) = compare_networks([runs[:3], runs[3:]], single_images(200))
     assert networks.miou.high - networks.miou.low > 2 * (files.miou.high - files.miou.low)
 
 
@@ -175,17 +175,17 @@ def test_a_network_that_is_truly_better_is_called_so_by_three_runs_each():
 
 def test_intervals_grow_with_the_number_of_comparisons():
     counts = Scene(qualities=(1.0,) * 6).counts(np.random.default_rng(12), 100)
-    alone = compare_files(counts[:2], single_pictures(100))[0].miou
-    among = compare_files(counts, single_pictures(100))[0].miou
+    alone = compare_files(counts[:2], single_images(100))[0].miou
+    among = compare_files(counts, single_images(100))[0].miou
     assert 1.4 < (among.high - among.low) / (alone.high - alone.low) < 1.8  # 15 pairs: t at 0.17 % is 1.66 times that
 
 
 def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_values():
     counts = Scene(qualities=(1.0, 1.005, 1.02, 1.04, 1.1)).counts(np.random.default_rng(16), 1500)
-    found = compare_files(counts, single_pictures(1500))
+    found = compare_files(counts, single_images(1500))
     p_values = {}
     for d in found:
-        (alone,) = compare_files(counts[[d.first, d.second]], single_pictures(1500))
+        (alone,) = compare_files(counts[[d.first, d.second]], single_images(1500))
         spread = (alone.miou.high - alone.miou.low) / 2 / 1.963  # t of some 700 degrees of freedom, all but normal
         p_values[d.first, d.second] = 2 * NormalDist().cdf(-abs(alone.miou.value) / spread)
     shown = set()
@@ -198,22 +198,22 @@ def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_va
 
 
 def test_the_best_is_better_than_every_other():
-    apart = compare_files(Scene(qualities=(0.5, 1.5, 0.5)).counts(np.random.default_rng(17), 100), single_pictures(100))
+    apart = compare_files(Scene(qualities=(0.5, 1.5, 0.5)).counts(np.random.default_rng(17), 100), single_images(100))
     assert best(apart) == 1
-    tied = compare_files(Scene(qualities=(1.5, 1.5, 0.5)).counts(np.random.default_rng(18), 100), single_pictures(100))
+    tied = compare_files(Scene(qualities=(1.5, 1.5, 0.5)).counts(np.random.default_rng(18), 100), single_images(100))
     assert [d.better for d in tied] == [None, 0, 1]
     assert best(tied) is None
 
 
-def test_files_of_other_pictures_are_refused():
+def test_files_of_other_images_are_refused():
     counts = Scene().counts(np.random.default_rng(13), 20)
     other = counts[1] + 1
-    with pytest.raises(FeathersegError, match="truths of the pictures differ"):
-        compare_files([counts[0], other], single_pictures(20))
-    with pytest.raises(FeathersegError, match="counts of 20 pictures, but units of 21"):
-        compare_files(counts, single_pictures(21))
+    with pytest.raises(FeathersegError, match="truths of the images differ"):
+        compare_files([counts[0], other], single_images(20))
+    with pytest.raises(FeathersegError, match="counts of 20 images, but units of 21"):
+        compare_files(counts, single_images(21))
     with pytest.raises(FeathersegError, match="1 to compare"):
-        compare_files(counts[:1], single_pictures(20))
+        compare_files(counts[:1], single_images(20))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_quantiles_far_out_are_those_of_the_closed_forms():
 
 
 def test_a_small_simulation_covers_what_the_large_one_does():
-    assert 0.91 <= coverage(Scene(), 100, single_pictures(100), sets=200, replicates=200) <= 0.98
+    assert 0.91 <= coverage(Scene(), 100, single_images(100), sets=200, replicates=200) <= 0.98
 
 
 def test_the_runs_of_one_recipe_are_seldom_called_better():
@@ -245,29 +245,29 @@ def test_ten_equal_networks_have_no_best():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("pictures", "units"),
-    [(100, single_pictures(100)), (30, single_pictures(30)), (233, units_of(FRAMES[:233]))],
-    ids=["100 pictures", "30 pictures", "233 pictures in blocks of 25"],
+    ("images", "units"),
+    [(100, single_images(100)), (30, single_images(30)), (233, units_of(FRAMES[:233]))],
+    ids=["100 images", "30 images", "233 images in blocks of 25"],
 )
-def test_intervals_cover_93_to_97_percent_of_independent_sets(pictures, units):
-    assert 0.93 <= coverage(Scene(), pictures, units, sets=2000) <= 0.97
+def test_intervals_cover_93_to_97_percent_of_independent_sets(images, units):
+    assert 0.93 <= coverage(Scene(), images, units, sets=2000) <= 0.97
 
 
 @pytest.mark.slow
-def test_blocks_cover_85_percent_of_correlated_sets_where_single_pictures_fail():
+def test_blocks_cover_85_percent_of_correlated_sets_where_single_images_fail():
     scene = Scene(correlation=0.8)
     assert coverage(scene, 500, units_of(FRAMES[:500]), sets=1000) >= 0.85
-    assert coverage(scene, 500, single_pictures(500), sets=300) < 0.75
+    assert coverage(scene, 500, single_images(500), sets=300) < 0.75
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("units", [single_pictures(100), units_of(FRAMES[:100])], ids=["pictures", "blocks"])
-def test_intervals_cover_90_percent_with_a_class_in_3_of_100_pictures(units):
+@pytest.mark.parametrize("units", [single_images(100), units_of(FRAMES[:100])], ids=["images", "blocks"])
+def test_intervals_cover_90_percent_with_a_class_in_3_of_100_images(units):
     assert coverage(Scene(rare=True), 100, units, sets=2000) >= 0.90
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("spread", "noise"), [(0.1, 0.05), (0.02, 0.3)], ids=["runs differ", "pictures differ"])
+@pytest.mark.parametrize(("spread", "noise"), [(0.1, 0.05), (0.02, 0.3)], ids=["runs differ", "images differ"])
 def test_of_35_splits_of_8_runs_at_most_3_are_called_better(spread, noise):
     rng = np.random.default_rng(15)
     for _ in range(40):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from featherseg.uncertainty.clusters import single_pictures, units_of
+from featherseg.uncertainty.clusters import single_images, units_of
 
 
 def lengths(keys: list[str]) -> list[int]:
@@ -25,7 +25,7 @@ def test_camvids_two_test_sequences_are_cut_into_blocks_that_never_cross():
     keys = [f"0001TP_{f:06d}" for f in range(62)] + [f"Seq05VD_f{f:05d}" for f in range(171)]
     assert lengths(keys)[:2] == [31, 31]
     assert set(lengths(keys)[2:]) == {24, 25}
-    assert units_of(keys).words == "9 blocks of about 25 consecutive pictures"
+    assert units_of(keys).words == "9 blocks of about 25 consecutive images"
 
 
 @pytest.mark.parametrize("form", ["ADE_val_{:08d}", "{:012d}", "munster/munster_{:06d}_000019", "0a{:06x}-7c39d841"])
@@ -41,6 +41,6 @@ def test_frames_whose_numbers_are_not_padded_are_blocks_in_time(form):
     assert {f: int(u) for f, u in zip(frames, units.index, strict=True)} == {f: (f - 1) // 25 for f in range(1, 101)}
 
 
-def test_few_pictures_are_one_block_and_single_pictures_are_all_apart():
+def test_few_images_are_one_block_and_single_images_are_all_apart():
     assert lengths(["a", "b", "c"]) == [3]
-    assert single_pictures(3).index.tolist() == [0, 1, 2]
+    assert single_images(3).index.tolist() == [0, 1, 2]

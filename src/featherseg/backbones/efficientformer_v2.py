@@ -27,7 +27,7 @@ from featherseg.layers.stochastic_depth import StochasticDepth
 
 HEADS = 8
 SIDE = 16
-"""Height and width at 1/32 that the position tables are laid out for: pictures of 512 x 512."""
+"""Height and width at 1/32 that the position tables are laid out for: images of 512 x 512."""
 
 LAYER_SCALE = 1e-5
 """What every layer scale starts at."""

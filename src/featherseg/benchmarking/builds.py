@@ -29,7 +29,7 @@ Build = Callable[[SegmentationNetwork], Callable[[Tensor], SegOutput]]
 class Form:
     """words say what it is; build makes the function that is timed of a network in eval mode on its device.
 
-    allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and pictures.
+    allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and images.
     precision is what most of its arithmetic is done in. usual_masks: upsampling and argmax by torch too, not by ours.
     devices: the kinds it is for; one_thread: on one thread only.
     """

@@ -79,7 +79,7 @@ def speed_svg(table: Table, baseline: str) -> str:
 
 
 def stages_svg(table: Table) -> str:
-    """Where the time goes from a picture file to a mask file: the median of each stage, in milliseconds."""
+    """Where the time goes from an image file to a mask file: the median of each stage, in milliseconds."""
     found = [(row, {s: summarise(ms).p50 for s, ms in row.samples.wall.items()}) for row in table.rows]
     marks = ticks(0, max(sum(stages.values()) for _, stages in found))
     scale = _Scale(marks[-1])
@@ -96,7 +96,7 @@ def stages_svg(table: Table) -> str:
             left += width
         total = f"{summarise(row.samples.whole_ms).p50:.1f} ms"
         parts.append(f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{total}</text>')
-    title = f"From a picture file to a mask file, median ms of each stage, {table.setting}"
+    title = f"From an image file to a mask file, median ms of each stage, {table.setting}"
     return _svg(title, "Median of each stage, ms", parts, TOP + len(found) * LINE + 30)
 
 

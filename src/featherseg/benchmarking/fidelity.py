@@ -12,30 +12,30 @@ from featherseg.uncertainty.clusters import units_of
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A variant beside the reference on the same pictures.
+    """A variant beside the reference on the same images.
 
     max_difference is the largest of its logits, of_range that over the range (largest less smallest) of the
-    reference's; same_class the share of pixels of one class in both masks, 0..1; pictures says what was looked at.
+    reference's; same_class the share of pixels of one class in both masks, 0..1; images says what was looked at.
     miou is its own on the labelled set, miou_difference that less the reference's, both as fractions, None without one.
     """
 
     max_difference: float
     of_range: float
     same_class: float
-    pictures: str
+    images: str
     miou: float | None = None
     miou_difference: Interval | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant on a labelled set: its mIoU, 0..1, and the pixel counts of every picture, (N, 3, K)."""
+    """A variant on a labelled set: its mIoU, 0..1, and the pixel counts of every image, (N, 3, K)."""
 
     miou: float
     counts: np.ndarray
 
 
-def fidelity_of(reference: Path, own: Path, pictures: str) -> Fidelity:
+def fidelity_of(reference: Path, own: Path, images: str) -> Fidelity:
     """Two files as `benchmark_worker.Worker.look` writes them; what is not finite counts as infinitely far off."""
     with np.load(reference) as wanted, np.load(own) as found:
         logits = wanted["logits"].astype(np.float64)
@@ -43,11 +43,11 @@ def fidelity_of(reference: Path, own: Path, pictures: str) -> Fidelity:
         off = float(np.nan_to_num(gap, nan=np.inf).max())
         span = float(logits.max() - logits.min())
         same = float((found["masks"] == wanted["masks"]).mean())
-    return Fidelity(off, off / max(span, 1e-30), same, pictures)
+    return Fidelity(off, off / max(span, 1e-30), same, images)
 
 
 def with_miou(found: Fidelity, reference: Scored, own: Scored, keys: Sequence[str]) -> Fidelity:
-    """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of pictures."""
+    """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of images."""
     units = units_of(keys)
     if own is reference or (own.counts == reference.counts).all():
         return replace(found, miou=own.miou, miou_difference=Interval(0.0, 0.0, 0.0))

@@ -16,38 +16,38 @@ from featherseg.data import open_dataset
 from featherseg.runs import Run
 
 LEAST = 3
-"""Pictures that a fidelity is measured on, at least."""
+"""Images that a fidelity is measured on, at least."""
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> what Pillow calls a PNG of them; others become a TIFF with a page a channel."""
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Files of one size, and in words what they show."""
 
     files: tuple[Path, ...]
     words: str
 
 
-def write_own_pictures(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Pictures:
-    """`write_pictures` of the split that a run was validated on; where it cannot be read, drawn ones that say so."""
+def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Images:
+    """`write_images` of the split that a run was validated on; where it cannot be read, drawn ones that say so."""
     if run is None:
-        return write_pictures(folder, size, channels, batch, None)
+        return write_images(folder, size, channels, batch, None)
     own = run.recipe.data
     try:
         data = open_dataset(own.name, own.val_split, Path(own.root) if own.root else None, own.val_size)
-        return write_pictures(folder, size, channels, batch, data)
+        return write_images(folder, size, channels, batch, data)
     except FeathersegError:
-        found = write_pictures(folder, size, channels, batch, None)
+        found = write_images(folder, size, channels, batch, None)
         why = f"{found.words}, as {run.name}'s own {own.name} is not here (--data-root says where)"
-        return Pictures(found.files, why)
+        return Images(found.files, why)
 
 
-def write_pictures(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Pictures:
-    """Write max(LEAST, batch) pictures of (height, width), lossless: evenly spaced ones of `data`, else drawn ones.
+def write_images(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Images:
+    """Write max(LEAST, batch) images of (height, width), lossless: evenly spaced ones of `data`, else drawn ones.
 
-    Pictures of another size are resized, their ratio not kept; drawn ones have other than three channels in grey.
+    Images of another size are resized, their ratio not kept; drawn ones have other than three channels in grey.
     """
     count = max(LEAST, batch)
     source = data or open_dataset("shapes", "val", None, count)
@@ -56,8 +56,8 @@ def write_pictures(folder: Path, size: Size, channels: int, batch: int, data: Se
     drawn = [_resized(source[i].image, size, channels) for i in places]
     files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(drawn)]
     kind = f"of {source.name}" if data else "drawn (shapes val)"
-    words = f"{counted(len(files), 'picture')} {kind}, brought to {size[0]}x{size[1]}"
-    return Pictures(tuple(files[i % len(files)] for i in range(count)), words)
+    words = f"{counted(len(files), 'image')} {kind}, brought to {size[0]}x{size[1]}"
+    return Images(tuple(files[i % len(files)] for i in range(count)), words)
 
 
 def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 Networks that are timed one after the other are timed on two machines: clocks, caches and neighbours change within
 seconds. Here every round runs each network once, so that a ratio is taken between neighbours in time, and as in
 `featherseg benchmark` all of it is done several times with processes started anew. The time is that of the network's
-forward on one picture, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
-of the whole way from a picture file to a mask file.
+forward on one image, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
+of the whole way from an image file to a mask file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from featherseg.benchmarking.images import write_pictures
+from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.statistics import speed
 from featherseg.core.errors import ConfigError, RunError
@@ -110,7 +110,7 @@ def time_side_by_side(
     tell: Progress,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
-    """Time N networks on one drawn picture of (height, width), batch of one, as many threads as torch has here.
+    """Time N networks on one drawn image of (height, width), batch of one, as many threads as torch has here.
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
     tell is called with (rounds done, rounds in all), command is what a process is started with. Raises ConfigError for
@@ -120,7 +120,7 @@ def time_side_by_side(
         raise ConfigError(f"size = {size[0]}x{size[1]}: expected a height and a width of at least 1 pixel.")
     threads, starts = torch.get_num_threads(), []
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
-        pictures = [_picture(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]
+        images = [_image(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]
         orders = [
             {"source": "", "form": None, "file": str(path), "device": str(runtime.device), "threads": threads}
             for path, runtime in zip(paths, runtimes, strict=True)
@@ -128,7 +128,7 @@ def time_side_by_side(
         for start in range(STARTS):
             with ExitStack() as stack:
                 field = [stack.enter_context(Process(name, threads, command)) for name in names]
-                _prepare(field, orders, pictures)
+                _prepare(field, orders, images)
                 starts.append(_take_turns(field, start, tell))
     times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
     words = device_in_words(runtimes)
@@ -141,11 +141,11 @@ def device_in_words(runtimes: Sequence[Runtime]) -> str:
     return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(torch.get_num_threads(), 'thread')} each"
 
 
-def _picture(folder: Path, size: Size, channels: int) -> Path:
-    return write_pictures(folder, size, channels, 1, None).files[0]
+def _image(folder: Path, size: Size, channels: int) -> Path:
+    return write_images(folder, size, channels, 1, None).files[0]
 
 
-def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> None:
+def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:
     """Open every network, all at the same time, then warm them up, one after the other."""
     for process, order in zip(field, orders, strict=True):
         with _named(process):
@@ -153,9 +153,9 @@ def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], picture
     for process in field:
         with _named(process):
             process.answer()
-    for process, picture in zip(field, pictures, strict=True):
+    for process, image in zip(field, images, strict=True):
         with _named(process):
-            process.ask("prepare", files=[str(picture)])
+            process.ask("prepare", files=[str(image)])
 
 
 def _take_turns(field: Sequence[Process], start: int, tell: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

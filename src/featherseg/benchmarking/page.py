@@ -96,7 +96,7 @@ def _table_html(table: Table, baselines: tuple[str, ...], limits: Limits | None)
         roof = f"<h3>What the machine allows</h3>{roofline_svg(table.rows, limits)}"
     return f"""{_speeds(table, baselines)}
 <div class="wide">{"".join(speed_svg(table, baseline) for baseline in baselines)}
-<h3>From a picture file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}
+<h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}
 {roof}</div>
 {_rest(table, baselines[0])}"""
 
@@ -113,9 +113,9 @@ def _speeds(table: Table, baselines: tuple[str, ...]) -> str:
         cells += [f"{f.max_difference:.1e}<small>{f.of_range:.1e} of range</small>", f"{100 * f.same_class:.2f} %"]
         cells += [_miou(f)] if _scored(table) else []
         rows.append(_row(row, cells))
-    pictures = "; ".join(dict.fromkeys(row.fidelity.pictures for row in table.rows))
+    images = "; ".join(dict.fromkeys(row.fidelity.images for row in table.rows))
     return f"""<div class="scroll"><table><caption>The network alone, up to its logits; 95 % intervals below the ratios.
-Beside it, how far logits and masks are from those of plain float32 PyTorch, on {escape(pictures)}.</caption>
+Beside it, how far logits and masks are from those of plain float32 PyTorch, on {escape(images)}.</caption>
 <thead><tr><th scope="col">variant</th>{_heads(heads + proof)}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>"""
 
@@ -142,7 +142,7 @@ def _rest(table: Table, baseline: str) -> str:
         cells += [share(row)] if _limited(table) else []
         rows.append(_row(row, cells))
     return f"""<div class="scroll"><table><caption>First call and opening: mean of the starts. CPU: of all threads
-together. Whole way: from a picture file to a mask file. Memory: peak of the process, Python and libraries
+together. Whole way: from an image file to a mask file. Memory: peak of the process, Python and libraries
 included, median of the starts.</caption><thead><tr><th scope="col">variant</th>{_heads(heads)}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>"""
 

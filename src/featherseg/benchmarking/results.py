@@ -25,7 +25,7 @@ USUAL_STARTS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """What one table is about: pictures of (height, width), so many at a time, on so many threads."""
+    """What one table is about: images of (height, width), so many at a time, on so many threads."""
 
     size: Size
     batch: int
@@ -109,7 +109,7 @@ class Samples:
 
     @property
     def whole_ms(self) -> np.ndarray:
-        """From a picture file to a mask file, (S, R)."""
+        """From an image file to a mask file, (S, R)."""
         return np.asarray(sum(self.wall.values()))
 
     @property

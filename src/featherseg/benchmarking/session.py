@@ -16,7 +16,7 @@ import numpy as np
 
 from featherseg.benchmarking.builds import EAGER, FORMS
 from featherseg.benchmarking.fidelity import Fidelity, Scored, fidelity_of, with_miou
-from featherseg.benchmarking.images import Pictures, write_own_pictures, write_pictures
+from featherseg.benchmarking.images import Images, write_images, write_own_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.results import Outcome, Plan, Row, Samples, Setting, Table
 from featherseg.benchmarking.roofline import Limits, work_of
@@ -109,7 +109,7 @@ class _Lane:
         self.opened: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, Scored] = {}
         self.left_out: dict[str, str] = {}
-        self.pictures: dict[Path, Pictures] = {}
+        self.images: dict[Path, Images] = {}
 
     def measure_limits(self) -> Limits:
         """The machine's rates, measured in a process of its own."""
@@ -157,7 +157,7 @@ class _Lane:
         first: dict[str, float] = {}
 
         def prepare(variant: Variant, process: Process) -> None:
-            files = self._pictures(variant.network, setting).files[: setting.batch]
+            files = self._images(variant.network, setting).files[: setting.batch]
             first[variant.name] = process.ask("prepare", files=list(map(str, files)))["first_ms"]
             self.steps.take(f"{words}: warming up")
 
@@ -181,11 +181,11 @@ class _Lane:
         """Logits and masks of every variant beside those of its network in plain float32."""
 
         def look(variant: Variant, process: Process) -> None:
-            pictures = self._pictures(variant.network, setting)
+            images = self._images(variant.network, setting)
             own = self.folder / f"{self._number(variant)}.npz"
-            process.ask("look", files=list(map(str, pictures.files)), to=str(own))
+            process.ask("look", files=list(map(str, images.files)), to=str(own))
             reference = self.folder / f"{self._number(self._reference(variant))}.npz"
-            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, pictures.words)
+            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, images.words)
 
         self._each(look)  # a network's reference is its first variant
 
@@ -196,7 +196,7 @@ class _Lane:
 
         def score(variant: Variant, process: Process) -> None:
             def tell(done: int, of: int) -> None:
-                self.steps.take(f"scoring {variant.name}: {done} of {counted(of, 'picture')}", 0)
+                self.steps.take(f"scoring {variant.name}: {done} of {counted(of, 'image')}", 0)
 
             to = self.folder / "counts.npy"
             root = str(labelled.root) if labelled.root else None
@@ -258,17 +258,17 @@ class _Lane:
         """Plain float32 eager, of the same network."""
         return baseline_of(variant, EAGER, self.variants)
 
-    def _pictures(self, network: Network, setting: Setting) -> Pictures:
+    def _images(self, network: Network, setting: Setting) -> Images:
         """Written when first asked for; of the labelled set, else those that each run was validated on."""
         channels, (height, width) = network.channels, setting.size
         owner = self.plan.networks.index(network)
         folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
-        if folder not in self.pictures:
+        if folder not in self.images:
             asked = folder, setting.size, channels, setting.batch
-            self.pictures[folder] = (
-                write_pictures(*asked, self.data) if self.data else write_own_pictures(*asked, network.run)
+            self.images[folder] = (
+                write_images(*asked, self.data) if self.data else write_own_images(*asked, network.run)
             )
-        return self.pictures[folder]
+        return self.images[folder]
 
 
 def _cpu_speed(base: Samples, own: Samples) -> Speed:

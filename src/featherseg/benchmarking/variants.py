@@ -45,12 +45,12 @@ class Network:
 
     @property
     def channels(self) -> int:
-        """Of its pictures."""
+        """Of its images."""
         return self.run.info.channels if self.run else 3
 
     @property
     def size(self) -> Size:
-        """(height, width) it is timed at unless told otherwise: its training pictures', or its paper's."""
+        """(height, width) it is timed at unless told otherwise: its training images', or its paper's."""
         if self.run:
             return self.run.info.image_size
         return next((size for name, size in CATALOGUE_SIZES.items() if self.name.startswith(name)), USUAL_SIZE)

@@ -80,14 +80,14 @@ class Times:
 
 @dataclass
 class Opened:
-    """A network that is ready, and the pictures it is timed on: files of one size, as many as a batch."""
+    """A network that is ready, and the images it is timed on: files of one size, as many as a batch."""
 
     runtime: Runtime
     usual_masks: bool
     files: list[Path] = field(default_factory=list)
 
     def decode(self, files: Sequence[Path]) -> np.ndarray:
-        """Picture files -> (B, H, W, C) uint8."""
+        """Image files -> (B, H, W, C) uint8."""
         return np.stack([read_image(file, self.runtime.channels) for file in files])
 
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ class Worker:
         self.opened, self.say = opened, say
 
     def prepare(self, files: list[str]) -> Answer:
-        """Take these pictures as the batch and warm up; the first pass at a size is told on its own."""
+        """Take these images as the batch and warm up; the first pass at a size is told on its own."""
         self.opened.files = [Path(file) for file in files]
         first, _, _ = self.opened.one_pass()
         clock: list[float] = []
@@ -153,7 +153,7 @@ class Worker:
         return {"process_mib": peak_mib(), "gpu_mib": gpu}
 
     def look(self, files: list[str], to: str) -> Answer:
-        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N pictures of one size into `to`, an .npz."""
+        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N images of one size into `to`, an .npz."""
         logits, masks = [], []
         for file in files:
             self.opened.files = [Path(file)]
@@ -164,7 +164,7 @@ class Worker:
         return {}
 
     def score(self, data: str, split: str, root: str | None, to: str) -> Answer:
-        """mIoU on a labelled split; the counts of every picture, (N, 3, K), go to `to`, an .npy file."""
+        """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
         found = open_dataset(data, split, Path(root) if root else None)
         say = self.say
         scores = evaluate(
@@ -282,10 +282,10 @@ def _torch_runtime(source: str, form: str, device: str) -> FormRuntime:
 
 
 def _png(mask: np.ndarray, colors: np.ndarray) -> bytes:
-    picture = Image.fromarray(mask)
-    picture.putpalette(colors.tobytes())
+    image = Image.fromarray(mask)
+    image.putpalette(colors.tobytes())
     into = BytesIO()
-    picture.save(into, format="PNG")
+    image.save(into, format="PNG")
     return into.getvalue()
 
 

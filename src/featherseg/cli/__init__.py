@@ -29,7 +29,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "train": "Train a network: a recipe becomes a run.",
     "import": "Make a run of published weights.",
     "evaluate": "Score a run, a file or predictions.",
-    "predict": "Segment pictures and videos.",
+    "predict": "Segment images and videos.",
     "serve": "Answer over HTTP, with a web page.",
     "export": "Write a run's network for another runtime.",
     "compare": "Put networks side by side on your data.",

@@ -29,13 +29,13 @@ def benchmark(
     ],
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="HxW", help="Size of the pictures; may be repeated [default: the run's]."),
+        typer.Option(metavar="HxW", help="Size of the images; may be repeated [default: the run's]."),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(help="Threads of each process; may be repeated [default: all cores].")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(help="Pictures at a time; may be repeated [default: 1; on a GPU 1 and 8].")
+        list[int] | None, typer.Option(help="Images at a time; may be repeated [default: 1; on a GPU 1 and 8].")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "eager",

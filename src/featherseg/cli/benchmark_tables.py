@@ -42,8 +42,8 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
         )
     title = f"{table.setting}: the network alone; 95 % intervals; logits off by this share of their range"
     _print(console, title, [*heads, *(["mIoU %"] if scored else [])], rows)
-    for pictures in dict.fromkeys(row.fidelity.pictures for row in table.rows):
-        console.print(f"logits and masks compared on {pictures}", markup=False)
+    for images in dict.fromkeys(row.fidelity.images for row in table.rows):
+        console.print(f"logits and masks compared on {images}", markup=False)
 
 
 def _print_rest(console: Console, table: Table) -> None:
@@ -62,7 +62,7 @@ def _print_rest(console: Console, table: Table) -> None:
         cells += [samples.process_peak]
         cells += [f"{samples.gpu_mib.max():.0f}"] if samples.gpu_mib is not None else []
         rows.append((row, [*cells, *([share(row)] if limited else [])]))
-    title = "whole way: from a picture file to a mask file; MiB: the process at its peak"
+    title = "whole way: from an image file to a mask file; MiB: the process at its peak"
     _print(console, title, [*heads, *(["GPU MiB"] if gpu else []), *(["of the limit"] if limited else [])], rows)
 
 

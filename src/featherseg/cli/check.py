@@ -22,7 +22,7 @@ SHOWN_FAULTS = 20
 """How many faults of one kind, or values of masks, are printed before "and N more"."""
 
 SHOWN_SIZES = 4
-"""How many sizes of pictures are printed for a split."""
+"""How many sizes of images are printed for a split."""
 
 
 def check(
@@ -31,7 +31,7 @@ def check(
     fix: Annotated[Path | None, typer.Option(help="Write a mended copy into this new folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
 ) -> None:
-    """Look for missing pairs, sizes, stray mask values, unreadable files and pictures in two splits; count the classes.
+    """Look for missing pairs, sizes, stray mask values, unreadable files and images in two splits; count the classes.
 
     Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
     """

@@ -1,4 +1,4 @@
-"""`featherseg compare`: networks side by side on your own pictures, or a paper's tables counted again."""
+"""`featherseg compare`: networks side by side on your own images, or a paper's tables counted again."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def compare(
         str | None, typer.Option(help="Which part to score [default: what training validated on].")
     ] = None,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
     fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical picture's].")
+        str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical image's].")
     ] = None,
     max_ms: Annotated[float | None, typer.Option(help="Name the best network within so many ms (p50).")] = None,
     max_mib: Annotated[float | None, typer.Option(help="Name the best network within so much peak memory.")] = None,
@@ -60,7 +60,7 @@ def compare(
     ] = None,
     paper: Annotated[str | None, typer.Option(help="Count a paper's tables again: frm, cgrseg or rsp.")] = None,
 ) -> None:
-    """Compare networks on your own pictures: accuracy with intervals, size, time, memory, the pick for a budget.
+    """Compare networks on your own images: accuracy with intervals, size, time, memory, the pick for a budget.
 
     Runs that differ in their seed alone are runs of one network: with three of each it is said which networks differ,
     with fewer only which files. With --train every network is trained under one recipe first. With --paper nothing is

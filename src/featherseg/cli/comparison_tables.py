@@ -25,7 +25,7 @@ def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
     from featherseg.core.wording import counted
 
     console.print(
-        f"{escape(one_line(f'{outcome.data} {outcome.split}'))}: {counted(outcome.pictures, 'picture')}, looked at "
+        f"{escape(one_line(f'{outcome.data} {outcome.split}'))}: {counted(outcome.images, 'image')}, looked at "
         f"{outcome.mode}; intervals by drawing {outcome.units}"
     )
     for caution in outcome.cautions:

@@ -31,6 +31,6 @@ def convert(
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
     for split in converted:
         kept = f", {split.kept} of them there before" if split.kept else ""
-        print(one_line(f"{split.json}: {counted(split.pictures, 'picture')}{kept}"))
+        print(one_line(f"{split.json}: {counted(split.images, 'image')}{kept}"))
     if out is None:
         print(one_line(f"Use it with --data cityscapes-panoptic --data-root {data_root}"))

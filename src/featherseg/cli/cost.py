@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def cost(
     model: Annotated[str, typer.Argument(help="A network of the catalogue; `featherseg models` lists them.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the picture, in pixels.")] = "1024x2048",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image, in pixels.")] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Count a network's parameters, and the multiply-accumulates (MACs) that one picture costs it."""
+    """Count a network's parameters, and the multiply-accumulates (MACs) that one image costs it."""
     height_width = parse_size(size, "--size")
     from featherseg.counting.cost import cost as count
     from featherseg.counting.deeplab import beside_deeplabv3
@@ -85,7 +85,7 @@ def _print_deeplabs(result: Cost, deeplabs: list[Beside]) -> None:
     from featherseg.cli.terminal import Console
 
     console = Console(highlight=False)
-    table = Table("DeepLabV3, same picture and classes", "parameters", "GMACs (macs)", f"{result.model} costs")
+    table = Table("DeepLabV3, same image and classes", "parameters", "GMACs (macs)", f"{result.model} costs")
     for row in deeplabs:
         table.add_row(row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it")
     for column in table.columns[1:]:

@@ -38,10 +38,10 @@ def evaluate(
         str | None, typer.Option(help="Which part of the dataset to score [default: what training validated on].")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Score all pictures, also those that the run's data.val_size left out.")
+        bool, typer.Option("--full", help="Score all images, also those that the run's data.val_size left out.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
     fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
@@ -49,7 +49,7 @@ def evaluate(
 ) -> None:
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
-    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst pictures in pictures/). With an
+    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/). With an
     exported file, --predictions or a run that comes with featherseg nothing is written. Where the run's recipe names
     the row of a paper, its figures are printed beside the run's own.
     """
@@ -89,7 +89,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Way:
-    """How to look at pictures, as asked for on the command line; `fit` is the text of --fit, None = the run's own."""
+    """How to look at images, as asked for on the command line; `fit` is the text of --fit, None = the run's own."""
 
     mode: Mode
     fit: str | None
@@ -98,7 +98,7 @@ class Way:
         """The mode for a network; said where it is not the plain one."""
         mode = with_own_fit(self.mode, self.fit, runtime)
         if str(mode) != "whole":
-            console.print(f"pictures are looked at: {mode}")
+            console.print(f"images are looked at: {mode}")
         return mode
 
 
@@ -122,7 +122,7 @@ def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationDat
     root = asked.root or (Path(own.root) if own.root else None)
     size = own.val_size if split == own.val_split and not asked.full else None
     if size is not None:
-        console.print(f"{counted(size, 'picture')} of {split}, as in training (data.val_size); all of them with --full")
+        console.print(f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full")
     return open_dataset(own.name, split, root, size), split
 
 

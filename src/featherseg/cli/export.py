@@ -40,22 +40,22 @@ def export(
         Path | None, typer.Option("-o", "--output", help="A folder; for one form, a file [default: RUN/export/].")
     ] = None,
     masks: Annotated[
-        bool, typer.Option("--masks", help="Pictures in, masks out: normalising and upsampling are in the file.")
+        bool, typer.Option("--masks", help="Images in, masks out: normalising and upsampling are in the file.")
     ] = False,
     score: Annotated[
-        bool, typer.Option("--score", help="Score every file on the run's labelled pictures; int8 files always are.")
+        bool, typer.Option("--score", help="Score every file on the run's labelled images; int8 files always are.")
     ] = False,
     max_drop: Annotated[
         float, typer.Option(help="Points of mIoU that int8 may lose; layers are left out of int8 to stay within.")
     ] = 1.0,
-    calibration: Annotated[int, typer.Option(help="Training pictures that int8 is calibrated with.")] = 64,
-    seed: Annotated[int, typer.Option(help="Which pictures those are.")] = 0,
+    calibration: Annotated[int, typer.Option(help="Training images that int8 is calibrated with.")] = 64,
+    seed: Annotated[int, typer.Option(help="Which images those are.")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies now [default: the run's own].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, and nothing else.")] = False,
 ) -> None:
     """Export a run's network, and check each file against it at sizes that it was not exported at.
 
-    The files take normalised pictures of any height and width, those of ncnn and litert of one size; `predict`,
+    The files take normalised images of any height and width, those of ncnn and litert of one size; `predict`,
     `evaluate` and `compare` take the files.
     Exit code 2 where one form could not be written: the others are there all the same.
     """
@@ -138,11 +138,11 @@ def _remarks(report: ExportReport) -> str:
     if report.parity is None:
         words.append("written, but not tested: nothing here can run it")
     if report.calibration:
-        words.append(f"calibrated with {counted(len(report.calibration), 'training picture')}")
+        words.append(f"calibrated with {counted(len(report.calibration), 'training image')}")
     if report.quantised:
         kept = report.quantised.kept
         words += [f"not in int8: {', '.join(kept)}"] if kept else ["every layer in int8"]
-        words += ["no labelled pictures: mIoU not measured"] if report.quantised.miou is None else []
+        words += ["no labelled images: mIoU not measured"] if report.quantised.miou is None else []
     if report.parity and report.latency_size:
         words.append("timed at {}x{}".format(*report.latency_size))
     return f" ({'; '.join(words)})" if words else ""

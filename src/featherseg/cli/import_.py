@@ -16,7 +16,7 @@ def import_(
     model: Annotated[str, typer.Option(help="Of which network; `featherseg models` lists them.")],
     data: Annotated[
         str,
-        typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No pictures needed."),
+        typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No images needed."),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to write; must be new.")],
     licence: Annotated[
@@ -25,7 +25,7 @@ def import_(
     data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies, for `featherseg evaluate`.")] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Of the pictures it was trained on [default: as the dataset's are]."),
+        typer.Option(metavar="HxW", help="Of the images it was trained on [default: as the dataset's are]."),
     ] = None,
     overrides: Annotated[
         list[str] | None,

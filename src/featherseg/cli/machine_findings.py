@@ -153,13 +153,13 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def loader_bytes(recipe: str) -> int:
-    """What the batches that loader workers hold ready take in shared memory: 8-bit pictures and their labels."""
+    """What the batches that loader workers hold ready take in shared memory: 8-bit images and their labels."""
     from featherseg.data.loader import PREFETCH
     from featherseg.recipe import parse_recipe, read_recipe
 
     settings = parse_recipe(read_recipe(recipe))
-    height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the pictures, not known here
-    pictures = settings.train.batch_size
-    if isinstance(pictures, str):  # "auto": found on the device
-        pictures = 1
-    return settings.data.workers * PREFETCH * pictures * height * width * 4
+    height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the images, not known here
+    images = settings.train.batch_size
+    if isinstance(images, str):  # "auto": found on the device
+        images = 1
+    return settings.data.workers * PREFETCH * images * height * width * 4

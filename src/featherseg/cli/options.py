@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from featherseg.inference.modes import Mode
     from featherseg.inference.runtimes import Runtime
 
-FIT_HELP = "Bring pictures to fit SHORTxLONG pixels for the network, or `off` [default: the run's data.test_fit]."
+FIT_HELP = "Bring images to fit SHORTxLONG pixels for the network, or `off` [default: the run's data.test_fit]."
 
 
 def parse_mode(window: str | None, scales: str, flip: bool, fit: str | None = None) -> Mode:

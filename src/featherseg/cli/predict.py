@@ -1,4 +1,4 @@
-"""`featherseg predict RUN PATH...`: masks, colours and overlays of pictures and folders of pictures; videos."""
+"""`featherseg predict RUN PATH...`: masks, colours and overlays of images and folders of images; videos."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from featherseg.inference.submission import Submission
 
 LARGER_THAN_TRAINED = 2.0
-"""Sides beyond this multiple of the training pictures' earn a hint: things are larger than the network ever saw."""
+"""Sides beyond this multiple of the training images' earn a hint: things are larger than the network ever saw."""
 
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.")],
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Pictures, folders of pictures, videos; or camera, camera:N.", metavar="PATH..."),
+        typer.Argument(help="Images, folders of images, videos; or camera, camera:N.", metavar="PATH..."),
     ],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="The folder to write into; of one video or a camera, a .mp4 or .webm."),
     ] = Path("predictions"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Pictures of one size that go through the network at a time.")] = 1,
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored picture as well, and average.")] = False,
+    batch: Annotated[int, typer.Option(help="Images of one size that go through the network at a time.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
     fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
-    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger pictures are cut into tiles.")] = 4.0,
+    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
     max_side: Annotated[
-        int | None, typer.Option(help="Shrink longer pictures to this side for the network; masks keep full size.")
+        int | None, typer.Option(help="Shrink longer images to this side for the network; masks keep full size.")
     ] = None,
     submission: Annotated[
         str | None,
@@ -54,16 +54,16 @@ def predict(
     masks: Annotated[bool, typer.Option("--masks", help="Of a video write the masks as well, a PNG a frame.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
 ) -> None:
-    """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every picture.
+    """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.
 
     A panoptic network also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     A video becomes NAME_overlay.mp4, or what -o names; stopped or killed, the same command goes on where it was.
-    A camera is recorded until Ctrl-C. Exit code 1 where a picture or frames of a video could not be read: the others
+    A camera is recorded until Ctrl-C. Exit code 1 where an image or frames of a video could not be read: the others
     are written all the same.
     """
     moving = find_moving(paths, output, submission)
-    files = find_pictures([path for path in paths if path not in moving.paths], output)
+    files = find_images([path for path in paths if path not in moving.paths], output)
     mode = parse_mode(window, scales, flip, fit)
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_folder
@@ -77,7 +77,7 @@ def predict(
     out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
     if out.submission and names != [file.stem for file in files]:
-        raise ConfigError(f"two pictures have one name, but {submission} takes one mask a picture, named like it.")
+        raise ConfigError(f"two images have one name, but {submission} takes one mask an image, named like it.")
     runtime = open_runtime(run, device)
     if runtime.panoptic and files and not out.submission:
         out = replace(out, panoptic=PanopticOutput(output, runtime.classes))
@@ -97,7 +97,7 @@ def predict(
 
 @dataclass(frozen=True)
 class Output:
-    """The folder to write into, and what: mask, colours and overlay of a picture, or a benchmark's mask alone.
+    """The folder to write into, and what: mask, colours and overlay of an image, or a benchmark's mask alone.
 
     `panoptic` writes the objects that a panoptic network saw.
     """
@@ -108,14 +108,14 @@ class Output:
 
     @property
     def kinds(self) -> str:
-        """The files of a picture, in words."""
+        """The files of an image, in words."""
         if self.submission:
             return "NAME.png"
         objects = ", panoptic/NAME.png and panoptic.json" if self.panoptic else ""
         return f"NAME_mask.png, NAME_color.png, NAME_overlay.png{objects}"
 
     def all_files(self, names: Sequence[str]) -> list[Path]:
-        """The files of all pictures."""
+        """The files of all images."""
         from featherseg.inference.predictor import output_files
 
         if self.submission:
@@ -124,7 +124,7 @@ class Output:
         return [file for name in names for file in output_files(self.folder, name)] + objects
 
     def save(self, result: Prediction, name: str, file: Path) -> None:
-        """Write them, as NAME, of the picture in `file`."""
+        """Write them, as NAME, of the image in `file`."""
         if self.submission:
             self.submission.save(result.mask, self.folder, name)
             return
@@ -142,23 +142,23 @@ def find_submission(name: str) -> Submission:
     return SUBMISSIONS[name]
 
 
-def find_pictures(paths: list[Path], output: Path) -> list[Path]:
-    """The files themselves, and the pictures directly inside the folders, by name. Raises DataNotFound, ConfigError."""
+def find_images(paths: list[Path], output: Path) -> list[Path]:
+    """The files themselves, and the images directly inside the folders, by name. Raises DataNotFound, ConfigError."""
     from featherseg.data.images import IMAGE_SUFFIXES, is_image
 
     files: list[Path] = []
     for path in paths:
         if not os.path.exists(path):  # Path.exists raises of a name that is too long
-            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected a picture or a folder of pictures.")
+            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected an image or a folder of images.")
         if not path.is_dir():
             files.append(path)
             continue
         if output.resolve() == path.resolve():
-            raise ConfigError(f"-o {output} is the folder of the pictures itself. Choose another folder.")
+            raise ConfigError(f"-o {output} is the folder of the images itself. Choose another folder.")
         inside = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
         if not inside:
             raise DataNotFound(
-                f"{path} holds no picture. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
+                f"{path} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
                 f"where they are named themselves, as in {path}/*.mp4."
             )
         files += inside
@@ -180,10 +180,10 @@ def unique_names(files: list[Path]) -> list[str]:
 
 
 class ReadableOnly:
-    """Reads pictures one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
+    """Reads images one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
 
     So are those whose name is too long for the files that `out` would write. `given` are the names and files of the
-    pictures that were given out, `failed` counts the others. Of a single picture the error itself is raised.
+    images that were given out, `failed` counts the others. Of a single image the error itself is raised.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class ReadableOnly:
 
 
 def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out: Output, console: Console) -> int:
-    """Write what can be read into `out`; -> how many pictures could not be read."""
+    """Write what can be read into `out`; -> how many images could not be read."""
     from rich.markup import escape
     from rich.progress import Progress
 
@@ -235,18 +235,18 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
             if len(files) == 1:
                 _print_shares(console, result)
             bar.update(task, completed=done + readable.failed)
-            del result  # its picture and mask are not held while the next is read
+            del result  # its image and mask are not held while the next is read
     if out.panoptic:
         out.panoptic.finish()
     written = len(readable.given)
-    console.print(f"{written} picture{'s' * (written != 1)}: {out.kinds} in {escape(one_line(str(out.folder)))}")
+    console.print(f"{written} image{'s' * (written != 1)}: {out.kinds} in {escape(one_line(str(out.folder)))}")
     if readable.failed:
         console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")
     return readable.failed
 
 
 def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> bool:
-    """Say so where a picture is far larger than those of the training; -> whether it was said."""
+    """Say so where an image is far larger than those of the training; -> whether it was said."""
     from rich.markup import escape
 
     trained = predictor.runtime.image_size
@@ -257,7 +257,7 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
         return False
     network = escape(one_line(predictor.runtime.name))
     console.print(
-        f"[yellow]hint[/] {network} was trained on pictures of {trained[0]}x{trained[1]}; "
+        f"[yellow]hint[/] {network} was trained on images of {trained[0]}x{trained[1]}; "
         f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
     )
     return True

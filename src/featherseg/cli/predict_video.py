@@ -110,7 +110,7 @@ def find_moving(paths: Sequence[Path], output: Path, submission: str | None) -> 
     videos = [path for path in paths if is_video(path) and not os.path.isdir(path)]  # Path's raise of long names
     one_file = output.suffix.lower() in VIDEO_SUFFIXES and not os.path.isdir(output)
     if submission and (videos or cameras):
-        raise ConfigError(f"--submission {submission} takes pictures, but {(videos or cameras)[0]} is none.")
+        raise ConfigError(f"--submission {submission} takes images, but {(videos or cameras)[0]} is none.")
     if cameras and (len(paths) > 1 or not one_file):
         raise ConfigError(f"{cameras[0]} is recorded by itself and into a file: name it, as in -o {cameras[0]}.mp4.")
     if one_file and not cameras and (len(videos), len(paths)) != (1, 1):

@@ -1,4 +1,4 @@
-"""`featherseg prepare DATA`: store pictures and labels as they are needed, so that training need not decode them."""
+"""`featherseg prepare DATA`: store images and labels as they are needed, so that training need not decode them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featherseg.core.wording import counted, one_line
 
 
 class Stored(StrEnum):
-    """How pictures are stored."""
+    """How images are stored."""
 
     RAW = "raw"
     JPEG = "jpeg"
@@ -31,7 +31,7 @@ def prepare(
         Path | None, typer.Option("--out", "-o", help="Write below this folder [default: .featherseg beside the data].")
     ] = None,
 ) -> None:
-    """Store the pictures and labels of a dataset decoded; training and scoring then use them by themselves.
+    """Store the images and labels of a dataset decoded; training and scoring then use them by themselves.
 
     An interrupted preparation goes on where it stopped when the same command runs again; after a change to the data it
     stores what has changed.
@@ -47,6 +47,6 @@ def prepare(
             done = prepare_data(data, name, data_root, stored_as, out, progress)
         kept = f", {done.kept} of them there before" if done.kept else ""
         gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
-        print(one_line(f"{name}: {counted(done.pictures, 'picture')}{kept}; {done.folder} has {gigabytes}"))
+        print(one_line(f"{name}: {counted(done.images, 'image')}{kept}; {done.folder} has {gigabytes}"))
     if out is not None:
         print(one_line(f"Used where FEATHERSEG_CACHE={out} is set."))

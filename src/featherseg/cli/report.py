@@ -13,7 +13,7 @@ def report(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page [default: RUN/report.html].")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write report.html: curves, IoU by class, confusion, best and worst pictures, cost, export parity.
+    """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.
 
     The page is one file: no network, no script. What the run does not hold yet is named as missing.
     """

@@ -32,7 +32,7 @@ def print_scores(console: Console, scores: Scores) -> None:
     table.add_row("mean", _percent(scores.miou), _percent(scores.boundary_f), "")
     console.print(table)
     console.print(
-        f"{counted(scores.images, 'picture')}: mIoU {_percent(scores.miou)}, "
+        f"{counted(scores.images, 'image')}: mIoU {_percent(scores.miou)}, "
         f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
         f"boundary F {_percent(scores.boundary_f)} (all in %)"
     )

@@ -31,11 +31,11 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another name by which this machine is reached.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures of one size that go through a network at a time.")] = 4,
-    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger pictures are cut into tiles.")] = 4.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through a network at a time.")] = 4,
+    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
     max_mb: Annotated[float, typer.Option(min=0.01, help="Largest request, in 10^6 bytes.")] = 20.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest picture, in 10^6 pixels.")] = 32.0,
-    queue: Annotated[int, typer.Option(min=1, help="Pictures under way; more are refused with 429.")] = 64,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest image, in 10^6 pixels.")] = 32.0,
+    queue: Annotated[int, typer.Option(min=1, help="Images under way; more are refused with 429.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and again for its answer.")] = 60.0,
 ) -> None:
     """Serve networks over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
@@ -80,7 +80,7 @@ def print_start(networks: Sequence[Served], settings: Settings, host: str, port:
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
-        f"{limits.queue} pictures under way"
+        f"{limits.queue} images under way"
     )
     shown = f"[{host}]" if ":" in host else host
     fragment = f"#token={settings.token}" if settings.token else ""

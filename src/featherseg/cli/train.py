@@ -111,6 +111,6 @@ class TrainingProgress:
         self.said = now
 
     def validating(self, done: int, total: int) -> None:
-        """Pictures of the validation so far."""
+        """Images of the validation so far."""
         if self.task is not None:
             self.bar.update(self.task, description=f"validating {done}/{total}")

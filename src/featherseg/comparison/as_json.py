@@ -17,7 +17,7 @@ def to_json(outcome: Outcome, budgets: Budgets) -> dict[str, Any]:
     return {
         "data": outcome.data,
         "split": outcome.split,
-        "pictures": outcome.pictures,
+        "images": outcome.images,
         "classes": list(outcome.classes),
         "mode": outcome.mode,
         "units": outcome.units,

@@ -100,7 +100,7 @@ def seeds_of(files: Sequence[Contestant]) -> int:
 
 
 def cautions(contestants: Sequence[Contestant], labelled: Labelled, keys: Sequence[str]) -> list[str]:
-    """What a reader of the scores has to know: runs that are not finished, or were trained on pictures of these keys.
+    """What a reader of the scores has to know: runs that are not finished, or were trained on images of these keys.
 
     labelled is what is scored; files that were exported do not tell what they learned from.
     """
@@ -108,7 +108,7 @@ def cautions(contestants: Sequence[Contestant], labelled: Labelled, keys: Sequen
     found = [f"{one.name} is not finished: its training was stopped on the way" for one in unfinished]
     for one in contestants:
         if seen := len(_learned_from(one, labelled).intersection(keys)):
-            found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'picture')}")
+            found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'image')}")
     for files in by_network(contestants).values():
         if (seeds := seeds_of(files)) < len(files):
             found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
@@ -204,7 +204,7 @@ def _refuse_copies(contestants: Sequence[Contestant]) -> None:
 
 
 def _learned_from(one: Contestant, labelled: Labelled) -> set[str]:
-    """Keys of the pictures that a run learned from, where it was trained on the dataset that is scored."""
+    """Keys of the images that a run learned from, where it was trained on the dataset that is scored."""
     if one.run is None or one.run.imported or not labelled.is_of(one.run.recipe.data.name):
         return set()
     table = one.run.recipe.data

@@ -118,7 +118,7 @@ class Outcome:
 
     data: str
     split: str
-    pictures: int
+    images: int
     classes: tuple[str, ...]
     mode: str
     units: str
@@ -169,10 +169,10 @@ def compare(
     costs: bool = True,
     watch: Watch,
 ) -> Outcome:
-    """Measure time and memory of one file a network, score everyone on every picture, and say what the figures allow.
+    """Measure time and memory of one file a network, score everyone on every image, and say what the figures allow.
 
-    mode_of is how a network looks at pictures; size (height, width) is what one pass is timed with, by default that of
-    a typical picture; `costs` False leaves time and memory out; watch is called with (what is done, steps done, of).
+    mode_of is how a network looks at images; size (height, width) is what one pass is timed with, by default that of
+    a typical image; `costs` False leaves time and memory out; watch is called with (what is done, steps done, of).
     A look at a split counts in every run, as `evaluate` counts it. Raises ConfigError where classes do not fit,
     RunError where a run cannot be written to, and what opening the data raises.
     """
@@ -202,7 +202,7 @@ def compare(
     return Outcome(
         data=data.name,
         split=labelled.split,
-        pictures=len(data),
+        images=len(data),
         classes=tuple(c.name for c in data.classes),
         mode=", ".join(dict.fromkeys(map(str, modes))),
         units=units.words,
@@ -280,7 +280,7 @@ def _file_pairs(
 
 def _few(units: Units) -> list[str]:
     if units.count == 1:
-        return ["the pictures are one block, so that no interval can be given and nothing is called better: score more"]
+        return ["the images are one block, so that no interval can be given and nothing is called better: score more"]
     return [f"intervals rest on {units.words} alone"] if units.count < FEW_UNITS else []
 
 

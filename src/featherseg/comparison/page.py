@@ -40,7 +40,7 @@ def _head(outcome: Outcome) -> str:
     return f"""<header>
 <p class="kicker">featherseg comparison · {datetime.now(UTC).date().isoformat()}</p>
 <h1>{counted(networks, "network")} on {escape(outcome.data)} {escape(outcome.split)}</h1>
-<p class="lead">{counted(outcome.pictures, "picture")}, looked at {escape(outcome.mode)}, {len(outcome.classes)}
+<p class="lead">{counted(outcome.images, "image")}, looked at {escape(outcome.mode)}, {len(outcome.classes)}
 classes. Cost at {height}x{width} pixels (height x width).{machine}</p>
 {f'<ul class="cautions">{notes}</ul>' if notes else ""}</header>"""
 
@@ -154,10 +154,10 @@ def _reading(outcome: Outcome) -> str:
     return section(
         "How to read this",
         f"""<p>Intervals come from drawing {escape(outcome.units)} again and again, for networks together with their
-runs: neighbouring pictures are alike, so that they count for less than unrelated ones. “Better” and “faster” are only
+runs: neighbouring images are alike, so that they count for less than unrelated ones. “Better” and “faster” are only
 said where the interval leaves out no difference. Networks with different starts are in separate lists, as the start
 alone can decide. Parameters and GMACs (“macs”) are those of inference; memory is the peak of a process of its
-own, from a picture file to a mask file, and on a GPU what it took there.</p>""",
+own, from an image file to a mask file, and on a GPU what it took there.</p>""",
     )
 
 

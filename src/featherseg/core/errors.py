@@ -5,7 +5,7 @@ FeathersegError
 ├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
 ├── DataError         images or masks
 │   ├── DataNotFound  a folder or a file that should be there and is not
-│   └── TooLarge      a picture of more pixels than are decoded
+│   └── TooLarge      an image of more pixels than are decoded
 ├── WeightsError      a checkpoint that does not fit the network
 ├── RunError          a run folder that cannot be read, or must not be overwritten
 ├── TrainingError     a training that cannot go on: its loss or its weights are not finite
@@ -56,7 +56,7 @@ class DataNotFound(DataError):
 
 
 class TooLarge(DataError):
-    """A picture has more pixels than are decoded."""
+    """An image has more pixels than are decoded."""
 
 
 class WeightsError(FeathersegError):

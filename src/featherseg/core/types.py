@@ -17,7 +17,7 @@ Size = tuple[int, int]
 """(height, width) in pixels, always in this order."""
 
 Fit = tuple[int, int]
-"""(short side, long side) in pixels that a picture is brought within, its ratio kept: as large as both allow."""
+"""(short side, long side) in pixels that an image is brought within, its ratio kept: as large as both allow."""
 
 Color = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
@@ -34,7 +34,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its ground truth.
+    """One image with its ground truth.
 
     image is (H, W, C) uint8 or uint16, RGB for three channels; label is (H, W) uint8 class ids, 255 = ignore;
     instances is (H, W) int32, 0 = none, or None where the dataset has no instances.
@@ -73,10 +73,10 @@ class SegOutput(NamedTuple):
     """What a segmentation network returns.
 
     logits (B, K, h, w) cover `padded_size`, of which the images fill the upper left `image_size`; both are (H, W) in
-    pixels and equal for a network that runs at any size. `layers.resize.to_image` brings the logits to the picture.
+    pixels and equal for a network that runs at any size. `layers.resize.to_image` brings the logits to the image.
     features (B, C, h', w') feed losses that look at embeddings, aux holds auxiliary logits by name; both only in
     training mode. A panoptic network adds centers (B, 1, h, w) and offsets (B, 2, h, w), (dy, dx) in pixels of the
-    picture at full resolution, whatever h and w; both cover what the logits cover.
+    image at full resolution, whatever h and w; both cover what the logits cover.
     """
 
     logits: Tensor

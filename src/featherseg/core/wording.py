@@ -12,7 +12,7 @@ ESCAPES = "featherseg-escapes"
 
 
 def counted(number: int, noun: str) -> str:
-    """(1, "picture") -> `1 picture`, (3, "picture") -> `3 pictures`."""
+    """(1, "image") -> `1 image`, (3, "image") -> `3 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

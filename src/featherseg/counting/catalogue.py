@@ -7,7 +7,7 @@ network that is not written down yet is counted when it is asked for.
 from featherseg.counting.cost import cost
 
 SIZE = (512, 1024)
-"""(height, width) of the picture that is counted."""
+"""(height, width) of the image that is counted."""
 
 CLASSES = 19
 

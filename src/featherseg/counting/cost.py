@@ -213,9 +213,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network weighs and what one picture costs it.
+    """What a network weighs and what one image costs it.
 
-    size is the picture's (H, W), counted_size what the network pads it to; macs holds a figure for each of
+    size is the image's (H, W), counted_size what the network pads it to; macs holds a figure for each of
     CONVENTIONS. params and macs["macs"] are the sums over parts.
     """
 
@@ -240,7 +240,7 @@ class Cost:
 
 
 def cost(name: str, size: Size, classes: int) -> Cost:
-    """The cost of a network of the catalogue for one RGB picture of (H, W) pixels.
+    """The cost of a network of the catalogue for one RGB image of (H, W) pixels.
 
     Raises UnknownName for a name that is in no catalogue, ConfigError for a size or class count that cannot be.
     """
@@ -250,7 +250,7 @@ def cost(name: str, size: Size, classes: int) -> Cost:
 
 
 def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
-    """The cost of a network as `models.build` gives it, for one picture of (H, W) pixels; `name` is what to call it.
+    """The cost of a network as `models.build` gives it, for one image of (H, W) pixels; `name` is what to call it.
 
     Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
     network's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and

@@ -1,7 +1,7 @@
 """A network's cost beside DeepLabV3's.
 
 RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3; which one is not known to us. So every one that is in use
-is counted, at the same picture and classes.
+is counted, at the same image and classes.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Beside:
 
 
 def beside_deeplabv3(cost: Cost) -> list[Beside]:
-    """Every row of DEEPLABS at the picture size and number of classes of `cost`, RGB."""
+    """Every row of DEEPLABS at the image size and number of classes of `cost`, RGB."""
     return [_count(name, config, cost) for name, config in DEEPLABS.items()]
 
 

@@ -1,7 +1,7 @@
 """Our counts of a network that a paper prints figures of, and whether a count is the printed figure.
 
 All networks are counted by one convention, `macs`. A printed figure that this does not meet is tried by the other
-conventions and, where a row's label is in doubt, at other picture sizes and numbers of classes.
+conventions and, where a row's label is in doubt, at other image sizes and numbers of classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from featherseg.counting.paper_rows import Counting
 Verdict = Literal["equal", "other convention", "mislabelled", "not reproducible", "not testable here"]
 VERDICTS: dict[Verdict, str] = {
     "equal": "the count by `macs` is the printed figure, rounded or cut off at its digits",
-    "other convention": "another way to count, at the same picture size, is the printed figure",
-    "mislabelled": "a count at another picture size is the printed figure",
+    "other convention": "another way to count, at the same image size, is the printed figure",
+    "mislabelled": "a count at another image size is the printed figure",
     "not reproducible": "no count is the printed figure",
     "not testable here": "no dataset, no weights, or a network that is not built here",
 }
@@ -106,7 +106,7 @@ def meeting(printed: str, counts: Sequence[Count], rounded: bool = False) -> lis
 
 @cache
 def cached_cost(model: str, size: Size, classes: int) -> Cost:
-    """`cost`, once for every network, picture size (H, W) and number of classes."""
+    """`cost`, once for every network, image size (H, W) and number of classes."""
     return cost(model, size, classes)
 
 

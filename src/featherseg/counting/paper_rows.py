@@ -1,7 +1,7 @@
 """What the papers print: the rows of their tables, their sentences with numbers, and how each is counted here.
 
 A figure is kept as text, as it was printed: its digits say how exact it is, and "-" that nothing is printed. The papers
-write a picture's size as width x height; a size of ours is (height, width).
+write an image's size as width x height; a size of ours is (height, width).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from featherseg.core.types import Size
 
 @dataclass(frozen=True)
 class Counting:
-    """How a printed figure is counted here: a network of the catalogue, the picture's (H, W), the number of classes.
+    """How a printed figure is counted here: a network of the catalogue, the image's (H, W), the number of classes.
 
     further: names of evaluation.paper_counts.FURTHER, conventions that its authors may have used besides those of
     evaluation.cost; elsewhere: other ((H, W), classes) that may be meant; rounded: other figures from the same hand
@@ -113,7 +113,7 @@ class Paper:
 
 
 CITYSCAPES, BDD100K, ADE20K = (1024, 2048), (720, 1280), (512, 512)
-"""(H, W) of the pictures that the papers count at."""
+"""(H, W) of the images that the papers count at."""
 
 _SFNET = Counting("sfnet-r18", CITYSCAPES, rounded=True)
 _SFNET_BDD = Counting("sfnet-r18", BDD100K, rounded=True)
@@ -228,7 +228,7 @@ CGRSEG = Paper(
     (
         PublishedTable(
             "README of the authors' code, May 2024",
-            ("mIoU ADE20K, %", "mIoU COCO-Stuff 10k, %", "mIoU Pascal Context at several scales, %", "pictures/s"),
+            ("mIoU ADE20K, %", "mIoU COCO-Stuff 10k, %", "mIoU Pascal Context at several scales, %", "images/s"),
             (
                 PublishedRow("CGRSeg-T", _S1, ("43.6", "42.2", "54.1", "138.4"), "-", "4.0", "9.4", _CGRSEG_T),
                 PublishedRow("CGRSeg-B", _S2, ("45.5", "43.5", "56.5", "98.4"), "-", "7.6", "18.1", _CGRSEG_B, _FIVE),

@@ -74,7 +74,7 @@ class CheckedTable:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Two networks at the same picture (H, W) and number of classes: parameters, and MACs by `macs`."""
+    """Two networks at the same image (H, W) and number of classes: parameters, and MACs by `macs`."""
 
     model: str
     beside: str
@@ -239,7 +239,7 @@ def _ratio(model: Counting, beside: Counting) -> Ratio:
 
 
 def _deeplab_ratios(countings: Sequence[Counting]) -> tuple[Ratio, ...]:
-    """Each beside every DeepLabV3; all have one picture size and number of classes."""
+    """Each beside every DeepLabV3; all have one image size and number of classes."""
     costs = [cached_cost(counting.model, counting.size, counting.classes) for counting in countings]
     deeplabs = beside_deeplabv3(costs[0]) if costs else []
     return tuple(

@@ -52,7 +52,7 @@ def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
     None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last
-    score of each split that was found in the row's way, at the run's own test size; the number of pictures is named
+    score of each split that was found in the row's way, at the run's own test size; the number of images is named
     with it. Counts are of the network with the row's classes.
     """
     paper = run.recipe.paper
@@ -92,8 +92,8 @@ def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     for split, published in paper.miou.items():
         name = f"mIoU on {paper.data} {split}, %" + (", at several scales" if len(paper.scales) > 1 else "")
         if split in looks:
-            pictures, ours = looks[split]["images"], 100 * looks[split]["miou"]
-            figures.append(Figure(f"{name}, {counted(pictures, 'picture')}", published, ours, 2))
+            images, ours = looks[split]["images"], 100 * looks[split]["miou"]
+            figures.append(Figure(f"{name}, {counted(images, 'image')}", published, ours, 2))
         else:
             figures.append(Figure(name, published, None, 2))
     return figures

@@ -1,4 +1,4 @@
-"""Datasets: pictures with their class ids. `DATASETS` is the catalogue, `open_dataset` the way in; torch-free."""
+"""Datasets: images with their class ids. `DATASETS` is the catalogue, `open_dataset` the way in; torch-free."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -45,10 +45,10 @@ from featherseg.data.shapes import HEIGHT, WIDTH, Shapes
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a dataset without its pictures and masks.
+    """What is known of a dataset without its images and masks.
 
     `licence` says under which terms weights that were trained on it may be used; `image_size` is the (height, width) of
-    its pictures (of a usual one where they differ), None where that is not known; `category_ids` are what a panoptic
+    its images (of a usual one where they differ), None where that is not known; `category_ids` are what a panoptic
     benchmark calls the classes, in their order.
     """
 
@@ -64,7 +64,7 @@ class OnDisk:
     """One dataset of the catalogue that lies on disk, under a root that the user gives.
 
     `open(root, split, size)` gives one split; `listing(root)` the files of all splits for `featherseg check`; `splits`
-    are the parts with public labels that share no picture.
+    are the parts with public labels that share no image.
     """
 
     facts: DataFacts
@@ -138,7 +138,7 @@ def open_dataset(
 
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
-    found (data/cache.py); pictures that lost something by it only where `exact` is off. Raises UnknownName for an
+    found (data/cache.py); images that lost something by it only where `exact` is off. Raises UnknownName for an
     unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
     data = open_files(name, split, root, size)
@@ -161,7 +161,7 @@ def data_folder(name: str, root: Path | None) -> Path:
 
 
 def dataset_facts(name: str) -> DataFacts:
-    """What is known of a dataset without its pictures: of a name of DATASETS, or of the path of a dataset.toml.
+    """What is known of a dataset without its images: of a name of DATASETS, or of the path of a dataset.toml.
 
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """

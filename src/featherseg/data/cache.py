@@ -1,4 +1,4 @@
-"""Prepared data: a dataset's pictures and class ids as they are needed, so that no training decodes a picture twice.
+"""Prepared data: a dataset's images and class ids as they are needed, so that no training decodes an image twice.
 
 `featherseg prepare` writes them (`data.cache_write`), `open_dataset` finds them by itself. A sample is a view of the
 mapped file (`data.cache_index`): of a crop only its window is read. Nothing is served that its source files no longer
@@ -31,7 +31,7 @@ log = logging.getLogger("featherseg")
 class PreparedData:
     """A dataset whose samples come from its caches where these hold them, and from their files where not.
 
-    The first cache that holds a sample counts. With `exact` pictures that lost something when they were stored are read
+    The first cache that holds a sample counts. With `exact` images that lost something when they were stored are read
     from their files.
     """
 
@@ -57,7 +57,7 @@ class PreparedData:
         return self.data[index]
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the picture is not read."""
+        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
         found = self._find(index)
         if found and self._is_current(found[1], index, 1):
             cache, entry = found
@@ -77,14 +77,14 @@ class PreparedData:
 
     @property
     def loss(self) -> str | None:
-        """What was lost of the pictures that are served, as a sentence's part; None where nothing was."""
+        """What was lost of the images that are served, as a sentence's part; None where nothing was."""
         found = [] if self.exact else [self._find(index) for index in range(len(self))]
         lossy = [(cache.form, entry.difference) for cache, entry in filter(None, found) if entry.difference]
         if not lossy:
             return None
         form, lost = lossy[0][0], [difference for _, difference in lossy]
         return (
-            f"{len(lost)} of {len(self)} pictures as {form}, whose values differ from the source by "
+            f"{len(lost)} of {len(self)} images as {form}, whose values differ from the source by "
             f"{np.mean(lost):.2f} of 255 on average"
         )
 
@@ -140,7 +140,7 @@ def with_cache(data: PairedFiles, root: Path, *, exact: bool) -> SegmentationDat
 
 
 def loss_of(data: SegmentationData) -> str | None:
-    """What the pictures of a dataset lost when they were prepared, None where nothing."""
+    """What the images of a dataset lost when they were prepared, None where nothing."""
     return data.loss if isinstance(data, PreparedData) else None
 
 

@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 """Raised when the same source files would be stored otherwise: what older versions stored is not used."""
 
 FORMS = ("raw", "jpeg")
-"""The folders of a dataset, a form of pictures each; of a sample that both hold, the first counts."""
+"""The folders of a dataset, a form of images each; of a sample that both hold, the first counts."""
 
 INDEX = "index.jsonl"
 MAX_INDEX_BYTES = 2**30
@@ -86,7 +86,7 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Form:
-    """How pictures are stored: as they are, or as JPEG of a quality (1..100), which loses."""
+    """How images are stored: as they are, or as JPEG of a quality (1..100), which loses."""
 
     quality: int | None = None
 

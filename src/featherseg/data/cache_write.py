@@ -42,7 +42,7 @@ FLUSH_BYTES = 64 * 2**20
 """So much is written before the disk is waited for and the index says so: what a kill costs at most."""
 
 JUDGED = 9
-"""Pictures at most, spread over a dataset, by which the room that it needs is judged."""
+"""Images at most, spread over a dataset, by which the room that it needs is judged."""
 
 LONGEST_JPEG = 65535
 """Pixels of the longest side that a JPEG can have."""
@@ -50,9 +50,9 @@ LONGEST_JPEG = 65535
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done for a split: its pictures, how many were there before, and bytes of the whole folder."""
+    """What was done for a split: its images, how many were there before, and bytes of the whole folder."""
 
-    pictures: int
+    images: int
     kept: int
     folder: Path
     folder_bytes: int
@@ -182,7 +182,7 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
     needed, free = per_pixel * pixels, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise FeathersegError(
-            f"{len(missing)} pictures of {data.name} need about {needed / 1e9:.1f} GB as {cache.form}, and the disk of "
+            f"{len(missing)} images of {data.name} need about {needed / 1e9:.1f} GB as {cache.form}, and the disk of "
             f"{cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with --out."
         )
 

@@ -18,14 +18,14 @@ from featherseg.data.propose import Proposal, propose
 from featherseg.data.statistics import ClassStatistics, Progress, median_frequency
 
 FAULTS = {  # kind -> how a group of them is headed
-    "empty": "splits without a picture",
+    "empty": "splits without an image",
     "unpaired": "files without their partner",
     "twins": "files that share a stem",
     "unreadable": "files that cannot be read",
     "size": "masks of another size than their image",
     "colors": "colour images for masks whose values are looked up as numbers",
     "values": "masks with values outside the map",
-    "duplicate": "pictures that occur in two splits",
+    "duplicate": "images that occur in two splits",
 }
 
 SHOWN_CLASSES = 10
@@ -117,11 +117,11 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     listing, proposal = _open_listing(data, root)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     total, done = sum(map(len, listing.splits.values())), 0
-    seen: dict[bytes, tuple[str, str]] = {}  # hash of a decoded picture -> split and key of its first place
+    seen: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
     for split, pairs in listing.splits.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
-            report.faults.append(Fault("empty", split, "", f"{split} holds no picture"))
+            report.faults.append(Fault("empty", split, "", f"{split} holds no image"))
         for pair in pairs:
             _check_pair(report, listing, split, pair, seen)
             done += 1
@@ -183,7 +183,7 @@ def _check_pair(
         image = read_image(pair.image, listing.channels)  # (H, W, C)
         first_split, first_key = seen.setdefault(_fingerprint(image), (split, pair.key))
         if first_split != split:
-            fault("duplicate", f"{pair.image} is the same picture as {first_key} of {first_split}")
+            fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:
             entry.repeated.append(pair.key)
     except DataError as error:
@@ -222,7 +222,7 @@ def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
 
 
 def _fingerprint(image: np.ndarray) -> bytes:
-    """A hash of the decoded pixels: equal for the same picture in two files of different format or metadata."""
+    """A hash of the decoded pixels: equal for the same image in two files of different format or metadata."""
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
@@ -242,7 +242,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
         notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
-        notes += _named(f"{split}: pictures that occur there before", entry.repeated)
+        notes += _named(f"{split}: images that occur there before", entry.repeated)
     stems: dict[str, set[str]] = {}
     for split, pairs in listing.splits.items():
         for pair in pairs:
@@ -250,7 +250,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     notes += _named(
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
-    notes += _named("pictures that are in no split", listing.unlisted)
+    notes += _named("images that are in no split", listing.unlisted)
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes

@@ -32,7 +32,7 @@ class MendReport:
 def write_mended(report: CheckReport, out: Path, progress: Progress | None = None) -> MendReport:
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
-    Values outside the map become 255 = ignore; samples with any other fault are left out, of a picture in two splits
+    Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
     the later one. The folder appears in one rename when all of it is written. Raises DataError where `out` exists and
     is not empty, where nothing sound is left, and where the disk refuses.
     """
@@ -103,7 +103,7 @@ def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
 
 
 def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
-    """Copy the picture as it is and write its mask as class ids; returns whether the mask held stray values."""
+    """Copy the image as it is and write its mask as class ids; returns whether the mask held stray values."""
     image, mask = pair.files
     label_map = listing.map_of(pair)
     ids = label_map.apply(read_mask(mask, label_map.colors))  # (H, W), -1 = not in the map

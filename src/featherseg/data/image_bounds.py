@@ -16,7 +16,7 @@ from typing import BinaryIO
 from featherseg.core.errors import DataError, TooLarge
 
 MOST_TILE_BYTES = 2**25
-"""Of one tile of a TIFF, where it is larger than the picture: four tiles of 1024 x 1024 in 16-bit RGBA."""
+"""Of one tile of a TIFF, where it is larger than the image: four tiles of 1024 x 1024 in 16-bit RGBA."""
 
 MOST_SEGMENTS = 2**17
 """Strips or tiles of a TIFF page: Pillow and libtiff keep some 300 bytes of each."""
@@ -34,7 +34,7 @@ MOST_RLE_WIDTH = 2**16
 """Of the same: one run may skip 255 lines of any width."""
 
 MOST_SCANS = 64
-"""Of a progressive JPEG: encoders write about ten, and the whole picture is gone over for each."""
+"""Of a progressive JPEG: encoders write about ten, and the whole image is gone over for each."""
 
 _UNIT = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -57,7 +57,7 @@ def bounded(file: BinaryIO, words: str, max_pixels: int) -> BinaryIO:
         max_pixels: height times width that may be decoded.
 
     Raises:
-        TooLarge: a decoder would allocate far more than the picture, or work far longer.
+        TooLarge: a decoder would allocate far more than the image, or work far longer.
         DataError: its decoders disagree about what it holds.
     """
     start = file.read(32)
@@ -185,7 +185,7 @@ class _Directory:
 
 
 def _check_block(block: bytes, words: str) -> None:
-    """A directory of tags within another file: EXIF, or the index of a multi-picture JPEG."""
+    """A directory of tags within another file: EXIF, or the index of a multi-image JPEG."""
     block = re.sub(b"^(Exif\0\0){1,2}", b"", block)
     for _ in _directories(BytesIO(block), len(block), words):
         pass
@@ -260,7 +260,7 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, w
 
 
 def _check_page(file: BinaryIO, page: _Directory, words: str) -> None:
-    """Tiles are not much larger than the picture, and their number is bounded, as is that of strips."""
+    """Tiles are not much larger than the image, and their number is bounded, as is that of strips."""
 
     def value(tag: int, default: int) -> int:
         return next(iter(page.values.get(tag, ())), default)
@@ -281,7 +281,7 @@ def _check_page(file: BinaryIO, page: _Directory, words: str) -> None:
     most = max(MOST_TILE_BYTES, padded * max(bits, 32) // 8)
     if piece[0] * piece[1] * max(bits, 32) // 8 > most:
         shape = f"{piece[1]}x{piece[0]} (height x width)"
-        raise _too_large(words, f"tiles of {shape} in a picture of {height}x{width}", f"{most:,} bytes a tile")
+        raise _too_large(words, f"tiles of {shape} in an image of {height}x{width}", f"{most:,} bytes a tile")
     # how many there are
     pieces = -(-width // piece[0]) * -(-height // piece[1]) * planes
     pieces = max(pieces, *(page.counts.get(tag, 0) for tag in _PLACES))

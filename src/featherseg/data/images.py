@@ -1,4 +1,4 @@
-"""Reading pictures and masks with Pillow: bounded, oriented, and every fault a sentence that names the file.
+"""Reading images and masks with Pillow: bounded, oriented, and every fault a sentence that names the file.
 
 Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
 """
@@ -22,7 +22,7 @@ from featherseg.data.image_bounds import bounded
 from featherseg.data.matlab import read_matrix
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings (in lower case) of the files that are taken for pictures or masks."""
+"""Endings (in lower case) of the files that are taken for images or masks."""
 
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 """A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
@@ -37,7 +37,7 @@ MAX_PAGES = 512
 """Single-channel pages of a TIFF, above which it is refused."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_TURNS = {  # EXIF orientation -> what brings the picture upright (CIPA DC-008, table 6)
+_TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, table 6)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,21 +57,21 @@ _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A picture file that lies in memory: its bytes, and the words that stand for it in messages."""
+    """An image file that lies in memory: its bytes, and the words that stand for it in messages."""
 
     content: bytes
-    words: str = "the picture"
+    words: str = "the image"
 
     def __str__(self) -> str:
         return self.words
 
 
 Source = Path | EncodedImage
-"""Where a picture comes from: read in the same way from both."""
+"""Where an image comes from: read in the same way from both."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name ends like a picture's; hidden files ("._a.png") are none."""
+    """Whether the name ends like an image's; hidden files ("._a.png") are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -86,7 +86,7 @@ def is_lossy(path: Path) -> bool:
 
 
 def image_size(path: Source) -> Size:
-    """(height, width) in pixels as the picture is seen (EXIF orientation counted), from the header alone.
+    """(height, width) in pixels as the image is seen (EXIF orientation counted), from the header alone.
 
     Raises DataNotFound or DataError as `read_image` does.
     """
@@ -95,10 +95,10 @@ def image_size(path: Source) -> Size:
 
 
 def read_image(path: Source, channels: int = 3) -> np.ndarray:
-    """The picture as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
+    """The image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
 
-    Palette and CMYK pictures become RGB; alpha is dropped unless four channels are asked, grey is repeated where three
-    are. A TIFF whose pages are single-channel pictures of one size holds one channel a page. Raises DataNotFound for a
+    Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, grey is repeated where three
+    are. A TIFF whose pages are single-channel images of one size holds one channel a page. Raises DataNotFound for a
     missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or of other channels.
     """
     with _opened(path) as image:
@@ -114,9 +114,9 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
 
 
 def read_mask(path: Path, colors: bool = False) -> np.ndarray:
-    """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour picture.
+    """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour image.
 
-    A palette picture gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
+    A palette image gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
     Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`.
     """
     if path.suffix == MATLAB_SUFFIX:
@@ -132,14 +132,14 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
 
 
 def image_channels(path: Path) -> int:
-    """Channels of the picture from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
+    """Channels of the image from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
     with _opened(path) as image:
         return _pages(image, path) if _is_single(image) else 3
 
 
 @contextmanager
 def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture whose header is sound and whose size is bounded; any fault inside the block is a DataError.
+    """Open an image whose header is sound and whose size is bounded; any fault inside the block is a DataError.
 
     The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
     """
@@ -153,12 +153,12 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
                 _check_page(image, path)
                 yield image
     except FeathersegError as error:
-        raise type(error)(one_line(str(error))) from None  # the picture's name is in it
+        raise type(error)(one_line(str(error))) from None  # the image's name is in it
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist.") from None
     except Image.UnidentifiedImageError:
         raise DataError(
-            f"{path} cannot be read: it is no picture of a known format, or its header is damaged. "
+            f"{path} cannot be read: it is no image of a known format, or its header is damaged. "
             f"Expected one of {', '.join(_FORMATS)}."
         ) from None
     except Image.DecompressionBombError:
@@ -183,7 +183,7 @@ def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
     _check_bound(path, *image.size)
     tags = getattr(image, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
-        raise DataError(f"{path} holds signed 8-bit values, which have no place in a picture. Save it as 0 to 255.")
+        raise DataError(f"{path} holds signed 8-bit values, which have no place in an image. Save it as 0 to 255.")
     if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
         raise DataError(f"{path} stores more than 8 bits a channel in separate planes. Save it in one plane, as RGB.")
 
@@ -300,7 +300,7 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
     if image.mode in ("F", "LAB") or image.mode.startswith("I"):
         raise DataError(
-            f"{path} is a picture of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
+            f"{path} is an image of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
         )
     if image.mode == "P" and image.palette is None:
         raise DataError(f"{path} holds numbers of colours, but not the colours: its palette is missing.")

@@ -9,7 +9,7 @@ from featherseg.data import open_dataset
 
 @dataclass(frozen=True)
 class Labelled:
-    """Name (or dataset.toml), split, root and number of pictures, as `data.open_dataset` takes them."""
+    """Name (or dataset.toml), split, root and number of images, as `data.open_dataset` takes them."""
 
     name: str
     split: str

@@ -45,7 +45,7 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read: {reason}. Expected a MATLAB file with the label map {name}; replace it."
         ) from error
-    raise DataError(f"{path} holds no matrix {name}. Expected a file with the label map {name} of the picture.")
+    raise DataError(f"{path} holds no matrix {name}. Expected a file with the label map {name} of the image.")
 
 
 def _byte_order(data: bytes, path: Path) -> str:

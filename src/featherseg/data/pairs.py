@@ -1,4 +1,4 @@
-"""A dataset that is pairs of files, picture and mask: what CamVid and `folder` share."""
+"""A dataset that is pairs of files, image and mask: what CamVid and `folder` share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Listing:
     licence: str
     channels: int = 3
     unlisted: Sequence[str] = ()
-    """Keys of pictures that are in no split."""
+    """Keys of images that are in no split."""
 
     def map_of(self, pair: Pair) -> LabelMap:
         """What the raw values of this pair's mask mean: the same for all, but where a file lists those of each mask."""
@@ -73,7 +73,7 @@ class PairedFiles:
         return Sample(pair.key, image, label)
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the picture is not read."""
+        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
         mask = self.pairs[index].files[1]
         raw = read_mask(mask, self.label_map.colors)
         try:
@@ -93,7 +93,7 @@ def check_split(name: str, split: str, splits: Sequence[str], no_test: str) -> N
 
 
 def files_by_stem(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
-    """The pictures of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
+    """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` (before
     the file's ending) are passed over, and the suffix is cut off.
@@ -133,7 +133,7 @@ def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Map
 def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs themselves; raises DataNotFound with counts and the first names where there is none, or one is half."""
     if not pairs:
-        raise DataNotFound(f"{name}: there is no picture in this split.")
+        raise DataNotFound(f"{name}: there is no image in this split.")
     for part in ("image", "mask"):
         half = [pair.key for pair in pairs if getattr(pair, part) is None]
         if half:
@@ -158,7 +158,7 @@ def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
 
 
 def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-    """What to say of a mask that does not cover its picture; sizes are (height, width)."""
+    """What to say of a mask that does not cover its image; sizes are (height, width)."""
     return f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
 
 

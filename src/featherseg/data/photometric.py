@@ -1,4 +1,4 @@
-"""Photometric distortion: brightness, contrast, saturation and hue, each changed in half of the pictures.
+"""Photometric distortion: brightness, contrast, saturation and hue, each changed in half of the images.
 
 What mmsegmentation documents as PhotoMetricDistortion (it comes from SSD, Liu et al., ECCV 2016), reckoned in float
 and rounded once, where theirs is cut to whole numbers after every change and has hue in steps of two degrees.
@@ -21,7 +21,7 @@ class Distortion:
 
     brightness is added, as a share of the full range; contrast is a factor of all values, applied before the colours
     (`contrast_first`) or after them; saturation is a factor in HSV; hue is added, as a share of the circle of colours.
-    Values are kept within the range after every step. Saturation and hue concern pictures of three channels alone.
+    Values are kept within the range after every step. Saturation and hue concern images of three channels alone.
     """
 
     brightness: float = 0.0

@@ -24,7 +24,7 @@ SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testi
 """Folders below images/ that are taken for splits, in this order."""
 
 MASK_SUFFIXES = ("", "_mask", "_label", "_labels", "_seg", "_gt", "_L")
-"""What may stand between the stem of a picture and the ending of its mask."""
+"""What may stand between the stem of an image and the ending of its mask."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def propose(folder: Path) -> Proposal:
 def _raw_values(masks: Iterable[Path]) -> dict[str, int]:
     """Pixels of every raw value over all masks that can be read, in the order of the values.
 
-    If one mask is a colour picture, the values of all are colours.
+    If one mask is a colour image, the values of all are colours.
     """
     plain: Counter[int] = Counter()
     coded: Counter[int] = Counter()
@@ -127,7 +127,7 @@ def _splits(keys: Iterable[str]) -> dict[str, str | float]:
 
 
 def _channels(images: Iterable[Path]) -> int:
-    """The most channels that a readable picture has: grey ones can be read as RGB, not the other way round."""
+    """The most channels that a readable image has: grey ones can be read as RGB, not the other way round."""
     found = []
     for path in images:
         try:

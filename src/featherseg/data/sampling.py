@@ -1,6 +1,6 @@
 """Class-uniform sampling (Zhu et al., CVPR 2019, arXiv:1812.01593; SFNet trains so): rare classes are met more often.
 
-Every picture is cut into tiles; each class of a tile leaves one point there. A share of the training samples is drawn
+Every image is cut into tiles; each class of a tile leaves one point there. A share of the training samples is drawn
 as a class first, every class alike, then one of its points: the crop is placed so that it covers that point.
 """
 
@@ -19,17 +19,17 @@ Point = tuple[int, int]
 
 
 class ClassPoints:
-    """Where the classes of a dataset are: rows (n, 4) int32 of class id, picture, row, column."""
+    """Where the classes of a dataset are: rows (n, 4) int32 of class id, image, row, column."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
         self.by_class = [rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])]  # classes that occur
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Point]:
-        """-> (picture, point): a class is drawn, each with the same probability, then one of its points."""
+        """-> (image, point): a class is drawn, each with the same probability, then one of its points."""
         points = self.by_class[rng.integers(len(self.by_class))]  # (n_c, 3)
-        picture, row, column = points[rng.integers(len(points))].tolist()
-        return picture, (row, column)
+        image, row, column = points[rng.integers(len(points))].tolist()
+        return image, (row, column)
 
     def save(self, path: Path) -> None:
         """Atomically write the rows as .npy."""
@@ -50,14 +50,14 @@ def find_class_points(data: SegmentationData, tile: int, progress: Progress | No
     Raises what reading a label raises, and DataError where no pixel of any label has a class.
     """
     rows = []
-    for picture in range(len(data)):
-        label = data.label(picture)  # (H, W)
+    for image in range(len(data)):
+        label = data.label(image)  # (H, W)
         for top in range(0, label.shape[0], tile):
             for left in range(0, label.shape[1], tile):
                 points = tile_points(label[top : top + tile, left : left + tile])
-                rows += [(index, picture, top + row, left + column) for index, (row, column) in points.items()]
+                rows += [(index, image, top + row, left + column) for index, (row, column) in points.items()]
         if progress is not None:
-            progress(picture + 1, len(data))
+            progress(image + 1, len(data))
     if not rows:
         raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be drawn.")
     return ClassPoints(np.array(rows, dtype=np.int32))

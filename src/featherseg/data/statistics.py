@@ -34,7 +34,7 @@ class ClassStatistics:
 
 
 def class_statistics(data: SegmentationData, progress: Progress | None = None) -> ClassStatistics:
-    """Count the classes over all labels of a dataset: every label is read, no picture. Raises what `label` raises."""
+    """Count the classes over all labels of a dataset: every label is read, no image. Raises what `label` raises."""
     statistics = ClassStatistics.empty(len(data.classes))
     for index in range(len(data)):
         statistics.add(data.label(index))
@@ -56,7 +56,7 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
 
 
 def typical_size(data: SegmentationData) -> Size:
-    """(height, width) of the picture of median area among up to nine that are spread over the dataset."""
+    """(height, width) of the image of median area among up to nine that are spread over the dataset."""
     count = min(9, len(data))
     sizes = [data.label(i * len(data) // count).shape for i in range(count)]
     height, width = sorted(sizes, key=lambda size: size[0] * size[1])[count // 2]

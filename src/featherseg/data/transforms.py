@@ -1,7 +1,7 @@
-"""Paired transforms: what is done to a picture is done to its mask; masks are only ever copied, flipped or picked from.
+"""Paired transforms: what is done to an image is done to its mask; masks are only ever copied, flipped or picked from.
 
-A training window is cut from the source before it is resized, so that a crop of a large picture costs a crop, and a
-picture that is mapped from a file (`data.cache`) is read where its window lies. Channels stay the innermost axis in
+A training window is cut from the source before it is resized, so that a crop of a large image costs a crop, and a
+image that is mapped from a file (`data.cache`) is read where its window lies. Channels stay the innermost axis in
 memory, which is how files hold them, torch resizes 8 bits fastest, and networks train.
 """
 
@@ -38,7 +38,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """What a training picture goes through, in this order; see the [augment] table of a recipe."""
+    """What a training image goes through, in this order; see the [augment] table of a recipe."""
 
     crop: Size
     fit: Fit | None = None
@@ -93,7 +93,7 @@ def random_window(
     """A crop at a random scale, over `point` (row, column) where one is given; its size is `settings.crop`.
 
     Drawn again up to CROP_TRIES times while one class covers more than `category_ratio` of the labelled pixels
-    (mmsegmentation's cat_max_ratio). A window that is larger than the picture is filled up around it: the image with
+    (mmsegmentation's cat_max_ratio). A window that is larger than the image is filled up around it: the image with
     its mean colour, the label with ignore.
     """
     scale = fit_factor(sample.label.shape[:2], settings.fit) * _draw_scale(settings, rng)
@@ -118,7 +118,7 @@ def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:
 
 
 def _place(length: int, window: int, rng: np.random.Generator, over: int | None) -> int:
-    """Where the window begins: inside the picture, or before it (negative) where the window is the larger one.
+    """Where the window begins: inside the image, or before it (negative) where the window is the larger one.
 
     Where `over` is given, the window covers it.
     """
@@ -129,7 +129,7 @@ def _place(length: int, window: int, rng: np.random.Generator, over: int | None)
 
 
 def _inside(label: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[slice, slice]:
-    """The part of the window that lies inside the picture."""
+    """The part of the window that lies inside the image."""
     rows = slice(max(0, top), min(label.shape[0], top + height))
     return rows, slice(max(0, left), min(label.shape[1], left + width))
 
@@ -151,7 +151,7 @@ def _counts(label: np.ndarray) -> np.ndarray:
 def cut(sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar: bool = False) -> Crop:
     """The window (top, left, height, width) of a sample, resized to `size`.
 
-    Bilinear with antialiasing for the image, nearest for the label and the instances. Parts outside the picture are
+    Bilinear with antialiasing for the image, nearest for the label and the instances. Parts outside the image are
     filled: the image with its mean colour, the label with ignore, the instances with none. With `planar` a resized
     image lies in memory channel by channel: sums over it keep their order, and so their last bits.
     """

@@ -2,10 +2,10 @@
 
 A boundary pixel of class k is a pixel of class k with a 4-neighbour of another class. Pixels whose truth is ignore are
 taken out of both maps first: they are no boundary, and a pixel is no boundary for lying beside them or beside the
-picture's edge. Per picture and class, precision is the share of predicted boundary pixels that have a true one of the
+image's edge. Per image and class, precision is the share of predicted boundary pixels that have a true one of the
 same class within the tolerance (Euclidean, between pixel centres), recall the reverse, F their harmonic mean.
 Empty sets: no boundary in either map is F = 1 (nothing to find, nothing invented), in just one of them F = 0.
-A picture's score is the mean over the classes in its truth, a dataset's the mean over its pictures.
+An image's score is the mean over the classes in its truth, a dataset's the mean over its images.
 """
 
 import math
@@ -15,13 +15,13 @@ import numpy as np
 from featherseg.core.types import IGNORE
 
 TOLERANCE = 0.0075
-"""Share of the picture's diagonal."""
+"""Share of the image's diagonal."""
 
 _VOID = 256  # predicted as no class: a region of its own, without a boundary of its own
 
 
 class BoundaryF:
-    """Boundary F of a dataset: `update` with each picture, then `mean()` and `per_class()`."""
+    """Boundary F of a dataset: `update` with each image, then `mean()` and `per_class()`."""
 
     def __init__(self, classes: int, tolerance: float = TOLERANCE) -> None:
         self.classes, self.tolerance = classes, tolerance
@@ -30,7 +30,7 @@ class BoundaryF:
         self._count = np.zeros(classes, dtype=np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one picture, both (H, W) integers; a picture without a labelled pixel counts nowhere."""
+        """Add one image, both (H, W) integers; an image without a labelled pixel counts nowhere."""
         f = boundary_f(truth, prediction, self.classes, self.tolerance)
         present = ~np.isnan(f)
         if present.any():
@@ -39,16 +39,16 @@ class BoundaryF:
             self._count[present] += 1
 
     def mean(self) -> float:
-        """Mean over the pictures, 0..1; NaN where there was none."""
+        """Mean over the images, 0..1; NaN where there was none."""
         return float(np.mean(self._images)) if self._images else float("nan")
 
     def per_class(self) -> np.ndarray:
-        """Mean over the pictures whose truth has the class, (K,) 0..1; NaN for a class in no truth."""
+        """Mean over the images whose truth has the class, (K,) 0..1; NaN for a class in no truth."""
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float = TOLERANCE) -> np.ndarray:
-    """F of each class in one picture, (K,) 0..1; NaN for classes that its truth (H, W) does not hold."""
+    """F of each class in one image, (K,) 0..1; NaN for classes that its truth (H, W) does not hold."""
     ignored = truth == IGNORE
     true, seen = truth.astype(np.int16), prediction.astype(np.int16)  # room for _VOID
     seen[(prediction < 0) | (prediction >= classes)] = _VOID
@@ -83,7 +83,7 @@ def dilate(bits: np.ndarray, radius: float) -> np.ndarray:
     """OR of every pixel's bits over the disk of `radius` around it; (H, W) unsigned -> the same shape.
 
     The disk is a stack of rows, from its top row (narrowest) to its middle one: the row-wise dilation grows from one to
-    the next and is laid at both its heights, so that a disk costs O(radius) passes over the picture.
+    the next and is laid at both its heights, so that a disk costs O(radius) passes over the image.
     """
     reach = int(radius)
     row = bits.copy()  # bits dilated along the rows by `half` to either side

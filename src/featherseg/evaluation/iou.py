@@ -9,7 +9,7 @@ from featherseg.kernels.confusion import refuse_outside
 
 
 class Confusion:
-    """Pixel counts of truth x prediction, summed over pictures.
+    """Pixel counts of truth x prediction, summed over images.
 
     matrix[t, p] (K, K) int64 counts the pixels of class t that were predicted as p; void[t] (K,) int64 those of class t
     that were predicted as no class at all (255, or any value of K or more): a miss of t, a false alarm of nobody.
@@ -23,7 +23,7 @@ class Confusion:
         self.void = np.zeros(classes, dtype=np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one picture, both (H, W) integers. Raises DataError where the truth holds a value outside 0..K-1, 255."""
+        """Add one image, both (H, W) integers. Raises DataError where the truth holds a value outside 0..K-1, 255."""
         if truth.shape != prediction.shape:
             raise DataError(
                 f"the prediction is {_size(prediction)}, its truth {_size(truth)} (height x width): "
@@ -37,7 +37,7 @@ class Confusion:
         self.void += counts[:k, k]
 
     def add(self, other: "Confusion") -> None:
-        """Add the counts of another, as of another process or picture."""
+        """Add the counts of another, as of another process or image."""
         self.matrix += other.matrix
         self.void += other.void
 

@@ -1,7 +1,7 @@
 """Panoptic quality (Kirillov et al., CVPR 2019), counted as the official tools count it.
 
 A predicted and a true segment of one category match where their IoU is over 0.5: at most one can. Of each category,
-over all pictures: SQ = mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ * RQ; then the mean over the
+over all images: SQ = mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ * RQ; then the mean over the
 categories that occur. There are two rules for what the truth leaves open: that of COCO's panopticapi, whose code the
 Cityscapes benchmark shares, and that of the BDD100K toolkit (bdd100k/eval/pan_seg.py).
 
@@ -31,7 +31,7 @@ SHOWN_IDS = 5
 
 @dataclass(frozen=True)
 class _Segments:
-    """A picture's segments: row 0 is void, the others are numbered as they are listed.
+    """An image's segments: row 0 is void, the others are numbered as they are listed.
 
     rows (R,) int64 says to which each run of pixels belongs; category (S + 1,) holds the position in the list of
     categories, -1 for void; crowd (S + 1,) bool.
@@ -43,7 +43,7 @@ class _Segments:
 
 
 class PanopticQuality:
-    """Matches and misses of every category, summed over pictures.
+    """Matches and misses of every category, summed over images.
 
     `categories` are `{"id": int, "isthing": 0 | 1}`, as in COCO's JSON; further keys are passed over. `rule` is one of
     RULES. Raises UnknownName for another rule, DataError for categories without these keys or with one id twice.
@@ -65,7 +65,7 @@ class PanopticQuality:
         predicted_ids: np.ndarray,
         predicted_segments: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Add one picture: two maps of segment ids (H, W), any integers from 0, 0 = void, and what the ids are.
+        """Add one image: two maps of segment ids (H, W), any integers from 0, 0 = void, and what the ids are.
 
         A segment is `{"id": int, "category_id": int}`; of a true one "iscrowd" (0 where it is missing) and "area" (its
         pixels where it is missing) are read as well, and by the rule bdd100k "iscrowd" of a predicted one: it matches

@@ -1,6 +1,6 @@
 """The one evaluator: validation in training, `featherseg evaluate` and export checks all score with these functions.
 
-One picture at a time, full-resolution labels, counts summed over the dataset. The same weights on the same machine give
+One image at a time, full-resolution labels, counts summed over the dataset. The same weights on the same machine give
 the same bits.
 """
 
@@ -20,10 +20,10 @@ from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.evaluation.iou import Confusion
 from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
-from featherseg.uncertainty.bootstrap import picture_counts
+from featherseg.uncertainty.bootstrap import image_counts
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (images done, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Scores:
     """What an evaluation found. Shares are fractions 0..1, NaN where there was nothing to measure.
 
     confusion (K, K) counts pixels, rows are the truth; void (K,) counts those predicted as no class; iou and
-    class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each picture's own mIoU by its
+    class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
     key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
     categories in the order of the classes; None where network or data know no objects.
@@ -60,7 +60,7 @@ def evaluate(
     boundary: bool = True,
     progress: Progress | None = None,
 ) -> Scores:
-    """Score a network on every picture of `data`; `mode` as for predictions, by default the one of validation.
+    """Score a network on every image of `data`; `mode` as for predictions, by default the one of validation.
 
     A panoptic network on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
     classes or channels of network and data differ, or the mode is not for a panoptic network.
@@ -89,7 +89,7 @@ def evaluate_predictions(
     """Score a folder of index PNGs: one for every key, named KEY.png, KEY with "/" as "_", or by KEY's last part.
 
     Values of K or more (255 among them) are "no class". Nothing is written. Raises DataNotFound where files are
-    missing, DataError for one that is not of its picture's size or holds colours.
+    missing, DataError for one that is not of its image's size or holds colours.
     """
     files = prediction_files(folder, data.keys)
 
@@ -121,7 +121,7 @@ def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
         missing += [] if file else [names[-1] if stem in shared else stem]
     if missing:
         raise DataNotFound(
-            f"{folder} holds predictions for {len(found)} of {len(keys)} pictures; {len(missing)} are missing, "
+            f"{folder} holds predictions for {len(found)} of {len(keys)} images; {len(missing)} are missing, "
             f"the first: {', '.join(f'{name}.png' for name in missing[:3])}."
         )
     return found
@@ -132,7 +132,7 @@ def check_fit(runtime: Runtime, data: SegmentationData) -> None:
     ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
     if runtime.channels != data.channels:
         raise ConfigError(
-            f"{runtime.name} takes pictures of {runtime.channels} channels, {data.name} has {data.channels}."
+            f"{runtime.name} takes images of {runtime.channels} channels, {data.name} has {data.channels}."
         )
     if ours == theirs:
         return
@@ -186,10 +186,10 @@ def _score(
         try:
             one.update(truth, prediction)
         except DataError as error:
-            raise DataError(f"{data.name}, picture {key!r}: {error}") from None
+            raise DataError(f"{data.name}, image {key!r}: {error}") from None
         total.add(one)
         per_image[key] = one.miou()
-        counts.append(picture_counts(one.matrix, one.void))
+        counts.append(image_counts(one.matrix, one.void))
         if boundary:
             contours.update(truth, prediction)
         if progress:

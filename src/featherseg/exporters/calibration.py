@@ -1,4 +1,4 @@
-"""Pictures of a run's own data: to calibrate int8 with, to compare a file with its network on, and to score it."""
+"""Images of a run's own data: to calibrate int8 with, to compare a file with its network on, and to score it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from featherseg.layers.resize import fit_factor, scale_images
 from featherseg.runs import Run
 
 CHECKED = 4
-"""Pictures of the training split that a quantised file is compared with its network on; not calibrated with if it has
+"""Images of the training split that a quantised file is compared with its network on; not calibrated with if it has
 more."""
 
 
 @dataclass(frozen=True)
-class Pictures(Sequence[Tensor]):
-    """Some pictures of a split as the network sees them in validation, each read when it is asked for."""
+class Images(Sequence[Tensor]):
+    """Some images of a split as the network sees them in validation, each read when it is asked for."""
 
     run: Run
     data: SegmentationData
@@ -37,12 +37,12 @@ class Pictures(Sequence[Tensor]):
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
     @overload
-    def __getitem__(self, index: slice) -> "Pictures": ...
+    def __getitem__(self, index: slice) -> "Images": ...
 
-    def __getitem__(self, index: int | slice) -> "Tensor | Pictures":
-        """Normalised float32 (1, C, H, W); of a slice the pictures themselves, still unread."""
+    def __getitem__(self, index: int | slice) -> "Tensor | Images":
+        """Normalised float32 (1, C, H, W); of a slice the images themselves, still unread."""
         if isinstance(index, slice):
-            return Pictures(self.run, self.data, self.indices[index])
+            return Images(self.run, self.data, self.indices[index])
         image = self.data[self.indices[index]].image  # (H, W, C)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
         pixels = normalise(pixels, self.run.model.mean, self.run.model.std)
@@ -54,8 +54,8 @@ class Pictures(Sequence[Tensor]):
         return [self.data.keys[i] for i in self.indices]
 
 
-def training_pictures(run: Run, count: int, seed: int, root: Path | None = None) -> tuple[Pictures, Pictures]:
-    """-> (`count` pictures of the run's training split, drawn by the seed; CHECKED others); fewer where it has fewer.
+def training_images(run: Run, count: int, seed: int, root: Path | None = None) -> tuple[Images, Images]:
+    """-> (`count` images of the run's training split, drawn by the seed; CHECKED others); fewer where it has fewer.
 
     root is where the dataset lies, by default where it lay for the training. Raises DataNotFound where it is not there.
     """
@@ -64,7 +64,7 @@ def training_pictures(run: Run, count: int, seed: int, root: Path | None = None)
     drawn = [int(i) for i in np.random.default_rng(seed).permutation(len(data))]
     checked = drawn[:CHECKED] if len(drawn) > CHECKED else []
     calibrated = drawn[len(checked) :][:count]
-    return Pictures(run, data, tuple(calibrated)), Pictures(run, data, tuple(checked or drawn))
+    return Images(run, data, tuple(calibrated)), Images(run, data, tuple(checked or drawn))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LabelledSplit:
 
 
 def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:
-    """The split that training validated on; None where it cannot be opened, or has no picture."""
+    """The split that training validated on; None where it cannot be opened, or has no image."""
     own = run.recipe.data
     try:
         data = open_dataset(own.name, own.val_split, root or _root(run), own.val_size)

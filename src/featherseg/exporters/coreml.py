@@ -1,6 +1,6 @@
 """Core ML, for Apple's devices. Written from coremltools' documentation and untested: nothing here was run.
 
-The package takes one picture (1, C, H, W) of one size, that which the network was trained on, normalised. No runtime of
+The package takes one image (1, C, H, W) of one size, that which the network was trained on, normalised. No runtime of
 ours opens it.
 """
 

@@ -1,4 +1,4 @@
-"""A network as a graph for one size of picture, in few kinds of operations: for runtimes without dynamic sizes."""
+"""A network as a graph for one size of image, in few kinds of operations: for runtimes without dynamic sizes."""
 
 from collections.abc import Callable
 from operator import attrgetter, getitem
@@ -16,16 +16,16 @@ from featherseg.layers.network import SegmentationNetwork
 aten = torch.ops.aten
 
 DEFAULT_SIZE = (512, 1024)
-"""(height, width) of pictures where it is not known what the network was trained on."""
+"""(height, width) of images where it is not known what the network was trained on."""
 
 
 def fixed_size(facts: Facts) -> Size:
-    """(height, width) of the only pictures that a file without dynamic sizes takes, and at which others are timed."""
+    """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed."""
     return facts.image_size or DEFAULT_SIZE
 
 
 def example(network: SegmentationNetwork, size: Size) -> Tensor:
-    """The picture that is traced: (1, C, *size), zero everywhere."""
+    """The image that is traced: (1, C, *size), zero everywhere."""
     return torch.zeros(1, len(network.mean), *size)
 
 

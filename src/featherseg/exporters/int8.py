@@ -13,8 +13,8 @@ from featherseg.core.wording import counted
 from featherseg.exporters.job import Job, Quantised
 from featherseg.exporters.layer_noise import WEIGHTED, layer_noise
 
-NOISE_PICTURES = 2
-"""Calibration pictures that tell which layers are worst."""
+NOISE_IMAGES = 2
+"""Calibration images that tell which layers are worst."""
 
 MOST_KEPT = 0.5
 """Share of the layers beyond which keeping more is given up: the file would be int8 in name only."""
@@ -27,7 +27,7 @@ Write = Callable[[Sequence[str], Sequence[str]], Path]
 def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
-    `graph` is the network's onnx.GraphProto. The layer that reads the picture stays out: with three channels it is
+    `graph` is the network's onnx.GraphProto. The layer that reads the image stays out: with three channels it is
     little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
     cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
     first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
@@ -48,7 +48,7 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     tried = [(len(kept), miou)]
     worst: list[str] = []
     while not miou >= job.floor:
-        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_PICTURES]) if path in others]
+        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_IMAGES]) if path in others]
         more = max(1, 2 * (len(kept) - 1))
         if more > MOST_KEPT * len(worst):
             raise ExportError(_too_far(job, miou, len(kept), len(worst) + 1))
@@ -59,16 +59,16 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
 
 
 def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
-    """The layer that reads the picture: the first in an onnx.GraphProto, whose nodes are in the order of the work."""
+    """The layer that reads the image: the first in an onnx.GraphProto, whose nodes are in the order of the work."""
     owner = {name: path for path, names in nodes.items() for name in names}
     return next(owner[node.name] for node in graph.node if node.name in owner)
 
 
 def check_calibration(job: Job) -> None:
-    """Raises ExportError where there are no pictures to calibrate with."""
+    """Raises ExportError where there are no images to calibrate with."""
     if not job.calibration:
         raise ExportError(
-            "int8 needs pictures to calibrate with, and takes them from a run's training data: "
+            "int8 needs images to calibrate with, and takes them from a run's training data: "
             "export a run, not a bare network."
         )
 
@@ -106,5 +106,5 @@ def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
     return (
         f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
         f"out; {100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, "
-        f"or calibrate with more pictures (--calibration)."
+        f"or calibrate with more images (--calibration)."
     )

@@ -35,7 +35,7 @@ class Facts:
     """What a file tells about its network besides what the network tells itself.
 
     name is that of the catalogue for a run's network, with its `options`; image_size is the (H, W) in pixels that it
-    was trained on, where known; test_fit what pictures were brought to fit when it was validated, None for their own
+    was trained on, where known; test_fit what images were brought to fit when it was validated, None for their own
     size; panoptic how a panoptic network's centres become objects; start what its training started from, `Run.start`.
     """
 
@@ -52,7 +52,7 @@ class Facts:
 def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> dict[str, str]:
     """What a reader of the file needs besides the graph, each value as JSON text; `inference.file_facts` reads it.
 
-    Logits are brought to the picture as `layers.resize.to_image` does it: the graph pads right and below to the least
+    Logits are brought to the image as `layers.resize.to_image` does it: the graph pads right and below to the least
     multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.
     preprocessing and postprocessing say all of that in words, for people whose program is not featherseg.
     """
@@ -104,7 +104,7 @@ class Job:
     network in eval mode, in fp32, on the CPU; folder, an empty one, takes the draft; calibration, normalised float32
     images (1, C, H, W) from the training split, none unless the target is quantised; score, the mIoU (0..1) of a
     candidate file on the labelled split, None without one, and floor what it should not fall below; masks, the file
-    takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file
+    takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file
     where several targets share it.
     """
 

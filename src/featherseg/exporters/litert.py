@@ -1,6 +1,6 @@
 """LiteRT (formerly TensorFlow Lite), for phones: one .tflite file, with the facts in a zip archive at its end.
 
-The file takes one picture (1, C, H, W) of one size, that which the network was trained on, normalised; weights in fp32.
+The file takes one image (1, C, H, W) of one size, that which the network was trained on, normalised; weights in fp32.
 """
 
 import json

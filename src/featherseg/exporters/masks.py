@@ -1,4 +1,4 @@
-"""A network with what stands before and behind it: pictures in, masks out, for programs that have no code of ours."""
+"""A network with what stands before and behind it: images in, masks out, for programs that have no code of ours."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def _unheard(name: str, value: Tensor) -> None:
 
 
 class Masks(nn.Module):
-    """uint8 pictures (B, H, W, C), RGB for three channels -> masks (B, H, W) uint8: at every pixel the likeliest class.
+    """uint8 images (B, H, W, C), RGB for three channels -> masks (B, H, W) uint8: at every pixel the likeliest class.
 
     As `layers.resize.to_image` does it, in a form without a branch: logits are brought to the padded size and cropped
     there. Ties go to the lowest class.
@@ -27,9 +27,9 @@ class Masks(nn.Module):
         super().__init__()
         self.network, self.note = network, note
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        height, width = pictures.shape[1:3]
-        images = normalise(pictures.permute(0, 3, 1, 2), self.network.mean, self.network.std)  # (B, C, H, W)
+    def forward(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[1:3]
+        images = normalise(pixels.permute(0, 3, 1, 2), self.network.mean, self.network.std)  # (B, C, H, W)
         self.note("normalise", images)
         out = self.network(images)
         self.note("logits", out.logits)
@@ -40,9 +40,9 @@ class Masks(nn.Module):
         return scores.argmax(1).byte()
 
 
-def mask_stages(network: SegmentationNetwork, pictures: Tensor, note: Note = _unheard) -> Tensor:
-    """The same steps as prediction takes them, to compare with: pictures (B, H, W, C) uint8 -> scores (B, K, H, W)."""
-    images = normalise(pictures.permute(0, 3, 1, 2), network.mean, network.std)
+def mask_stages(network: SegmentationNetwork, pixels: Tensor, note: Note = _unheard) -> Tensor:
+    """The same steps as prediction takes them, to compare with: images (B, H, W, C) uint8 -> scores (B, K, H, W)."""
+    images = normalise(pixels.permute(0, 3, 1, 2), network.mean, network.std)
     note("normalise", images)
     out = network(images)
     note("logits", out.logits)

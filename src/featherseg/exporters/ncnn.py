@@ -1,6 +1,6 @@
 """ncnn, for phones: model.ncnn.param (the graph), model.ncnn.bin (the weights) and model.ncnn.json (the facts).
 
-A file takes pictures of one size, that which the network was trained on. The weights are fp32. pnnx writes the pair
+A file takes images of one size, that which the network was trained on. The weights are fp32. pnnx writes the pair
 from a TorchScript trace.
 """
 

@@ -1,6 +1,6 @@
 """ONNX: one file, any batch, height and width; all that predicting needs inside.
 
-Normalised pictures in and logits out, or, with masks, uint8 pictures in and masks out.
+Normalised images in and logits out, or, with masks, uint8 images in and masks out.
 """
 
 import logging
@@ -20,10 +20,10 @@ from featherseg.inference.runtimes.file_facts import OUTPUTS
 from featherseg.layers.network import SegmentationNetwork
 
 OPSET = 18
-EXAMPLE = (2, 160, 224)  # (batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed
-PADDED = (1, 33, 35)  # (batch, height, width) of a picture that every network pads that pads at all
+EXAMPLE = (2, 160, 224)  # (batch, height, width) of the image that is traced; a size of 1 would be built in as fixed
+PADDED = (1, 33, 35)  # (batch, height, width) of an image that every network pads that pads at all
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
-DYNAMIC_PICTURES = {0: "batch", 1: "height", 2: "width"}
+DYNAMIC_IMAGES = {0: "batch", 1: "height", 2: "width"}
 
 
 def write(job: Job) -> None:
@@ -49,7 +49,7 @@ def to_onnx(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> by
     with Stages(model) as stages:
         graph = Staged(Masks(model, stages.note) if masks else Maps(model), stages).eval()
         example, padded = _blank(model, EXAMPLE, masks), _blank(model, PADDED, masks)
-        proto = _trace(graph, example, padded, outputs, DYNAMIC_PICTURES if masks else DYNAMIC)
+        proto = _trace(graph, example, padded, outputs, DYNAMIC_IMAGES if masks else DYNAMIC)
     _strip(proto.graph)
     onnx.helper.set_model_props(proto, metadata(model, facts, masks))
     return proto.SerializeToString()

@@ -71,11 +71,11 @@ def _products_of_maps(graph: Any) -> list[str]:
 
 
 class _Reader:
-    """The calibration pictures as onnxruntime asks for them: a dictionary each, then None."""
+    """The calibration images as onnxruntime asks for them: a dictionary each, then None."""
 
     def __init__(self, job: Job) -> None:
-        self._pictures = iter(job.calibration)
+        self._images = iter(job.calibration)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        picture = next(self._pictures, None)
-        return None if picture is None else {"images": picture.numpy()}
+        image = next(self._images, None)
+        return None if image is None else {"images": image.numpy()}

@@ -74,12 +74,12 @@ def _quantised(nncf: Any, model: Any, job: Job, kept: Sequence[str]) -> Any:
 
     MIXED: activations of both signs are taken as such, others from zero on. `kept` are operations left out.
     """
-    pictures = nncf.Dataset(job.calibration, lambda picture: picture.numpy())
+    images = nncf.Dataset(job.calibration, lambda image: image.numpy())
     try:
         with quiet("nncf"):
             return nncf.quantize(
                 model,
-                pictures,
+                images,
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(job.calibration),
                 ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),

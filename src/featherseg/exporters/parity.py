@@ -40,7 +40,7 @@ ROUNDED_DB = 50.0
 """About the signal-to-noise ratio of what is rounded to 8 bits and nothing else."""
 
 SHAPES = ((1, 64, 96), (1, 97, 131), (3, 65, 99), (1, 128, 72), (1, 33, 70), (1, 7, 300))
-"""(batch, height, width) of the pictures: odd, even, shorter than the 64 pixels that a network may pad to, and longer
+"""(batch, height, width) of the images: odd, even, shorter than the 64 pixels that a network may pad to, and longer
 than 256, the coarsest stride of any."""
 
 STATED = ("mean", "std", "channels", "align_corners", "size_divisor", "minimum_size")
@@ -55,7 +55,7 @@ NOTHING_ALIKE: Figures = (inf, inf, 0.0, -inf)
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One batch of pictures through both.
+    """One batch of images through both.
 
     max_error is that of the map that is farthest off (logits, or a panoptic network's centres or offsets; infinite
     where the shapes differ or the file cannot be run), relative_error its share of the range of the network's own map,
@@ -87,7 +87,7 @@ class ParityReport:
     first_difference is where the file begins to differ: "metadata: mean", or the first stage, in order of execution,
     that is off by more than TOLERANCE (of a quantised file that at which most noise comes in); None where all is within
     its limits. `export` fills in what else was measured, None what was not: mIoU (0..1) of network and file on a
-    labelled split, milliseconds a picture.
+    labelled split, milliseconds an image.
     """
 
     rows: tuple[ParityRow, ...]
@@ -119,26 +119,26 @@ def verify(
     facts: Facts | None = None,
     *,
     quantised: bool = False,
-    pictures: Sequence[Tensor] = (),
+    calibration: Sequence[Tensor] = (),
 ) -> ParityReport:
     """Run an exported file beside its network, on the CPU, on seeded noise of (batch, height, width).
 
     The network must be in eval mode, in fp32, on the CPU. The file is run as `predict` and `evaluate` run it, at its
     own size alone where that is fixed; its metadata must be the network's, and the classes those of `facts` where
-    given. A `quantised` file has limits of its own, and is run on `pictures`, normalised float32 (1, C, H, W), such as
-    it was calibrated for but not the same; without any, on noise. Raises MissingExtra where its runtime is not
+    given. A `quantised` file has limits of its own, and is run on `calibration`, normalised float32 (1, C, H, W),
+    such as it was calibrated for but not the same; without any, on noise. Raises MissingExtra where its runtime is not
     installed, ExportError where the runtime refuses it.
     """
     runtime = open_file(file, "cpu")
     if runtime.fixed_size:
         shapes = [(batch, *runtime.fixed_size) for batch in (1, 3)]
     inputs: Iterable[Tensor] = (_noise(len(model.mean), shape, seed) for seed, shape in enumerate(shapes))
-    if quantised and pictures:
-        inputs = _cuttings(pictures)
+    if quantised and calibration:
+        inputs = _cuttings(calibration)
     difference = _metadata_difference(model, runtime, facts)
     rows: list[ParityRow] = []
     for images in inputs:
-        images = _pictures(images, model) if runtime.masks else images
+        images = _as_pixels(images, model) if runtime.masks else images
         row = _row(model, runtime, images, quantised)
         if difference is None and not row.ok:
             difference = _locate(model, file, images, runtime, quantised)
@@ -162,15 +162,15 @@ def _noise(channels: int, shape: tuple[int, int, int], seed: int) -> Tensor:
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def _cuttings(pictures: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The first picture three times in one batch; then each in a size of its own, up to 15 pixels smaller."""
-    yield pictures[0].repeat(3, 1, 1, 1)
-    for i, picture in enumerate(pictures):
-        yield picture[:, :, i % 16 :, (i + 5) % 16 :].contiguous()
+def _cuttings(images: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The first image three times in one batch; then each in a size of its own, up to 15 pixels smaller."""
+    yield images[0].repeat(3, 1, 1, 1)
+    for i, image in enumerate(images):
+        yield image[:, :, i % 16 :, (i + 5) % 16 :].contiguous()
 
 
-def _pictures(images: Tensor, model: SegmentationNetwork) -> Tensor:
-    """Normalised images (B, C, H, W) -> the uint8 pictures (B, H, W, C) that they come from, nearly."""
+def _as_pixels(images: Tensor, model: SegmentationNetwork) -> Tensor:
+    """Normalised images (B, C, H, W) -> the uint8 images (B, H, W, C) that they come from, nearly."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.mean, model.std))
     return (images * std + mean).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 

@@ -12,7 +12,7 @@ from featherseg.exporters.job import Job, Maps
 from featherseg.inference.runtimes.pt2 import FACTS
 
 EXAMPLE = (2, 160, 224)
-"""(batch, height, width) of the picture that is traced; a size of 1 would be built in as fixed."""
+"""(batch, height, width) of the image that is traced; a size of 1 would be built in as fixed."""
 
 
 def write(job: Job) -> None:

@@ -19,7 +19,7 @@ class ExportReport:
 
     parity is None for a target that nothing here can run; it holds mIoU of network and file where they were scored, and
     latency_ms, the median of a few passes at latency_size (height, width): its order of magnitude. calibration names
-    the pictures that int8 was calibrated with.
+    the images that int8 was calibrated with.
     """
 
     path: Path

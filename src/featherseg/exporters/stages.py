@@ -27,7 +27,7 @@ DEPTH = 2
 class Stages:
     """While it is entered, `values` takes what the modules of a network give, by path, in order of execution.
 
-    "input" is what the network's first module is given: the pictures, padded. A module that gives several maps, or is
+    "input" is what the network's first module is given: the images, padded. A module that gives several maps, or is
     called again, has "path", "path/1", "path/2", ... A tensor has one name, that of the module that made it: what a
     module merely passes on is not listed again. Networks here change no tensor in place, so nothing is copied.
     """

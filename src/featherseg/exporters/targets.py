@@ -17,7 +17,7 @@ class Target:
 
     main is the name of the file, or of the folder, that is opened; write(job) puts it and what belongs to it into the
     job's folder; extra names the pip extra with the `packages` that it imports and that check it. checked is the file
-    that parity is checked on where main is a folder. quantised: it needs calibration pictures and gives other logits.
+    that parity is checked on where main is a folder. quantised: it needs calibration images and gives other logits.
     verified=False: it is written, but run nowhere, and the report says so. masks: it can be written with masks for
     outputs. need() raises before any work where something is missing that is no Python package.
     """

@@ -45,7 +45,7 @@ def write(job: Job) -> None:
     or the network does not take RGB.
     """
     if len(job.network.mean) != 3:
-        raise ExportError(f"a page shows RGB pictures, but this network takes {len(job.network.mean)} channels.")
+        raise ExportError(f"a page shows RGB images, but this network takes {len(job.network.mean)} channels.")
     runtime = find_runtime()
     model = to_onnx(job.network, job.facts, masks=True)
     folder = job.folder / "web"

@@ -12,7 +12,7 @@ import torch
 from featherseg.core.errors import ConfigError, ExportError
 from featherseg.core.types import ClassInfo, Size
 from featherseg.data.palettes import default_palette
-from featherseg.exporters.calibration import LabelledSplit, Pictures, labelled_split, training_pictures
+from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.fixed_graph import fixed_size
 from featherseg.exporters.job import Facts, Job, Quantised
 from featherseg.exporters.measure import latency_ms
@@ -32,9 +32,9 @@ Say = Callable[[str], None]
 class Options:
     """How to export.
 
-    masks: pictures in and masks out (see `job.Job`). score: score file and network on the labelled split; quantised
+    masks: images in and masks out (see `job.Job`). score: score file and network on the labelled split; quantised
     files always are, where there is one. max_drop: how many points of mIoU a quantised file may lose. calibration: how
-    many pictures int8 is calibrated with, drawn by `seed`. data_root: where the run's dataset lies now.
+    many images int8 is calibrated with, drawn by `seed`. data_root: where the run's dataset lies now.
     Raises ConfigError for values out of range.
     """
 
@@ -49,7 +49,7 @@ class Options:
         if not 0 <= self.max_drop <= 100:
             raise ConfigError(f"max-drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
         if self.calibration < 1:
-            raise ConfigError(f"calibration = {self.calibration}: expected at least one picture.")
+            raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
 
 
 class Work:
@@ -68,7 +68,7 @@ class Work:
         self.facts = facts_of(source, network, classes)
         self.network = deepcopy(network).to("cpu", torch.float32).eval()
         self.graph = cache(lambda: to_onnx(self.network, self.facts, options.masks))
-        self.calibration: tuple[Pictures, Pictures] | None = None
+        self.calibration: tuple[Images, Images] | None = None
         self.split: LabelledSplit | None = None
         if isinstance(source, Run):
             self._open_data(source, quantised)
@@ -76,18 +76,18 @@ class Work:
     def _open_data(self, run: Run, quantised: bool) -> None:
         options = self.options
         if quantised:
-            self.calibration = training_pictures(run, options.calibration, options.seed, options.data_root)
+            self.calibration = training_images(run, options.calibration, options.seed, options.data_root)
         if (quantised or options.score) and not options.masks:
             self.split = labelled_split(run, options.data_root)
             if self.split is None:
-                self.say("the run's labelled pictures are not here: mIoU is not measured (--data-root says where)")
+                self.say("the run's labelled images are not here: mIoU is not measured (--data-root says where)")
 
     @cached_property
     def network_miou(self) -> float | None:
         """Of the network itself on the labelled split, in fp32."""
         if self.split is None or not isinstance(self.source, Run):
             return None
-        self.say(f"scoring the network on {len(self.split.data)} pictures of {self.split.split}")
+        self.say(f"scoring the network on {len(self.split.data)} images of {self.split.split}")
         return self.split.score(self.source)
 
     def write(self, target: str, place: Path) -> ExportReport:
@@ -112,17 +112,17 @@ class Work:
     def _job(self, entry: Target, folder: Path) -> Job:
         if not entry.quantised:
             return Job(self.network, self.facts, folder, masks=self.options.masks, graph=self.graph)
-        pictures = self.calibration[0] if self.calibration else ()
+        images = self.calibration[0] if self.calibration else ()
         score = self.split.score if self.split else None
         floor = (self.network_miou or 0.0) - self.options.max_drop / 100
-        return Job(self.network, self.facts, folder, pictures, score, floor, graph=self.graph)
+        return Job(self.network, self.facts, folder, images, score, floor, graph=self.graph)
 
     def _checked(self, entry: Target, file: Path, quantised: Quantised | None) -> ParityReport | None:
         """Parity of a draft, and what else is measured of it; None for a target that nothing here can run."""
         if not entry.verified:
             return None
-        pictures = self.calibration[1] if entry.quantised and self.calibration else ()
-        parity = verify(self.network, file, facts=self.facts, quantised=entry.quantised, pictures=pictures)
+        images = self.calibration[1] if entry.quantised and self.calibration else ()
+        parity = verify(self.network, file, facts=self.facts, quantised=entry.quantised, calibration=images)
         if not parity.ok:
             return parity
         miou = quantised.miou if quantised else self._miou(file)
@@ -131,12 +131,12 @@ class Work:
         return replace(parity, network_miou=network_miou, file_miou=miou, latency_ms=latency)
 
     def _miou(self, file: Path) -> float | None:
-        """Of a file on the labelled split; None where that is not asked for, or the file does not take its pictures."""
+        """Of a file on the labelled split; None where that is not asked for, or the file does not take its images."""
         if self.split is None or not self.options.score:
             return None
         try:
             return self.split.score(file)
-        except ExportError as error:  # it gives masks, or takes pictures of one size alone
+        except ExportError as error:  # it gives masks, or takes images of one size alone
             self.say(f"the file's mIoU is not measured: {error}")
             return None
 

@@ -13,7 +13,7 @@ from featherseg.layers.network import SegmentationNetwork
 from featherseg.layers.precision import autocast_off
 
 SIZE = (96, 128)
-"""(height, width) of the picture that is sent through: no map of it is a single position."""
+"""(height, width) of the image that is sent through: no map of it is a single position."""
 
 LOOKS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__} | {
     getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device")
@@ -22,7 +22,7 @@ LOOKS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__} | {
 
 
 def probe(network: SegmentationNetwork) -> SegOutput:
-    """One small forward, of a picture that is zero everywhere."""
+    """One small forward, of an image that is zero everywhere."""
     images = torch.zeros(1, len(network.mean), *SIZE, device=next(network.parameters()).device)
     with torch.no_grad(), autocast_off(images.device):
         return network(images)

@@ -1,4 +1,4 @@
-"""Pictures of panoptic segmentations: neighbouring instances told apart by colour, outline and name.
+"""Images of panoptic segmentations: neighbouring instances told apart by colour, outline and name.
 
 An instance is drawn in the colour of its class, or near it where a neighbour has that already. Class names come from
 strangers: shown, never trusted.
@@ -35,20 +35,20 @@ Box = tuple[float, float, float, float]
 def overlay_panoptic(
     image: np.ndarray, ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo], opacity: float = 0.5
 ) -> Image.Image:
-    """The picture (H, W, C) under the colours of its segments, instances with an outline and the name of their class.
+    """The image (H, W, C) under the colours of its segments, instances with an outline and the name of their class.
 
     ids (H, W) integer and segments as `inference.panoptic.merge` gives them, category_id being a place in `classes`; an
-    id that is no segment's is drawn as void. opacity 0 shows the picture, 1 the colours. An instance that is too small
+    id that is no segment's is drawn as void. opacity 0 shows the image, 1 the colours. An instance that is too small
     for its name, or whose name would cover a larger one's, goes without.
     """
     numbers = _numbered(ids, segments)  # (H, W): place in `segments` + 1, 0 = void
     colors = np.array([VOID_COLOR, *segment_colors(ids, segments, classes)], dtype=np.uint8)
-    picture = Image.blend(rgb_view(image), Image.fromarray(colors[numbers]), opacity)
+    canvas = Image.blend(rgb_view(image), Image.fromarray(colors[numbers]), opacity)
     is_thing = np.array([False, *(classes[segment["category_id"]].thing for segment in segments)])
     edges = outlines(numbers, width=max(1, round(max(ids.shape) / 1000))) & is_thing[numbers]
-    picture.paste(_PAPER, mask=Image.fromarray(edges))
-    _write_names(picture, numbers, [classes[s["category_id"]] for s in segments])
-    return picture
+    canvas.paste(_PAPER, mask=Image.fromarray(edges))
+    _write_names(canvas, numbers, [classes[s["category_id"]] for s in segments])
+    return canvas
 
 
 def segment_colors(ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo]) -> list[tuple[int, int, int]]:
@@ -106,10 +106,10 @@ def outlines(numbers: np.ndarray, width: int) -> np.ndarray:
     return edges
 
 
-def _write_names(picture: Image.Image, numbers: np.ndarray, infos: Sequence[ClassInfo]) -> None:
-    """The name of its class on every instance, the largest first, moved inwards where it would leave the picture."""
-    text = min(max(round(max(picture.size) / 60), 10), 80)  # pixels
-    font, pen, stroke = ImageFont.load_default(text), ImageDraw.Draw(picture), max(1, text // 8)
+def _write_names(image: Image.Image, numbers: np.ndarray, infos: Sequence[ClassInfo]) -> None:
+    """The name of its class on every instance, the largest first, moved inwards where it would leave the image."""
+    text = min(max(round(max(image.size) / 60), 10), 80)  # pixels
+    font, pen, stroke = ImageFont.load_default(text), ImageDraw.Draw(image), max(1, text // 8)
     areas = np.bincount(numbers.ravel(), minlength=len(infos) + 1)[1:]
     written: list[Box] = []
     for i in np.argsort(-areas, kind="stable").tolist():
@@ -117,8 +117,8 @@ def _write_names(picture: Image.Image, numbers: np.ndarray, infos: Sequence[Clas
             continue
         name, middle = printable(infos[i].name), _middle(numbers == i + 1)
         left, top, right, bottom = pen.textbbox((0, 0), name, font=font, anchor="mm", stroke_width=stroke)
-        y = max(min(middle[0], picture.height - bottom), -top)
-        x = max(min(middle[1], picture.width - right), -left)
+        y = max(min(middle[0], image.height - bottom), -top)
+        x = max(min(middle[1], image.width - right), -left)
         box = (left + x, top + y, right + x, bottom + y)
         if not any(_overlap(box, other) for other in written):
             pen.text((x, y), name, _PAPER, font=font, anchor="mm", stroke_width=stroke, stroke_fill=_INK)

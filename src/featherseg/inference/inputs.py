@@ -1,4 +1,4 @@
-"""A picture in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
+"""An image in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
 
 import os
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ KNOWN = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """pixels (H, W, C) uint8 or uint16; name without ending."""
 
     pixels: np.ndarray
     name: str
 
-    def is_like(self, other: "Picture") -> bool:
+    def is_like(self, other: "InputImage") -> bool:
         """Of one size and type, so that both can go through a network together."""
         return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
 
 
-def read_picture(x: Any, channels: int) -> Picture:
-    """One picture in any known form, for a network of `channels` channels. Raises DataError."""
+def read_input(x: Any, channels: int) -> InputImage:
+    """One image in any known form, for a network of `channels` channels. Raises DataError."""
     if isinstance(x, str | Path):
         path = Path(x)
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
             raise DataError(f"{path} is a folder: give its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
-        return Picture(read_image(path, channels), path.stem)
+        return InputImage(read_image(path, channels), path.stem)
     if isinstance(x, Image.Image):
         pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
     elif isinstance(x, np.ndarray):
@@ -45,14 +45,14 @@ def read_picture(x: Any, channels: int) -> Picture:
     elif isinstance(x, Tensor):
         pixels, name = _from_tensor(x, channels), "image"
     else:
-        raise DataError(f"a picture of type {type(x).__name__} is not known. Expected {KNOWN}.")
-    return Picture(_checked(pixels, channels), name)
+        raise DataError(f"an image of type {type(x).__name__} is not known. Expected {KNOWN}.")
+    return InputImage(_checked(pixels, channels), name)
 
 
-def _from_pil(picture: Image.Image, channels: int) -> np.ndarray:
+def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     """Upright by its EXIF orientation; alpha is dropped, palette, grey and CMYK become RGB where that is asked."""
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow decodes late, and of a spoiled file it raises nearly anything
         reason = str(error) or type(error).__name__
         raise DataError(f"the PIL image cannot be read: {reason}. Its file is damaged or closed.") from error
@@ -104,9 +104,9 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
         hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
         hint = " Give a batch as a list: list(array)." if pixels.ndim == 4 else hint
         raise DataError(
-            f"a picture of shape {pixels.shape}: expected (H, W, {channels}), the network takes {channels} "
+            f"an image of shape {pixels.shape}: expected (H, W, {channels}), the network takes {channels} "
             f"channel{'s' * (channels != 1)}.{hint}"
         )
     if 0 in pixels.shape:
-        raise DataError(f"a picture of size {pixels.shape[0]}x{pixels.shape[1]} (height x width) has no pixels.")
+        raise DataError(f"an image of size {pixels.shape[0]}x{pixels.shape[1]} (height x width) has no pixels.")
     return pixels

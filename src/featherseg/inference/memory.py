@@ -50,7 +50,7 @@ class LiveBytes(TorchDispatchMode):
 def peak_bytes_per_pixel(model: SegmentationNetwork) -> float:
     """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
 
-    Measured on the meta device, at one picture of SIZE. Parts that grow with the square of the pixels (attention) are
+    Measured on the meta device, at one image of SIZE. Parts that grow with the square of the pixels (attention) are
     counted as they are at that size; scratch memory of the kernels is not seen.
     """
     shadow = copy.deepcopy(model).to("meta").eval()

@@ -1,8 +1,8 @@
-"""Ways to look at a picture: whole, in overlapping windows, flipped, at several scales; all end in class scores.
+"""Ways to look at an image: whole, in overlapping windows, flipped, at several scales; all end in class scores.
 
 A pass is one run of the network on one window, at one scale, perhaps flipped. Its logits are kept at the network's own
 stride; the scores at full resolution are made from them block of rows by block of rows, so that K x H x W floats
-exist only where they are asked for. Letters: B pictures of one size, K classes, H x W their size.
+exist only where they are asked for. Letters: B images of one size, K classes, H x W their size.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Mode:
-    """How a picture is looked at. The default is the whole picture, once.
+    """How an image is looked at. The default is the whole image, once.
 
-    window: (height, width) in pixels of the picture; None = whole. overlap: share of a window that its neighbour covers
-    as well. fit: (short side, long side) in pixels that the picture is brought to fit for the network, its ratio kept;
-    None = its own size. scales: factors the picture (or each window) is resized by on top of that. flip: also mirrored.
-    Scores come at the picture's own size, whatever the network saw.
+    window: (height, width) in pixels of the image; None = whole. overlap: share of a window that its neighbour covers
+    as well. fit: (short side, long side) in pixels that the image is brought to fit for the network, its ratio kept;
+    None = its own size. scales: factors the image (or each window) is resized by on top of that. flip: also mirrored.
+    Scores come at the image's own size, whatever the network saw.
     Raises ConfigError for values out of range.
     """
 
@@ -52,7 +52,7 @@ class Mode:
             raise ConfigError(f"fit = {_text(self.fit)}: expected the short side first, at least 1 pixel.")
 
     def factors(self, size: Size) -> tuple[float, ...]:
-        """What a picture of `size` is resized by before the network, one factor a scale."""
+        """What an image of `size` is resized by before the network, one factor a scale."""
         return tuple(fit_factor(size, self.fit) * scale for scale in self.scales)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the picture, in pixels."""
+    """A rectangle of the image, in pixels."""
 
     top: int
     left: int
@@ -84,7 +84,7 @@ class Pass:
 
 
 def own_mode(runtime: Runtime) -> Mode:
-    """How pictures are looked at unless told otherwise: whole, once, at the size that the network was validated at."""
+    """How images are looked at unless told otherwise: whole, once, at the size that the network was validated at."""
     return Mode(fit=runtime.test_fit)
 
 
@@ -95,7 +95,7 @@ def predict_masks(runtime: Runtime, images: np.ndarray, mode: Mode | None = None
 
 
 def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> np.ndarray:
-    """The class of every pixel of one picture: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
+    """The class of every pixel of one image: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
     return predict_masks(runtime, image[None], mode)[0]
 
 
@@ -105,7 +105,7 @@ def predict_panoptic(
 ) -> list[tuple[np.ndarray, Panoptic]]:
     """Classes and objects: images (B, H, W, C) uint8 or uint16 -> of each its mask (H, W) uint8 and its segmentation.
 
-    The network runs once, over the whole picture. Raises ConfigError for a mode that asks for more.
+    The network runs once, over the whole image. Raises ConfigError for a mode that asks for more.
     """
     assert runtime.panoptic is not None
     mode = mode or own_mode(runtime)
@@ -128,13 +128,13 @@ def check_panoptic(mode: Mode) -> None:
     """Raises ConfigError for a mode in which objects cannot be put together: windows, mirrored, several scales."""
     if mode.window is not None or mode.flip or len(mode.scales) > 1:
         raise ConfigError(
-            f"a panoptic network looks at a picture whole and once, not at {mode}: objects of several looks are not "
-            f"put together. A picture that is too large for the memory can be shrunk with --max-side."
+            f"a panoptic network looks at an image whole and once, not at {mode}: objects of several looks are not "
+            f"put together. An image that is too large for the memory can be shrunk with --max-side."
         )
 
 
 def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> Tensor:
-    """Class probabilities of one picture: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
+    """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
     mode = mode or own_mode(runtime)
     passes = passes_over(runtime, image[None], mode)
     blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], mode)]
@@ -143,7 +143,7 @@ def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None)
 
 
 def masks_of(passes: list[Pass], size: Size, mode: Mode) -> np.ndarray:
-    """The class of every pixel after all passes over pictures of `size`: (B, H, W) uint8."""
+    """The class of every pixel after all passes over images of `size`: (B, H, W) uint8."""
     if len(passes) == 1:
         out = passes[0].out
         full = size if out.padded_size == out.image_size else out.padded_size
@@ -173,7 +173,7 @@ def score_blocks(passes: list[Pass], size: Size, mode: Mode) -> Iterator[tuple[i
 
 
 def windows(size: Size, window: Size | None, overlap: float) -> list[Window]:
-    """Windows that cover a picture, evenly spaced, neighbours sharing at least `overlap` of their side."""
+    """Windows that cover an image, evenly spaced, neighbours sharing at least `overlap` of their side."""
     height, width = size
     if window is None:
         return [Window(0, 0, height, width)]
@@ -216,7 +216,7 @@ def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
 
 
 def _native(out: SegOutput, window: Window) -> SegOutput:
-    """A padded network's logits for a resized picture are brought to that picture: rows are cut from these."""
+    """A padded network's logits for a resized image are brought to that image: rows are cut from these."""
     if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
         return out
 

@@ -1,4 +1,4 @@
-"""Classes, centres and offsets of a picture become one panoptic segmentation (Cheng et al., CVPR 2020, Sec. 3.3).
+"""Classes, centres and offsets of an image become one panoptic segmentation (Cheng et al., CVPR 2020, Sec. 3.3).
 
 Every pixel of a class with instances goes to the centre that is nearest to where its offset points. Distances are
 computed for those pixels alone, a few rows at a time, so that memory does not grow with pixels times centres. The
@@ -35,7 +35,7 @@ class Panoptic(NamedTuple):
 def merge(
     mask: np.ndarray, centers: Tensor, offsets: Tensor, things: Collection[int], settings: PanopticTable
 ) -> Panoptic:
-    """The panoptic segmentation of one picture, all maps at its size; a pure function of its inputs.
+    """The panoptic segmentation of one image, all maps at its size; a pure function of its inputs.
 
     mask (H, W) uint8 class ids, 255 = void; centers (H, W) and offsets (2, H, W), (dy, dx) in pixels, on one device;
     things: ids of the classes with instances. An instance has the class that most of its pixels have (of equals the

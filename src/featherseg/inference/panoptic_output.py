@@ -1,4 +1,4 @@
-"""Panoptic predictions of a folder of pictures, as the official tools of COCO and Cityscapes take them."""
+"""Panoptic predictions of a folder of images, as the official tools of COCO and Cityscapes take them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ CITYSCAPES_IMAGE = "_leftImg8bit"
 
 
 class PanopticOutput:
-    """Writes panoptic/NAME.png for every picture, and at the end panoptic.json, which says what their ids are.
+    """Writes panoptic/NAME.png for every image, and at the end panoptic.json, which says what their ids are.
 
     Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
     FeathersegError where panoptic/, or anything in it, is a link.
@@ -28,13 +28,13 @@ class PanopticOutput:
 
     @staticmethod
     def files(output: Path, names: Sequence[str]) -> list[Path]:
-        """What will be written for pictures of these names."""
+        """What will be written for images of these names."""
         return [*(output / FOLDER / f"{name}.png" for name in names), output / f"{FOLDER}.json"]
 
-    def add(self, name: str, picture: str, panoptic: Panoptic) -> None:
-        """Write the PNG of one picture, whose file is `picture`; its image id is NAME as the benchmarks have it."""
+    def add(self, name: str, image: str, panoptic: Panoptic) -> None:
+        """Write the PNG of one image, whose file is `image`; its image id is NAME as the benchmarks have it."""
         segments = [{**segment, "category_id": self.ids[segment["category_id"]]} for segment in panoptic.segments]
-        self.writer.add(image_id(name), picture, f"{name}.png", (panoptic.ids, segments))
+        self.writer.add(image_id(name), image, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:
         """Write the JSON; -> its path."""

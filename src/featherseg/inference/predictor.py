@@ -15,7 +15,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.data.images import image_size
 from featherseg.inference import draw
 from featherseg.inference.draw_panoptic import overlay_panoptic
-from featherseg.inference.inputs import Picture, read_picture
+from featherseg.inference.inputs import InputImage, read_input
 from featherseg.inference.modes import Mode, own_mode, predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -29,10 +29,10 @@ COUNTED_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network saw in one picture.
+    """What a network saw in one image.
 
-    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the picture; how is "whole" or "6 tiles of
-    1024x1024"; name is the file's name without its ending, "image" for a picture that came from no file; panoptic is
+    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image; how is "whole" or "6 tiles of
+    1024x1024"; name is the file's name without its ending, "image" for an image that came from no file; panoptic is
     what a panoptic network saw: ids (H, W) of objects and regions, and what each id is.
     """
 
@@ -56,17 +56,17 @@ class Prediction:
         return probabilities(self.runtime, self.image, self.mode).numpy()
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The picture under the colours of its classes, objects outlined and named, on demand with a legend below.
+        """The image under the colours of its classes, objects outlined and named, on demand with a legend below.
 
         Raises ConfigError for the opacity.
         """
         if not 0 <= opacity <= 1:
-            raise ConfigError(f"opacity = {opacity}: expected 0 (the picture alone) to 1 (the colours alone).")
+            raise ConfigError(f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone).")
         if self.panoptic is None:
-            picture = draw.overlay(self.image, self.mask, self.classes, opacity)
+            drawn = draw.overlay(self.image, self.mask, self.classes, opacity)
         else:
-            picture = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
-        return draw.with_legend(picture, self.classes, self.shares) if legend else picture
+            drawn = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
+        return draw.with_legend(drawn, self.classes, self.shares) if legend else drawn
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
         """Write the mask alone to a file that ends in .png, or mask, colours and overlay into a folder; -> the files.
@@ -79,8 +79,8 @@ class Prediction:
             return [path]
         files = output_files(path, name or self.name)
         draw.save_index_png(self.mask, self.classes, files[0])
-        draw.save_picture(draw.color_mask(self.mask, self.classes), files[1])
-        draw.save_picture(self.overlay(legend=True), files[2])
+        draw.save_image(draw.color_mask(self.mask, self.classes), files[1])
+        draw.save_image(self.overlay(legend=True), files[2])
         return files
 
 
@@ -94,18 +94,18 @@ def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
 
 
 def output_files(folder: Path, name: str) -> list[Path]:
-    """Mask, colours and overlay of a picture, as `Prediction.save` names them."""
+    """Mask, colours and overlay of an image, as `Prediction.save` names them."""
     return [folder / f"{name}_{kind}.png" for kind in ("mask", "color", "overlay")]
 
 
 class Predictor:
-    """A network that takes pictures in any form and gives `Prediction`s.
+    """A network that takes images in any form and gives `Prediction`s.
 
-    run: a run folder, the name of one, a Run, an exported file, or a Runtime. batch: how many pictures of one
-    size go through the network at a time, where it is given several. mode: by default the whole picture, at the size
+    run: a run folder, the name of one, a Run, an exported file, or a Runtime. batch: how many images of one
+    size go through the network at a time, where it is given several. mode: by default the whole image, at the size
     that the run was validated at (its data.test_fit), so that the masks are those that were scored.
-    memory_gb: what the process may take; a picture that does not fit is cut into overlapping tiles. max_side: no side
-    that the network sees is longer; the mask has the picture's size all the same. A program that has others under way
+    memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: no side
+    that the network sees is longer; the mask has the image's size all the same. A program that has others under way
     at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
@@ -143,9 +143,9 @@ class Predictor:
     @overload
     def __call__(self, x: Any) -> Any: ...
     def __call__(self, x: Any) -> Any:
-        """One picture -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
+        """One image -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
 
-        A picture is a path, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W)
+        An image is a path, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W)
         tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
@@ -155,38 +155,38 @@ class Predictor:
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How a picture of (height, width) will be looked at: the mode and its words. Raises ConfigError."""
+        """How an image of (height, width) will be looked at: the mode and its words. Raises ConfigError."""
         mode = self.mode
         if self.max_side is not None and fit_factor(size, mode.fit) * max(size) > self.max_side:
             mode = replace(mode, fit=(self.max_side, self.max_side))
         return plan(self.runtime, size, mode, self.memory_gb, share=self.share, largest=self.largest)
 
-    def _many(self, pictures: Iterable[Any]) -> Iterator[Prediction]:
+    def _many(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """In order; neighbours of one form go through the network together, at most `batch` of them."""
-        waiting: list[Picture] = []
-        for x in pictures:
-            picture = self._read(x)
-            if waiting and not waiting[0].is_like(picture):
+        waiting: list[InputImage] = []
+        for x in images:
+            image = self._read(x)
+            if waiting and not waiting[0].is_like(image):
                 yield from self._together(waiting)
                 waiting = []
-            waiting.append(picture)
-            if len(waiting) >= min(self.batch, self.plan(picture.pixels.shape[:2]).at_once):
-                del picture, x  # what was looked at is held by nobody while the next is read
+            waiting.append(image)
+            if len(waiting) >= min(self.batch, self.plan(image.pixels.shape[:2]).at_once):
+                del image, x  # what was looked at is held by nobody while the next is read
                 yield from self._together(waiting)
                 waiting = []
         if waiting:
             yield from self._together(waiting)
 
-    def _read(self, x: Any) -> Picture:
+    def _read(self, x: Any) -> InputImage:
         if isinstance(x, str | Path) and not os.path.isdir(x):
             self.plan(image_size(Path(x)))  # too large for the memory is said before it is decoded
-        return read_picture(x, self.runtime.channels)
+        return read_input(x, self.runtime.channels)
 
-    def _together(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        """Pictures of one size and type, as many at a time as the memory allows."""
-        height, width = pictures[0].pixels.shape[:2]
+    def _together(self, images: Sequence[InputImage]) -> list[Prediction]:
+        """Images of one size and type, as many at a time as the memory allows."""
+        height, width = images[0].pixels.shape[:2]
         chosen = self.plan((height, width))
-        groups = [pictures[i : i + chosen.at_once] for i in range(0, len(pictures), chosen.at_once)]
+        groups = [images[i : i + chosen.at_once] for i in range(0, len(images), chosen.at_once)]
         stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
         try:
             seen = [s for stack in stacks for s in self._look(stack, chosen.mode)]
@@ -194,10 +194,8 @@ class Predictor:
             if not chosen.keeps and (release := getattr(self.runtime, "release_memory", None)):
                 release()
         return [
-            Prediction(
-                mask, self.classes, picture.pixels, picture.name, chosen.how, chosen.mode, self.runtime, panoptic
-            )
-            for (mask, panoptic), picture in zip(seen, pictures, strict=True)
+            Prediction(mask, self.classes, image.pixels, image.name, chosen.how, chosen.mode, self.runtime, panoptic)
+            for (mask, panoptic), image in zip(seen, images, strict=True)
         ]
 
     def _look(self, images: np.ndarray, mode: Mode) -> Sequence[tuple[np.ndarray, Panoptic | None]]:

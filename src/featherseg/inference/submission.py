@@ -1,4 +1,4 @@
-"""Masks as the benchmarks' own evaluations read them: one grey PNG a picture, named like it, and nothing beside it."""
+"""Masks as the benchmarks' own evaluations read them: one grey PNG an image, named like it, and nothing beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.inference.draw import save_picture
+from featherseg.inference.draw import save_image
 
 SHOWN_NAMES = 5
 """How many class names of a network that does not fit a message shows."""
@@ -35,14 +35,14 @@ class Submission:
             )
 
     def file(self, folder: Path, name: str) -> Path:
-        """Where the mask of a picture goes."""
+        """Where the mask of an image goes."""
         return folder / f"{name}.png"
 
     def save(self, mask: np.ndarray, folder: Path, name: str) -> Path:
         """Write a mask (H, W) of class ids as a grey PNG of the benchmark's values; -> the file."""
         values = np.array(self.values, dtype=np.uint8)[mask]  # (H, W)
         path = self.file(folder, name)
-        save_picture(Image.fromarray(values), path)
+        save_image(Image.fromarray(values), path)
         return path
 
 

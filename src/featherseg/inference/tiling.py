@@ -1,4 +1,4 @@
-"""Whole or in tiles: how a picture is looked at so that a budget of memory is kept."""
+"""Whole or in tiles: how an image is looked at so that a budget of memory is kept."""
 
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ OUTPUT_BYTES, PANOPTIC_OUTPUT_BYTES = 14, 32
 """What drawing and writing takes beside image and mask, a pixel (measured at 8 megapixels of noise: 12 and 28)."""
 
 OBJECT_BYTES = 80
-"""What putting objects together takes beside that, a pixel of the picture (measured: 70 to 73 at 1024 x 2048)."""
+"""What putting objects together takes beside that, a pixel of the image (measured: 70 to 73 at 1024 x 2048)."""
 
 KEPT_SHARE = 0.1
 """Of the memory beyond the process' own: so much of the last run may be left to a runtime that keeps it."""
@@ -42,7 +42,7 @@ SMALLEST_TILE = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture will be looked at: the mode, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
+    """How an image will be looked at: the mode, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
 
     keeps: whether what the last run of the network took, where a runtime does not give it back by itself, is little
     enough to be left to it.
@@ -63,11 +63,11 @@ def plan(
     share: float = 1.0,
     largest: int = LARGEST_PASS,
 ) -> Plan:
-    """Keep `mode` where it names a window or the picture of `size` fits into memory_gb as a whole, else add tiles.
+    """Keep `mode` where it names a window or the image of `size` fits into memory_gb as a whole, else add tiles.
 
-    share: of the memory beyond the process' own, what this picture may take, 0..1. largest: pixels in one pass.
-    Objects are not put together from tiles: for a panoptic network the picture is shrunk instead. Raises ConfigError
-    where the budget is too small for the picture itself or for tiles of SMALLEST_TILE, or the mode is not for a
+    share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass.
+    Objects are not put together from tiles: for a panoptic network the image is shrunk instead. Raises ConfigError
+    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the mode is not for a
     panoptic network.
     """
     if runtime.panoptic:
@@ -98,7 +98,7 @@ class Budget:
 
     @property
     def free(self) -> float:
-        """Bytes for one picture, or for those that go together."""
+        """Bytes for one image, or for those that go together."""
         return (self.memory_gb * 1e9 - PROCESS_BYTES) * self.share
 
     def gb_for(self, free: float) -> float:
@@ -107,7 +107,7 @@ class Budget:
 
 
 def _pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, budget: Budget, largest: int) -> int:
-    """Pixels of the picture that one run of the network may see. Raises ConfigError where that is too few."""
+    """Pixels of the image that one run of the network may see. Raises ConfigError where that is too few."""
     kept, run, ends = _costs(runtime, size, mode)
     area = size[0] * size[1]
     pixels = min(int((budget.free - kept * area) / run), int(largest / max(mode.factors(size)) ** 2))
@@ -116,15 +116,15 @@ def _pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, budget: Budget, l
     needed = max(kept * area + run * least, ends * area)
     if needed > budget.free:
         raise ConfigError(
-            f"{budget.memory_gb:g} GB of memory is too little for a picture of {size[0]}x{size[1]} (height x width) "
+            f"{budget.memory_gb:g} GB of memory is too little for an image of {size[0]}x{size[1]} (height x width) "
             f"with {runtime.name}: allow at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or shrink the "
-            f"picture."
+            f"image."
         )
     return max(pixels, least)
 
 
 def _at_once(runtime: Runtime, size: Size, mode: Mode, budget: Budget) -> int:
-    """How many pictures of `size`, each looked at as a whole, may be held and go through the network together."""
+    """How many images of `size`, each looked at as a whole, may be held and go through the network together."""
     kept, run, _ = _costs(runtime, size, mode)
     return max(1, int(budget.free / ((kept + run) * size[0] * size[1])))
 
@@ -132,7 +132,7 @@ def _at_once(runtime: Runtime, size: Size, mode: Mode, budget: Budget) -> int:
 def _costs(runtime: Runtime, size: Size, mode: Mode) -> tuple[float, float, float]:
     """Bytes a pixel: kept while the network runs, of one run of it, and at the peak before and after it.
 
-    While it runs, memory holds for every pixel: the picture (16 bit), the mask, and the logits of every pass at 1/4 of
+    While it runs, memory holds for every pixel: the image (16 bit), the mask, and the logits of every pass at 1/4 of
     the side, overlaps counted.
     """
     factors = mode.factors(size)
@@ -148,7 +148,7 @@ def _costs(runtime: Runtime, size: Size, mode: Mode) -> tuple[float, float, floa
 
 
 def _tile(size: Size, pixels: int) -> Size:
-    """(height, width) of tiles of at most `pixels`: square, stretched where the picture is short one way."""
+    """(height, width) of tiles of at most `pixels`: square, stretched where the image is short one way."""
     side = int(pixels**0.5)
     height = min(size[0], side)
     width = min(size[1], pixels // height)

@@ -2,7 +2,7 @@
    _relation.c, what pixels gather from windows of cells.
 
    Everything that comes in is checked here, whatever the caller has checked: types, shapes, alignment, and that every
-   index lies inside the picture. The interpreter's lock is released while the loops run. */
+   index lies inside the image. The interpreter's lock is released while the loops run. */
 
 #include "_native.h"
 
@@ -16,7 +16,7 @@
 
 enum { MOST_CLASSES = 256, MOST_PERIOD = 32, UNIT = 64, BYTES = 256 };
 
-typedef struct {  /* (K, h, w) floats of one picture, any strides (in bytes) */
+typedef struct {  /* (K, h, w) floats of one image, any strides (in bytes) */
     const char *data;
     ptrdiff_t class_stride, row_stride, column_stride;
     int classes, height, width;
@@ -186,7 +186,7 @@ static const float *stretched(const Clone *clone, Scratch *s, const Logits *x, i
     return lines;
 }
 
-/* The mask of one picture, tile of columns by tile of columns; 0 where a value is not finite. */
+/* The mask of one image, tile of columns by tile of columns; 0 where a value is not finite. */
 static int fill_mask(const Clone *clone, Scratch *s, const Logits *x, const Axis *rows, const Axis *columns,
                      uint8_t *mask) {
     int finite = 1, step = s->tile.period ? s->tile.steps : s->tile.width;
@@ -393,9 +393,9 @@ static PyObject *use(PyObject *Py_UNUSED(self), PyObject *name) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"upsample_argmax", upsample_argmax, METH_VARARGS, "Fill in the mask of one picture; False: not all is finite."},
+    {"upsample_argmax", upsample_argmax, METH_VARARGS, "Fill in the mask of one image; False: not all is finite."},
     {"joint_counts", joint_counts, METH_VARARGS, "Count pairs of labels; True: the truth holds another byte."},
-    {"pixel_to_region", featherseg_pixel_to_region, METH_VARARGS, "Fill in some rows of the context of one picture."},
+    {"pixel_to_region", featherseg_pixel_to_region, METH_VARARGS, "Fill in some rows of the context of one image."},
     {"clones", clones, METH_NOARGS, "Names of the instruction sets that this processor has."},
     {"chosen", chosen_clone, METH_NOARGS, "The instruction set in use."},
     {"use", use, METH_O, "Use another instruction set, by its name."},

@@ -12,7 +12,7 @@
 
 enum { TILE = 64, MOST_WINDOW = 9, ALIGNMENT = 64 };
 
-typedef struct {  /* (C, h, w) floats of one picture, any strides (in bytes) */
+typedef struct {  /* (C, h, w) floats of one image, any strides (in bytes) */
     char *data;
     ptrdiff_t channel, row, column;
     ptrdiff_t channels, height, width;

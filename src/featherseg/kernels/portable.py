@@ -21,7 +21,7 @@ def upsample_argmax(
     column_shares: np.ndarray,
     /,
 ) -> bool:
-    """Fill in the mask of one picture; -> whether every value was finite.
+    """Fill in the mask of one image; -> whether every value was finite.
 
     logits (K, h, w) float32; mask (H, W) uint8, written; output row y lies between the source rows rows[y] and
     rows[y] + 1, row_shares[y] of the way, (H,) int32 and float32; columns likewise.
@@ -111,7 +111,7 @@ def pixel_to_region(
     stop: int,
     /,
 ) -> None:
-    """Fill in what the pixels below the rows `first` to `stop` of cells gather, in one picture; all float32.
+    """Fill in what the pixels below the rows `first` to `stop` of cells gather, in one image; all float32.
 
     query (n d, 2h, 2w), key (n d, h, w), value (C, h, w), context (C, 2h, 2w), written; weights are powers of 2 of
     scale * (q k, or (q - k)^2 where `squared`) + prior (n, 4, R), over their sum.

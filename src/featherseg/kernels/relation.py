@@ -1,6 +1,6 @@
 """Pixel to region: what every pixel gathers from a window of cells one level coarser, without copies of the windows.
 
-Letters: B pictures, h x w the coarse map, n heads, d the width of a head's queries, R = k x k cells of a window.
+Letters: B images, h x w the coarse map, n heads, d the width of a head's queries, R = k x k cells of a window.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def pixel_to_region(
 
 
 def _fill(maps: list[np.ndarray], table: np.ndarray, scale: float, squared: bool) -> None:
-    """All pictures, in bands of rows that the threads share; maps: query, key, value, context, which is written."""
+    """All images, in bands of rows that the threads share; maps: query, key, value, context, which is written."""
     _, (batch, channels, height, width), value, _ = (x.shape for x in maps)
     products = 4 * table.shape[2] * batch * height * width * (channels + value[1])
     threads = max(1, min(torch.get_num_threads(), products // THREAD_WORK))

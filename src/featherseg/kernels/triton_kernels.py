@@ -16,8 +16,8 @@ def _upsample_argmax(
     height, width, out_height, out_width, classes, batch_stride, class_stride, row_stride, column_stride,
     BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """One program: BLOCK columns of one output row of one picture."""
-    y, picture = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    """One program: BLOCK columns of one output row of one image."""
+    y, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < out_width
     top = tl.load(rows + y).to(tl.int64)
@@ -27,7 +27,7 @@ def _upsample_argmax(
     down, across = tl.load(row_shares + y), tl.load(column_shares + column, inside, 0.0)
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
     which = tl.zeros((BLOCK,), tl.int32)
-    plane = logits + picture * batch_stride
+    plane = logits + image * batch_stride
     for k in range(classes):
         above, below = plane + top * row_stride, plane + bottom * row_stride
         upper = tl.load(above + left * column_stride) * (1 - across) + tl.load(above + right * column_stride) * across
@@ -36,7 +36,7 @@ def _upsample_argmax(
         which = tl.where(value > best, k, which)
         best = tl.maximum(best, value)
         plane += class_stride
-    tl.store(mask + (picture * out_height + y) * out_width + column, which.to(tl.uint8), inside)
+    tl.store(mask + (image * out_height + y) * out_width + column, which.to(tl.uint8), inside)
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Bilinear upsampling with the argmax inside: the mask at full resolution without the K x H x W scores.
 
-Letters: B pictures, K classes, h x w the logits, H x W the output.
+Letters: B images, K classes, h x w the logits, H x W the output.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def upsample_argmax(logits: Tensor, size: Size, align_corners: bool = False, cro
     """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8 on the same device.
 
     The class is the same wherever the two best differ by more than 1e-5 of the logits' range; of equals it is the
-    lowest. crop: (height, width) of the upper left part that is wanted, for padded pictures; then H x W is the crop.
+    lowest. crop: (height, width) of the upper left part that is wanted, for padded images; then H x W is the crop.
     Any strides are taken as they are; what is not float32 is converted. Uses torch's number of threads.
     Raises FeathersegError for NaN, infinite values, more than 256 classes and sizes that cannot be.
     """
@@ -68,7 +68,7 @@ def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
 
 
 def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bool:
-    """All pictures, in bands of rows that the threads share: logits (B, K, h, w) -> mask (B, H, W), written."""
+    """All images, in bands of rows that the threads share: logits (B, K, h, w) -> mask (B, H, W), written."""
     batch, height = mask.shape[:2]
     threads = max(1, min(torch.get_num_threads(), mask.size * logits.shape[1] // THREAD_WORK))
     band = -(-height // threads)

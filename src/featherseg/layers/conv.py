@@ -119,7 +119,7 @@ class _MixedDepthwise(torch.autograd.Function):
 def widen_input(conv: nn.Conv2d, channels: int) -> None:
     """Let a first convolution take `channels` inputs: each gets the mean of the old kernels, scaled to keep the sum.
 
-    A picture whose channels are all equal gives the same answer as a grey RGB picture did before.
+    An image whose channels are all equal gives the same answer as a grey RGB image did before.
     """
     old = conv.weight.data  # (C_out, 3, k, k)
     mean = old.mean(dim=1, keepdim=True) * (old.shape[1] / channels)

@@ -21,7 +21,7 @@ class InstanceBranch(nn.Module):
 
     Each level is brought to 64 channels; from coarse to fine the one above is resized, concatenated and fused. Two
     heads follow. centers (B, 1, h, w): how much a pixel is the centre of an object, about 0..1, no sigmoid. offsets
-    (B, 2, h, w): (dy, dx) from a pixel to the centre of its object, in pixels of the full-resolution picture.
+    (B, 2, h, w): (dy, dx) from a pixel to the centre of its object, in pixels of the full-resolution image.
     """
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32.
 
     mean and std, 0..255, are what its published weights expect, ImageNet's unless it says otherwise; first_convolution
-    is the name of the layer that takes the picture.
+    is the name of the layer that takes the image.
     """
 
     stage_channels: tuple[int, ...]
@@ -32,7 +32,7 @@ class Backbone(nn.Module):
     first_convolution: str
 
     def widen(self, channels: int) -> None:
-        """Take pictures of another number of channels than three; call after three-channel weights were loaded."""
+        """Take images of another number of channels than three; call after three-channel weights were loaded."""
         if channels != 3:
             first = self.get_submodule(self.first_convolution)
             assert isinstance(first, nn.Conv2d)
@@ -74,7 +74,7 @@ class SegmentationNetwork(nn.Module):
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
     lone_side is the stride of its coarsest map where a batch norm sees that, see `least_side`; align_corners is that of
     its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A network is
-    how it encodes pictures, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
+    how it encodes images, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
     branch on the pyramid. aux_heads are used in training alone, each giving class logits under its name but for that
     named by boundary_head, which tells boundaries from the rest by one logit.
     """
@@ -129,7 +129,7 @@ class SegmentationNetwork(nn.Module):
     def least_side(self, images: Tensor) -> int:
         """What a shorter side of these images (B, channels, H, W) is padded to, in pixels.
 
-        minimum_size; in training one more than lone_side for a single picture that is no larger than it: of the one
+        minimum_size; in training one more than lone_side for a single image that is no larger than it: of the one
         position that is left of it a batch norm has no variance.
         """
         alone = self.training and len(images) == 1 and max(images.shape[2:]) <= self.lone_side

@@ -12,7 +12,7 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
 class PointwiseConv2d(nn.Conv2d):
     """A convolution that `is_pointwise`, always by oneDNN on a CPU. (B, C_in, h, w) -> (B, C_out, h, w).
 
-    With one thread and fewer than 16 pictures torch hands these to BLAS instead, which on AMD processors (MKL, torch
+    With one thread and fewer than 16 images torch hands these to BLAS instead, which on AMD processors (MKL, torch
     2.13) takes 2.5 times as long. In a graph that is compiled or exported it is a plain convolution.
     """
 

@@ -22,8 +22,8 @@ class PositionBias(nn.Module):
 
     The table holds side x side offsets, in units of keys; queries stand at every `stride`-th key. At another size than
     side x side keys, `how` = "flattened" resizes the (queries, keys) matrix of the table's own size as if it were a
-    picture, bicubic, as the authors of EfficientFormerV2's segmentation code do: what their weights were trained for,
-    though a row of the matrix is no direction of the picture. "two-dimensional" resizes the table over its offsets and
+    image, bicubic, as the authors of EfficientFormerV2's segmentation code do: what their weights were trained for,
+    though a row of the matrix is no direction of the image. "two-dimensional" resizes the table over its offsets and
     keeps offset 0 where it is.
     """
 
@@ -56,7 +56,7 @@ def offsets(queries: Size, keys: Size, stride: int, device: torch.device) -> Ten
 def resize_table(table: Tensor, size: Size) -> Tensor:
     """A square table of offsets for maps of another size: (heads, side * side) -> (heads, size[0] * size[1]).
 
-    Offset d of n stands for the share d / n of the picture, before and after; bicubic between the offsets.
+    Offset d of n stands for the share d / n of the image, before and after; bicubic between the offsets.
     """
     heads, side = len(table), math.isqrt(table.shape[1])
     grid = table.view(heads, side, side)

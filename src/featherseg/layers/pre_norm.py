@@ -24,7 +24,7 @@ class NormActConv(nn.Sequential):
 def norm_of_few(norm: nn.Module, x: Tensor) -> Tensor:
     """norm(x); in training, where x has one value a channel and so no variance, by the running statistics instead.
 
-    So it is behind a mean over the whole map of a single picture. (B, C, h, w) -> (B, C, h, w).
+    So it is behind a mean over the whole map of a single image. (B, C, h, w) -> (B, C, h, w).
     """
     if norm.training and x.numel() == x.shape[1]:
         assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)

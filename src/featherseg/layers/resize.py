@@ -1,4 +1,4 @@
-"""Sizes: how pictures are padded before a network and how its logits come back to the picture."""
+"""Sizes: how images are padded before a network and how its logits come back to the image."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from featherseg.core.types import Fit, SegOutput, Size
 
 
 def fit_factor(size: Size, fit: Fit | None) -> float:
-    """The factor that makes a picture of `size` as large as `fit` allows, smaller or larger; 1 without `fit`."""
+    """The factor that makes an image of `size` as large as `fit` allows, smaller or larger; 1 without `fit`."""
     return 1.0 if fit is None else min(fit[0] / min(size), fit[1] / max(size))
 
 
@@ -18,7 +18,7 @@ def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
 
 
 def scale_images(images: Tensor, factor: float) -> Tensor:
-    """Pictures brought to another size for a network, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
+    """Images brought to another size for a network, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
     if factor == 1.0:
         return images
     size = [max(1, round(length * factor)) for length in images.shape[2:]]
@@ -43,7 +43,7 @@ def _padding(length: int, divisor: int, minimum: int) -> int:
 
 
 def to_image(out: SegOutput, size: Size) -> Tensor:
-    """Logits at the picture's size: (B, K, h, w) -> (B, K, *size).
+    """Logits at the image's size: (B, K, h, w) -> (B, K, *size).
 
     Straight for a network that runs at any size; where the images were padded, the logits are brought to the padded
     size and cropped at full resolution first, so that no class is moved by the padding.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class StochasticDepth(nn.Module):
-    """Stochastic depth (Huang et al., ECCV 2016), a picture at a time: in training a branch is zero with probability
+    """Stochastic depth (Huang et al., ECCV 2016), an image at a time: in training a branch is zero with probability
     `rate`, else divided by 1 - rate; in evaluation it passes. (B, C, h, w) -> (B, C, h, w).
     """
 

@@ -1,9 +1,9 @@
 """PIDNet's losses of boundaries (Xu et al., arXiv:2206.02066, Sec. 3.4), as its code has them.
 
-With all logits at the picture's size, L = 0.4 L_0 + 20 L_1 + L_2 + L_3: cross-entropy of the P branch, boundaries of
+With all logits at the image's size, L = 0.4 L_0 + 20 L_1 + L_2 + L_3: cross-entropy of the P branch, boundaries of
 the D branch, cross-entropy of the logits, and the same once more at the boundaries that D finds. L_0 is a mean over all
 pixels, L_2 and L_3 are means over the number of pixels that hard example mining keeps. L_1 and what L_3 looks at are
-here; losses/auxiliary.py adds up. Letters: B pictures.
+here; losses/auxiliary.py adds up. Letters: B images.
 """
 
 import torch
@@ -22,9 +22,9 @@ THRESHOLD = 0.8
 def boundary_targets(labels: Tensor, reach: int = REACH) -> Tensor:
     """Where boundaries are, from labels (B, H, W) alone: -> (B, H, W) float32, 1 at a boundary, else 0.
 
-    A pixel is at a boundary where the square of 2 * reach + 1 pixels around it, as far as it lies in the picture, holds
+    A pixel is at a boundary where the square of 2 * reach + 1 pixels around it, as far as it lies in the image, holds
     more than one label; "ignore" is a label as well, as in the authors' code. They draw lines at full size (OpenCV's
-    Canny and a 4x4 dilation, nothing within 6 pixels of the frame) and resize them with the picture.
+    Canny and a 4x4 dilation, nothing within 6 pixels of the frame) and resize them with the image.
     """
     values, side = labels[:, None].float(), 2 * reach + 1  # (B, 1, H, W)
     largest = F.max_pool2d(values, side, stride=1, padding=reach)

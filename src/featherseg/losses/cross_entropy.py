@@ -20,7 +20,7 @@ class CrossEntropy(nn.Module):
     class_weights: one a class; their pixels' losses are multiplied by them.
     label_smoothing e: the target is 1 - e + e/K at the true class and e/K at the others.
     ohem_threshold t: only pixels whose true class has probability below t count, and at least the `ohem_min_kept`
-    hardest of every picture (Shrivastava et al., CVPR 2016, in the form of the SFNet scripts).
+    hardest of every image (Shrivastava et al., CVPR 2016, in the form of the SFNet scripts).
     mean: the sum of the losses is divided by the sum of the weights of the pixels that count ("labelled", as torch
     does), by their number ("number", as hard example mining does in HRNet's scripts and so in PIDNet's), or by the
     number of all pixels, ignored and left-out ones too ("all", as mmsegmentation does). The first two differ with

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy at the picture's size, and beside it the pixel contrast, auxiliary heads."""
+"""What training minimises: cross-entropy at the image's size, and beside it the pixel contrast, auxiliary heads."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

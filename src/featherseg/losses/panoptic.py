@@ -1,6 +1,6 @@
 """The loss of a panoptic network: classes, centres and offsets together (Panoptic-DeepLab, Cheng et al., CVPR 2020).
 
-Everything is compared at the picture's size. Each part is a weighted mean, sum(loss w) / sum(w), 0 where nothing
+Everything is compared at the image's size. Each part is a weighted mean, sum(loss w) / sum(w), 0 where nothing
 counts; the authors' code divides the semantic part by the number of pixels instead.
 """
 
@@ -22,7 +22,7 @@ CENTER_WEIGHT, OFFSET_WEIGHT = 200.0, 0.01
 class Targets(Protocol):
     """What the instance branch is compared with, float32; `data.panoptic_targets` makes it, collate batches it.
 
-    center (B, H, W), offset (B, 2, H, W) in pixels of the picture, and the weight of every pixel in each part,
+    center (B, H, W), offset (B, 2, H, W) in pixels of the image, and the weight of every pixel in each part,
     (B, H, W).
     """
 
@@ -56,7 +56,7 @@ class PanopticLoss(nn.Module):
 
     hardest: share of the batch's labelled pixels whose weighted cross-entropy is largest, the only ones that count
     (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. center_sigma: of the
-    centres' Gaussians in pixels; distances count in eighths of it, so that a picture half the size, with half the
+    centres' Gaussians in pixels; distances count in eighths of it, so that an image half the size, with half the
     sigma, has the same loss. Raises ConfigError where the share is not above 0 and at most 1.
     """
 

@@ -1,4 +1,4 @@
-"""Pixel contrast across pictures (FRM Eq. 6; Wang et al., ICCV 2021, without its memory bank)."""
+"""Pixel contrast across images (FRM Eq. 6; Wang et al., ICCV 2021, without its memory bank)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ class PixelContrast(nn.Module):
 
     The embedding head is one 1x1 convolution, used in training only. Pixels are drawn before it, half of them such as
     the network gets wrong, and only they are embedded: the same values as embedding the whole map.
-    max_samples: anchors of a group at most; max_views: of a class in one picture at most, and a class counts only where
-    it has more pixels than that. groups_of: pictures that are contrasted with each other, all of a batch where None.
+    max_samples: anchors of a group at most; max_views: of a class in one image at most, and a class counts only where
+    it has more pixels than that. groups_of: images that are contrasted with each other, all of a batch where None.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ def pick(features: Tensor, index: Tensor) -> Tensor:
     zeros, and one in another layout would have to be turned.
     """
     flat = features.flatten(2)  # (B, C, h w)
-    picture, position = index // flat.shape[2], index % flat.shape[2]
+    image, position = index // flat.shape[2], index % flat.shape[2]
     if features.is_contiguous(memory_format=torch.channels_last):
-        return flat.mT[picture, position]
-    return flat[picture, :, position]
+        return flat.mT[image, position]
+    return flat[image, :, position]
 
 
 def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
@@ -101,13 +101,13 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def sample_pixels(labels: Tensor, wrong: Tensor, classes: int, max_samples: int, max_views: int) -> Tensor:
-    """Draw the pixels to contrast, the same number of every class of every picture that has more than max_views of it.
+    """Draw the pixels to contrast, the same number of every class of every image that has more than max_views of it.
 
     labels (B, h, w) with -1 = ignore, wrong (B, h, w) bool: the network's mistakes -> (M,) positions in the flattened
     batch. Half of a draw are mistakes, or as near to it as there are. Drawn with torch's generator.
     """
-    pictures = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    group = (2 * (pictures * classes + labels) + wrong).flatten()  # (B h w,): picture, class, right or wrong
+    images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+    group = (2 * (images * classes + labels) + wrong).flatten()  # (B h w,): image, class, right or wrong
     known = (labels >= 0).flatten()
     groups = 2 * len(labels) * classes
     counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)[:-1].view(-1, 2)  # (B K, 2)

@@ -60,7 +60,7 @@ _SEGNEXT = "SegNeXt, arXiv:2209.08575"
 _SFNET = "SFNet, arXiv:2002.10120"
 
 MOST_CHANNELS = 512
-"""Of a picture: as many as a TIFF may have pages."""
+"""Of an image: as many as a TIFF may have pages."""
 
 MOST_PARAMETERS = 2**28
 """Of a network: 1 GiB of weights; the largest of the catalogue has 59 million."""
@@ -167,7 +167,7 @@ def build(
     options: Mapping[str, Any] | None = None,
     most_parameters: int = MOST_PARAMETERS,
 ) -> SegmentationNetwork:
-    """An untrained network by its catalogue name, for `classes` classes and pictures of `channels` channels.
+    """An untrained network by its catalogue name, for `classes` classes and images of `channels` channels.
 
     `options` are keys of its settings, as in a recipe's [model]: {"context": "ppm"}.
     Every network has: `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
@@ -207,5 +207,5 @@ def _built(name: str, config: NetworkConfig, classes: int, channels: int) -> Seg
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """The backbone's own values for RGB, their mean for every channel of other pictures."""
+    """The backbone's own values for RGB, their mean for every channel of other images."""
     return values if channels == len(values) else (sum(values) / len(values),) * channels

@@ -245,7 +245,7 @@ VARIANTS = {
 
 
 class CGRSeg(SegmentationNetwork):
-    """images (B, 3, H, W), normalised -> logits (B, K, H'/8, W'/8) of the picture padded to multiples of 32."""
+    """images (B, 3, H, W), normalised -> logits (B, K, H'/8, W'/8) of the image padded to multiples of 32."""
 
     align_corners = False
     size_divisor = 32

@@ -122,7 +122,7 @@ class LinearAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention for the whole picture, a bottleneck for what lies near, each added. (B, C, h, w) -> (B, C, h, w)."""
+    """Attention for the whole image, a bottleneck for what lies near, each added. (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()

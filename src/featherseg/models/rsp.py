@@ -197,7 +197,7 @@ VARIANTS = {
 
 
 class RSP(SegmentationNetwork):
-    """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the picture padded to multiples of 32.
+    """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the image padded to multiples of 32.
 
     Its pyramid is that behind the neck, P_2 to P_5: (B, C, H'/2^(i+2), W'/2^(i+2)) for i = 0..3.
     """

@@ -28,7 +28,7 @@ KERNEL_SIZES = (3, 5, 3, 5, 3)
 """Of the depthwise convolutions in the inverted residuals of each stage."""
 
 POSITIONS = 16
-"""Length of a table of positions: the side at 1/32 of a picture of 512 x 512. Resized for others."""
+"""Length of a table of positions: the side at 1/32 of an image of 512 x 512. Resized for others."""
 
 DROP_PATH = 0.1
 """Rate of stochastic depth at the last transformer block of each stage, from 0 at the first."""
@@ -325,7 +325,7 @@ class SeaFormer(SegmentationNetwork):
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
 
     def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single picture, 65: of one row or one column a batch norm has no variance."""
+        """1; in training, for a single image, 65: of one row or one column a batch norm has no variance."""
         return 65 if self.training and len(images) == 1 else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -3,8 +3,8 @@ NeurIPS 2022, arXiv:2209.08575).
 
 MSCAN, a backbone whose attention is strip convolutions of three lengths, and a head that rebuilds the map from a few
 non-negative factors ("Hamburger", Geng et al., arXiv:2109.04553). The authors start the factorisation from bases drawn
-anew in every forward, in evaluation too, so that a picture's logits differ from call to call. Here the bases are drawn
-from one fixed seed, in training as in evaluation: the same picture always gives the same logits, which are not to the
+anew in every forward, in evaluation too, so that an image's logits differ from call to call. Here the bases are drawn
+from one fixed seed, in training as in evaluation: the same image always gives the same logits, which are not to the
 last digit those of the authors' code.
 Letters: B images, C channels, H x W the image, h x w a map, N = h * w positions, D width, R rank, K classes.
 """
@@ -200,7 +200,7 @@ class MatrixFactorisation(nn.Module):
     """The map as a product of non-negative factors, found by multiplicative updates (Lee and Seung, 2001).
 
     X (D, N) is approximated by bases (D, R) times coefficients (R, N). The bases start from the same values for every
-    picture, uniform from 0 to 1 and each of length 1. In fp32 whatever autocast says.
+    image, uniform from 0 to 1 and each of length 1. In fp32 whatever autocast says.
     x (B, D, h, w), not negative -> (B, D, h, w).
     """
 

@@ -27,7 +27,7 @@ def card(run: Run) -> str:
         f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
         "",
         f"- Licence: {_text(info.licence)}",
-        f"- Pictures: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
+        f"- Images: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
         f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
     ]
     if not run.imported:
@@ -50,7 +50,7 @@ def card(run: Run) -> str:
         lines += ["- It has learned from synthetic scenes alone: on photographs it is often wrong"]
     lines += [
         "",
-        "Figures on one dataset say little about another camera, place or season: score the run on pictures of yours.",
+        "Figures on one dataset say little about another camera, place or season: score the run on images of yours.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -69,7 +69,7 @@ def _origin(run: Run) -> str:
 
 
 def _loss(run: Run) -> list[str]:
-    """What the training pictures lost when they were prepared."""
+    """What the training images lost when they were prepared."""
     file = run.path / ENVIRONMENT
     found = load_json(file) if file.is_file() else {}
     return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if "prepared_data" in found else []
@@ -82,7 +82,7 @@ def _scored(looks: list[dict[str, Any]]) -> list[str]:
     latest = {(look["data"], look["split"], look["mode"]): look for look in looks}
     return [
         f"- {_figures(look.get('pq'), look['miou'])} on {_code(data)}, split {_code(split)}, "
-        f"{counted(look['images'], 'picture')} ({_text(mode)}); the split was looked at "
+        f"{counted(look['images'], 'image')} ({_text(mode)}); the split was looked at "
         f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
         for (data, split, mode), look in latest.items()
     ]

@@ -1,6 +1,6 @@
-"""Pictures for the report: the best and the worst predictions of an evaluation, beside image and ground truth.
+"""Images for the report: the best and the worst predictions of an evaluation, beside image and ground truth.
 
-They lie in RUN/pictures/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
+They lie in RUN/images/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,49 +18,49 @@ from featherseg.inference.draw_panoptic import overlay_panoptic
 from featherseg.inference.modes import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 
-FOLDER, INDEX = "pictures", "examples.json"
+FOLDER, INDEX = "examples", "examples.json"
 PANELS = ("image", "truth", "prediction")
-MAX_SIDE = 640  # pixels; larger pictures are shrunk for the page
+MAX_SIDE = 640  # pixels; larger images are shrunk for the page
 IGNORE_COLOR = (0, 0, 0)
 OPACITY = 0.7
-"""Of the colours of objects and regions over the picture."""
+"""Of the colours of objects and regions over the image."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One drawn sample: `name` ("best-1") begins its three files, miou (0..1) is that of this picture alone."""
+    """One drawn sample: `name` ("best-1") begins its three files, miou (0..1) is that of this image alone."""
 
     name: str
     key: str
     miou: float
 
     def file(self, panel: str) -> str:
-        """The file of a panel (PANELS) inside RUN/pictures."""
+        """The file of a panel (PANELS) inside RUN/images."""
         return f"{self.name}-{panel}.webp"
 
 
 def draw_examples(
     run_path: Path, runtime: Runtime, data: SegmentationData, mious: Mapping[str, float], count: int = 4
 ) -> list[Example]:
-    """Predict and draw the `count` best and worst pictures of `data` into RUN/pictures, replacing the earlier ones.
+    """Predict and draw the `count` best and worst images of `data` into RUN/images, replacing the earlier ones.
 
-    mious: the mIoU (0..1) of single pictures by key, as an evaluation gives them; pictures without a figure are left
-    out. Fewer than 2 count pictures are shared out, none is drawn twice.
+    mious: the mIoU (0..1) of single images by key, as an evaluation gives them; images without a figure are left
+    out. Fewer than 2 count images are shared out, none is drawn twice.
     """
     folder = run_path / FOLDER
     chosen = choose(mious, count)
     index = {key: i for i, key in enumerate(data.keys)}
     for example in chosen:
-        pictures = panels(runtime, data[index[example.key]], data.classes)
-        for panel, picture in zip(PANELS, pictures, strict=True):
-            drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the picture
-            write_bytes(folder / example.file(panel), webp(picture, lossless=drawn))
+        images = panels(runtime, data[index[example.key]], data.classes)
+        for panel, image in zip(PANELS, images, strict=True):
+            drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the image
+            write_bytes(folder / example.file(panel), webp(image, lossless=drawn))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
 
 
 def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
-    """A sample's picture, its truth and what is predicted; with the objects outlined where a panoptic network told."""
+    """A sample's image, its truth and what is predicted; with the objects outlined where a panoptic network told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image))
         return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
@@ -102,7 +102,7 @@ def read_examples(run_path: Path) -> list[Example]:
 
 
 def shown(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 or uint16 as a picture to look at: RGB, or the first channel in grey where C is not 3."""
+    """(H, W, C) uint8 or uint16 as an image to look at: RGB, or the first channel in grey where C is not 3."""
     eight_bit = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
     return Image.fromarray(eight_bit if image.shape[2] == 3 else np.ascontiguousarray(eight_bit[:, :, 0]))
 
@@ -114,13 +114,13 @@ def painted(label: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     return Image.fromarray(palette[label])  # (H, W, 3)
 
 
-def webp(picture: Image.Image, *, lossless: bool) -> bytes:
+def webp(image: Image.Image, *, lossless: bool) -> bytes:
     """The bytes of a WebP file, no side longer than MAX_SIDE; drawn masks are shrunk without mixing colours."""
-    height, width = picture.height, picture.width
+    height, width = image.height, image.width
     factor = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    picture.save(buffer, "WEBP", lossless=lossless, quality=85)
+    image.save(buffer, "WEBP", lossless=lossless, quality=85)
     return buffer.getvalue()

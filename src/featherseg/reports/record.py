@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its run: a line for every look at the data, the card, the last scores, pictures.
+"""What an evaluation leaves in its run: a line for every look at the data, the card, the last scores, images.
 
 Choosing by a test split is the mistake that this counts: reports say how often it was looked at.
 """
@@ -29,7 +29,7 @@ def check_recordable(run: Run) -> None:
 
 
 def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> int:
-    """Append a line to evaluations.jsonl, write scores.json, draw pictures/; -> how often the split was scored by now.
+    """Append a line to evaluations.jsonl, write scores.json, draw images/; -> how often the split was scored by now.
 
     The line comes first: no score is shown that was not counted. Raises what `check_recordable` does.
     """

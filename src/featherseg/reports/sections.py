@@ -130,15 +130,15 @@ def confusion(e: Evidence) -> str:
 
 
 def examples(e: Evidence) -> str:
-    """The best and the worst pictures: image, truth, prediction."""
+    """The best and the worst images: image, truth, prediction."""
     if not e.examples:
-        return section("Pictures", _missing("None drawn yet:", f"featherseg evaluate {e.run.spelling}"))
+        return section("Images", _missing("None drawn yet:", f"featherseg evaluate {e.run.spelling}"))
     legend = "".join(f"<li>{_swatch(info.color)}{escape(info.name)}</li>" for info in e.run.classes)
     groups = "".join(
         f"<h3>{title}</h3>" + "".join(_triple(e.run.path, x) for x in e.examples if x.name.startswith(kind))
         for kind, title in (("worst", "Worst"), ("best", "Best"))
     )
-    return section("Pictures", f'<ul class="legend">{legend}<li>{_swatch((0, 0, 0))}not labelled</li></ul>{groups}')
+    return section("Images", f'<ul class="legend">{legend}<li>{_swatch((0, 0, 0))}not labelled</li></ul>{groups}')
 
 
 def cost(e: Evidence) -> str:
@@ -146,7 +146,7 @@ def cost(e: Evidence) -> str:
     rows = [(name, f"{p.params:,}", f"{p.macs / 1e9:.3f}") for name, p in e.cost.parts.items()]
     total = ("total", f"{e.cost.params:,}", f"{e.cost.macs['macs'] / 1e9:.3f}")
     parts = _table(
-        f"For one picture of {_size(e.cost.counted_size)} (height x width). GMACs by the convention "
+        f"For one image of {_size(e.cost.counted_size)} (height x width). GMACs by the convention "
         f"“macs”: {CONVENTIONS['macs']}.",
         ("part", "parameters", "GMACs"),
         rows,
@@ -211,7 +211,7 @@ def _parity_table(found: Mapping[str, Any], allowed: str) -> str:
         for row in found["rows"]
     ]
     return _table(
-        f"The file beside the network, on the same pictures. Largest error of a logit, alone and as a share of the "
+        f"The file beside the network, on the same images. Largest error of a logit, alone and as a share of the "
         f"logits' range{allowed}; positions with the same class, in %.",
         ("height x width", "batch", "largest error", "share of range", "same class"),
         rows,
@@ -284,13 +284,13 @@ def _cell(share: float, right: bool) -> str:
 
 
 def _triple(run_path: Path, example: Example) -> str:
-    pictures = "".join(
+    images = "".join(
         f'<div><img src="{_data_uri(run_path / FOLDER / example.file(panel))}" alt="{panel} of {escape(example.key)}" '
         f'loading="lazy"><small>{panel}</small></div>'
         for panel in PANELS
     )
-    caption = f"{escape(example.key)} <span>mIoU {percent(example.miou)} %, of this picture alone</span>"
-    return f'<figure class="triple"><figcaption>{caption}</figcaption>{pictures}</figure>'
+    caption = f"{escape(example.key)} <span>mIoU {percent(example.miou)} %, of this image alone</span>"
+    return f'<figure class="triple"><figcaption>{caption}</figcaption>{images}</figure>'
 
 
 def _data_uri(path: Path) -> str:

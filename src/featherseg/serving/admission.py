@@ -1,4 +1,4 @@
-"""How much may be under way at once: pictures by number, what they hold by its bytes."""
+"""How much may be under way at once: images by number, what they hold by its bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +10,7 @@ RETRY_SECONDS = 1
 
 
 class Slots:
-    """At most `most` pictures between arrival and answer; more are refused at once. For one event loop."""
+    """At most `most` images between arrival and answer; more are refused at once. For one event loop."""
 
     def __init__(self, most: int) -> None:
         self.most, self.taken = most, 0
@@ -28,7 +28,7 @@ class Slots:
     def check(self, number: int = 1) -> None:
         """Raises Refused (429) where `number` slots are not free."""
         if self.taken + number > self.most:
-            raise busy(f"The queue is full: {self.taken} of {self.most} pictures are under way.")
+            raise busy(f"The queue is full: {self.taken} of {self.most} images are under way.")
 
 
 class Budget:

@@ -1,7 +1,7 @@
-"""One thread a network: pictures of one size that wait at the same time go through it together.
+"""One thread a network: images of one size that wait at the same time go through it together.
 
-Nothing waits for a batch to fill. A batch in which the network fails is run again picture by picture, so that one
-picture hurts no other.
+Nothing waits for a batch to fill. A batch in which the network fails is run again image by image, so that one
+image hurts no other.
 """
 
 import threading
@@ -30,7 +30,7 @@ class _Job:
 
 
 class Worker:
-    """Runs `predict` on pictures in the order they come, at most `batch` of one size at a time.
+    """Runs `predict` on images in the order they come, at most `batch` of one size at a time.
 
     observe is told the size of every batch. How many may wait is bounded by who submits.
     """
@@ -44,7 +44,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, pixels: np.ndarray) -> "Future[Prediction]":
-        """The answer for a picture (H, W, C) uint8 or uint16, to come; cancelled while it waits, it costs nothing."""
+        """The answer for an image (H, W, C) uint8 or uint16, to come; cancelled while it waits, it costs nothing."""
         job = _Job(pixels)
         with self._changed:
             assert not self._closed
@@ -54,7 +54,7 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Pictures that are not yet run."""
+        """Images that are not yet run."""
         return len(self._jobs)
 
     @property
@@ -75,7 +75,7 @@ class Worker:
             if running:
                 self.observe(len(running))
                 self._answer(running)
-            del jobs, running  # no picture is held while the thread waits
+            del jobs, running  # no image is held while the thread waits
 
     def _take(self) -> list[_Job]:
         """The first that waits, and those like it, at most a batch; none when closed and done."""

@@ -1,4 +1,4 @@
-"""From the bytes of a request to a picture; what it is, is told from the content alone."""
+"""From the bytes of a request to an image; what it is, is told from the content alone."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from featherseg.serving.refusal import Refused
 T = TypeVar("T")
 
 MOST_SCANS = 64
-"""Of a progressive JPEG: encoders write about ten, and the whole picture is gone over for each."""
+"""Of a progressive JPEG: encoders write about ten, and the whole image is gone over for each."""
 
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those of a JPEG that begin or end something
@@ -22,11 +22,11 @@ _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
 def size_of(content: bytes, most_pixels: int) -> Size:
-    """(height, width) of a picture, upright, from its header. Raises Refused: 400, 413, 415."""
+    """(height, width) of an image, upright, from its header. Raises Refused: 400, 413, 415."""
     if not content:
-        raise Refused(400, "empty", "The picture is empty: the field holds no bytes.")
+        raise Refused(400, "empty", "The image is empty: the field holds no bytes.")
     if not _known(content):
-        raise Refused(415, "format", "This is no JPEG, PNG, WebP, BMP or TIFF picture. Send one of these.")
+        raise Refused(415, "format", "This is no JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
     if content.startswith(_STARTS[0]) and scan_count(content) > MOST_SCANS:
         raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
     height, width = _readable(image_size, content)
@@ -34,14 +34,14 @@ def size_of(content: bytes, most_pixels: int) -> Size:
         raise Refused(
             413,
             "pixels",
-            f"The picture has {height}x{width} (height x width), {height * width:,} pixels; "
+            f"The image has {height}x{width} (height x width), {height * width:,} pixels; "
             f"the limit is {most_pixels:,}. Shrink it.",
         )
     return height, width
 
 
 def decode(content: bytes, channels: int) -> np.ndarray:
-    """The picture as (H, W, channels) uint8 or uint16, as `featherseg predict` reads it. Raises Refused: 400, 413."""
+    """The image as (H, W, channels) uint8 or uint16, as `featherseg predict` reads it. Raises Refused: 400, 413."""
     return _readable(lambda source: read_image(source, channels), content)
 
 

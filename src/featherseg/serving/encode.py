@@ -19,7 +19,7 @@ MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 
 def mask_png(prediction: Prediction) -> bytes:
     """The index mask, byte for byte what `featherseg predict` writes as NAME_mask.png."""
-    return draw.png_bytes(draw.index_picture(prediction.mask, prediction.classes))
+    return draw.png_bytes(draw.index_image(prediction.mask, prediction.classes))
 
 
 def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from featherseg.serving.refusal import Refused
 
 OTHER_FIELDS = 8
-"""Fields beside the pictures that are passed over; more are refused."""
+"""Fields beside the images that are passed over; more are refused."""
 
 
 async def read_files(

@@ -43,7 +43,7 @@ HEADERS = {
 """On every answer, whatever its status."""
 
 OPEN_PATHS = ("/", "/healthz", "/readyz")
-"""What needs no token, beside the files of the page: nothing of it tells about a picture or a network."""
+"""What needs no token, beside the files of the page: nothing of it tells about an image or a network."""
 
 PAGE = "/page/"
 GONE = 499
@@ -169,7 +169,7 @@ def bounded(receive: Receive, headers: Headers, most: int) -> Receive:
     received = 0
 
     def too_long(size: str) -> Refused:
-        return Refused(413, "bytes", f"The request has {size}; the limit is {most:,}. Send a smaller picture.")
+        return Refused(413, "bytes", f"The request has {size}; the limit is {most:,}. Send a smaller image.")
 
     async def bounded_receive() -> Message:
         nonlocal received

@@ -9,7 +9,7 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Counts of one service. under_way is asked how many pictures are between arrival and answer."""
+    """Counts of one service. under_way is asked how many images are between arrival and answer."""
 
     def __init__(self, under_way: Callable[[], int]) -> None:
         registry = self.registry = CollectorRegistry()
@@ -19,13 +19,13 @@ class Metrics:
         )
         self._batches = Histogram(
             "featherseg_batch_size",
-            "Pictures that went through a network together.",
+            "Images that went through a network together.",
             ["model"],
             buckets=BATCHES,
             registry=registry,
         )
         self._pixels = Counter("featherseg_pixels", "Pixels that were segmented.", ["model"], registry=registry)
-        queue = Gauge("featherseg_queue_length", "Pictures between arrival and answer.", registry=registry)
+        queue = Gauge("featherseg_queue_length", "Images between arrival and answer.", registry=registry)
         queue.set_function(under_way)
         ProcessCollector(registry=registry)  # memory and processor time, on Linux
 
@@ -35,11 +35,11 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def ran(self, model: str, size: int) -> None:
-        """A batch of `size` pictures went through a network."""
+        """A batch of `size` images went through a network."""
         self._batches.labels(model).observe(size)
 
     def segmented(self, model: str, pixels: int) -> None:
-        """A picture was segmented."""
+        """An image was segmented."""
         self._pixels.labels(model).inc(pixels)
 
     def text(self) -> bytes:

@@ -38,14 +38,14 @@ class Served:
 
     @property
     def channels(self) -> int:
-        """Of the pictures that it takes."""
+        """Of the images that it takes."""
         return self.predictor.runtime.channels
 
 
 def open_networks(
     runs: Sequence[str | Path], device: str = "auto", batch: int = 1, memory_gb: float = DEFAULT_GB
 ) -> list[Served]:
-    """Run folders, names of runs and exported files, ready to answer; each has looked at a small picture once.
+    """Run folders, names of runs and exported files, ready to answer; each has looked at a small image once.
 
     Names are the folders' or files'; a later one of the same name is numbered: model.onnx, model.onnx-2.
     Raises the errors of `open_runtime`, ConfigError.
@@ -54,7 +54,7 @@ def open_networks(
     for run in runs:
         predictor = Predictor(open_runtime(run, device), batch=batch, memory_gb=memory_gb)
         name = _free_name(predictor.runtime.name, {network.name for network in opened})
-        predictor(_small_picture(predictor))
+        predictor(_small_image(predictor))
         opened.append(Served(name, predictor))
     return opened
 
@@ -64,7 +64,7 @@ def _free_name(name: str, taken: set[str]) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-def _small_picture(predictor: Predictor) -> np.ndarray:
+def _small_image(predictor: Predictor) -> np.ndarray:
     """(H, W, C) zeros, of the size that a file is made for where it takes one alone."""
     height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
     return np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8)

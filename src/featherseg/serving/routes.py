@@ -37,12 +37,12 @@ log = logging.getLogger("featherseg")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
     for status, description in {
-        400: "The form or the picture cannot be read, or the network does not take such a picture.",
+        400: "The form or the image cannot be read, or the network does not take such an image.",
         401: "The token is missing or wrong.",
         403: "The host or the origin is not allowed.",
         404: "There is no such model.",
         408: "The body took too long to arrive.",
-        413: "Too many bytes, pixels or pictures.",
+        413: "Too many bytes, pixels or images.",
         415: "Not one of the formats that are read.",
         422: "The query cannot be right.",
         429: "The queue is full; Retry-After says when to try again.",
@@ -74,7 +74,7 @@ def _add_facts(routes: APIRouter, service: Service) -> None:
     async def health() -> StatusAnswer:
         return StatusAnswer(status="ok")
 
-    @routes.get("/readyz", summary="Whether pictures are taken", responses={503: REFUSALS[503]})
+    @routes.get("/readyz", summary="Whether images are taken", responses={503: REFUSALS[503]})
     async def ready() -> StatusAnswer:
         if not service.ready:
             raise Refused(503, "not_ready", "The service is starting or stopping.")
@@ -98,7 +98,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 
     @routes.post(
         "/v1/segment",
-        summary="Segment a picture",
+        summary="Segment an image",
         response_class=Response,
         responses={**REFUSALS, 200: MASK},
         openapi_extra=multipart("image"),
@@ -114,7 +114,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 
     @routes.post(
         "/v1/segment/batch",
-        summary="Segment several pictures; one that is refused leaves the others alone",
+        summary="Segment several images; one that is refused leaves the others alone",
         response_class=Response,
         responses={**REFUSALS, 200: {"model": BatchAnswer}},
         openapi_extra=multipart("images", several=True),
@@ -130,7 +130,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
             except Refused as refused:
                 return json.dumps({"error": refused.record}).encode()
             except Exception:
-                log.exception("a picture of a batch failed")
+                log.exception("an image of a batch failed")
                 return json.dumps({"error": failed().record}).encode()
 
         async with received(service, request, "images", limits.batch) as contents:
@@ -158,7 +158,7 @@ async def received(service: Service, request: Request, field: str, most: int) ->
     except TimeoutError:
         if service.ended.is_set():
             raise stopping() from None
-        raise Refused(408, "time", "The picture took too long to arrive. Send a smaller one.") from None
+        raise Refused(408, "time", "The image took too long to arrive. Send a smaller one.") from None
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
@@ -167,7 +167,7 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise Refused(504, "time", "The answer took too long. Send a smaller picture, or try again later.") from None
+        raise Refused(504, "time", "The answer took too long. Send a smaller image, or try again later.") from None
 
 
 async def while_wanted(request: Request, service: Service, work: Awaitable[T]) -> T:

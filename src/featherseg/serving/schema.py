@@ -23,7 +23,7 @@ class ClassAnswer(Config):
 
 
 class ModelAnswer(Config):
-    """One network; `channels` of the pictures that it takes."""
+    """One network; `channels` of the images that it takes."""
 
     name: str
     classes: list[ClassAnswer]
@@ -54,7 +54,7 @@ class ErrorAnswer(Config):
 
 
 class ShareAnswer(Config):
-    """One class; `share` of the picture, 0..1."""
+    """One class; `share` of the image, 0..1."""
 
     index: int
     name: str
@@ -87,7 +87,7 @@ class SegmentAnswer(Config):
 
 
 class MaskAnswer(Config):
-    """One picture; size is [height, width]. mask_png (base64) in place of segments where PNG was asked of a batch."""
+    """One image; size is [height, width]. mask_png (base64) in place of segments where PNG was asked of a batch."""
 
     model: str
     size: tuple[int, int]
@@ -97,7 +97,7 @@ class MaskAnswer(Config):
 
 
 class BatchAnswer(Config):
-    """In the order of the pictures."""
+    """In the order of the images."""
 
     results: list[MaskAnswer | ErrorAnswer]
 

@@ -91,7 +91,7 @@ def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "S
 
 
 class StoppableServer(uvicorn.Server):
-    """Stops in two steps: at a signal new requests are refused, and when no picture is under way the server ends.
+    """Stops in two steps: at a signal new requests are refused, and when no image is under way the server ends.
 
     What is not answered after FINISH_SECONDS is given up; a second signal ends the server at once.
     """

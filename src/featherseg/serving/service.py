@@ -1,4 +1,4 @@
-"""The service apart from HTTP: networks with their threads, limits, metrics; pictures in, predictions out.
+"""The service apart from HTTP: networks with their threads, limits, metrics; images in, predictions out.
 
 What the process may take beyond its own needs is shared out: to bodies, to small images and their passes through a
 model, and to one large image at a time. Small ones have workers of their own and never stand behind a large one.
@@ -48,7 +48,7 @@ STOP_SECONDS = 5.0
 
 
 class Service:
-    """Answers for pictures; `open` before the first, `close` after the last. For one event loop."""
+    """Answers for images; `open` before the first, `close` after the last. For one event loop."""
 
     def __init__(self, networks: Sequence[Served], settings: Settings) -> None:
         assert networks
@@ -73,7 +73,7 @@ class Service:
     def open(self) -> None:
         """Start the threads."""
         self._threads = ThreadPoolExecutor(
-            self.settings.threads, "pictures", initializer=lambda: self._pooled.append(threading.current_thread())
+            self.settings.threads, "images", initializer=lambda: self._pooled.append(threading.current_thread())
         )
         for name, network in self.networks.items():
             observe = partial(self.metrics.ran, name)
@@ -111,7 +111,7 @@ class Service:
         return alive and not self.stopping
 
     def waiting(self, name: str) -> int:
-        """Pictures that are decoded and wait for the network of that name."""
+        """Images that are decoded and wait for the network of that name."""
         return self._workers[name].waiting
 
     def network(self, name: str | None) -> Served:
@@ -125,7 +125,7 @@ class Service:
     async def segment(
         self, network: Served, content: bytes, encode: Callable[[Prediction], T], *, regions: bool = False
     ) -> T:
-        """What `encode` makes of the prediction for a picture file; of `regions` one at a time. Raises Refused."""
+        """What `encode` makes of the prediction for an image file; of `regions` one at a time. Raises Refused."""
         size = await self._in_thread(size_of, content, self.settings.limits.pixels)
         if not self._is_small(network, size):
             return await self._segment_large(network, content, size, encode)
@@ -170,7 +170,7 @@ class Service:
         except Refused:
             raise
         except FeathersegError as error:
-            raise Refused(400, "picture", str(error)) from None
+            raise Refused(400, "image", str(error)) from None
         self.metrics.ran(network.name, 1)
         self.metrics.segmented(network.name, size[0] * size[1])
         return answer
@@ -179,7 +179,7 @@ class Service:
         try:
             return await asyncio.wrap_future(self._workers[network.name].submit(pixels))
         except FeathersegError as error:  # a size that a file does not take, too little memory
-            raise Refused(400, "picture", str(error)) from None
+            raise Refused(400, "image", str(error)) from None
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

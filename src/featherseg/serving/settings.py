@@ -51,9 +51,9 @@ def choose_token(given: str | None, address: str) -> str | None:
 class Limits(Config):
     """What one request, and all of them together, may ask for; above each the answer is a refusal.
 
-    bytes: of a request's body. pixels: of one picture, height times width, known before it is decoded. queue: pictures
+    bytes: of a request's body. pixels: of one image, height times width, known before it is decoded. queue: images
     that are received, waiting or being looked at, in all. seconds: for a body to arrive, and again for its answer.
-    batch: pictures of one request to /v1/segment/batch.
+    batch: images of one request to /v1/segment/batch.
     """
 
     bytes: int = Field(default=20_000_000, ge=1)
@@ -65,7 +65,7 @@ class Limits(Config):
 
 class Settings(Config):
     """limits; hosts: values of the Host header that are answered; token: what every request but those for the page and
-    the two health checks must carry, None for nothing; threads: how many pictures are decoded or encoded at a time."""
+    the two health checks must carry, None for nothing; threads: how many images are decoded or encoded at a time."""
 
     limits: Limits = Limits()
     hosts: frozenset[str] = allowed_hosts("127.0.0.1", 8000)

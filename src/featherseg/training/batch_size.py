@@ -26,7 +26,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def fit_batch_size(net: SegmentationNetwork, crop: Size, device: torch.device, *, ranks: int = 1) -> int:
     """The largest power of two (at most 64 a device) whose training step is estimated to fit, times the devices.
 
-    The estimate: bytes that the forward keeps for the backward, a picture, times OVERHEAD, against half of the free
+    The estimate: bytes that the forward keeps for the backward, an image, times OVERHEAD, against half of the free
     main memory or 80 % of the free memory of a GPU.
     """
     budget = (0.8 if device.type == "cuda" else 0.5 / ranks) * available_memory(device)
@@ -85,7 +85,7 @@ def available_memory(device: torch.device) -> float:
 
 
 def saved_bytes(net: SegmentationNetwork, crop: Size) -> float:
-    """Bytes a picture that one training forward keeps for its backward, in fp32; parameters not counted.
+    """Bytes an image that one training forward keeps for its backward, in fp32; parameters not counted.
 
     Measured on a copy without values (torch's meta device): at once, whatever the crop.
     """
@@ -101,8 +101,8 @@ def saved_bytes(net: SegmentationNetwork, crop: Size) -> float:
             total += storage.nbytes()
         return tensor
 
-    pictures = torch.zeros(2, len(net.mean), *crop, device="meta")
+    images = torch.zeros(2, len(net.mean), *crop, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = hollow(pictures, aux=True)
+        out = hollow(images, aux=True)
     del out
-    return total / len(pictures)
+    return total / len(images)

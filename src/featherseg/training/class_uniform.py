@@ -31,7 +31,7 @@ def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: C
 def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> ClassUniform | None:
     """How the samples of a run are drawn, with the points of its folder; None where `data.class_uniform` is off.
 
-    Raises RunError where the file is missing, damaged, or names pictures that `data` does not hold.
+    Raises RunError where the file is missing, damaged, or names images that `data` does not hold.
     """
     if not recipe.data.class_uniform:
         return None
@@ -46,7 +46,7 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
         ) from None
     if last >= len(data):
         raise RunError(
-            f"{path} names picture {last + 1}, but {data.name} holds {len(data)}: this run began with more pictures. "
+            f"{path} names image {last + 1}, but {data.name} holds {len(data)}: this run began with more images. "
             f"Give it the same ones with --data-root."
         )
     return ClassUniform(recipe.data.class_uniform, ClassPoints(rows))

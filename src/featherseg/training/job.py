@@ -233,11 +233,11 @@ def _tensorboard(out: Path) -> Any:
     return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
 
 
-def count_steps(recipe: Recipe, pictures: int) -> tuple[int, int]:
+def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
     """(optimiser steps of the whole run, optimiser steps between validations)."""
     settings = recipe.train
     assert isinstance(settings.batch_size, int)
-    an_epoch = -(-pictures // (settings.batch_size * settings.accumulate))  # ceil
+    an_epoch = -(-images // (settings.batch_size * settings.accumulate))  # ceil
     return settings.epochs * an_epoch, settings.validate_every * an_epoch
 
 

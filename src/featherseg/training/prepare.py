@@ -127,7 +127,7 @@ def prepare(request: Request, out: Path, say: Say) -> None:
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
-    """Keep in the run's record what the training pictures lost when they were prepared; nothing where nothing was."""
+    """Keep in the run's record what the training images lost when they were prepared; nothing where nothing was."""
     if loss := loss_of(train):
         say(f"prepared data: {loss}")
         known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def check_machine(recipe: Recipe) -> None:
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(
             f"train.batch_size = {settings.batch_size} cannot be shared out over {ranks} devices: "
-            f"it is the number of pictures a step over all of them, so it must be a multiple of {ranks}."
+            f"it is the number of images a step over all of them, so it must be a multiple of {ranks}."
         )
 
 
@@ -194,7 +194,7 @@ def check_objects(recipe: Recipe, net: SegmentationNetwork, train: SegmentationD
             raise ConfigError(f"loss.{key} is not part of the loss of a panoptic network ({name}): leave it out.")
 
 
-def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, pictures: int, say: Say) -> Recipe:
+def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, images: int, say: Say) -> Recipe:
     """The recipe with its crop and batch size as numbers."""
     crop = recipe.augment.crop or size
     batch = recipe.train.batch_size
@@ -202,7 +202,7 @@ def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, pictur
         batch = fit_batch_size(
             net, crop, pick_device(recipe.train.device), ranks=recipe.train.devices * recipe.train.nodes
         )
-        batch = min(batch, max(1, pictures))
+        batch = min(batch, max(1, images))
         say(f"batch size {batch} fits this machine")
     return recipe.model_copy(
         update={

@@ -52,7 +52,7 @@ class ImportRequest:
     """What the user asked for: the arguments of `featherseg import`.
 
     `licence` says under which terms the weights may be used, as their authors state them; `size` is the (height, width)
-    of the pictures they were trained on, by default that of the dataset's pictures.
+    of the images they were trained on, by default that of the dataset's images.
     """
 
     file: Path
@@ -93,7 +93,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     size = request.size or facts.image_size
     if size is None:
         raise ConfigError(
-            f"{recipe.data.name} does not say how large the pictures are that these weights were trained on: "
+            f"{recipe.data.name} does not say how large the images are that these weights were trained on: "
             f"give --size HEIGHTxWIDTH."
         )
     net = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)

@@ -33,7 +33,7 @@ class Reporter(Protocol):
         """A step was taken; `record` is what metrics.jsonl holds of it."""
 
     def validating(self, done: int, total: int) -> None:
-        """Pictures of the validation so far."""
+        """Images of the validation so far."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -129,6 +129,6 @@ class Recorder(Checkpoint):
 
 
 def _judged(record: dict[str, Any]) -> float:
-    """What a validation is judged by: PQ where objects were scored, else mIoU; -1 where no picture has a label."""
+    """What a validation is judged by: PQ where objects were scored, else mIoU; -1 where no image has a label."""
     score = record.get("val_pq", record["val_miou"])
     return -1.0 if score is None else score

@@ -63,7 +63,7 @@ def starting_weights(
 
 
 def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
-    """ImageNet weights for pictures of other channels: load three, then average the first convolution."""
+    """ImageNet weights for images of other channels: load three, then average the first convolution."""
     rgb = models.build(recipe.model.name, model.classes, 3, recipe.model.options).backbone
     record = load_pretrained(rgb, name)
     rgb.widen(len(model.mean))

@@ -1,8 +1,8 @@
-"""Is one network better than another, or did the pictures (or the seeds) only happen to favour it?
+"""Is one network better than another, or did the images (or the seeds) only happen to favour it?
 
-Two questions, kept apart. *These two files*: what is drawn again are pictures (`compare_files`). *These two networks*:
-pictures and training runs are drawn again together (`compare_networks`). Counts are pooled in each replicate and IoU
-is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N pictures, U units,
+Two questions, kept apart. *These two files*: what is drawn again are images (`compare_files`). *These two networks*:
+images and training runs are drawn again together (`compare_networks`). Counts are pooled in each replicate and IoU
+is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N images, U units,
 K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then each class's IoU.
 
 An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U units, and m - 1 of m runs:
@@ -72,10 +72,10 @@ class Difference:
         return f"{names[self.better]} is better than {names[self.first + self.second - self.better]}"
 
 
-def picture_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
+def image_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
     """(..., K, K) confusion as of `iou.Confusion`, (..., K) void -> (..., 3, K) pixels: in the truth, hit, predicted.
 
-    All that IoU needs, in a fraction of the room: for 2,000 pictures of 150 classes 7 MB instead of 360.
+    All that IoU needs, in a fraction of the room: for 2,000 images of 150 classes 7 MB instead of 360.
     """
     truth = confusion.sum(axis=-1) if void is None else confusion.sum(axis=-1) + void
     return np.stack([truth, np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-2)], axis=-2)
@@ -84,10 +84,10 @@ def picture_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.
 def compare_files(
     counts: Sequence[np.ndarray], units: Units, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
-    """Every pair of S files, each by its `picture_counts` (N, 3, K) on the same pictures.
+    """Every pair of S files, each by its `image_counts` (N, 3, K) on the same images.
 
     Says nothing about the networks they are runs of. Raises ConfigError for fewer than two files, DataError where they
-    were not scored on the same pictures.
+    were not scored on the same images.
     """
     return _compare([one[None] for one in counts], units, replicates, seed)
 
@@ -95,7 +95,7 @@ def compare_files(
 def compare_networks(
     counts: Sequence[np.ndarray], units: Units, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
-    """Every pair of S networks, each by the `picture_counts` (m, N, 3, K) of its runs with different seeds.
+    """Every pair of S networks, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
 
     A network's score is the mean over its runs. Raises ConfigError with the sentence of `too_few_runs`, and as
     `compare_files`.
@@ -148,19 +148,19 @@ def _compare(counts: Sequence[np.ndarray], units: Units, replicates: int, seed: 
     iou = _iou(pooled.sum(axis=0), np.full(pooled.shape[-1], np.nan))  # (T, K)
     scores, drawn = _with_mean(iou), _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (T, Q), (R, T, Q)
     value = _pairwise(_over_runs(scores[None], runs), pairs)[0]  # (P, Q)
-    by_pictures = _pairwise(_over_runs(drawn, runs), pairs)  # (R, P, Q)
-    by_both = by_pictures if max(runs) == 1 else _pairwise(_over_runs(drawn, runs, rng), pairs)
-    freedom = _freedom(by_pictures, _class_freedom(pooled), _run_terms(scores, runs, pairs))  # (P, Q)
+    by_images = _pairwise(_over_runs(drawn, runs), pairs)  # (R, P, Q)
+    by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(drawn, runs, rng), pairs)
+    freedom = _freedom(by_images, _class_freedom(pooled), _run_terms(scores, runs, pairs))  # (P, Q)
     return _intervals(value, by_both, freedom, pairs)
 
 
 def _pool(counts: np.ndarray, units: Units) -> np.ndarray:
     """(T, N, 3, K) -> the sums of each unit, (U, T, 3, K). Raises DataError where the truths differ."""
-    runs, pictures = counts.shape[:2]
-    if pictures != len(units.index):
-        raise DataError(f"counts of {pictures} pictures, but units of {len(units.index)}: expected the same pictures.")
+    runs, images = counts.shape[:2]
+    if images != len(units.index):
+        raise DataError(f"counts of {images} images, but units of {len(units.index)}: expected the same images.")
     if (counts[:, :, 0] != counts[:1, :, 0]).any():
-        raise DataError("the truths of the pictures differ from file to file: score all on the same pictures and size.")
+        raise DataError("the truths of the images differ from file to file: score all on the same images and size.")
     pooled = np.zeros((units.count, runs, *counts.shape[2:]))
     np.add.at(pooled, units.index, counts.swapaxes(0, 1))
     return pooled
@@ -176,7 +176,7 @@ def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.n
 def _iou(counts: np.ndarray, absent: np.ndarray) -> np.ndarray:
     """(..., 3, K) -> (..., K), NaN for a class in neither truth nor prediction, as `iou.Confusion` has it.
 
-    A class of which a replicate drew no pixel takes the value of all pictures, `absent`: that draw does not know it.
+    A class of which a replicate drew no pixel takes the value of all images, `absent`: that draw does not know it.
     """
     truth, hits, predicted = (counts[..., i, :] for i in range(3))
     union = truth + predicted - hits
@@ -212,7 +212,7 @@ def _pairwise(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def _class_freedom(pooled: np.ndarray) -> np.ndarray:
     """Degrees of freedom of each class's IoU, (K,): Kish's effective number of units that hold it, less one.
 
-    A class in 3 of 100 pictures has 2 at most. NaN for one that is in fewer than two units, and for all where that is
+    A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two units, and for all where that is
     so of most classes: their spread cannot be seen.
     """
     truth = pooled[:, 0, 0]  # (U, K)
@@ -232,7 +232,7 @@ def _run_terms(scores: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> tu
 
 
 def _freedom(drawn: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Degrees of freedom of every difference, (P, Q); drawn (R, P, Q) holds pictures drawn alone, classes (K,).
+    """Degrees of freedom of every difference, (P, Q); drawn (R, P, Q) holds images drawn alone, classes (K,).
 
     1 / freedom of mIoU is the mean over the classes (1 for a class without any), weighted by each one's share in the
     variance of mIoU; NaN where no class has any. Runs join by Satterthwaite's rule (Biometrics Bulletin 2(6), 1946).
@@ -241,11 +241,11 @@ def _freedom(drawn: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray
     covariance = np.einsum("rpk,rp->pk", deviation[..., 1:], deviation[..., 0]).clip(0)  # (P, K)
     inverse = covariance @ (1 / np.nan_to_num(classes, nan=1)) / np.maximum(covariance.sum(axis=1), 1e-300)  # (P,)
     miou = np.full_like(inverse, np.nan) if np.isnan(classes).all() else 1 / np.maximum(inverse, 1e-3)
-    pictures = np.column_stack([miou, np.broadcast_to(classes, covariance.shape)])  # (P, Q)
+    images = np.column_stack([miou, np.broadcast_to(classes, covariance.shape)])  # (P, Q)
     variance = deviation.var(axis=0)
     run_variance, run_squared = run_terms
-    denominator = variance**2 / pictures + run_squared
-    return np.where(denominator > 0, (variance + run_variance) ** 2 / np.maximum(denominator, 1e-300), pictures)
+    denominator = variance**2 / images + run_squared
+    return np.where(denominator > 0, (variance + run_variance) ** 2 / np.maximum(denominator, 1e-300), images)
 
 
 def _intervals(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray, pairs: np.ndarray) -> list[Difference]:

@@ -1,6 +1,6 @@
-"""What a bootstrap draws: whole sequences where the names of the pictures tell enough of them, else blocks in time.
+"""What a bootstrap draws: whole sequences where the names of the images tell enough of them, else blocks in time.
 
-Neighbouring pictures of a drive look alike, so that 233 of them say less than 233 unrelated ones.
+Neighbouring images of a drive look alike, so that 233 of them say less than 233 unrelated ones.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from featherseg.core.wording import counted
 
 BLOCK = 25
-"""Consecutive pictures in a block."""
+"""Consecutive images in a block."""
 
 MIN_SEQUENCES = 10
 """Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"(\d+)\D*$")
 
 @dataclass(frozen=True)
 class Units:
-    """index (N,) names each picture's unit, 0..count-1; words say what a unit is, for tables and pages."""
+    """index (N,) names each image's unit, 0..count-1; words say what a unit is, for tables and pages."""
 
     index: np.ndarray
     count: int
@@ -33,11 +33,11 @@ class Units:
 
 
 def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
-    """The units of the pictures with these keys; the frames' numbers tell their order in time.
+    """The units of the images with these keys; the frames' numbers tell their order in time.
 
     A sequence is what a key says without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
-    tell sequences where half of them hold two pictures or more. Ten sequences or more are drawn whole; fewer are cut
-    into blocks of about `block` consecutive pictures, none across two sequences; so is the list as a whole where names
+    tell sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are cut
+    into blocks of about `block` consecutive images, none across two sequences; so is the list as a whole where names
     tell nothing.
     """
     names = [_FRAME.sub("", key) for key in keys]
@@ -53,15 +53,15 @@ def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
         in_time = sorted(np.flatnonzero(index == sequence).tolist(), key=lambda i: _by_number(keys[i]))
         result[in_time] = count + np.arange(length) * blocks // length
         count += blocks
-    return Units(result, count, f"{counted(count, 'block')} of about {block} consecutive pictures")
+    return Units(result, count, f"{counted(count, 'block')} of about {block} consecutive images")
 
 
 def _by_number(key: str) -> tuple[str, int, str]:
-    """Sorts pictures by sequence, then by the number of the frame: 9 before 10, padded with zeros or not."""
+    """Sorts images by sequence, then by the number of the frame: 9 before 10, padded with zeros or not."""
     number = _NUMBER.search(key)
     return _FRAME.sub("", key), int(number[1]) if number else -1, key
 
 
-def single_pictures(count: int) -> Units:
-    """Every picture a unit of its own: right only where the pictures are unrelated."""
-    return Units(np.arange(count), count, f"{count} single pictures")
+def single_images(count: int) -> Units:
+    """Every image a unit of its own: right only where the images are unrelated."""
+    return Units(np.arange(count), count, f"{count} single images")

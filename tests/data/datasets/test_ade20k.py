@@ -28,7 +28,7 @@ def write_pair(base: Path, stem: str, values: np.ndarray = RAW) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The release in small: one picture a split."""
+    """The release in small: one image a split."""
     root = tmp_path / "ADEChallengeData2016"
     write_pair(root, TRAIN)
     write_pair(root, VAL)
@@ -122,5 +122,5 @@ def test_splits_without_labels_and_unknown_ones_are_refused(root):
         open_dataset("ade20k", "training", root)
     for path in root.glob("*/validation/*"):
         path.unlink()
-    with pytest.raises(DataNotFound, match="images holds no picture of val"):
+    with pytest.raises(DataNotFound, match="images holds no image of val"):
         ADE20K(root, "val")

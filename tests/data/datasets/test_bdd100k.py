@@ -18,7 +18,7 @@ KEYS = ["0004a4c0-d4dff0ad", "00054602-3bf57337"]
 
 
 def write_tree(base: Path, layout: tuple[str, str], mode: str = "L") -> None:
-    """A miniature release: two pictures in train, one in val, one without a mask in test."""
+    """A miniature release: two images in train, one in val, one without a mask in test."""
     for split, keys in {"train": KEYS, "val": ["7d06fefd-f7be05a6"], "test": ["cabc30fc-e7726578"]}.items():
         for number, key in enumerate(keys):
             image, mask = (base / path.format(split=split, key=key) for path in layout)
@@ -27,10 +27,10 @@ def write_tree(base: Path, layout: tuple[str, str], mode: str = "L") -> None:
             Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)).save(image)
             if split != "test":
                 mask.parent.mkdir(parents=True, exist_ok=True)
-                picture = Image.fromarray(RAW)
+                image = Image.fromarray(RAW)
                 if mode == "P":
-                    picture.putpalette(list(range(256)) * 3)
-                picture.save(mask)
+                    image.putpalette(list(range(256)) * 3)
+                image.save(mask)
 
 
 @pytest.mark.parametrize("below", ["", "bdd100k"])
@@ -90,10 +90,10 @@ def test_the_labels_of_test_are_not_public_and_unknown_splits_get_a_suggestion(t
     ("folders", "sentence"),
     [
         ([], "holds none of BDD100K's layouts"),
-        (["images/10k/train"], "holds pictures but no labels/sem_seg/masks"),
+        (["images/10k/train"], "holds images but no labels/sem_seg/masks"),
         (["bdd100k/labels/sem_seg/masks/train"], "no images/10k: unpack the 10K images"),
         (["images/100k/train", "labels/sem_seg/masks/train"], "images/100k, but the segmentation labels belong to"),
-        (["images/10k/train", "labels/sem_seg/masks/train"], "images/10k holds no picture of train"),
+        (["images/10k/train", "labels/sem_seg/masks/train"], "images/10k holds no image of train"),
     ],
 )
 def test_a_root_without_one_of_the_parts_is_told_which(tmp_path, folders, sentence):

@@ -17,7 +17,7 @@ EXPECTED = np.where(PIXELS == 11, 255, PIXELS)
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
-    """The 11-class layout with one picture in each split."""
+    """The 11-class layout with one image in each split."""
     for split in ("train", "val", "test"):
         for folder in ("images", "labels"):
             (tmp_path / folder / split).mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_classes_and_labels_of_the_real_pack_are_the_recorded_ones(shared: Path)
 
 
 @pytest.mark.data
-def test_pictures_of_the_real_pack_decode_to_the_recorded_bytes(shared: Path):
+def test_images_of_the_real_pack_decode_to_the_recorded_bytes(shared: Path):
     lines = (shared / "data/camvid/decoded.sha256").read_text().splitlines()
     known = {name: digest for digest, name in (line.split() for line in lines)}
     for split in ("train", "val", "test"):

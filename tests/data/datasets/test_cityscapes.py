@@ -42,7 +42,7 @@ def write_mask(root: Path, split: str, key: str, kind: str, values: np.ndarray) 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The release in small: two cities in train, one picture in val, with all kinds of masks."""
+    """The release in small: two cities in train, one image in val, with all kinds of masks."""
     root = tmp_path / "release"
     for number, (split, key) in enumerate([*(("train", key) for key in KEYS), ("val", "bonn/bonn_000000_000019")]):
         write_image(root, split, key, seed=number)
@@ -179,7 +179,7 @@ def test_roots_that_are_none_are_answered_with_the_one_that_is_meant(root):
         Cityscapes(root, "train")
 
 
-def test_a_release_that_is_half_unpacked_is_read_as_far_as_pictures_and_masks_agree(root):
+def test_a_release_that_is_half_unpacked_is_read_as_far_as_images_and_masks_agree(root):
     for folder in ("leftImg8bit", "gtFine"):
         for path in (root / folder / "train/aachen").iterdir():
             path.unlink()
@@ -189,7 +189,7 @@ def test_a_release_that_is_half_unpacked_is_read_as_far_as_pictures_and_masks_ag
         Cityscapes(root, "train")
     for path in root.glob("*/val/*/*"):
         path.unlink()
-    with pytest.raises(DataNotFound, match="leftImg8bit holds no picture of val"):
+    with pytest.raises(DataNotFound, match="leftImg8bit holds no image of val"):
         Cityscapes(root, "val")
 
 

@@ -106,12 +106,12 @@ def test_an_interrupted_conversion_goes_on_and_a_newer_mask_is_converted_again(r
     with pytest.raises(KeyboardInterrupt):
         convert_cityscapes(root, out, progress=stop)
     assert not list(out.glob("*.json"))
-    assert [(c.pictures, c.kept) for c in convert_cityscapes(root, out)] == [(2, 2), (1, 0)]
+    assert [(c.images, c.kept) for c in convert_cityscapes(root, out)] == [(2, 2), (1, 0)]
     whole = {path.name: path.read_bytes() for path in out.rglob("*.*")}
     png = out / "cityscapes_panoptic_val/bonn_000000_000019_gtFine_panoptic.png"
     png.write_bytes(b"old")
     os.utime(png, (0, 0))
-    assert [(c.pictures, c.kept) for c in convert_cityscapes(root, out)] == [(2, 2), (1, 0)]
+    assert [(c.images, c.kept) for c in convert_cityscapes(root, out)] == [(2, 2), (1, 0)]
     assert {path.name: path.read_bytes() for path in out.rglob("*.*")} == whole
 
 

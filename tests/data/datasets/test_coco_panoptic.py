@@ -23,7 +23,7 @@ CATEGORY_OF = {0: 0, 70000: 1, 200: 1, 3: 200, 16777215: 90}  # two persons, one
 
 
 def write_release(root: Path, images: str = "", masks: str = "annotations") -> None:
-    """COCO in small: two pictures in train, one in val."""
+    """COCO in small: two images in train, one in val."""
     for split, stems in STEMS.items():
         writer = PanopticWriter(root / "annotations" / f"panoptic_{split}2017", [])
         for stem in stems:
@@ -64,8 +64,8 @@ def test_133_categories_80_of_them_things_first():
 
 
 @pytest.mark.data
-def test_the_real_picture_has_its_people_its_crowd_and_its_ball(shared: Path, tmp_path: Path):
-    """Also of a release whose annotations lie beside the pictures."""
+def test_the_real_image_has_its_people_its_crowd_and_its_ball(shared: Path, tmp_path: Path):
+    """Also of a release whose annotations lie beside the images."""
     fixture = shared / "data/fixtures/coco_panoptic"
     sample = CocoPanoptic(fixture, "val")[0]
     assert (sample.key, sample.image.shape) == ("000000142238", (427, 640, 3))
@@ -121,7 +121,7 @@ def test_a_category_that_coco_has_not_is_refused(root):
         CocoPanoptic(root, "val")
 
 
-def test_a_picture_of_another_size_is_refused(root):
+def test_a_image_of_another_size_is_refused(root):
     Image.new("RGB", (5, 5)).save(root / "val2017/000000000139.jpg")
     with pytest.raises(DataError, match=r"000000000139\.png is 2x4, but its image .* is 5x5"):
         CocoPanoptic(root, "val")[0]

@@ -33,7 +33,7 @@ def write_mask(path: Path, values: list[int] | np.ndarray) -> None:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """The 164k release in small: two pictures in train, one in val."""
+    """The 164k release in small: two images in train, one in val."""
     for split, stem in (("train", STEM_164K), ("train", "000000000025"), ("val", "000000000139")):
         write_image(tmp_path / f"images/{split}2017/{stem}.jpg")
         write_mask(tmp_path / f"annotations/{split}2017/{stem}.png", [*(i - 1 for i in USED), 255])
@@ -42,7 +42,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """The 10k release in small: one picture a list, and one in none."""
+    """The 10k release in small: one image a list, and one in none."""
     for stem in (STEM_10K, "COCO_train2014_000000000081", "COCO_train2014_000000000092"):
         write_image(tmp_path / f"images/{stem}.jpg")
         write_matrix(tmp_path / f"annotations/{stem}.mat", np.array([[*USED, 0]], np.uint16))

@@ -38,7 +38,7 @@ def write(folder: Path, *, top: str = "", splits: str = 'train = "train"\nval = 
 
 
 def add(folder: Path, key: str, mask: np.ndarray = RAW, image: np.ndarray | None = None) -> None:
-    """Write one picture (black if none is given) and its mask as PNG."""
+    """Write one image (black if none is given) and its mask as PNG."""
     image = np.zeros((*mask.shape[:2], 3), np.uint8) if image is None else image
     for kind, pixels in (("images", image), ("masks", mask)):
         path = folder / kind / f"{key}.png"
@@ -110,7 +110,7 @@ def test_a_colour_mask_where_numbers_are_expected_is_named(yard: Path):
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (6, np.uint8), (6, np.uint16)])
-def test_pictures_of_one_to_n_channels_and_8_or_16_bits(tmp_path: Path, channels: int, dtype: type):
+def test_images_of_one_to_n_channels_and_8_or_16_bits(tmp_path: Path, channels: int, dtype: type):
     add(tmp_path, "train/a")
     (tmp_path / "images/train/a.png").unlink()
     pixels = np.arange(6 * channels, dtype=dtype).reshape(2, 3, channels) * 3
@@ -171,7 +171,7 @@ def test_hidden_files_and_other_endings_are_passed_over(yard: Path):
     assert FolderData(yard / "dataset.toml", "train").keys == ["train/a", "train/b"]
 
 
-def test_masks_may_have_a_suffix_and_lie_beside_the_pictures(tmp_path: Path):
+def test_masks_may_have_a_suffix_and_lie_beside_the_images(tmp_path: Path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "images/a.png")
     Image.fromarray(RAW).save(tmp_path / "images/a_mask.png")
@@ -214,7 +214,7 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
     with pytest.raises(UnknownName, match=r"unknown split .* 'trainn'\. Did you mean 'train'"):
         FolderData(yard / "dataset.toml", "trainn")
     toml = write(yard, splits='train = "train"\nval = "missing"')
-    with pytest.raises(DataNotFound, match="yard val: there is no picture"):
+    with pytest.raises(DataNotFound, match="yard val: there is no image"):
         FolderData(toml, "val")
 
 

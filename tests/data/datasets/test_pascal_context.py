@@ -22,7 +22,7 @@ DEEP = np.array(RAW_IDS, np.uint16).reshape(4, 15)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """What the converter leaves, in small: two pictures in train, one in val, one of VOC in neither."""
+    """What the converter leaves, in small: two images in train, one in val, one of VOC in neither."""
     root = tmp_path / "VOCdevkit/VOC2010"
     for folder in ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"):
         (root / folder).mkdir(parents=True)

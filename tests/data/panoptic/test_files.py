@@ -50,8 +50,8 @@ def test_ids_that_three_bytes_do_not_hold_are_refused(tmp_path, number):
 
 def test_palettes_and_alpha_are_read_as_the_colours_they_show(tmp_path):
     ids = np.array([[0, 70000, 3937500], [5, 5, MAX_ID]])
-    picture = Image.fromarray(to_colors(ids))
-    for name, form in (("p.png", picture.quantize(8)), ("rgba.png", picture.convert("RGBA"))):
+    image = Image.fromarray(to_colors(ids))
+    for name, form in (("p.png", image.quantize(8)), ("rgba.png", image.convert("RGBA"))):
         form.save(tmp_path / name)
         np.testing.assert_array_equal(read_ids(tmp_path / name), ids)
 
@@ -59,7 +59,7 @@ def test_palettes_and_alpha_are_read_as_the_colours_they_show(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_grey_png_is_no_map_of_ids(tmp_path, dtype):
     Image.fromarray(np.full((2, 2), 7, dtype)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png is a grey picture: expected colours"):
+    with pytest.raises(DataError, match=r"a\.png is a grey image: expected colours"):
         read_ids(tmp_path / "a.png")
 
 
@@ -92,7 +92,7 @@ def test_real_files_read_and_write_back_the_same(shared: Path, tmp_path: Path, n
         assert set(np.unique(ids)) - {0} == set(known)
         crowds = frozenset(i for i, segment in known.items() if segment["iscrowd"])
         panoptic = list_segments(ids, {i: segment["category_id"] for i, segment in known.items()} | {0: 0}, crowds)
-        writer.add(annotation.image_id, "picture.jpg", annotation.file_name, panoptic)
+        writer.add(annotation.image_id, "image.jpg", annotation.file_name, panoptic)
     again = read_panoptic_json(writer.finish())
     assert again.categories == content.categories
     for before, after, theirs in zip(content.annotations, again.annotations, raw, strict=True):
@@ -107,7 +107,7 @@ def test_real_files_read_and_write_back_the_same(shared: Path, tmp_path: Path, n
 
 
 @pytest.mark.data
-def test_both_forms_of_the_real_picture_tell_the_same(shared: Path):
+def test_both_forms_of_the_real_image_tell_the_same(shared: Path):
     """The two-channel PNG and the colours: the same segments, though under other ids."""
     ids = read_ids(shared / COCO / "panoptic_val2017/000000142238.png")
     content = read_panoptic_json(shared / COCO / "panoptic_val2017.json")
@@ -122,7 +122,7 @@ def test_both_forms_of_the_real_picture_tell_the_same(shared: Path):
             assert [known[one][key] for key in keys] == [ours[other][key] for key in keys]
 
 
-def test_blue_in_a_two_channel_picture_is_refused(tmp_path):
+def test_blue_in_a_two_channel_image_is_refused(tmp_path):
     Image.new("RGB", (2, 2), (1, 0, 9)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png has values in blue"):
         read_two_channels(tmp_path / "a.png")

@@ -34,7 +34,7 @@ def test_areas_and_boxes_are_those_of_the_masks(seed):
         assert segment == by_id(segments)[segment["id"]] | {"bbox": box}
 
 
-def test_a_segment_as_wide_as_the_picture_ends_with_its_rows():
+def test_a_segment_as_wide_as_the_image_ends_with_its_rows():
     ids = np.array([[0, 0, 4], [4, 4, 4], [4, 0, 0]])
     (segment,) = list_segments(ids, {0: 0, 4: 1})[1]
     assert (segment["area"], segment["bbox"]) == (5, [0, 0, 3, 3])
@@ -86,7 +86,7 @@ def test_an_instance_of_two_classes_is_two_segments():
 
 
 @pytest.mark.parametrize("label", [255, 2])
-def test_a_picture_of_void_or_of_one_class_has_no_or_one_segment(label):
+def test_a_image_of_void_or_of_one_class_has_no_or_one_segment(label):
     full = np.full((4, 5), label, np.uint8)
     ids, segments = from_sample(full, np.zeros((4, 5), np.int32), CLASSES, CATEGORY_IDS)
     assert len(segments) == (label != 255)

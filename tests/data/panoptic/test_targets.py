@@ -107,7 +107,7 @@ def test_of_an_object_that_a_crop_cuts_the_centre_is_that_of_the_rest():
 
 
 @pytest.mark.parametrize("value", [0, 255, 1])
-def test_pictures_without_objects_have_targets_too(value):
+def test_images_without_objects_have_targets_too(value):
     found = panoptic_targets(np.full((3, 4), value, np.uint8), np.zeros((3, 4), np.int32), THINGS)
     assert not found.center.any()
     assert not found.offset_weight.any()
@@ -129,7 +129,7 @@ def test_a_batch_of_them_is_collated_by_name():
     assert batch.center.dtype == torch.float32
 
 
-def test_three_hundred_objects_in_a_large_picture_have_a_centre_each():
+def test_three_hundred_objects_in_a_large_image_have_a_centre_each():
     rng = np.random.default_rng(0)
     label, instances = np.zeros((1024, 2048), np.uint8), np.zeros((1024, 2048), np.int32)
     for i in range(300):

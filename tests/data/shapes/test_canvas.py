@@ -52,7 +52,7 @@ def test_a_box_in_the_middle_shows_no_flank():
 
 
 @pytest.mark.parametrize("x", [40.0, -40.0])
-def test_a_box_beside_the_picture_has_no_pixels(x):
+def test_a_box_beside_the_image_has_no_pixels(x):
     assert box_patch(CAMERA, x, 1.0 if x > 0 else -1.0, near=8.0, far=9.0, top=2.0) is None
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("ncnn")
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The three files of a small network, for pictures of 96 x 128."""
+    """The three files of a small network, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("ncnn")
     ncnn.write(Job(small_network(), FACTS, folder))
     return folder
@@ -42,8 +42,8 @@ def test_a_batch_comes_out_as_the_network_gives_it(graph):
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
 
 
-def test_a_picture_of_another_size_is_refused_with_both_sizes(graph):
-    with pytest.raises(ExportError, match=r"takes pictures of 96x128 .* alone, not of 97x128"):
+def test_a_image_of_another_size_is_refused_with_both_sizes(graph):
+    with pytest.raises(ExportError, match=r"takes images of 96x128 .* alone, not of 97x128"):
         NcnnRuntime(graph)(torch.zeros(1, 3, 97, 128))
 
 

@@ -111,7 +111,7 @@ def test_names_in_the_file_reach_the_terminal_in_no_way(tmp_path, capfd, where):
     model = onnx.load(path)
     node = model.graph.node[0]
     if where == "node":
-        node.name = name  # fails when it runs: the picture has other channels than the weight
+        node.name = name  # fails when it runs: the image has other channels than the weight
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = name
         model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((2, 4, 1, 1), np.float32), "weight"))
     elif where == "input":

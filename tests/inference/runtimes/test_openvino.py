@@ -52,8 +52,8 @@ def test_it_runs_in_fp32_on_as_many_threads_as_torch(written):
 
 
 def test_what_is_not_in_int8_runs_in_bf16_where_the_processor_has_it(tmp_path):
-    pictures = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    openvino_int8.write(Job(three_layers(), FACTS, tmp_path, pictures))
+    images = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    openvino_int8.write(Job(three_layers(), FACTS, tmp_path, images))
     compiled = OpenvinoRuntime(tmp_path / "model.int8.xml")._compiled
     able = "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == ("bf16" if able else "f32")

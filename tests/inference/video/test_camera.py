@@ -1,4 +1,4 @@
-"""A camera is recorded without falling behind. FFmpeg's own test picture stands in for one."""
+"""A camera is recorded without falling behind. FFmpeg's own test image stands in for one."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ def predictor(make_runtime):
 
 
 @pytest.fixture(autouse=True)
-def test_picture(monkeypatch):
+def test_image(monkeypatch):
     """`camera:FRAMES` is a camera that ends after so many frames, which come as fast as they can be drawn."""
     source = ("lavfi", "testsrc=size=64x48:rate=25,trim=end_frame={}")
     monkeypatch.setattr(video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source))

@@ -1,4 +1,4 @@
-"""Video in, video out: every frame is that of its picture, and what was killed goes on to the same bytes."""
+"""Video in, video out: every frame is that of its image, and what was killed goes on to the same bytes."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from small_video import distance, moving_pictures, read_video, write_video
+from small_video import distance, moving_images, read_video, write_video
 
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, MissingExtra, RunError
@@ -22,7 +22,7 @@ from featherseg.inference.video.read import Frames, read_facts
 from featherseg.inference.video.segmentation import VideoJob, is_video, segment_video
 
 LOSS = 8.0
-"""Levels of 255 that encoding may cost on average: small pictures of hard edges in colour, at half resolution."""
+"""Levels of 255 that encoding may cost on average: small images of hard edges in colour, at half resolution."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def short_segments(monkeypatch):
 
 @pytest.fixture
 def clip(tmp_path):
-    return write_video(tmp_path / "clip.mp4", moving_pictures(12), sound=True)
+    return write_video(tmp_path / "clip.mp4", moving_images(12), sound=True)
 
 
 def job(source, target, **more):
@@ -45,16 +45,16 @@ def job(source, target, **more):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
-def test_every_frame_is_its_picture_under_the_colours_of_its_classes(predictor, clip, tmp_path, ending):
+def test_every_frame_is_its_image_under_the_colours_of_its_classes(predictor, clip, tmp_path, ending):
     target = tmp_path / f"out{ending}"
     result = segment_video(predictor, job(clip, target))
-    pictures, times = read_video(clip)
+    images, times = read_video(clip)
     frames, out_times = read_video(target)
     assert (result.frames, result.unreadable, result.damaged, result.resumed) == (12, 0, 0, 0)
     assert (result.facts.sound, result.how) == (True, "whole")
     assert len(frames) == 12
     assert out_times == times
-    drawn = [np.array(predictor(picture).overlay()) for picture in pictures]
+    drawn = [np.array(predictor(image).overlay()) for image in images]
     for number, frame in enumerate(frames):
         distances = [distance(frame, other) for other in drawn]
         assert distances[number] < LOSS
@@ -62,23 +62,23 @@ def test_every_frame_is_its_picture_under_the_colours_of_its_classes(predictor, 
     assert not parts_folder(target).exists()
 
 
-def test_masks_are_those_of_the_pictures_without_loss(predictor, clip, tmp_path):
+def test_masks_are_those_of_the_images_without_loss(predictor, clip, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for number in (11, 12, 13):
         (masks / f"{number:06d}.png").write_bytes(b"of an older, longer video")
     segment_video(predictor, job(clip, tmp_path / "out.mp4", masks=masks))
     assert sorted(file.name for file in masks.iterdir()) == [f"{number:06d}.png" for number in range(12)]
-    for number, picture in enumerate(read_video(clip)[0]):
+    for number, image in enumerate(read_video(clip)[0]):
         with Image.open(masks / f"{number:06d}.png") as mask:
-            np.testing.assert_array_equal(np.array(mask), predictor(picture).mask)
+            np.testing.assert_array_equal(np.array(mask), predictor(image).mask)
 
 
 @pytest.mark.parametrize(("ending", "slack"), [(".mp4", 0), (".webm", Fraction(1, 1000))])
 def test_uneven_times_are_kept(predictor, tmp_path, ending, slack):
     times = [900, 3903, 6906, 16916, 16999, 30030, 30031 + 3000, 40000]  # 1/90000 s; the first is not 0
-    pictures = moving_pictures(len(times))
-    source = write_video(tmp_path / "a.mp4", pictures, codec="libx264", times=times, time_base=Fraction(1, 90000))
+    images = moving_images(len(times))
+    source = write_video(tmp_path / "a.mp4", images, codec="libx264", times=times, time_base=Fraction(1, 90000))
     segment_video(predictor, job(source, tmp_path / f"out{ending}"))
     found = read_video(tmp_path / f"out{ending}")[1]
     for time, wanted in zip(found, times, strict=True):
@@ -88,7 +88,7 @@ def test_uneven_times_are_kept(predictor, tmp_path, ending, slack):
 @pytest.mark.parametrize("rate", [25, Fraction(30000, 1001), 120, Fraction(1, 2)])
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_the_rate_is_kept(predictor, tmp_path, rate, ending):
-    source = write_video(tmp_path / "a.mp4", moving_pictures(6), rate=rate)
+    source = write_video(tmp_path / "a.mp4", moving_images(6), rate=rate)
     segment_video(predictor, job(source, tmp_path / f"out{ending}"))
     facts = read_facts(tmp_path / f"out{ending}")
     assert abs(float(facts.rate) / float(rate) - 1) < 0.01
@@ -98,7 +98,7 @@ def test_the_rate_is_kept(predictor, tmp_path, rate, ending):
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_turned_and_mirrored_videos_come_upright_and_are_written_so(predictor, tmp_path, degrees, mirrored):
-    source = write_video(tmp_path / "a.mp4", moving_pictures(2), turn=(degrees, mirrored))
+    source = write_video(tmp_path / "a.mp4", moving_images(2), turn=(degrees, mirrored))
     stored = read_video(source)[0][0]
     upright = np.rot90(stored, degrees // 90)  # FFmpeg counts them counterclockwise
     if mirrored:
@@ -115,7 +115,7 @@ def test_turned_and_mirrored_videos_come_upright_and_are_written_so(predictor, t
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 @pytest.mark.parametrize("size", [(47, 65), (33, 33), (1, 1), (2, 90)])
 def test_odd_sizes_are_kept(predictor, tmp_path, size, ending):
-    source = write_video(tmp_path / "a.mkv", moving_pictures(2, size), codec="ffv1", pixels="bgr0")
+    source = write_video(tmp_path / "a.mkv", moving_images(2, size), codec="ffv1", pixels="bgr0")
     segment_video(predictor, job(source, tmp_path / f"out{ending}"))
     assert [frame.shape[:2] for frame in read_video(tmp_path / f"out{ending}")[0]] == [size, size]
 
@@ -133,20 +133,20 @@ def test_odd_sizes_are_kept(predictor, tmp_path, size, ending):
     ],
 )
 def test_deep_grey_and_other_pixels_become_8_bit_rgb(tmp_path, name, codec, pixels):
-    pictures = moving_pictures(3)
-    source = write_video(tmp_path / name, pictures, codec=codec, pixels=pixels)
+    images = moving_images(3)
+    source = write_video(tmp_path / name, images, codec=codec, pixels=pixels)
     found = list(Frames(source, read_facts(source)).after(0))
     assert len(found) == 3
-    for frame, picture in zip(found, pictures, strict=True):
-        wanted = picture
+    for frame, image in zip(found, images, strict=True):
+        wanted = image
         if "gray" in pixels:
-            wanted = np.array(Image.fromarray(picture).convert("L").convert("RGB"))
+            wanted = np.array(Image.fromarray(image).convert("L").convert("RGB"))
         assert frame.pixels.dtype == np.uint8
         assert distance(frame.pixels, wanted) < LOSS
 
 
 def test_pixels_that_are_not_square_become_square(tmp_path):
-    source = write_video(tmp_path / "a.mp4", moving_pictures(2), pixel_shape=Fraction(3, 2))
+    source = write_video(tmp_path / "a.mp4", moving_images(2), pixel_shape=Fraction(3, 2))
     facts = read_facts(source)
     assert facts.size == (48, 96)
     assert next(Frames(source, facts).after(0)).pixels.shape == (48, 96, 3)
@@ -180,9 +180,9 @@ def test_colours_are_written_as_they_were_drawn(predictor, tmp_path, ending):
     assert distance(read_video(tmp_path / f"out{ending}")[0][1][16:48, 16:48], drawn) < 3
 
 
-def test_a_network_of_grey_pictures_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
+def test_a_network_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
     assert segment_video(Predictor(make_runtime(channels=1)), job(clip, tmp_path / "out.mp4")).frames == 12
-    with pytest.raises(ConfigError, match="takes pictures of 5 channels"):
+    with pytest.raises(ConfigError, match="takes images of 5 channels"):
         segment_video(Predictor(make_runtime(channels=5)), job(clip, tmp_path / "b.mp4"))
 
 
@@ -196,7 +196,7 @@ def spoil(path, begin, end):
 
 def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(predictor, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3)).astype(np.uint8)
-    first = {"container_options": {"movflags": "faststart"}}  # its index stands before the pictures
+    first = {"container_options": {"movflags": "faststart"}}  # its index stands before the images
     cases = {
         "cut.mp4": (spoil(write_video(tmp_path / "cut.mp4", noise, **first), 0.6, 1), 20),
         "holes.mp4": (spoil(write_video(tmp_path / "holes.mp4", noise, **first), 0.5, 0.6), 20),
@@ -216,14 +216,14 @@ def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
     text.write_text("no video\n" * 100)
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip.as_uri()}\n#EXT-X-ENDLIST\n")
     empty.touch()
-    picture = tmp_path / "picture.mp4"
-    Image.new("RGB", (64, 48)).save(picture, format="PNG")
-    cut = spoil(write_video(tmp_path / "cut.mp4", moving_pictures(12)), 0.5, 1)
+    image = tmp_path / "image.mp4"
+    Image.new("RGB", (64, 48)).save(image, format="PNG")
+    cut = spoil(write_video(tmp_path / "cut.mp4", moving_images(12)), 0.5, 1)
     for source, named in (
         (text, "cannot be read as a video"),
         (playlist, "cannot be read as a video"),
         (empty, "cannot be read as a video"),
-        (picture, "cannot be read as a video"),
+        (image, "cannot be read as a video"),
         (cut, "lacks its index"),
     ):
         with pytest.raises(DataError, match=named):
@@ -242,7 +242,7 @@ def test_a_title_that_is_not_utf_8_stops_nobody(tmp_path):
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "Gruen!"
         stream = container.add_stream("mpeg4", rate=25, width=64, height=48)
-        frame = av.VideoFrame.from_ndarray(moving_pictures(1)[0], format="rgb24")
+        frame = av.VideoFrame.from_ndarray(moving_images(1)[0], format="rgb24")
         container.mux([*stream.encode(frame), *stream.encode(None)])
     path.write_bytes(path.read_bytes().replace(b"Gruen!", b"Gr\xfcn!!"))  # Latin-1
     assert read_facts(path).size == (48, 64)
@@ -257,7 +257,7 @@ def test_sound_alone_is_no_video(predictor, tmp_path):
         tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         tone.sample_rate, tone.pts = 44100, 0
         container.mux([*stream.encode(tone), *stream.encode()])
-    with pytest.raises(DataError, match="holds no moving pictures"):
+    with pytest.raises(DataError, match="holds no moving images"):
         segment_video(predictor, job(path, tmp_path / "out.mp4"))
 
 
@@ -268,7 +268,7 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor
 
 
 def test_sides_that_mpeg_4_does_not_know_are_sent_to_webm(predictor, tmp_path):
-    source = write_video(tmp_path / "a.mkv", moving_pictures(1, (16, 8200)), codec="ffv1", pixels="bgr0")
+    source = write_video(tmp_path / "a.mkv", moving_images(1, (16, 8200)), codec="ffv1", pixels="bgr0")
     with pytest.raises(DataError, match=r"sides go up to 8191 pixels. Write .webm"):
         segment_video(predictor, job(source, tmp_path / "out.mp4"))
     assert segment_video(predictor, job(source, tmp_path / "out.webm")).frames == 1
@@ -316,7 +316,7 @@ def test_a_stopped_run_does_not_go_on_with_another_source_network_or_setting(pre
         segment_video(shrunk, job(clip, target))
     with pytest.raises(RunError, match=r'network\.sha256 was "n", now "m"'):
         segment_video(predictor, VideoJob(clip, target, network="m"))
-    write_video(clip, moving_pictures(13))
+    write_video(clip, moving_images(13))
     with pytest.raises(RunError, match=r"source\.bytes was"):
         segment_video(predictor, job(clip, target))
     (parts_folder(target) / "parts.json").write_text("{")

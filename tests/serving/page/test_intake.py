@@ -1,19 +1,19 @@
-"""Every way in which a picture comes: files of every kind, paste, drop and the camera."""
+"""Every way in which an image comes: files of every kind, paste, drop and the camera."""
 
 import numpy as np
 import pytest
 from color_network import encoded
-from page_driver import assert_shown, download, expect, mask, overlay, picture, says
+from page_driver import assert_shown, download, expect, image, mask, overlay, says
 from PIL import Image
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_turned_pictures_lie_under_their_masks(kind, orientation, page, served, tmp_path):
+def test_turned_images_lie_under_their_masks(kind, orientation, page, served, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = tmp_path / f"turned.{kind.lower()}"
-    file.write_bytes(encoded(picture(), kind, exif=exif, lossless=True, quality=95, subsampling=0))
+    file.write_bytes(encoded(image(), kind, exif=exif, lossless=True, quality=95, subsampling=0))
     page.set_input_files("#file", file)
     says(page, rf"Done: turned\.{kind.lower()}\.")
     assert_shown(page, served["colors"].predictor(file))
@@ -21,16 +21,16 @@ def test_turned_pictures_lie_under_their_masks(kind, orientation, page, served, 
 
 def test_what_the_browser_cannot_show_is_shown_as_mask_on_grey(page, served):
     page.set_input_files("#file", {
-        "name": "scan.tif", "mimeType": "image/tiff", "buffer": encoded(picture(), "TIFF"),
+        "name": "scan.tif", "mimeType": "image/tiff", "buffer": encoded(image(), "TIFF"),
     })  # fmt: skip
     says(page, r"Done, but your browser cannot show scan\.tif: here is the mask alone, on grey\.")
     page.click("#none")
     assert np.array_equal(overlay(page), np.full((60, 80, 3), 128))
-    assert np.array_equal(mask(page), served["colors"].predictor(picture()).mask)
+    assert np.array_equal(mask(page), served["colors"].predictor(image()).mask)
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_picture_can_be_pasted_and_dropped(way, page):
+def test_a_image_can_be_pasted_and_dropped(way, page):
     page.evaluate(
         """([way, bytes]) => {
             const data = new DataTransfer();
@@ -39,7 +39,7 @@ def test_a_picture_can_be_pasted_and_dropped(way, page):
                 ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
                 : new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
         }""",
-        [way, list(encoded(picture()))],
+        [way, list(encoded(image()))],
     )
     says(page, rf"Done: {way}\.png\.")
 

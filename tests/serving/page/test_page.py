@@ -13,12 +13,12 @@ from page_driver import (
     assert_shown,
     download,
     expect,
+    image,
     look,
     mask,
     on_screen,
     opened,
     overlay,
-    picture,
     refused,
     says,
     scene,
@@ -31,8 +31,8 @@ from featherseg.inference.draw import color_mask
 
 
 def test_the_overlay_is_that_of_predict(page, served):
-    look(page, picture())
-    seen = served["colors"].predictor(picture())
+    look(page, image())
+    seen = served["colors"].predictor(image())
     assert len(np.unique(seen.mask)) == 3
     for percent in (50, 0, 100, 37):
         set_opacity(page, percent)
@@ -51,7 +51,7 @@ def test_the_screen_shows_the_overlay_too(page, served):
 
 def test_the_mask_that_is_downloaded_is_the_file_of_featherseg_predict(page, run, tmp_path):
     page.select_option("#model", "noise")
-    (tmp_path / "street.png").write_bytes(look(page, picture((70, 90))))
+    (tmp_path / "street.png").write_bytes(look(page, image((70, 90))))
     result = CliRunner().invoke(
         build_app(), ["predict", str(run), str(tmp_path / "street.png"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     )
@@ -63,21 +63,21 @@ def test_the_mask_that_is_downloaded_is_the_file_of_featherseg_predict(page, run
 
 
 def test_classes_are_switched_off_and_on(page, served):
-    look(page, picture())
-    seen = served["colors"].predictor(picture())
+    look(page, image())
+    seen = served["colors"].predictor(image())
     page.click("#none")
-    assert np.array_equal(overlay(page), picture())
+    assert np.array_equal(overlay(page), image())
     page.get_by_role("checkbox", name="road").check()
     shown = overlay(page)
-    assert np.array_equal(shown[seen.mask != 0], picture()[seen.mask != 0])
+    assert np.array_equal(shown[seen.mask != 0], image()[seen.mask != 0])
     assert np.abs(shown - np.array(seen.overlay())).max(axis=2)[seen.mask == 0].max() <= 1
     page.click("#all")
     assert_shown(page, seen)
 
 
 def test_the_legend_has_every_class_with_its_share_and_colour(page, served):
-    look(page, picture())
-    shares = served["colors"].predictor(picture()).shares
+    look(page, image())
+    shares = served["colors"].predictor(image()).shares
     rows = page.locator("#present .class")
     assert rows.locator(".name").all_inner_texts() == sorted(shares, key=lambda name: -shares[name])
     assert rows.locator(".share").all_inner_texts() == [f"{share:.1%}" for share in sorted(shares.values())[::-1]]
@@ -110,11 +110,11 @@ def test_the_pointer_and_the_keyboard_tell_the_class(page):
         assert page.inner_text("#under") == name
 
 
-def test_another_model_looks_at_the_same_picture(page, served):
-    look(page, picture())
+def test_another_model_looks_at_the_same_image(page, served):
+    look(page, image())
     page.select_option("#model", "layers")
     says(page, "Done: street.png.")
-    seen = served["layers"].predictor(picture())
+    seen = served["layers"].predictor(image())
     expect(page.locator("#present .name").first).to_have_text(max(seen.shares, key=seen.shares.get))
     assert np.array_equal(mask(page), seen.mask)
     assert_shown(page, seen)
@@ -197,7 +197,7 @@ def test_names_are_shown_as_text(page):
 def test_every_control_has_a_name_and_the_keyboard_alone_does_it_all(page):
     nameless = """[...document.querySelectorAll('input, button, select, video, [tabindex]')]
         .filter((x) => !(x.labels?.length || x.textContent.trim() || x.ariaLabel)).map((x) => x.id)"""
-    street = {"name": "street.png", "mimeType": "image/png", "buffer": encoded(picture())}
+    street = {"name": "street.png", "mimeType": "image/png", "buffer": encoded(image())}
     page.on("filechooser", lambda chooser: chooser.set_files(street))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
@@ -228,7 +228,7 @@ def test_every_control_has_a_name_and_the_keyboard_alone_does_it_all(page):
 def test_a_phone_needs_no_scrolling_sideways(scheme, browser, address):
     page = opened(browser, address, color_scheme=scheme, **PHONE)
     says(page, "Ready.")
-    look(page, picture((300, 400)), name=f"{'a-very-long-name-' * 8}.png")
+    look(page, image((300, 400)), name=f"{'a-very-long-name-' * 8}.png")
     page.select_option("#other", "layers")
     expect(page.locator("#divider")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360

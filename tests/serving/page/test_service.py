@@ -1,19 +1,19 @@
 """What the service refuses is said, and a busy one is waited for."""
 
 from color_network import encoded
-from page_driver import expect, look, opened, picture, refused, says, serving
+from page_driver import expect, image, look, opened, refused, says, serving
 
 
-def test_what_is_no_picture_gets_the_sentence_of_the_service(page):
+def test_what_is_no_image_gets_the_sentence_of_the_service(page):
     page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"buy milk"})
-    says(page, "This is no JPEG, PNG, WebP, BMP or TIFF picture.*")
+    says(page, "This is no JPEG, PNG, WebP, BMP or TIFF image.*")
     expect(page.locator("#result")).to_be_hidden()
     refused(page)
 
 
 def test_a_service_that_is_gone_is_asked_again_on_demand(page):
     page.route("**/v1/segment*", lambda route: route.abort())
-    page.set_input_files("#file", {"name": "street.png", "mimeType": "image/png", "buffer": encoded(picture())})
+    page.set_input_files("#file", {"name": "street.png", "mimeType": "image/png", "buffer": encoded(image())})
     says(page, "The service does not answer.*featherseg serve.*")
     refused(page)
     page.unroute("**/v1/segment*")
@@ -33,7 +33,7 @@ def test_a_busy_service_is_waited_for(page):
         )
 
     page.route("**/v1/segment*", busy)
-    look(page, picture())
+    look(page, image())
     assert len(answers) == 3
     refused(page)
 
@@ -51,13 +51,13 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         page.fill("#secret", "s3cret-token")
         page.keyboard.press("Enter")
         says(page, "Ready.")
-        look(page, picture())
+        look(page, image())
         page.context.close()
         other = opened(browser, f"{address}#token=s3cret-token")
         says(other, "Ready.")
         assert other.url == address
         other.reload()
         says(other, "Ready.")
-        look(other, picture())
+        look(other, image())
         assert page.errors == other.errors == []
         other.context.close()

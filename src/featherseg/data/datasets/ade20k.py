@@ -1,4 +1,4 @@
-"""ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val pictures of many sizes.
+"""ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val images of many sizes.
 
 150 classes, as of the MIT scene parsing benchmark. The full release of ADE20K, with all its object names, is another
 dataset in another layout: it is recognised and refused. docs/data/ade20k.md shows the layout and the licence.
@@ -54,7 +54,7 @@ def ade20k_listing(root: Path, splits: Sequence[str] = tuple(ADE20K_FOLDERS)) ->
         if images or masks:
             pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
     if not pairs:
-        raise DataNotFound(f"{base / 'images'} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+        raise DataNotFound(f"{base / 'images'} holds no image of {' or '.join(splits)}. {_EXPECTED}")
     return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
 
 
@@ -86,5 +86,5 @@ def _find_base(root: Path) -> Path:
 
 
 def _is_full_release(root: Path) -> bool:
-    """Whether a colour-coded mask lies beside its picture, as in images/ADE/training/urban/street."""
+    """Whether a colour-coded mask lies beside its image, as in images/ADE/training/urban/street."""
     return next(root.rglob("*_seg.png"), None) is not None

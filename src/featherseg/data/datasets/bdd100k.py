@@ -1,4 +1,4 @@
-"""BDD100K, semantic segmentation (Yu et al., CVPR 2020): 7000 train / 1000 val / 2000 test pictures of 720 x 1280.
+"""BDD100K, semantic segmentation (Yu et al., CVPR 2020): 7000 train / 1000 val / 2000 test images of 720 x 1280.
 
 The 19 classes of Cityscapes as train ids. Two layouts are read; docs/data/bdd100k.md shows them and the licence.
 """
@@ -27,7 +27,7 @@ _NO_TEST = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one form of BDD100K keeps the pictures and masks, below the root; a folder a split in either."""
+    """Where one form of BDD100K keeps the images and masks, below the root; a folder a split in either."""
 
     images: str
     masks: str
@@ -62,7 +62,7 @@ def bdd100k_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS) -> Listi
         if images or masks:
             pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
     if not pairs:
-        raise DataNotFound(f"{base / layout.images} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+        raise DataNotFound(f"{base / layout.images} holds no image of {' or '.join(splits)}. {_EXPECTED}")
     return Listing("bdd100k", CITYSCAPES_CLASSES, FROM_TRAIN_IDS, pairs, BDD100K_LICENCE)
 
 
@@ -89,7 +89,7 @@ def _state(root: Path, bases: Sequence[Path]) -> str:
         return "is no folder."
     for base in bases:
         if (base / "images/10k").is_dir():
-            return "holds pictures but no labels/sem_seg/masks: unpack the semantic segmentation labels beside them."
+            return "holds images but no labels/sem_seg/masks: unpack the semantic segmentation labels beside them."
         if (base / "labels/sem_seg").is_dir():
             if (base / "images/100k").is_dir():
                 return "holds images/100k, but the segmentation labels belong to images/10k."

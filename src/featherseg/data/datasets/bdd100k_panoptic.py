@@ -1,4 +1,4 @@
-"""BDD100K panoptic (Yu et al., CVPR 2020): 7000 train / 1000 val pictures of 720 x 1280, 40 classes, 10 of them things.
+"""BDD100K panoptic (Yu et al., CVPR 2020): 7000 train / 1000 val images of 720 x 1280, 40 classes, 10 of them things.
 
 Masks are the bitmasks of the release; docs/data/bdd100k-panoptic.md shows the format, the layout and the licence.
 """
@@ -138,7 +138,7 @@ def read_bitmask(path: Path) -> Panoptic:
     """The segmentation of a bitmask: four bytes a pixel, category id, flags, and the segment's id, high byte first.
 
     Crowds and ignored segments both have "iscrowd" = 1, as the toolkit scores neither; "ignored" tells them apart.
-    Category 0 is void. Raises DataError for a picture without four channels, a category above 40, a segment without an
+    Category 0 is void. Raises DataError for an image without four channels, a category above 40, a segment without an
     id, or one of two categories.
     """
     raw = _read_bytes(path)  # (H, W, 4)
@@ -202,7 +202,7 @@ def bdd100k_panoptic_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS)
         if images or masks:
             pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
     if not pairs:
-        raise DataNotFound(f"{base} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+        raise DataNotFound(f"{base} holds no image of {' or '.join(splits)}. {_EXPECTED}")
     return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
 
 

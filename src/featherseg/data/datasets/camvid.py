@@ -1,4 +1,4 @@
-"""CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 701 street pictures, 367 train / 101 val / 233 test.
+"""CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 701 street images, 367 train / 101 val / 233 test.
 
 11 classes as grouped by Sturgess et al. (BMVC 2009) and packed by Badrinarayanan et al. (SegNet, PAMI 2017).
 Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows them and the licence.
@@ -47,12 +47,12 @@ CAMVID_SPLITS = ("train", "val", "test", "fit", "dev")
 """train, val and test are the usual ones; fit and dev are parts of train, on which choices are made (`fit_and_dev`)."""
 
 
-CAMVID_LICENCE = "research use only: trained on CamVid, whose pictures are free for personal and research use"
+CAMVID_LICENCE = "research use only: trained on CamVid, whose images are free for personal and research use"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one form of CamVid keeps the pictures and labels of a split, below the root."""
+    """Where one form of CamVid keeps the images and labels of a split, below the root."""
 
     images: str
     labels: str

@@ -1,4 +1,4 @@
-"""Cityscapes, fine annotations (Cordts et al., CVPR 2016): 2975 train / 500 val / 1525 test pictures of 1024 x 2048.
+"""Cityscapes, fine annotations (Cordts et al., CVPR 2016): 2975 train / 500 val / 1525 test images of 1024 x 2048.
 
 19 classes. Masks of label ids or of train ids are read; docs/data/cityscapes.md shows the layout and the licence.
 """
@@ -65,7 +65,7 @@ def cityscapes_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) ->
         if images or masks[split]:
             pairs[split] = make_pairs(sorted({*images, *masks[split]}), images, masks[split])
     if not pairs:
-        raise DataNotFound(f"{root / 'leftImg8bit'} holds no picture of {' or '.join(splits)}. {_EXPECTED}")
+        raise DataNotFound(f"{root / 'leftImg8bit'} holds no image of {' or '.join(splits)}. {_EXPECTED}")
     return Listing("cityscapes", CITYSCAPES_CLASSES, kind.label_map, pairs, CITYSCAPES_LICENCE)
 
 

@@ -33,10 +33,10 @@ _EXPECTED = f"Expected gtFine/{{train,val}}/<city>/*{SUFFIX} of gtFine_trainvalt
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written of one split: the JSON, its pictures, and how many of their PNGs were there already."""
+    """What was written of one split: the JSON, its images, and how many of their PNGs were there already."""
 
     json: Path
-    pictures: int
+    images: int
     kept: int
 
 

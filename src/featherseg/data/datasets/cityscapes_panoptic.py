@@ -1,4 +1,4 @@
-"""Cityscapes panoptic (Cordts et al., CVPR 2016): the pictures of Cityscapes, 19 classes, 8 of them things.
+"""Cityscapes panoptic (Cordts et al., CVPR 2016): the images of Cityscapes, 19 classes, 8 of them things.
 
 Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert cityscapes-panoptic` make them from the
 release, with label ids or train ids as categories; docs/data/cityscapes-panoptic.md shows layout and licence.
@@ -87,7 +87,7 @@ def cityscapes_panoptic_listing(root: Path, splits: Sequence[str] = CITYSCAPES_S
 
 
 def _key(image_id: str, place: dict[str, str]) -> str:
-    """The key of a picture; one that is not there gets the city of its name."""
+    """The key of an image; one that is not there gets the city of its name."""
     return place.get(image_id, f"{image_id.partition('_')[0]}/{image_id}")
 
 

@@ -1,4 +1,4 @@
-"""COCO panoptic (Lin et al., ECCV 2014; Kirillov et al., CVPR 2019): 118287 train / 5000 val pictures of COCO 2017.
+"""COCO panoptic (Lin et al., ECCV 2014; Kirillov et al., CVPR 2019): 118287 train / 5000 val images of COCO 2017.
 
 133 categories, 80 of them things. docs/data/coco-panoptic.md shows layout and licence.
 """
@@ -22,7 +22,7 @@ from featherseg.data.panoptic.files import Annotation, read_panoptic_json
 COCO_PANOPTIC_SPLITS = ("train", "val")
 
 COCO_PANOPTIC_LICENCE = (
-    "trained on COCO panoptic: its labels are CC BY 4.0, its pictures belong to users of Flickr, each under the "
+    "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to users of Flickr, each under the "
     "licence that its owner chose, which is non-commercial for some"
 )
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff (Caesar, Uijlings, Ferrari, CVPR 2018): COCO's pictures with every pixel labelled, 171 classes.
+"""COCO-Stuff (Caesar, Uijlings, Ferrari, CVPR 2018): COCO's images with every pixel labelled, 171 classes.
 
 Two releases: 164k (118287 train / 5000 val of COCO 2017) and 10k (9000 train / 1000 val), on which CGRSeg reports. Each
 is read as released or as mmsegmentation's converter writes it; docs/data/coco-stuff.md shows layouts and licence.
@@ -25,10 +25,10 @@ _NO_TEST_164K = (
     "the labels of the split test of COCO-Stuff 164k are not public, so it can be neither trained nor scored on: "
     "use val."
 )
-_NO_TEST_10K = "the 1000 pictures of test.txt are the split val of coco-stuff-10k; there is no split test."
+_NO_TEST_10K = "the 1000 images of test.txt are the split val of coco-stuff-10k; there is no split test."
 
 COCO_STUFF_LICENCE = (
-    "trained on COCO-Stuff: its labels are CC BY 4.0, its pictures belong to users of Flickr, each under the licence "
+    "trained on COCO-Stuff: its labels are CC BY 4.0, its images belong to users of Flickr, each under the licence "
     "that its owner chose, which is non-commercial for some"
 )
 
@@ -51,7 +51,7 @@ converter has run, and each has its own table: nothing is shifted twice."""
 
 
 class CocoStuff164k(PairedFiles):
-    """COCO-Stuff 164k with 171 classes; keys are the stems of the pictures, "000000000009".
+    """COCO-Stuff 164k with 171 classes; keys are the stems of the images, "000000000009".
 
     Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
     whose labels are not public.
@@ -63,7 +63,7 @@ class CocoStuff164k(PairedFiles):
 
 
 class CocoStuff10k(PairedFiles):
-    """COCO-Stuff 10k with 171 classes; keys are the stems of the pictures, "COCO_train2014_000000000077".
+    """COCO-Stuff 10k with 171 classes; keys are the stems of the images, "COCO_train2014_000000000077".
 
     The split val is the release's list test.txt. Raises UnknownName for an unknown split and DataNotFound for a missing
     or incomplete root, and for the split test.
@@ -115,7 +115,7 @@ def _listing(name: str, form: Form, images: dict[str, Files], masks: dict[str, F
 
 
 def _masks(folder: Path, form: Form) -> Files:
-    """The masks of one form in a folder, by the stem of their picture; converted ones are no masks of another form."""
+    """The masks of one form in a folder, by the stem of their image; converted ones are no masks of another form."""
     paths = sorted(folder.glob(f"[!.]*{form.ending}"))
     others = () if form.ending == CONVERTED else (CONVERTED,)
     return {path.name.removesuffix(form.ending): [path] for path in paths if not path.name.endswith(others)}

@@ -1,4 +1,4 @@
-"""dataset.toml: what a folder of pictures and masks means. docs/data/folder.md shows one with every key."""
+"""dataset.toml: what a folder of images and masks means. docs/data/folder.md shows one with every key."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`folder`: your own pictures and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
+"""`folder`: your own images and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ class FolderData(PairedFiles):
     """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".
 
     `root` is the folder that the paths in the file start from, by default the file's own. Raises ConfigError for a slip
-    in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no pictures.
+    in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no images.
     """
 
     def __init__(self, toml: Path, split: str, root: Path | None = None, size: int | None = None) -> None:

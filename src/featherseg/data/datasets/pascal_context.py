@@ -1,4 +1,4 @@
-"""Pascal Context (Mottaghi et al., CVPR 2014): 4998 train / 5105 val pictures of PASCAL VOC 2010, all pixels labelled.
+"""Pascal Context (Mottaghi et al., CVPR 2014): 4998 train / 5105 val images of PASCAL VOC 2010, all pixels labelled.
 
 The 59 most frequent classes, with or without everything else as a class "background" (60). Masks are those that
 mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout and the licence.
@@ -17,10 +17,10 @@ from featherseg.data.palettes import default_palette
 
 PASCAL_CONTEXT_SPLITS = ("train", "val")
 
-_NO_TEST = "the labels of the test pictures of Pascal Context are not public: use val, on which the literature reports."
+_NO_TEST = "the labels of the test images of Pascal Context are not public: use val, on which the literature reports."
 
 PASCAL_CONTEXT_LICENCE = (
-    "trained on Pascal Context: no licence is known for its labels, and its pictures, those of PASCAL VOC 2010, are "
+    "trained on Pascal Context: no licence is known for its labels, and its images, those of PASCAL VOC 2010, are "
     "under the terms of use of Flickr; ask before a use beyond research"
 )
 
@@ -150,7 +150,7 @@ _EXPECTED = (
 
 
 def _find_base(root: Path) -> Path:
-    """`root` or the folder VOC2010 below it that holds pictures and masks; raises DataNotFound where there is none."""
+    """`root` or the folder VOC2010 below it that holds images and masks; raises DataNotFound where there is none."""
     bases = (root, root / "VOC2010", root / "VOCdevkit/VOC2010")
     for base in bases:
         if (base / IMAGES).is_dir() and (base / MASKS).is_dir():

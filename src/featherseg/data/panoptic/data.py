@@ -74,7 +74,7 @@ class PanopticData(PairedFiles):
         return Sample(pair.key, image, label, instances)
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class ids of sample `index`, 255 = void; the picture is not read."""
+        """(H, W) uint8 class ids of sample `index`, 255 = void; the image is not read."""
         return to_sample(*self.panoptic(index), self.listing.class_of, self.classes)[0]
 
     def panoptic(self, index: int) -> Panoptic:
@@ -99,7 +99,7 @@ def categories(classes: Sequence[ClassInfo], ids: Sequence[int]) -> list[dict[st
 def annotated_pairs(
     content: PanopticJson, folder: Path, images: Mapping[str, list[Path]], keys: Sequence[str]
 ) -> list[Pair]:
-    """One pair for every annotation: its picture by its key, its mask by its file name below `folder`."""
+    """One pair for every annotation: its image by its key, its mask by its file name below `folder`."""
     masks = files_by_stem(folder)
     stems = [Path(annotation.file_name).with_suffix("").as_posix() for annotation in content.annotations]
     return make_pairs(keys, images, {key: masks[stem] for key, stem in zip(keys, stems, strict=True) if stem in masks})

@@ -35,7 +35,7 @@ ID, CATEGORY, AREA, IS_CROWD = range(4)
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a JSON says of one PNG: its name, its picture, and its segments (S, 4) int64; an area of 0 is not known."""
+    """What a JSON says of one PNG: its name, its image, and its segments (S, 4) int64; an area of 0 is not known."""
 
     image_id: int | str
     file_name: str
@@ -108,7 +108,7 @@ def read_panoptic_json(path: Path) -> PanopticJson:
         values = [getattr(annotation, key) for annotation in annotations]
         twice, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
-            raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one a picture.")
+            raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one an image.")
     categories = content.get("categories", [])
     if not isinstance(categories, list) or not all(isinstance(row, dict) and "id" in row for row in categories):
         raise DataError(f"{path}: 'categories' is no list of objects with an 'id'.")
@@ -127,13 +127,13 @@ class PanopticWriter:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
-    def add(self, image_id: int | str, picture: str, file_name: str, panoptic: Panoptic, *, draw: bool = True) -> None:
-        """Add one segmentation of the picture `picture` as the PNG `file_name`; without `draw` the PNG is there."""
+    def add(self, image_id: int | str, image: str, file_name: str, panoptic: Panoptic, *, draw: bool = True) -> None:
+        """Add one segmentation of the image `image` as the PNG `file_name`; without `draw` the PNG is there."""
         ids, segments = panoptic
         if draw:
             write_ids(self.folder / _inside(file_name, str(self.folder)), ids)
         height, width = ids.shape
-        self._images.append({"id": image_id, "file_name": picture, "height": height, "width": width})
+        self._images.append({"id": image_id, "file_name": image, "height": height, "width": width})
         self._annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
 
     def finish(self) -> Path:
@@ -146,12 +146,12 @@ class PanopticWriter:
 
 def _read_colors(path: Path) -> np.ndarray:
     if image_channels(path) != 3:
-        raise DataError(f"{path} is a grey picture: expected colours, of which each is an id (R + 256 G + 65536 B).")
+        raise DataError(f"{path} is a grey image: expected colours, of which each is an id (R + 256 G + 65536 B).")
     return read_mask(path, colors=True)  # (H, W, 3)
 
 
-def _save_png(picture: Image.Image, file: BinaryIO) -> None:
-    picture.save(file, format="PNG")
+def _save_png(image: Image.Image, file: BinaryIO) -> None:
+    image.save(file, format="PNG")
 
 
 def _load(path: Path) -> Any:

@@ -1,8 +1,8 @@
-"""What an instance branch learns from: the centres of a picture's objects, and the way from each pixel to its own.
+"""What an instance branch learns from: the centres of an image's objects, and the way from each pixel to its own.
 
 Panoptic-DeepLab's targets (Cheng et al., CVPR 2020, Sec. 3.2). Two things differ from the authors' code: a crowd region
 is no object, so it draws no centre, pulls no pixel and gets no weight for being small; and offsets are in pixels of
-the picture everywhere, whatever the stride of the network.
+the image everywhere, whatever the stride of the network.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ import numpy as np
 from featherseg.core.types import IGNORE, Size
 
 SIGMA = 8
-"""Standard deviation of a centre's Gaussian in pixels, that of the authors, for full-size pictures."""
+"""Standard deviation of a centre's Gaussian in pixels, that of the authors, for full-size images."""
 
 SMALL_AREA, SMALL_WEIGHT = 4096, 3.0
 """Pixels under which an object counts as small, and how much its pixels weigh in the semantic loss."""
@@ -23,7 +23,7 @@ Array = TypeVar("Array")
 
 
 class PanopticTargets(NamedTuple, Generic[Array]):
-    """Targets of one picture: numpy arrays of float32; torch's collate makes a batch of tensors, (B, ...) each.
+    """Targets of one image: numpy arrays of float32; torch's collate makes a batch of tensors, (B, ...) each.
 
     center (H, W), 0..1, is 1 at every object's centre; offset (2, H, W) is (dy, dx) in pixels from a pixel to the
     centre of its object, 0 elsewhere. The weights (H, W) say how much a pixel counts: center_weight is 1 where what is
@@ -44,7 +44,7 @@ def panoptic_targets(
     """label (H, W) uint8 class ids, instances (H, W) integer ids, ids of the classes with instances -> the targets.
 
     The Gaussians have a standard deviation of `sigma` pixels and are cut off beyond 3 sigma + 1 rows or columns.
-    An object is the set of pixels with one id > 0 and a class of `things`, as far as the picture holds it: of one that
+    An object is the set of pixels with one id > 0 and a class of `things`, as far as the image holds it: of one that
     a crop has cut, the centre is that of what is left. Pixels of such a class without an id are treated as a crowd.
     """
     of_thing = np.isin(np.arange(IGNORE + 1), list(things))[label]  # (H, W) bool

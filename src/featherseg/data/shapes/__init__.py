@@ -113,7 +113,7 @@ def _painted(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
 
 
 def _paint_bonnet(canvas: Canvas, color: RGB, camera: Camera) -> None:
-    """The own car's bonnet at the lower edge: in the picture, but ignored, as in recorded data."""
+    """The own car's bonnet at the lower edge: in the image, but ignored, as in recorded data."""
     rows = np.arange(HEIGHT - 26, HEIGHT)[:, None]
     away = (np.arange(WIDTH) - camera.vanish) * (1 / 300)
     parts = (rows > HEIGHT - 20 + away * away * 22).astype(np.uint8)

@@ -156,7 +156,7 @@ class Camera:
 
 
 class Canvas:
-    """The picture while it is painted, far things first, by numbers: each pixel holds the number of a swatch.
+    """The image while it is painted, far things first, by numbers: each pixel holds the number of a swatch.
 
     A swatch is a colour (in the light of a clear noon, 0..255, above: lamps), a class and an instance id, so that label
     and instances are exact by construction. swatch (H, W) uint16; shade (H, W) float32 multiplies the colour; nearness
@@ -246,7 +246,7 @@ def box_patch(camera: Camera, x: float, width: float, near: float, far: float, t
     """The visible faces of a box that stands on the ground from x to x + width (to the left where width < 0).
 
     The face at depth `near` looks to the camera; the face in the plane x, near..far deep, is seen where it lies on the
-    camera's side of the box. None where nothing of it is in the picture.
+    camera's side of the box. None where nothing of it is in the image.
     """
     side = 1.0 if width > 0 else -1.0
     ends = [camera.column(x, near), camera.column(x + width, near)]

@@ -9,7 +9,7 @@ from featherseg.data.shapes.scene import LAMP, PAVEMENT, Pole, Scene, Weather
 
 
 def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
-    """The finished picture, (H, W, 3) uint8 RGB."""
+    """The finished image, (H, W, 3) uint8 RGB."""
     weather, color = scene.weather, canvas.color()
     _add_light(color, canvas, scene)
     sky = canvas.swatch == 0

@@ -13,7 +13,7 @@ import tensorrt  # type: ignore[import-not-found]
 def main() -> None:
     """Parse the ONNX file, state the sizes, write the engine."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--height", type=int, required=True, help="of the usual picture, in pixels")
+    options.add_argument("--height", type=int, required=True, help="of the usual image, in pixels")
     options.add_argument("--width", type=int, required=True)
     options.add_argument("--fp16", action="store_true", help="let layers run in half precision (TensorRT before 11)")
     chosen = options.parse_args()

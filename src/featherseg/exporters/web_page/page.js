@@ -1,13 +1,13 @@
 "use strict";
-// Runs the network of model.js on pictures, in the page itself: opened from disk, without a server or a connection.
+// Runs the network of model.js on images, in the page itself: opened from disk, without a server or a connection.
 // packed.model and packed.runtime are written by `featherseg export --to web`; sizes are [height, width].
 
-const MEMORY = 1.5e9; // bytes that a picture may take while the network runs: WebAssembly has 4 GB at most
+const MEMORY = 1.5e9; // bytes that an image may take while the network runs: WebAssembly has 4 GB at most
 const facts = packed.model.facts;
 const element = (id) => document.getElementById(id);
 const shown = facts.classes.map(() => true);
 let session = null;
-let seen = null; // the last picture: {name, size, pixels (RGBA), mask, counts}
+let seen = null; // the last image: {name, size, pixels (RGBA), mask, counts}
 
 async function unpack(text) { // base64 of gzip -> bytes; file:// allows no fetch, so files travel inside scripts
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -35,7 +35,7 @@ function describe() {
   element("name").textContent = facts.name;
   element("about").textContent =
     `Tells ${facts.classes.length} classes apart, pixel by pixel. ` +
-    "Choose a picture: the network runs here, in this page, and nothing is sent anywhere.";
+    "Choose an image: the network runs here, in this page, and nothing is sent anywhere.";
   element("licence").textContent = facts.licence || "not stated";
   element("classes").replaceChildren(...facts.classes.map(classRow));
 }
@@ -59,23 +59,23 @@ function say(text, isError = false) {
 
 async function look(file) {
   if (!session || !file) return;
-  say(`Looking at ${file.name || "the picture"}.`);
+  say(`Looking at ${file.name || "the image"}.`);
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // let the page show that
   try {
-    const picture = await createImageBitmap(file, { colorSpaceConversion: "none" });
-    const size = [picture.height, picture.width];
+    const image = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    const size = [image.height, image.width];
     const network = networkSize(size);
-    const pixels = read(picture, network);
+    const pixels = read(image, network);
     const start = performance.now();
     const feeds = { images: new ort.Tensor("uint8", rgb(pixels), [1, ...network, 3]) };
     const found = (await session.run(feeds)).masks.data;
     const milliseconds = performance.now() - start;
     const mask = enlarge(Uint8Array.from(found), network, size);
-    seen = { name: (file.name || "picture").replace(/\.[^.]*$/, ""), size, pixels: read(picture, size), mask };
+    seen = { name: (file.name || "image").replace(/\.[^.]*$/, ""), size, pixels: read(image, size), mask };
     tell(network, milliseconds);
     draw();
   } catch (error) {
-    say(`${file.name || "The picture"} could not be looked at: ${error.message}`, true);
+    say(`${file.name || "The image"} could not be looked at: ${error.message}`, true);
   }
 }
 
@@ -86,11 +86,11 @@ function networkSize([height, width]) { // as the network was validated (facts.f
   return [height, width].map((side) => Math.max(1, Math.round(side * factor)));
 }
 
-function read(picture, [height, width]) { // -> RGBA, 4 bytes a pixel
+function read(image, [height, width]) { // -> RGBA, 4 bytes a pixel
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture, 0, 0, width, height);
+  context.drawImage(image, 0, 0, width, height);
   return context.getImageData(0, 0, width, height).data;
 }
 
@@ -128,7 +128,7 @@ function tell(network, milliseconds) {
   const largest = counts.map((count, i) => [count, facts.classes[i].name]).sort((a, b) => b[0] - a[0]);
   const words = largest.filter(([count]) => count > 0).slice(0, 3)
     .map(([count, name]) => `${name} ${Math.round(100 * count / seen.mask.length)}%`);
-  element("view").setAttribute("aria-label", `The picture under the colours of its classes: ${words.join(", ")}`);
+  element("view").setAttribute("aria-label", `The image under the colours of its classes: ${words.join(", ")}`);
   element("result").hidden = false;
   say(`Done in ${Math.round(milliseconds)} ms.`);
 }

@@ -25,7 +25,7 @@ class Runtime(Protocol):
 
     classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
     minimum_size as every network states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
-    it was trained on, where known; test_fit, what pictures were brought to fit when it was validated (None: their own
+    it was trained on, where known; test_fit, what images were brought to fit when it was validated (None: their own
     size); panoptic, how its centres become objects (None: it knows classes alone); device, where its input should lie.
     """
 
@@ -103,7 +103,7 @@ def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
 def _without_masks(runtime: FileRuntime) -> Runtime:
     if runtime.masks:
         raise ExportError(
-            f"{runtime.name} gives finished masks of pictures, but logits are expected here. "
+            f"{runtime.name} gives finished masks of images, but logits are expected here. "
             f"Export again without --masks for predict, evaluate and compare."
         )
     return runtime

@@ -80,8 +80,8 @@ class FileRuntime(ABC):
     """An exported file that is ready to run; a class for each kind of file says in `run` how.
 
     What it tells about the network is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
-    holds normalisation, upsampling and argmax, takes uint8 RGB pictures (B, H, W, C) and gives masks (B, H, W) uint8;
-    only `run` answers then. fixed_size: the (H, W) in pixels of the only pictures that it takes; None for any.
+    holds normalisation, upsampling and argmax, takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8;
+    only `run` answers then. fixed_size: the (H, W) in pixels of the only images that it takes; None for any.
     """
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
@@ -106,8 +106,8 @@ class FileRuntime(ABC):
         if self.fixed_size not in (None, size):
             height, width = self.fixed_size or size
             raise ExportError(
-                f"{self.name} takes pictures of {height}x{width} (height x width) alone, not of {size[0]}x{size[1]}: "
-                f"its kind of file has no other sizes. Resize the picture, or export the network as onnx, for any size."
+                f"{self.name} takes images of {height}x{width} (height x width) alone, not of {size[0]}x{size[1]}: "
+                f"its kind of file has no other sizes. Resize the image, or export the network as onnx, for any size."
             )
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
         shape_only = torch.empty(images.shape, device="meta")  # the size the graph pads to; no pixel is touched

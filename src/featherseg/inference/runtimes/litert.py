@@ -19,7 +19,7 @@ FACTS = "featherseg.json"
 class LitertRuntime(FileRuntime):
     """A file written by `featherseg export --to litert`, run on the CPU, on as many threads as torch's.
 
-    It takes pictures of one size. Raises ExportError for a file that is none, MissingExtra without ai-edge-litert,
+    It takes images of one size. Raises ExportError for a file that is none, MissingExtra without ai-edge-litert,
     DeviceError for a device that is not the CPU.
     """
 
@@ -40,13 +40,13 @@ class LitertRuntime(FileRuntime):
         self._run: Any = self._interpreter.get_signature_runner()
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """See FileRuntime; the file holds one picture, so they go one after the other."""
+        """See FileRuntime; the file holds one image, so they go one after the other."""
         try:
-            pictures = [self._run(args_0=image[None]) for image in images]
+            each = [self._run(args_0=image[None]) for image in images]
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"{self.name} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}") from None
         names = [f"output_{number}" for number in range(len(self.outputs))]
-        return [np.concatenate([maps[name] for maps in pictures]) for name in names]
+        return [np.concatenate([maps[name] for maps in each]) for name in names]
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ MOST_SETTING = 2**20
 class NcnnRuntime(FileRuntime):
     """A file written by `featherseg export --to ncnn`, run in fp32 on the CPU, on as many threads as torch's.
 
-    It takes pictures of one size. Raises ExportError for files that are none, or not of one export, MissingExtra
+    It takes images of one size. Raises ExportError for files that are none, or not of one export, MissingExtra
     without ncnn, DeviceError for a device that is not the CPU.
     """
 
@@ -53,9 +53,9 @@ class NcnnRuntime(FileRuntime):
         self._net = _load(graph, weights)
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """See FileRuntime; ncnn knows no batches, so pictures go one after the other."""
-        pictures = [self._run(image) for image in images]
-        return [np.stack(maps) for maps in zip(*pictures, strict=True)]
+        """See FileRuntime; ncnn knows no batches, so images go one after the other."""
+        each = [self._run(image) for image in images]
+        return [np.stack(maps) for maps in zip(*each, strict=True)]
 
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
         """(C, H, W) -> the outputs, (K | 1 | 2, h, w) each."""

@@ -34,7 +34,7 @@ _MISSING_FRAMES = 2
 """A file without a count of its frames lacks some where it ends by at least so many earlier than its header says."""
 
 Turn = tuple[int, int, int, int]
-"""a, b, c, d of a display matrix: a point (x, y) of the stored picture is shown at (a x + c y, b x + d y)."""
+"""a, b, c, d of a display matrix: a point (x, y) of the stored image is shown at (a x + c y, b x + d y)."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def is_sideways(turn: Turn) -> bool:
 
 
 def squared_width(width: int, pixel_shape: Fraction | None) -> int:
-    """The width in square pixels of a picture whose pixels are `pixel_shape` times as wide as high."""
+    """The width in square pixels of an image whose pixels are `pixel_shape` times as wide as high."""
     if not pixel_shape or not Fraction(1, 4) <= pixel_shape <= 4:  # unknown, or a damaged header
         return width
     return max(1, round(width * pixel_shape))
@@ -209,7 +209,7 @@ def turn_of(decoded: Any) -> Turn:
 
 
 def _seconds(container: Any, stream: Any) -> float | None:
-    """How long the pictures last by the header; None where it does not say so of them alone."""
+    """How long the images last by the header; None where it does not say so of them alone."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)\0*", stream.metadata.get("DURATION", "")):  # Matroska's tag
@@ -236,7 +236,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
         if stream is None:
-            raise DataError(f"{path} holds no moving pictures (sound alone?). Expected a video.")
+            raise DataError(f"{path} holds no moving images (sound alone?). Expected a video.")
         _check_bound(path, (stream.height or 0, stream.width or 0))
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # also where a later frame is larger
         yield container, stream
@@ -249,7 +249,7 @@ def _hint(path: Path) -> str:
 
 
 def _is_cover(stream: Any) -> bool:
-    """A still picture that belongs to a piece of music."""
+    """A still image that belongs to a piece of music."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 

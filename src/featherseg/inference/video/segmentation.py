@@ -78,7 +78,7 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
     Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
     that of a run which was not. Frames before are decoded again, which is quick, and not predicted.
     Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a network that takes no
-    pictures of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
+    images of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
     PyAV, FeathersegError where one of the folders is a link.
     """
     check_predictor(predictor)
@@ -100,10 +100,10 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
 
 
 def check_predictor(predictor: Predictor) -> None:
-    """Raises ConfigError for a network that takes neither colour nor grey pictures."""
+    """Raises ConfigError for a network that takes neither colour nor grey images."""
     runtime = predictor.runtime
     if runtime.channels not in (1, 3):
-        raise ConfigError(f"{runtime.name} takes pictures of {runtime.channels} channels, but a video has three.")
+        raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels, but a video has three.")
 
 
 def draw_frames(predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None) -> Iterator[Drawn]:

@@ -1,4 +1,4 @@
-// The camera of this computer or phone, and its frames as pictures.
+// The camera of this computer or phone, and its frames as images.
 
 const QUALITY = 0.92; // of the JPEG that a frame becomes
 const REASONS = {

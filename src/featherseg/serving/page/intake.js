@@ -1,4 +1,4 @@
-// The ways a picture comes in: chosen, dropped, pasted, or from the camera, one frame or frame after frame.
+// The ways an image comes in: chosen, dropped, pasted, or from the camera, one frame or frame after frame.
 
 import { startCamera, stopCamera, takeFrame } from "./camera.js";
 import { say, sayError } from "./status.js";
@@ -21,13 +21,13 @@ export function openIntake(lookAt, limits) {
 async function take(file) {
   if (!file || !largest) return;
   goStill();
-  const name = file.name || "picture";
+  const name = file.name || "image";
   if (file.size > largest) return say(tooLarge(name, file.size), true);
   let kept; // whatever happens to the file from now on
   try {
     kept = new Blob([await file.arrayBuffer()]);
   } catch {
-    return say(`${name} cannot be read. If it is a folder, choose a picture inside it.`, true);
+    return say(`${name} cannot be read. If it is a folder, choose an image inside it.`, true);
   }
   await look(kept, name);
 }

@@ -21,7 +21,7 @@ export function listClasses(models) {
   element("heads").textContent = models.length > 1 ? "share left, right" : "share of pixels";
 }
 
-// Shares of what one or two models saw. A moving picture keeps the order, so that nothing jumps.
+// Shares of what one or two models saw. A moving image keeps the order, so that nothing jumps.
 export function tellShares(seen, isMoving) {
   const names = seen.map(({ model, shares }) => new Map(model.classes.map((info, i) => [info.name, shares[i]])));
   for (const [name, row] of rows) {

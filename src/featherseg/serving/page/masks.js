@@ -8,15 +8,15 @@ export const VOID = 255; // a pixel of no class
 
 // -> { model, size, mask, shares, png, parts, segments }. shares: of the pixels, by class number. png: the file itself,
 // where it was asked for. parts: of a panoptic model the number of each pixel's segment + 1, 0 where there is none.
-export async function see(picture, name, model, ways) {
+export async function see(image, name, model, ways) {
   if (model.panoptic) {
     try {
-      return fromRuns(await (await segment(picture, name, model.name, "rle", ways)).json(), model);
+      return fromRuns(await (await segment(image, name, model.name, "rle", ways)).json(), model);
     } catch (error) {
       if (error.code !== "ragged") throw error; // too many runs to send: the classes alone
     }
   }
-  return fromPng(await (await segment(picture, name, model.name, "png", ways)).arrayBuffer(), model);
+  return fromPng(await (await segment(image, name, model.name, "png", ways)).arrayBuffer(), model);
 }
 
 async function fromPng(buffer, model) {

@@ -1,10 +1,10 @@
-// The page of `featherseg serve`: asks one or two models about a picture and shows what they saw.
+// The page of `featherseg serve`: asks one or two models about an image and shows what they saw.
 // Class and file names come from strangers: they are set as text, never as HTML.
 
 import { isLive, openIntake } from "./intake.js";
 import * as legend from "./legend.js";
 import { see } from "./masks.js";
-import { emptyPicture, openPicture } from "./picture.js";
+import { emptyImage, openImage } from "./image.js";
 import { keepToken, readLimits, readModels, segment, takeToken } from "./service.js";
 import { askToken, say, sayBusy, sayError } from "./status.js";
 import * as view from "./view.js";
@@ -12,7 +12,7 @@ import * as view from "./view.js";
 const element = (id) => document.getElementById(id);
 const opacity = () => element("opacity").value / 100;
 let models = [];
-let current = null; // { file, name, picture: a canvas or null, seen: Map of model name to what it saw }
+let current = null; // { file, name, image: a canvas or null, seen: Map of model name to what it saw }
 let asking = new AbortController(); // of the question that is under way
 
 async function start() {
@@ -56,8 +56,8 @@ function chooseModels() {
 
 // -> Promise of whether it was seen.
 async function look(file, name) {
-  const picture = await openPicture(file);
-  return ask({ file, name, picture, seen: new Map() });
+  const image = await openImage(file);
+  return ask({ file, name, image, seen: new Map() });
 }
 
 // Asks those of the chosen models that were not asked about it yet, one after the other.
@@ -88,26 +88,26 @@ async function ask(about) {
   }
 }
 
-function showAlone({ picture }) { // at once, before any model has answered
-  element("result").hidden = !picture;
+function showAlone({ image }) { // at once, before any model has answered
+  element("result").hidden = !image;
   setSaves(false);
-  if (!picture) return;
-  view.showPicture(picture);
+  if (!image) return;
+  view.showImage(image);
   view.showSeen([], legend.isShown);
-  element("caption").textContent = `${picture.width} x ${picture.height} pixels`;
+  element("caption").textContent = `${image.width} x ${image.height} pixels`;
 }
 
 function show(about, seen, isMoving) {
   const [height, width] = seen[0].size;
-  const fits = about.picture && about.picture.height === height && about.picture.width === width;
-  view.showPicture(fits ? about.picture : emptyPicture(seen[0].size));
+  const fits = about.image && about.image.height === height && about.image.width === width;
+  view.showImage(fits ? about.image : emptyImage(seen[0].size));
   view.showSeen(seen, legend.isShown);
   view.setOpacity(opacity());
   legend.tellShares(seen, isMoving);
   element("result").hidden = false;
   setSaves(true);
   element("caption").textContent = `${width} x ${height} pixels`;
-  element("stage").setAttribute("aria-label", `The picture under the colours of its classes: ${inWords(seen[0])}`);
+  element("stage").setAttribute("aria-label", `The image under the colours of its classes: ${inWords(seen[0])}`);
   if (isMoving) return;
   const { name } = about;
   say(fits ? `Done: ${name}.` : `Done, but your browser cannot show ${name}: here is the mask alone, on grey.`);

@@ -1,4 +1,4 @@
-// What lies over the picture: the classes' colours, and of a panoptic model its objects' outlines and names.
+// What lies over the image: the classes' colours, and of a panoptic model its objects' outlines and names.
 
 const PAPER = "#fafaf8";
 const INK = "#1c1c1e";

@@ -32,9 +32,9 @@ export async function readLimits() {
 }
 
 // -> the Response. onWait(seconds, attempt, attempts) is called where the service is busy; signal gives up.
-export function segment(picture, name, model, format, { signal, onWait }) {
+export function segment(image, name, model, format, { signal, onWait }) {
   const body = new FormData();
-  body.append("image", picture, name);
+  body.append("image", image, name);
   const query = new URLSearchParams({ format, model });
   return request(`v1/segment?${query}`, { method: "POST", body, signal }, onWait);
 }

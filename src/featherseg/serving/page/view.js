@@ -1,4 +1,4 @@
-// The picture under the colours of one model, or of two beside a divider; what lies under the pointer is told.
+// The image under the colours of one model, or of two beside a divider; what lies under the pointer is told.
 
 import { nameAt } from "./masks.js";
 import { paintColors, paintMarks } from "./paint.js";
@@ -15,12 +15,12 @@ let split = 50; // where the divider stands, in percent of the width
 let point = null; // where the keyboard asks, as shares of width and height
 let onPoint = () => {};
 
-// A new picture (a canvas) without any colours yet.
-export function showPicture(picture) {
-  const canvas = element("picture");
-  Object.assign(canvas, { width: picture.width, height: picture.height });
-  canvas.getContext("2d").drawImage(picture, 0, 0);
-  element("frame").style.setProperty("--ratio", picture.width / picture.height);
+// A new image (a canvas) without any colours yet.
+export function showImage(image) {
+  const canvas = element("image");
+  Object.assign(canvas, { width: image.width, height: image.height });
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  element("frame").style.setProperty("--ratio", image.width / image.height);
 }
 
 // What one or two models saw; isShown(class name) says which colours are drawn.
@@ -49,12 +49,12 @@ export function setOpacity(share) {
   for (const { colors } of sides) colors.style.opacity = share;
 }
 
-// Picture, colours and marks of the first model as one canvas of the picture's size.
+// Image, colours and marks of the first model as one canvas of the image's size.
 export function compose(share) {
-  const picture = element("picture");
-  const canvas = Object.assign(document.createElement("canvas"), { width: picture.width, height: picture.height });
+  const image = element("image");
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
   const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0);
+  context.drawImage(image, 0, 0);
   context.globalAlpha = share;
   context.drawImage(sides[0].colors, 0, 0);
   context.globalAlpha = 1;

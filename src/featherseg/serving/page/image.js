@@ -1,7 +1,7 @@
 // A file becomes a canvas to look at: upright as the service sees it, without colour management.
 
 // -> Promise of a canvas, or of null where the browser cannot show the file.
-export async function openPicture(file) {
+export async function openImage(file) {
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
     const turn = isWebp(bytes) ? takeOrientation(bytes) : 1; // browsers turn the other formats themselves
@@ -12,7 +12,7 @@ export async function openPicture(file) {
   }
 }
 
-export function emptyPicture([height, width]) {
+export function emptyImage([height, width]) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d");
   context.fillStyle = "#808080";
@@ -22,7 +22,7 @@ export function emptyPicture([height, width]) {
 
 function draw(bitmap, turn) {
   const { width, height } = bitmap;
-  const canvas = emptyPicture(turn >= 5 ? [width, height] : [height, width]);
+  const canvas = emptyImage(turn >= 5 ? [width, height] : [height, width]);
   const context = canvas.getContext("2d");
   context.setTransform(...TURNS[turn](width, height));
   context.drawImage(bitmap, 0, 0);
@@ -30,7 +30,7 @@ function draw(bitmap, turn) {
   return canvas;
 }
 
-// EXIF orientation (CIPA DC-008, table 6) of a picture as stored -> the canvas transform that brings it upright.
+// EXIF orientation (CIPA DC-008, table 6) of an image as stored -> the canvas transform that brings it upright.
 const TURNS = {
   1: () => [1, 0, 0, 1, 0, 0],
   2: (width) => [-1, 0, 0, 1, width, 0],
@@ -50,7 +50,7 @@ function letters(bytes, at) {
   return String.fromCharCode(...bytes.subarray(at, at + 4));
 }
 
-// The EXIF orientation of a WebP file, 1..8. It is set to 1 in the bytes, so that no browser turns the picture again.
+// The EXIF orientation of a WebP file, 1..8. It is set to 1 in the bytes, so that no browser turns the image again.
 function takeOrientation(bytes) {
   const view = new DataView(bytes.buffer);
   for (let at = 12; at + 8 <= bytes.length;) {
