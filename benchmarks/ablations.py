@@ -18,7 +18,7 @@ Variants = Mapping[str, Sequence[str]]
 
 SEEDS = (0, 1, 2)
 SHORT = (
-    'data.train_split="fit"',
+    'data.train_split="subtrain"',
     'data.val_split="dev"',
     "data.workers=1",
     "augment.scale=[0.375, 1.0]",  # the recipe's [0.75, 2.0] on half-size images

@@ -1,4 +1,4 @@
-"""What scoring an image costs besides the network's forward: classes of every pixel, counts, boundaries.
+"""What scoring an image costs besides the model's forward: classes of every pixel, counts, boundaries.
 
     python benchmarks/evaluator.py [--size 1024x2048] [--classes 19] [--rounds 15] [--threads 1] [--json FILE]
 
@@ -20,7 +20,7 @@ from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import SegOutput
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.iou import Confusion
-from featherseg.inference.modes import Mode, Pass, Window, masks_of
+from featherseg.inference.settings import InferenceSettings, Pass, Window, masks_of
 from featherseg.kernels import confusion_counts, native, upsample_argmax
 
 
@@ -39,7 +39,7 @@ def usual_counts(truth: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarra
 def our_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """As the evaluator makes it of one run over the whole image: (1, K, h, w) -> (H, W) uint8."""
     out = SegOutput(logits, size, size, False)
-    return masks_of([Pass(Window(0, 0, *size), out, flipped=False)], size, Mode())[0]
+    return masks_of([Pass(Window(0, 0, *size), out, flipped=False)], size, InferenceSettings())[0]
 
 
 def our_counts(truth: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.data.panoptic.segments import list_segments
 from featherseg.evaluation.ground_truth import PanopticScorer
-from featherseg.inference.modes import predict_panoptic
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import predict_panoptic
 from featherseg.runs import load_run
 
 
@@ -26,7 +26,7 @@ def regions(mask: np.ndarray) -> Panoptic:
 
 
 def score(runtime: Runtime, data: SegmentationData) -> tuple[dict[str, Any], dict[str, Any]]:
-    """-> (with the objects that the network saw, with one region a class), as `PanopticQuality.compute` gives them."""
+    """-> (with the objects that the model saw, with one region a class), as `PanopticQuality.compute` gives them."""
     objects, baseline = PanopticScorer(data), PanopticScorer(data)
     for index in range(len(data)):
         sample = data[index]

@@ -1,11 +1,11 @@
-"""What a run's exported files lose and gain: mIoU of each file beside its network's, and the speed of that same file.
+"""What a run's exported files lose and gain: mIoU of each file beside its model's, and the speed of that same file.
 
     python benchmarks/quantised_miou.py RUN [--split test] [--data-root PATH] [--threads 2] [--json FILE]
 
 RUN/export/ must hold the files: featherseg export RUN --to openvino-int8,onnx-int8. Scored at the size that the run was
-validated at, on full-resolution labels. "difference" is file less network in points of mIoU with its 95 % interval:
+validated at, on full-resolution labels. "difference" is file less model in points of mIoU with its 95 % interval:
 whole sequences are drawn again, or blocks of 25 consecutive images where there are too few. Each file is opened once,
-scored, and then timed against the plain network in eager torch, on one image of the data at the size the network
+scored, and then timed against the plain model in eager torch, on one image of the data at the size the model
 sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need a
 quiet machine, scores do not: --rounds 0 leaves the times out.
 """
@@ -27,13 +27,13 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import Scores, evaluate, number
 from featherseg.exporters import EXPORTERS
-from featherseg.inference.modes import own_mode, passes_over
 from featherseg.inference.optimize import optimize
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.inference.settings import own_settings, passes_over
 from featherseg.runs import Run, load_run
 from featherseg.uncertainty.bootstrap import Difference, compare_files
-from featherseg.uncertainty.clusters import units_of
+from featherseg.uncertainty.clusters import clusters_of
 
 FILES = ("openvino-int8", "onnx-int8")
 LIMITS = {"int8": (1.0, 1.5), "bf16": (0.2, None)}
@@ -41,7 +41,7 @@ LIMITS = {"int8": (1.0, 1.5), "bf16": (0.2, None)}
 
 
 def bf16_runtime(run: Run) -> TorchRuntime:
-    """The run's network as `featherseg.optimize(model, "bf16")` makes it."""
+    """The run's model as `featherseg.optimize(model, "bf16")` makes it."""
     runtime = open_runtime(run, "cpu")
     assert isinstance(runtime, TorchRuntime)
     runtime.model = optimize(run.model, "bf16")
@@ -49,8 +49,8 @@ def bf16_runtime(run: Run) -> TorchRuntime:
 
 
 def runtimes_of(run: Run) -> dict[str, Runtime]:
-    """The network, and what is compared with it: bf16, and the int8 files that are there."""
-    runtimes: dict[str, Runtime] = {"network": open_runtime(run, "cpu"), "bf16": bf16_runtime(run)}
+    """The model, and what is compared with it: bf16, and the int8 files that are there."""
+    runtimes: dict[str, Runtime] = {"model": open_runtime(run, "cpu"), "bf16": bf16_runtime(run)}
     for target in FILES:
         file = run.path / "export" / EXPORTERS[target].main
         if file.is_file():
@@ -70,7 +70,7 @@ def sha256(file: Path) -> str:
 
 
 def score(runtimes: dict[str, Runtime], data: SegmentationData) -> dict[str, Scores]:
-    """Every runtime on every image, in the mode of the run's validation."""
+    """Every runtime on every image, with the settings of the run's validation."""
     scores = {}
     for name, runtime in runtimes.items():
         print(f"scoring {name}", file=sys.stderr, flush=True)
@@ -79,18 +79,18 @@ def score(runtimes: dict[str, Runtime], data: SegmentationData) -> dict[str, Sco
 
 
 def plain_step(run: Run, images: torch.Tensor) -> Callable[[], Any]:
-    """The baseline: the network as it is, eager, in the usual layout."""
-    network = run.model.float().eval()
+    """The baseline: the model as it is, eager, in the usual layout."""
+    model = run.model.float().eval()
 
     @torch.inference_mode()
     def step() -> None:
-        network(images)
+        model(images)
 
     return step
 
 
 def seen_image(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
-    """What the network is given of the first image, (1, C, h, w)."""
+    """What the model is given of the first image, (1, C, h, w)."""
     seen: list[torch.Tensor] = []
 
     class Ear:
@@ -101,15 +101,15 @@ def seen_image(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
             seen.append(images)
             return runtime(images)
 
-    passes_over(Ear(), data[0].image[None], own_mode(runtime))
+    passes_over(Ear(), data[0].image[None], own_settings(runtime))
     return seen[0].contiguous()
 
 
 def time_files(
     run: Run, runtimes: dict[str, Runtime], data: SegmentationData, given: argparse.Namespace
 ) -> paired.Table:
-    """Those very runtimes against the plain network."""
-    images = seen_image(runtimes["network"], data)
+    """Those very runtimes against the plain model."""
+    images = seen_image(runtimes["model"], data)
     steps = {"plain eager": plain_step(run, images)}
     steps |= {name: (lambda runtime=runtime: runtime(images)) for name, runtime in runtimes.items()}
     print(f"\none forward at {images.shape[2]}x{images.shape[3]}, {given.threads} threads")
@@ -126,12 +126,12 @@ def verdict(name: str, difference: Difference) -> str:
 
 
 def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str, Any]:
-    """mIoU in % of each, and its difference from the network's; -> the same as plain values."""
-    units, base = units_of(data.keys), scores["network"]
-    print(f"\n{data.name}, {base.images} images; {units.words}\n{'network':14} {100 * base.miou:6.2f}")
-    found: dict[str, Any] = {"network": {"miou": base.miou}}
+    """mIoU in % of each, and its difference from the model's; -> the same as plain values."""
+    units, base = clusters_of(data.keys), scores["model"]
+    print(f"\n{data.name}, {base.images} images; {units.words}\n{'model':14} {100 * base.miou:6.2f}")
+    found: dict[str, Any] = {"model": {"miou": base.miou}}
     for name, one in scores.items():
-        if name == "network":
+        if name == "model":
             continue
         (difference,) = compare_files([one.counts, base.counts], units)
         value, low, high = (100 * x for x in (difference.miou.value, difference.miou.low, difference.miou.high))

@@ -1,17 +1,17 @@
-"""Whole networks in every runtime, a process each, taking turns: time, ratio, peak memory, and how far the logits are.
+"""Whole models in every runtime, a process each, taking turns: time, ratio, peak memory, and how far the logits are.
 
     python benchmarks/runtimes.py frm-van-s --size 512x1024 --threads 2
     python benchmarks/runtimes.py cgrseg-t --size 512x512 --threads 2
     python benchmarks/runtimes.py RUN --size 512x1024 --threads 2      # a run, and the files in RUN/export/
 
-A name of the catalogue is a network of 19 classes with random weights; its files are written for the occasion, int8
+A name of the catalogue is a model of 19 classes with random weights; its files are written for the occasion, int8
 calibrated on noise: speed only. A run's files are those that `featherseg export` wrote, so that what is timed here is
 what benchmarks/quantised_miou.py scores.
-What is timed is one forward on one image, up to logits at the network's stride. The first row is plain eager torch
+What is timed is one forward on one image, up to logits at the model's stride. The first row is plain eager torch
 with the system's malloc; "eager+" is eager with our malloc setting and channels-last, the fairer baseline. Rows of ONNX
 Runtime and OpenVINO load no torch into their process, except "featherseg", which opens the file as our commands do.
 "apart" is the largest difference of logits to plain eager as a share of their range, "same" the share of positions with
-the same class, on noise: for a trained network's mIoU see benchmarks/quantised_miou.py.
+the same class, on noise: for a trained model's mIoU see benchmarks/quantised_miou.py.
 """
 
 import argparse
@@ -50,7 +50,7 @@ FRM_GOALS = (
 )
 FRM_MEMORY = 0.45
 GOAL = 3.0
-"""Of the other networks: the fastest row against eager."""
+"""Of the other models: the fastest row against eager."""
 
 Step = Callable[[], Any]
 
@@ -60,8 +60,8 @@ def image(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
 
 
-def network_of(source: str) -> Any:
-    """A run's network, or one of the catalogue with random weights, the same in every process."""
+def model_of(source: str) -> Any:
+    """A run's model, or one of the catalogue with random weights, the same in every process."""
     import torch
 
     from featherseg import models
@@ -74,23 +74,23 @@ def network_of(source: str) -> Any:
 
 
 def torch_step(row: str, source: str, images: np.ndarray, threads: int) -> Step:
-    """A network in torch, in one of four forms."""
+    """A model in torch, in one of four forms."""
     import torch
 
     from featherseg.inference.optimize import optimize
 
     torch.set_num_threads(threads)
-    network, x = network_of(source), torch.from_numpy(images)
+    model, x = model_of(source), torch.from_numpy(images)
     if row == "eager+":
-        network = network.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)
     elif row != "eager":
-        network = optimize(network, "bf16" if row == "ours bf16" else "fp32")
+        model = optimize(model, "bf16" if row == "ours bf16" else "fp32")
     if row != "eager":
         x = x.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def step() -> np.ndarray:
-        return network(x).logits.float().numpy()
+        return model(x).logits.float().numpy()
 
     return step
 
@@ -135,7 +135,7 @@ STEPS = {"torch": torch_step, "onnx": onnx_step, "openvino": openvino_step, "fea
 
 
 def serve(row: str, source: str, size: str, threads: str, answer: str) -> None:
-    """One process: opens its network, writes its logits to `answer`, then takes a step whenever asked."""
+    """One process: opens its model, writes its logits to `answer`, then takes a step whenever asked."""
     if row != "eager":
         from featherseg.core.allocator import keep_freed_memory  # loads no torch
 
@@ -154,21 +154,21 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, int]) -> dict[str, Path]:
-    """Export a network with random weights; -> target -> its file. int8 is calibrated on ten images of noise."""
+    """Export a model with random weights; -> target -> its file. int8 is calibrated on ten images of noise."""
     import torch
 
     from featherseg.core.types import ClassInfo
     from featherseg.exporters import EXPORTERS
     from featherseg.exporters.job import Facts, Job
 
-    network, files = network_of(name).requires_grad_(False), {}
+    model, files = model_of(name).requires_grad_(False), {}
     facts = Facts(name, tuple(ClassInfo(f"class_{i}", (i, i, i)) for i in range(19)), "not stated")
     noise = [torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i)) for i in range(10)]
     for target in targets:
         print(f"writing {target}", file=sys.stderr, flush=True)
         kind, place = EXPORTERS[target], folder / target
         place.mkdir()
-        kind.write(Job(network, facts, place, calibration=noise if kind.quantised else ()))
+        kind.write(Job(model, facts, place, calibration=noise if kind.quantised else ()))
         files[target] = place / kind.main
     return files
 
@@ -195,7 +195,7 @@ def fidelity(answers: dict[str, Path]) -> dict[str, list[str]]:
 
 
 def print_goals(table: paired.Table, source: str) -> None:
-    """Those of the network, as far as its rows are there."""
+    """Those of the model, as far as its rows are there."""
     if not source.startswith("frm-van-s"):
         fastest = table.names[int(np.argmin(table.p50_ms()))]
         paired.print_goal(table, fastest, GOAL)

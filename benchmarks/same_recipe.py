@@ -1,4 +1,4 @@
-"""How often one network is called better than itself: runs of one recipe, parted into two halves in every way.
+"""How often one model is called better than itself: runs of one recipe, parted into two halves in every way.
 
     featherseg compare --train frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes --no-costs \\
         --set train.epochs=4 --set data.train_size=300 --set data.val_size=100 --out runs/same-recipe
@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from featherseg.comparison.candidates import Contestant, by_network, open_contestants
-from featherseg.data.labelled_images import Labelled
+from featherseg.comparison.candidates import Candidate, by_model, open_candidates
+from featherseg.data.labelled_images import LabelledImages
 from featherseg.evaluation.scoring import evaluate
-from featherseg.uncertainty.bootstrap import compare_networks
-from featherseg.uncertainty.clusters import units_of
+from featherseg.uncertainty.bootstrap import compare_models
+from featherseg.uncertainty.clusters import clusters_of
 
 
 def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:
     """The halves of the runs, (m, N, 3, K) `image_counts`, one of which is called better than the other."""
-    units, runs, found = units_of(keys), range(len(counts)), []
+    units, runs, found = clusters_of(keys), range(len(counts)), []
     for others in combinations(runs[1:], len(runs) // 2 - 1):
         first = [0, *others]
         second = [run for run in runs if run not in first]
-        if compare_networks([counts[first], counts[second]], units)[0].better is not None:
+        if compare_models([counts[first], counts[second]], units)[0].better is not None:
             found.append(tuple(first))
     return found
 
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--data-root", type=Path)
     asked = parser.parse_args()
-    contestants: list[Contestant] = open_contestants(asked.runs)
-    (files,) = by_network(contestants).values()  # of one recipe, or this is no such test
+    candidates: list[Candidate] = open_candidates(asked.runs)
+    (files,) = by_model(candidates).values()  # of one recipe, or this is no such test
     first = files[0].run
     assert first is not None
     table = first.recipe.data
     root = asked.data_root or (Path(table.root) if table.root else None)
-    data = Labelled(table.name, asked.split, root).open()
+    data = LabelledImages(table.name, asked.split, root).open()
     scores = [evaluate(one.runtime, data, boundary=False) for one in files]
     for one, score in zip(files, scores, strict=True):
         print(f"{one.name}: {100 * score.miou:.2f}")

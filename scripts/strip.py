@@ -1,4 +1,4 @@
-"""The images at the top of the README: drawn street scenes, and what a panoptic network sees in them.
+"""The images at the top of the README: drawn street scenes, and what a panoptic model sees in them.
 
 featherseg train rsp-lite0-panoptic_shapes --out runs/objects
 python scripts/strip.py runs/objects

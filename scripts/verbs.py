@@ -30,7 +30,7 @@ def page() -> str:
 
 
 def _told(command: Any, context: Any) -> list[tuple[str, str]]:
-    """What a verb takes and what is said of it: (`-o, --output PATH`, sentence)."""
+    """What a verb takes and what is said of it: (`-o, --out PATH`, sentence)."""
     records = []
     for parameter in command.params:
         record = parameter.get_help_record(context)

@@ -1,4 +1,4 @@
-"""The metadata of an exported file of a network that never was, for tests of what runs files."""
+"""The metadata of an exported file of a model that never was, for tests of what runs files."""
 
 from featherseg.inference.runtimes.file_facts import FORMAT_VERSION
 

@@ -29,7 +29,7 @@ KEY_SETS = {
         for size in ("s0", "s1", "s2", "l")
     },
     **{
-        f"van_b{size}": (f"keys_van_b{size}.json", "Visual-Attention-Network/VAN-Classification (Apache-2.0)")
+        f"van_b{size}": (f"keys_van_b{size}.json", "Visual-Attention-Model/VAN-Classification (Apache-2.0)")
         for size in range(4)
     },
 }
@@ -79,7 +79,7 @@ def pack(reference: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def peer(reference: Path, name: str) -> dict:
-    """What a peer's network gives; of its inner maps only those that are outputs."""
+    """What a peer's model gives; of its inner maps only those that are outputs."""
     known = json.loads((reference / f"peers/{name}.json").read_text())
     shapes = json.loads((reference / f"peers/{name}.keys.json").read_text())
     for case in known["cases"]:

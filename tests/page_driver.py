@@ -1,4 +1,4 @@
-"""Drives the page of a service that runs in a thread: what its networks see is plain in the image."""
+"""Drives the page of a service that runs in a thread: what its models see is plain in the image."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from color_network import ColorNetwork, encoded, mask_in, served
+from color_model import ColorModel, encoded, mask_in, served
 from PIL import Image
 from small_run import small_info
 from three_layers import ThreeLayers
@@ -21,7 +21,7 @@ from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.runs import save_weights, write_info
 from featherseg.serving.app import create_app
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.server import bind
 from featherseg.serving.settings import Limits, Settings
 
@@ -30,10 +30,10 @@ HOSTILE = "<script>alert(1)</script><img/src=x/onerror=alert(1)>"
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo(HOSTILE, (10, 200, 42)), ClassInfo("sky", (70, 130, 180)))
 
 
-def networks() -> list[Served]:
+def served_models() -> list[Served]:
     """`colors` and `layers` have CLASSES and differ, `objects` tells objects apart."""
     return [
-        Served("colors", Predictor(TorchRuntime(ColorNetwork().eval(), CLASSES, licence="MIT", device="cpu"))),
+        Served("colors", Predictor(TorchRuntime(ColorModel().eval(), CLASSES, licence="MIT", device="cpu"))),
         Served("layers", Predictor(TorchRuntime(ThreeLayers(8).eval(), CLASSES, device="cpu"))),
         served("objects", panoptic=True),
     ]
@@ -64,7 +64,7 @@ def serving(on_page: list[Served], token: str | None = None, largest: int = 300_
 
 
 def image(size: tuple[int, int] = (60, 80)) -> np.ndarray:
-    """(H, W, 3) uint8: blocks of random colours, in which every class of `networks` is seen."""
+    """(H, W, 3) uint8: blocks of random colours, in which every class of `models` is seen."""
     height, width = size
     blocks = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, 3), dtype=np.uint8)
     return blocks.repeat(5, 0).repeat(5, 1)[:height, :width]

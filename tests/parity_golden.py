@@ -1,4 +1,4 @@
-"""VAN's and CGRSeg's goldens (tests/golden/parity and keys): what the authors' networks gave, and their keys."""
+"""VAN's and CGRSeg's goldens (tests/golden/parity and keys): what the authors' models gave, and their keys."""
 
 import json
 from functools import cache
@@ -58,7 +58,7 @@ def maps(net: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
 def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
     """Load the golden's weights and run its cases; -> number of maps compared, and what differs.
 
-    In float32 by more than the golden's `atol` (20 times what the authors' network differs between float32 and
+    In float32 by more than the golden's `atol` (20 times what the authors' model differs between float32 and
     float64), in float64 by more than 1e-7 of a map's largest value.
     """
     golden = json.loads((GOLDEN / f"parity/{name}.json").read_text())
@@ -69,7 +69,7 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
     net = CGRSeg(VARIANTS["cgrseg-t"], classes) if classes else backbones.build(name.replace("_", "-"))
     state = {key: torch.from_numpy(tensor(key, shape, kind)) for key, (kind, shape) in known.items()}
 
-    # other weights first: what a network keeps of them between two runs must not survive
+    # other weights first: what a model keeps of them between two runs must not survive
     load_official(net, {k: v * -0.5 if known[k][0] in ("table", "weight") else v for k, v in state.items()})
     with torch.no_grad():
         maps(net.eval(), torch.zeros(1, 3, 64, 64))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from featherseg.backbones.weights import load_official
 from featherseg.core.types import SegOutput
 from featherseg.counting.cost import by_convention, count_layers, count_parameters
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import to_image
 
 
 @dataclass(frozen=True)
 class Golden:
-    """What the authors' network gave: `cases` with inputs and outputs, the shapes of its weights by official key."""
+    """What the authors' model gave: `cases` with inputs and outputs, the shapes of its weights by official key."""
 
     reference: dict
     shapes: dict[str, tuple[int, ...]]
@@ -32,7 +32,7 @@ class Golden:
 
     def misses(
         self,
-        net: SegmentationNetwork,
+        net: SegmentationModel,
         rtol: float = 1e-6,
         names: Mapping[str, str] | None = None,
         upsampled: bool = False,
@@ -56,8 +56,8 @@ class Golden:
         return found
 
     @torch.no_grad()
-    def run(self, net: SegmentationNetwork, names: Mapping[str, str], upsampled: bool) -> dict:
-        """{case: {output: array}} of a network in float64 and eval mode."""
+    def run(self, net: SegmentationModel, names: Mapping[str, str], upsampled: bool) -> dict:
+        """{case: {output: array}} of a model in float64 and eval mode."""
         outputs = {}
         for case in self.reference["cases"]:
             images = torch.from_numpy(peer_image(case["seed"], case["input_shape"])).double()
@@ -72,7 +72,7 @@ class Golden:
 
 @cache
 def golden(name: str) -> Golden:
-    """The reference of one network: golden("ddrnet_23_slim")."""
+    """The reference of one model: golden("ddrnet_23_slim")."""
     reference = json.loads((GOLDEN / f"peers/{name}.json").read_text())
     return Golden(reference, {key: shape_of(leaf) for key, leaf in flat(reference["keys"]).items()})
 
@@ -87,8 +87,8 @@ def unfit(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def figures(build: Callable[[int], SegmentationNetwork]) -> tuple[float, ...]:
-    """What the table of measured peers holds of a network, `build(classes)`, to three decimals.
+def figures(build: Callable[[int], SegmentationModel]) -> tuple[float, ...]:
+    """What the table of measured peers holds of a model, `build(classes)`, to three decimals.
 
     M parameters with 19 and with 150 classes, without auxiliary heads, and with 19 and all; GMACs of 19 classes at
     1024x2048 by the conventions macs and ptflops-0.6, of 150 classes at 512x512 by macs.
@@ -102,9 +102,9 @@ def figures(build: Callable[[int], SegmentationNetwork]) -> tuple[float, ...]:
 
 
 class WithAux(nn.Module):
-    """A network as it runs in training: its auxiliary heads too."""
+    """A model as it runs in training: its auxiliary heads too."""
 
-    def __init__(self, net: SegmentationNetwork) -> None:
+    def __init__(self, net: SegmentationModel) -> None:
         super().__init__()
         self.net = net
 
@@ -113,6 +113,6 @@ class WithAux(nn.Module):
 
 
 def gmacs(net: nn.Module, size: tuple[int, int]) -> dict[str, float]:
-    """10^9 multiply-accumulates of a network on the meta device for one image, by convention."""
+    """10^9 multiply-accumulates of a model on the meta device for one image, by convention."""
     counts, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
     return {name: count / 1e9 for name, count in by_convention(counts).items()}

@@ -1,4 +1,4 @@
-"""The networks of quick tests, in which each would take seconds; the others are in slow ones."""
+"""The models of quick tests, in which each would take seconds; the others are in slow ones."""
 
 AS_ONNX = ("frm-van-t", "cgrseg-lite0", "rsp-lite0-panoptic")
 AS_PT2 = ("pidnet-s", "rtformer-slim", "segformer-b0")

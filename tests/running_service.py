@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import httpx
 import numpy as np
-from color_network import encoded, served
+from color_model import encoded, served
 
 from featherseg.serving.app import create_app
 from featherseg.serving.server import bind, server_of
@@ -16,12 +16,12 @@ from featherseg.serving.settings import Limits, Settings, allowed_hosts
 
 
 @contextmanager
-def running(*networks, token=None, **limits) -> Iterator[tuple[str, object]]:
+def running(*models, token=None, **limits) -> Iterator[tuple[str, object]]:
     """(address, the server) of a service on a free port."""
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     settings = Settings(limits=Limits(**limits), hosts=allowed_hosts("127.0.0.1", port), token=token)
-    server = server_of(create_app(networks or [served()], settings))
+    server = server_of(create_app(models or [served()], settings))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

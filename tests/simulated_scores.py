@@ -1,4 +1,4 @@
-"""Images that were never drawn: pixel counts of simulated networks, and differences that are known beforehand."""
+"""Images that were never drawn: pixel counts of simulated models, and differences that are known beforehand."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ CLASSES = 5
 class Scene:
     """How images are simulated.
 
-    qualities: log-odds of a hit of each network, before noise; correlation of neighbours; rare: class 0 is in 3 of 100
+    qualities: log-odds of a hit of each model, before noise; correlation of neighbours; rare: class 0 is in 3 of 100
     images, and no other class is taken for it.
     """
 
@@ -21,21 +21,21 @@ class Scene:
     rare: bool = False
 
     def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
-        """(S, N, 3, K): pixels in the truth, hit and predicted of each network, image and class."""
+        """(S, N, 3, K): pixels in the truth, hit and predicted of each model, image and class."""
         truth = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
         if self.rare:
             truth[:, 0] = 0
             chosen = rng.choice(images, images * 3 // 100, replace=False)
             truth[chosen, 0] = np.round(rng.gamma(4, 50, len(chosen)))
         difficulty = self._series(rng, images)
-        networks = []
+        models = []
         for quality in self.qualities:
             odds = quality + 0.5 * difficulty + 0.5 * self._series(rng, images)
             hits = np.round(truth / (1 + np.exp(-odds)))
             wrong = (truth - hits).sum(axis=1, keepdims=True)  # (N, 1)
             share = np.full(CLASSES, 1 / CLASSES) if not self.rare else np.array([0, *[1 / (CLASSES - 1)] * 4])
-            networks.append(np.stack([truth, hits, hits + np.round(wrong * share)], axis=1))
-        return np.stack(networks)
+            models.append(np.stack([truth, hits, hits + np.round(wrong * share)], axis=1))
+        return np.stack(models)
 
     def _series(self, rng: np.random.Generator, images: int) -> np.ndarray:
         """(N, K) normal noise of standard deviation 1, each image correlated with the one before."""
@@ -46,7 +46,7 @@ class Scene:
 
     @cache  # noqa: B019  few scenes, of a few bytes each
     def truth(self) -> np.ndarray:
-        """First network less second over 200,000 images: mIoU, then the IoU of each class."""
+        """First model less second over 200,000 images: mIoU, then the IoU of each class."""
         unrelated = Scene(self.qualities, rare=self.rare)  # neighbours do not change what is true in the long run
         rng = np.random.default_rng(99)
         pooled = sum(unrelated.counts(rng, 10_000).sum(axis=1) for _ in range(20))  # (S, 3, K)

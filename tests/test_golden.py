@@ -39,7 +39,7 @@ def test_they_are_small_and_every_file_has_its_line_in_the_readme():
 
 
 @pytest.mark.parametrize("name", KEY_SETS)
-def test_a_key_set_has_as_many_parameters_as_the_authors_network(name):
+def test_a_key_set_has_as_many_parameters_as_the_authors_model(name):
     known = entries(name)
     learned = [
         shape

@@ -57,9 +57,9 @@ def test_the_cgrseg_settings_are_those_of_the_authors_configuration(size, file, 
     recipe = parse_recipe(read_recipe(f"cgrseg-{size}_{file}"))
     train, paper = recipe.train, recipe.paper
     assert (recipe.model.name, recipe.model.options, recipe.model.pretrained) == (f"cgrseg-{size}", {}, True)
-    assert (recipe.data.name, recipe.data.test_fit) == (data, fit)
+    assert (recipe.data.name, recipe.data.test_resize) == (data, fit)
     assert recipe.augment == AugmentTable(
-        fit=fit,
+        resize=fit,
         scale=(0.5, 2.0),
         scale_drawn="uniformly",
         crop=(crop, crop),
@@ -143,7 +143,7 @@ def test_the_peers_settings_are_those_of_their_papers_and_authors(name):
     assert recipe.loss == LossTable(**loss)
     assert (recipe.paper and recipe.paper.miou) == miou
     assert f"{recipe.model.name}_{data.name}" == name
-    assert (data.test_fit, data.class_uniform) == (FITTED.get(name), 0.5 if name == "sfnet-r18_cityscapes" else 0.0)
+    assert (data.test_resize, data.class_uniform) == (FITTED.get(name), 0.5 if name == "sfnet-r18_cityscapes" else 0.0)
 
 
 def test_every_published_recipe_of_a_peer_is_in_that_table():
@@ -184,8 +184,8 @@ def test_the_dataset_can_be_given_apart():
         ("train.batch_size=some", "auto"),
         ("trian.epochs=3", "Did you mean 'train'"),
         ("paper.convention=flops", "'macs', 'ptflops-0.6' or 'conv-bn'"),
-        ("data.test_fit=[2048, 512]", "expected [short side, long side]"),
-        ("augment.fit=[0, 512]", "greater than 0"),
+        ("data.test_resize=[2048, 512]", "expected [short side, long side]"),
+        ("augment.resize=[0, 512]", "greater than 0"),
         ("train.groups=names", "'structure' or 'mmseg'"),
         ("loss.mean=some", "'labelled', 'number' or 'all'"),
         ("paper.gflops=3", "unknown key 'paper.gflops'"),

@@ -24,13 +24,13 @@ def folder(path, model="ddrnet-23-slim", loaded=None):
     return path
 
 
-def test_a_run_from_before_its_network_had_auxiliary_heads_still_loads(tmp_path):
-    path, network = folder(tmp_path / "run"), models.build("ddrnet-23-slim", 2).eval()
-    state = network.state_dict()
+def test_a_run_from_before_its_model_had_auxiliary_heads_still_loads(tmp_path):
+    path, model = folder(tmp_path / "run"), models.build("ddrnet-23-slim", 2).eval()
+    state = model.state_dict()
     save_weights(path, {key: value for key, value in state.items() if not key.startswith("aux_heads.")})
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(open_run(path).model(images).logits, network(images).logits)
+        assert torch.equal(open_run(path).model(images).logits, model(images).logits)
     for key in ("aux_heads.aux.0.0.weight", "head.0.0.weight"):  # of one that has them, none may be missing
         save_weights(path, {name: value for name, value in state.items() if name != key})
         with pytest.raises(WeightsError, match=f"missing: {key}"):
@@ -155,7 +155,7 @@ class Allocations(TorchFunctionMode):
     ("model", "option"),
     [("rsp-lite0", "repeats"), ("cgrseg-t", "repeats"), ("efficientvit-seg-b0", "depth")],
 )
-def test_a_network_has_at_most_64_layers_of_a_kind(model, option):
+def test_a_model_has_at_most_64_layers_of_a_kind(model, option):
     with pytest.raises(ConfigError, match="less than or equal to 64"):
         models.build(model, 2, options={option: 65})
 
@@ -175,7 +175,7 @@ def test_a_record_of_any_length_or_depth_gets_a_message(tmp_path, text, said):
         open_run(path)
 
 
-def test_settings_change_no_weight_of_the_network_they_repeat():
+def test_settings_change_no_weight_of_the_model_they_repeat():
     """They are counted on a twin without memory, which draws no random numbers."""
     torch.manual_seed(0)
     plain = models.build("seaformer-tiny", 3).state_dict()

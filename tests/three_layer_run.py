@@ -1,4 +1,4 @@
-"""A run on `shapes` whose network is `three_layers`, as if it had been trained; quick to export and to score."""
+"""A run on `shapes` whose model is `three_layers`, as if it had been trained; quick to export and to score."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from featherseg.runs import Run, open_run, write_info
 
 
 class EightClasses(ThreeLayers):
-    """The same network for the classes of `shapes`."""
+    """The same model for the classes of `shapes`."""
 
     classes = len(Shapes.classes)
 

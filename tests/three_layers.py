@@ -1,18 +1,18 @@
-"""A network of three layers that pads and strides like the real ones, quick to export; for tests of files."""
+"""A model of three layers that pads and strides like the real ones, quick to export; for tests of files."""
 
 import torch
 from torch import Tensor, nn
 
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.exporters.job import Facts
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import pad_images
 
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo('straße "x" & <y>', (0, 0, 142)), ClassInfo("sky", (1, 2, 3)))
 FACTS = Facts("three-layers", CLASSES, "Apache-2.0", (48, 64))
 
 
-class ThreeLayers(SegmentationNetwork):
+class ThreeLayers(SegmentationModel):
     """Logits at 1/4 of three classes; weights by a fixed seed."""
 
     classes = 3

@@ -24,10 +24,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
-def _short_then_long(fit: tuple[int, int]) -> tuple[int, int]:
-    if fit[0] > fit[1]:
+def _short_then_long(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] > size[1]:
         raise ValueError("expected [short side, long side] in pixels, the short one first")
-    return fit
+    return size
 
 
 def _decodable(size: tuple[int, int]) -> tuple[int, int]:
@@ -39,15 +39,15 @@ def _decodable(size: tuple[int, int]) -> tuple[int, int]:
 ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
 """(height, width) of images."""
 
-ToFit = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
-"""A core.types.Fit: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
+ResizeTo = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
+"""A core.types.Resize: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
 
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
 """How multiply-accumulates are counted; counting/cost.py says what each convention counts."""
 
 
 class ModelTable(Config):
-    """[model]: which network, whether its backbone starts from ImageNet weights, and settings of the network itself.
+    """[model]: which model, whether its backbone starts from ImageNet weights, and settings of the model itself.
 
     The latter are the keys of its paper's config (models/frm.py: FRMConfig), as in `context = "ppm"`.
     """
@@ -59,7 +59,7 @@ class ModelTable(Config):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that are the network's own."""
+        """The keys that are the model's own."""
         return dict(self.model_extra or {})
 
 
@@ -73,7 +73,9 @@ class DataTable(Config):
     train_size: Positive | None = None  # use only so many images
     val_size: Positive | None = None
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
-    test_fit: ToFit | None = None  # images are brought to fit this wherever the network is validated, scored or used
+    test_resize: ResizeTo | None = (
+        None  # images are brought to fit this wherever the model is validated, scored or used
+    )
     class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
 
     @property
@@ -85,7 +87,7 @@ class DataTable(Config):
 class AugmentTable(Config):
     """[augment]: what is done to a training image, in this order. Off where a key is left out."""
 
-    fit: ToFit | None = None  # the image is brought to fit this first
+    resize: ResizeTo | None = None  # the image is brought to fit this first
     scale: tuple[float, float] = (1.0, 1.0)  # the image is resized by a factor drawn from here ...
     scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
     crop: ImageSize | None = None  # (height, width); the largest training image where left out
@@ -115,8 +117,8 @@ class LossTable(Config):
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels an image
     auxiliary: Annotated[float, Field(ge=0)] = 0.0  # weight of each auxiliary head's cross-entropy; 0 = off
     boundary: Annotated[float, Field(ge=0)] = 0.0  # PIDNet: weight of the boundary loss; 0 = off
-    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic networks: share of the pixels whose class loss counts
-    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic networks: pixels, how wide a centre's Gaussian is
+    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic models: share of the pixels whose class loss counts
+    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic models: pixels, how wide a centre's Gaussian is
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
     contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # of the embedding
@@ -154,7 +156,7 @@ class TrainTable(Config):
 
 
 class PanopticTable(Config):
-    """[panoptic]: how a panoptic network's centres and offsets become objects; it changes no training."""
+    """[panoptic]: how a panoptic model's centres and offsets become objects; it changes no training."""
 
     threshold: Annotated[float, Field(ge=0)] = 0.1  # values of the centre map at or below it are no centre
     kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # pixels, odd: a centre is the largest in a square of this side
@@ -173,7 +175,7 @@ class PaperTable(Config):
 
     miou holds %, by split of `data`, at one scale unless `scales` and `flip` tell otherwise. gmacs are counted by
     `convention` ("other": in a way that is none of ours) for one image of `size` (height, width); they and params_m
-    are of the network with `classes` classes.
+    are of the model with `classes` classes.
     """
 
     row: str  # where it is printed

@@ -2,7 +2,7 @@
 
 recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
 weights), last.ckpt (to resume), data.json (what its data are known by), metrics.jsonl (append only), environment.json,
-card.md, evaluations.jsonl, images.
+card.md, evaluations.jsonl, examples/.
 """
 
 import hashlib
@@ -24,11 +24,12 @@ from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
 from featherseg.core.files import load_json, read_lines, write_bytes, write_json
+from featherseg.core.old_names import with_new_names
 from featherseg.core.types import ClassInfo, Color
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import ImageSize, Recipe, Weights
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
 DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
@@ -57,7 +58,7 @@ def class_rows(classes: Iterable[ClassInfo]) -> list[ClassRow]:
 
 
 class RunInfo(Config):
-    """What stands in resolved.json: with the weights, all that is needed to use the network."""
+    """What stands in resolved.json: with the weights, all that is needed to use the model."""
 
     format_version: int
     featherseg: str
@@ -76,7 +77,7 @@ class RunInfo(Config):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, opened. `model` is the trained network: eval mode, fp32, on the CPU."""
+    """A run folder, opened. `model` is the trained model: eval mode, fp32, on the CPU."""
 
     path: Path
     info: RunInfo
@@ -117,8 +118,8 @@ class Run:
         return self.info.loaded.get("imported")
 
     @property
-    def start(self) -> str | None:
-        """What its training started from: `from scratch`, `ImageNet weights`, `weights of runs/a`; None if imported."""
+    def init(self) -> str | None:
+        """What its training began with: `from scratch`, `ImageNet weights`, `weights of runs/a`; None if imported."""
         if self.imported:
             return None
         if init := self.info.loaded.get("init"):
@@ -131,8 +132,8 @@ class Run:
         return (self.path / CHECKPOINT).is_file() and not (self.path / CURVE).is_file()
 
     @cached_property
-    def model(self) -> SegmentationNetwork:
-        """The network with the kept weights. Raises WeightsError where the file is missing or does not fit."""
+    def model(self) -> SegmentationModel:
+        """The model with the kept weights. Raises WeightsError where the file is missing or does not fit."""
         path = self.path / WEIGHTS
         if not path.is_file():
             raise RunError(
@@ -141,24 +142,28 @@ class Run:
             )
         state = read_state(path)
         kept = sum(tensor.numel() for tensor in state.values())
-        model = build_network(self.info, most_parameters=4 * kept)  # auxiliary heads are not always kept
-        state = model.with_own_aux_heads(state)  # a network may have got such heads since
+        model = build_model(self.info, most_parameters=4 * kept)  # auxiliary heads are not always kept
+        state = model.with_own_aux_heads(state)  # a model may have got such heads since
         load_exactly(model, state, path)
         return model.eval()
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Every line of evaluations.jsonl, oldest first."""
+        return [with_new_names(line) for line in read_lines(self.path / EVALUATIONS)]
 
     def metrics(self) -> dict[int, dict[str, Any]]:
         """The last record of every step of metrics.jsonl."""
         return {r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)}
 
 
-def build_network(info: RunInfo, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationNetwork:
-    """The untrained network that a run's record describes. Raises ConfigError above `most_parameters`."""
+def build_model(info: RunInfo, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
+    """The untrained model that a run's record describes. Raises ConfigError above `most_parameters`."""
     model = info.recipe.model
     return models.build(model.name, len(info.classes), info.channels, model.options, most_parameters)
 
 
-def load_exactly(model: SegmentationNetwork, state: dict[str, Tensor], source: Path) -> None:
-    """Copy `state` (any float type) into the network, every key and shape equal. Raises WeightsError."""
+def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Path) -> None:
+    """Copy `state` (any float type) into the model, every key and shape equal. Raises WeightsError."""
     try:
         copy_strictly(model, state)
     except WeightsError as error:
@@ -186,7 +191,7 @@ def open_run(path: Path) -> Run:
             f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this is {__version__}, "
             f"which reads formats up to {FORMAT_VERSION}. Update with: pip install --upgrade featherseg"
         )
-    return Run(path, parse(RunInfo, values, str(file)))
+    return Run(path, parse(RunInfo, with_new_names(values) if version < FORMAT_VERSION else values, str(file)))
 
 
 def load_run(name: str | Path) -> Run:

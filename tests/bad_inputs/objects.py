@@ -25,7 +25,7 @@ class BadObject:
 
 
 def objects() -> list[BadObject]:
-    """For a network of three channels."""
+    """For a model of three channels."""
     return [*_clear_arrays(), *_clear_tensors(), *_arrays(), *_tensors(), *_pil_images(), *_others()]
 
 

@@ -22,7 +22,7 @@ class Opened:
 
 
 def timed(folder: Path, forms: Sequence[str], size: tuple[int, int] = (8, 8), tell=lambda done, of: None) -> SideBySide:
-    """Networks that the fake workers know, each called by the first letter of its form."""
+    """Models that the fake workers know, each called by the first letter of its form."""
     folder.mkdir(exist_ok=True)
     names, command = [form[0] for form in forms], (sys.executable, str(FAKE), str(folder))
     return time_side_by_side(names, [Path(f) for f in forms], [Opened() for _ in forms], size, tell, command)
@@ -39,7 +39,7 @@ def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
     return SideBySide(tuple("abcdefgh"[: len(factors)]), (8, 8), "", times, nothing, nothing)
 
 
-def test_networks_take_turns_in_processes_that_are_started_anew(tmp_path):
+def test_models_take_turns_in_processes_that_are_started_anew(tmp_path):
     told = []
     found = timed(tmp_path / "w", ["eager", "ours-fp32"], tell=lambda *steps: told.append(steps))
     assert found.times_ms.shape == (2, STARTS, ROUNDS)
@@ -54,12 +54,12 @@ def test_the_ratio_is_right_on_a_machine_that_grows_slower_and_memory_is_each_pr
     (ratio,) = found.ratios()
     assert ratio.value == pytest.approx(4)
     assert ratio.words(found.names) == "o is faster than e: 4.00 times as fast"
-    eager, ours = found.took(0), found.took(1)
+    eager, ours = found.latency(0), found.latency(1)
     assert (eager.process_mib, ours.process_mib, eager.gpu_mib) == (400, 100, None)
     assert eager.p95_ms > eager.p50_ms == pytest.approx(4 * ours.p50_ms)
 
 
-def test_a_network_that_cannot_be_run_is_named_with_what_it_said(tmp_path):
+def test_a_model_that_cannot_be_run_is_named_with_what_it_said(tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "faults.json").write_text(json.dumps({"ours-fp32": "turn"}))
     with pytest.raises(FeathersegError, match=r"^o could not be timed: .*no such instruction"):
@@ -92,11 +92,11 @@ def test_intervals_of_the_ratio_hold_the_truth_in_95_of_100_noisy_timings():
     assert 0.92 <= np.mean([r.low <= 1 / 1.1 <= r.high for r in ratios]) <= 0.99
 
 
-def test_among_five_equal_networks_one_is_seldom_called_faster():
+def test_among_five_equal_models_one_is_seldom_called_faster():
     rng = np.random.default_rng(2)
     called = [any(r.faster is not None for r in noisy(rng, (1,) * 5).ratios()) for _ in range(100)]
     assert np.mean(called) <= 0.06
 
 
-def test_one_network_alone_has_no_ratio():
+def test_one_model_alone_has_no_ratio():
     assert noisy(np.random.default_rng(3), (1,)).ratios() == []

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from featherseg.benchmarking.charts import STAGE_CLASSES, roofline_svg, speed_svg, stages_svg
+from featherseg.benchmarking.charts import STAGE_CLASSES, latency_svg, roofline_svg, stages_svg
 from featherseg.benchmarking.page import benchmark_html, cautions
 from featherseg.benchmarking.results import Outcome, Plan
 from featherseg.benchmarking.session import benchmark
-from featherseg.benchmarking.variants import find_networks
+from featherseg.benchmarking.variants import find_models
 from featherseg.benchmarking.worker import STAGES
 from featherseg.uncertainty.bootstrap import Interval
 
@@ -23,7 +23,7 @@ FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory) -> Outcome:
     folder = tmp_path_factory.mktemp("workers")
-    plan = Plan(find_networks(["frm-lite0"]), [(32, 48)], starts=2, rounds=4, calibrate=True)
+    plan = Plan(find_models(["frm-lite0"]), [(32, 48)], starts=2, rounds=4, calibrate=True)
     return benchmark(plan, command=(sys.executable, str(FAKE), str(folder)))
 
 
@@ -47,7 +47,7 @@ def test_every_speed_has_its_fidelity_in_its_row(outcome):
     assert "99.00 %" in row
 
 
-def test_what_was_left_out_and_an_untrained_network_are_said_and_escaped(outcome):
+def test_what_was_left_out_and_an_untrained_model_are_said_and_escaped(outcome):
     page = benchmark_html(replace(outcome, left_out=(("a<b>.onnx", "lacks <it>"),)))
     assert "a&lt;b&gt;.onnx" in page
     assert "lacks &lt;it&gt;" in page
@@ -74,7 +74,7 @@ def test_miou_stands_beside_the_speed_where_there_is_one(outcome):
 
 
 def test_bars_are_as_long_as_speeds_and_grey_where_no_difference_is_shown(outcome):
-    svg = speed_svg(outcome.tables[0], "eager")
+    svg = latency_svg(outcome.tables[0], "eager")
     bars = [e for e in ElementTree.fromstring(svg).iter() if "bar-of" in e.get("class", "")]
     lengths = [float(e.get("width", 0)) / float(bars[0].get("width", 1)) for e in bars]
     assert lengths == pytest.approx([1, 1.25, 2, 4, 5], rel=0.01)

@@ -17,9 +17,9 @@ from featherseg.benchmarking.builds import forms_for
 from featherseg.benchmarking.results import Plan
 from featherseg.benchmarking.session import benchmark
 from featherseg.benchmarking.statistics import summarise
-from featherseg.benchmarking.variants import find_networks, untrained_classes
+from featherseg.benchmarking.variants import find_models, untrained_classes
 from featherseg.core.types import ClassInfo
-from featherseg.data.labelled_images import Labelled
+from featherseg.data.labelled_images import LabelledImages
 from featherseg.runs import class_rows, open_run, save_weights, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
@@ -52,7 +52,7 @@ def workers(tmp_path: Path) -> Workers:
 
 
 def plan(**changes) -> Plan:
-    return Plan(**{"networks": find_networks(["frm-lite0"]), "sizes": [(32, 48)], "starts": 2, "rounds": 4, **changes})
+    return Plan(**{"models": find_models(["frm-lite0"]), "sizes": [(32, 48)], "starts": 2, "rounds": 4, **changes})
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_without_a_baseline_there_is_no_benchmark(workers):
     assert not workers.alive()
 
 
-def test_a_network_of_other_classes_is_refused(workers):
+def test_a_model_of_other_classes_is_refused(workers):
     workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
     with pytest.raises(FeathersegError, match=r"other classes than frm-lite0: road, sky \(2\)"):
         benchmark(plan(), command=workers.command)
@@ -171,7 +171,7 @@ def test_progress_ends_at_its_total(workers):
         ({"baseline": "eagre"}, "unknown baseline 'eagre'. Did you mean 'eager'"),
         ({"baseline": "model.onnx"}, "unknown baseline 'model.onnx'"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
-        ({"labelled": Labelled("shapes", "val")}, "frm-lite0 is untrained: it has no mIoU"),
+        ({"labelled": LabelledImages("shapes", "val")}, "frm-lite0 is untrained: it has no mIoU"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_any_process_starts(workers, changes, sentence):
@@ -188,7 +188,7 @@ def test_the_json_holds_a_schema_every_raw_time_and_the_machine(workers):
     assert np.shape(row["samples"]["wall"]["forward"]) == (2, 2)
     assert row["times_as_fast"]["by_wall"]["eager"]["verdict"] == "faster"
     assert row["fidelity"]["same_class"] == pytest.approx(0.99)
-    assert found["plan"]["networks"] == [{"name": "frm-lite0", "trained": False}]
+    assert found["plan"]["models"] == [{"name": "frm-lite0", "trained": False}]
     assert found["limits"][0]["memory"] == {"copy": 40.0}
 
 
@@ -196,7 +196,7 @@ def test_the_json_holds_a_schema_every_raw_time_and_the_machine(workers):
 def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
     """On two real processes a variant; what is certain on any machine is checked, no time."""
     asked = plan(
-        networks=find_networks([str(tiny_run)]), rounds=4, labelled=Labelled(str(_two_scenes(tiny_run)), "val")
+        models=find_models([str(tiny_run)]), rounds=4, labelled=LabelledImages(str(_two_scenes(tiny_run)), "val")
     )
     outcome = benchmark(asked)
     assert not outcome.left_out
@@ -219,10 +219,10 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     recipe = info.recipe.model_copy(update={"data": own})
     classes = class_rows(untrained_classes())  # as fake workers have them
     write_info(tiny_run, info.model_copy(update={"recipe": recipe, "classes": classes}))
-    networks = find_networks([str(tiny_run), "frm-lite0"])
+    models = find_models([str(tiny_run), "frm-lite0"])
 
     def words() -> list[str]:
-        (table,) = benchmark(plan(networks=networks), command=workers.command).tables
+        (table,) = benchmark(plan(models=models), command=workers.command).tables
         return list(dict.fromkeys(row.fidelity.images for row in table.rows))
 
     of_scenes = ["2 images of two, brought to 32x48", "3 images drawn (shapes val), brought to 32x48"]
@@ -254,35 +254,35 @@ def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path)
     file = tiny_run / "export" / "model.onnx"
     file.parent.mkdir()
     file.touch()
-    (network,) = find_networks([str(tiny_run)])
-    assert network.files == (file,)
-    (by_file,) = find_networks([str(file)])
+    (model,) = find_models([str(tiny_run)])
+    assert model.files == (file,)
+    (by_file,) = find_models([str(file)])
     assert by_file.name == "tiny"
     assert not by_file.forms
     lone = tmp_path / "lone.onnx"
     lone.touch()
-    (beside,) = find_networks([str(tiny_run), str(lone)])
+    (beside,) = find_models([str(tiny_run), str(lone)])
     assert beside.files == (file, lone)
     with pytest.raises(FeathersegError, match=r"lies in no run's export/.*featherseg benchmark RUN"):
-        find_networks([str(lone)])
+        find_models([str(lone)])
     with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
-        find_networks([str(tmp_path / "none.onnx")])
+        find_models([str(tmp_path / "none.onnx")])
 
 
-def test_names_are_told_apart_where_there_are_several_networks():
-    asked = plan(networks=find_networks(["frm-lite0", "rsp-lite0"]))
+def test_names_are_told_apart_where_there_are_several_models():
+    asked = plan(models=find_models(["frm-lite0", "rsp-lite0"]))
     names = [v.name for v in asked.variants(2)]
     assert names[:2] == ["frm-lite0/eager", "frm-lite0/eager-tuned"]
     assert "rsp-lite0/ours-bf16" in names
     assert len(set(names)) == len(names)
 
 
-def test_a_slip_in_a_name_is_answered_with_the_nearest_network():
+def test_a_slip_in_a_name_is_answered_with_the_nearest_model():
     with pytest.raises(FeathersegError, match="Did you mean 'frm-van-s'"):
-        find_networks(["frm-van-ss"])
+        find_models(["frm-van-ss"])
 
 
 def test_a_run_is_timed_at_the_size_of_its_images_and_a_catalogue_name_at_its_paper_s(tiny_run):
-    run, frm, cgrseg = find_networks([str(tiny_run), "frm-van-s", "cgrseg-t"])
+    run, frm, cgrseg = find_models([str(tiny_run), "frm-van-s", "cgrseg-t"])
     assert (run.size, frm.size, cgrseg.size) == ((32, 48), (512, 1024), (512, 512))
     assert cgrseg.classes[0] == ClassInfo("class_0", cgrseg.classes[0].color)

@@ -1,4 +1,4 @@
-"""The real worker, in this process: what it answers, and that its forms are the same network."""
+"""The real worker, in this process: what it answers, and that its forms are the same model."""
 
 import json
 from io import StringIO
@@ -65,7 +65,7 @@ def test_a_turn_times_every_stage_by_both_clocks_after_a_warm_up(files):
 
 
 @pytest.mark.parametrize("form", ["eager-1x1", "eager-tuned", "ours-fp32"])
-def test_every_float32_form_is_the_same_network(form, files, tmp_path):
+def test_every_float32_form_is_the_same_model(form, files, tmp_path):
     logits, masks = looked("eager", files, tmp_path)
     found, found_masks = looked(form, files, tmp_path)
     assert logits.shape[:2] == (3, 19)
@@ -74,7 +74,7 @@ def test_every_float32_form_is_the_same_network(form, files, tmp_path):
     assert (found_masks == masks).mean() > 0.999
 
 
-def test_eager_is_the_network_as_it_was_built(files, tmp_path):
+def test_eager_is_the_model_as_it_was_built(files, tmp_path):
     from featherseg.data.images import read_image
     from featherseg.layers.normalise import normalise
     from featherseg.layers.resize import to_image
@@ -120,7 +120,7 @@ def test_forcing_onednn_replaces_the_1x1_convolutions_alone():
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_gives_what_its_network_gives_at_every_size():
+def test_a_cuda_graph_gives_what_its_model_gives_at_every_size():
     torch.manual_seed(0)
     model = models.build("frm-lite0", 5).eval()
     plain = FormRuntime(model, (), FORMS["ours-fp32"], torch.device("cuda"))

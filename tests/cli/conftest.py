@@ -1,4 +1,4 @@
-"""A tiny dataset on disk and a run folder with an untrained network for it."""
+"""A tiny dataset on disk and a run folder with an untrained model for it."""
 
 from pathlib import Path
 

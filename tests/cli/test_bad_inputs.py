@@ -30,7 +30,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """An untrained network for classes of hostile names."""
+    """An untrained model for classes of hostile names."""
     path = tmp_path_factory.mktemp("runs") / "hostile\x1b[2J"
     path.mkdir()
     torch.manual_seed(0)

@@ -69,15 +69,15 @@ def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):
 
 
 def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_run, capsys):
-    from featherseg.benchmarking.variants import find_networks
+    from featherseg.benchmarking.variants import find_models
     from featherseg.cli.benchmark import _labelled
 
-    networks = find_networks([str(lawn_run)])
-    assert _labelled(networks, None, None, None) is None
-    found = _labelled(networks, None, None, "test")
-    assert (found.name, found.split) == (networks[0].run.recipe.data.name, "test")
+    models = find_models([str(lawn_run)])
+    assert _labelled(models, None, None, None) is None
+    found = _labelled(models, None, None, "test")
+    assert (found.name, found.split) == (models[0].run.recipe.data.name, "test")
     with pytest.raises(FeathersegError, match="name the dataset"):
-        _labelled(find_networks(["frm-lite0"]), None, None, "val")
+        _labelled(find_models(["frm-lite0"]), None, None, "val")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def run(*arguments: object):
 
 @pytest.fixture
 def field(lawn_run, tmp_path):
-    """Three runs each of two networks, untrained: frm-lite0-0 ... deeplabv3-lite0-2."""
+    """Three runs each of two models, untrained: frm-lite0-0 ... deeplabv3-lite0-2."""
     info, paths = open_run(lawn_run).info, []
     for model in ("frm-lite0", "deeplabv3-lite0"):
         for seed in range(3):
@@ -53,12 +53,12 @@ def field(lawn_run, tmp_path):
     return paths
 
 
-def test_one_run_each_says_nothing_about_the_networks_but_about_the_files(field):
+def test_one_run_each_says_nothing_about_the_models_but_about_the_files(field):
     found = json.loads(run(field[0], field[3], "--no-costs", "--json").stdout)
     (ranking,) = found["rankings"]
-    assert ranking["silence"] == "one run each: says nothing about the networks"
+    assert ranking["reason"] == "one run each: says nothing about the models"
     assert (ranking["best"], ranking["differences"]) == (None, [])
-    assert {n["name"] for n in ranking["networks"]} == {"frm-lite0", "deeplabv3-lite0"}
+    assert {n["name"] for n in ranking["models"]} == {"frm-lite0", "deeplabv3-lite0"}
     (pair,) = found["files"]
     assert {pair["first"], pair["second"]} == {"frm-lite0-0", "deeplabv3-lite0-0"}
 
@@ -71,12 +71,12 @@ def test_a_name_that_breaks_lines_stands_in_one(field):
     assert not [line for line in printed.splitlines() if line.startswith("b ")]
 
 
-def test_runs_that_differ_in_their_seed_are_runs_of_one_network(field):
+def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
     found = json.loads(run(*field, "--no-costs", "--json", "--split", "test").stdout)
     (ranking,) = found["rankings"]
-    assert sorted(len(n["runs"]) for n in ranking["networks"]) == [3, 3]
-    assert ranking["networks"][0]["miou"] >= ranking["networks"][1]["miou"]
-    assert (ranking["silence"], len(ranking["differences"]), found["files"]) == (None, 1, None)
+    assert sorted(len(n["runs"]) for n in ranking["models"]) == [3, 3]
+    assert ranking["models"][0]["miou"] >= ranking["models"][1]["miou"]
+    assert (ranking["reason"], len(ranking["differences"]), found["files"]) == (None, 1, None)
     assert found["images"] == 2
 
 
@@ -85,7 +85,7 @@ def test_other_starts_are_never_in_one_list(field):
         info = open_run(path).info
         write_info(path, info.model_copy(update={"loaded": {"file": "lite0.pth"}}))
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
-    assert [(r["start"], [n["name"] for n in r["networks"]]) for r in found["rankings"]] == [
+    assert [(r["start"], [n["name"] for n in r["models"]]) for r in found["rankings"]] == [
         ("ImageNet weights", ["frm-lite0"]),
         ("from scratch", ["deeplabv3-lite0"]),
     ]
@@ -106,11 +106,11 @@ def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
     lr = open_run(field[0]).recipe.train.lr
     (ranking,) = found["rankings"]
-    assert {n["name"] for n in ranking["networks"]} == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
+    assert {n["name"] for n in ranking["models"]} == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
     assert ranking["trained_unlike"] == ["train.lr"]
 
 
-def test_a_copy_of_a_run_is_no_further_run_of_its_network(field):
+def test_a_copy_of_a_run_is_no_further_run_of_its_model(field):
     write_info(field[1], open_run(field[0]).info)
     save_weights(field[1], load_run(field[0]).model.state_dict())
     error = run(*field, "--no-costs").exception
@@ -118,20 +118,20 @@ def test_a_copy_of_a_run_is_no_further_run_of_its_network(field):
     assert "frm-lite0-0 and frm-lite0-1 hold the same weights" in str(error)
 
 
-def test_runs_of_one_seed_count_once_and_networks_with_too_few_seeds_are_left_out(field, tmp_path):
+def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(field, tmp_path):
     third = tmp_path / "third"
     shutil.copytree(field[0], third)
     with_settings(third, "train", lr=0.5)
     with_settings(field[5], "train", seed=0)
     found = json.loads(run(*field, third, "--no-costs", "--json").stdout)
     (ranking,) = found["rankings"]
-    assert ranking["silence"].endswith("runs: says nothing about the networks")
-    assert sorted(n["seeds"] for n in ranking["networks"]) == [1, 2, 3]
+    assert ranking["reason"].endswith("runs: says nothing about the models")
+    assert sorted(n["seeds"] for n in ranking["models"]) == [1, 2, 3]
     assert any("the 3 runs of deeplabv3-lite0 have only 2 seeds" in caution for caution in found["cautions"])
     with_settings(field[5], "train", seed=2)
     text = run(*field, third, "--no-costs").stdout
     assert "nothing is said of frm-lite0 (train.lr=0.5): it has fewer than three seeds" in text
-    assert "than every other network with three seeds" in text
+    assert "than every other model with three seeds" in text
     assert "not trained alike, they differ in: train.lr" in text
 
 
@@ -149,7 +149,7 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.comparison.candidates.open_contestants", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr("featherseg.comparison.candidates.open_candidates", lambda *_: pytest.fail("began to work"))
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),
@@ -166,15 +166,15 @@ def test_every_look_at_test_is_counted_in_the_run(field):
 
 
 def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
-    monkeypatch.setattr(side_by_side, "STARTS", 2)  # processes a network, the fewest
+    monkeypatch.setattr(side_by_side, "STARTS", 2)  # processes a model, the fewest
     page = tmp_path / "page.html"
     result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)
     assert result.exit_code == 0, result.output
     assert "within 1e+06 ms" in result.output
-    assert "none of 2 networks stays within 1 MiB" in result.output
+    assert "none of 2 models stays within 1 MiB" in result.output
     assert "the images are one block" in result.output
     assert ", no interval points" in result.output
-    assert "says nothing about the networks" in result.output
+    assert "says nothing about the models" in result.output
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
     assert all(word in html for word in ("deeplabv3-lite0", "grass", "default-src 'none'", "How to read this"))
@@ -182,9 +182,9 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "<script" not in html
 
 
-def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(field, tmp_path):
+def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(field, tmp_path):
     trained, first, second = open_run(field[0]), tmp_path / "a" / "model.onnx", tmp_path / "b" / "model.onnx"
-    cost = json.loads(run(*field[:2], "--no-costs", "--json").stdout)["rankings"][0]["networks"][0]
+    cost = json.loads(run(*field[:2], "--no-costs", "--json").stdout)["rankings"][0]["models"][0]
     trained.__dict__["model"] = TwoClasses().eval()  # what `Run.model` would read; quick to export
     for file in (first, second):
         file.parent.mkdir()
@@ -193,7 +193,7 @@ def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(f
     result = run(field[0], first, second, "--data", trained.recipe.data.name, "--no-costs", "--json")
     found = json.loads(result.stdout)
     (ranking,) = found["rankings"]
-    rows = {n["name"]: n for n in ranking["networks"]}
+    rows = {n["name"]: n for n in ranking["models"]}
     assert (ranking["start"], set(rows)) == ("from scratch", {"frm-lite0", "a/model.onnx", "b/model.onnx"})
     assert {(row["params"], row["gmacs"]) for row in rows.values()} == {(cost["params"], cost["gmacs"])}
     pairs = {frozenset((pair["first"], pair["second"])): pair for pair in found["files"]}
@@ -215,7 +215,7 @@ def test_exported_files_are_compared_as_files_and_tell_their_network_and_start(f
     (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--split", "vall"], "unknown split"),
     (["RUN", "--models", "frm-lite0"], "--models goes with --train"),
     (["RUN", "--seeds", "1"], "--seeds goes with --train"),
-    (["--paper", "frm", "-o", "x.html"], "--output does not go with --paper"),
+    (["--paper", "frm", "-o", "x.html"], "--out does not go with --paper"),
     (["--paper", "frm", "--max-ms", "3"], "--max-ms does not go with --paper"),
     (["RUN", "--max-ms", "-5"], "--max-ms -5: expected a number above 0"),
     (["RUN", "--max-mib", "5", "--no-costs"], "leave out --no-costs"),
@@ -235,7 +235,7 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
     assert "--data NAME" in str(error)
 
 
-def test_networks_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
+def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
     settings = [word for setting in TRAINED for word in ("--set", setting)]
     words = [
         "--train",
@@ -249,7 +249,7 @@ def test_networks_are_trained_under_one_recipe_then_compared_and_go_on_where_the
     ]
     settings += ["--no-costs", "--json"]
     found = json.loads(run(*words, *settings).stdout)
-    assert [len(n["runs"]) for n in found["rankings"][0]["networks"]] == [2, 2]
+    assert [len(n["runs"]) for n in found["rankings"][0]["models"]] == [2, 2]
     names = sorted(path.name for path in (tmp_path / "field").iterdir())
     assert names == ["efficientvit-seg-b0-0", "efficientvit-seg-b0-1", "frm-lite0-0", "frm-lite0-1"]
     before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}

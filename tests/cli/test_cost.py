@@ -85,7 +85,7 @@ def test_bad_sizes_are_answered_with_a_sentence(text):
     assert str(error.value).startswith(f"--size {text!r}: ")
 
 
-def test_the_catalogue_lists_every_network(capsys):
+def test_the_catalogue_lists_every_model(capsys):
     models(as_json=True)
     rows = json.loads(capsys.readouterr().out)
     print_table(rows)

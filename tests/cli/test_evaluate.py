@@ -70,19 +70,19 @@ def test_a_run_is_scored_on_the_whole_split_where_that_is_asked(lawn_run, lawn):
 
 
 def test_modes_are_written_down(lawn_run):
-    assert run(lawn_run, "--flip", "--scales", "0.5,1", "--window", "48x48").exit_code == 0
-    assert lines(lawn_run)[0]["mode"] == "windows of 48x48, flip, scales 0.5 1.0"
+    assert run(lawn_run, "--tta", "flip", "--scales", "0.5,1", "--window", "48x48").exit_code == 0
+    assert lines(lawn_run)[0]["inference"] == "windows of 48x48, flip, scales 0.5 1.0"
 
 
 def test_a_run_is_scored_at_the_size_it_was_validated_at_unless_told_otherwise(lawn_run):
     info = open_run(lawn_run).info
-    data = info.recipe.data.model_copy(update={"test_fit": (32, 100)})
+    data = info.recipe.data.model_copy(update={"test_resize": (32, 100)})
     write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
     assert "images are looked at: whole, fitted to 32x100" in run(lawn_run).stdout
-    run(lawn_run, "--fit", "64x64", "--scales", "0.5,1")
-    assert "looked at" not in run(lawn_run, "--fit", "off").stdout
+    run(lawn_run, "--resize", "64x64", "--scales", "0.5,1")
+    assert "looked at" not in run(lawn_run, "--resize", "off").stdout
     modes = ["whole, fitted to 32x100", "whole, fitted to 64x64, scales 0.5 1.0", "whole"]
-    assert [line["mode"] for line in lines(lawn_run)] == modes
+    assert [line["inference"] for line in lines(lawn_run)] == modes
 
 
 def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn):
@@ -109,8 +109,8 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
         (("a.onnx",), "--data NAME"),
         (("a", "--scales", "big"), "--scales 'big'"),
         (("a", "--window", "512"), "--window '512'"),
-        (("a", "--fit", "512"), "SHORTxLONG"),
-        (("a", "--fit", "2048x512"), "such as 512x2048"),
+        (("a", "--resize", "512"), "SHORTxLONG"),
+        (("a", "--resize", "2048x512"), "such as 512x2048"),
     ],
 )
 def test_what_cannot_be_is_refused_before_work(arguments, named):
@@ -124,5 +124,5 @@ def test_data_of_other_classes_is_refused_with_the_difference(lawn_run, lawn):
     other.write_text(lawn.read_text().replace('"path"', '"gravel"'))
     result = run(lawn_run, "--data", other)
     assert isinstance(result.exception, FeathersegError)
-    assert "only in the network: path; only in the data: gravel" in str(result.exception)
+    assert "only in the model: path; only in the data: gravel" in str(result.exception)
     assert not (lawn_run / "evaluations.jsonl").exists()

@@ -18,7 +18,7 @@ APP.command()(export)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run whose network is quick to export, as `load_run` gives it."""
+    """A run whose model is quick to export, as `load_run` gives it."""
     found = three_layer_run(tmp_path / "run")
     monkeypatch.setattr(runs, "load_run", lambda name: found)
     return found

@@ -20,7 +20,7 @@ def run(*arguments: object):
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Weights of a network of two classes, as lawn has."""
+    """Weights of a model of two classes, as lawn has."""
     torch.manual_seed(0)
     torch.save(models.build("frm-lite0", 2).state_dict(), tmp_path / "weights.pth")
     return tmp_path / "weights.pth"

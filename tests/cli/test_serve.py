@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from featherseg.cli.serve import print_start, serve
 from featherseg.core.errors import ConfigError, MissingExtra, RunError
 from featherseg.inference.predictor import Predictor
-from featherseg.serving.networks import open_networks
+from featherseg.serving.models import open_models
 from featherseg.serving.server import bind
 from featherseg.serving.settings import Settings
 
@@ -63,7 +63,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(lawn_run: Pat
             process.kill()
 
 
-def test_slips_are_answered_before_a_network_is_opened(tmp_path):
+def test_slips_are_answered_before_a_model_is_opened(tmp_path):
     with bind("127.0.0.1", 0) as taken:
         assert isinstance(slip(tmp_path, "--port", taken.getsockname()[1]), ConfigError)
     assert isinstance(slip(tmp_path, "--host", "203.0.113.7", "--port", 0), ConfigError)
@@ -82,12 +82,12 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkey
     ("host", "shown"), [("127.0.0.1", "http://127.0.0.1:81/"), ("::1", "http://[::1]:81/"), ("box", "http://box:81/")]
 )
 def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
-    print_start(open_networks([lawn_run], "cpu"), Settings(), host, 81)
+    print_start(open_models([lawn_run], "cpu"), Settings(), host, 81)
     assert capsys.readouterr().out.splitlines()[-1] == shown
 
 
 def test_at_all_addresses_the_one_of_this_machine_is_printed_with_the_token(lawn_run, capsys):
-    print_start(open_networks([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81)
+    print_start(open_models([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81)
     *_, before, last = capsys.readouterr().out.splitlines()
     assert before == "listening at all addresses of this machine, port 81; from itself:"
     assert last == f"http://127.0.0.1:81/#token={TOKEN}"

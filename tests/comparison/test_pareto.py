@@ -35,10 +35,10 @@ points = st.lists(
 
 
 @given(points)
-def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(networks):
-    kept = front(networks)
-    for p in networks:
-        beaten = any(o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou) for o in networks)
+def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(models):
+    kept = front(models)
+    for p in models:
+        beaten = any(o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou) for o in models)
         assert (p in kept) != beaten
     assert [p.cost for p in kept] == sorted(p.cost for p in kept)
     assert [p.miou for p in kept] == sorted(p.miou for p in kept)
@@ -56,26 +56,26 @@ def test_the_pick_is_the_best_that_fits_and_says_why():
 def test_a_budget_that_none_keeps_names_the_least():
     found = pick(NETWORKS, 9, MEMORY)
     assert found.point is None
-    assert found.reason == "none of 4 networks stays within 9 MiB (peak memory): the least is a with 10 MiB."
-    assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith("the only network does not stay within 9 MiB")
+    assert found.reason == "none of 4 models stays within 9 MiB (peak memory): the least is a with 10 MiB."
+    assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith("the only model does not stay within 9 MiB")
     assert pick([], 9, MEMORY) == Pick(None, "peak memory was not measured here.")
 
 
-def test_the_pick_names_a_cheaper_network_that_is_not_told_apart():
+def test_the_pick_names_a_cheaper_model_that_is_not_told_apart():
     found = pick(NETWORKS, 50, LATENCY, undecided=[frozenset("bd"), frozenset("cd"), frozenset("ab")])
     assert found.point == NETWORKS[3]
     assert found.reason.endswith("; no difference to b is shown, which costs 20 ms.")
 
 
-def test_of_equal_networks_the_cheaper_is_picked():
+def test_of_equal_models_the_cheaper_is_picked():
     assert pick([Point("a", 3, 0.5), Point("b", 2, 0.5)], 9, LATENCY).point.name == "b"
 
 
-def test_the_drawing_names_every_network_and_marks_the_front_and_the_pick():
+def test_the_drawing_names_every_model_and_marks_the_front_and_the_pick():
     root = ElementTree.fromstring(front_svg(NETWORKS, LATENCY, picked="b", budget=25))
     titles = [node.text for node in root.iter(f"{SVG}title")]
     assert titles == [
-        "mIoU by latency p50: 3 networks of 4 on the front",
+        "mIoU by latency p50: 3 models of 4 on the front",
         "a: mIoU 0.6000, 10 ms, on the front",
         "b: mIoU 0.7000, 20 ms, on the front",
         "c: mIoU 0.6500, 25 ms",
@@ -97,12 +97,12 @@ def test_every_colour_is_a_variable_of_the_page_with_a_value_of_its_own():
 
 
 @given(points)
-def test_any_networks_can_be_drawn(networks):
-    ElementTree.fromstring(front_svg(networks, MEMORY, picked=networks[0].name, budget=networks[-1].cost))
+def test_any_models_can_be_drawn(models):
+    ElementTree.fromstring(front_svg(models, MEMORY, picked=models[0].name, budget=models[-1].cost))
 
 
 @pytest.mark.parametrize("apart", [0, 3, 40])
-def test_labels_of_twenty_networks_cover_neither_each_other_nor_a_mark(apart):
+def test_labels_of_twenty_models_cover_neither_each_other_nor_a_mark(apart):
     marks = [(300 + apart * (i % 5), 200 + apart * (i // 5) / 2) for i in range(20)]
     boxes = place_labels(["efficientvit-seg-b0"] * 20, marks)
     for a, b in combinations(boxes, 2):
@@ -114,5 +114,5 @@ def test_labels_of_twenty_networks_cover_neither_each_other_nor_a_mark(apart):
         assert not any(left < x < right and top < y < bottom for x, y in marks)
 
 
-def test_no_network_gives_no_drawing():
+def test_no_model_gives_no_drawing():
     assert front_svg([], LATENCY) == ""

@@ -13,7 +13,7 @@ def test_the_counts_that_are_written_down_are_right(name):
     assert COUNTS[name] == (counted.params, counted.macs["macs"])
 
 
-def test_a_network_that_is_not_written_down_is_counted(monkeypatch):
+def test_a_model_that_is_not_written_down_is_counted(monkeypatch):
     assert set(COUNTS) <= set(MODELS)
     expected = COUNTS["frm-lite0"]
     monkeypatch.delitem(COUNTS, "frm-lite0")

@@ -48,7 +48,7 @@ CASES = [((128, 192), 2), ((97, 131), 19)]
 EVERY_NETWORK = [pytest.param(n, marks=[] if n in ONE_OF_EACH else pytest.mark.slow) for n in MODELS]
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {}
-"""(network, convention) -> why our figure is not the tool's. None today."""
+"""(model, convention) -> why our figure is not the tool's. None today."""
 
 VAN_S = [64, 128, 320, 512]  # stage widths of VAN-S, the FRM paper's backbone
 
@@ -60,9 +60,9 @@ PAPER_COUNTS = {
     ("frm-van-s-dappm", (1024, 2048)): (15_979_987, 214_826_716_160, 213_370_667_008),
     ("frm-van-s-dappm", (720, 1280)): (15_979_987, 94_575_692_544, 93_934_989_312),
 }
-"""The FRM paper's networks with 19 classes: (network, size) -> parameters, ptflops-0.6, macs.
+"""The FRM paper's models with 19 classes: (model, size) -> parameters, ptflops-0.6, macs.
 
-Found by ptflops 0.6.9 on networks put together from published code before these were written; what the paper prints of
+Found by ptflops 0.6.9 on models put together from published code before these were written; what the paper prints of
 them is 16.48 / 214.82 and 94.55, 15.23 / 213.21, 15.98 / 214.81.
 """
 
@@ -126,12 +126,12 @@ def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, i
 
 
 def test_no_architecture_is_left_out_of_quick_tests():
-    assert {MODELS[name].network for name in ONE_OF_EACH} == {entry.network for entry in MODELS.values()}
+    assert {MODELS[name].model for name in ONE_OF_EACH} == {entry.model for entry in MODELS.values()}
 
 
 @pytest.mark.parametrize("name", EVERY_NETWORK)
 @pytest.mark.parametrize(("size", "classes"), CASES)
-def test_networks_cost_what_ptflops_and_torch_count(name, size, classes):
+def test_models_cost_what_ptflops_and_torch_count(name, size, classes):
     with torch.device("meta"):
         model = shallow(name, classes).eval()
     counted = cost_of(model, name, size).macs
@@ -143,7 +143,7 @@ def test_networks_cost_what_ptflops_and_torch_count(name, size, classes):
 
 
 @pytest.mark.parametrize(("name", "size"), PAPER_COUNTS)
-def test_the_paper_s_networks_cost_exactly_what_was_found_for_them(name, size):
+def test_the_paper_s_models_cost_exactly_what_was_found_for_them(name, size):
     params, ptflops, macs = PAPER_COUNTS[name, size]
     result = cost(name, size, 19)
     assert (result.params, result.macs["ptflops-0.6"], result.macs["macs"]) == (params, ptflops, macs)
@@ -186,11 +186,11 @@ def test_backbones_cost_what_ptflops_and_torch_count(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_parts_add_up_to_the_totals(name):
     with torch.device("meta"):
-        network = shallow(name, 19)
-    result = cost_of(network, name, (20, 300))
+        model = shallow(name, 19)
+    result = cost_of(model, name, (20, 300))
     assert sum(part.params for part in result.parts.values()) == result.params
     assert sum(part.macs for part in result.parts.values()) == result.macs["macs"]
-    assert result.params == count_parameters(network) - count_parameters(network.aux_heads)
+    assert result.params == count_parameters(model) - count_parameters(model.aux_heads)
 
 
 LAYERS = {
@@ -323,7 +323,7 @@ def stages_of(height: int, width: int) -> list[Tensor]:
     return [torch.empty(1, c, height >> i + 2, width >> i + 2, device="meta") for i, c in enumerate(VAN_S)]
 
 
-def test_a_network_that_pads_is_counted_at_the_padded_size():
+def test_a_model_that_pads_is_counted_at_the_padded_size():
     small, padded = cost("frm-lite0", (20, 300), 8), cost("frm-lite0", (64, 300), 8)
     assert small.size == (20, 300)
     assert small.counted_size == padded.counted_size == (64, 300)
@@ -359,7 +359,7 @@ def test_images_of_other_channels_are_counted():
     assert rgb.macs["macs"] - grey.macs["macs"] == 2 * 9 * 32 * 32 * 32  # 2 channels, 3x3, 32 out, at 1/2
 
 
-def test_counting_leaves_the_network_as_it_was():
+def test_counting_leaves_the_model_as_it_was():
     model = models.build("frm-lite0", classes=3).train()
     cost_of(model, "mine", (64, 64))
     assert model.training
@@ -372,6 +372,6 @@ def test_sizes_without_pixels_are_refused(size):
         cost("frm-lite0", size, 19)
 
 
-def test_an_unknown_network_is_answered_with_the_nearest():
+def test_an_unknown_model_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="Did you mean 'frm-lite0'"):
         cost("frm-lite", (64, 64), 19)

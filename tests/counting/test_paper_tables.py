@@ -46,7 +46,7 @@ GIGA = [
     ("seaformer-large", (512, 512), 150, "macs", "6.340"),
     ("segnext-t", (512, 512), 150, "macs", "6.404"),
 ]
-"""The same of the other networks, to the digits that are known."""
+"""The same of the other models, to the digits that are known."""
 
 PARAMETERS = {
     "sfnet-r18": "12.869715",
@@ -98,7 +98,7 @@ def count(value: str, by: str = "macs", size: tuple[int, int] = (8, 8), classes:
 
 
 def find(counting: Counting, by: str) -> Decimal:
-    """G of a network by a convention, at the first size and number of classes."""
+    """G of a model by a convention, at the first size and number of classes."""
     return next(one.value for one in gmacs(counting) if one.by == by)
 
 
@@ -168,7 +168,7 @@ def test_a_wrong_label_is_answered_with_the_cost_at_that_size(frm):
     assert figure.words == ("243.727 (conv-bias-relu, 1024x2048, 150 classes); 86.279 (macs, 1024x1024, 19 classes)")
 
 
-def test_accuracies_and_networks_that_are_not_built_are_not_judged(frm):
+def test_accuracies_and_models_that_are_not_built_are_not_judged(frm):
     rows = [checked for table in frm.tables for checked in table.rows]
     for checked in rows:
         for figure in checked.measured:
@@ -284,7 +284,7 @@ def test_rsp_s_abstract_cannot_be_tested_and_ours_are_put_beside_every_deeplabv3
     assert f"Of ours, {fewer} of 35 pairs" in rsp.sentences[1].words
 
 
-def test_the_networks_of_rows_are_of_the_catalogue():
+def test_the_models_of_rows_are_of_the_catalogue():
     for paper in PAPERS.values():
         rows = [row for table in paper.tables for row in table.rows if row.counting]
         assert {row.counting.model for row in rows} <= set(MODELS)

@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Run:
 
 def look(run: Run, miou: float, **changes: object) -> None:
     """An evaluation, as `featherseg evaluate` writes it down."""
-    line = {"data": "shapes", "split": "val", "mode": "whole", "images": 3, "miou": miou}
+    line = {"data": "shapes", "split": "val", "inference": "whole", "images": 3, "miou": miou}
     append_line(run.path / "evaluations.jsonl", line | changes)
 
 
@@ -86,7 +86,7 @@ def test_a_row_s_figures_stand_in_one_row_of_the_paper(name):
     assert any(figures <= set(known) for table in tables for known in table["rows"])
 
 
-def test_published_rows_are_found_by_the_network_they_are_of():
+def test_published_rows_are_found_by_the_model_they_are_of():
     assert [(row.size, row.gmacs) for row in published("frm-van-s")] == [((720, 1280), 94.55), ((1024, 2048), 214.82)]
     assert [row.gmacs for row in published("frm-van-s-ppm")] == [213.21]
     assert [row.gmacs for row in published("frm-van-s-dappm")] == [214.81]
@@ -109,7 +109,7 @@ def test_a_run_that_was_not_scored_is_compared_by_its_counts_alone(run):
 def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
     look(run, 0.9)
     look(run, 0.5234)
-    look(run, 0.8, mode="whole, flip")
+    look(run, 0.8, inference="whole, flip")
     look(run, 0.8, data="camvid")
     look(run, None)
     look(run, 0.3, split="test", images=7)
@@ -121,11 +121,11 @@ def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
 
 def test_a_row_at_several_scales_is_compared_with_such_a_look_at_the_run_s_test_size(run):
     paper = ROW.model_copy(update={"scales": (0.5, 1.0), "flip": True, "classes": 5})
-    data = run.recipe.data.model_copy(update={"test_fit": (32, 100)})
+    data = run.recipe.data.model_copy(update={"test_resize": (32, 100)})
     recipe = run.recipe.model_copy(update={"paper": paper, "data": data})
     write_info(run.path, run.info.model_copy(update={"recipe": recipe}))
     look(run, 0.9)
-    look(run, 0.5, mode="whole, fitted to 32x100, flip, scales 0.5 1.0")
+    look(run, 0.5, inference="whole, fitted to 32x100, flip, scales 0.5 1.0")
     figures = compare(open_run(run.path)).figures
     assert figures[0].texts() == ("mIoU on shapes val, %, at several scales, 3 images", "50.0", "50.00", "+0.00")
     assert (figures[2].name, figures[2].ours) == (
@@ -140,7 +140,7 @@ def test_a_run_on_other_data_than_the_row_s_is_not_compared(run):
     assert compare(open_run(run.path)) is None
 
 
-def test_a_network_with_settings_of_its_own_is_not_the_row_s(run):
+def test_a_model_with_settings_of_its_own_is_not_the_row_s(run):
     other = ModelTable.model_validate({**run.recipe.model.model_dump(), "context": "ppm"})
     write_info(run.path, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"model": other})}))
     assert compare(open_run(run.path)) is None

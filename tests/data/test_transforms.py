@@ -20,7 +20,7 @@ from featherseg.data.transforms import (
 
 ALL = Augment(
     crop=(24, 40),
-    fit=(30, 50),
+    resize=(30, 50),
     scale=(0.4, 3.0),
     category_ratio=0.7,
     flip=0.5,
@@ -82,7 +82,7 @@ def columns_a_pixel(image):
 )
 def test_a_image_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
     for scale in (1.0, 0.5):
-        settings = Augment(crop=(8, 8), fit=fit, scale=(scale, scale))
+        settings = Augment(crop=(8, 8), resize=fit, scale=(scale, scale))
         step = columns_a_pixel(random_window(marked(*size), settings, np.random.default_rng(0))[0])
         assert step == pytest.approx(1 / (factor * scale), rel=0.1)
 

@@ -1,7 +1,7 @@
 """The three jobs that the tool is made for, in their short form, through the command line; see README.
 
-An engineer brings a network for a few classes of her own to a box without PyTorch. A student trains variants of a
-network and compares them fairly. A data lead looks at the errors in a report and at images in a browser.
+An engineer brings a model for a few classes of her own to a box without PyTorch. A student trains variants of a
+model and compares them fairly. A data lead looks at the errors in a report and at images in a browser.
 """
 
 import json
@@ -124,7 +124,7 @@ def exported(run: Path, forms: str, out: Path, *words: object) -> list[dict]:
 
 
 @pytest.mark.slow  # the exporter alone takes most of a minute on one core; tests/e2e/test_job.py exports one file
-def test_an_engineer_brings_her_network_to_a_box_without_pytorch(run, yard, tmp_path):
+def test_an_engineer_brings_her_model_to_a_box_without_pytorch(run, yard, tmp_path):
     """Its weights know her classes' rarity, the files are checked at several sizes, and they see what the run sees."""
     weights = json.loads((run / "resolved.json").read_text())["class_weights"]
     assert len(weights) == 3
@@ -155,12 +155,12 @@ def test_an_engineer_segments_a_clip_of_her_camera(run, yard, tmp_path):
 def test_an_engineer_s_int8_file_loses_no_more_than_she_allows(run, tmp_path):
     reports = exported(run, "onnx,openvino,onnx-int8", tmp_path / "box", "--max-drop", 0.5)
     (parity,) = [report["parity"] for report in reports if report["target"] == "onnx-int8"]
-    assert 100 * (parity["network_miou"] - parity["file_miou"]) <= 0.5
+    assert 100 * (parity["model_miou"] - parity["file_miou"]) <= 0.5
 
 
 def test_a_student_ablates_a_module_and_compares_the_runs(run, mended, tmp_path):
     without = train(mended, tmp_path / "without", "model.context=none", "train.seed=1")
-    words = ("--split", "val", "--flip", "--scales", "0.75,1.0,1.25", "--json")
+    words = ("--split", "val", "--tta", "flip", "--scales", "0.75,1.0,1.25", "--json")
     once, again = (json.loads(call("evaluate", without, *words).stdout) for _ in range(2))
     assert once["confusion"] == again["confusion"]
     plain = json.loads(call("evaluate", without, "--split", "val", "--json").stdout)

@@ -12,7 +12,7 @@ from small_video import distance, moving_images, read_video, write_video
 
 from featherseg import Predictor, models
 from featherseg.core.types import ClassInfo
-from featherseg.inference.video.segmentation import VideoJob, network_digest, segment_video
+from featherseg.inference.video.segmentation import VideoJob, model_digest, segment_video
 from featherseg.runs import save_weights, write_info
 
 FRAMES = 300
@@ -57,7 +57,7 @@ def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, t
     clip = write_video(tmp_path / "clip.mp4", moving_images(FRAMES, SIZE))
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     predictor = Predictor(lawn_run)
-    segment_video(predictor, VideoJob(clip, whole, network_digest(lawn_run)))
+    segment_video(predictor, VideoJob(clip, whole, model_digest(lawn_run)))
     for segments in KILLS:
         kill_after(segments, lawn_run, clip, out)
     done = subprocess.run(command(lawn_run, clip, out), stdout=subprocess.PIPE, text=True, check=True)

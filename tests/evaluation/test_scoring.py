@@ -12,8 +12,8 @@ from featherseg import FeathersegError, models
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, evaluate_predictions, prediction_files, to_json
-from featherseg.inference.modes import Mode, predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.inference.settings import InferenceSettings, predict_mask
 
 CLASSES = tuple(ClassInfo(name, (i, i, i)) for i, name in enumerate(("road", "sky", "car", "bus")))
 
@@ -47,11 +47,11 @@ def runtime():
 
 def test_scores_are_those_of_the_masks_it_predicts(runtime):
     data, seen = Scenes(), []
-    for mode in (None, Mode(flip=True)):
-        scores = evaluate(runtime, data, mode, progress=lambda done, total: seen.append((done, total)))
+    for inference in (None, InferenceSettings(flip=True)):
+        scores = evaluate(runtime, data, inference, progress=lambda done, total: seen.append((done, total)))
         expected = Confusion(4)
         for index in range(3):
-            expected.update(data.label(index), predict_mask(runtime, data[index].image, mode))
+            expected.update(data.label(index), predict_mask(runtime, data[index].image, inference))
         assert (scores.confusion == expected.matrix).all()
         assert scores.miou == expected.miou()
         assert scores.images == 3
@@ -85,9 +85,9 @@ def test_json_has_fractions_counts_and_null_for_what_does_not_occur(runtime):
 @pytest.mark.parametrize(
     ("names", "channels", "named"),
     [
-        (("road", "sky", "car", "van"), 3, "only in the network: bus; only in the data: van"),
-        (("road", "sky", "car"), 3, "4 and 3.*only in the network: bus; only in the data: none"),
-        (("sky", "road", "car", "bus"), 3, "class 0 is 'road' in the network, 'sky' in the data"),
+        (("road", "sky", "car", "van"), 3, "only in the model: bus; only in the data: van"),
+        (("road", "sky", "car"), 3, "4 and 3.*only in the model: bus; only in the data: none"),
+        (("sky", "road", "car", "bus"), 3, "class 0 is 'road' in the model, 'sky' in the data"),
         (("road", "sky", "car", "bus"), 1, "3 channels, other has 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One export of every network of the catalogue, for all tests of this folder: in quick tests of three, shallow ones."""
+"""One export of every model of the catalogue, for all tests of this folder: in quick tests of three, shallow ones."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Exported:
     ids=lambda param: f"{param[1]}-{'shallow' if param[0] is shallow else 'whole'}",
 )
 def exported(request, tmp_path_factory) -> Exported:
-    """A run of each network, exported to its default place."""
+    """A run of each model, exported to its default place."""
     build, name = request.param
     folder = tmp_path_factory.mktemp("runs") / f"{name}-noise"
     folder.mkdir()

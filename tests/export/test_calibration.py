@@ -1,4 +1,4 @@
-"""Calibration images: of the training split alone, drawn by a seed, as the network sees them in validation."""
+"""Calibration images: of the training split alone, drawn by a seed, as the model sees them in validation."""
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def test_a_image_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
     pixels = Shapes("train", 12)[images.indices[0]].image.astype(np.float32)
     expected = (pixels - run.model.mean) / run.model.std  # (H, W, C)
     assert torch.equal(images[0][0].permute(1, 2, 0), torch.from_numpy(expected.astype(np.float32)))
-    fitted, _ = training_images(three_layer_run(tmp_path / "other", test_fit=(128, 512)), 2, seed=0)
+    fitted, _ = training_images(three_layer_run(tmp_path / "other", test_resize=(128, 512)), 2, seed=0)
     assert fitted[0].shape == (1, 3, 128, 256)
 
 

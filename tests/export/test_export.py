@@ -1,4 +1,4 @@
-"""What `export` refuses, and that nothing is lost when it fails; on networks of one layer, to be quick."""
+"""What `export` refuses, and that nothing is lost when it fails; on models of one layer, to be quick."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ from featherseg.exporters import EXPORTERS, Options, export, export_all, work
 from featherseg.exporters.calibration import LabelledSplit
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 
-class OneLayer(SegmentationNetwork):
-    """The least that is a network here: a convolution, with what every network states about itself."""
+class OneLayer(SegmentationModel):
+    """The least that is a model here: a convolution, with what every model states about itself."""
 
     classes = 3
     mean, std = (127.0, 127.0), (64.0, 64.0)  # two channels
@@ -49,7 +49,7 @@ class FixedSize(OneLayer):
         return logits + torch.zeros(160, 224, device=logits.device)
 
 
-def test_a_bare_network_gets_numbered_classes_in_colours_that_differ(tmp_path):
+def test_a_bare_model_gets_numbered_classes_in_colours_that_differ(tmp_path):
     report = export(OneLayer(), path=tmp_path / "new" / "a.onnx")
     runtime = open_runtime(report.path, "cpu")
     assert [row.name for row in runtime.classes] == ["class_0", "class_1", "class_2"]
@@ -63,11 +63,11 @@ def test_named_classes_are_written(tmp_path):
     assert open_runtime(report.path, "cpu").classes == tuple(classes)
 
 
-def test_the_network_given_is_left_as_it_was(tmp_path):
-    network = OneLayer().double().train()
-    export(network, path=tmp_path / "a.onnx")
-    assert network.training
-    assert network.conv.weight.dtype == torch.float64
+def test_the_model_given_is_left_as_it_was(tmp_path):
+    model = OneLayer().double().train()
+    export(model, path=tmp_path / "a.onnx")
+    assert model.training
+    assert model.conv.weight.dtype == torch.float64
 
 
 def test_a_run_keeps_the_report(exported):
@@ -104,7 +104,7 @@ def test_an_unknown_target_is_answered_with_the_nearest(tmp_path):
         export(OneLayer(), "onxn", tmp_path / "a.onnx")
 
 
-def test_a_bare_network_needs_a_path():
+def test_a_bare_model_needs_a_path():
     with pytest.raises(ExportError, match="name the file"):
         export(OneLayer())
 
@@ -116,7 +116,7 @@ def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
 
 
 def test_the_wrong_number_of_classes_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="1 classes were named, but the network tells 3 apart"):
+    with pytest.raises(ExportError, match="1 classes were named, but the model tells 3 apart"):
         export(OneLayer(), path=tmp_path / "a.onnx", classes=[ClassInfo("a", (0, 0, 0))])
 
 
@@ -179,7 +179,7 @@ def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):
     (report,) = reports
     assert report.path == run.path / "export" / "model.int8.onnx"
     assert len(report.calibration) == 3
-    assert report.parity.file_miou == pytest.approx(report.parity.network_miou, abs=0.02)
+    assert report.parity.file_miou == pytest.approx(report.parity.model_miou, abs=0.02)
     assert report.quantised.tried == ((1, report.parity.file_miou),)
     assert json.loads((run.path / "parity.json").read_text())["onnx-int8"]["calibration"] == list(report.calibration)
 
@@ -188,7 +188,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, mo
     run = three_layer_run(tmp_path / "run")
     (run.path / "export").mkdir()
     (run.path / "export" / "model.int8.onnx").write_bytes(b"old")
-    scores = iter([0.5, 0.45, 0.45])  # the network, then two candidates
+    scores = iter([0.5, 0.45, 0.45])  # the model, then two candidates
     monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
     with pytest.raises(ExportError, match=r"45\.00 mIoU even with 2 of its 3 layers left out; 49\.50 is"):
         export(run, "onnx-int8", options=Options(calibration=2, max_drop=0.5))

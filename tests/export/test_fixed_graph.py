@@ -1,8 +1,8 @@
-"""A graph for one size: the network's own values, in operations that other runtimes have."""
+"""A graph for one size: the model's own values, in operations that other runtimes have."""
 
 import pytest
 import torch
-from small_network import small_network
+from small_model import small_model
 from torch import nn
 from torch.testing import assert_close
 
@@ -10,14 +10,14 @@ from featherseg.core.errors import ExportError
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.exporters.fixed_graph import DEFAULT_SIZE, REWRITES, fixed_graph, fixed_size
 from featherseg.exporters.job import Facts
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMean
 from featherseg.layers.precision import autocast_off
 
 SIZE = (24, 40)
 
 
-class EveryRewrite(SegmentationNetwork):
+class EveryRewrite(SegmentationModel):
     """What runtimes have no operation for, each at a place where its values matter."""
 
     classes = 4
@@ -46,30 +46,30 @@ def noise(channels, size):
     return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_rewrite_gives_the_networks_values():
+def test_every_rewrite_gives_the_models_values():
     torch.manual_seed(0)
-    network = EveryRewrite().eval()
+    model = EveryRewrite().eval()
     with torch.no_grad():
-        network.norm.running_mean.normal_()
-        network.norm.running_var.uniform_(0.5, 2)
-        graph, images = fixed_graph(network, SIZE), noise(4, SIZE)
-        assert_close(graph(images)[0], network(images).logits, atol=1e-5, rtol=1e-5)
+        model.norm.running_mean.normal_()
+        model.norm.running_var.uniform_(0.5, 2)
+        graph, images = fixed_graph(model, SIZE), noise(4, SIZE)
+        assert_close(graph(images)[0], model(images).logits, atol=1e-5, rtol=1e-5)
     left = operations(graph) & set(REWRITES)
     assert left <= {torch.ops.aten.slice.Tensor, torch.ops.aten.pad.default}  # those that change something stay
     assert torch.ops.aten.arange.start_step not in operations(graph)
 
 
-def test_a_network_that_pads_is_the_same_at_a_size_that_it_pads():
-    network, images = small_network(), noise(3, (33, 70))
+def test_a_model_that_pads_is_the_same_at_a_size_that_it_pads():
+    model, images = small_model(), noise(3, (33, 70))
     with torch.no_grad():
-        assert_close(fixed_graph(network, (33, 70))(images)[0], network(images).logits, atol=1e-5, rtol=1e-5)
+        assert_close(fixed_graph(model, (33, 70))(images)[0], model(images).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_network_is_left_as_it_was():
-    network = small_network()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    fixed_graph(network, SIZE)
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+def test_the_model_is_left_as_it_was():
+    model = small_model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fixed_graph(model, SIZE)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_the_size_is_that_of_the_training():
@@ -78,10 +78,10 @@ def test_the_size_is_that_of_the_training():
     assert fixed_size(Facts("a", facts.classes, "MIT", image_size=(90, 131))) == (90, 131)
 
 
-def test_a_network_that_cannot_be_a_graph_is_refused_with_a_sentence():
+def test_a_model_that_cannot_be_a_graph_is_refused_with_a_sentence():
     class Branching(EveryRewrite):
         def forward(self, images, aux=False):
             return super().forward(images * 2 if images.sum() > 0 else images)
 
-    with pytest.raises(ExportError, match="cannot write this network as a graph"):
+    with pytest.raises(ExportError, match="cannot write this model as a graph"):
         fixed_graph(Branching().eval(), SIZE)

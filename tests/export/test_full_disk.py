@@ -24,15 +24,15 @@ EXPORTS = """
 import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from small_network import small_network
+from small_model import small_model
 from featherseg.core.errors import ExportError
 from featherseg.exporters import export
-network, out, said = small_network(), Path(sys.argv[2]), {}
+model, out, said = small_model(), Path(sys.argv[2]), {}
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 for target, limit in json.loads(sys.argv[3]).items():
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        export(network, target, out)
+        export(model, target, out)
     except ExportError as error:
         said[target] = str(error)
 print(json.dumps(said))
@@ -53,7 +53,7 @@ def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_refuses_the_quantiser_is_not_taken_for_the_network(tmp_path):
+def test_a_disk_that_refuses_the_quantiser_is_not_taken_for_the_model(tmp_path):
     """`export` tells an OSError as what it is, with the folder."""
     job = Job(three_layers(), FACTS, tmp_path, [torch.rand(1, 3, 48, 64)], graph=lambda: to_onnx(three_layers(), FACTS))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

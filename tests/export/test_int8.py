@@ -35,16 +35,16 @@ def job(folder, graph, **options):
 @pytest.mark.parametrize("name", WRITERS)
 def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
     assert WRITERS[name](job(tmp_path, graph)).kept == ("stem",)  # which reads the image
-    network, runtime = three_layers(WIDTH), open_runtime(tmp_path / name, "cpu")
+    model, runtime = three_layers(WIDTH), open_runtime(tmp_path / name, "cpu")
     assert runtime.classes == FACTS.classes
     for shape in ((1, 3, 48, 64), (2, 3, 33, 71)):
         images = torch.randn(shape)
         with torch.no_grad():
-            expected = network(images).logits
+            expected = model(images).logits
         found = runtime(images).logits
         assert 0 < (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
         assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.95
-    fp32 = sum(p.numel() for p in network.parameters()) * 4
+    fp32 = sum(p.numel() for p in model.parameters()) * 4
     weights = tmp_path / name.replace(".xml", ".bin")
     assert weights.stat().st_size < 0.5 * fp32
 
@@ -68,8 +68,8 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
     noisy = {f"layer{i}": float(i) for i in range(20)}
     nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
     graph = SimpleNamespace(node=[SimpleNamespace(name=name) for name in ("pad", "node of layer3", "node of layer0")])
-    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda network, images: noisy)
-    monkeypatch.setattr("featherseg.exporters.int8.layer_nodes", lambda graph, network: nodes)
+    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda model, images: noisy)
+    monkeypatch.setattr("featherseg.exporters.int8.layer_nodes", lambda graph, model: nodes)
     written = []
 
     def write(layers, kept):
@@ -95,7 +95,7 @@ def test_without_labelled_images_the_first_candidate_stays(tmp_path, graph):
 
 
 def test_without_images_int8_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="export a run, not a bare network"):
+    with pytest.raises(ExportError, match="export a run, not a bare model"):
         openvino_int8.write(Job(three_layers(), FACTS, tmp_path))
 
 
@@ -121,9 +121,9 @@ def test_a_linear_layer_whose_weight_was_turned_around_is_found_too():
             out = super().forward(images)
             return out._replace(logits=self.mix(out.logits.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
-    network = Linear().eval()
-    proto = onnx.load_from_string(to_onnx(network, FACTS))
-    (name,) = layer_nodes(proto.graph, network)["mix"]
+    model = Linear().eval()
+    proto = onnx.load_from_string(to_onnx(model, FACTS))
+    (name,) = layer_nodes(proto.graph, model)["mix"]
     (node,) = (n for n in proto.graph.node if n.name == name)
     assert node.op_type == "MatMul"
 
@@ -141,11 +141,11 @@ class Scaled(ThreeLayers):
 
 
 def test_what_openvino_fuses_is_fused_before_int8_and_is_known_by_its_old_names(tmp_path):
-    network = Scaled().eval()
-    model = openvino_int8.fused(openvino.convert(Job(network, FACTS, tmp_path)))
+    model = Scaled().eval()
+    model = openvino_int8.fused(openvino.convert(Job(model, FACTS, tmp_path)))
     kinds = [operation.get_type_name() for operation in model.get_ops()]
     assert (kinds.count("Gelu"), kinds.count("Erf"), kinds.count("Convolution")) == (1, 0, 4)
-    nodes = layer_nodes(onnx.load_from_string(to_onnx(network, FACTS)).graph, network)
+    nodes = layer_nodes(onnx.load_from_string(to_onnx(model, FACTS)).graph, model)
     assert set(nodes) == {"stem", "body.1", "head", "mix"}
     convolutions = [op for op in model.get_ops() if op.get_type_name() == "Convolution"]
     for names in nodes.values():
@@ -168,15 +168,15 @@ class Windowed(ThreeLayers):
         return out._replace(logits=out.logits + windows.sum(2))
 
 
-def test_a_network_that_cuts_windows_out_opens_in_int8(tmp_path):
+def test_a_model_that_cuts_windows_out_opens_in_int8(tmp_path):
     torch.manual_seed(0)
-    network = Windowed().eval()
-    openvino_int8.write(Job(network, FACTS, tmp_path, IMAGES))
+    model = Windowed().eval()
+    openvino_int8.write(Job(model, FACTS, tmp_path, IMAGES))
     with torch.no_grad():
-        expected = network(IMAGES[0]).logits
+        expected = model(IMAGES[0]).logits
     found = open_runtime(tmp_path / "model.int8.xml", "cpu")(IMAGES[0]).logits
     assert (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
-    assert network.key.weight.detach().numpy().tobytes() in (tmp_path / "model.int8.bin").read_bytes()
+    assert model.key.weight.detach().numpy().tobytes() in (tmp_path / "model.int8.bin").read_bytes()
 
 
 def test_the_file_tells_what_was_kept(tmp_path, graph):

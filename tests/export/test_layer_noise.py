@@ -11,7 +11,7 @@ from featherseg.exporters.layer_noise import layer_noise
 
 
 class One(nn.Module):
-    """A network that is one layer."""
+    """A model that is one layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -40,27 +40,27 @@ def test_the_ratio_of_powers_is_that_of_the_definition():
 
 
 def test_what_counts_is_what_reaches_the_logits():
-    network = three_layers()
+    model = three_layers()
     with torch.no_grad():
-        network.head.weight *= 1e-6  # what goes wrong before it is not seen
-        network.head.bias[:] = torch.tensor([1.0, 2.0, 3.0])
+        model.head.weight *= 1e-6  # what goes wrong before it is not seen
+        model.head.bias[:] = torch.tensor([1.0, 2.0, 3.0])
     image = torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    assert min(layer_noise(network, [image]).values()) > 1e12
+    assert min(layer_noise(model, [image]).values()) > 1e12
 
 
 def test_the_layer_with_one_wild_channel_before_it_is_named_first():
-    network = three_layers()
+    model = three_layers()
     with torch.no_grad():
-        network.stem.bias[0] = 1e3  # all other channels share the steps of this one
-        network.body[1].weight[:, 0] = 0
+        model.stem.bias[0] = 1e3  # all other channels share the steps of this one
+        model.body[1].weight[:, 0] = 0
     images = [torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    noise = layer_noise(network, images)
+    noise = layer_noise(model, images)
     assert next(iter(noise)) == "body.1"
     assert set(noise) == {"stem", "body.1", "head"}
     assert list(noise.values()) == sorted(noise.values())
 
 
-def test_the_network_is_left_without_hooks():
-    network = three_layers()
-    layer_noise(network, [torch.randn(1, 3, 40, 56)])
-    assert not any(module._forward_hooks for module in network.modules())
+def test_the_model_is_left_without_hooks():
+    model = three_layers()
+    layer_noise(model, [torch.randn(1, 3, 40, 56)])
+    assert not any(module._forward_hooks for module in model.modules())

@@ -1,4 +1,4 @@
-"""Layers that no quickly exported network holds: the exported graph is right at sizes other than the example's."""
+"""Layers that no quickly exported model holds: the exported graph is right at sizes other than the example's."""
 
 import numpy as np
 import onnxruntime

@@ -1,11 +1,11 @@
-"""LiteRT: one file that gives the network's logits at its size, with the facts inside."""
+"""LiteRT: one file that gives the model's logits at its size, with the facts inside."""
 
 import json
 import zipfile
 
 import pytest
 import torch
-from small_network import FACTS, small_network
+from small_model import FACTS, small_model
 
 from featherseg import models
 from featherseg.core.errors import ExportError
@@ -20,15 +20,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the converter's own insi
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The file of a small network, for images of 96 x 128."""
+    """The file of a small model, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("litert")
-    litert.write(Job(small_network(), FACTS, folder))
+    litert.write(Job(small_model(), FACTS, folder))
     return folder / "model.tflite"
 
 
-def test_one_file_gives_the_networks_logits(written):
+def test_one_file_gives_the_models_logits(written):
     assert [file.name for file in written.parent.iterdir()] == ["model.tflite"]
-    report = verify(small_network(), written, facts=FACTS)
+    report = verify(small_model(), written, facts=FACTS)
     assert report.ok, report
     assert {(row.batch, row.height, row.width) for row in report.rows} == {(1, 96, 128), (3, 96, 128)}
 
@@ -42,24 +42,24 @@ def test_the_facts_lie_in_the_archive_at_its_end(written):
 
 
 def test_other_weights_are_seen(written):
-    other = small_network()
+    other = small_model()
     with torch.no_grad():
         other.classifier.weight.mul_(1.01)
     assert not verify(other, written, facts=FACTS).ok
 
 
 def test_an_operation_that_is_not_known_is_refused_with_a_sentence(tmp_path):
-    network = small_network()
-    network.context.forward = lambda x: torch.special.bessel_j0(x)
-    with pytest.raises(ExportError, match="litert-torch cannot write this network"):
-        litert.write(Job(network, FACTS, tmp_path))
+    model = small_model()
+    model.context.forward = lambda x: torch.special.bessel_j0(x)
+    with pytest.raises(ExportError, match="litert-torch cannot write this model"):
+        litert.write(Job(model, FACTS, tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["frm-lite0", "cgrseg-lite0", "rsp-lite0"])
 def test_every_system_passes_at_a_size_that_it_pads(name, tmp_path):
-    network = perturb(models.build(name, classes=len(FACTS.classes)))
+    model = perturb(models.build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT", image_size=(90, 131))
-    litert.write(Job(network, facts, tmp_path))
-    report = verify(network, tmp_path / "model.tflite", facts=facts)
+    litert.write(Job(model, facts, tmp_path))
+    report = verify(model, tmp_path / "model.tflite", facts=facts)
     assert report.ok, report

@@ -1,4 +1,4 @@
-"""The exported file, run by onnxruntime itself, beside a network of which no weight is at its initial value."""
+"""The exported file, run by onnxruntime itself, beside a model of which no weight is at its initial value."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def session(exported) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_every_map_is_the_networks_own_at_every_size(exported, session, size, batch):
+def test_every_map_is_the_models_own_at_every_size(exported, session, size, batch):
     assert size != EXAMPLE[1:]
     images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_it_is_one_file_that_stands_alone(exported):
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
-def test_the_networks_stages_are_named_inside_and_cost_nothing(exported):
+def test_the_models_stages_are_named_inside_and_cost_nothing(exported):
     graph = onnx.load(exported.report.path).graph
     with torch.no_grad(), Stages(exported.run.model) as stages:
         exported.run.model(torch.randn(1, 3, 33, 35))
@@ -93,7 +93,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "align_corners": run.model.align_corners,
         "licence": "research only",
         "image_size": [96, 128],
-        "test_fit": None,
+        "test_resize": None,
         "panoptic": run.recipe.panoptic.model_dump() if run.model.panoptic else None,
         "masks": False,
         "channel_order": "RGB",
@@ -103,7 +103,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
     }
 
 
-def test_channels_are_the_networks():
+def test_channels_are_the_models():
     grey = models.build("frm-lite0", classes=2, channels=1)
     texts = metadata(grey, Facts("grey", (ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))), "MIT"))
     assert json.loads(texts["channels"]) == 1

@@ -13,7 +13,7 @@ from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.runtimes import open_file
 
 
-def test_a_pair_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_path):
+def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
     openvino.write(Job(three_layers(), FACTS, tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     report = verify(three_layers(), tmp_path / "model.xml", facts=FACTS)
@@ -21,9 +21,9 @@ def test_a_pair_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_pa
 
 
 def test_weights_are_written_in_fp32(tmp_path):
-    network = three_layers()
-    openvino.write(Job(network, FACTS, tmp_path))
-    assert network.stem.weight.detach().numpy().tobytes() in (tmp_path / "model.bin").read_bytes()
+    model = three_layers()
+    openvino.write(Job(model, FACTS, tmp_path))
+    assert model.stem.weight.detach().numpy().tobytes() in (tmp_path / "model.bin").read_bytes()
 
 
 def test_a_graph_that_was_made_already_is_not_made_again(tmp_path):
@@ -65,8 +65,8 @@ def test_no_architecture_is_left_out():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
-    network = perturb(models.build(name, classes=3)).eval()
-    reports, errors = export_all(network, ["onnx", "openvino"], tmp_path)
+    model = perturb(models.build(name, classes=3)).eval()
+    reports, errors = export_all(model, ["onnx", "openvino"], tmp_path)
     assert not errors
     assert [report.parity.ok for report in reports] == [True, True]
 

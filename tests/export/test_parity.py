@@ -47,7 +47,7 @@ def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     if not tensors:
         pytest.skip(f"{exported.run.recipe.model.name} has no {kind}")
     with torch.no_grad():
-        for tensor in tensors:  # all: the last of a network may sit behind a gate that hardly lets it through
+        for tensor in tensors:  # all: the last of a model may sit behind a gate that hardly lets it through
             tensor.mul_(1.05)
     assert verify(exported.run.model, exported.report.path, SMALL).ok
     report = verify(other, exported.report.path, SMALL)
@@ -88,10 +88,10 @@ def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
-    network = shallow(name, 3)
-    fresh = deepcopy(network.state_dict())
-    first = deepcopy(perturb(network).state_dict())
-    second = perturb(network).state_dict()
+    model = shallow(name, 3)
+    fresh = deepcopy(model.state_dict())
+    first = deepcopy(perturb(model).state_dict())
+    second = perturb(model).state_dict()
     for key, value in fresh.items():
         assert torch.equal(first[key], second[key])
         if not key.endswith("num_batches_tracked"):

@@ -12,7 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from openvino import Core
-from small_network import FACTS, SmallNetwork, small_network
+from small_model import FACTS, SmallModel, small_model
 
 from featherseg.exporters import openvino
 from featherseg.exporters.job import metadata
@@ -84,8 +84,8 @@ def grid_of_the_examples_size(graph):  # crashes in the runtime, at every other 
     graph.change_after("stage/up", "Add", np.zeros((1, 1, EXAMPLE[1] // 4, EXAMPLE[2] // 4), np.float32))
 
 
-def batch_norm_epsilon(network):
-    network.backbone.stages[1][1].eps = 1e-3
+def batch_norm_epsilon(model):
+    model.backbone.stages[1][1].eps = 1e-3
 
 
 def bgr(graph):
@@ -94,7 +94,7 @@ def bgr(graph):
 
 
 def mean_of_bgr(graph):
-    graph.set_metadata(mean=SmallNetwork.mean[::-1])
+    graph.set_metadata(mean=SmallModel.mean[::-1])
 
 
 def unnormalised(graph):
@@ -104,13 +104,13 @@ def unnormalised(graph):
 
 
 def normalised_twice(graph):
-    mean, std = (np.float32(x).reshape(1, 3, 1, 1) for x in (SmallNetwork.mean, SmallNetwork.std))
+    mean, std = (np.float32(x).reshape(1, 3, 1, 1) for x in (SmallModel.mean, SmallModel.std))
     graph.change_after("stage/normalise", "Sub", mean)
     graph.change_after("stage/normalise", "Div", std)
 
 
 def normalised_in_a_graph_of_normalised(graph):
-    graph.change_input(graph.giving("stage/input"), 0, "Sub", np.float32(SmallNetwork.mean).reshape(1, 3, 1, 1))
+    graph.change_input(graph.giving("stage/input"), 0, "Sub", np.float32(SmallModel.mean).reshape(1, 3, 1, 1))
 
 
 def nearest_between_layers(graph):
@@ -201,15 +201,15 @@ def images(seeds):
 
 
 @pytest.fixture(scope="module")
-def network():
-    return small_network()
+def model():
+    return small_model()
 
 
 @pytest.fixture(scope="module")
-def files(network, tmp_path_factory) -> dict[str, bytes]:
+def files(model, tmp_path_factory) -> dict[str, bytes]:
     """The right files: "logits", "masks", "int8"."""
     folder = tmp_path_factory.mktemp("files")
-    logits = to_onnx(network, FACTS)
+    logits = to_onnx(model, FACTS)
     (folder / "logits.onnx").write_bytes(logits)
     quantize_static(
         folder / "logits.onnx",
@@ -219,49 +219,49 @@ def files(network, tmp_path_factory) -> dict[str, bytes]:
         per_channel=True,
         op_types_to_quantize=["Conv"],
     )
-    return {"logits": logits, "masks": to_onnx(network, FACTS, True), "int8": (folder / "int8.onnx").read_bytes()}
+    return {"logits": logits, "masks": to_onnx(model, FACTS, True), "int8": (folder / "int8.onnx").read_bytes()}
 
 
-def check(network, content: bytes, kind: str, folder) -> ParityReport:
+def check(model, content: bytes, kind: str, folder) -> ParityReport:
     path = folder / "model.onnx"
     path.write_bytes(content)
     if kind == "int8":
-        return verify(network, path, facts=FACTS, quantised=True, calibration=images(range(5)))
-    return verify(network, path, facts=FACTS)
+        return verify(model, path, facts=FACTS, quantised=True, calibration=images(range(5)))
+    return verify(model, path, facts=FACTS)
 
 
 @pytest.mark.parametrize("kind", ["logits", "masks", "int8"])
-def test_a_file_without_a_fault_passes(network, files, kind, tmp_path):
-    report = check(network, files[kind], kind, tmp_path)
+def test_a_file_without_a_fault_passes(model, files, kind, tmp_path):
+    report = check(model, files[kind], kind, tmp_path)
     assert report.ok
     assert report.first_difference is None
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_seen_and_located(network, files, name, tmp_path):
+def test_a_planted_fault_is_seen_and_located(model, files, name, tmp_path):
     fault = FAULTS[name]
     graph = Graph(files[fault.file])
     fault.plant(graph)
-    report = check(network, graph.proto.SerializeToString(), fault.file, tmp_path)
+    report = check(model, graph.proto.SerializeToString(), fault.file, tmp_path)
     assert not report.ok
     assert report.first_difference == fault.where
 
 
 @pytest.mark.parametrize("name", ["pooling at the example's size", "nearest for bilinear", "stale weights"])
-def test_a_planted_fault_is_located_in_an_openvino_file(network, files, name, tmp_path):
+def test_a_planted_fault_is_located_in_an_openvino_file(model, files, name, tmp_path):
     fault = FAULTS[name]
     graph = Graph(files[fault.file])
     fault.plant(graph)
     (tmp_path / "source.onnx").write_bytes(graph.proto.SerializeToString())
-    openvino.save(Core().read_model(tmp_path / "source.onnx"), tmp_path / "model.xml", metadata(network, FACTS))
-    report = verify(network, tmp_path / "model.xml", facts=FACTS)
+    openvino.save(Core().read_model(tmp_path / "source.onnx"), tmp_path / "model.xml", metadata(model, FACTS))
+    report = verify(model, tmp_path / "model.xml", facts=FACTS)
     assert not report.ok
     assert report.first_difference == fault.where
 
 
-def test_another_epsilon_of_a_batch_norm_is_seen_and_located(network, tmp_path):
-    wrong = deepcopy(network)
+def test_another_epsilon_of_a_batch_norm_is_seen_and_located(model, tmp_path):
+    wrong = deepcopy(model)
     batch_norm_epsilon(wrong)
-    report = check(network, to_onnx(wrong, FACTS), "logits", tmp_path)
+    report = check(model, to_onnx(wrong, FACTS), "logits", tmp_path)
     assert not report.ok
     assert report.first_difference == "backbone.stages.1"

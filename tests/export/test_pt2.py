@@ -26,7 +26,7 @@ class FixedBatch(ThreeLayers):
         return out._replace(logits=out.logits.reshape(len(images), 3, *out.logits.shape[2:]))  # len gives an int
 
 
-def test_a_file_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_path):
+def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
     torch_export.write(Job(three_layers(), FACTS, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     report = verify(three_layers(), tmp_path / "model.pt2", facts=FACTS)
@@ -38,14 +38,14 @@ def test_a_file_gives_its_networks_logits_at_sizes_it_was_not_exported_at(tmp_pa
     [(shallow, name) for name in AS_PT2] + [pytest.param(models.build, n, marks=pytest.mark.slow) for n in MODELS],
 )
 def test_every_architecture_passes_at_sizes_it_was_not_exported_at(build, name, tmp_path):
-    network = perturb(build(name, classes=len(FACTS.classes)))
+    model = perturb(build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT")
-    torch_export.write(Job(network, facts, tmp_path))
-    report = verify(network, tmp_path / "model.pt2", facts=facts)
+    torch_export.write(Job(model, facts, tmp_path))
+    report = verify(model, tmp_path / "model.pt2", facts=facts)
     assert report.ok, report
 
 
-@pytest.mark.parametrize("network", [FixedSize, FixedBatch])
-def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(network, tmp_path):
+@pytest.mark.parametrize("model", [FixedSize, FixedBatch])
+def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match="any batch, height and width"):
-        torch_export.write(Job(network().eval(), FACTS, tmp_path))
+        torch_export.write(Job(model().eval(), FACTS, tmp_path))

@@ -3,7 +3,7 @@
 import onnx
 import pytest
 import torch
-from small_network import FACTS, small_network
+from small_model import FACTS, small_model
 from torch import nn
 
 from featherseg.exporters.onnx import to_onnx
@@ -28,14 +28,14 @@ ORDER = (
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("stages") / "model.onnx"
-    path.write_bytes(to_onnx(small_network(), FACTS))
+    path.write_bytes(to_onnx(small_model(), FACTS))
     return path
 
 
 def test_stages_are_noted_in_the_order_of_execution():
-    network = small_network()
-    with torch.no_grad(), Stages(network) as stages:
-        out = network(torch.randn(1, 3, 33, 35))
+    model = small_model()
+    with torch.no_grad(), Stages(model) as stages:
+        out = model(torch.randn(1, 3, 33, 35))
     assert tuple(stages.values) == ORDER
     assert stages.values["input"].shape == (1, 3, 40, 40)
     assert stages.values["classifier"] is out.logits
@@ -43,18 +43,18 @@ def test_stages_are_noted_in_the_order_of_execution():
 
 def test_a_module_that_is_called_again_has_a_number_and_one_that_passes_on_has_no_stage():
     twice = nn.ReLU()
-    network = nn.Sequential(nn.Linear(2, 2), twice, nn.Identity(), nn.Dropout(), twice).eval()
-    with Stages(network) as stages:
-        network(torch.randn(1, 2))
+    model = nn.Sequential(nn.Linear(2, 2), twice, nn.Identity(), nn.Dropout(), twice).eval()
+    with Stages(model) as stages:
+        model(torch.randn(1, 2))
     assert list(stages.values) == ["input", "0", "1", "1/1"]
 
 
 def test_no_hook_stays():
-    network = small_network()
-    with Stages(network) as stages:
-        network(torch.randn(1, 3, 8, 8))
+    model = small_model()
+    with Stages(model) as stages:
+        model(torch.randn(1, 3, 8, 8))
     stages.clear()
-    network(torch.randn(1, 3, 8, 8))
+    model(torch.randn(1, 3, 8, 8))
     assert stages.values == {}
 
 
@@ -68,10 +68,10 @@ def test_a_file_names_its_stages_and_holds_nothing_for_them(file):
     assert not {"Identity", "BatchNormalization"} & {node.op_type for node in graph.node}
 
 
-def test_tensors_of_a_file_are_those_of_its_network(file):
-    network, images = small_network(), torch.randn(2, 3, 41, 30)
-    with torch.no_grad(), Stages(network) as stages:
-        network(images)
+def test_tensors_of_a_file_are_those_of_its_model(file):
+    model, images = small_model(), torch.randn(2, 3, 41, 30)
+    with torch.no_grad(), Stages(model) as stages:
+        model(images)
     found = run_tensors(file, images.numpy(), ["stage/context", "stage/input"])
     assert list(found) == ["stage/context", "stage/input"]
     for name, value in found.items():

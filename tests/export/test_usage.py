@@ -38,7 +38,7 @@ def mask_by(lines: str) -> np.ndarray:
 
 @pytest.fixture
 def photo(tmp_path, monkeypatch):
-    """photo.jpg in the working folder: a size that no network takes unpadded, taken with a camera on its side."""
+    """photo.jpg in the working folder: a size that no model takes unpadded, taken with a camera on its side."""
     monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -69,7 +69,7 @@ def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo):
 
 
 @pytest.mark.slow
-def test_a_network_whose_corners_are_aligned_gets_lines_of_its_own(photo):
+def test_a_model_whose_corners_are_aligned_gets_lines_of_its_own(photo):
     folder = photo.parent / "run"
     folder.mkdir()
     write_info(folder, small_info(Shapes.classes, model="pidnet-s"))
@@ -85,7 +85,7 @@ def test_a_network_whose_corners_are_aligned_gets_lines_of_its_own(photo):
 
 def test_what_the_lines_leave_out_is_said(yard):
     facts = open_file(yard).facts
-    more = facts.model_copy(update={"test_fit": (512, 2048), "panoptic": PanopticTable()})
+    more = facts.model_copy(update={"test_resize": (512, 2048), "panoptic": PanopticTable()})
     assert "short side 512, or the long one 2048" in str(onnx_lines(yard, more))
     assert "classes alone" in str(onnx_lines(yard, more))
     assert onnx_lines(yard, facts.model_copy(update={"channels": 4})) is None

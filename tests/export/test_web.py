@@ -1,4 +1,4 @@
-"""The page: one folder that holds all it needs, and that gives a browser the mask that the network gives."""
+"""The page: one folder that holds all it needs, and that gives a browser the mask that the model gives."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_network import FACTS, small_network
+from small_model import FACTS, small_model
 
 from featherseg import models
 from featherseg.core.errors import ExportError, MissingExtra
@@ -21,8 +21,8 @@ from featherseg.exporters import export_all, web
 from featherseg.exporters.job import Job
 from featherseg.exporters.onnx import to_onnx
 from featherseg.exporters.parity import perturb, verify
-from featherseg.inference.modes import predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.inference.settings import predict_mask
 
 
 @pytest.fixture
@@ -42,15 +42,15 @@ def archive(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def graph():
-    """The ONNX file of the small network, written once: it takes seconds."""
-    return to_onnx(small_network(), FACTS, masks=True)
+    """The ONNX file of the small model, written once: it takes seconds."""
+    return to_onnx(small_model(), FACTS, masks=True)
 
 
 @pytest.fixture
 def job(graph, tmp_path, monkeypatch):
     (tmp_path / "draft").mkdir()
-    monkeypatch.setattr(web, "to_onnx", lambda network, facts, masks: graph)
-    return Job(small_network(), FACTS, tmp_path / "draft")
+    monkeypatch.setattr(web, "to_onnx", lambda model, facts, masks: graph)
+    return Job(small_model(), FACTS, tmp_path / "draft")
 
 
 def unpack(script: Path, key: str) -> dict:
@@ -98,10 +98,10 @@ def test_names_from_others_end_no_script_of_the_page(archive, job):
         )
 
 
-def test_the_model_inside_gives_the_networks_masks(archive, tmp_path):
-    job = Job(small_network(), FACTS, tmp_path)
+def test_the_model_inside_gives_the_models_masks(archive, tmp_path):
+    job = Job(small_model(), FACTS, tmp_path)
     web.write(job)
-    report = verify(job.network, job.folder / "web" / "model.onnx", facts=FACTS)
+    report = verify(job.model, job.folder / "web" / "model.onnx", facts=FACTS)
     assert report.ok, report
 
 
@@ -127,7 +127,7 @@ def test_without_the_package_nothing_is_written_for_other_targets_either(tmp_pat
     monkeypatch.delenv(web.VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingExtra, match="npm pack"):
-        export_all(small_network(), ["onnx", "web"], tmp_path / "export")
+        export_all(small_model(), ["onnx", "web"], tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
@@ -144,11 +144,11 @@ def test_what_is_no_package_is_refused(job, tmp_path, monkeypatch):
         web.write(job)
 
 
-def test_a_network_of_other_channels_is_refused(job):
-    network = job.network
-    network.mean = network.std = (1.0,)
+def test_a_model_of_other_channels_is_refused(job):
+    model = job.model
+    model.mean = model.std = (1.0,)
     with pytest.raises(ExportError, match="takes 1 channels"):
-        web.write(replace(job, network=network))
+        web.write(replace(job, model=model))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def page(browser):
 
 @pytest.fixture
 def opened(page, job):
-    """The page of the small network, opened from disk, ready to look."""
+    """The page of the small model, opened from disk, ready to look."""
     try:
         web.write(job)
     except MissingExtra as error:
@@ -205,7 +205,7 @@ def test_a_browser_gives_the_predictors_mask_from_disk(opened, job, tmp_path):
     assert re.fullmatch(r"Done in \d+ ms\.", said)
     assert "131 x 97 pixels" in opened.inner_text("#caption")
     mask = download(opened, tmp_path / "street_mask.png")
-    expected = predict_mask(TorchRuntime(job.network, FACTS.classes, device="cpu"), pixels)
+    expected = predict_mask(TorchRuntime(job.model, FACTS.classes, device="cpu"), pixels)
     assert len(np.unique(expected)) > 1
     assert (mask == expected).mean() > 0.999  # elsewhere the top two are within rounding
     assert Image.open(tmp_path / "street_mask.png").getpalette()[: 3 * len(FACTS.classes)] == [
@@ -253,9 +253,9 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(opened, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["frm-lite0", "cgrseg-lite0", "rsp-lite0"])
 def test_a_browser_gives_every_systems_mask(name, page, tmp_path):
-    network = perturb(models.build(name, classes=len(FACTS.classes)))
+    model = perturb(models.build(name, classes=len(FACTS.classes)))
     try:
-        web.write(Job(network, FACTS, tmp_path))
+        web.write(Job(model, FACTS, tmp_path))
     except MissingExtra as error:
         pytest.skip(str(error))
     page.goto((tmp_path / "web" / "index.html").as_uri())
@@ -263,6 +263,6 @@ def test_a_browser_gives_every_systems_mask(name, page, tmp_path):
     pixels = image(tmp_path / "street.png", (161, 225))
     assert "Done" in look(page, tmp_path / "street.png")
     mask = download(page, tmp_path / "mask.png")
-    runtime = TorchRuntime(network, FACTS.classes, device="cpu")
+    runtime = TorchRuntime(model, FACTS.classes, device="cpu")
     assert (mask == predict_mask(runtime, pixels)).mean() > 0.999
     assert page.errors == []

@@ -12,11 +12,11 @@ from bad_inputs import sample
 from bad_inputs.case import RGB, saved
 from fuzzing import BUDGETS, HANG, change_bytes, fuzz, mutations
 from hypothesis import strategies as st
-from pixel_network import pixel_runtime
+from pixel_model import pixel_runtime
 
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.app import create_app
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.settings import Limits, Settings
 
 BOUNDARY = b"----a-boundary"

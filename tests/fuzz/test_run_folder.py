@@ -1,4 +1,4 @@
-"""Run folders that somebody edited, cut short or damaged: a network and a report, or a sentence."""
+"""Run folders that somebody edited, cut short or damaged: a model and a report, or a sentence."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ MODEL = "seaformer-tiny"
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 READ_BY = {
     "resolved.json": "all",
-    "weights.safetensors": "network",
+    "weights.safetensors": "model",
     "metrics.jsonl": "report",
     "scores.json": "report",
     "evaluations.jsonl": "report",
@@ -73,7 +73,7 @@ def test_any_run_folder_is_used_or_refused_in_a_sentence(whole, tmp_path, second
         (folder / file).write_bytes(mutate(sound))
         try:
             run = open_run(folder)
-            if READ_BY[file] != "network":
+            if READ_BY[file] != "model":
                 assert "<script" not in report_html(gather(run))
             if READ_BY[file] != "report":
                 mask = Predictor(run, device="cpu")(IMAGE).mask

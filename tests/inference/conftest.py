@@ -1,4 +1,4 @@
-"""Small networks whose answers can be worked out by hand."""
+"""Small models whose answers can be worked out by hand."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from torch import nn
 from featherseg import models
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import pad_images
 
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180)), ClassInfo("car", (0, 0, 142), True))
 
 
-class PoolNetwork(SegmentationNetwork):
+class PoolModel(SegmentationModel):
     """Mean over cells of `stride` pixels, then a 3x3 (or 1x1) convolution: logits at 1/stride."""
 
     def __init__(self, stride: int = 4, *, kernel: int = 3, divisor: int = 1, channels: int = 3) -> None:
@@ -30,9 +30,9 @@ class PoolNetwork(SegmentationNetwork):
         return SegOutput(self.conv(cells), tuple(images.shape[2:]), padded_size, self.align_corners)
 
 
-def network(**options) -> PoolNetwork:
+def model(**options) -> PoolModel:
     torch.manual_seed(3)
-    return PoolNetwork(**options)
+    return PoolModel(**options)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def classes():
 
 @pytest.fixture
 def make_runtime():
-    """make_runtime(stride=..., kernel=..., divisor=..., channels=...) -> TorchRuntime of a PoolNetwork."""
-    return lambda **options: TorchRuntime(network(**options), CLASSES, device="cpu")
+    """make_runtime(stride=..., kernel=..., divisor=..., channels=...) -> TorchRuntime of a PoolModel."""
+    return lambda **options: TorchRuntime(model(**options), CLASSES, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from bad_inputs.bombs import black_square, bombs
 from bad_inputs.case import GREY, RGB, BadInput, patches, saved, turned
 from bad_inputs.objects import objects
 from PIL import Image
-from pixel_network import mask_of, pixel_runtime
+from pixel_model import mask_of, pixel_runtime
 
 from featherseg import FeathersegError
 from featherseg.core.errors import DataError

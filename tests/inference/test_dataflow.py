@@ -11,7 +11,7 @@ KINDS = (nn.Conv2d, nn.BatchNorm2d)
 
 
 class Small(nn.Module):
-    """A network of 1x1 convolutions and norms of one channel; `wire(self, x)` says how they are connected."""
+    """A model of 1x1 convolutions and norms of one channel; `wire(self, x)` says how they are connected."""
 
     mean = (0.0,)
 
@@ -50,7 +50,7 @@ def test_a_result_that_is_changed_on_its_way_is_no_link():
     assert found(lambda n, x: n.norm(F.pad(n.conv(x), (1, 1, 1, 1)))) == []
 
 
-def test_a_result_that_leaves_the_network_is_no_link():
+def test_a_result_that_leaves_the_model_is_no_link():
     class Features(Small):
         def forward(self, images):
             y = self.conv(images)

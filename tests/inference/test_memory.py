@@ -44,7 +44,7 @@ def test_views_cost_nothing_and_freed_maps_are_given_back():
     assert live.peak == 400
 
 
-def test_nothing_is_computed_and_the_network_is_left_as_it_is():
+def test_nothing_is_computed_and_the_model_is_left_as_it_is():
     model = models.build("frm-lite0", 3).train()
     peak_bytes_per_pixel(model)
     assert model.training

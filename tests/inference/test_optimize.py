@@ -1,4 +1,4 @@
-"""The optimised network gives what the plain one gives, at every size, for every network of the catalogue."""
+"""The optimised model gives what the plain one gives, at every size, for every model of the catalogue."""
 
 import copy
 
@@ -31,12 +31,12 @@ def net(request):
     return perturb(models.build(request.param, classes=5))
 
 
-def run(network, shape):
+def run(model, shape):
     images = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    if next(network.parameters()).dtype == torch.float64:
+    if next(model.parameters()).dtype == torch.float64:
         images = images.double()
     with torch.no_grad():
-        out = network(images)
+        out = model(images)
     return out, [x for x in (out.logits, out.centers, out.offsets) if x is not None]
 
 
@@ -45,8 +45,8 @@ def error(found, expected):
     return ((found - expected).abs().max() / (expected.max() - expected.min())).item()
 
 
-def test_its_logits_are_those_of_the_network_within_rounding(net):
-    fast, exact = optimize(net), copy.deepcopy(net).double()  # in float32 a deep network shows its own rounding
+def test_its_logits_are_those_of_the_model_within_rounding(net):
+    fast, exact = optimize(net), copy.deepcopy(net).double()  # in float32 a deep model shows its own rounding
     for shape in SHAPES:
         (plain, expected), (out, found) = run(exact, shape), run(fast, shape)
         assert out[1:4] == plain[1:4]  # sizes and align_corners
@@ -70,7 +70,7 @@ def test_no_batch_norm_and_no_layer_scale_is_left_where_all_stand_beside_convolu
     assert not [layer for layer in layers if isinstance(layer, nn.BatchNorm2d | LayerScale)]
 
 
-def test_the_network_given_is_left_as_it_is_and_the_copy_is_ready_to_run():
+def test_the_model_given_is_left_as_it_is_and_the_copy_is_ready_to_run():
     model = models.build("frm-van-t", classes=2).train()
     before, layers = copy.deepcopy(model.state_dict()), [type(layer) for layer in model.modules()]
     fast = featherseg.optimize(model)

@@ -10,7 +10,7 @@ from PIL import Image
 from featherseg import FeathersegError, Predictor
 from featherseg.core.errors import DataError
 from featherseg.data.images import image_size, read_mask
-from featherseg.inference.modes import Mode, predict_mask
+from featherseg.inference.settings import InferenceSettings, predict_mask
 from featherseg.inference.tiling import PROCESS_BYTES
 
 
@@ -101,12 +101,12 @@ def test_a_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
 
 def test_tiles_of_frm_agree_with_the_whole_image_almost_everywhere(frm_runtime):
     image = np.full((200, 300, 3), 90, dtype=np.uint8)
-    tiled = Predictor(frm_runtime, mode=Mode(window=(128, 160)))(image)
+    tiled = Predictor(frm_runtime, inference=InferenceSettings(window=(128, 160)))(image)
     assert tiled.how == "6 tiles of 128x160"
     assert (tiled.mask == Predictor(frm_runtime)(image).mask).mean() > 0.9
 
 
-def test_max_side_shrinks_for_the_network_and_keeps_the_size_of_the_mask(make_runtime, image):
+def test_max_side_shrinks_for_the_model_and_keeps_the_size_of_the_mask(make_runtime, image):
     runtime = make_runtime()
     runtime.peak_bytes_per_pixel = 100.0
     seen = []
@@ -119,7 +119,7 @@ def test_max_side_shrinks_for_the_network_and_keeps_the_size_of_the_mask(make_ru
 
 def test_a_run_s_test_size_is_the_default_and_max_side_holds_on_top_of_it(make_runtime, image):
     runtime = make_runtime()
-    runtime.peak_bytes_per_pixel, runtime.test_fit = 100.0, (140, 200)
+    runtime.peak_bytes_per_pixel, runtime.test_resize = 100.0, (140, 200)
     seen = []
     forward = runtime.model.forward
     runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
@@ -127,7 +127,7 @@ def test_a_run_s_test_size_is_the_default_and_max_side_holds_on_top_of_it(make_r
     assert (result.mask.shape, result.how) == ((70, 93), "whole, fitted to 140x200")
     Predictor(runtime, max_side=93)(image)
     Predictor(runtime, max_side=300)(image)
-    Predictor(runtime, mode=Mode())(image)
+    Predictor(runtime, inference=InferenceSettings())(image)
     assert seen == [(140, 186), (70, 93), (140, 186), (70, 93)]
 
 

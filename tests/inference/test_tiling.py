@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from featherseg import FeathersegError
-from featherseg.inference.modes import Mode
+from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.tiling import MARGIN, PROCESS_BYTES, plan
 
 OWN = PROCESS_BYTES / 1e9
@@ -13,7 +13,7 @@ OWN = PROCESS_BYTES / 1e9
 
 @dataclass
 class Costs:
-    """A network that needs 250 bytes a pixel."""
+    """A model that needs 250 bytes a pixel."""
 
     peak_bytes_per_pixel: float = 250.0
     channels: int = 3
@@ -24,11 +24,11 @@ class Costs:
 
 def test_twelve_megapixels_go_whole_into_four_gigabytes():
     """0.6 of them for the process itself, as with torch's CPU build."""
-    assert plan(Costs(), (3000, 4000), Mode(), OWN + 3.4).how == "whole"
+    assert plan(Costs(), (3000, 4000), InferenceSettings(), OWN + 3.4).how == "whole"
 
 
 def test_a_smaller_budget_gives_tiles_that_fit_it():
-    found = plan(Costs(), (3000, 4000), Mode(), 2.0)
+    found = plan(Costs(), (3000, 4000), InferenceSettings(), 2.0)
     height, width = found.mode.window
     assert "tiles of" in found.how
     assert PROCESS_BYTES + MARGIN * 250 * height * width <= 2e9
@@ -36,29 +36,29 @@ def test_a_smaller_budget_gives_tiles_that_fit_it():
 
 
 def test_tiles_of_a_panorama_are_stretched_along_it():
-    height, width = plan(Costs(), (400, 60_000), Mode(), 2.0).mode.window
+    height, width = plan(Costs(), (400, 60_000), InferenceSettings(), 2.0).inference.window
     assert height == 400
     assert width > 5_000
 
 
 def test_a_window_that_was_asked_for_is_kept():
-    found = plan(Costs(), (1000, 1000), Mode(window=(512, 512)), 4.0)
+    found = plan(Costs(), (1000, 1000), InferenceSettings(window=(512, 512)), 4.0)
     assert (found.mode.window, found.how) == ((512, 512), "9 tiles of 512x512")
 
 
 def test_a_shrunk_image_needs_the_memory_of_its_small_form():
-    assert plan(Costs(), (9000, 12_000), Mode(scales=(0.05,)), OWN + 5.9).how == "whole"
+    assert plan(Costs(), (9000, 12_000), InferenceSettings(scales=(0.05,)), OWN + 5.9).how == "whole"
 
 
 def test_small_images_go_together_as_far_as_the_memory_reaches():
-    assert plan(Costs(), (360, 480), Mode(), 4.0).at_once > 8
-    assert plan(Costs(), (3000, 4000), Mode(), 4.0).at_once == 1
+    assert plan(Costs(), (360, 480), InferenceSettings(), 4.0).at_once > 8
+    assert plan(Costs(), (3000, 4000), InferenceSettings(), 4.0).at_once == 1
 
 
 def test_even_a_large_budget_does_not_let_attention_see_a_hundred_megapixels():
-    assert "tiles" in plan(Costs(), (10_000, 10_000), Mode(), 1000.0).how
+    assert "tiles" in plan(Costs(), (10_000, 10_000), InferenceSettings(), 1000.0).how
 
 
 def test_too_little_memory_is_refused_with_what_is_needed():
     with pytest.raises(FeathersegError, match=r"0\.5 GB .* 3000x4000 .* at least 1\.\d GB"):
-        plan(Costs(), (3000, 4000), Mode(), 0.5)
+        plan(Costs(), (3000, 4000), InferenceSettings(), 0.5)

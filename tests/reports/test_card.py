@@ -13,7 +13,7 @@ from featherseg.training import train
 def test_the_card_counts_the_looks_at_every_split(tmp_path):
     run = train(request("train.epochs=1"), tmp_path / "run", Silent())
     assert "3.78 M parameters" in card(run)
-    look = {"data": "shapes", "split": "test", "mode": "whole", "images": 3, "miou": 0.1}
+    look = {"data": "shapes", "split": "test", "inference": "whole", "images": 3, "miou": 0.1}
     for miou in (0.1, 0.25):
         append_line(run.path / "evaluations.jsonl", look | {"miou": miou})
     assert "- mIoU 25.00 % on `shapes`, split `test`, 3 images (whole); the split was looked at 2 times" in card(run)
@@ -31,12 +31,12 @@ def test_names_from_others_are_text_in_the_card(tmp_path):
     info = small_info([ClassInfo(name, (0, 0, 0))], licence=name, data={"name": "shapes", "val_split": name})
     write_info(path, info.model_copy(update={"featherseg": name, "loaded": {"file": name}}))
     append_line(path / "metrics.jsonl", {"step": 1, "val_miou": 0.5})
-    append_line(path / "evaluations.jsonl", {"data": name, "split": name, "mode": name, "images": 3, "miou": 0.1})
-    for spoiled in ({"miou": 0.1}, {"data": 1, "split": [], "mode": {}, "images": "x", "miou": "y"}):
+    append_line(path / "evaluations.jsonl", {"data": name, "split": name, "inference": name, "images": 3, "miou": 0.1})
+    for spoiled in ({"miou": 0.1}, {"data": 1, "split": [], "inference": {}, "images": "x", "miou": "y"}):
         append_line(path / "evaluations.jsonl", spoiled)
     text = card(open_run(path))
     shown = r"\<script\>alert(1)\</script\>\[a\](javascript:b)\\n# c\\x1b\[2J \| \`d\`"
-    assert text.count(shown) == 5  # licence, class, start, version, mode
+    assert text.count(shown) == 5  # licence, class, start, version, inference
     outside = re.sub("`[^`]*`", "", text.replace(r"\`", ""))
     assert not re.search(r"(?<!\\)[<\[|]", outside)
     assert [line for line in text.splitlines() if line.startswith("#")] == [r"# run\\n# e"]

@@ -9,7 +9,7 @@ from small_run import small_info
 from featherseg.core.errors import RunError
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.scoring import Scores
-from featherseg.inference.modes import Mode
+from featherseg.inference.settings import InferenceSettings
 from featherseg.reports import examples
 from featherseg.reports.record import record, times_scored
 from featherseg.reports.run_report import write_report
@@ -56,22 +56,25 @@ def run(tmp_path, monkeypatch):
 
 
 def test_looks_at_a_split_are_counted(run):
-    looks = [record(run, SemanticRuntime(), Data(), split, Mode(), scores(0.5)) for split in ("test", "val", "test")]
+    looks = [
+        record(run, SemanticRuntime(), Data(), split, InferenceSettings(), scores(0.5))
+        for split in ("test", "val", "test")
+    ]
     assert looks == [1, 1, 2]
     assert times_scored(run, "test") == 2
     assert times_scored(run, "dev") == 0
 
 
 def test_the_line_says_what_was_scored_and_how(run):
-    record(run, SemanticRuntime(), Data(), "val", Mode(flip=True), scores(0.25))
+    record(run, SemanticRuntime(), Data(), "val", InferenceSettings(flip=True), scores(0.25))
     line = json.loads((run.path / "evaluations.jsonl").read_text())
-    assert (line["data"], line["split"], line["mode"], line["miou"]) == ("one", "val", "whole, flip", 0.25)
+    assert (line["data"], line["split"], line["inference"], line["miou"]) == ("one", "val", "whole, flip", 0.25)
     assert line["weights_sha256"].startswith("9a129038")  # sha256sum of "weights"
 
 
 def test_the_last_scores_and_the_images_stay(run):
     for miou in (0.25, 0.75):
-        record(run, SemanticRuntime(), Data(), "val", Mode(), scores(miou))
+        record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(miou))
     kept = json.loads((run.path / "scores.json").read_text())
     assert (kept["miou"], kept["boundary_f"], kept["per_image"]) == (0.75, None, {"a": 0.75})
     assert [example.key for example in examples.read_examples(run.path)] == ["a"]
@@ -83,7 +86,7 @@ def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_
     for name in ("scores.json", "card.md", "report.html"):
         (run.path / f"{name}.tmp").symlink_to(victim)
         (run.path / name).symlink_to(victim)
-    record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+    record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
     write_report(run.path)
     assert victim.read_text() == "precious"
     assert "mIoU" in (run.path / "card.md").read_text()
@@ -95,7 +98,7 @@ def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
     (run.path / name).parent.mkdir(exist_ok=True)
     (run.path / name).symlink_to(elsewhere / "new" if "." in name else elsewhere)
     with pytest.raises(RunError, match=f"{name} is a symbolic link"):
-        record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+        record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
     assert list(elsewhere.iterdir()) == []
     assert not (run.path / "scores.json").exists()
 
@@ -103,7 +106,7 @@ def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
 def test_a_link_to_the_whole_run_is_its_users_own(run, tmp_path_factory):
     link = tmp_path_factory.mktemp("runs") / "a"
     link.symlink_to(run.path)
-    assert record(open_run(link), SemanticRuntime(), Data(), "val", Mode(), scores(0.5)) == 1
+    assert record(open_run(link), SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5)) == 1
     assert (run.path / "scores.json").is_file()
     assert [example.key for example in examples.read_examples(link)] == ["a"]
 
@@ -111,7 +114,7 @@ def test_a_link_to_the_whole_run_is_its_users_own(run, tmp_path_factory):
 def test_no_file_outside_a_run_is_shown_in_its_report(run, tmp_path_factory):
     outside = tmp_path_factory.mktemp("home") / "secret-image.webp"
     outside.write_bytes(b"secret")
-    record(run, SemanticRuntime(), Data(), "val", Mode(), scores(0.5))
+    record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
     image = run.path / "images/best-1-image.webp"
     image.unlink()
     image.symlink_to(outside)

@@ -13,7 +13,7 @@ from featherseg import FeathersegError
 from featherseg.core.files import append_line, write_json
 from featherseg.core.types import ClassInfo, Sample, SegOutput
 from featherseg.evaluation.scoring import Scores
-from featherseg.inference.modes import Mode
+from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.examples import PANELS
 from featherseg.reports.record import record
 from featherseg.reports.run_report import write_report
@@ -68,11 +68,11 @@ def scores(**changes) -> Scores:
 
 
 class AllClassOne:
-    """A network that sees class 1 everywhere."""
+    """A model that sees class 1 everywhere."""
 
     name, licence, classes, channels = "all-one", "", CLASSES, 3
     mean = std = (1.0, 1.0, 1.0)
-    align_corners, size_divisor, minimum_size, image_size, test_fit = False, 1, 1, None, None
+    align_corners, size_divisor, minimum_size, image_size, test_resize = False, 1, 1, None, None
     device, peak_bytes_per_pixel, panoptic = torch.device("cpu"), 100.0, None
 
     def __call__(self, images: torch.Tensor) -> SegOutput:
@@ -108,7 +108,7 @@ def full(run):
     append_line(run / "metrics.jsonl", {"step": 1, "loss": 2.0, "lr": 0.1})
     append_line(run / "metrics.jsonl", {"step": 2, "loss": 1.0, "lr": 0.1, "val_miou": 0.4})
     (run / "weights.safetensors").write_bytes(b"")
-    record(open_run(run), AllClassOne(), Images(), "test", Mode(), scores())
+    record(open_run(run), AllClassOne(), Images(), "test", InferenceSettings(), scores())
     row = {"batch": 1, "height": 97, "width": 131, "max_error": 2e-5, "relative_error": 3e-6, "same_class": 1.0}
     parity = {"tolerance": 1e-4, "ok": True, "rows": [row]}
     write_json(
@@ -168,7 +168,7 @@ def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
     assert all(attributes["alt"] for attributes in images)
 
 
-def test_the_images_are_the_image_its_truth_and_what_the_network_says(full):
+def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
     panels = [np.array(Image.open(full / "images" / f"worst-1-{p}.webp").convert("RGB")) for p in PANELS]
     image, truth, prediction = panels
     assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second image

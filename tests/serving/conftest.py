@@ -1,11 +1,11 @@
-"""A service of small networks, asked without a socket."""
+"""A service of small models, asked without a socket."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 from asgi_client import Client
-from color_network import served
+from color_model import served
 
 from featherseg.serving.app import create_app
 from featherseg.serving.settings import Limits, Settings
@@ -15,11 +15,11 @@ HOME = "http://127.0.0.1:8000"
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Client]]:
-    """start(*networks, limits={...}, token=..., ...) -> a client of a running service; by default of one network."""
+    """start(*models, limits={...}, token=..., ...) -> a client of a running service; by default of one model."""
     with ExitStack() as stack:
 
-        def start(*networks, limits=None, base_url=HOME, **settings):
-            app = create_app(networks or [served()], Settings(limits=Limits(**(limits or {})), **settings))
+        def start(*models, limits=None, base_url=HOME, **settings):
+            app = create_app(models or [served()], Settings(limits=Limits(**(limits or {})), **settings))
             return stack.enter_context(closing(Client(app, base_url)))
 
         yield start

@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 import pytest
-from color_network import (
+from color_model import (
     CLASSES,
     Gated,
     answer_of,
@@ -21,7 +21,7 @@ from color_network import (
 )
 from PIL import Image
 
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.schema import BatchAnswer, MaskAnswer
 
 
@@ -117,7 +117,7 @@ def test_a_body_that_does_not_come_is_given_up(start):
     assert client.app.state.service.slots.taken == 0
 
 
-def test_a_image_at_which_the_network_fails_tells_nothing_and_hurts_no_other(client, caplog):
+def test_a_image_at_which_the_model_fails_tells_nothing_and_hurts_no_other(client, caplog):
     contents = [encoded(image(0)), encoded(poisoned()), encoded(image(1))]
     with caplog.at_level(logging.ERROR):
         answers = [client.begin("POST", "/v1/segment", files=form(content)) for content in contents]
@@ -172,7 +172,7 @@ def test_name_and_type_that_the_client_claims_mean_nothing(client):
     np.testing.assert_array_equal(mask_in(response.content), answer_of(image()))
 
 
-def test_a_size_that_a_network_does_not_take_is_refused_with_its_own_sentence(start):
+def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_sentence(start):
     predictor = color_predictor()
     predictor.memory_gb = 0.1
     response = start(Served("color", predictor)).post("/v1/segment", files=form(encoded(image())))
@@ -252,7 +252,7 @@ def test_more_images_than_a_batch_may_hold_are_refused(start):
     assert refusal(client.post("/v1/segment/batch", files=several(*[encoded(image())] * 3))) == (400, "form")
 
 
-def test_several_networks_answer_by_name_and_the_first_is_the_default(start):
+def test_several_models_answer_by_name_and_the_first_is_the_default(start):
     client = start(served("one"), served("two", panoptic=True))
     models = client.get("/v1/models").json()["models"]
     assert [(model["name"], model["panoptic"]) for model in models] == [("one", False), ("two", True)]

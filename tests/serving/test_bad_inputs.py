@@ -10,10 +10,10 @@ from bad_inputs import PARTS, BadInput, corpus, sample
 from bad_inputs.case import RGB, saved
 from bad_inputs.names import NAMES
 from PIL import Image
-from pixel_network import CLASSES, mask_of, pixel_runtime
+from pixel_model import CLASSES, mask_of, pixel_runtime
 
 from featherseg.inference.predictor import Predictor
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_every_file_in_batches_leaves_its_neighbours_alone(client):
 
 
 def test_images_of_several_sizes_wait_together(client):
-    """Once the comparison of two that wait ended the thread of the network, and every later request hung."""
+    """Once the comparison of two that wait ended the thread of the model, and every later request hung."""
     images = [RGB, RGB[:9], RGB[:9], RGB, np.ascontiguousarray(RGB[:, :9])] * 3
     files = [("images", ("a.png", saved(pixels, "PNG"))) for pixels in images]
     results = client.post("/v1/segment/batch", files=files).json()["results"]

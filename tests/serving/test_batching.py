@@ -1,15 +1,15 @@
-"""What goes through a network together, and that nobody pays for another's image."""
+"""What goes through a model together, and that nobody pays for another's image."""
 
 import numpy as np
 import pytest
-from color_network import Gated, answer_of, color_predictor, image, poisoned, until
+from color_model import Gated, answer_of, color_predictor, image, poisoned, until
 
 from featherseg.serving.batching import Worker
 
 
 @pytest.fixture
 def gated():
-    """A worker whose network waits, busy with one image; what is submitted meanwhile waits in the queue."""
+    """A worker whose model waits, busy with one image; what is submitted meanwhile waits in the queue."""
     predictor = Gated(batch=3)
     worker = Worker(predictor, batch=3)
     first = worker.submit(image(99, (8, 9)))
@@ -48,7 +48,7 @@ def test_what_is_given_up_while_it_waits_is_never_run(gated):
     assert predictor.seen == [1, 1]
 
 
-def test_a_image_at_which_the_network_fails_fails_alone():
+def test_a_image_at_which_the_model_fails_fails_alone():
     sizes = []
     predictor = Gated(batch=4)
     worker = Worker(predictor, batch=4, observe=sizes.append)
@@ -74,7 +74,7 @@ def test_closing_finishes_what_waits(gated):
     assert last.done()
 
 
-def test_networks_take_turns():
+def test_models_take_turns():
     first, second = Gated(), Gated()
     workers = [Worker(predictor, batch=1) for predictor in (first, second)]
     answers = [worker.submit(image(0)) for worker in workers]

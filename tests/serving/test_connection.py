@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
-from color_network import Gated, image, until
+from color_model import Gated, image, until
 from running_service import all_of, connected, form, post_head, running
 
 from featherseg.serving import connection
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 
 TOKEN = "0123456789abcdef"
 SOON = 30.0

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from color_network import encoded, image
+from color_model import encoded, image
 from PIL import Image
 
 from featherseg.data.images import read_image

@@ -5,7 +5,7 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
-from color_network import CLASSES, color_predictor, image, mask_in
+from color_model import CLASSES, color_predictor, image, mask_in
 
 from featherseg.serving import encode
 from featherseg.serving.encode import encoder, mask_png
@@ -74,7 +74,7 @@ def test_polygons_lie_in_the_image_s_own_pixels(blocks):
     assert wall["holes"] == [[[3, 5], [3, 9], [21, 9], [21, 5]]]
 
 
-def test_a_panoptic_network_gives_objects_and_regions(balls):
+def test_a_panoptic_model_gives_objects_and_regions(balls):
     prediction = color_predictor(panoptic=True)(balls)
     found = answer(prediction, "rle")
     rows = [(s["name"], s["thing"], s["id"], s["area"], s["bbox"]) for s in found["segments"]]
@@ -88,7 +88,7 @@ def test_a_panoptic_network_gives_objects_and_regions(balls):
         np.testing.assert_array_equal(decoded(segment["rle"]), prediction.panoptic.ids == own["id"])
 
 
-def test_the_png_of_a_panoptic_network_holds_its_classes(balls):
+def test_the_png_of_a_panoptic_model_holds_its_classes(balls):
     prediction = color_predictor(panoptic=True)(balls)
     np.testing.assert_array_equal(mask_in(mask_png(prediction)), prediction.mask)
     found = answer(prediction, "png")

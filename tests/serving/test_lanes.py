@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from color_network import CLASSES, Slow, answer_of, image, large_image, mask_in, until
+from color_model import CLASSES, Slow, answer_of, image, large_image, mask_in, until
 from running_service import connected, form, posted, running
 
 from featherseg import models
@@ -25,7 +25,7 @@ from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.serving import lanes
 from featherseg.serving.encode import mask_png
 from featherseg.serving.lanes import LargeLane
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.service import TURN_PIXELS
 
 

@@ -1,4 +1,4 @@
-"""A process that serves a trained network, under large images: its memory, and what others wait for. Minutes."""
+"""A process that serves a trained model, under large images: its memory, and what others wait for. Minutes."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from color_network import encoded, image
+from color_model import encoded, image
 from PIL import Image
 
 from featherseg.inference.tiling import PROCESS_BYTES

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from color_network import CLASSES, color_predictor, encoded, image, poisoned
+from color_model import CLASSES, color_predictor, encoded, image, poisoned
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving.guard import HEADERS
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.settings import allowed_hosts, choose_token, is_loopback
 
 TOKEN = "a token of 25 characters.".replace(" ", "-")

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_network import Gated, Slow, answer_of, image, large_image, mask_in, until
+from color_model import Gated, Slow, answer_of, image, large_image, mask_in, until
 from running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.serving import server as server_module
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.server import bind
 
 
@@ -104,15 +104,15 @@ def test_a_stop_ends_in_its_time_whatever_is_under_way(monkeypatch):
 SERVED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from color_network import CLASSES, ColorNetwork
+from color_model import CLASSES, ColorModel
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving import server, service
 from featherseg.serving.app import create_app
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.settings import Limits, Settings, allowed_hosts
 
-class Endless(ColorNetwork):
+class Endless(ColorModel):
     def forward(self, images):
         many = torch.ones(20_000_000)
         while images.shape[2:] == (24, 40) and not images.is_meta:

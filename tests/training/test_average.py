@@ -1,4 +1,4 @@
-"""The weight average lies where the network lies: Lightning moves the network only after a checkpoint was loaded."""
+"""The weight average lies where the model lies: Lightning moves the model only after a checkpoint was loaded."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def module(ema: float) -> SegmentationModule:
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_the_average_is_where_the_network_was_moved_to(resumed):
+def test_the_average_is_where_the_model_was_moved_to(resumed):
     ours = module(ema=0.9)
     if resumed:  # read into the memory of the CPU, as every checkpoint is
         ours.on_load_checkpoint({"micro_batch": 7, "average": module(ema=0.9).net.state_dict()})

@@ -4,7 +4,7 @@ import torch
 from small_training import Silent, trained
 
 from featherseg.counting.cost import cost_of
-from featherseg.runs import build_network, open_run
+from featherseg.runs import build_model, open_run
 
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4", "loss.contrast_dim=8")
 HEAD = "loss.contrast.embed.weight"
@@ -30,7 +30,7 @@ def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):
     assert reporter.heads[0].shape == (8, 64, 1, 1)
     assert not torch.equal(reporter.heads[0], reporter.heads[-1])
     assert not [key for key in run.model.state_dict() if "embed" in key]
-    plain = build_network(open_run(out).info)
+    plain = build_model(open_run(out).info)
     assert set(run.model.state_dict()) == set(plain.state_dict())
     assert cost_of(run.model, "run", (64, 96)).params == sum(p.numel() for p in plain.parameters())
 
@@ -40,7 +40,7 @@ def test_the_contrast_changes_what_is_learnt(small_run, tmp_path):
     assert not torch.equal(weights, small_run.model.state_dict()["fuse.0.weight"])
 
 
-def test_a_switch_of_the_network_is_kept_by_the_run(tmp_path):
+def test_a_switch_of_the_model_is_kept_by_the_run(tmp_path):
     run = trained(tmp_path / "run", "model.context=none", "model.stages=last", "train.epochs=1")
     again = open_run(tmp_path / "run")
     assert again.recipe.model.options == {"context": "none", "stages": "last"}

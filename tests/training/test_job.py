@@ -21,8 +21,8 @@ from featherseg.core.errors import (
 )
 from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
-from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import InferenceSettings
 from featherseg.runs import load_run, open_run
 from featherseg.training import Request, train
 from featherseg.training.job import count_steps
@@ -55,13 +55,13 @@ def test_scoring_the_run_again_gives_the_logged_figure_to_the_bit(small_run):
 
 
 def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_the_run(tmp_path):
-    fits = ("augment.fit=[80, 120]", "data.test_fit=[48, 200]")
+    fits = ("augment.resize=[80, 120]", "data.test_resize=[48, 200]")
     run = trained(tmp_path / "run", *fits, "augment.photometric=true", "loss.mean=all", "train.epochs=1")
     (logged,) = (r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None)
     runtime, data = open_runtime(run), open_dataset("shapes", "val", size=2)
-    assert runtime.test_fit == (48, 200)
-    assert evaluate(runtime, data).miou == evaluate(runtime, data, Mode(fit=(48, 200))).miou == logged
-    assert evaluate(runtime, data, Mode()).miou != logged
+    assert runtime.test_resize == (48, 200)
+    assert evaluate(runtime, data).miou == evaluate(runtime, data, InferenceSettings(resize=(48, 200))).miou == logged
+    assert evaluate(runtime, data, InferenceSettings()).miou != logged
 
 
 def test_the_same_recipe_gives_the_same_weights_whatever_the_workers(small_run, tmp_path):

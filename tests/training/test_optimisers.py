@@ -4,7 +4,7 @@ from parity_golden import numbered
 
 from featherseg import models
 from featherseg.core.errors import ConfigError
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
@@ -13,7 +13,7 @@ from featherseg.training.optimisers import build_optimizer, poly_schedule
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
 
-def learns(net: SegmentationNetwork, groups: str) -> dict[str, tuple[float, float]]:
+def learns(net: SegmentationModel, groups: str) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay of every parameter by its name; each must be in one group."""
     names = {id(p): name for name, p in net.named_parameters()}
     sorted_groups = build_optimizer(net, torch.nn.Identity(), TrainTable(epochs=1, groups=groups, **RATES)).param_groups
@@ -34,7 +34,7 @@ def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
             assert group["weight_decay"] == (0.5 if p.ndim > 1 else 0.0)
 
 
-class Tables(SegmentationNetwork):
+class Tables(SegmentationModel):
     """A position table in the backbone and one outside, each beside a matrix."""
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""A panoptic network is trained, scored and used as a semantic one is; what cannot be learned is refused."""
+"""A panoptic model is trained, scored and used as a semantic one is; what cannot be learned is refused."""
 
 import json
 import math
@@ -20,9 +20,9 @@ from featherseg.data import open_dataset
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.evaluation import PanopticQuality
 from featherseg.evaluation.scoring import evaluate
-from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
 from featherseg.recipe import LossTable, parse_recipe, read_recipe
 from featherseg.training import Request, train
 from featherseg.training.prepare import check_objects
@@ -115,8 +115,8 @@ def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     assert "9 files in all" in str(again.exception)
 
 
-def test_objects_are_found_where_they_are_whatever_size_the_network_sees(panoptic_run):
-    """Offsets are in pixels of what the network sees: with other maps of the same scene the same objects come out."""
+def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_run):
+    """Offsets are in pixels of what the model sees: with other maps of the same scene the same objects come out."""
     runtime = open_runtime(panoptic_run, "cpu")
     image = np.zeros((1, 64, 128, 3), np.uint8)
 
@@ -141,24 +141,27 @@ def test_objects_are_found_where_they_are_whatever_size_the_network_sees(panopti
             )
 
     for fit in (None, (32, 64), (96, 192)):
-        ((_, seen),) = predict_panoptic(Told(), image, Mode(fit=fit))
+        ((_, seen),) = predict_panoptic(Told(), image, InferenceSettings(resize=fit))
         assert [segment["category_id"] for segment in seen.segments] == [6, 6]
         assert len(np.unique(seen.ids[:, 2:60])) == len(np.unique(seen.ids[:, 68:126])) == 1
         assert seen.ids[0, 0] != seen.ids[0, -1]
 
 
-@pytest.mark.parametrize("mode", [Mode(flip=True), Mode(window=(64, 64)), Mode(scales=(0.5, 1.0))])
-def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, mode):
+@pytest.mark.parametrize(
+    "inference",
+    [InferenceSettings(flip=True), InferenceSettings(window=(64, 64)), InferenceSettings(scales=(0.5, 1.0))],
+)
+def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, inference):
     with pytest.raises(ConfigError, match="looks at an image whole and once"):
-        Predictor(panoptic_run, "cpu", mode=mode)(np.zeros((64, 96, 3), np.uint8))
+        Predictor(panoptic_run, "cpu", inference=inference)(np.zeros((64, 96, 3), np.uint8))
 
 
 def test_a_image_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
     predictor = Predictor(panoptic_run, "cpu", memory_gb=2.5)
     plan = predictor.plan((3000, 4000))
     assert plan.how.startswith("whole, shrunk to ")
-    assert plan.mode.window is None
-    assert 256 < plan.mode.fit[0] < 4000
+    assert plan.inference.window is None
+    assert 256 < plan.inference.resize[0] < 4000
 
 
 class Labels:
@@ -187,9 +190,9 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
     with pytest.raises(ConfigError, match="labels does not say which pixels are of one object"):
         check_objects(recipe, net, Labels(classes[:4], objects.instances))
     contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
-    with pytest.raises(ConfigError, match=r"loss\.contrast is not part of the loss of a panoptic network"):
+    with pytest.raises(ConfigError, match=r"loss\.contrast is not part of the loss of a panoptic model"):
         check_objects(contrasted, net, objects)
     for key, value in (("hardest", 0.2), ("center_sigma", 3)):
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
-        with pytest.raises(ConfigError, match=rf"loss\.{key} is of panoptic networks"):
+        with pytest.raises(ConfigError, match=rf"loss\.{key} is of panoptic models"):
             check_objects(foreign, models.build("frm-lite0", 8), objects)

@@ -26,19 +26,19 @@ CLASSES = 8  # of shapes
 
 
 def untrained(classes: int = CLASSES, options: dict | None = None) -> torch.nn.Module:
-    """A network whose every tensor differs from what another build would hold."""
+    """A model whose every tensor differs from what another build would hold."""
     torch.manual_seed(7)
     return models.build("frm-lite0", classes, options=options).eval()
 
 
 @pytest.fixture(scope="session")
-def network():
+def model():
     return untrained()
 
 
 @pytest.fixture
-def file(tmp_path: Path, network) -> Path:
-    torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "weights.pth")
+def file(tmp_path: Path, model) -> Path:
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "weights.pth")
     return tmp_path / "weights.pth"
 
 
@@ -54,8 +54,8 @@ def imported(tmp_path: Path, file: Path, *overrides: str, **changes):
 @pytest.mark.parametrize(
     ("name", "prefix"), [("w.pth.tar", "module."), ("w.ckpt", "model.net."), ("w.safetensors", "")]
 )
-def test_an_imported_run_gives_the_logits_of_the_network_that_was_saved(tmp_path, network, name, prefix):
-    state = {prefix + key: value for key, value in network.state_dict().items()}
+def test_an_imported_run_gives_the_logits_of_the_model_that_was_saved(tmp_path, model, name, prefix):
+    state = {prefix + key: value for key, value in model.state_dict().items()}
     if name.endswith("safetensors"):
         save_file(state, tmp_path / name)
     else:
@@ -64,7 +64,7 @@ def test_an_imported_run_gives_the_logits_of_the_network_that_was_saved(tmp_path
     import_weights(asked(tmp_path / name), tmp_path / "run", said.append)
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        assert torch.equal(open_run(tmp_path / "run").model(images).logits, network(images).logits)
+        assert torch.equal(open_run(tmp_path / "run").model(images).logits, model(images).logits)
     assert said == ([f"every key began with {prefix!r}: taken off"] if prefix else [])
 
 
@@ -73,7 +73,7 @@ def test_a_prefix_that_one_key_lacks_stays():
     assert strip_prefix(state) == (state, "")
 
 
-TRAINED = {  # reference; what the authors' training puts before the network's keys; keys beside it, without a use
+TRAINED = {  # reference; what the authors' training puts before the model's keys; keys beside it, without a use
     "pidnet-s": ("pidnet_s", "module.model.", ["module.sem_loss.criterion.weight"]),
     "ddrnet-23-slim": ("ddrnet_23_slim", "model.", ["loss.criterion.weight"]),
     "sctnet-s": ("sctnet_s", "", [f"auxiliary_head.1.teacher_head.convs.{i}.bn.bias" for i in range(7)]),
@@ -137,7 +137,7 @@ def test_terms_of_the_data_that_restrict_stand_before_those_of_the_weights():
     assert combined_licence("MIT", "Apache-2.0") == "MIT"
 
 
-def test_settings_of_the_network_are_given_as_in_a_recipe(tmp_path, file):
+def test_settings_of_the_model_are_given_as_in_a_recipe(tmp_path, file):
     torch.save(untrained(options={"context": "none"}).state_dict(), tmp_path / "none.pth")
     run = imported(tmp_path, tmp_path / "none.pth", "model.context=none")
     assert run.recipe.model.options == {"context": "none"}
@@ -145,8 +145,8 @@ def test_settings_of_the_network_are_given_as_in_a_recipe(tmp_path, file):
         import_weights(asked(file, "model.context=none"), tmp_path / "other", print)
 
 
-def test_every_key_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, network):
-    state = dict(network.state_dict())
+def test_every_key_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, model):
+    state = dict(model.state_dict())
     del state["fuse.0.weight"]
     state["head.bias"] = torch.zeros(3)
     state["backbone.stem.0.weight"] = torch.zeros(1, 2)
@@ -236,6 +236,6 @@ def test_resuming_an_imported_run_is_refused_with_what_to_do(tmp_path, file):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_network_of_the_catalogue_can_be_asked_for(name):
+def test_every_model_of_the_catalogue_can_be_asked_for(name):
     _, recipe = ImportRequest(Path("w.pth"), name, "cityscapes", "MIT").read()
     assert (recipe.model.name, recipe.data.name) == (name, "cityscapes")

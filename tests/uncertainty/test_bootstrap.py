@@ -15,37 +15,37 @@ from featherseg.uncertainty.bootstrap import (
     Interval,
     best,
     compare_files,
-    compare_networks,
+    compare_models,
     image_counts,
     student_quantile,
     too_few_runs,
 )
-from featherseg.uncertainty.clusters import Units, single_images, units_of
+from featherseg.uncertainty.clusters import Clusters, clusters_of, single_images
 
 FRAMES = [f"{i:05d}" for i in range(1000)]
 
 
-def coverage(scene: Scene, images: int, units: Units, sets: int, replicates: int = 400) -> float:
+def coverage(scene: Scene, images: int, clusters: Clusters, sets: int, replicates: int = 400) -> float:
     """Share of simulated sets whose interval of mIoU holds the true difference."""
     truth, rng, held = scene.truth()[0], np.random.default_rng(1), 0
     for seed in range(sets):
-        found = compare_files(scene.counts(rng, images), units, replicates=replicates, seed=seed)[0].miou
+        found = compare_files(scene.counts(rng, images), clusters, replicates=replicates, seed=seed)[0].miou
         held += found.low <= truth <= found.high
     return held / sets
 
 
-def splits_called_better(runs: np.ndarray, units: Units, replicates: int) -> int:
+def splits_called_better(runs: np.ndarray, clusters: Clusters, replicates: int) -> int:
     """Of all ways to part the runs into two halves, those of which one half is called better."""
     half, called = len(runs) // 2, 0
     for others in combinations(range(1, len(runs)), half - 1):
         first = [0, *others]
         second = [i for i in range(len(runs)) if i not in first]
-        called += compare_networks([runs[first], runs[second]], units, replicates=replicates)[0].better is not None
+        called += compare_models([runs[first], runs[second]], clusters, replicates=replicates)[0].better is not None
     return called
 
 
-def equal_networks(simulations: int) -> tuple[float, float]:
-    """Share of simulations in which one of 10 equal networks is called the best, and any better than another."""
+def equal_models(simulations: int) -> tuple[float, float]:
+    """Share of simulations in which one of 10 equal models is called the best, and any better than another."""
     scene, rng, named, called = Scene(qualities=(1.0,) * 10), np.random.default_rng(20), 0, 0
     for seed in range(simulations):
         found = compare_files(scene.counts(rng, 100), single_images(100), replicates=400, seed=seed)
@@ -114,7 +114,7 @@ def test_an_interval_is_told_in_points_and_that_there_is_none():
 
 def test_nothing_is_said_where_all_images_are_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(7), 20)
-    (found,) = compare_files(counts, units_of(FRAMES[:20]))
+    (found,) = compare_files(counts, clusters_of(FRAMES[:20]))
     assert found.miou.value < -0.1
     assert math.isnan(found.miou.low)
     assert found.better is None
@@ -135,7 +135,7 @@ def test_nothing_is_said_where_most_classes_lie_within_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(8), 50)
     counts[:, :25, :, :2] = 0
     counts[:, 25:, :, 2:4] = 0
-    (found,) = compare_files(counts, units_of(FRAMES[:50]))
+    (found,) = compare_files(counts, clusters_of(FRAMES[:50]))
     assert math.isnan(found.miou.low)
     assert found.better is None
 
@@ -146,29 +146,29 @@ def test_fewer_images_with_a_class_leave_a_wider_interval_of_it():
     assert widths[0] > 2 * max(widths[1:])
 
 
-def test_one_run_each_says_nothing_about_the_networks():
-    assert too_few_runs([1, 1]) == "one run each: says nothing about the networks"
-    assert too_few_runs([2, 2, 2]) == "2 runs each: says nothing about the networks"
-    assert too_few_runs([3, 1]) == "3, 1 runs: says nothing about the networks"
+def test_one_run_each_says_nothing_about_the_models():
+    assert too_few_runs([1, 1]) == "one run each: says nothing about the models"
+    assert too_few_runs([2, 2, 2]) == "2 runs each: says nothing about the models"
+    assert too_few_runs([3, 1]) == "3, 1 runs: says nothing about the models"
     assert too_few_runs([3, 5]) == ""
     runs = training_runs(np.random.default_rng(0), 2, 30, 0.1, 0.1)
-    with pytest.raises(FeathersegError, match="one run each: says nothing about the networks"):
-        compare_networks([runs[:1], runs[1:]], single_images(30))
+    with pytest.raises(FeathersegError, match="one run each: says nothing about the models"):
+        compare_models([runs[:1], runs[1:]], single_images(30))
 
 
-def test_networks_are_told_apart_less_easily_than_files_where_runs_differ():
+def test_models_are_told_apart_less_easily_than_files_where_runs_differ():
     rng = np.random.default_rng(10)
     runs = training_runs(rng, 6, 200, spread=0.3, noise=0.05)
     (files,) = compare_files([runs[0], runs[1]], single_images(200))
-    (networks,) = compare_networks([runs[:3], runs[3:]], single_images(200))
-    assert networks.miou.high - networks.miou.low > 2 * (files.miou.high - files.miou.low)
+    (models,) = compare_models([runs[:3], runs[3:]], single_images(200))
+    assert models.miou.high - models.miou.low > 2 * (files.miou.high - files.miou.low)
 
 
-def test_a_network_that_is_truly_better_is_called_so_by_three_runs_each():
+def test_a_model_that_is_truly_better_is_called_so_by_three_runs_each():
     rng = np.random.default_rng(11)
     runs = training_runs(rng, 6, 200, spread=0.02, noise=0.1)
     runs[3:, :, 1] = np.round(0.8 * runs[3:, :, 1])  # a fifth of the hits lost
-    found = compare_networks([runs[:3], runs[3:]], units_of(FRAMES[:200]))
+    found = compare_models([runs[:3], runs[3:]], clusters_of(FRAMES[:200]))
     assert found[0].better == 0
     assert best(found) == 0
 
@@ -210,7 +210,7 @@ def test_files_of_other_images_are_refused():
     other = counts[1] + 1
     with pytest.raises(FeathersegError, match="truths of the images differ"):
         compare_files([counts[0], other], single_images(20))
-    with pytest.raises(FeathersegError, match="counts of 20 images, but units of 21"):
+    with pytest.raises(FeathersegError, match="counts of 20 images, but clusters of 21"):
         compare_files(counts, single_images(21))
     with pytest.raises(FeathersegError, match="1 to compare"):
         compare_files(counts[:1], single_images(20))
@@ -236,34 +236,34 @@ def test_a_small_simulation_covers_what_the_large_one_does():
 
 def test_the_runs_of_one_recipe_are_seldom_called_better():
     runs = training_runs(np.random.default_rng(14), 8, 100, spread=0.1, noise=0.05)
-    assert splits_called_better(runs, units_of(FRAMES[:100]), replicates=100) <= 3
+    assert splits_called_better(runs, clusters_of(FRAMES[:100]), replicates=100) <= 3
 
 
-def test_ten_equal_networks_have_no_best():
-    assert equal_networks(10)[0] == 0
+def test_ten_equal_models_have_no_best():
+    assert equal_models(10)[0] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("images", "units"),
-    [(100, single_images(100)), (30, single_images(30)), (233, units_of(FRAMES[:233]))],
+    ("images", "clusters"),
+    [(100, single_images(100)), (30, single_images(30)), (233, clusters_of(FRAMES[:233]))],
     ids=["100 images", "30 images", "233 images in blocks of 25"],
 )
-def test_intervals_cover_93_to_97_percent_of_independent_sets(images, units):
-    assert 0.93 <= coverage(Scene(), images, units, sets=2000) <= 0.97
+def test_intervals_cover_93_to_97_percent_of_independent_sets(images, clusters):
+    assert 0.93 <= coverage(Scene(), images, clusters, sets=2000) <= 0.97
 
 
 @pytest.mark.slow
 def test_blocks_cover_85_percent_of_correlated_sets_where_single_images_fail():
     scene = Scene(correlation=0.8)
-    assert coverage(scene, 500, units_of(FRAMES[:500]), sets=1000) >= 0.85
+    assert coverage(scene, 500, clusters_of(FRAMES[:500]), sets=1000) >= 0.85
     assert coverage(scene, 500, single_images(500), sets=300) < 0.75
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("units", [single_images(100), units_of(FRAMES[:100])], ids=["images", "blocks"])
-def test_intervals_cover_90_percent_with_a_class_in_3_of_100_images(units):
-    assert coverage(Scene(rare=True), 100, units, sets=2000) >= 0.90
+@pytest.mark.parametrize("clusters", [single_images(100), clusters_of(FRAMES[:100])], ids=["images", "blocks"])
+def test_intervals_cover_90_percent_with_a_class_in_3_of_100_images(clusters):
+    assert coverage(Scene(rare=True), 100, clusters, sets=2000) >= 0.90
 
 
 @pytest.mark.slow
@@ -272,15 +272,15 @@ def test_of_35_splits_of_8_runs_at_most_3_are_called_better(spread, noise):
     rng = np.random.default_rng(15)
     for _ in range(40):
         runs = training_runs(rng, 8, 233, spread, noise)
-        assert splits_called_better(runs, units_of(FRAMES[:233]), replicates=300) <= 3
+        assert splits_called_better(runs, clusters_of(FRAMES[:233]), replicates=300) <= 3
 
 
 @pytest.mark.slow
-def test_among_ten_equal_networks_a_best_is_named_in_5_percent_at_most():
-    named, called = equal_networks(1000)
+def test_among_ten_equal_models_a_best_is_named_in_5_percent_at_most():
+    named, called = equal_models(1000)
     assert named <= 0.05
     assert called <= 0.06  # any pair: 5 %, and 1 % for what 1,000 simulations leave to chance
 
 
-def test_simulated_networks_have_the_classes_they_say():
+def test_simulated_models_have_the_classes_they_say():
     assert Scene().counts(np.random.default_rng(0), 3).shape == (2, 3, 3, CLASSES)

@@ -12,7 +12,7 @@ from featherseg.backbones.mit import build_mit
 from featherseg.backbones.resnet import build_resnet
 from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
-from featherseg.layers.network import Backbone
+from featherseg.layers.model import Backbone
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientformerv2-s0": partial(build_efficientformer_v2, "efficientformerv2-s0"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError
 from featherseg.layers.conv import convolve
-from featherseg.layers.network import Backbone
+from featherseg.layers.model import Backbone
 from featherseg.layers.position_bias import PositionBias, PositionResize, resize_table
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from featherseg.layers.conv import convolve, pad_same, replace_strides
-from featherseg.layers.network import Backbone
+from featherseg.layers.model import Backbone
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 

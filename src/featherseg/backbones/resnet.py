@@ -14,7 +14,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from featherseg.layers.conv import replace_strides
-from featherseg.layers.network import Backbone
+from featherseg.layers.model import Backbone
 from featherseg.layers.residual import OFFICIAL_PARTS, ResidualBlock, basic_block, bottleneck, conv_norm, start_kaiming
 
 STAGE_WIDTHS = (64, 128, 256, 512)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from featherseg.layers.network import Backbone
+from featherseg.layers.model import Backbone
 
 
 class StagedBackbone(Backbone):

@@ -1,4 +1,4 @@
-"""The forms that one torch network is timed in, from the usual one to ours: a literal table."""
+"""The forms that one torch model is timed in, from the usual one to ours: a literal table."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherseg.core.types import ClassInfo, Fit, SegOutput, Size
+from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.optimize import optimize
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 from featherseg.recipe import PanopticTable
 
@@ -22,12 +22,12 @@ EAGER, TUNED = "eager", "eager-tuned"
 GRAPH_WARM_UP = 3
 """Passes on a side stream before a CUDA graph is captured."""
 
-Build = Callable[[SegmentationNetwork], Callable[[Tensor], SegOutput]]
+Build = Callable[[SegmentationModel], Callable[[Tensor], SegOutput]]
 
 
 @dataclass(frozen=True)
 class Form:
-    """words say what it is; build makes the function that is timed of a network in eval mode on its device.
+    """words say what it is; build makes the function that is timed of a model in eval mode on its device.
 
     allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and images.
     precision is what most of its arithmetic is done in. usual_masks: upsampling and argmax by torch too, not by ours.
@@ -45,26 +45,26 @@ class Form:
 
 
 class FormRuntime:
-    """A network in one of FORMS as a `Runtime`, see there; the network given is used up."""
+    """A model in one of FORMS as a `Runtime`, see there; the model given is used up."""
 
     def __init__(
         self,
-        model: SegmentationNetwork,
+        model: SegmentationModel,
         classes: tuple[ClassInfo, ...],
         form: Form,
         device: torch.device,
-        test_fit: Fit | None = None,
+        test_resize: Resize | None = None,
     ) -> None:
         self.name, self.licence, self.classes, self.device = form.words, "", classes, device
         self.image_size: Size | None = None
-        self.test_fit = test_fit
+        self.test_resize = test_resize
         self.panoptic = PanopticTable() if model.panoptic else None
         self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)
         self.align_corners, self.size_divisor = model.align_corners, model.size_divisor
         self.minimum_size, self._model = model.minimum_size, model
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
-        network: Any = model.float().eval()
-        self._forward = form.build(network.to(device, memory_format=self._layout))
+        float_model: Any = model.float().eval()
+        self._forward = form.build(float_model.to(device, memory_format=self._layout))
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
@@ -107,8 +107,8 @@ class GraphReplay:
         return graph, given, out
 
 
-def pointwise_by_onednn(model: SegmentationNetwork) -> SegmentationNetwork:
-    """The network itself, its 1x1 convolutions sent to oneDNN, as torch does by itself on two threads or more.
+def pointwise_by_onednn(model: SegmentationModel) -> SegmentationModel:
+    """The model itself, its 1x1 convolutions sent to oneDNN, as torch does by itself on two threads or more.
 
     On one thread torch hands them to its BLAS, which on some processors takes twice as long.
     """
@@ -123,19 +123,19 @@ def _mkldnn_convolution(layer: Any, x: Tensor) -> Tensor:
     return torch.mkldnn_convolution(x, layer.weight, bias, *geometry)
 
 
-def _as_it_is(model: SegmentationNetwork) -> SegmentationNetwork:
+def _as_it_is(model: SegmentationModel) -> SegmentationModel:
     return model
 
 
-def _graph(precision: str, model: SegmentationNetwork) -> GraphReplay:
+def _graph(precision: str, model: SegmentationModel) -> GraphReplay:
     return GraphReplay(_ours(precision, model))
 
 
-def _ours(precision: Any, model: SegmentationNetwork) -> SegmentationNetwork:
+def _ours(precision: Any, model: SegmentationModel) -> SegmentationModel:
     return optimize(model, precision)
 
 
-def _compiled(model: SegmentationNetwork) -> Callable[[Tensor], SegOutput]:
+def _compiled(model: SegmentationModel) -> Callable[[Tensor], SegOutput]:
     compiled: Callable[[Tensor], SegOutput] = torch.compile(model)
     return compiled
 

@@ -57,7 +57,7 @@ CHART_STYLE = """
 """
 
 
-def speed_svg(table: Table, baseline: str) -> str:
+def latency_svg(table: Table, baseline: str) -> str:
     """How many times as fast as a baseline each row is, with its 95 % interval; grey where no difference is shown."""
     found = [(row, row.by_wall[baseline]) for row in table.rows]
     most = max(max(min(s.high, 1.5 * s.value), s.value) for _, s in found)

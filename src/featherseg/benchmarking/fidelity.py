@@ -1,4 +1,4 @@
-"""Is it still the same network: logits, masks and mIoU of a variant beside those of plain float32 PyTorch."""
+"""Is it still the same model: logits, masks and mIoU of a variant beside those of plain float32 PyTorch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.uncertainty.bootstrap import Interval, compare_files
-from featherseg.uncertainty.clusters import units_of
+from featherseg.uncertainty.clusters import clusters_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def fidelity_of(reference: Path, own: Path, images: str) -> Fidelity:
 
 def with_miou(found: Fidelity, reference: Scored, own: Scored, keys: Sequence[str]) -> Fidelity:
     """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of images."""
-    units = units_of(keys)
+    clusters = clusters_of(keys)
     if own is reference or (own.counts == reference.counts).all():
         return replace(found, miou=own.miou, miou_difference=Interval(0.0, 0.0, 0.0))
-    (difference,) = compare_files([own.counts, reference.counts], units)
+    (difference,) = compare_files([own.counts, reference.counts], clusters)
     return replace(found, miou=own.miou, miou_difference=difference.miou)

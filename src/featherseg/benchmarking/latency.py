@@ -1,8 +1,8 @@
-"""How long networks take and how much memory, side by side: a process each, their passes taking turns.
+"""How long models take and how much memory, side by side: a process each, their passes taking turns.
 
-Networks that are timed one after the other are timed on two machines: clocks, caches and neighbours change within
-seconds. Here every round runs each network once, so that a ratio is taken between neighbours in time, and as in
-`featherseg benchmark` all of it is done several times with processes started anew. The time is that of the network's
+Models that are timed one after the other are timed on two machines: clocks, caches and neighbours change within
+seconds. Here every round runs each model once, so that a ratio is taken between neighbours in time, and as in
+`featherseg benchmark` all of it is done several times with processes started anew. The time is that of the model's
 forward on one image, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
 of the whole way from an image file to a mask file.
 """
@@ -34,7 +34,7 @@ STARTS, ROUNDS = 5, 8
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of network `first` over that of `second` (indices) and its 95 % interval, for all pairs together."""
+    """Time of model `first` over that of `second` (indices) and its 95 % interval, for all pairs together."""
 
     first: int
     second: int
@@ -44,7 +44,7 @@ class Ratio:
 
     @property
     def faster(self) -> int | None:
-        """The faster network, None where the interval includes 1."""
+        """The faster model, None where the interval includes 1."""
         return self.first if self.high < 1 else self.second if self.low > 1 else None
 
     def words(self, names: Sequence[str]) -> str:
@@ -57,8 +57,8 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Took:
-    """Of one network: the median of its times, what 95 of 100 stay within, and its peaks of memory, see SideBySide.
+class Latency:
+    """Of one model: the median of its times, what 95 of 100 stay within, and its peaks of memory, see SideBySide.
 
     None for what was not measured.
     """
@@ -76,7 +76,7 @@ class Took:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What N networks took at one size (height, width).
+    """What N models took at one size (height, width).
 
     times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does not
     tell; gpu_mib (N,) what torch took on a GPU, NaN without one; `machine` says device and threads in words.
@@ -89,14 +89,14 @@ class SideBySide:
     process_mib: np.ndarray
     gpu_mib: np.ndarray
 
-    def took(self, place: int) -> Took:
-        """What one network took."""
+    def latency(self, place: int) -> Latency:
+        """What one model took."""
         p50, p95 = np.percentile(self.times_ms[place], [50, 95]).tolist()
         memory = (None if np.isnan(mib[place]) else float(mib[place]) for mib in (self.process_mib, self.gpu_mib))
-        return Took(p50, p95, *memory)
+        return Latency(p50, p95, *memory)
 
     def ratios(self) -> list[Ratio]:
-        """Every pair of networks, the level of the intervals divided among them (Bonferroni)."""
+        """Every pair of models, the level of the intervals divided among them (Bonferroni)."""
         pairs = list(combinations(range(len(self.names)), 2))
         found = [(a, b, speed(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs]
         return [Ratio(a, b, s.value, s.low, s.high) for a, b, s in found]
@@ -110,11 +110,11 @@ def time_side_by_side(
     tell: Progress,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
-    """Time N networks on one drawn image of (height, width), batch of one, as many threads as torch has here.
+    """Time N models on one drawn image of (height, width), batch of one, as many threads as torch has here.
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
     tell is called with (rounds done, rounds in all), command is what a process is started with. Raises ConfigError for
-    a size below 1, RunError with the sentence of a network that could not be run.
+    a size below 1, RunError with the sentence of a model that could not be run.
     """
     if min(size) < 1:
         raise ConfigError(f"size = {size[0]}x{size[1]}: expected a height and a width of at least 1 pixel.")
@@ -146,7 +146,7 @@ def _image(folder: Path, size: Size, channels: int) -> Path:
 
 
 def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:
-    """Open every network, all at the same time, then warm them up, one after the other."""
+    """Open every model, all at the same time, then warm them up, one after the other."""
     for process, order in zip(field, orders, strict=True):
         with _named(process):
             process.tell("open", allocator=True, **order)
@@ -173,7 +173,7 @@ def _take_turns(field: Sequence[Process], start: int, tell: Progress) -> tuple[n
 
 @contextmanager
 def _named(process: Process) -> Iterator[None]:
-    """What a process says of its end, with its network's name."""
+    """What a process says of its end, with its model's name."""
     try:
         yield
     except VariantError as error:

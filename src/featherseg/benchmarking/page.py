@@ -7,9 +7,9 @@ from typing import Any
 from featherseg.benchmarking.builds import FORMS
 from featherseg.benchmarking.charts import (
     CHART_STYLE,
+    latency_svg,
     roofline_svg,
     share,
-    speed_svg,
     stage_keys,
     stages_svg,
 )
@@ -40,16 +40,16 @@ def benchmark_html(outcome: Outcome) -> str:
         limits = next((one for one in outcome.limits if one.threads == table.setting.threads), None)
         body.append(section(escape(str(table.setting)), _table_html(table, outcome.plan.baselines, limits)))
     body += [_variants(outcome), _limits(outcome), _machine(outcome), _reading(outcome)]
-    names = ", ".join(network.name for network in outcome.plan.networks)
+    names = ", ".join(model.name for model in outcome.plan.models)
     return page_html(f"{names} · featherseg benchmark", "\n".join(body), PAGE_STYLE)
 
 
 def cautions(outcome: Outcome) -> list[str]:
     """What whoever reads the figures has to know first, a sentence each; also for the terminal."""
     found = [
-        f"{network.name} is untrained: speed only. What a lower precision does to its masks says nothing here."
-        for network in outcome.plan.networks
-        if network.run is None
+        f"{model.name} is untrained: speed only. What a lower precision does to its masks says nothing here."
+        for model in outcome.plan.models
+        if model.run is None
     ]
     worst = max((table.crowding for table in outcome.tables), default=1.0)
     if worst > CROWDED:
@@ -81,7 +81,7 @@ def _miou(f: Fidelity) -> str:
 def _head(outcome: Outcome) -> str:
     plan, found = outcome.plan, outcome.machine
     kinds = counted(max((len(t.rows) for t in outcome.tables), default=0), "variant")
-    names = ", ".join(escape(network.name) for network in plan.networks)
+    names = ", ".join(escape(model.name) for model in plan.models)
     return f"""<header>
 <p class="kicker">featherseg benchmark · {escape(found["date"][:10])}</p>
 <h1>{names}</h1>
@@ -95,7 +95,7 @@ def _table_html(table: Table, baselines: tuple[str, ...], limits: Limits | None)
     if limits:
         roof = f"<h3>What the machine allows</h3>{roofline_svg(table.rows, limits)}"
     return f"""{_speeds(table, baselines)}
-<div class="wide">{"".join(speed_svg(table, baseline) for baseline in baselines)}
+<div class="wide">{"".join(latency_svg(table, baseline) for baseline in baselines)}
 <h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}
 {roof}</div>
 {_rest(table, baselines[0])}"""
@@ -114,7 +114,7 @@ def _speeds(table: Table, baselines: tuple[str, ...]) -> str:
         cells += [_miou(f)] if _scored(table) else []
         rows.append(_row(row, cells))
     images = "; ".join(dict.fromkeys(row.fidelity.images for row in table.rows))
-    return f"""<div class="scroll"><table><caption>The network alone, up to its logits; 95 % intervals below the ratios.
+    return f"""<div class="scroll"><table><caption>The model alone, up to its logits; 95 % intervals below the ratios.
 Beside it, how far logits and masks are from those of plain float32 PyTorch, on {escape(images)}.</caption>
 <thead><tr><th scope="col">variant</th>{_heads(heads + proof)}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>"""

@@ -10,12 +10,12 @@ from featherseg.benchmarking.builds import EAGER, TUNED, forms_for
 from featherseg.benchmarking.fidelity import Fidelity
 from featherseg.benchmarking.roofline import Limits, Work
 from featherseg.benchmarking.statistics import CROWDED, MIN_STARTS, Speed, crowding, summarise
-from featherseg.benchmarking.variants import Network, Variant, baseline_of, variants_of
+from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, variants_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
-from featherseg.data.labelled_images import Labelled
+from featherseg.data.labelled_images import LabelledImages
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 1
 
@@ -40,7 +40,7 @@ class Setting:
 class Plan:
     """What to measure. rounds are those of all starts together; labelled is what mIoU is measured on, None = not."""
 
-    networks: Sequence[Network]
+    models: Sequence[BenchmarkModel]
     sizes: Sequence[Size]
     batches: Sequence[int] = (1,)
     threads: Sequence[int] = (1,)
@@ -48,7 +48,7 @@ class Plan:
     baseline: str = EAGER
     starts: int = USUAL_STARTS
     rounds: int = 20
-    labelled: Labelled | None = None
+    labelled: LabelledImages | None = None
     calibrate: bool = False
 
     @property
@@ -63,7 +63,7 @@ class Plan:
 
     def variants(self, threads: int) -> list[Variant]:
         """The rows of a setting's table."""
-        return variants_of(self.networks, forms_for(pick_device(self.device).type, threads))
+        return variants_of(self.models, forms_for(pick_device(self.device).type, threads))
 
     def check(self) -> None:
         """Raises ConfigError, UnknownName, DeviceError for what cannot be measured."""
@@ -104,7 +104,7 @@ class Samples:
 
     @property
     def forward_ms(self) -> np.ndarray:
-        """The network alone, up to logits at its own stride, (S, R)."""
+        """The model alone, up to logits at its own stride, (S, R)."""
         return self.wall["forward"]
 
     @property
@@ -180,7 +180,7 @@ class Outcome:
             "version": SCHEMA_VERSION,
             "machine": {**self.machine, "load_average_at_end": self.load_at_end},
             "plan": {
-                "networks": [{"name": n.name, "trained": n.run is not None} for n in plan.networks],
+                "models": [{"name": n.name, "trained": n.run is not None} for n in plan.models],
                 "device": plan.device,
                 "baselines": list(plan.baselines),
                 "starts": plan.starts,
@@ -204,7 +204,7 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
     speeds = {"by_wall": row.by_wall, "by_cpu": row.by_cpu, "whole_way": row.whole}
     return {
         "variant": row.variant.name,
-        "network": row.variant.network.name,
+        "model": row.variant.model.name,
         "precision": row.precision,
         "forward_ms": {"p50": forward.p50, "p95": forward.p95, "min": forward.least, "iqr": forward.iqr},
         "whole_way_ms": {"p50": summarise(samples.whole_ms).p50},

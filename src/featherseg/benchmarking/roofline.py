@@ -1,8 +1,8 @@
-"""What this machine can do at most, measured, and the shortest time that leaves for a network.
+"""What this machine can do at most, measured, and the shortest time that leaves for a model.
 
 The roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009): a program is limited by the arithmetic rate or by
-the memory, whichever takes longer. Rates are the best of a few kernels that a network is made of; traffic is that of a
-network whose convolutions and linear layers each read their input and weights once and write their output once, with
+the memory, whichever takes longer. Rates are the best of a few kernels that a model is made of; traffic is that of a
+model whose convolutions and linear layers each read their input and weights once and write their output once, with
 all that lies between fused into them. A multiply-accumulate counts as two operations.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from featherseg.core.types import Size
 from featherseg.counting.cost import by_convention, count_layers
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 """Of one element, by precision."""
@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Work:
-    """What one pass of a network at a size and batch has to do: MACs, and elements that move (maps, and weights)."""
+    """What one pass of a model at a size and batch has to do: MACs, and elements that move (maps, and weights)."""
 
     macs: int
     elements: int
@@ -83,8 +83,8 @@ class Work:
         return max(arithmetic, memory) / 1e6  # rates are in 10^9 a second
 
 
-def work_of(model: SegmentationNetwork, size: Size, batch: int = 1) -> Work:
-    """Count a network at (height, width) on the meta device: nothing is computed. Raises UnknownName as `cost` does."""
+def work_of(model: SegmentationModel, size: Size, batch: int = 1) -> Work:
+    """Count a model at (height, width) on the meta device: nothing is computed. Raises UnknownName as `cost` does."""
     twin = deepcopy(model).to("meta").eval()
     images = torch.empty(batch, len(model.mean), *size, device="meta")
     moved: list[int] = []

@@ -1,4 +1,4 @@
-"""How fast a network is in every form, with proof beside it that the masks are the same.
+"""How fast a model is in every form, with proof beside it that the masks are the same.
 
 One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
 and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a
@@ -21,7 +21,7 @@ from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.results import Outcome, Plan, Row, Samples, Setting, Table
 from featherseg.benchmarking.roofline import Limits, work_of
 from featherseg.benchmarking.statistics import Speed, speed
-from featherseg.benchmarking.variants import Network, Variant, baseline_of
+from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
 from featherseg.core.types import SegmentationData
@@ -99,8 +99,8 @@ class _Lane:
     def __init__(self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]) -> None:
         self.plan, self.threads, self.folder, self.steps, self.command = plan, threads, folder, steps, command
         self.data = plan.labelled.open() if plan.labelled else None
-        for network in plan.networks if self.data else ():
-            _check_labelled(network, self.data)
+        for model in plan.models if self.data else ():
+            _check_labelled(model, self.data)
         self.variants = plan.variants(threads)
         sizes = sorted(plan.sizes, key=lambda size: size[0] * size[1])  # small first: a process's peak only grows
         self.settings = [Setting(size, batch, threads) for size in sizes for batch in sorted(plan.batches)]
@@ -132,10 +132,10 @@ class _Lane:
         return [Table(setting, tuple(self._rows(setting, limits))) for setting in self.settings]
 
     def _open(self, words: str, stack: ExitStack) -> None:
-        """Start every variant's process and let it open its network, all at the same time."""
+        """Start every variant's process and let it open its model, all at the same time."""
 
         def tell(variant: Variant, process: Process) -> None:
-            source, file = variant.network.source, variant.file and str(variant.file)
+            source, file = variant.model.source, variant.file and str(variant.file)
             allocator = variant.form is not None and FORMS[variant.form].allocator
             order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
             process.tell("open", source=source, form=variant.form, file=file, **order)
@@ -157,7 +157,7 @@ class _Lane:
         first: dict[str, float] = {}
 
         def prepare(variant: Variant, process: Process) -> None:
-            files = self._images(variant.network, setting).files[: setting.batch]
+            files = self._images(variant.model, setting).files[: setting.batch]
             first[variant.name] = process.ask("prepare", files=list(map(str, files)))["first_ms"]
             self.steps.take(f"{words}: warming up")
 
@@ -178,16 +178,16 @@ class _Lane:
         self._each(note)
 
     def _look(self, setting: Setting) -> None:
-        """Logits and masks of every variant beside those of its network in plain float32."""
+        """Logits and masks of every variant beside those of its model in plain float32."""
 
         def look(variant: Variant, process: Process) -> None:
-            images = self._images(variant.network, setting)
+            images = self._images(variant.model, setting)
             own = self.folder / f"{self._number(variant)}.npz"
             process.ask("look", files=list(map(str, images.files)), to=str(own))
             reference = self.folder / f"{self._number(self._reference(variant))}.npz"
             self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, images.words)
 
-        self._each(look)  # a network's reference is its first variant
+        self._each(look)  # a model's reference is its first variant
 
     def _score(self, data: SegmentationData) -> None:
         """mIoU of every variant on the labelled set."""
@@ -212,14 +212,14 @@ class _Lane:
 
     def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
-        work = {n.source: work_of(n.on_meta(), setting.size, setting.batch) for n in self.plan.networks}
+        work = {n.source: work_of(n.on_meta(), setting.size, setting.batch) for n in self.plan.models}
         rows = []
         for variant in self._present():
             own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
             assert fidelity is not None  # no speed without it
             names = {b: baseline_of(variant, b, self.variants).name for b in self.plan.baselines}
             bases = {b: samples[name] for b, name in names.items()}
-            precision, todo = self.opened[variant.name]["precision"], work[variant.network.source]
+            precision, todo = self.opened[variant.name]["precision"], work[variant.model.source]
             rows.append(
                 Row(
                     variant,
@@ -255,19 +255,17 @@ class _Lane:
         return self.variants.index(variant)
 
     def _reference(self, variant: Variant) -> Variant:
-        """Plain float32 eager, of the same network."""
+        """Plain float32 eager, of the same model."""
         return baseline_of(variant, EAGER, self.variants)
 
-    def _images(self, network: Network, setting: Setting) -> Images:
+    def _images(self, model: BenchmarkModel, setting: Setting) -> Images:
         """Written when first asked for; of the labelled set, else those that each run was validated on."""
-        channels, (height, width) = network.channels, setting.size
-        owner = self.plan.networks.index(network)
+        channels, (height, width) = model.channels, setting.size
+        owner = self.plan.models.index(model)
         folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
         if folder not in self.images:
             asked = folder, setting.size, channels, setting.batch
-            self.images[folder] = (
-                write_images(*asked, self.data) if self.data else write_own_images(*asked, network.run)
-            )
+            self.images[folder] = write_images(*asked, self.data) if self.data else write_own_images(*asked, model.run)
         return self.images[folder]
 
 
@@ -278,25 +276,25 @@ def _cpu_speed(base: Samples, own: Samples) -> Speed:
 
 def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
     """Raises ConfigError where a file tells other classes apart than the run it is set beside."""
-    wanted = [info.name for info in variant.network.classes]
+    wanted = [info.name for info in variant.model.classes]
     if opened["classes"] != wanted:
         raise ConfigError(
-            f"{variant.file} has other classes than {variant.network.name}: {', '.join(opened['classes'][:8])} "
+            f"{variant.file} has other classes than {variant.model.name}: {', '.join(opened['classes'][:8])} "
             f"({len(opened['classes'])}) beside {', '.join(wanted[:8])} ({len(wanted)}). "
             f"Name the run that it was exported from."
         )
 
 
-def _check_labelled(network: Network, data: SegmentationData | None) -> None:
+def _check_labelled(model: BenchmarkModel, data: SegmentationData | None) -> None:
     """Raises ConfigError where mIoU cannot be measured: no training, or other classes."""
     assert data is not None
-    if network.run is None:
-        raise ConfigError(f"{network.name} is untrained: it has no mIoU. Leave out --split, or name a run.")
-    ours, theirs = [info.name for info in network.classes], [info.name for info in data.classes]
+    if model.run is None:
+        raise ConfigError(f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run.")
+    ours, theirs = [info.name for info in model.classes], [info.name for info in data.classes]
     if ours != theirs:
         raise ConfigError(
-            f"{network.name} and {data.name} have other classes: {', '.join(ours[:8])} ({len(ours)}) beside "
-            f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the network's classes."
+            f"{model.name} and {data.name} have other classes: {', '.join(ours[:8])} ({len(ours)}) beside "
+            f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the model's classes."
         )
 
 

@@ -1,4 +1,4 @@
-"""What `featherseg benchmark` was pointed at becomes variants: each network in every form and every exported file."""
+"""What `featherseg benchmark` was pointed at becomes variants: each model in every form and every exported file."""
 
 import os
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from featherseg.core.errors import ConfigError, DataNotFound, RunError, did_you_
 from featherseg.core.types import ClassInfo, Size
 from featherseg.data.palettes import default_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
-from featherseg.layers.network import SegmentationNetwork
-from featherseg.runs import EXPORTS, RESOLVED, Run, build_network, open_run
+from featherseg.layers.model import SegmentationModel
+from featherseg.runs import EXPORTS, RESOLVED, Run, build_model, open_run
 from featherseg.runs import find_run as path_of_run
 
 CATALOGUE_CLASSES = 19
-"""Of an untrained network: as many as Cityscapes has, which most papers count with."""
+"""Of an untrained model: as many as Cityscapes has, which most papers count with."""
 
 CATALOGUE_SIZES = {"cgrseg": (512, 512)}
 """Beginning of a catalogue name -> (height, width) its paper counts at."""
@@ -27,8 +27,8 @@ USUAL_SIZE = (512, 1024)
 
 
 @dataclass(frozen=True)
-class Network:
-    """One network that is timed: a run, or a catalogue name (`run` is None: seeded weights, untrained).
+class BenchmarkModel:
+    """One model that is timed: a run, or a catalogue name (`run` is None: seeded weights, untrained).
 
     forms: whether torch forms beside the two baselines are timed, too; files are those that it was exported to.
     """
@@ -40,7 +40,7 @@ class Network:
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
-        """In the order of the logits; of an untrained network class_0, class_1, ..."""
+        """In the order of the logits; of an untrained model class_0, class_1, ..."""
         return self.run.classes if self.run else untrained_classes()
 
     @property
@@ -60,39 +60,39 @@ class Network:
         """What a worker opens: the run's path, or the catalogue name."""
         return str(self.run.path) if self.run else self.name
 
-    def on_meta(self) -> SegmentationNetwork:
-        """The network without weights, to count with."""
+    def on_meta(self) -> SegmentationModel:
+        """The model without weights, to count with."""
         with torch.device("meta"):
             if self.run:
-                return build_network(self.run.info).eval()
+                return build_model(self.run.info).eval()
             return models.build(self.name, CATALOGUE_CLASSES).eval()
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a network in one form (a name of FORMS), or one exported file (form is None).
+    """One row: a model in one form (a name of FORMS), or one exported file (form is None).
 
-    name is unique in a benchmark, as in "eager", or "frm-lite0/eager" where there are several networks.
+    name is unique in a benchmark, as in "eager", or "frm-lite0/eager" where there are several models.
     """
 
     name: str
     short: str
-    network: Network
+    model: BenchmarkModel
     form: str | None = None
     file: Path | None = None
 
 
-def find_networks(names: Sequence[str]) -> list[Network]:
-    """Runs, exported files and catalogue names -> networks, each once, with the files that belong to it.
+def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
+    """Runs, exported files and catalogue names -> models, each once, with the files that belong to it.
 
     A file belongs to the run in whose export/ it lies, else to the only run that is named beside it. A run has all the
     files of its export/. Raises RunError, DataNotFound, and ConfigError for a file of which no run is known: without
     it nobody could say whether the file's masks are right.
     """
-    runs: dict[str, Network] = {}
+    runs: dict[str, BenchmarkModel] = {}
     for name in (n for n in names if not is_exported_file(n)):
-        network = _catalogue_or_run(name)
-        runs[network.source] = network
+        model = _catalogue_or_run(name)
+        runs[model.source] = model
     named = [n for n in runs.values() if n.run]
     for name in (n for n in names if is_exported_file(n)):
         path = Path(name)
@@ -101,30 +101,30 @@ def find_networks(names: Sequence[str]) -> list[Network]:
         owner = _owner(path, named)
         known = runs.get(owner.source, owner)
         if not any(path.samefile(file) for file in known.files):
-            known = Network(known.name, known.run, (*known.files, path), known.forms)
+            known = BenchmarkModel(known.name, known.run, (*known.files, path), known.forms)
         runs[owner.source] = known
     return _with_own_names(list(runs.values()))
 
 
-def variants_of(networks: Sequence[Network], forms: Sequence[str]) -> list[Variant]:
-    """Every row of a benchmark: of each network its forms, then its files."""
+def variants_of(timed: Sequence[BenchmarkModel], forms: Sequence[str]) -> list[Variant]:
+    """Every row of a benchmark: of each model its forms, then its files."""
     rows = []
-    for network in networks:
-        prefix = f"{network.name}/" if len(networks) > 1 else ""
+    for model in timed:
+        prefix = f"{model.name}/" if len(timed) > 1 else ""
         for form in forms:
-            if network.forms or form in (EAGER, TUNED):
-                rows.append(Variant(prefix + form, form, network, form=form))
-        for file, short in zip(network.files, _short_names(network.files), strict=True):
-            rows.append(Variant(prefix + short, short, network, file=file))
+            if model.forms or form in (EAGER, TUNED):
+                rows.append(Variant(prefix + form, form, model, form=form))
+        for file, short in zip(model.files, _short_names(model.files), strict=True):
+            rows.append(Variant(prefix + short, short, model, file=file))
     return rows
 
 
 def baseline_of(variant: Variant, baseline: str, variants: Sequence[Variant]) -> Variant:
-    """The row that a row is compared with: the one of that name of its own network, else the one of that full name.
+    """The row that a row is compared with: the one of that name of its own model, else the one of that full name.
 
     Raises UnknownName where there is none.
     """
-    own = [v for v in variants if v.network is variant.network and v.short == baseline]
+    own = [v for v in variants if v.model is variant.model and v.short == baseline]
     found = own or [v for v in variants if v.name == baseline]
     if not found:
         raise unknown("baseline", baseline, dict.fromkeys(n for v in variants for n in (v.short, v.name)))
@@ -136,17 +136,17 @@ def untrained_classes() -> tuple[ClassInfo, ...]:
     return tuple(ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES)))
 
 
-def _catalogue_or_run(name: str) -> Network:
+def _catalogue_or_run(name: str) -> BenchmarkModel:
     if name in models.MODELS and not Path(name).exists():
-        return Network(name, None)
+        return BenchmarkModel(name, None)
     try:
         run = open_run(path_of_run(name))
     except RunError as error:
         if "/" in name or Path(name).exists():
             raise
         near = did_you_mean(name, [m for m in models.MODELS if m[:3] == name[:3]])
-        raise RunError(f"{error} Nor is it a network of the catalogue (`featherseg models`).{near}") from None
-    return Network(run.name, run, _exported(run.path))
+        raise RunError(f"{error} Nor is it a model of the catalogue (`featherseg models`).{near}") from None
+    return BenchmarkModel(run.name, run, _exported(run.path))
 
 
 def _exported(run: Path) -> tuple[Path, ...]:
@@ -154,13 +154,13 @@ def _exported(run: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES))))
 
 
-def _owner(file: Path, named: Sequence[Network]) -> Network:
+def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
     """The run that a file was exported from: alone, with the two baselines, where it was not named itself."""
     folder = file.absolute().parent
     if folder.name == EXPORTS and (folder.parent / RESOLVED).is_file():
         run = open_run(folder.parent)
         same = [n for n in named if os.path.samefile(n.source, run.path)]
-        return same[0] if same else Network(run.name, run, forms=False)
+        return same[0] if same else BenchmarkModel(run.name, run, forms=False)
     if len(named) != 1:
         raise ConfigError(
             f"{file} lies in no run's export/, so that nobody can say whether its masks are right. "
@@ -175,7 +175,7 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     return [n if names.count(n) == 1 else f"{f.parent.name}/{n}" for f, n in zip(files, names, strict=True)]
 
 
-def _with_own_names(networks: list[Network]) -> list[Network]:
-    """Networks of one name (two runs of one folder name) get their paths."""
-    names = [n.name for n in networks]
-    return [n if names.count(n.name) == 1 else Network(n.source, n.run, n.files, n.forms) for n in networks]
+def _with_own_names(timed: list[BenchmarkModel]) -> list[BenchmarkModel]:
+    """Models of one name (two runs of one folder name) get their paths."""
+    names = [n.name for n in timed]
+    return [n if names.count(n.name) == 1 else BenchmarkModel(n.source, n.run, n.files, n.forms) for n in timed]

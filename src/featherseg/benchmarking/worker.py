@@ -1,4 +1,4 @@
-"""One variant in a process of its own: it opens the network once and answers commands, a line of JSON each.
+"""One variant in a process of its own: it opens the model once and answers commands, a line of JSON each.
 
     python -m featherseg.benchmarking.worker      # started by benchmark_process.py
 
@@ -35,8 +35,8 @@ from featherseg.data import open_dataset
 from featherseg.data.images import read_image
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.draw import palette
-from featherseg.inference.modes import Mode, Pass, Window, masks_of
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import InferenceSettings, Pass, Window, masks_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import to_image
 from featherseg.runs import load_run
@@ -52,7 +52,7 @@ Answer = dict[str, Any]
 
 @dataclass
 class Times:
-    """What one pass took, by stage in milliseconds: wall, process CPU, and threads standing in line for a core."""
+    """What one pass took, by stage in milliseconds: wall, process CPU, and threads result in line for a core."""
 
     device: torch.device
     wall: dict[str, float] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Times:
 
 @dataclass
 class Opened:
-    """A network that is ready, and the images it is timed on: files of one size, as many as a batch."""
+    """A model that is ready, and the images it is timed on: files of one size, as many as a batch."""
 
     runtime: Runtime
     usual_masks: bool
@@ -100,14 +100,14 @@ class Opened:
         height, width = out.image_size
         if self.usual_masks:
             return np.asarray(to_image(out, (height, width)).argmax(dim=1).to(torch.uint8).cpu().numpy())
-        return masks_of([Pass(Window(0, 0, height, width), out, flipped=False)], (height, width), Mode())
+        return masks_of([Pass(Window(0, 0, height, width), out, flipped=False)], (height, width), InferenceSettings())
 
     def encode(self, masks: np.ndarray) -> list[bytes]:
         """Masks as palette PNGs, which is what `predict` writes."""
         return [_png(mask, palette(self.runtime.classes)) for mask in masks]
 
     def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
-        """From files to files in memory, every stage timed; -> times, the network's output, masks (B, H, W)."""
+        """From files to files in memory, every stage timed; -> times, the model's output, masks (B, H, W)."""
         times = Times(self.runtime.device)
         with times.stage("decode"):
             pixels = self.decode(self.files)
@@ -184,7 +184,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 
 def open_variant(source: str, form: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
-    """The network of a run or of the catalogue in a form, or a file; -> ready to run, and what it tells of itself."""
+    """The model of a run or of the catalogue in a form, or a file; -> ready to run, and what it tells of itself."""
     start = time.perf_counter()
     if file is not None:
         runtime: Runtime = open_runtime(file, device)
@@ -278,7 +278,7 @@ def _torch_runtime(source: str, form: str, device: str) -> FormRuntime:
         model = models.build(source, CATALOGUE_CLASSES).eval()
         return FormRuntime(model, untrained_classes(), FORMS[form], where)
     run = load_run(source)
-    return FormRuntime(run.model, run.classes, FORMS[form], where, run.recipe.data.test_fit)
+    return FormRuntime(run.model, run.classes, FORMS[form], where, run.recipe.data.test_resize)
 
 
 def _png(mask: np.ndarray, colors: np.ndarray) -> bytes:

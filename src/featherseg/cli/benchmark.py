@@ -1,4 +1,4 @@
-"""`featherseg benchmark`: how fast networks are in every form, with proof beside it that the masks are the same."""
+"""`featherseg benchmark`: how fast models are in every form, with proof beside it that the masks are the same."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
-    from featherseg.benchmarking.variants import Network
-    from featherseg.data.labelled_images import Labelled
+    from featherseg.benchmarking.variants import BenchmarkModel
+    from featherseg.data.labelled_images import LabelledImages
 
 ROUNDS, ROUNDS_ON_GPU = 20, 100
 BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
 
 
 def benchmark(
-    networks: Annotated[
+    models: Annotated[
         list[str],
         typer.Argument(help="Runs, exported files, names of the catalogue.", metavar="RUN_OR_FILE_OR_MODEL..."),
     ],
@@ -49,10 +49,10 @@ def benchmark(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure the machine's limits too, and how near each variant is.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the benchmark as one HTML page.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="Write the benchmark as one HTML page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Time networks in every form beside plain PyTorch, and say how near their masks are to its masks.
+    """Time models in every form beside plain PyTorch, and say how near their masks are to its masks.
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
     float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A name
@@ -62,7 +62,7 @@ def benchmark(
     from featherseg.benchmarking.page import benchmark_html
     from featherseg.benchmarking.results import Plan
     from featherseg.benchmarking.session import benchmark as measure
-    from featherseg.benchmarking.variants import find_networks
+    from featherseg.benchmarking.variants import find_models
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_text
     from featherseg.core.machine import pick_device, usable_cores
@@ -71,10 +71,10 @@ def benchmark(
         check_writable(output)  # not after minutes
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     on_gpu = pick_device(device).type == "cuda"
-    found = find_networks(networks)
+    found = find_models(models)
     plan = Plan(
-        networks=found,
-        sizes=sizes or list(dict.fromkeys(network.size for network in found)),
+        models=found,
+        sizes=sizes or list(dict.fromkeys(model.size for model in found)),
         batches=batch or (BATCHES_ON_GPU if on_gpu else BATCHES),
         threads=threads or (usable_cores(),),
         device=str(pick_device(device)),
@@ -95,17 +95,19 @@ def benchmark(
         console.print(f"the page is {output}")
 
 
-def _labelled(networks: Sequence[Network], data: str | None, root: Path | None, split: str | None) -> Labelled | None:
+def _labelled(
+    models: Sequence[BenchmarkModel], data: str | None, root: Path | None, split: str | None
+) -> LabelledImages | None:
     """What mIoU is measured on; None where nothing of it was asked for."""
-    from featherseg.data.labelled_images import Labelled
+    from featherseg.data.labelled_images import LabelledImages
 
     if data is None and root is None and split is None:
         return None
-    own = [network.run.recipe.data for network in networks if network.run]
+    own = [model.run.recipe.data for model in models if model.run]
     names = {d.name for d in own}
     if data is None and len(names) != 1:
         raise ConfigError("name the dataset to measure mIoU on: --data NAME or --data path/to/dataset.toml.")
     name = data or own[0].name
     same = [d for d in own if d.name == name]
     roots = [Path(d.root) for d in same if d.root]
-    return Labelled(name, split or (same[0].val_split if same else "val"), root or (roots[0] if roots else None))
+    return LabelledImages(name, split or (same[0].val_split if same else "val"), root or (roots[0] if roots else None))

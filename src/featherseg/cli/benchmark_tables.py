@@ -40,7 +40,7 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
         rows.append(
             (row, [*cells, f"{f.of_range:.0e}", f"{100 * f.same_class:.2f} %", *([_miou(row)] if scored else [])])
         )
-    title = f"{table.setting}: the network alone; 95 % intervals; logits off by this share of their range"
+    title = f"{table.setting}: the model alone; 95 % intervals; logits off by this share of their range"
     _print(console, title, [*heads, *(["mIoU %"] if scored else [])], rows)
     for images in dict.fromkeys(row.fidelity.images for row in table.rows):
         console.print(f"logits and masks compared on {images}", markup=False)

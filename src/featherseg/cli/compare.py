@@ -1,4 +1,4 @@
-"""`featherseg compare`: networks side by side on your own images, or a paper's tables counted again."""
+"""`featherseg compare`: models side by side on your own images, or a paper's tables counted again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.comparison_tables import print_outcome, print_paper
-from featherseg.cli.options import FIT_HELP, parse_mode, parse_size, with_own_fit
+from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, parse_size, with_own_resize
 from featherseg.cli.progress import work_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
-    from featherseg.comparison.candidates import Contestant
-    from featherseg.data.labelled_images import Labelled
+    from featherseg.comparison.candidates import Candidate
+    from featherseg.data.labelled_images import LabelledImages
 
 SEEDS = "0,1,2"
 
@@ -32,25 +32,23 @@ def compare(
         str | None, typer.Option(help="Which part to score [default: what training validated on].")
     ] = None,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
-    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
+    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
+    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical image's].")
     ] = None,
-    max_ms: Annotated[float | None, typer.Option(help="Name the best network within so many ms (p50).")] = None,
-    max_mib: Annotated[float | None, typer.Option(help="Name the best network within so much peak memory.")] = None,
+    max_ms: Annotated[float | None, typer.Option(help="Name the best model within so many ms (p50).")] = None,
+    max_mib: Annotated[float | None, typer.Option(help="Name the best model within so much peak memory.")] = None,
     costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Measure time and memory too.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the comparison as one HTML page.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="Write the comparison as one HTML page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
     recipe: Annotated[
         str | None, typer.Option("--train", metavar="RECIPE", help="Train --models under this recipe first.")
     ] = None,
-    models: Annotated[str | None, typer.Option(help="With --train: networks, as in frm-lite0,rsp-lite0.")] = None,
+    models: Annotated[str | None, typer.Option(help="With --train: models, as in frm-lite0,rsp-lite0.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="With --train: one run of each network a seed [default: 0,1,2].")
+        str | None, typer.Option(help="With --train: one run of each model a seed [default: 0,1,2].")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --train: the folder of the runs; goes on where it was.")
@@ -60,21 +58,21 @@ def compare(
     ] = None,
     paper: Annotated[str | None, typer.Option(help="Count a paper's tables again: frm, cgrseg or rsp.")] = None,
 ) -> None:
-    """Compare networks on your own images: accuracy with intervals, size, time, memory, the pick for a budget.
+    """Compare models on your own images: accuracy with intervals, size, time, memory, the pick for a budget.
 
-    Runs that differ in their seed alone are runs of one network: with three of each it is said which networks differ,
-    with fewer only which files. With --train every network is trained under one recipe first. With --paper nothing is
+    Runs that differ in their seed alone are runs of one model: with three of each it is said which models differ,
+    with fewer only which files. With --train every model is trained under one recipe first. With --paper nothing is
     run: published figures stand beside our counts, each with a verdict.
     """
     ways = {"runs": bool(runs), "--train": recipe is not None, "--paper": paper is not None}
     if sum(ways.values()) != 1:
         raise ConfigError("name what to compare, one of the three: two runs or more, --train RECIPE, or --paper NAME.")
     of_training = {"--models": models, "--seeds": seeds, "--out": out, "--set": overrides}
-    of_scoring: dict[str, object] = {"--data": data, "--data-root": data_root, "--split": split, "--flip": flip}
-    of_scoring |= {"--fit": fit, "--size": size, "--max-ms": max_ms, "--max-mib": max_mib, "--output": output}
+    of_scoring: dict[str, object] = {"--data": data, "--data-root": data_root, "--split": split, "--tta": tta}
+    of_scoring |= {"--resize": resize, "--size": size, "--max-ms": max_ms, "--max-mib": max_mib, "--out": output}
     _refuse_given(of_training if recipe is None else {}, "goes with --train RECIPE")
     _refuse_given(of_scoring if paper is not None else {}, "does not go with --paper, which runs nothing")
-    mode = parse_mode(None, scales, flip, fit)
+    inference = parse_inference(None, scales, tta, resize)
     at = parse_size(size, "--size") if size else None
     from featherseg.cli.terminal import Console
 
@@ -83,7 +81,7 @@ def compare(
         print_paper(paper, console, as_json=as_json)
         return
     from featherseg.comparison.as_json import to_json
-    from featherseg.comparison.candidates import open_contestants
+    from featherseg.comparison.candidates import open_candidates
     from featherseg.comparison.comparison import Budgets
     from featherseg.comparison.comparison import compare as contest
     from featherseg.comparison.page import comparison_html
@@ -99,13 +97,13 @@ def compare(
     keep_freed_memory()
     asked = Asked(data, data_root, split, tuple(overrides or ()))
     names = runs or _train(recipe, models, seeds or SEEDS, out, asked, stderr=as_json)
-    contestants = open_contestants(names, device)
-    labelled = _labelled(contestants, asked)
+    candidates = open_candidates(names, device)
+    labelled = _labelled(candidates, asked)
     with work_bar(console) as watch:
         outcome = contest(
-            contestants,
+            candidates,
             labelled,
-            lambda runtime: with_own_fit(mode, fit, runtime),
+            lambda runtime: with_own_resize(inference, resize, runtime),
             size=at,
             costs=costs,
             watch=watch,
@@ -150,26 +148,28 @@ def _train(
 
     check_folder(out)
     require("lightning", "train", "training")
-    from featherseg.data.labelled_images import Labelled
+    from featherseg.data.labelled_images import LabelledImages
     from featherseg.training import Request
-    from featherseg.training.field import train_field
+    from featherseg.training.field import train_sweep
 
-    networks, numbers = [m.strip() for m in models.split(",")], [int(seed) for seed in seeds.split(",")]
-    if len(networks) * len(numbers) < 2:
-        raise ConfigError(f"--models {models} --seeds {seeds} make one run: name two networks or seeds, or more.")
+    names, numbers = [m.strip() for m in models.split(",")], [int(seed) for seed in seeds.split(",")]
+    if len(names) * len(numbers) < 2:
+        raise ConfigError(f"--models {models} --seeds {seeds} make one run: name two models or seeds, or more.")
     request = Request(recipe, asked.data, asked.root, None, asked.overrides)
     if asked.split:
         data = request.read()[1].data
-        Labelled(data.name, asked.split, Path(data.root) if data.root else None).open()  # raises before the training
+        LabelledImages(
+            data.name, asked.split, Path(data.root) if data.root else None
+        ).open()  # raises before the training
     with TrainingProgress(stderr=stderr) as progress:
-        return [str(run) for run in train_field(request, networks, numbers, out, progress)]
+        return [str(run) for run in train_sweep(request, names, numbers, out, progress)]
 
 
-def _labelled(contestants: Sequence[Contestant], asked: Asked) -> Labelled:
+def _labelled(candidates: Sequence[Candidate], asked: Asked) -> LabelledImages:
     """What everyone is scored on: the runs' own data and split where they agree and nothing else is asked."""
-    from featherseg.data.labelled_images import Labelled
+    from featherseg.data.labelled_images import LabelledImages
 
-    own = [one.run.recipe.data for one in contestants if one.run]
+    own = [one.run.recipe.data for one in candidates if one.run]
     names, splits = {d.name for d in own}, {d.val_split for d in own}
     if asked.data is None and len(names) != 1:
         found = f"the runs were trained on {', '.join(sorted(names))}" if names else "exported files do not know theirs"
@@ -178,4 +178,4 @@ def _labelled(contestants: Sequence[Contestant], asked: Asked) -> Labelled:
     split = asked.split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
     roots = [Path(d.root) for d in own if d.name == name and d.root]
     size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
-    return Labelled(name, split, asked.root or (roots[0] if roots else None), size)
+    return LabelledImages(name, split, asked.root or (roots[0] if roots else None), size)

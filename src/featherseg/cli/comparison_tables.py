@@ -9,13 +9,13 @@ from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.comparison.comparison import Budgets, Outcome, Ranking, Standing
+    from featherseg.comparison.comparison import Budgets, CandidateResult, Outcome, Ranking
     from featherseg.counting.paper_tables import CheckedTable
     from featherseg.uncertainty.bootstrap import Difference
 
 
 WIDEST = 16
-"""Letters of a network's name that stand in one line, where there is not room for all."""
+"""Letters of a model's name that stand in one line, where there is not room for all."""
 
 
 def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
@@ -26,7 +26,7 @@ def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
 
     console.print(
         f"{escape(one_line(f'{outcome.data} {outcome.split}'))}: {counted(outcome.images, 'image')}, looked at "
-        f"{outcome.mode}; intervals by drawing {outcome.units}"
+        f"{outcome.inference}; intervals by drawing {outcome.clusters}"
     )
     for caution in outcome.cautions:
         console.print(f"NOTE: {escape(one_line(caution))}.")
@@ -35,7 +35,7 @@ def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
         for _, chosen in budgets.picks(ranking):
             console.print(escape(one_line(f"for a budget: {chosen.reason}")))
     if outcome.files:
-        console.print("\nthese files, whatever the networks:")
+        console.print("\nthese files, whatever the models:")
         _print_differences(console, outcome.files.differences, outcome.files.names, outcome.classes)
     if outcome.timing and len(outcome.timing.names) > 1:
         height, width = outcome.size
@@ -49,17 +49,17 @@ def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -
     from rich.table import Table
 
     table = Table(title=escape(one_line(ranking.title)), title_justify="left")
-    longest = max(len(s.name) for s in ranking.standings)
-    table.add_column("network", overflow="fold", min_width=min(longest, WIDEST))
+    longest = max(len(s.name) for s in ranking.results)
+    table.add_column("model", overflow="fold", min_width=min(longest, WIDEST))
     for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
         table.add_column(heading, justify="right", no_wrap=heading != "of its runs")
-    for s in ranking.standings:
+    for s in ranking.results:
         table.add_row(escape(one_line(s.name)), *_figures(s))
     console.print(table, width=max(80, console.width))
     if ranking.unlike:
         console.print(f"not trained alike, they differ in: {', '.join(ranking.unlike)}")
     console.print(escape(one_line(ranking.verdict())))
-    names = [s.name for s in ranking.standings]
+    names = [s.name for s in ranking.results]
     for name in ranking.left_out:
         console.print(escape(one_line(f"  nothing is said of {name}: it has fewer than three seeds")))
     _print_differences(console, ranking.differences, names, classes)
@@ -78,8 +78,8 @@ def _print_differences(
             console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(told)}")))
 
 
-def _figures(s: Standing) -> tuple[str, ...]:
-    """What stands in a network's row; empty where nothing was measured."""
+def _figures(s: CandidateResult) -> tuple[str, ...]:
+    """What stands in a model's row; empty where nothing was measured."""
 
     def number(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
@@ -89,9 +89,9 @@ def _figures(s: Standing) -> tuple[str, ...]:
         " ".join(f"{100 * miou:.2f}" for miou in s.miou),
         number(None if s.params is None else s.params / 1e6, 2),
         number(s.gmacs, 2),
-        number(s.took.p50_ms, 1),
-        number(s.took.p95_ms, 1),
-        number(s.took.memory_mib, 0),
+        number(s.latencies.p50_ms, 1),
+        number(s.latencies.p95_ms, 1),
+        number(s.latencies.memory_mib, 0),
     )
 
 
@@ -123,7 +123,7 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
 
     from featherseg.counting.paper_tables import NOT_RECOUNTED
 
-    table = Table("network", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
+    table = Table("model", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
     table.title_justify = "left"
     for column in table.columns:
         column.no_wrap = column is not table.columns[1]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="A network of the catalogue; `featherseg models` lists them.")],
+    model: Annotated[str, typer.Argument(help="A model of the catalogue; `featherseg models` lists them.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image, in pixels.")] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Count a network's parameters, and the multiply-accumulates (MACs) that one image costs it."""
+    """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
     height_width = parse_size(size, "--size")
     from featherseg.counting.cost import cost as count
     from featherseg.counting.deeplab import beside_deeplabv3
@@ -49,7 +49,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     console.print(f"{result.model}, {height}x{width} pixels, {result.classes} classes: {result.params:,} parameters")
     if result.counted_size != result.size:
         padded = "x".join(map(str, result.counted_size))
-        console.print(f"The network pads {height}x{width} to {padded}: the padded size is counted.")
+        console.print(f"The model pads {height}x{width} to {padded}: the padded size is counted.")
     here = [row for row in rows if (row.size, row.classes) == (result.size, result.classes)]
     printed: dict[str, str] = {row.convention: str(row.gmacs) for row in here}
     totals = Table("convention", "GMACs", *(["published"] if printed else []), "exactly", "what is counted")

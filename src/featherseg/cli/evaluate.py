@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
+from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, with_own_resize
 from featherseg.cli.progress import progress_bar
 from featherseg.cli.score_tables import print_comparison, print_scores
 from featherseg.core.errors import ConfigError
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from featherseg.core.types import SegmentationData
     from featherseg.counting.published import Comparison
     from featherseg.evaluation.scoring import Scores
-    from featherseg.inference.modes import Mode
     from featherseg.inference.runtimes import Runtime
+    from featherseg.inference.settings import InferenceSettings
     from featherseg.runs import Run
 
 
@@ -30,7 +30,7 @@ def evaluate(
         str | None, typer.Argument(help="A run folder, the name of one, or an exported file.", metavar="RUN")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a network.")
+        Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a model.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the run's own].")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the run's own].")] = None,
@@ -41,10 +41,10 @@ def evaluate(
         bool, typer.Option("--full", help="Score all images, also those that the run's data.val_size left out.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
+    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
-    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
+    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
 ) -> None:
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
@@ -55,7 +55,7 @@ def evaluate(
     """
     if (run is None) == (predictions is None):
         raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
-    mode = parse_mode(window, scales, flip, fit)
+    inference = parse_inference(window, scales, tta, resize)
     from featherseg.cli.terminal import Console
     from featherseg.evaluation.scoring import to_json
     from featherseg.inference.runtimes import is_exported_file
@@ -65,10 +65,12 @@ def evaluate(
     if predictions is not None:
         scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
     elif is_exported_file(str(run)):
-        scores = _score_file(Path(str(run)), _named_data(data, data_root, split), device, Way(mode, fit), console)
+        scores = _score_file(
+            Path(str(run)), _named_data(data, data_root, split), device, Way(inference, resize), console
+        )
     else:
         asked = Asked(data, data_root, split, full)
-        scores, comparison = _score_run(str(run), asked, device, Way(mode, fit), console)
+        scores, comparison = _score_run(str(run), asked, device, Way(inference, resize), console)
     if as_json:
         print(json_text(to_json(scores)))
         return
@@ -89,17 +91,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Way:
-    """How to look at images, as asked for on the command line; `fit` is the text of --fit, None = the run's own."""
+    """How images are seen, as asked for on the command line; `resize` is the text of --resize, None = the run's own."""
 
-    mode: Mode
-    fit: str | None
+    inference: InferenceSettings
+    resize: str | None
 
-    def of(self, runtime: Runtime, console: Console) -> Mode:
-        """The mode for a network; said where it is not the plain one."""
-        mode = with_own_fit(self.mode, self.fit, runtime)
-        if str(mode) != "whole":
-            console.print(f"images are looked at: {mode}")
-        return mode
+    def of(self, runtime: Runtime, console: Console) -> InferenceSettings:
+        """The inference for a model; said where it is not the plain one."""
+        inference = with_own_resize(self.inference, self.resize, runtime)
+        if str(inference) != "whole":
+            console.print(f"images are looked at: {inference}")
+        return inference
 
 
 def _named_data(name: str | None, root: Path | None, split: str | None) -> SegmentationData:
@@ -138,9 +140,9 @@ def _score_file(path: Path, data: SegmentationData, device: str, way: Way, conso
     from featherseg.inference.runtimes import open_runtime
 
     runtime = open_runtime(path, device)
-    mode = way.of(runtime, console)
+    inference = way.of(runtime, console)
     with progress_bar(console, "scoring") as progress:
-        return score(runtime, data, mode, progress=progress)
+        return score(runtime, data, inference, progress=progress)
 
 
 def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console) -> tuple[Scores, Comparison | None]:
@@ -160,15 +162,15 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
         check_recordable(run)
     data, split = _run_data(run, asked, console)
     runtime = open_runtime(run, device)
-    mode = way.of(runtime, console)
+    inference = way.of(runtime, console)
     if run.info.threads <= (os.cpu_count() or 1):
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
     with progress_bar(console, "scoring") as progress:
-        scores = score(runtime, data, mode, progress=progress)
+        scores = score(runtime, data, inference, progress=progress)
     if run.shipped:
         console.print(f"{run.name} comes with featherseg: its scores are shown, and nothing is kept of them")
         return scores, compare(run)
-    times = record(run, runtime, data, split, mode, scores)
+    times = record(run, runtime, data, split, inference, scores)
     if split == "test":
         console.print(f"test has been looked at {times} time{'s' * (times != 1)} by this run")
     return scores, compare(run)

@@ -1,4 +1,4 @@
-"""`featherseg export RUN`: files for other runtimes, each written only if it gives the network's logits."""
+"""`featherseg export RUN`: files for other runtimes, each written only if it gives the model's logits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export(
         typer.Option("--to", metavar="FORM,...", help=f"The forms to write: {', '.join(FORMS)}."),
     ] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A folder; for one form, a file [default: RUN/export/].")
+        Path | None, typer.Option("-o", "--out", help="A folder; for one form, a file [default: RUN/export/].")
     ] = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Images in, masks out: normalising and upsampling are in the file.")
@@ -53,7 +53,7 @@ def export(
     data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies now [default: the run's own].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, and nothing else.")] = False,
 ) -> None:
-    """Export a run's network, and check each file against it at sizes that it was not exported at.
+    """Export a run's model, and check each file against it at sizes that it was not exported at.
 
     The files take normalised images of any height and width, those of ncnn and litert of one size; `predict`,
     `evaluate` and `compare` take the files.
@@ -88,11 +88,11 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
     from featherseg.exporters.parity import TOLERANCE
 
     table = Table(
-        title=f"Files beside their network: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
+        title=f"Files beside their model: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
         f"int8 apart), positions with the same class",
         title_justify="left",
     )
-    for heading in ("form", "error", "same class", "mIoU", "network's", "MB", "ms"):
+    for heading in ("form", "error", "same class", "mIoU", "model's", "MB", "ms"):
         table.add_column(heading, justify="left" if heading == "form" else "right")
     for report in reports:
         table.add_row(*_row(report))
@@ -122,7 +122,7 @@ def _row(report: ExportReport) -> tuple[str, ...]:
         f"{parity.worst.relative_error:.1e}",
         "" if same is None else f"{same:.2%}",
         _percent(parity.file_miou),
-        _percent(parity.network_miou),
+        _percent(parity.model_miou),
         size,
         "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}",
     )

@@ -1,4 +1,4 @@
-"""`featherseg import`: published weights of a network become a run folder."""
+"""`featherseg import`: published weights of a model become a run folder."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from featherseg.core.wording import one_line
 
 def import_(
     file: Annotated[Path, typer.Argument(help="The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")],
-    model: Annotated[str, typer.Option(help="Of which network; `featherseg models` lists them.")],
+    model: Annotated[str, typer.Option(help="Of which model; `featherseg models` lists them.")],
     data: Annotated[
         str,
         typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No images needed."),
@@ -32,7 +32,7 @@ def import_(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in model.context=ppm. May be repeated."),
     ] = None,
 ) -> None:
-    """Make a run folder of a network's published weights, to evaluate, export and serve them.
+    """Make a run folder of a model's published weights, to evaluate, export and serve them.
 
     Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
     """

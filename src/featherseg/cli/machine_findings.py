@@ -43,7 +43,7 @@ def _machine() -> Iterator[Finding]:
 
     facts = processor()
     yield Finding("machine", "processor", facts["processor"])
-    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that decide the speed of networks")
+    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that decide the speed of models")
     yield Finding("machine", "cores", f"{usable_cores()} usable")
     yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
 

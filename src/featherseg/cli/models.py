@@ -1,4 +1,4 @@
-"""`featherseg models`: the catalogue of networks."""
+"""`featherseg models`: the catalogue of models."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from featherseg.core.wording import json_text
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
 ) -> None:
-    """List the networks: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
+    """List the models: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
     rows = catalogue_rows()
     if as_json:
         print(json_text(rows))
@@ -39,7 +39,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def catalogue_rows() -> list[dict[str, Any]]:
-    """One JSON object a network; macs by the convention `macs` at `size` and `classes`."""
+    """One JSON object a model; macs by the convention `macs` at `size` and `classes`."""
     from featherseg.counting.catalogue import CLASSES, SIZE, counts
     from featherseg.models import MODELS
 

@@ -7,45 +7,48 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import Fit, Size
+from featherseg.core.types import Resize, Size
 
 if TYPE_CHECKING:
-    from featherseg.inference.modes import Mode
     from featherseg.inference.runtimes import Runtime
+    from featherseg.inference.settings import InferenceSettings
 
-FIT_HELP = "Bring images to fit SHORTxLONG pixels for the network, or `off` [default: the run's data.test_fit]."
+RESIZE_HELP = "Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize]."
+TTA_HELP = "Test-time augmentation: `flip` sees the image mirrored as well and averages."
 
 
-def parse_mode(window: str | None, scales: str, flip: bool, fit: str | None = None) -> Mode:
-    """`--window 512x512 --scales 0.75,1 --flip --fit 512x2048` -> Mode. Raises ConfigError."""
-    from featherseg.inference.modes import Mode
+def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> InferenceSettings:
+    """`--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` -> InferenceSettings. Raises ConfigError."""
+    from featherseg.inference.settings import InferenceSettings
 
-    return Mode(
+    if tta not in (None, "flip"):
+        raise ConfigError(f"--tta {tta!r}: expected flip. Several scales are asked for with --scales 0.75,1,1.25.")
+    return InferenceSettings(
         window=parse_size(window, "--window") if window else None,
         scales=parse_scales(scales),
-        flip=flip,
-        fit=None if fit in (None, "off") else parse_fit(str(fit)),
+        flip=tta == "flip",
+        resize=None if resize in (None, "off") else parse_resize(str(resize)),
     )
 
 
-def with_own_fit(mode: Mode, fit: str | None, runtime: Runtime) -> Mode:
-    """The mode at the size that the network was validated at, unless --fit asked for another."""
-    return mode if fit else replace(mode, fit=runtime.test_fit)
+def with_own_resize(inference: InferenceSettings, resize: str | None, runtime: Runtime) -> InferenceSettings:
+    """The settings at the size that the model was validated at, unless --resize asked for another."""
+    return inference if resize else replace(inference, resize=runtime.test_resize)
 
 
-def parse_fit(text: str) -> Fit:
+def parse_resize(text: str) -> Resize:
     """`"512x2048"` -> (512, 2048), short side first. Raises ConfigError."""
-    short, long = parse_size(text, "--fit", "SHORTxLONG")
+    short, long = parse_size(text, "--resize", "SHORTxLONG")
     if short > long:
-        raise ConfigError(f"--fit {text!r}: expected the short side first, such as {long}x{short}.")
+        raise ConfigError(f"--resize {text!r}: expected the short side first, such as {long}x{short}.")
     return short, long
 
 
-def parse_size(text: str, option: str, form: str = "HEIGHTxWIDTH") -> Size:
-    """`"512x1024"` -> (512, 1024), height first; `option` and `form` stand in the message. Raises ConfigError."""
+def parse_size(text: str, option: str, pattern: str = "HEIGHTxWIDTH") -> Size:
+    """`"512x1024"` -> (512, 1024), height first; `option` and `pattern` stand in the message. Raises ConfigError."""
     match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
     if match is None:
-        raise ConfigError(f"{option} {text!r}: expected {form} in pixels, each at least 1, such as 512x1024.")
+        raise ConfigError(f"{option} {text!r}: expected {pattern} in pixels, each at least 1, such as 512x1024.")
     return int(match[1]), int(match[2])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import FIT_HELP, parse_mode, with_own_fit
+from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, with_own_resize
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
 from featherseg.core.wording import one_line
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from featherseg.inference.submission import Submission
 
 LARGER_THAN_TRAINED = 2.0
-"""Sides beyond this multiple of the training images' earn a hint: things are larger than the network ever saw."""
+"""Sides beyond this multiple of the training images' earn a hint: things are larger than the model ever saw."""
 
 
 def predict(
@@ -35,17 +35,17 @@ def predict(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="The folder to write into; of one video or a camera, a .mp4 or .webm."),
+        typer.Option("-o", "--out", help="The folder to write into; of one video or a camera, a .mp4 or .webm."),
     ] = Path("predictions"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Images of one size that go through the network at a time.")] = 1,
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored image as well, and average.")] = False,
+    batch: Annotated[int, typer.Option(help="Images of one size that go through the model at a time.")] = 1,
+    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
     scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
-    fit: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=FIT_HELP)] = None,
+    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
     memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
     max_side: Annotated[
-        int | None, typer.Option(help="Shrink longer images to this side for the network; masks keep full size.")
+        int | None, typer.Option(help="Shrink longer images to this side for the model; masks keep full size.")
     ] = None,
     submission: Annotated[
         str | None,
@@ -56,7 +56,7 @@ def predict(
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.
 
-    A panoptic network also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
+    A panoptic model also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     A video becomes NAME_overlay.mp4, or what -o names; stopped or killed, the same command goes on where it was.
     A camera is recorded until Ctrl-C. Exit code 1 where an image or frames of a video could not be read: the others
@@ -64,7 +64,7 @@ def predict(
     """
     moving = find_moving(paths, output, submission)
     files = find_images([path for path in paths if path not in moving.paths], output)
-    mode = parse_mode(window, scales, flip, fit)
+    inference = parse_inference(window, scales, tta, resize)
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_folder
     from featherseg.inference.panoptic_output import PanopticOutput
@@ -84,8 +84,8 @@ def predict(
     taken = [file for file in out.all_files(names) if os.path.exists(file)]
     if taken and not overwrite:
         raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
-    mode = with_own_fit(mode, fit, runtime)
-    predictor = Predictor(runtime, batch=batch, mode=mode, memory_gb=memory_gb, max_side=max_side)
+    inference = with_own_resize(inference, resize, runtime)
+    predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
     if out.submission:
         out.submission.check(predictor.runtime.name, predictor.classes)
     console = Console(highlight=False, soft_wrap=True)
@@ -99,7 +99,7 @@ def predict(
 class Output:
     """The folder to write into, and what: mask, colours and overlay of an image, or a benchmark's mask alone.
 
-    `panoptic` writes the objects that a panoptic network saw.
+    `panoptic` writes the objects that a panoptic model saw.
     """
 
     folder: Path
@@ -250,14 +250,14 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
     from rich.markup import escape
 
     trained = predictor.runtime.image_size
-    if trained is None or predictor.max_side is not None or predictor.mode.fit is not None:
+    if trained is None or predictor.max_side is not None or predictor.inference.resize is not None:
         return False
     height, width = result.mask.shape
     if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
         return False
-    network = escape(one_line(predictor.runtime.name))
+    model = escape(one_line(predictor.runtime.name))
     console.print(
-        f"[yellow]hint[/] {network} was trained on images of {trained[0]}x{trained[1]}; "
+        f"[yellow]hint[/] {model} was trained on images of {trained[0]}x{trained[1]}; "
         f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
     )
     return True

@@ -76,7 +76,7 @@ class Moving:
 
         from featherseg.core.files import name_too_long
         from featherseg.inference.video.parts import parts_folder
-        from featherseg.inference.video.segmentation import VideoJob, network_digest, segment_video
+        from featherseg.inference.video.segmentation import VideoJob, model_digest, segment_video
 
         source, target = pair
         if name_too_long(parts_folder(target)):
@@ -84,7 +84,7 @@ class Moving:
                 f"[red]left out[/] {escape(one_line(str(source)))}: its name is too long for what it would become"
             )
             return False
-        job = VideoJob(source, target, network_digest(run), masks_folder(target) if masks else None)
+        job = VideoJob(source, target, model_digest(run), masks_folder(target) if masks else None)
         try:
             with _progress(console, target.name) as watch:
                 result = segment_video(predictor, job, watch)
@@ -220,7 +220,7 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
         signal.signal(signal.SIGINT, before)
     console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {_in_words(recording.size)}")
     if recording.dropped:
-        console.print(f"{counted(recording.dropped, 'frame')} came while the network was busy: left out")
+        console.print(f"{counted(recording.dropped, 'frame')} came while the model was busy: left out")
 
 
 def _in_words(size: Size) -> str:

@@ -10,12 +10,12 @@ from featherseg.core.wording import one_line
 
 def report(
     run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page [default: RUN/report.html].")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="The page [default: RUN/report.html].")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.
 
-    The page is one file: no network, no script. What the run does not hold yet is named as missing.
+    The page is one file: no network access, no script. What the run does not hold yet is named as missing.
     """
     from featherseg.core.files import check_writable
     from featherseg.reports.run_report import write_report

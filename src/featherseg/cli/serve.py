@@ -1,4 +1,4 @@
-"""`featherseg serve RUN...`: an HTTP service and a web page for trained networks."""
+"""`featherseg serve RUN...`: an HTTP service and a web page for trained models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featherseg.core.errors import require
 from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
-    from featherseg.serving.networks import Served
+    from featherseg.serving.models import Served
     from featherseg.serving.settings import Settings
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -31,14 +31,14 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another name by which this machine is reached.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through a network at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through a model at a time.")] = 4,
     memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
     max_mb: Annotated[float, typer.Option(min=0.01, help="Largest request, in 10^6 bytes.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest image, in 10^6 pixels.")] = 32.0,
     queue: Annotated[int, typer.Option(min=1, help="Images under way; more are refused with 429.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and again for its answer.")] = 60.0,
 ) -> None:
-    """Serve networks over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
+    """Serve models over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
 
     At an address that others reach, requests need a token: --token, or one is made and printed. On SIGTERM what runs is
     finished for up to 15 s, and the exit code is 0.
@@ -48,7 +48,7 @@ def serve(
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.serving import server
     from featherseg.serving.app import create_app
-    from featherseg.serving.networks import open_networks
+    from featherseg.serving.models import open_models
     from featherseg.serving.settings import Limits, Settings, allowed_hosts, choose_token
 
     limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
@@ -61,11 +61,11 @@ def serve(
             threads=os.cpu_count() or 1,
         )
         keep_freed_memory(one_heap=True)
-        networks = open_networks(runs, device, batch, memory_gb)
-        server.run(create_app(networks, settings), listener, lambda: print_start(networks, settings, host, port))
+        models = open_models(runs, device, batch, memory_gb)
+        server.run(create_app(models, settings), listener, lambda: print_start(models, settings, host, port))
 
 
-def print_start(networks: Sequence[Served], settings: Settings, host: str, port: int) -> None:
+def print_start(models: Sequence[Served], settings: Settings, host: str, port: int) -> None:
     """What is served, where, and within which limits."""
     from rich.markup import escape
 
@@ -73,10 +73,10 @@ def print_start(networks: Sequence[Served], settings: Settings, host: str, port:
     from featherseg.serving.settings import EVERYWHERE
 
     console = Console(highlight=False, soft_wrap=True)
-    for network in networks:
-        objects = ", objects" if network.panoptic else ""
-        terms = network.licence or "licence not stated"
-        console.print(escape(one_line(f"{network.name}: {len(network.classes)} classes{objects}; {terms}")))
+    for model in models:
+        objects = ", objects" if model.panoptic else ""
+        terms = model.licence or "licence not stated"
+        console.print(escape(one_line(f"{model.name}: {len(model.classes)} classes{objects}; {terms}")))
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "

@@ -33,7 +33,7 @@ def train(
         bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
     ] = False,
 ) -> None:
-    """Train a network and write a run folder.
+    """Train a model and write a run folder.
 
     Kill it at any time: `featherseg train --resume --out RUN` goes on from the last checkpoint.
     Settings cannot change on the way: to train longer or otherwise, start a new run from the weights with --init RUN.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.comparison.comparison import Budgets, Outcome, Ranking, Standing
+from featherseg.comparison.comparison import Budgets, CandidateResult, Outcome, Ranking
 from featherseg.comparison.pareto import front
 from featherseg.uncertainty.bootstrap import Difference, Interval
 
@@ -19,8 +19,8 @@ def to_json(outcome: Outcome, budgets: Budgets) -> dict[str, Any]:
         "split": outcome.split,
         "images": outcome.images,
         "classes": list(outcome.classes),
-        "mode": outcome.mode,
-        "units": outcome.units,
+        "inference": outcome.inference,
+        "clusters": outcome.clusters,
         "size": list(outcome.size),
         "machine": timing.machine if timing else None,
         "cautions": list(outcome.cautions),
@@ -36,24 +36,24 @@ def to_json(outcome: Outcome, budgets: Budgets) -> dict[str, Any]:
 
 
 def _ranking(ranking: Ranking, budgets: Budgets) -> dict[str, Any]:
-    names = [s.name for s in ranking.standings]
+    names = [s.name for s in ranking.results]
     return {
-        "start": ranking.start,
-        "networks": [_standing(s) for s in ranking.standings],
+        "init": ranking.init,
+        "models": [_result(s) for s in ranking.results],
         "differences": [_difference(d, names) for d in ranking.differences],
-        "silence": ranking.silence or None,
+        "reason": ranking.reason or None,
         "left_out": list(ranking.left_out),
         "trained_unlike": list(ranking.unlike),
         "best": ranking.best.name if ranking.best else None,
         "fronts": {q.name: [p.name for p in front(points)] for q, points, _ in budgets.fronts(ranking) if points},
         "picks": [
-            {"budget": q.name, "network": p.point.name if p.point else None, "reason": p.reason}
+            {"budget": q.name, "model": p.point.name if p.point else None, "reason": p.reason}
             for q, p in budgets.picks(ranking)
         ],
     }
 
 
-def _standing(s: Standing) -> dict[str, Any]:
+def _result(s: CandidateResult) -> dict[str, Any]:
     return {
         "name": s.name,
         "files": list(s.files),
@@ -63,7 +63,7 @@ def _standing(s: Standing) -> dict[str, Any]:
         "iou": [_number(v) for v in s.class_iou],
         "params": s.params,
         "gmacs": s.gmacs,
-        **asdict(s.took),
+        **asdict(s.latencies),
     }
 
 

@@ -1,6 +1,6 @@
-"""Who is compared: run folders and exported files, which of them are runs of one network, and what to call them.
+"""Who is compared: run folders and exported files, which of them are runs of one model, and what to call them.
 
-Runs that differ in nothing but their seed are runs of one network.
+Runs that differ in nothing but their seed are runs of one model.
 """
 
 import hashlib
@@ -18,33 +18,33 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
-from featherseg.data.labelled_images import Labelled
+from featherseg.data.labelled_images import LabelledImages
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_facts import FileRuntime
-from featherseg.runs import EXPORTS, WEIGHTS, Run, build_network, load_run
+from featherseg.runs import EXPORTS, WEIGHTS, Run, build_model, load_run
 
-NOT_RECORDED = "start not recorded"
+NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
-"""More settings than these do not name a network."""
+"""More settings than these do not name a model."""
 
 FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
-"""Settings in which runs of one network may differ."""
+"""Settings in which runs of one model may differ."""
 
 NOT_OF_TRAINING = ("model", "paper", "panoptic")
-"""Tables of a recipe in which networks that were trained alike may differ."""
+"""Tables of a recipe in which models that were trained alike may differ."""
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A file that is compared, called `name`; `network` is equal for runs of one network, which is called `label`."""
+class Candidate:
+    """A file that is compared, called `name`; `model` is equal for runs of one model, which is called `label`."""
 
     name: str
     path: Path
     runtime: Runtime
     run: Run | None
-    network: str
+    model: str
     label: str
-    start: str
+    init: str
 
     @property
     def seed(self) -> int | None:
@@ -52,21 +52,21 @@ class Contestant:
         return self.run.recipe.train.seed if self.run else None
 
     def cost(self, size: Size) -> Cost | None:
-        """What its network weighs and costs at (height, width); None for a file that does not tell its network."""
+        """What its model weighs and costs at (height, width); None for a file that does not tell its model."""
         try:
             with torch.device("meta"):
                 if self.run:
-                    return cost_of(build_network(self.run.info), self.label, size)
+                    return cost_of(build_model(self.run.info), self.label, size)
                 facts = self.runtime.facts if isinstance(self.runtime, FileRuntime) else None
                 if facts is None or facts.model is None:
                     return None
-                network = models.build(facts.model, len(facts.classes), facts.channels, facts.options)
-                return cost_of(network, self.label, size)
-        except FeathersegError:  # a network of the user's own, or of another release
+                built = models.build(facts.model, len(facts.classes), facts.channels, facts.options)
+                return cost_of(built, self.label, size)
+        except FeathersegError:  # a model of the user's own, or of another release
             return None
 
 
-def open_contestants(names: Sequence[str], device: str = "cpu") -> list[Contestant]:
+def open_candidates(names: Sequence[str], device: str = "cpu") -> list[Candidate]:
     """Open every file that is named.
 
     Raises ConfigError where one is named twice, or a copy of it as if it were another training; RunError and so on.
@@ -78,46 +78,46 @@ def open_contestants(names: Sequence[str], device: str = "cpu") -> list[Contesta
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
     opened = [_open(name, device) for name in names]
     labels, called = _labels(opened), short_names([Path(name) for name in names])
-    contestants = [
-        Contestant(name, one.path, one.runtime, one.run, one.network, labels[one.network], one.start)
+    candidates = [
+        Candidate(name, one.path, one.runtime, one.run, one.model, labels[one.model], one.init)
         for name, one in zip(called, opened, strict=True)
     ]
-    _refuse_copies(contestants)
-    return contestants
+    _refuse_copies(candidates)
+    return candidates
 
 
-def by_network(contestants: Sequence[Contestant]) -> dict[str, list[Contestant]]:
-    """The files of each network, in the order in which they were named."""
-    networks: dict[str, list[Contestant]] = {}
-    for one in contestants:
-        networks.setdefault(one.network, []).append(one)
-    return networks
+def by_model(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """The files of each model, in the order in which they were named."""
+    found: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        found.setdefault(one.model, []).append(one)
+    return found
 
 
-def seeds_of(files: Sequence[Contestant]) -> int:
-    """How many different seeds the runs of one network have; files without a run count as one."""
+def seeds_of(files: Sequence[Candidate]) -> int:
+    """How many different seeds the runs of one model have; files without a run count as one."""
     return len({one.seed for one in files})
 
 
-def cautions(contestants: Sequence[Contestant], labelled: Labelled, keys: Sequence[str]) -> list[str]:
+def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, keys: Sequence[str]) -> list[str]:
     """What a reader of the scores has to know: runs that are not finished, or were trained on images of these keys.
 
     labelled is what is scored; files that were exported do not tell what they learned from.
     """
-    unfinished = [one for one in contestants if one.run and one.run.unfinished]
+    unfinished = [one for one in candidates if one.run and one.run.unfinished]
     found = [f"{one.name} is not finished: its training was stopped on the way" for one in unfinished]
-    for one in contestants:
+    for one in candidates:
         if seen := len(_learned_from(one, labelled).intersection(keys)):
             found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'image')}")
-    for files in by_network(contestants).values():
+    for files in by_model(candidates).values():
         if (seeds := seeds_of(files)) < len(files):
             found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
     return found
 
 
-def trained_unlike(networks: Sequence[Contestant]) -> tuple[str, ...]:
-    """The settings of the training, without those of the network itself, in which these differ, as far as they tell."""
-    settings = [_settings(one.run) for one in networks if one.run]
+def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """The settings of the training, without those of the model itself, in which these differ, as far as they tell."""
+    settings = [_settings(one.run) for one in candidates if one.run]
     names = {name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING}
     return tuple(sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1))
 
@@ -134,7 +134,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 def _tails(parts: Sequence[str]) -> list[str]:
     """("a", "b", "c") -> c, b/c, a/b/c."""
-    return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+    return ["/".join(parts[init:]) for init in range(len(parts) - 1, -1, -1)]
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,18 @@ class _Opened:
     path: Path
     runtime: Runtime
     run: Run | None
-    network: str
-    start: str
+    model: str
+    init: str
 
 
 def _open(name: str, device: str) -> _Opened:
     if is_exported_file(name):
         path, runtime = Path(name), open_runtime(name, device)
-        start = runtime.facts.start if isinstance(runtime, FileRuntime) else None
-        return _Opened(path, runtime, None, str(path.resolve()), start or NOT_RECORDED)
+        init = runtime.facts.init if isinstance(runtime, FileRuntime) else None
+        return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
     run = load_run(name)
     training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
-    return _Opened(run.path, open_runtime(run, device), run, training, run.start or NOT_RECORDED)
+    return _Opened(run.path, open_runtime(run, device), run, training, run.init or NOT_RECORDED)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -164,13 +164,13 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _labels(opened: Sequence[_Opened]) -> dict[str, str]:
-    """A name for each network: its model's, where several trainings of one are compared also what differs.
+    """A name for each model: its model's, where several trainings of one are compared also what differs.
 
     An exported file is called by its path, as far as it takes.
     """
-    firsts = {one.network: one for one in reversed(opened)}
+    firsts = {one.model: one for one in reversed(opened)}
     tails = dict(zip(firsts, short_names([one.path for one in firsts.values()]), strict=True))
-    of_model: dict[str, dict[str, Run]] = {}  # model -> network -> its first run
+    of_model: dict[str, dict[str, Run]] = {}  # model -> model -> its first run
     for key, one in firsts.items():
         if one.run:
             of_model.setdefault(one.run.recipe.model.name, {})[key] = one.run
@@ -190,8 +190,8 @@ def _told_apart(runs: dict[str, Run]) -> dict[str, str]:
     return words if len(differing) <= MOST_SETTINGS and len(set(words.values())) == len(runs) else {}
 
 
-def _refuse_copies(contestants: Sequence[Contestant]) -> None:
-    for files in by_network(contestants).values():
+def _refuse_copies(candidates: Sequence[Candidate]) -> None:
+    for files in by_model(candidates).values():
         seen: dict[str, str] = {}
         for one in files:
             digest = hashlib.sha256((one.path / WEIGHTS).read_bytes()).hexdigest() if one.run else str(one.path)
@@ -203,7 +203,7 @@ def _refuse_copies(contestants: Sequence[Contestant]) -> None:
             seen[digest] = one.name
 
 
-def _learned_from(one: Contestant, labelled: Labelled) -> set[str]:
+def _learned_from(one: Candidate, labelled: LabelledImages) -> set[str]:
     """Keys of the images that a run learned from, where it was trained on the dataset that is scored."""
     if one.run is None or one.run.imported or not labelled.is_of(one.run.recipe.data.name):
         return set()

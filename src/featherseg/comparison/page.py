@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from featherseg.benchmarking.latency import STARTS
-from featherseg.comparison.comparison import Budgets, Outcome, Ranking, Standing
+from featherseg.comparison.comparison import Budgets, CandidateResult, Outcome, Ranking
 from featherseg.comparison.pareto import front_svg
 from featherseg.core.wording import counted
 from featherseg.reports.page import page_html, percent, section
@@ -23,35 +23,35 @@ summary { cursor: pointer; color: var(--muted); font-size: .92rem; max-width: 44
 
 
 def comparison_html(outcome: Outcome, budgets: Budgets) -> str:
-    """The whole page; for `budgets` a network is picked."""
+    """The whole page; for `budgets` a model is picked."""
     body = [_head(outcome)]
     for ranking in outcome.rankings:
         body += [_ranking(ranking, budgets), _differences(ranking, outcome.classes)]
     body += [_files(outcome), _classes(outcome), _times(outcome), _reading(outcome)]
-    names = ", ".join(s.name for r in outcome.rankings for s in r.standings)
+    names = ", ".join(s.name for r in outcome.rankings for s in r.results)
     return page_html(f"{names} · featherseg comparison", "\n".join(body), PAGE_STYLE)
 
 
 def _head(outcome: Outcome) -> str:
-    networks = sum(len(r.standings) for r in outcome.rankings)
+    models = sum(len(r.results) for r in outcome.rankings)
     machine = f" Timed on {escape(outcome.timing.machine)}." if outcome.timing else ""
     notes = "".join(f"<li>{escape(caution)}.</li>" for caution in outcome.cautions)
     height, width = outcome.size
     return f"""<header>
 <p class="kicker">featherseg comparison · {datetime.now(UTC).date().isoformat()}</p>
-<h1>{counted(networks, "network")} on {escape(outcome.data)} {escape(outcome.split)}</h1>
-<p class="lead">{counted(outcome.images, "image")}, looked at {escape(outcome.mode)}, {len(outcome.classes)}
+<h1>{counted(models, "model")} on {escape(outcome.data)} {escape(outcome.split)}</h1>
+<p class="lead">{counted(outcome.images, "image")}, looked at {escape(outcome.inference)}, {len(outcome.classes)}
 classes. Cost at {height}x{width} pixels (height x width).{machine}</p>
 {f'<ul class="cautions">{notes}</ul>' if notes else ""}</header>"""
 
 
 def _ranking(ranking: Ranking, budgets: Budgets) -> str:
-    """The table of networks that started alike, who is best, the fronts and the picks."""
-    rows = "".join(map(_row, ranking.standings))
+    """The table of models that started alike, who is best, the fronts and the picks."""
+    rows = "".join(map(_row, ranking.results))
     heads = ("mIoU, %", "of its runs", "parameters, M", "GMACs", "p50, ms", "p95, ms", "memory, MiB")
     head = "".join(f'<th scope="col" class="number">{text}</th>' for text in heads)
     table = f"""<div class="scroll"><table><caption>Highest mean mIoU first.</caption>
-<thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"""
+<thead><tr><th scope="col">model</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"""
     found = dict(budgets.picks(ranking))
     drawn = []
     for quantity, measured, budget in budgets.fronts(ranking):
@@ -59,31 +59,31 @@ def _ranking(ranking: Ranking, budgets: Budgets) -> str:
             chosen = found[quantity].point if quantity in found else None
             drawn.append(front_svg(measured, quantity, picked=chosen.name if chosen else "", budget=budget))
     reasons = "".join(f"<p>For a budget: {escape(chosen.reason)}</p>" for chosen in found.values())
-    verdict = ranking.verdict() if ranking.best else _sentence(ranking.verdict())
+    verdict = ranking.verdict() if ranking.best else _message(ranking.verdict())
     return section(
-        escape(f"Networks: {ranking.title}"),
+        escape(f"Models: {ranking.title}"),
         f'<p>{escape(verdict)}.{_apart(ranking)}</p>{table}{reasons}<div class="wide">{"".join(drawn)}</div>',
     )
 
 
 def _apart(ranking: Ranking) -> str:
-    """What keeps the list from being a comparison of networks alone."""
+    """What keeps the list from being a comparison of models alone."""
     words = "".join(f" Nothing is said of {name}: it has fewer than three seeds." for name in ranking.left_out)
     if ranking.unlike:
         words += f" They were not trained alike, but with other values of {', '.join(ranking.unlike)}."
     return escape(words)
 
 
-def _row(s: Standing) -> str:
+def _row(s: CandidateResult) -> str:
     runs = ", ".join(percent(v) for v in s.miou)
     figures = (
         percent(float(s.miou.mean())),
         runs if len(s.miou) > 1 else "one run",
         "" if s.params is None else f"{s.params / 1e6:.2f}",
         _number(s.gmacs, 2),
-        _number(s.took.p50_ms, 1),
-        _number(s.took.p95_ms, 1),
-        _number(s.took.memory_mib, 0),
+        _number(s.latencies.p50_ms, 1),
+        _number(s.latencies.p95_ms, 1),
+        _number(s.latencies.memory_mib, 0),
     )
     return f'<tr><th scope="row">{escape(s.name)}</th>{"".join(f"<td class=number>{f}</td>" for f in figures)}</tr>'
 
@@ -91,8 +91,8 @@ def _row(s: Standing) -> str:
 def _differences(ranking: Ranking, classes: Sequence[str]) -> str:
     if not ranking.differences:
         return ""
-    names = [s.name for s in ranking.standings]
-    return section("Differences between these networks", _pairs(ranking.differences, names, classes))
+    names = [s.name for s in ranking.results]
+    return section("Differences between these models", _pairs(ranking.differences, names, classes))
 
 
 def _pairs(differences: Sequence[Difference], names: Sequence[str], classes: Sequence[str]) -> str:
@@ -109,25 +109,25 @@ def _pair(d: Difference, first: str, second: str, words: str, classes: Sequence[
         for name, i in zip(classes, d.classes, strict=True)
     )
     return f"""<h3>{escape(first)} less {escape(second)}</h3>
-<p>{escape(words if d.better is not None else _sentence(words))}: {d.miou.points()} points of mIoU.</p>
+<p>{escape(words if d.better is not None else _message(words))}: {d.miou.points()} points of mIoU.</p>
 <details><summary>{escape(summary)}</summary><div class="scroll"><table>
 <caption>Points of IoU with their 95 % interval, corrected for the number of pairs and classes.</caption>
 <tbody>{rows}</tbody></table></div></details>"""
 
 
 def _classes(outcome: Outcome) -> str:
-    """IoU of each class and network."""
-    standings = [s for ranking in outcome.rankings for s in ranking.standings]
-    heads = "".join(f'<th scope="col" class="number">{escape(s.name)}</th>' for s in standings)
+    """IoU of each class and model."""
+    results = [s for ranking in outcome.rankings for s in ranking.results]
+    heads = "".join(f'<th scope="col" class="number">{escape(s.name)}</th>' for s in results)
     rows = [
         f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f'<td class="number">{percent(float(s.class_iou[k]))}</td>' for s in standings)
+        + "".join(f'<td class="number">{percent(float(s.class_iou[k]))}</td>' for s in results)
         + "</tr>"
         for k, name in enumerate(outcome.classes)
     ]
     return section(
         "Classes",
-        f"""<div class="scroll"><table><caption>IoU in %, mean of a network's runs.</caption>
+        f"""<div class="scroll"><table><caption>IoU in %, mean of a model's runs.</caption>
 <thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>""",
     )
 
@@ -135,7 +135,7 @@ def _classes(outcome: Outcome) -> str:
 def _files(outcome: Outcome) -> str:
     if outcome.files is None:
         return ""
-    note = "<p>These are statements about these files, not about the networks: another seed may turn them round.</p>"
+    note = "<p>These are statements about these files, not about the models: another seed may turn them round.</p>"
     return section("These files", note + _pairs(outcome.files.differences, outcome.files.names, outcome.classes))
 
 
@@ -145,7 +145,7 @@ def _times(outcome: Outcome) -> str:
     rows = "".join(f"<li>{escape(r.words(outcome.timing.names))}</li>" for r in outcome.timing.ratios())
     return section(
         "Time",
-        f"""<p>Passes took turns, batch of one, up to the logits, each network in a process of its own; all of them were
+        f"""<p>Passes took turns, batch of one, up to the logits, each model in a process of its own; all of them were
 started {STARTS} times.</p><ul>{rows}</ul>""",
     )
 
@@ -153,15 +153,15 @@ started {STARTS} times.</p><ul>{rows}</ul>""",
 def _reading(outcome: Outcome) -> str:
     return section(
         "How to read this",
-        f"""<p>Intervals come from drawing {escape(outcome.units)} again and again, for networks together with their
+        f"""<p>Intervals come from drawing {escape(outcome.clusters)} again and again, for models together with their
 runs: neighbouring images are alike, so that they count for less than unrelated ones. “Better” and “faster” are only
-said where the interval leaves out no difference. Networks with different starts are in separate lists, as the start
+said where the interval leaves out no difference. Models with different starts are in separate lists, as the start
 alone can decide. Parameters and GMACs (“macs”) are those of inference; memory is the peak of a process of its
-own, from an image file to a mask file, and on a GPU what it took there.</p>""",
+own, from an image file to a mask file, and on a GPU what it latencies there.</p>""",
     )
 
 
-def _sentence(words: str) -> str:
+def _message(words: str) -> str:
     """With a capital, where they do not begin with a name."""
     return words[0].upper() + words[1:]
 

@@ -1,4 +1,4 @@
-"""Which networks are worth their cost: the Pareto front, the pick for a budget, and both as a drawing."""
+"""Which models are worth their cost: the Pareto front, the pick for a budget, and both as a drawing."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ MEMORY = Quantity("peak memory", "MiB")
 
 @dataclass(frozen=True)
 class Point:
-    """One network: what it costs (in the unit of a Quantity, above 0) and its mIoU, 0..1."""
+    """One model: what it costs (in the unit of a Quantity, above 0) and its mIoU, 0..1."""
 
     name: str
     cost: float
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Pick:
-    """The network for a budget, None where none fits, and why in words."""
+    """The model for a budget, None where none fits, and why in words."""
 
     point: Point | None
     reason: str
@@ -65,7 +65,7 @@ def pick(
 ) -> Pick:
     """The highest mIoU that costs `budget` at most, the cheapest of equals.
 
-    undecided holds the pairs of names between which no difference is shown: the reason names the cheapest network that
+    undecided holds the pairs of names between which no difference is shown: the reason names the cheapest model that
     is not told apart from the pick, as a user may prefer it.
     """
     if not points:
@@ -74,7 +74,7 @@ def pick(
     limit = f"{budget:g} {quantity.unit} ({quantity.name})"
     if not fitting:
         least = min(points, key=lambda p: p.cost)
-        whole = "the only network does not stay" if len(points) == 1 else f"none of {len(points)} networks stays"
+        whole = "the only model does not stay" if len(points) == 1 else f"none of {len(points)} models stays"
         return Pick(None, f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.")
     best = max(fitting, key=lambda p: (p.miou, -p.cost))
     alone = f"the only one of {len(points)} " if len(points) > 1 else ""
@@ -88,7 +88,7 @@ def pick(
 
 
 def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", budget: float | None = None) -> str:
-    """The networks by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
+    """The models by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
 
     Colours are CSS variables of page.css, with values that can be read on light and dark where there are none. Empty
     without points.
@@ -114,7 +114,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
             f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {_anchor(x, box)} '
             f'y="{box[3] - 4:.1f}">{escape(_short(point.name))}</text></g>'
         )
-    title = f"mIoU by {quantity.name}: {counted(len(kept), 'network')} of {len(points)} on the front"
+    title = f"mIoU by {quantity.name}: {counted(len(kept), 'model')} of {len(points)} on the front"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
@@ -123,7 +123,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
 
 
 class _Plot:
-    """From values to SVG units; cost starts at 0."""
+    """From values to SVG clusters; cost starts at 0."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.xs = ticks(0, max(p.cost for p in points))

@@ -51,11 +51,11 @@ def parse(cls: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return cls.model_validate_json(json.dumps(values, default=str))  # JSON mode: a list may become a tuple
     except ValidationError as error:
-        sentences = [_sentence(cls, problem) for problem in error.errors()]
+        sentences = [_message(cls, problem) for problem in error.errors()]
         raise ConfigError("\n".join(f"{where}: {s}" for s in sentences)) from None
 
 
-def _sentence(cls: type[Config], problem: Any) -> str:
+def _message(cls: type[Config], problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":

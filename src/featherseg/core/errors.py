@@ -6,10 +6,10 @@ FeathersegError
 ├── DataError         images or masks
 │   ├── DataNotFound  a folder or a file that should be there and is not
 │   └── TooLarge      an image of more pixels than are decoded
-├── WeightsError      a checkpoint that does not fit the network
+├── WeightsError      a checkpoint that does not fit the model
 ├── RunError          a run folder that cannot be read, or must not be overwritten
 ├── TrainingError     a training that cannot go on: its loss or its weights are not finite
-├── ExportError       a network that cannot be written, or a file that cannot be run
+├── ExportError       a model that cannot be written, or a file that cannot be run
 ├── DeviceError       a device that this machine does not have
 └── MissingExtra      an optional package that is not installed (the sentence holds the `pip install`)
 
@@ -60,7 +60,7 @@ class TooLarge(DataError):
 
 
 class WeightsError(FeathersegError):
-    """Weights are missing, or do not fit the network they are meant for."""
+    """Weights are missing, or do not fit the model they are meant for."""
 
 
 class RunError(FeathersegError):
@@ -72,7 +72,7 @@ class TrainingError(FeathersegError):
 
 
 class ExportError(FeathersegError):
-    """A network cannot be exported, or an exported file cannot be run."""
+    """A model cannot be exported, or an exported file cannot be run."""
 
 
 class DeviceError(FeathersegError):

@@ -52,7 +52,7 @@ CPU_FLAGS = (
     "i8mm",
     "bf16",
 )
-"""Instructions that decide how fast networks are, where the processor has them."""
+"""Instructions that decide how fast models are, where the processor has them."""
 
 VARIABLES = (
     "ATEN_",

@@ -1,4 +1,4 @@
-"""The types that travel between the folders: a sample of a dataset, a class, the output of a network."""
+"""The types that travel between the folders: a sample of a dataset, a class, the output of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IGNORE = 255
 Size = tuple[int, int]
 """(height, width) in pixels, always in this order."""
 
-Fit = tuple[int, int]
+Resize = tuple[int, int]
 """(short side, long side) in pixels that an image is brought within, its ratio kept: as large as both allow."""
 
 Color = tuple[int, int, int]
@@ -70,12 +70,12 @@ class SegmentationData(Protocol):
 
 
 class SegOutput(NamedTuple):
-    """What a segmentation network returns.
+    """What a segmentation model returns.
 
     logits (B, K, h, w) cover `padded_size`, of which the images fill the upper left `image_size`; both are (H, W) in
-    pixels and equal for a network that runs at any size. `layers.resize.to_image` brings the logits to the image.
+    pixels and equal for a model that runs at any size. `layers.resize.to_image` brings the logits to the image.
     features (B, C, h', w') feed losses that look at embeddings, aux holds auxiliary logits by name; both only in
-    training mode. A panoptic network adds centers (B, 1, h, w) and offsets (B, 2, h, w), (dy, dx) in pixels of the
+    training mode. A panoptic model adds centers (B, 1, h, w) and offsets (B, 2, h, w), (dy, dx) in pixels of the
     image at full resolution, whatever h and w; both cover what the logits cover.
     """
 

@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of the catalogue, for `featherseg models`, which is to answer at once.
 
 Written down, as counting them all takes ten seconds and more; tests/evaluation/test_catalogue.py counts them again. A
-network that is not written down yet is counted when it is asked for.
+model that is not written down yet is counted when it is asked for.
 """
 
 from featherseg.counting.cost import cost
@@ -63,7 +63,7 @@ COUNTS = {
 
 
 def counts(name: str) -> tuple[int, int]:
-    """(parameters, multiply-accumulates by `macs`) of a network of the catalogue. Raises UnknownName."""
+    """(parameters, multiply-accumulates by `macs`) of a model of the catalogue. Raises UnknownName."""
     if name in COUNTS:
         return COUNTS[name]
     counted = cost(name, SIZE, CLASSES)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates (MACs) of a network: one table, layer type -> rule, and three conventions.
+"""Parameters and multiply-accumulates (MACs) of a model: one table, layer type -> rule, and three conventions.
 
 Published "GFLOPs" are mostly MACs, counted by one of several tools that leave out different layers; a figure means
 something only with its convention. The rules see a layer's type and the shapes it met, not the operations that compute
@@ -21,7 +21,7 @@ from featherseg.backbones.mit import EfficientAttention
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.pyramid import WeightedFusion
@@ -205,7 +205,7 @@ RULES: dict[type[nn.Module], Rule] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A direct child of the network: its parameters, and its MACs by the convention `macs`."""
+    """A direct child of the model: its parameters, and its MACs by the convention `macs`."""
 
     params: int
     macs: int
@@ -213,9 +213,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network weighs and what one image costs it.
+    """What a model weighs and what one image costs it.
 
-    size is the image's (H, W), counted_size what the network pads it to; macs holds a figure for each of
+    size is the image's (H, W), counted_size what the model pads it to; macs holds a figure for each of
     CONVENTIONS. params and macs["macs"] are the sums over parts.
     """
 
@@ -240,7 +240,7 @@ class Cost:
 
 
 def cost(name: str, size: Size, classes: int) -> Cost:
-    """The cost of a network of the catalogue for one RGB image of (H, W) pixels.
+    """The cost of a model of the catalogue for one RGB image of (H, W) pixels.
 
     Raises UnknownName for a name that is in no catalogue, ConfigError for a size or class count that cannot be.
     """
@@ -249,11 +249,11 @@ def cost(name: str, size: Size, classes: int) -> Cost:
     return cost_of(model, name, size)
 
 
-def cost_of(model: SegmentationNetwork, name: str, size: Size) -> Cost:
-    """The cost of a network as `models.build` gives it, for one image of (H, W) pixels; `name` is what to call it.
+def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
+    """The cost of a model as `models.build` gives it, for one image of (H, W) pixels; `name` is what to call it.
 
     Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
-    network's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and
+    model's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and
     UnknownName for a layer that has no rule.
     """
     height, width = size
@@ -282,7 +282,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict[str, Counts], Any]:
-    """One forward pass of a network or of a part of it; -> (counts by the layer's full name, the pass's output).
+    """One forward pass of a model or of a part of it; -> (counts by the layer's full name, the pass's output).
 
     images is what the module takes (a decoder takes a list of stages), on the module's device. A layer that runs twice
     counts twice. Raises UnknownName, before the pass, naming every layer type that has no rule.

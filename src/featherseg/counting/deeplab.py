@@ -1,4 +1,4 @@
-"""A network's cost beside DeepLabV3's.
+"""A model's cost beside DeepLabV3's.
 
 RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3; which one is not known to us. So every one that is in use
 is counted, at the same image and classes.
@@ -21,7 +21,7 @@ DEEPLABS = {
 
 @dataclass(frozen=True)
 class Beside:
-    """A DeepLabV3 and, as `ratio`, another network's MACs divided by its own, both by the convention `macs`."""
+    """A DeepLabV3 and, as `ratio`, another model's MACs divided by its own, both by the convention `macs`."""
 
     name: str
     params: int
@@ -36,7 +36,7 @@ def beside_deeplabv3(cost: Cost) -> list[Beside]:
 
 def _count(name: str, config: DeepLabV3Config, cost: Cost) -> Beside:
     with torch.device("meta"):
-        network = DeepLabV3(config, cost.classes).eval()
-        layers, _ = count_layers(network, torch.empty(1, 3, *cost.size))
+        model = DeepLabV3(config, cost.classes).eval()
+        layers, _ = count_layers(model, torch.empty(1, 3, *cost.size))
     macs = by_convention(layers)["macs"]
-    return Beside(name, count_parameters(network), macs, cost.macs["macs"] / macs)
+    return Beside(name, count_parameters(model), macs, cost.macs["macs"] / macs)

@@ -1,6 +1,6 @@
-"""Our counts of a network that a paper prints figures of, and whether a count is the printed figure.
+"""Our counts of a model that a paper prints figures of, and whether a count is the printed figure.
 
-All networks are counted by one convention, `macs`. A printed figure that this does not meet is tried by the other
+All models are counted by one convention, `macs`. A printed figure that this does not meet is tried by the other
 conventions and, where a row's label is in doubt, at other image sizes and numbers of classes.
 """
 
@@ -24,7 +24,7 @@ VERDICTS: dict[Verdict, str] = {
     "other convention": "another way to count, at the same image size, is the printed figure",
     "mislabelled": "a count at another image size is the printed figure",
     "not reproducible": "no count is the printed figure",
-    "not testable here": "no dataset, no weights, or a network that is not built here",
+    "not testable here": "no dataset, no weights, or a model that is not built here",
 }
 """What each says; from best to worst of those that a count leads to."""
 
@@ -106,7 +106,7 @@ def meeting(printed: str, counts: Sequence[Count], rounded: bool = False) -> lis
 
 @cache
 def cached_cost(model: str, size: Size, classes: int) -> Cost:
-    """`cost`, once for every network, image size (H, W) and number of classes."""
+    """`cost`, once for every model, image size (H, W) and number of classes."""
     return cost(model, size, classes)
 
 
@@ -128,9 +128,9 @@ def gmacs(counting: Counting) -> list[Count]:
 
 @cache
 def _further(model: str, size: Size, classes: int, by: str) -> int:
-    """A network's figure by a convention of FURTHER."""
+    """A model's figure by a convention of FURTHER."""
     with torch.device("meta"):
-        network = models.build(model, classes).eval()
-        layers, _ = count_layers(network, torch.empty(1, 3, *size))
-    kinds = dict(network.named_modules())
+        built = models.build(model, classes).eval()
+        layers, _ = count_layers(built, torch.empty(1, 3, *size))
+    kinds = dict(built.named_modules())
     return sum(FURTHER[by].rule(name, kinds[name], counts) for name, counts in layers.items())

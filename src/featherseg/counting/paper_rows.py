@@ -12,7 +12,7 @@ from featherseg.core.types import Size
 
 @dataclass(frozen=True)
 class Counting:
-    """How a printed figure is counted here: a network of the catalogue, the image's (H, W), the number of classes.
+    """How a printed figure is counted here: a model of the catalogue, the image's (H, W), the number of classes.
 
     further: names of evaluation.paper_counts.FURTHER, conventions that its authors may have used besides those of
     evaluation.cost; elsewhere: other ((H, W), classes) that may be meant; rounded: other figures from the same hand
@@ -31,7 +31,7 @@ class Counting:
 class PublishedRow:
     """One row: mIoU in % and what else was measured, in the order of its table's `measured`; G; M parameters.
 
-    counting is None for a network that is not built here; remark: what a reader of the row should know.
+    counting is None for a model that is not built here; remark: what a reader of the row should know.
     """
 
     method: str
@@ -55,7 +55,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class CountClaim:
-    """A sentence names the G that a network costs."""
+    """A sentence names the G that a model costs."""
 
     unit: ClassVar[str] = "G"
     printed: str
@@ -64,9 +64,9 @@ class CountClaim:
 
 @dataclass(frozen=True)
 class ShareClaim:
-    """A sentence names a network's share, in %, of another's G (or parameters), or how much less than it that is.
+    """A sentence names a model's share, in %, of another's G (or parameters), or how much less than it that is.
 
-    beside: the networks that may be meant; one that meets the figure is enough.
+    beside: the models that may be meant; one that meets the figure is enough.
     """
 
     unit: ClassVar[str] = "%"
@@ -90,7 +90,7 @@ class Difference:
 class Sentence:
     """A sentence with numbers, or the part of one that makes a claim; where it stands.
 
-    beside: pairs of networks whose costs put it in proportion; beside_deeplabs: networks to be put beside every
+    beside: pairs of models whose costs put it in proportion; beside_deeplabs: models to be put beside every
     DeepLabV3; remark: what cannot be counted.
     """
 
@@ -186,7 +186,7 @@ FRM = Paper(
         ),
         Sentence(
             "section 3.3",
-            "When comparing to the SOTA lightweight network DDRNet-39, the proposed method achieves same 80.4% mIoU "
+            "When comparing to the SOTA lightweight model DDRNet-39, the proposed method achieves same 80.4% mIoU "
             "with only 76% of computational cost and 51% of params number.",
             (ShareClaim("76", _FRM, (_DDRNET_39,)), ShareClaim("51", _FRM, (_DDRNET_39,), params=True)),
             remark=f"The two printed figures are of different conventions: 214.82 / 281.2 = 76.4 %. {_ACCURACY}",
@@ -236,7 +236,7 @@ CGRSEG = Paper(
             ),
         ),
         PublishedTable(
-            "Networks that the abstract compares with; of which size is not in it",
+            "Models that the abstract compares with; of which size is not in it",
             ("mIoU ADE20K, %",),
             (
                 PublishedRow("SeaFormer-T", "", ("-",), "-", "-", "-", _SEAFORMERS[0]),
@@ -277,7 +277,7 @@ RSP = Paper(
         Sentence(
             "abstract",
             "It outperforms DeeplabV3 [1] by 0.7% ...",
-            remark="Points or a share? It does not say. Their network and their DeepLabV3 are not known to us.",
+            remark="Points or a share? It does not say. Their model and their DeepLabV3 are not known to us.",
         ),
         Sentence(
             "abstract",
@@ -285,7 +285,7 @@ RSP = Paper(
             beside_deeplabs=tuple(
                 Counting(name, CITYSCAPES) for name in ("rsp-lite0", "rsp-lite0-w128", "rsp-lite2", "rsp-b3", "rsp-b5")
             ),
-            remark="Their network and their DeepLabV3 are not known to us; ours is a reconstruction.",
+            remark="Their model and their DeepLabV3 are not known to us; ours is a reconstruction.",
         ),
     ),
 )

@@ -35,7 +35,7 @@ from featherseg.counting.paper_rows import (
 )
 
 NOT_RECOUNTED = "published, not recounted"
-"""Of a row whose network is not built here."""
+"""Of a row whose model is not built here."""
 
 PAPERS: dict[str, Paper] = {"frm": FRM, "cgrseg": CGRSEG, "rsp": RSP}
 
@@ -74,7 +74,7 @@ class CheckedTable:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Two networks at the same image (H, W) and number of classes: parameters, and MACs by `macs`."""
+    """Two models at the same image (H, W) and number of classes: parameters, and MACs by `macs`."""
 
     model: str
     beside: str
@@ -98,7 +98,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class CheckedSentence:
-    """A sentence, its verdict (the worst of its claims that can be counted), the arithmetic, networks in proportion."""
+    """A sentence, its verdict (the worst of its claims that can be counted), the arithmetic, models in proportion."""
 
     sentence: Sentence
     verdict: Verdict
@@ -116,7 +116,7 @@ class PaperCheck:
 
 
 def check_paper(name: str) -> PaperCheck:
-    """Count every network of a paper's tables and sentences that is in the catalogue, on shapes alone.
+    """Count every model of a paper's tables and sentences that is in the catalogue, on shapes alone.
 
     Raises UnknownName for a paper that is not one of PAPERS.
     """
@@ -128,7 +128,7 @@ def check_paper(name: str) -> PaperCheck:
 
 
 def check_row(row: PublishedRow) -> CheckedRow:
-    """One row. Raises UnknownName for a network that is not in the catalogue."""
+    """One row. Raises UnknownName for a model that is not in the catalogue."""
     measured = tuple(_untested(printed, "no dataset or weights here") for printed in row.measured)
     if row.counting is None:
         return CheckedRow(row, _untested(row.params, NOT_RECOUNTED), _untested(row.gflops, NOT_RECOUNTED), measured)
@@ -138,7 +138,7 @@ def check_row(row: PublishedRow) -> CheckedRow:
 
 
 def check_sentence(sentence: Sentence) -> CheckedSentence:
-    """One sentence. Raises UnknownName for a network that is not in the catalogue."""
+    """One sentence. Raises UnknownName for a model that is not in the catalogue."""
     checks = [_check_claim(claim) for claim in sentence.claims]
     pairs = tuple(_ratio(*pair) for pair in sentence.beside)
     deeplabs = _deeplab_ratios(sentence.beside_deeplabs)
@@ -195,7 +195,7 @@ def _check_claim(claim: CountClaim | ShareClaim) -> CheckedFigure:
 
 
 def _shares(claim: ShareClaim, beside: Counting) -> list[Count]:
-    """A network's share of another, in %, by every convention that both are counted by, or of the parameters."""
+    """A model's share of another, in %, by every convention that both are counted by, or of the parameters."""
     ours, theirs = ([parameters(c)] if claim.params else gmacs(c) for c in (claim.of, beside))
     other = {one.setting(): one.value for one in theirs}
     shares = []

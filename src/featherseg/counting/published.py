@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from featherseg import models
-from featherseg.core.files import read_lines
 from featherseg.core.wording import counted
 from featherseg.counting.cost import cost_of
-from featherseg.inference.modes import Mode
+from featherseg.inference.settings import InferenceSettings
 from featherseg.recipe import PaperTable, parse_recipe, read_recipe, shipped_recipes
-from featherseg.runs import EVALUATIONS, Run
+from featherseg.runs import Run
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,16 @@ HEADS = ("figure", "published", "ours", "difference")
 def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
-    None as well for a run on other data than the row's, or of a network with settings of its own. mIoU is the last
+    None as well for a run on other data than the row's, or of a model with settings of its own. mIoU is the last
     score of each split that was found in the row's way, at the run's own test size; the number of images is named
-    with it. Counts are of the network with the row's classes.
+    with it. Counts are of the model with the row's classes.
     """
     paper = run.recipe.paper
     if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:
         return None
     with torch.device("meta"):
-        network = models.build(run.recipe.model.name, paper.classes, run.info.channels)
-    counted = cost_of(network, run.recipe.model.name, paper.size)
+        model = models.build(run.recipe.model.name, paper.classes, run.info.channels)
+    counted = cost_of(model, run.recipe.model.name, paper.size)
     height, width = paper.size
     convention = "macs" if paper.convention == "other" else paper.convention
     way = "ours by macs, theirs in another way" if paper.convention == "other" else convention
@@ -82,11 +81,11 @@ def compare(run: Run) -> Comparison | None:
 
 def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     """mIoU by split, in %."""
-    way = Mode(scales=paper.scales, flip=paper.flip, fit=run.recipe.data.test_fit)
+    way = InferenceSettings(scales=paper.scales, flip=paper.flip, resize=run.recipe.data.test_resize)
     looks = {
         look["split"]: look
-        for look in read_lines(run.path / EVALUATIONS)
-        if look["data"] == paper.data and look["mode"] == str(way) and look.get("miou") is not None
+        for look in run.evaluations()
+        if look["data"] == paper.data and look["inference"] == str(way) and look.get("miou") is not None
     }
     figures = []
     for split, published in paper.miou.items():
@@ -100,7 +99,7 @@ def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
 
 
 def published(model: str) -> list[PaperTable]:
-    """What papers print of a network of the catalogue: the [paper] tables of its recipes, MODEL and MODEL_*."""
+    """What papers print of a model of the catalogue: the [paper] tables of its recipes, MODEL and MODEL_*."""
     names = [name for name in shipped_recipes() if name == model or name.startswith(f"{model}_")]
     recipes = [parse_recipe(read_recipe(name)) for name in names]
     return [r.paper for r in recipes if r.paper and not r.model.options]

@@ -8,7 +8,7 @@ from featherseg.data import open_dataset
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Name (or dataset.toml), split, root and number of images, as `data.open_dataset` takes them."""
 
     name: str

@@ -19,7 +19,7 @@ PREFETCH = 4
 """Batches that a worker holds ready."""
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
-"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic network its targets as well."""
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well."""
 
 
 class TrainingSamples(Dataset[Any]):

@@ -2,7 +2,7 @@
 
 A training window is cut from the source before it is resized, so that a crop of a large image costs a crop, and a
 image that is mapped from a file (`data.cache`) is read where its window lies. Channels stay the innermost axis in
-memory, which is how files hold them, torch resizes 8 bits fastest, and networks train.
+memory, which is how files hold them, torch resizes 8 bits fastest, and models train.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherseg.core.types import IGNORE, Fit, Sample, Size
+from featherseg.core.types import IGNORE, Resize, Sample, Size
 from featherseg.data.photometric import Distortion
-from featherseg.layers.resize import fit_factor
+from featherseg.layers.resize import resize_factor
 
 CROP_TRIES = 10
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -41,7 +41,7 @@ class Augment:
     """What a training image goes through, in this order; see the [augment] table of a recipe."""
 
     crop: Size
-    fit: Fit | None = None
+    resize: Resize | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     scale_drawn: str = "log-uniformly"
     category_ratio: float = 1.0
@@ -96,7 +96,7 @@ def random_window(
     (mmsegmentation's cat_max_ratio). A window that is larger than the image is filled up around it: the image with
     its mean colour, the label with ignore.
     """
-    scale = fit_factor(sample.label.shape[:2], settings.fit) * _draw_scale(settings, rng)
+    scale = resize_factor(sample.label.shape[:2], settings.resize) * _draw_scale(settings, rng)
     height, width = (max(1, round(length / scale)) for length in settings.crop)  # the window in source pixels
     row, column = point or (None, None)
     for _ in range(CROP_TRIES):

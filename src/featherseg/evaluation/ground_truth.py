@@ -1,4 +1,4 @@
-"""A dataset's panoptic truth beside what a network predicts, as `PanopticQuality` takes the two."""
+"""A dataset's panoptic truth beside what a model predicts, as `PanopticQuality` takes the two."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from featherseg.inference.panoptic import Panoptic
 
 
 @runtime_checkable
-class PanopticTruth(Protocol):
+class GroundTruth(Protocol):
     """A dataset with segmentations of its own.
 
     `categories` are COCO's, one a class in the order of the classes; `rule` is that of its benchmark.
@@ -30,7 +30,7 @@ class PanopticScorer:
 
     def __init__(self, data: SegmentationData) -> None:
         self.classes = data.classes
-        self.truth = data if isinstance(data, PanopticTruth) else None
+        self.truth = data if isinstance(data, GroundTruth) else None
         own = categories(data.classes, range(len(data.classes)))
         self.categories = self.truth.categories if self.truth else own
         self.quality = PanopticQuality(self.categories, self.truth.rule if self.truth else "coco")

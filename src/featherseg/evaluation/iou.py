@@ -63,7 +63,7 @@ class Confusion:
         return _mean(_ratio(np.diag(self.matrix), self.truth_pixels()))
 
     def truth_pixels(self) -> np.ndarray:
-        """Labelled pixels of each class, (K,)."""
+        """LabelledImages pixels of each class, (K,)."""
         return self.matrix.sum(axis=1) + self.void
 
 

@@ -18,8 +18,8 @@ from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.evaluation.iou import Confusion
-from featherseg.inference.modes import Mode, predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
 from featherseg.uncertainty.bootstrap import image_counts
 
 Progress = Callable[[int, int], None]
@@ -34,7 +34,7 @@ class Scores:
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
     key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
-    categories in the order of the classes; None where network or data know no objects.
+    categories in the order of the classes; None where model or data know no objects.
     """
 
     classes: tuple[str, ...]
@@ -55,26 +55,26 @@ class Scores:
 def evaluate(
     runtime: Runtime,
     data: SegmentationData,
-    mode: Mode | None = None,
+    inference: InferenceSettings | None = None,
     *,
     boundary: bool = True,
     progress: Progress | None = None,
 ) -> Scores:
-    """Score a network on every image of `data`; `mode` as for predictions, by default the one of validation.
+    """Score a model on every image of `data`; `inference` as for predictions, by default the one of validation.
 
-    A panoptic network on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
-    classes or channels of network and data differ, or the mode is not for a panoptic network.
+    A panoptic model on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
+    classes or channels of model and data differ, or the inference is not for a panoptic model.
     """
-    check_fit(runtime, data)
+    check_resize(runtime, data)
     objects = PanopticScorer(data) if runtime.panoptic else None
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index in range(len(data)):
             sample = data[index]
             if objects is None or sample.instances is None:
-                yield sample.key, sample.label, predict_mask(runtime, sample.image, mode)
+                yield sample.key, sample.label, predict_mask(runtime, sample.image, inference)
                 continue
-            ((mask, panoptic),) = predict_panoptic(runtime, sample.image[None], mode)
+            ((mask, panoptic),) = predict_panoptic(runtime, sample.image[None], inference)
             objects.update(index, sample, panoptic)
             yield sample.key, sample.label, mask
 
@@ -127,8 +127,8 @@ def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
     return found
 
 
-def check_fit(runtime: Runtime, data: SegmentationData) -> None:
-    """Raises ConfigError where the classes (by name and order) or the channels of network and data differ."""
+def check_resize(runtime: Runtime, data: SegmentationData) -> None:
+    """Raises ConfigError where the classes (by name and order) or the channels of model and data differ."""
     ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
     if runtime.channels != data.channels:
         raise ConfigError(
@@ -138,13 +138,13 @@ def check_fit(runtime: Runtime, data: SegmentationData) -> None:
         return
     only_ours, only_theirs = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
     if only_ours or only_theirs:
-        difference = f"only in the network: {_names(only_ours)}; only in the data: {_names(only_theirs)}"
+        difference = f"only in the model: {_names(only_ours)}; only in the data: {_names(only_theirs)}"
     else:
         at = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        difference = f"they are in another order: class {at} is {ours[at]!r} in the network, {theirs[at]!r} in the data"
+        difference = f"they are in another order: class {at} is {ours[at]!r} in the model, {theirs[at]!r} in the data"
     raise ConfigError(
         f"{runtime.name} and {data.name} have other classes ({len(ours)} and {len(theirs)}): {difference}. "
-        f"Score on data with the network's classes, or fine-tune to these with: featherseg train --init {runtime.name}"
+        f"Score on data with the model's classes, or fine-tune to these with: featherseg train --init {runtime.name}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Export: a trained network becomes files for other runtimes, each kept only if it gives the network's masks.
+"""Export: a trained model becomes files for other runtimes, each kept only if it gives the model's masks.
 
 To add a target: its module with `write(job)`, its row in EXPORTERS (exporters/targets.py), a test.
 """
@@ -13,7 +13,7 @@ from featherseg.exporters.places import destinations
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.exporters.targets import EXPORTERS, Target
 from featherseg.exporters.work import Options, Say, Work
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.runs import Run
 
 __all__ = ["EXPORTERS", "ExportReport", "Options", "Target", "export", "export_all"]
@@ -22,18 +22,18 @@ DEFAULTS = Options()
 
 
 def export(
-    source: SegmentationNetwork | Run,
+    source: SegmentationModel | Run,
     target: str = "onnx",
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
     options: Options = DEFAULTS,
 ) -> ExportReport:
-    """Write a run's network, or a bare one, as a file of `target`, after it was found to give the network's logits.
+    """Write a run's model, or a bare one, as a file of `target`, after it was found to give the model's logits.
 
     path is a folder or the file's name; RUN/export unless given, export/ for a run that comes with the package.
-    A bare network's classes are class_0, class_1, ... unless given; a run has its own. A file that was there is
+    A bare model's classes are class_0, class_1, ... unless given; a run has its own. A file that was there is
     replaced only when parity holds; of a file in its run, RUN/parity.json gets a row. Raises UnknownName for the
-    target, MissingExtra, ConfigError, DataNotFound, ExportError where the network or a file cannot be written, parity
+    target, MissingExtra, ConfigError, DataNotFound, ExportError where the model or a file cannot be written, parity
     fails, or int8 loses more than it may.
     """
     reports, errors = export_all(source, [target], path, classes, options)
@@ -43,7 +43,7 @@ def export(
 
 
 def export_all(
-    source: SegmentationNetwork | Run,
+    source: SegmentationModel | Run,
     targets: Sequence[str],
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,

@@ -1,4 +1,4 @@
-"""Images of a run's own data: to calibrate int8 with, to compare a file with its network on, and to score it."""
+"""Images of a run's own data: to calibrate int8 with, to compare a file with its model on, and to score it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import fit_factor, scale_images
+from featherseg.layers.resize import resize_factor, scale_images
 from featherseg.runs import Run
 
 CHECKED = 4
-"""Images of the training split that a quantised file is compared with its network on; not calibrated with if it has
+"""Images of the training split that a quantised file is compared with its model on; not calibrated with if it has
 more."""
 
 
 @dataclass(frozen=True)
 class Images(Sequence[Tensor]):
-    """Some images of a split as the network sees them in validation, each read when it is asked for."""
+    """Some images of a split as the model sees them in validation, each read when it is asked for."""
 
     run: Run
     data: SegmentationData
@@ -46,7 +46,7 @@ class Images(Sequence[Tensor]):
         image = self.data[self.indices[index]].image  # (H, W, C)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
         pixels = normalise(pixels, self.run.model.mean, self.run.model.std)
-        return scale_images(pixels, fit_factor(image.shape[:2], self.run.recipe.data.test_fit))
+        return scale_images(pixels, resize_factor(image.shape[:2], self.run.recipe.data.test_resize))
 
     @property
     def keys(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Core ML, for Apple's devices. Written from coremltools' documentation and untested: nothing here was run.
 
-The package takes one image (1, C, H, W) of one size, that which the network was trained on, normalised. No runtime of
+The package takes one image (1, C, H, W) of one size, that which the model was trained on, normalised. No runtime of
 ours opens it.
 """
 
@@ -24,7 +24,7 @@ def write(job: Job) -> None:
     size = fixed_size(job.facts)
     try:
         with torch.no_grad(), quiet():
-            program = torch.export.export(Maps(job.network).eval(), (example(job.network, size),))
+            program = torch.export.export(Maps(job.model).eval(), (example(job.model, size),))
             package = coremltools.convert(
                 program.run_decompositions({}),
                 outputs=[coremltools.TensorType(name=name) for name in job.outputs],
@@ -38,4 +38,4 @@ def write(job: Job) -> None:
         raise
     except Exception as error:  # coremltools raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"coremltools cannot write this network: {first}") from error
+        raise ExportError(f"coremltools cannot write this model: {first}") from error

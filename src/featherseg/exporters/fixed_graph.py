@@ -1,4 +1,4 @@
-"""A network as a graph for one size of image, in few kinds of operations: for runtimes without dynamic sizes."""
+"""A model as a graph for one size of image, in few kinds of operations: for runtimes without dynamic sizes."""
 
 from collections.abc import Callable
 from operator import attrgetter, getitem
@@ -11,12 +11,12 @@ from featherseg.core.errors import ExportError
 from featherseg.core.types import Size
 from featherseg.exporters.job import Facts, Maps
 from featherseg.exporters.quiet import quiet
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 aten = torch.ops.aten
 
 DEFAULT_SIZE = (512, 1024)
-"""(height, width) of images where it is not known what the network was trained on."""
+"""(height, width) of images where it is not known what the model was trained on."""
 
 
 def fixed_size(facts: Facts) -> Size:
@@ -24,26 +24,26 @@ def fixed_size(facts: Facts) -> Size:
     return facts.image_size or DEFAULT_SIZE
 
 
-def example(network: SegmentationNetwork, size: Size) -> Tensor:
+def example(model: SegmentationModel, size: Size) -> Tensor:
     """The image that is traced: (1, C, *size), zero everywhere."""
-    return torch.zeros(1, len(network.mean), *size)
+    return torch.zeros(1, len(model.mean), *size)
 
 
 @torch.no_grad()
-def fixed_graph(network: SegmentationNetwork, size: Size) -> fx.GraphModule:
+def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
     """Images (1, C, *size) -> as `Maps`; what does not depend on the image is computed now and kept as a constant.
 
-    Batch norms stay one operation; strides of slices become pools, masks become sums. The network must be in eval mode,
+    Batch norms stay one operation; strides of slices become pools, masks become sums. The model must be in eval mode,
     in fp32, on the CPU. Raises ExportError where torch.export gives up.
     """
-    images = example(network, size)
+    images = example(model, size)
     try:
         with quiet("torch.export"):
-            program = torch.export.export(Maps(network).eval(), (images,))
+            program = torch.export.export(Maps(model).eval(), (images,))
             module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
     except Exception as error:  # torch.export raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"torch {torch.__version__} cannot write this network as a graph: {first}") from error
+        raise ExportError(f"torch {torch.__version__} cannot write this model as a graph: {first}") from error
     _fold_constants(module)
     for node in list(module.graph.nodes):
         if node.target in REWRITES:

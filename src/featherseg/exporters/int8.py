@@ -27,13 +27,13 @@ Write = Callable[[Sequence[str], Sequence[str]], Path]
 def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
-    `graph` is the network's onnx.GraphProto. The layer that reads the image stays out: with three channels it is
+    `graph` is the model's onnx.GraphProto. The layer that reads the image stays out: with three channels it is
     little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
     cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
     first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
     """
     check_calibration(job)
-    nodes = layer_nodes(graph, job.network)
+    nodes = layer_nodes(graph, job.model)
     first = first_layer(graph, nodes)
     others = nodes.keys() - {first}
 
@@ -48,7 +48,7 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     tried = [(len(kept), miou)]
     worst: list[str] = []
     while not miou >= job.floor:
-        worst = worst or [path for path in layer_noise(job.network, job.calibration[:NOISE_IMAGES]) if path in others]
+        worst = worst or [path for path in layer_noise(job.model, job.calibration[:NOISE_IMAGES]) if path in others]
         more = max(1, 2 * (len(kept) - 1))
         if more > MOST_KEPT * len(worst):
             raise ExportError(_too_far(job, miou, len(kept), len(worst) + 1))
@@ -69,23 +69,23 @@ def check_calibration(job: Job) -> None:
     if not job.calibration:
         raise ExportError(
             "int8 needs images to calibrate with, and takes them from a run's training data: "
-            "export a run, not a bare network."
+            "export a run, not a bare model."
         )
 
 
-def layer_nodes(graph: Any, network: nn.Module) -> dict[str, list[str]]:
+def layer_nodes(graph: Any, model: nn.Module) -> dict[str, list[str]]:
     """The nodes of an onnx.GraphProto that hold a layer's weight, by the path of its module; only of what it still has.
 
-    The exporter names a weight after its module ("inner.network.decoder.fuse.0.weight"). That of a linear layer it
+    The exporter names a weight after its module ("inner.model.decoder.fuse.0.weight"). That of a linear layer it
     turns around and names anew: it is known by its values.
     """
     to_array = require("onnx.numpy_helper", "export", "int8").to_array
-    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
     turned = {_key(layer.weight.detach().T.numpy()): path for path, layer in layers.items() if layer.weight.dim() == 2}
-    named = {f"network.{path}.weight": path for path in layers}
+    named = {f"model.{path}.weight": path for path in layers}
     owner = {}
     for item in graph.initializer:
-        path = named.get("network." + item.name.rpartition("network.")[2])
+        path = named.get("model." + item.name.rpartition("model.")[2])
         if path is None and len(item.dims) == 2:
             path = turned.get(_key(to_array(item)))
         if path is not None:
@@ -104,7 +104,7 @@ def _key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
     return (
-        f"in int8 the network scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
+        f"in int8 the model scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
         f"out; {100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, "
         f"or calibrate with more images (--calibration)."
     )

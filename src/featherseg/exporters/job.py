@@ -1,4 +1,4 @@
-"""What every exporter is given: the network, what its file tells about it, and where to write."""
+"""What every exporter is given: the model, what its file tells about it, and where to write."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featherseg.core.types import ClassInfo, Fit, Size
+from featherseg.core.types import ClassInfo, Resize, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes.file_facts import FORMAT_VERSION, OUTPUTS
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import PanopticTable
 
 PREPROCESSING = {
@@ -32,24 +32,24 @@ POSTPROCESSING = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file tells about its network besides what the network tells itself.
+    """What a file tells about its model besides what the model tells itself.
 
-    name is that of the catalogue for a run's network, with its `options`; image_size is the (H, W) in pixels that it
-    was trained on, where known; test_fit what images were brought to fit when it was validated, None for their own
-    size; panoptic how a panoptic network's centres become objects; start what its training started from, `Run.start`.
+    name is that of the catalogue for a run's model, with its `options`; image_size is the (H, W) in pixels that it
+    was trained on, where known; test_resize what images were brought to fit when it was validated, None for their own
+    size; panoptic how a panoptic model's centres become objects; init what its training began with, `Run.init`.
     """
 
     name: str
     classes: tuple[ClassInfo, ...]
     licence: str
     image_size: Size | None = None
-    test_fit: Fit | None = None
+    test_resize: Resize | None = None
     panoptic: PanopticTable | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    start: str | None = None
+    init: str | None = None
 
 
-def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> dict[str, str]:
+def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:
     """What a reader of the file needs besides the graph, each value as JSON text; `inference.file_facts` reads it.
 
     Logits are brought to the image as `layers.resize.to_image` does it: the graph pads right and below to the least
@@ -61,7 +61,7 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
         "format_version": FORMAT_VERSION,
         "model": facts.name,
         "options": dict(facts.options),
-        "start": facts.start,
+        "init": facts.init,
         "classes": [row.name for row in facts.classes],
         "colors": [list(row.color) for row in facts.classes],
         "things": [row.thing for row in facts.classes],
@@ -73,7 +73,7 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
         "align_corners": model.align_corners,
         "licence": facts.licence,
         "image_size": facts.image_size,
-        "test_fit": facts.test_fit,
+        "test_resize": facts.test_resize,
         "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,
         "masks": masks,
         "channel_order": order,
@@ -87,7 +87,7 @@ def metadata(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> d
 
 @dataclass(frozen=True)
 class Quantised:
-    """How a network became int8: modules whose layers stayed out of int8, and the file's mIoU (0..1), if scored.
+    """How a model became int8: modules whose layers stayed out of int8, and the file's mIoU (0..1), if scored.
 
     tried holds (layers kept, mIoU) of each candidate in turn.
     """
@@ -101,14 +101,14 @@ class Quantised:
 class Job:
     """One file to write.
 
-    network in eval mode, in fp32, on the CPU; folder, an empty one, takes the draft; calibration, normalised float32
+    model in eval mode, in fp32, on the CPU; folder, an empty one, takes the draft; calibration, normalised float32
     images (1, C, H, W) from the training split, none unless the target is quantised; score, the mIoU (0..1) of a
     candidate file on the labelled split, None without one, and floor what it should not fall below; masks, the file
     takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file
     where several targets share it.
     """
 
-    network: SegmentationNetwork
+    model: SegmentationModel
     facts: Facts
     folder: Path
     calibration: Sequence[Tensor] = ()
@@ -120,24 +120,24 @@ class Job:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of what the file gives."""
-        return ("masks",) if self.masks else OUTPUTS if self.network.panoptic else OUTPUTS[:1]
+        return ("masks",) if self.masks else OUTPUTS if self.model.panoptic else OUTPUTS[:1]
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the file tells, each value as JSON text."""
-        return metadata(self.network, self.facts, self.masks)
+        return metadata(self.model, self.facts, self.masks)
 
 
 class Maps(nn.Module):
-    """A network as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else.
+    """A model as a file holds it: images (B, C, H, W), normalised -> logits (B, K, h, w), and nothing else.
 
-    A panoptic network also gives centers (B, 1, h, w) and offsets (B, 2, h, w).
+    A panoptic model also gives centers (B, 1, h, w) and offsets (B, 2, h, w).
     """
 
-    def __init__(self, network: SegmentationNetwork) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        out = self.network(images)
+        out = self.model(images)
         return (out.logits,) if out.centers is None or out.offsets is None else (out.logits, out.centers, out.offsets)

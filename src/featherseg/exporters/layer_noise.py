@@ -1,4 +1,4 @@
-"""How much a network's logits suffer from each layer in int8, so that the worst can stay out of it."""
+"""How much a model's logits suffer from each layer in int8, so that the worst can stay out of it."""
 
 from collections.abc import Sequence
 
@@ -6,28 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
-"""The layers that are quantised; a network's other work is not a layer of its own, or stays as it is."""
+"""The layers that are quantised; a model's other work is not a layer of its own, or stays as it is."""
 
 
 @torch.no_grad()
-def layer_noise(network: SegmentationNetwork, images: Sequence[Tensor]) -> dict[str, float]:
+def layer_noise(model: SegmentationModel, images: Sequence[Tensor]) -> dict[str, float]:
     """Signal over noise, as powers, in the logits when one layer of WEIGHTED alone is in int8; the lowest first.
 
     By the path of the module. That layer's input is in 256 steps from its lowest to its highest value (of the whole
     map), its weight in 255 about zero (of each output channel). An exporter has its own ranges: this tells which layers
-    are worst, not what a file will lose. images (1, C, H, W), normalised. The network runs once for every layer.
+    are worst, not what a file will lose. images (1, C, H, W), normalised. The model runs once for every layer.
     """
-    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
     powers = {path: [0.0, 0.0] for path in layers}
     for image in images:
-        exact = network(image).logits.double()
+        exact = model(image).logits.double()
         for path, layer in layers.items():
             handle = layer.register_forward_hook(lambda layer, inputs, output: _in_int8(layer, inputs[0]))
             try:
-                noise = network(image).logits.double() - exact
+                noise = model(image).logits.double() - exact
             finally:
                 handle.remove()
             powers[path][0] += exact.square().sum().item()

@@ -1,6 +1,6 @@
 """LiteRT (formerly TensorFlow Lite), for phones: one .tflite file, with the facts in a zip archive at its end.
 
-The file takes one image (1, C, H, W) of one size, that which the network was trained on, normalised; weights in fp32.
+The file takes one image (1, C, H, W) of one size, that which the model was trained on, normalised; weights in fp32.
 """
 
 import json
@@ -23,15 +23,15 @@ def write(job: Job) -> None:
     with quiet():
         litert_torch: Any = require("litert_torch", "litert", "LiteRT export")
     size = fixed_size(job.facts)
-    graph, path = fixed_graph(job.network, size), job.folder / "model.tflite"
+    graph, path = fixed_graph(job.model, size), job.folder / "model.tflite"
     try:
         with torch.no_grad(), quiet():
-            litert_torch.convert(graph, (example(job.network, size),)).export(str(path))
+            litert_torch.convert(graph, (example(job.model, size),)).export(str(path))
     except OSError:  # a disk that refuses
         raise
     except Exception as error:  # the converter raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"litert-torch cannot write this network: {first}") from error
+        raise ExportError(f"litert-torch cannot write this model: {first}") from error
     texts = {**job.metadata, "fixed_size": json.dumps(size)}
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(FACTS, json.dumps(texts, indent=2, ensure_ascii=False))

@@ -1,10 +1,10 @@
-"""A network with what stands before and behind it: images in, masks out, for programs that have no code of ours."""
+"""A model with what stands before and behind it: images in, masks out, for programs that have no code of ours."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
 
@@ -23,15 +23,15 @@ class Masks(nn.Module):
     there. Ties go to the lowest class.
     """
 
-    def __init__(self, network: SegmentationNetwork, note: Note = _unheard) -> None:
+    def __init__(self, model: SegmentationModel, note: Note = _unheard) -> None:
         super().__init__()
-        self.network, self.note = network, note
+        self.model, self.note = model, note
 
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[1:3]
-        images = normalise(pixels.permute(0, 3, 1, 2), self.network.mean, self.network.std)  # (B, C, H, W)
+        images = normalise(pixels.permute(0, 3, 1, 2), self.model.mean, self.model.std)  # (B, C, H, W)
         self.note("normalise", images)
-        out = self.network(images)
+        out = self.model(images)
         self.note("logits", out.logits)
         padded = resize(out.logits, out.padded_size, align_corners=out.align_corners)  # (B, K, H', W')
         self.note("upsample", padded)
@@ -40,11 +40,11 @@ class Masks(nn.Module):
         return scores.argmax(1).byte()
 
 
-def mask_stages(network: SegmentationNetwork, pixels: Tensor, note: Note = _unheard) -> Tensor:
+def mask_stages(model: SegmentationModel, pixels: Tensor, note: Note = _unheard) -> Tensor:
     """The same steps as prediction takes them, to compare with: images (B, H, W, C) uint8 -> scores (B, K, H, W)."""
-    images = normalise(pixels.permute(0, 3, 1, 2), network.mean, network.std)
+    images = normalise(pixels.permute(0, 3, 1, 2), model.mean, model.std)
     note("normalise", images)
-    out = network(images)
+    out = model(images)
     note("logits", out.logits)
     note("upsample", resize(out.logits, out.padded_size, align_corners=out.align_corners))
     scores = to_image(out, out.image_size)

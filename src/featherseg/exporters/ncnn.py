@@ -1,6 +1,6 @@
 """ncnn, for phones: model.ncnn.param (the graph), model.ncnn.bin (the weights) and model.ncnn.json (the facts).
 
-A file takes images of one size, that which the network was trained on. The weights are fp32. pnnx writes the pair
+A file takes images of one size, that which the model was trained on. The weights are fp32. pnnx writes the pair
 from a TorchScript trace.
 """
 
@@ -32,7 +32,7 @@ def write(job: Job) -> None:
     size = fixed_size(job.facts)
     with TemporaryDirectory() as draft:
         trace = Path(draft) / "model.pt"
-        _trace(fixed_graph(job.network, size), job, size, trace)
+        _trace(fixed_graph(job.model, size), job, size, trace)
         _run(pnnx.EXEC_PATH, trace)
         graph, weights = (job.folder / f"model{ending}" for ending in (GRAPH, WEIGHTS))
         graph.write_bytes(trace.with_name("model.ncnn.param").read_bytes())
@@ -45,7 +45,7 @@ def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
     """The graph as TorchScript, which is what pnnx reads."""
     with torch.no_grad(), quiet():  # torch calls TorchScript deprecated; pnnx reads nothing else
         content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
-        torch.jit.save(torch.jit.trace(graph, example(job.network, size), check_trace=False), content)
+        torch.jit.save(torch.jit.trace(graph, example(job.model, size), check_trace=False), content)
     path.write_bytes(content.getbuffer())
 
 
@@ -57,11 +57,11 @@ def _run(program: str, trace: Path) -> None:
     graph = trace.with_name("model.ncnn.param")
     if found.returncode != 0 or not graph.is_file():
         lines = found.stderr.strip().splitlines()
-        raise ExportError(f"pnnx could not write this network for ncnn: {lines[-1] if lines else found.returncode}.")
+        raise ExportError(f"pnnx could not write this model for ncnn: {lines[-1] if lines else found.returncode}.")
     layers = {line.split()[0] for line in graph.read_text(encoding="utf-8").splitlines()[2:] if line.strip()}
     unknown = sorted(layer for layer in layers if not LAYER_NAME.fullmatch(layer))
     if unknown:
         raise ExportError(
-            f"ncnn has no layer for {', '.join(unknown)} of this network, so it cannot run there. "
+            f"ncnn has no layer for {', '.join(unknown)} of this model, so it cannot run there. "
             f"Export it as onnx or litert instead."
         )

@@ -17,11 +17,11 @@ from featherseg.exporters.job import Facts, Job, Maps, metadata
 from featherseg.exporters.masks import Masks
 from featherseg.exporters.stages import PREFIX, Stages
 from featherseg.inference.runtimes.file_facts import OUTPUTS
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 OPSET = 18
 EXAMPLE = (2, 160, 224)  # (batch, height, width) of the image that is traced; a size of 1 would be built in as fixed
-PADDED = (1, 33, 35)  # (batch, height, width) of an image that every network pads that pads at all
+PADDED = (1, 33, 35)  # (batch, height, width) of an image that every model pads that pads at all
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 DYNAMIC_IMAGES = {0: "batch", 1: "height", 2: "width"}
 
@@ -33,13 +33,13 @@ def write(job: Job) -> None:
 
 def content(job: Job) -> bytes:
     """The content of the job's .onnx file, which several targets start from: written once where they share it."""
-    return job.graph() if job.graph else to_onnx(job.network, job.facts, job.masks)
+    return job.graph() if job.graph else to_onnx(job.model, job.facts, job.masks)
 
 
-def to_onnx(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> bytes:
+def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> bytes:
     """The content of an .onnx file: input `images`, outputs `Maps` or `Masks`, `job.metadata` as its metadata_props.
 
-    images are normalised float32 (B, C, H, W); with `masks` uint8 (B, H, W, C). The network must be in eval mode, in
+    images are normalised float32 (B, C, H, W); with `masks` uint8 (B, H, W, C). The model must be in eval mode, in
     fp32, on the CPU. Its stages (exporters/stages.py) are named tensors inside the graph. Raises MissingExtra, and
     ExportError where the exporter gives up.
     """
@@ -55,7 +55,7 @@ def to_onnx(model: SegmentationNetwork, facts: Facts, masks: bool = False) -> by
     return proto.SerializeToString()
 
 
-def _blank(model: SegmentationNetwork, shape: tuple[int, int, int], masks: bool) -> Tensor:
+def _blank(model: SegmentationModel, shape: tuple[int, int, int], masks: bool) -> Tensor:
     """A batch of (batch, height, width) as the file takes it."""
     batch, *size = shape
     channels = len(model.mean)
@@ -106,7 +106,7 @@ def _trace(graph: Staged, images: Tensor, padded: Tensor, outputs: Sequence[str]
         return program.model_proto
     except Exception as error:  # torch.export and onnxscript raise dozens of kinds
         raise ExportError(
-            f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__}: "
+            f"torch {torch.__version__} cannot write this model as ONNX ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
         ) from error
 

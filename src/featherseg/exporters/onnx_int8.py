@@ -61,7 +61,7 @@ def _quantise(proto: Any, job: Job, left: Sequence[str], path: Path) -> None:
         raise
     except Exception as error:  # onnxruntime raises its own kinds
         first = str(error).strip().splitlines()[0]
-        raise ExportError(f"onnxruntime cannot quantise this network: {first}") from error
+        raise ExportError(f"onnxruntime cannot quantise this model: {first}") from error
 
 
 def _products_of_maps(graph: Any) -> list[str]:

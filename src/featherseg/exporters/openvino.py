@@ -1,4 +1,4 @@
-"""OpenVINO: an .xml and a .bin from the network's ONNX graph, any batch, height and width, weights in fp32."""
+"""OpenVINO: an .xml and a .bin from the model's ONNX graph, any batch, height and width, weights in fp32."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def convert(job: Job) -> Any:
         return openvino.Core().read_model(source)  # `convert_model` would tell its makers
     except Exception as error:  # OpenVINO raises its own kinds
         first = str(error).strip().splitlines()[0]
-        raise ExportError(f"OpenVINO {openvino.__version__} cannot read this network's ONNX graph: {first}") from error
+        raise ExportError(f"OpenVINO {openvino.__version__} cannot read this model's ONNX graph: {first}") from error
     finally:
         source.unlink()
 

@@ -86,4 +86,4 @@ def _quantised(nncf: Any, model: Any, job: Job, kept: Sequence[str]) -> Any:
             )
     except Exception as error:  # NNCF and OpenVINO raise their own kinds
         first = str(error).strip().splitlines()[0]
-        raise ExportError(f"NNCF {nncf.__version__} cannot quantise this network: {first}") from error
+        raise ExportError(f"NNCF {nncf.__version__} cannot quantise this model: {first}") from error

@@ -1,4 +1,4 @@
-"""Parity: the exported file must give what its network gives, at sizes that it was not exported at.
+"""Parity: the exported file must give what its model gives, at sizes that it was not exported at.
 
 A file that does not is told where it begins to differ: at the first stage (exporters/stages.py), or in its metadata.
 """
@@ -26,11 +26,11 @@ from featherseg.exporters.stages import (
 )
 from featherseg.inference.runtimes import open_file
 from featherseg.inference.runtimes.file_facts import OUTPUTS, FileRuntime
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.scale import LayerScale
 
 TOLERANCE = 1e-4
-"""Largest error that passes, as a share of the range (maximum - minimum) of the network's logits."""
+"""Largest error that passes, as a share of the range (maximum - minimum) of the model's logits."""
 
 SAME_CLASS, SIGNAL_DB = 0.9, 10.0
 """Of a quantised file: the least share of positions with the same highest class, and the least signal-to-noise ratio
@@ -40,11 +40,11 @@ ROUNDED_DB = 50.0
 """About the signal-to-noise ratio of what is rounded to 8 bits and nothing else."""
 
 SHAPES = ((1, 64, 96), (1, 97, 131), (3, 65, 99), (1, 128, 72), (1, 33, 70), (1, 7, 300))
-"""(batch, height, width) of the images: odd, even, shorter than the 64 pixels that a network may pad to, and longer
+"""(batch, height, width) of the images: odd, even, shorter than the 64 pixels that a model may pad to, and longer
 than 256, the coarsest stride of any."""
 
 STATED = ("mean", "std", "channels", "align_corners", "size_divisor", "minimum_size")
-"""What a network states about itself and a file must state alike."""
+"""What a model states about itself and a file must state alike."""
 
 Figures = tuple[float, float, float, float]
 """max_error, relative_error, same_class and signal_db of a ParityRow."""
@@ -57,8 +57,8 @@ NOTHING_ALIKE: Figures = (inf, inf, 0.0, -inf)
 class ParityRow:
     """One batch of images through both.
 
-    max_error is that of the map that is farthest off (logits, or a panoptic network's centres or offsets; infinite
-    where the shapes differ or the file cannot be run), relative_error its share of the range of the network's own map,
+    max_error is that of the map that is farthest off (logits, or a panoptic model's centres or offsets; infinite
+    where the shapes differ or the file cannot be run), relative_error its share of the range of the model's own map,
     same_class the fraction of positions whose highest class is the same, signal_db the signal-to-noise ratio of the
     noisiest map. Of a file that gives masks, max_error is how far its scores must at least be off to give that mask.
     """
@@ -86,13 +86,13 @@ class ParityReport:
 
     first_difference is where the file begins to differ: "metadata: mean", or the first stage, in order of execution,
     that is off by more than TOLERANCE (of a quantised file that at which most noise comes in); None where all is within
-    its limits. `export` fills in what else was measured, None what was not: mIoU (0..1) of network and file on a
+    its limits. `export` fills in what else was measured, None what was not: mIoU (0..1) of model and file on a
     labelled split, milliseconds an image.
     """
 
     rows: tuple[ParityRow, ...]
     first_difference: str | None = None
-    network_miou: float | None = None
+    model_miou: float | None = None
     file_miou: float | None = None
     latency_ms: float | None = None
 
@@ -113,7 +113,7 @@ class ParityReport:
 
 
 def verify(
-    model: SegmentationNetwork,
+    model: SegmentationModel,
     file: Path,
     shapes: Sequence[tuple[int, int, int]] = SHAPES,
     facts: Facts | None = None,
@@ -121,10 +121,10 @@ def verify(
     quantised: bool = False,
     calibration: Sequence[Tensor] = (),
 ) -> ParityReport:
-    """Run an exported file beside its network, on the CPU, on seeded noise of (batch, height, width).
+    """Run an exported file beside its model, on the CPU, on seeded noise of (batch, height, width).
 
-    The network must be in eval mode, in fp32, on the CPU. The file is run as `predict` and `evaluate` run it, at its
-    own size alone where that is fixed; its metadata must be the network's, and the classes those of `facts` where
+    The model must be in eval mode, in fp32, on the CPU. The file is run as `predict` and `evaluate` run it, at its
+    own size alone where that is fixed; its metadata must be the model's, and the classes those of `facts` where
     given. A `quantised` file has limits of its own, and is run on `calibration`, normalised float32 (1, C, H, W),
     such as it was calibrated for but not the same; without any, on noise. Raises MissingExtra where its runtime is not
     installed, ExportError where the runtime refuses it.
@@ -146,7 +146,7 @@ def verify(
     return ParityReport(tuple(rows), difference)
 
 
-def _metadata_difference(model: SegmentationNetwork, runtime: FileRuntime, facts: Facts | None) -> str | None:
+def _metadata_difference(model: SegmentationModel, runtime: FileRuntime, facts: Facts | None) -> str | None:
     for key in STATED:
         expected = len(model.mean) if key == "channels" else getattr(model, key)
         if getattr(runtime, key) != expected:
@@ -169,13 +169,13 @@ def _cuttings(images: Sequence[Tensor]) -> Iterator[Tensor]:
         yield image[:, :, i % 16 :, (i + 5) % 16 :].contiguous()
 
 
-def _as_pixels(images: Tensor, model: SegmentationNetwork) -> Tensor:
+def _as_pixels(images: Tensor, model: SegmentationModel) -> Tensor:
     """Normalised images (B, C, H, W) -> the uint8 images (B, H, W, C) that they come from, nearly."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.mean, model.std))
     return (images * std + mean).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def _row(model: SegmentationNetwork, runtime: FileRuntime, images: Tensor, quantised: bool) -> ParityRow:
+def _row(model: SegmentationModel, runtime: FileRuntime, images: Tensor, quantised: bool) -> ParityRow:
     """One batch, as the file takes it, through both."""
     batch, height, width = images.shape[:3] if runtime.masks else (len(images), *images.shape[2:])
     with torch.no_grad():
@@ -189,7 +189,7 @@ def _row(model: SegmentationNetwork, runtime: FileRuntime, images: Tensor, quant
 
 
 def _compare_maps(found: SegOutput, expected: SegOutput) -> Figures:
-    """What the file gives beside what the network gives."""
+    """What the file gives beside what the model gives."""
     theirs, ours = list(_maps(found).values()), list(_maps(expected).values())
     if [x.shape for x in theirs] != [x.shape for x in ours] or found.padded_size != expected.padded_size:
         return NOTHING_ALIKE
@@ -200,14 +200,14 @@ def _compare_maps(found: SegOutput, expected: SegOutput) -> Figures:
 
 
 def _maps(out: SegOutput) -> dict[str, Tensor]:
-    """What a network gives: logits, and a panoptic one centres and offsets."""
+    """What a model gives: logits, and a panoptic one centres and offsets."""
     return {name: x for name in OUTPUTS if (x := getattr(out, name)) is not None}
 
 
 def _compare_masks(masks: Tensor, scores: Tensor) -> Figures:
-    """The file's masks (B, H, W) uint8 beside the network's scores (B, K, H, W).
+    """The file's masks (B, H, W) uint8 beside the model's scores (B, K, H, W).
 
-    To give a class that the network scores lower by d than its own, a score must be off by d / 2.
+    To give a class that the model scores lower by d than its own, a score must be off by d / 2.
     """
     if masks.shape != scores[:, 0].shape or masks.max() >= scores.shape[1]:
         return NOTHING_ALIKE
@@ -217,7 +217,7 @@ def _compare_masks(masks: Tensor, scores: Tensor) -> Figures:
     return error, error / spread if spread > 0 else error, same, inf
 
 
-def _locate(model: SegmentationNetwork, file: Path, images: Tensor, runtime: FileRuntime, quantised: bool) -> str:
+def _locate(model: SegmentationModel, file: Path, images: Tensor, runtime: FileRuntime, quantised: bool) -> str:
     """The stage at which a file that differs begins to; where it names none, or none does, what it gives: "logits".
 
     Of a quantised file, in which every stage is off, the one at which most noise comes in: whose signal-to-noise ratio
@@ -250,15 +250,15 @@ def _tensors(stages: dict[str, Tensor], outputs: dict[str, Tensor], known: set[s
 
 
 def perturb(model: nn.Module) -> nn.Module:
-    """Fill a network with seeded noise, in place, so that nothing is at its initial value; -> the network in eval mode.
+    """Fill a model with seeded noise, in place, so that nothing is at its initial value; -> the model in eval mode.
 
     A zero gate or a fresh batch norm hides what an export gets wrong behind it. Every entry is drawn by its own name:
     kernels N(0, 1 / fan_in), scales of norms and running variances U(0.5, 1.5), layer scales U(0.02, 0.1) (a deep
-    network would run out of fp32 with larger ones), all else (biases, gates, running means) N(0, 0.1^2).
+    model would run out of fp32 with larger ones), all else (biases, gates, running means) N(0, 0.1^2).
     """
     layer_scales = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, LayerScale)}
     with torch.no_grad():
-        for key, value in model.state_dict().items():  # shares its memory with the network
+        for key, value in model.state_dict().items():  # shares its memory with the model
             generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
             kind = key.rsplit(".", 1)[-1]
             if kind == "num_batches_tracked":

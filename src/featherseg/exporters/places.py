@@ -22,7 +22,7 @@ def destinations(folder: Path | None, targets: Sequence[str], path: str | Path |
     """
     if path is None:
         if folder is None:
-            raise ExportError("a network without a run has no folder of its own: name the file, path='model.onnx'.")
+            raise ExportError("a model without a run has no folder of its own: name the file, path='model.onnx'.")
         path = folder / EXPORTS
     path = Path(path)
     if not path.is_dir() and path.suffix:

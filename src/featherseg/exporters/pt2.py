@@ -1,4 +1,4 @@
-"""torch-export: a .pt2 file, the network as torch's operators without its Python code, any batch, height and width."""
+"""torch-export: a .pt2 file, the model as torch's operators without its Python code, any batch, height and width."""
 
 import json
 from io import BytesIO
@@ -16,23 +16,23 @@ EXAMPLE = (2, 160, 224)
 
 
 def write(job: Job) -> None:
-    """model.pt2 in the job's folder, its metadata inside. Raises ExportError where torch cannot write the network.
+    """model.pt2 in the job's folder, its metadata inside. Raises ExportError where torch cannot write the model.
 
     Traced as torch's own ONNX exporter does it: otherwise the strides of a map decide what sizes the file takes, as it
     matters to them whether the example leaves one position of it (DDRNet's would take sides of 65 to 256 alone).
     """
     batch, height, width = EXAMPLE
-    images = torch.zeros(batch, len(job.network.mean), height, width)
+    images = torch.zeros(batch, len(job.model.mean), height, width)
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     try:
         with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            program = torch.export.export(Maps(job.network).eval(), (images,), dynamic_shapes=(any_size,))
+            program = torch.export.export(Maps(job.model).eval(), (images,), dynamic_shapes=(any_size,))
             _strip(program)
         content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
         torch.export.save(program, content, extra_files={FACTS: json.dumps(job.metadata)})
     except Exception as error:  # torch.export raises dozens of kinds
         raise ExportError(
-            f"torch {torch.__version__} cannot export this network ({type(error).__name__}: "
+            f"torch {torch.__version__} cannot export this model ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
         ) from error
     (job.folder / "model.pt2").write_bytes(content.getbuffer())

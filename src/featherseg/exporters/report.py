@@ -1,4 +1,4 @@
-"""What an export says of a file: how near it is to its network, what it scores, how large and how fast it is."""
+"""What an export says of a file: how near it is to its model, what it scores, how large and how fast it is."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +15,9 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how near it is to the network it came from.
+    """What was written, and how near it is to the model it came from.
 
-    parity is None for a target that nothing here can run; it holds mIoU of network and file where they were scored, and
+    parity is None for a target that nothing here can run; it holds mIoU of model and file where they were scored, and
     latency_ms, the median of a few passes at latency_size (height, width): its order of magnitude. calibration names
     the images that int8 was calibrated with.
     """

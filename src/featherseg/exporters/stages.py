@@ -1,4 +1,4 @@
-"""Stages: what a network's modules give, by name, in torch and inside an exported file, so that a fault can be located.
+"""Stages: what a model's modules give, by name, in torch and inside an exported file, so that a fault can be located.
 
 A stage is named after the module that gives it ("backbone.stages.0"); exported graphs keep it as a tensor named
 "stage/backbone.stages.0", which is no output: a runtime that runs the file drops what it does not need.
@@ -21,25 +21,25 @@ PREFIX = "stage/"
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 """How an int8 .onnx file rounds a tensor: the one after the other. OpenVINO has one operation, FakeQuantize."""
 DEPTH = 2
-"""A module is a stage where it is called by the network, or by a module that the network calls."""
+"""A module is a stage where it is called by the model, or by a module that the model calls."""
 
 
 class Stages:
-    """While it is entered, `values` takes what the modules of a network give, by path, in order of execution.
+    """While it is entered, `values` takes what the modules of a model give, by path, in order of execution.
 
-    "input" is what the network's first module is given: the images, padded. A module that gives several maps, or is
+    "input" is what the model's first module is given: the images, padded. A module that gives several maps, or is
     called again, has "path", "path/1", "path/2", ... A tensor has one name, that of the module that made it: what a
-    module merely passes on is not listed again. Networks here change no tensor in place, so nothing is copied.
+    module merely passes on is not listed again. Models here change no tensor in place, so nothing is copied.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.values: dict[str, Tensor] = {}
         self._depth, self._called_first = 0, False
         self._handles: list[Any] = []
 
     def clear(self) -> None:
-        """Forget what was noted, before the network runs again."""
+        """Forget what was noted, before the model runs again."""
         self.values, self._depth, self._called_first = {}, 0, False
 
     def note(self, name: str, value: Tensor) -> None:
@@ -49,7 +49,7 @@ class Stages:
             self.values[f"{name}/{again}" if again else name] = value
 
     def __enter__(self) -> Self:
-        for path, module in self.network.named_modules():
+        for path, module in self.model.named_modules():
             if path:
                 self._handles.append(module.register_forward_pre_hook(self._called))
                 self._handles.append(module.register_forward_hook(self._noting(path)))

@@ -1,4 +1,4 @@
-"""The kinds of file that a network can be written as.
+"""The kinds of file that a model can be written as.
 
 To add one: its module with `write(job)`, its row in EXPORTERS, what runs it in `inference.runtimes`, a test.
 """

@@ -16,7 +16,7 @@ from featherseg.exporters.job import Job
 NOTE = """\
 {name} for TensorRT. UNTESTED: this was written from TensorRT's documentation and run on no GPU.
 
-Where the network will run, with TensorRT's Python package installed:
+Where the model will run, with TensorRT's Python package installed:
     python build_engine.py --height {height} --width {width}
 That writes model.engine for images from 64x64 to {largest[0]}x{largest[1]} (height x width).
 It is made for {height}x{width}.

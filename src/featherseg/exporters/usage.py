@@ -47,14 +47,14 @@ def onnx_lines(path: Path, facts: FileFacts) -> str | None:
     """Python lines that make mask.png of photo.jpg with the .onnx file at `path`; None where it takes no RGB images.
 
     The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits. What the
-    lines leave out (resizing to test_fit, objects) is said above them.
+    lines leave out (resizing to test_resize, objects) is said above them.
     """
     if facts.channels != 3:
         return None
     notes = ""
-    if facts.test_fit:
+    if facts.test_resize:
         notes += "# predict first makes the short side {}, or the long one {} where that is less\n".format(
-            *facts.test_fit
+            *facts.test_resize
         )
     if facts.panoptic:
         notes += "# classes alone: objects are found by featherseg's predict\n"

@@ -1,4 +1,4 @@
-"""web: a folder with a page that runs the network in the browser, opened from disk: no server, no connection.
+"""web: a folder with a page that runs the model in the browser, opened from disk: no server, no connection.
 
 A page on disk may fetch nothing, so the model and the WebAssembly of onnxruntime-web travel inside scripts, as base64
 of gzip. onnxruntime-web is no Python package: its npm archive is looked for, and taken if it is the tested one.
@@ -42,12 +42,12 @@ def write(job: Job) -> None:
     """web/index.html and what it needs, in the job's folder; web/model.onnx is the model inside, as a file.
 
     Raises MissingExtra where onnxruntime-web is not found, ExportError where it is another version than the tested one,
-    or the network does not take RGB.
+    or the model does not take RGB.
     """
-    if len(job.network.mean) != 3:
-        raise ExportError(f"a page shows RGB images, but this network takes {len(job.network.mean)} channels.")
+    if len(job.model.mean) != 3:
+        raise ExportError(f"a page shows RGB images, but this model takes {len(job.model.mean)} channels.")
     runtime = find_runtime()
-    model = to_onnx(job.network, job.facts, masks=True)
+    model = to_onnx(job.model, job.facts, masks=True)
     folder = job.folder / "web"
     folder.mkdir()
     for name in PAGE:
@@ -60,13 +60,13 @@ def write(job: Job) -> None:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """What the page tells about the network, and needs to know."""
+    """What the page tells about the model, and needs to know."""
     texts = job.metadata
     return {
         "name": job.facts.name,
         "licence": job.facts.licence,
         "classes": [{"name": row.name, "color": row.color} for row in job.facts.classes],
-        "fit": job.facts.test_fit,
+        "resize": job.facts.test_resize,
         "peak_bytes_per_pixel": json.loads(texts["peak_bytes_per_pixel"]),
     }
 

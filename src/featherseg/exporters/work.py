@@ -21,7 +21,7 @@ from featherseg.exporters.parity import SAME_CLASS, TOLERANCE, ParityReport, ver
 from featherseg.exporters.places import move
 from featherseg.exporters.report import ExportReport
 from featherseg.exporters.targets import EXPORTERS, Target
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.runs import Run
 
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 class Options:
     """How to export.
 
-    masks: images in and masks out (see `job.Job`). score: score file and network on the labelled split; quantised
+    masks: images in and masks out (see `job.Job`). score: score file and model on the labelled split; quantised
     files always are, where there is one. max_drop: how many points of mIoU a quantised file may lose. calibration: how
     many images int8 is calibrated with, drawn by `seed`. data_root: where the run's dataset lies now.
     Raises ConfigError for values out of range.
@@ -53,21 +53,21 @@ class Options:
 
 
 class Work:
-    """What the targets of one export share: the network, its facts, its ONNX graph, data, its own score."""
+    """What the targets of one export share: the model, its facts, its ONNX graph, data, its own score."""
 
     def __init__(
         self,
-        source: SegmentationNetwork | Run,
+        source: SegmentationModel | Run,
         classes: Sequence[ClassInfo] | None,
         options: Options,
         quantised: bool,
         say: Say,
     ) -> None:
-        network = source.model if isinstance(source, Run) else source
+        model = source.model if isinstance(source, Run) else source
         self.source, self.options, self.say = source, options, say
-        self.facts = facts_of(source, network, classes)
-        self.network = deepcopy(network).to("cpu", torch.float32).eval()
-        self.graph = cache(lambda: to_onnx(self.network, self.facts, options.masks))
+        self.facts = facts_of(source, model, classes)
+        self.model = deepcopy(model).to("cpu", torch.float32).eval()
+        self.graph = cache(lambda: to_onnx(self.model, self.facts, options.masks))
         self.calibration: tuple[Images, Images] | None = None
         self.split: LabelledSplit | None = None
         if isinstance(source, Run):
@@ -83,11 +83,11 @@ class Work:
                 self.say("the run's labelled images are not here: mIoU is not measured (--data-root says where)")
 
     @cached_property
-    def network_miou(self) -> float | None:
-        """Of the network itself on the labelled split, in fp32."""
+    def model_miou(self) -> float | None:
+        """Of the model itself on the labelled split, in fp32."""
         if self.split is None or not isinstance(self.source, Run):
             return None
-        self.say(f"scoring the network on {len(self.split.data)} images of {self.split.split}")
+        self.say(f"scoring the model on {len(self.split.data)} images of {self.split.split}")
         return self.split.score(self.source)
 
     def write(self, target: str, place: Path) -> ExportReport:
@@ -111,24 +111,24 @@ class Work:
 
     def _job(self, entry: Target, folder: Path) -> Job:
         if not entry.quantised:
-            return Job(self.network, self.facts, folder, masks=self.options.masks, graph=self.graph)
+            return Job(self.model, self.facts, folder, masks=self.options.masks, graph=self.graph)
         images = self.calibration[0] if self.calibration else ()
         score = self.split.score if self.split else None
-        floor = (self.network_miou or 0.0) - self.options.max_drop / 100
-        return Job(self.network, self.facts, folder, images, score, floor, graph=self.graph)
+        floor = (self.model_miou or 0.0) - self.options.max_drop / 100
+        return Job(self.model, self.facts, folder, images, score, floor, graph=self.graph)
 
     def _checked(self, entry: Target, file: Path, quantised: Quantised | None) -> ParityReport | None:
         """Parity of a draft, and what else is measured of it; None for a target that nothing here can run."""
         if not entry.verified:
             return None
         images = self.calibration[1] if entry.quantised and self.calibration else ()
-        parity = verify(self.network, file, facts=self.facts, quantised=entry.quantised, calibration=images)
+        parity = verify(self.model, file, facts=self.facts, quantised=entry.quantised, calibration=images)
         if not parity.ok:
             return parity
         miou = quantised.miou if quantised else self._miou(file)
-        network_miou = None if miou is None else self.network_miou
+        model_miou = None if miou is None else self.model_miou
         latency = latency_ms(file, self.timed_size)
-        return replace(parity, network_miou=network_miou, file_miou=miou, latency_ms=latency)
+        return replace(parity, model_miou=model_miou, file_miou=miou, latency_ms=latency)
 
     def _miou(self, file: Path) -> float | None:
         """Of a file on the labelled split; None where that is not asked for, or the file does not take its images."""
@@ -154,19 +154,17 @@ def _off(target: str, parity: ParityReport) -> str:
     if row.quantised:
         limit = f"{row.same_class:.1%} of the places have the same class; at least {SAME_CLASS:.0%} must"
     return (
-        f"the exported network is not the same: at {row.height}x{row.width}, batch {row.batch}, the {target} file is "
+        f"the exported model is not the same: at {row.height}x{row.width}, batch {row.batch}, the {target} file is "
         f"off by {row.relative_error:.1e} of the logits' range ({limit}){where}."
     )
 
 
-def facts_of(
-    source: SegmentationNetwork | Run, network: SegmentationNetwork, classes: Sequence[ClassInfo] | None
-) -> Facts:
-    """What the file will tell about the network. Raises ExportError for the wrong number of classes."""
+def facts_of(source: SegmentationModel | Run, model: SegmentationModel, classes: Sequence[ClassInfo] | None) -> Facts:
+    """What the file will tell about the model. Raises ExportError for the wrong number of classes."""
     if classes is None:
-        classes = source.classes if isinstance(source, Run) else default_classes(network.classes)
-    if len(classes) != network.classes:
-        raise ExportError(f"{len(classes)} classes were named, but the network tells {network.classes} apart.")
+        classes = source.classes if isinstance(source, Run) else default_classes(model.classes)
+    if len(classes) != model.classes:
+        raise ExportError(f"{len(classes)} classes were named, but the model tells {model.classes} apart.")
     if isinstance(source, Run):
         recipe = source.recipe
         return Facts(
@@ -174,14 +172,14 @@ def facts_of(
             tuple(classes),
             source.licence,
             image_size=source.info.image_size,
-            test_fit=recipe.data.test_fit,
+            test_resize=recipe.data.test_resize,
             panoptic=recipe.panoptic,
             options=recipe.model.options,
-            start=source.start,
+            init=source.init,
         )
     return Facts(type(source).__name__, tuple(classes), "not stated")
 
 
 def default_classes(count: int) -> list[ClassInfo]:
-    """class_0, class_1, ... in colours that lie apart, for a network whose classes nobody named."""
+    """class_0, class_1, ... in colours that lie apart, for a model whose classes nobody named."""
     return [ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(count))]

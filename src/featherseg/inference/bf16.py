@@ -1,4 +1,4 @@
-"""A network whose weights and maps are bf16: half the memory traffic, twice the products where the machine has it."""
+"""A model whose weights and maps are bf16: half the memory traffic, twice the products where the machine has it."""
 
 import copy
 from typing import Any
@@ -9,26 +9,26 @@ from torch import Tensor, nn
 from featherseg.core.errors import DeviceError
 from featherseg.core.types import SegOutput
 from featherseg.inference.dataflow import probe
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 
-def in_bf16(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy of an eval network that computes in bf16; it takes images in float32 and gives its maps in float32.
+def in_bf16(model: SegmentationModel) -> SegmentationModel:
+    """A copy of an eval model that computes in bf16; it takes images in float32 and gives its maps in float32.
 
-    What a network keeps in float32 under autocast (scores, sampling positions), and layers between, stay in float32.
+    What a model keeps in float32 under autocast (scores, sampling positions), and layers between, stay in float32.
     Raises DeviceError where its device has no instructions for bf16.
     """
-    device = next(network.parameters()).device
+    device = next(model.parameters()).device
     if not computes_bf16(device):
         raise DeviceError(
             f"precision 'bf16' was asked for, but this {device.type} does not compute in it (a CPU needs AVX512-BF16, "
             f"AMX or Arm's BF16). Use precision 'fp32'."
         )
-    narrow = copy.deepcopy(network).to(torch.bfloat16)
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
     narrow.register_forward_pre_hook(_to_bf16)
     narrow.register_forward_hook(_to_fp32)
     for name in _given_fp32(narrow):
-        narrow.set_submodule(name, network.get_submodule(name))
+        narrow.set_submodule(name, model.get_submodule(name))
     return narrow
 
 
@@ -42,8 +42,8 @@ def computes_bf16(device: torch.device) -> bool:
     return any(has.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _given_fp32(narrow: SegmentationNetwork) -> list[str]:
-    """Names of the layers whose input is float32 though the network is in bf16; they are made float32 on the way."""
+def _given_fp32(narrow: SegmentationModel) -> list[str]:
+    """Names of the layers whose input is float32 though the model is in bf16; they are made float32 on the way."""
     names = {layer: name for name, layer in narrow.named_modules() if not list(layer.children())}
     found: list[str] = []
 
@@ -59,10 +59,10 @@ def _given_fp32(narrow: SegmentationNetwork) -> list[str]:
     return found
 
 
-def _to_bf16(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _to_bf16(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (inputs[0].to(torch.bfloat16), *inputs[1:])
 
 
-def _to_fp32(network: nn.Module, inputs: tuple[Any, ...], out: SegOutput) -> SegOutput:
+def _to_fp32(model: nn.Module, inputs: tuple[Any, ...], out: SegOutput) -> SegOutput:
     centers, offsets = (None if x is None else x.float() for x in (out.centers, out.offsets))
     return out._replace(logits=out.logits.float(), centers=centers, offsets=offsets)

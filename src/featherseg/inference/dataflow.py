@@ -1,4 +1,4 @@
-"""Which layer hands its result to one other layer and to nothing else, seen while a network runs once."""
+"""Which layer hands its result to one other layer and to nothing else, seen while a model runs once."""
 
 from collections import Counter
 from typing import Any
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from featherseg.core.types import SegOutput
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 
 SIZE = (96, 128)
@@ -21,20 +21,20 @@ LOOKS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__} | {
 """What asks about a tensor without reading its values."""
 
 
-def probe(network: SegmentationNetwork) -> SegOutput:
+def probe(model: SegmentationModel) -> SegOutput:
     """One small forward, of an image that is zero everywhere."""
-    images = torch.zeros(1, len(network.mean), *SIZE, device=next(network.parameters()).device)
+    images = torch.zeros(1, len(model.mean), *SIZE, device=next(model.parameters()).device)
     with torch.no_grad(), autocast_off(images.device):
-        return network(images)
+        return model(images)
 
 
-def links(network: SegmentationNetwork, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, str]]:
+def links(model: SegmentationModel, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, str]]:
     """Names (first, second) of layers of `kinds`, in the order they run: all that the first gives goes to the second.
 
-    The result of the first is read once, by the second, and is no output of the network; both run once in a forward.
-    The network must be in eval mode.
+    The result of the first is read once, by the second, and is no output of the model; both run once in a forward.
+    The model must be in eval mode.
     """
-    names = {layer: name for name, layer in network.named_modules() if isinstance(layer, kinds)}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, kinds)}
     calls: list[tuple[str, Tensor, Tensor]] = []  # (layer, what it took, what it gave): kept, so that ids stay theirs
     reads = _Reads()
 
@@ -44,7 +44,7 @@ def links(network: SegmentationNetwork, kinds: tuple[type[nn.Module], ...]) -> l
 
     hooks = [layer.register_forward_hook(note) for layer in names]
     with reads:
-        out = probe(network)
+        out = probe(model)
     for hook in hooks:
         hook.remove()
     reads.count.update(id(leaf) for leaf in tree_leaves(out))

@@ -5,24 +5,24 @@ from torch import Tensor, nn
 
 from featherseg.backbones import van
 from featherseg.inference.dataflow import links
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.scale import LayerScale
 from featherseg.models import segnext
 
 
-def fold(network: SegmentationNetwork) -> None:
+def fold(model: SegmentationModel) -> None:
     """Make batch norms and layer scales part of convolutions, in place, wherever that leaves the result as it is.
 
     That is where a convolution's whole result goes into one of them, or all of theirs into a convolution without
-    padding: one forward shows where. The network must be in eval mode.
+    padding: one forward shows where. The model must be in eval mode.
     """
-    for block in list(network.modules()):
+    for block in list(model.modules()):
         if isinstance(block, van.Block | segnext.Block) and not isinstance(block.attention, ScaledShortcut):
             fold_shortcut(block)
     home: dict[str, str] = {}  # a folded layer -> the convolution that it is part of
-    for name, behind in links(network, (nn.Conv2d, nn.BatchNorm2d, LayerScale)):
+    for name, behind in links(model, (nn.Conv2d, nn.BatchNorm2d, LayerScale)):
         before = home.get(name, name)
-        first, second = network.get_submodule(before), network.get_submodule(behind)
+        first, second = model.get_submodule(before), model.get_submodule(behind)
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d | LayerScale):
             scale_outputs(first, *factors(second))
             home[behind] = before
@@ -30,8 +30,8 @@ def fold(network: SegmentationNetwork) -> None:
             scale_inputs(second, *factors(first))
             home[before] = behind
     for name in home:
-        network.set_submodule(name, nn.Identity())
-    network.eval()  # the new layers as well
+        model.set_submodule(name, nn.Identity())
+    model.eval()  # the new layers as well
 
 
 def factors(layer: nn.BatchNorm2d | LayerScale) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,12 @@ class InputImage:
     name: str
 
     def is_like(self, other: "InputImage") -> bool:
-        """Of one size and type, so that both can go through a network together."""
+        """Of one size and type, so that both can go through a model together."""
         return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
 
 
 def read_input(x: Any, channels: int) -> InputImage:
-    """One image in any known form, for a network of `channels` channels. Raises DataError."""
+    """One image in any known form, for a model of `channels` channels. Raises DataError."""
     if isinstance(x, str | Path):
         path = Path(x)
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
@@ -88,7 +88,7 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 values 0 to 255 "
-                f"(not normalised: the network brings its own mean and std)."
+                f"(not normalised: the model brings its own mean and std)."
             )
         values = (values * 255).round().to(torch.uint8)
     return values.permute(1, 2, 0).numpy()  # (H, W, C)
@@ -104,7 +104,7 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
         hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
         hint = " Give a batch as a list: list(array)." if pixels.ndim == 4 else hint
         raise DataError(
-            f"an image of shape {pixels.shape}: expected (H, W, {channels}), the network takes {channels} "
+            f"an image of shape {pixels.shape}: expected (H, W, {channels}), the model takes {channels} "
             f"channel{'s' * (channels != 1)}.{hint}"
         )
     if 0 in pixels.shape:

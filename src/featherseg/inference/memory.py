@@ -1,4 +1,4 @@
-"""How much memory a network needs, known without running it: live tensors counted on tensors that hold no data."""
+"""How much memory a model needs, known without running it: live tensors counted on tensors that hold no data."""
 
 import copy
 import weakref
@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 SIZE = (512, 1024)
-"""(height, width) the network is measured at."""
+"""(height, width) the model is measured at."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -47,7 +47,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def peak_bytes_per_pixel(model: SegmentationNetwork) -> float:
+def peak_bytes_per_pixel(model: SegmentationModel) -> float:
     """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
 
     Measured on the meta device, at one image of SIZE. Parts that grow with the square of the pixels (attention) are

@@ -1,4 +1,4 @@
-"""The same network, faster: what can be computed beforehand is, the rest takes the machine's fast paths.
+"""The same model, faster: what can be computed beforehand is, the rest takes the machine's fast paths.
 
 Batch norms and layer scales become part of the convolutions beside them, maps and kernels lie in channels-last; on a
 CPU dilated depthwise convolutions run phase by phase, 1x1 convolutions by oneDNN and RSP's relation in one kernel.
@@ -15,7 +15,7 @@ from featherseg.inference.bf16 import in_bf16
 from featherseg.inference.fold import fold
 from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.layers.dilated_depthwise import PhaseSplitConv2d, splits
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pointwise import PointwiseConv2d, is_pointwise
 from featherseg.models.rsp import PixelToRegion
 
@@ -24,37 +24,37 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def optimize(
-    model: SegmentationNetwork, precision: Precision = "fp32", device: torch.device | None = None
-) -> SegmentationNetwork:
-    """A copy of the network for inference on `device` (the network's own): in eval mode, without gradients.
+    model: SegmentationModel, precision: Precision = "fp32", device: torch.device | None = None
+) -> SegmentationModel:
+    """A copy of the model for inference on `device` (the model's own): in eval mode, without gradients.
 
-    It is called as the network is: normalised float32 images (B, C, H, W) of any size -> SegOutput in float32. In
-    "fp32" its logits differ by rounding alone, by at most 1e-5 of their range from those of the network in exact
-    arithmetic (held for every network of the catalogue); in "bf16" weights and maps have 8 bits of precision.
-    Its weights are not those of a run: save the network's own.
+    It is called as the model is: normalised float32 images (B, C, H, W) of any size -> SegOutput in float32. In
+    "fp32" its logits differ by rounding alone, by at most 1e-5 of their range from those of the model in exact
+    arithmetic (held for every model of the catalogue); in "bf16" weights and maps have 8 bits of precision.
+    Its weights are not those of a run: save the model's own.
     Raises ConfigError for another precision, DeviceError where the device does not compute in bf16.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}.")
     device = device or next(model.parameters()).device
-    network: Any = copy.deepcopy(model).to(device, torch.float32)  # Any: torch types no `to` with a memory format
-    network.eval().requires_grad_(False)
-    fold(network)
+    faster: Any = copy.deepcopy(model).to(device, torch.float32)  # Any: torch types no `to` with a memory format
+    faster.eval().requires_grad_(False)
+    fold(faster)
     if device.type == "cpu":
-        _take_fast_paths(network)
+        _take_fast_paths(faster)
     if precision == "bf16":
-        network = in_bf16(network)
-    return network.to(memory_format=torch.channels_last)
+        faster = in_bf16(faster)
+    return faster.to(memory_format=torch.channels_last)
 
 
-def _take_fast_paths(network: nn.Module) -> None:
+def _take_fast_paths(model: nn.Module) -> None:
     """Put in place of layers that a CPU is slow at those that give the same faster."""
-    for name, layer in list(network.named_modules()):
+    for name, layer in list(model.named_modules()):
         if type(layer) is nn.Conv2d and (splits(layer) or is_pointwise(layer)):
-            network.set_submodule(name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer))
-    for name, layer in list(network.named_modules()):
+            model.set_submodule(name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer))
+    for name, layer in list(model.named_modules()):
         if type(layer) is PixelToRegion:
-            network.set_submodule(name, FusedPixelToRegion(layer))
+            model.set_submodule(name, FusedPixelToRegion(layer))
 
 
 def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:

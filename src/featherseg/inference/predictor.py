@@ -16,11 +16,17 @@ from featherseg.data.images import image_size
 from featherseg.inference import draw
 from featherseg.inference.draw_panoptic import overlay_panoptic
 from featherseg.inference.inputs import InputImage, read_input
-from featherseg.inference.modes import Mode, own_mode, predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import (
+    InferenceSettings,
+    own_settings,
+    predict_masks,
+    predict_panoptic,
+    probabilities,
+)
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
-from featherseg.layers.resize import fit_factor
+from featherseg.layers.resize import resize_factor
 from featherseg.runs import Run
 
 COUNTED_PIXELS = 1_000_000
@@ -29,11 +35,11 @@ COUNTED_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network saw in one image.
+    """What a model saw in one image.
 
     mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image; how is "whole" or "6 tiles of
     1024x1024"; name is the file's name without its ending, "image" for an image that came from no file; panoptic is
-    what a panoptic network saw: ids (H, W) of objects and regions, and what each id is.
+    what a panoptic model saw: ids (H, W) of objects and regions, and what each id is.
     """
 
     mask: np.ndarray
@@ -41,7 +47,7 @@ class Prediction:
     image: np.ndarray
     name: str
     how: str
-    mode: Mode
+    inference: InferenceSettings
     runtime: Runtime
     panoptic: Panoptic | None = None
 
@@ -52,8 +58,8 @@ class Prediction:
         return {info.name: float(count / self.mask.size) for info, count in zip(self.classes, counts, strict=True)}
 
     def probabilities(self) -> np.ndarray:
-        """(K, H, W) float32, summing to 1 over the classes. The network runs again: nobody else needs so much room."""
-        return probabilities(self.runtime, self.image, self.mode).numpy()
+        """(K, H, W) float32, summing to 1 over the classes. The model runs again: nobody else needs so much room."""
+        return probabilities(self.runtime, self.image, self.inference).numpy()
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
         """The image under the colours of its classes, objects outlined and named, on demand with a legend below.
@@ -99,13 +105,13 @@ def output_files(folder: Path, name: str) -> list[Path]:
 
 
 class Predictor:
-    """A network that takes images in any form and gives `Prediction`s.
+    """A model that takes images in any form and gives `Prediction`s.
 
     run: a run folder, the name of one, a Run, an exported file, or a Runtime. batch: how many images of one
-    size go through the network at a time, where it is given several. mode: by default the whole image, at the size
-    that the run was validated at (its data.test_fit), so that the masks are those that were scored.
+    size go through the model at a time, where it is given several. inference: by default the whole image, at the size
+    that the run was validated at (its data.test_resize), so that the masks are those that were scored.
     memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: no side
-    that the network sees is longer; the mask has the image's size all the same. A program that has others under way
+    that the model sees is longer; the mask has the image's size all the same. A program that has others under way
     at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
@@ -116,7 +122,7 @@ class Predictor:
         device: str = "auto",
         batch: int = 1,
         *,
-        mode: Mode | None = None,
+        inference: InferenceSettings | None = None,
         memory_gb: float = DEFAULT_GB,
         max_side: int | None = None,
     ) -> None:
@@ -125,7 +131,7 @@ class Predictor:
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
         self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
-        self.mode = mode or own_mode(self.runtime)
+        self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS
 
@@ -155,14 +161,14 @@ class Predictor:
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How an image of (height, width) will be looked at: the mode and its words. Raises ConfigError."""
-        mode = self.mode
-        if self.max_side is not None and fit_factor(size, mode.fit) * max(size) > self.max_side:
-            mode = replace(mode, fit=(self.max_side, self.max_side))
-        return plan(self.runtime, size, mode, self.memory_gb, share=self.share, largest=self.largest)
+        """How an image of (height, width) will be looked at: the inference and its words. Raises ConfigError."""
+        inference = self.inference
+        if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
+            inference = replace(inference, resize=(self.max_side, self.max_side))
+        return plan(self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest)
 
     def _many(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """In order; neighbours of one form go through the network together, at most `batch` of them."""
+        """In order; neighbours of one form go through the model together, at most `batch` of them."""
         waiting: list[InputImage] = []
         for x in images:
             image = self._read(x)
@@ -189,17 +195,19 @@ class Predictor:
         groups = [images[i : i + chosen.at_once] for i in range(0, len(images), chosen.at_once)]
         stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
         try:
-            seen = [s for stack in stacks for s in self._look(stack, chosen.mode)]
+            seen = [s for stack in stacks for s in self._look(stack, chosen.inference)]
         finally:
             if not chosen.keeps and (release := getattr(self.runtime, "release_memory", None)):
                 release()
         return [
-            Prediction(mask, self.classes, image.pixels, image.name, chosen.how, chosen.mode, self.runtime, panoptic)
+            Prediction(
+                mask, self.classes, image.pixels, image.name, chosen.how, chosen.inference, self.runtime, panoptic
+            )
             for (mask, panoptic), image in zip(seen, images, strict=True)
         ]
 
-    def _look(self, images: np.ndarray, mode: Mode) -> Sequence[tuple[np.ndarray, Panoptic | None]]:
-        """Images (B, H, W, C) -> of each its mask, and its objects where the network is panoptic."""
+    def _look(self, images: np.ndarray, inference: InferenceSettings) -> Sequence[tuple[np.ndarray, Panoptic | None]]:
+        """Images (B, H, W, C) -> of each its mask, and its objects where the model is panoptic."""
         if self.runtime.panoptic:
-            return predict_panoptic(self.runtime, images, mode)
-        return [(mask, None) for mask in predict_masks(self.runtime, images, mode)]
+            return predict_panoptic(self.runtime, images, inference)
+        return [(mask, None) for mask in predict_masks(self.runtime, images, inference)]

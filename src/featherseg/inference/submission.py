@@ -13,7 +13,7 @@ from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL
 from featherseg.inference.draw import save_image
 
 SHOWN_NAMES = 5
-"""How many class names of a network that does not fit a message shows."""
+"""How many class names of a model that does not fit a message shows."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Submission:
     classes: tuple[ClassInfo, ...]
     values: tuple[int, ...]
 
-    def check(self, network: str, classes: Sequence[ClassInfo]) -> None:
-        """Raises ConfigError where the classes of a network are not the benchmark's, by name and order."""
+    def check(self, model: str, classes: Sequence[ClassInfo]) -> None:
+        """Raises ConfigError where the classes of a model are not the benchmark's, by name and order."""
         found, needed = [info.name for info in classes], [info.name for info in self.classes]
         if found != needed:
             shown = ", ".join(found[:SHOWN_NAMES]) + (", ..." if len(found) > SHOWN_NAMES else "")
             raise ConfigError(
-                f"{network} has {len(found)} classes ({shown}); a submission to {self.name} needs the {len(needed)} of "
+                f"{model} has {len(found)} classes ({shown}); a submission to {self.name} needs the {len(needed)} of "
                 f"that benchmark, in this order: {', '.join(needed)}. Train on them with --data {self.name}."
             )
 

@@ -6,9 +6,9 @@ import torch
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
-from featherseg.inference.modes import Mode, check_panoptic, windows
 from featherseg.inference.runtimes import Runtime
-from featherseg.layers.resize import fit_factor
+from featherseg.inference.settings import InferenceSettings, check_panoptic, windows
+from featherseg.layers.resize import resize_factor
 
 DEFAULT_GB = 4.0
 """Resident memory of the process, in 10^9 bytes, that a prediction may take."""
@@ -22,7 +22,7 @@ MARGIN = 1.05
 """Memory of a forward over its live tensors, as a factor (measured: 1.00 to 1.01 on 3 to 12 megapixels)."""
 
 LARGEST_PASS = 32_000_000
-"""Pixels in one run of the network, whatever the budget: beyond, attention outgrows what is counted by the pixel."""
+"""Pixels in one run of the model, whatever the budget: beyond, attention outgrows what is counted by the pixel."""
 
 DECODING_BYTES = 36
 """Peak of reading an image from its file, a pixel (measured over formats and modes: 8 to 25, with 16-bit alpha 32)."""
@@ -37,18 +37,18 @@ KEPT_SHARE = 0.1
 """Of the memory beyond the process' own: so much of the last run may be left to a runtime that keeps it."""
 
 SMALLEST_TILE = 256
-"""Side in pixels under which tiles are refused: the network would see too little around each pixel."""
+"""Side in pixels under which tiles are refused: the model would see too little around each pixel."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an image will be looked at: the mode, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
+    """How an image will be looked at: the inference, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
 
-    keeps: whether what the last run of the network took, where a runtime does not give it back by itself, is little
+    keeps: whether what the last run of the model took, where a runtime does not give it back by itself, is little
     enough to be left to it.
     """
 
-    mode: Mode
+    inference: InferenceSettings
     how: str
     at_once: int
     keeps: bool = False
@@ -57,36 +57,38 @@ class Plan:
 def plan(
     runtime: Runtime,
     size: Size,
-    mode: Mode,
+    inference: InferenceSettings,
     memory_gb: float = DEFAULT_GB,
     *,
     share: float = 1.0,
     largest: int = LARGEST_PASS,
 ) -> Plan:
-    """Keep `mode` where it names a window or the image of `size` fits into memory_gb as a whole, else add tiles.
+    """Keep `inference` where it names a window or the image of `size` fits into memory_gb as a whole, else add tiles.
 
     share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass.
-    Objects are not put together from tiles: for a panoptic network the image is shrunk instead. Raises ConfigError
-    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the mode is not for a
-    panoptic network.
+    Objects are not put together from tiles: for a panoptic model the image is shrunk instead. Raises ConfigError
+    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the inference is not for a
+    panoptic model.
     """
     if runtime.panoptic:
-        check_panoptic(mode)
-    fitted = f", fitted to {mode.fit[0]}x{mode.fit[1]}" if mode.fit else ""
+        check_panoptic(inference)
+    fitted = f", fitted to {inference.resize[0]}x{inference.resize[1]}" if inference.resize else ""
     budget = Budget(memory_gb, share)
-    pixels = _pixels_that_fit(runtime, size, mode, budget, largest)
-    if mode.window is None:
+    pixels = _pixels_that_fit(runtime, size, inference, budget, largest)
+    if inference.window is None:
         if pixels >= size[0] * size[1]:
-            run = _costs(runtime, size, mode)[1] * size[0] * size[1]
+            run = _costs(runtime, size, inference)[1] * size[0] * size[1]
             keeps = run <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
-            return Plan(mode, f"whole{fitted}", _at_once(runtime, size, mode, budget), keeps)
+            return Plan(inference, f"whole{fitted}", _at_once(runtime, size, inference, budget), keeps)
         if runtime.panoptic:
-            side = int(max(size) * fit_factor(size, mode.fit) * (pixels / (size[0] * size[1])) ** 0.5)
-            return Plan(replace(mode, fit=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1)
-        mode = replace(mode, window=_tile(size, pixels))
-    tiles = windows(size, mode.window, mode.overlap)
+            side = int(max(size) * resize_factor(size, inference.resize) * (pixels / (size[0] * size[1])) ** 0.5)
+            return Plan(
+                replace(inference, resize=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1
+            )
+        inference = replace(inference, window=_tile(size, pixels))
+    tiles = windows(size, inference.window, inference.overlap)
     words = f"{len(tiles)} tiles of {tiles[0].height}x{tiles[0].width}" if len(tiles) > 1 else "whole"
-    return Plan(mode, words + fitted, at_once=1)
+    return Plan(inference, words + fitted, at_once=1)
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ class Budget:
         return (PROCESS_BYTES + free / self.share) / 1e9
 
 
-def _pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, budget: Budget, largest: int) -> int:
-    """Pixels of the image that one run of the network may see. Raises ConfigError where that is too few."""
-    kept, run, ends = _costs(runtime, size, mode)
+def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget, largest: int) -> int:
+    """Pixels of the image that one run of the model may see. Raises ConfigError where that is too few."""
+    kept, run, ends = _costs(runtime, size, inference)
     area = size[0] * size[1]
-    pixels = min(int((budget.free - kept * area) / run), int(largest / max(mode.factors(size)) ** 2))
-    smallest = mode.window or (SMALLEST_TILE, SMALLEST_TILE)
+    pixels = min(int((budget.free - kept * area) / run), int(largest / max(inference.factors(size)) ** 2))
+    smallest = inference.window or (SMALLEST_TILE, SMALLEST_TILE)
     least = min(smallest[0], size[0]) * min(smallest[1], size[1])
     needed = max(kept * area + run * least, ends * area)
     if needed > budget.free:
@@ -123,25 +125,25 @@ def _pixels_that_fit(runtime: Runtime, size: Size, mode: Mode, budget: Budget, l
     return max(pixels, least)
 
 
-def _at_once(runtime: Runtime, size: Size, mode: Mode, budget: Budget) -> int:
-    """How many images of `size`, each looked at as a whole, may be held and go through the network together."""
-    kept, run, _ = _costs(runtime, size, mode)
+def _at_once(runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget) -> int:
+    """How many images of `size`, each looked at as a whole, may be held and go through the model together."""
+    kept, run, _ = _costs(runtime, size, inference)
     return max(1, int(budget.free / ((kept + run) * size[0] * size[1])))
 
 
-def _costs(runtime: Runtime, size: Size, mode: Mode) -> tuple[float, float, float]:
-    """Bytes a pixel: kept while the network runs, of one run of it, and at the peak before and after it.
+def _costs(runtime: Runtime, size: Size, inference: InferenceSettings) -> tuple[float, float, float]:
+    """Bytes a pixel: kept while the model runs, of one run of it, and at the peak before and after it.
 
     While it runs, memory holds for every pixel: the image (16 bit), the mask, and the logits of every pass at 1/4 of
     the side, overlaps counted.
     """
-    factors = mode.factors(size)
-    areas = sum(factor**2 for factor in factors) * (2 if mode.flip else 1)
+    factors = inference.factors(size)
+    areas = sum(factor**2 for factor in factors) * (2 if inference.flip else 1)
     objects = OBJECT_BYTES if runtime.panoptic else 0
     image = 2 * runtime.channels
-    kept = objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - mode.overlap) ** 2
+    kept = objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - inference.overlap) ** 2
     unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
-    normalising = 3 * 4 * runtime.channels + image  # float32 copies before the network runs, of a window's own copy
+    normalising = 3 * 4 * runtime.channels + image  # float32 copies before the model runs, of a window's own copy
     run = MARGIN * max(runtime.peak_bytes_per_pixel * max(factors) ** 2 + unscaled, normalising)
     output = PANOPTIC_OUTPUT_BYTES if runtime.panoptic else OUTPUT_BYTES
     return kept, run, max(DECODING_BYTES, 14 + 2 * image, image + 1 + output)

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherseg.core.types import Fit, SegOutput, Size
+from featherseg.core.types import Resize, SegOutput, Size
 
 
-def fit_factor(size: Size, fit: Fit | None) -> float:
+def resize_factor(size: Size, fit: Resize | None) -> float:
     """The factor that makes an image of `size` as large as `fit` allows, smaller or larger; 1 without `fit`."""
     return 1.0 if fit is None else min(fit[0] / min(size), fit[1] / max(size))
 

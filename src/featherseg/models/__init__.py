@@ -9,7 +9,7 @@ import torch
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
 from featherseg.layers.instance_branch import InstanceBranch
-from featherseg.layers.network import NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import ModelConfig, SegmentationModel
 from featherseg.models import (
     cgrseg,
     ddrnet,
@@ -31,8 +31,8 @@ from featherseg.models import (
 class ModelEntry:
     """One row of the catalogue: the network's class, its settings, after which paper; panoptic: with instances."""
 
-    network: Callable[[Any, int], SegmentationNetwork]
-    config: NetworkConfig
+    network: Callable[[Any, int], SegmentationModel]
+    config: ModelConfig
     paper: str
     panoptic: bool = False
 
@@ -133,7 +133,7 @@ def entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def configure(name: str, options: Mapping[str, Any] | None = None) -> NetworkConfig:
+def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
     """The settings of a network: its row of the catalogue, with `options` in place of some keys.
 
     Raises UnknownName, and ConfigError for a key it does not have or a value it cannot take.
@@ -166,7 +166,7 @@ def build(
     channels: int = 3,
     options: Mapping[str, Any] | None = None,
     most_parameters: int = MOST_PARAMETERS,
-) -> SegmentationNetwork:
+) -> SegmentationModel:
     """An untrained network by its catalogue name, for `classes` classes and images of `channels` channels.
 
     `options` are keys of its settings, as in a recipe's [model]: {"context": "ppm"}.
@@ -195,7 +195,7 @@ def build(
     return _built(name, config, classes, channels)
 
 
-def _built(name: str, config: NetworkConfig, classes: int, channels: int) -> SegmentationNetwork:
+def _built(name: str, config: ModelConfig, classes: int, channels: int) -> SegmentationModel:
     model = entry(name).network(config, classes)
     if entry(name).panoptic:
         model.instance_branch = InstanceBranch(model.pyramid_channels)

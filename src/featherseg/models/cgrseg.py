@@ -20,7 +20,7 @@ from featherseg import backbones
 from featherseg.backbones.efficientformer_v2 import set_position_resize
 from featherseg.core.errors import WeightsError
 from featherseg.layers.conv import convolve
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import StridedRegionMean
 from featherseg.layers.position_bias import PositionResize
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -216,7 +216,7 @@ class PrototypeGate(nn.Module):
         return self.out(self.act(hidden)).sigmoid()
 
 
-class CGRSegConfig(NetworkConfig):
+class CGRSegConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     repeats is how many modules refine the pyramid context; band is the paper's k. Off, `context` takes the pyramid and
@@ -244,7 +244,7 @@ VARIANTS = {
 }
 
 
-class CGRSeg(SegmentationNetwork):
+class CGRSeg(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H'/8, W'/8) of the image padded to multiples of 32."""
 
     align_corners = False

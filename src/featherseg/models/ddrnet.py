@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
 from featherseg.layers.residual import conv_norm, open_basic_stage, open_bottleneck_stage, rename_block, start_kaiming
@@ -111,7 +111,7 @@ class DualResolution(Backbone):
         return {_rename(key, parts): value for key, value in state.items()}, []
 
 
-class DDRNetConfig(NetworkConfig):
+class DDRNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM."""
 
     backbone: Literal["ddrnet-23-slim", "ddrnet-23", "ddrnet-39"]
@@ -126,7 +126,7 @@ VARIANTS = {
 }
 
 
-class DDRNet(SegmentationNetwork):
+class DDRNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
     Runs natively at every size.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import RegionMean
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -66,7 +66,7 @@ class AtrousPyramid(nn.Module):
         return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
 
 
-class DeepLabV3Config(NetworkConfig):
+class DeepLabV3Config(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     project_kernel 1 is torchvision's head: a 1x1 projection, then a 3x3 convolution; 3 is mmsegmentation's: one 3x3.
@@ -86,7 +86,7 @@ VARIANTS = {
 }
 
 
-class DeepLabV3(SegmentationNetwork):
+class DeepLabV3(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, h, w) at the output stride, sizes rounded up.
 
     Runs natively at every size of at least 32x32; a shorter side is padded to 32.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from featherseg.core.types import Size
 from featherseg.layers.conv import convolve
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.position_bias import resize_matrix
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
@@ -198,7 +198,7 @@ class EfficientViTBackbone(Backbone):
         return renamed, unused
 
 
-class EfficientViTConfig(NetworkConfig):
+class EfficientViTConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     channels is the width of the head, depth its number of bottlenecks. classifier_expansion widens what the classes are
@@ -219,7 +219,7 @@ VARIANTS = {
 }
 
 
-class EfficientViT(SegmentationNetwork):
+class EfficientViT(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
 
     align_corners = False

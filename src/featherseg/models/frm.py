@@ -18,7 +18,7 @@ from featherseg import backbones
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 
 
@@ -70,7 +70,7 @@ def _pool(stage: Tensor, k: int) -> Tensor:
     return F.avg_pool2d(stage, k, ceil_mode=True, count_include_pad=False)  # (B, C_i, ceil(h/k), ceil(w/k))
 
 
-class FRMConfig(NetworkConfig):
+class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
     stages and context are the paper's two contributions and what it compares them with (Table 2); the last five are
@@ -118,7 +118,7 @@ def build_context(config: FRMConfig, channels: int) -> nn.Module:
     return FeatureRefinement(attention, feed_forward, reduce=ConvNormAct(channels, out, 1))
 
 
-class FRM(SegmentationNetwork):
+class FRM(SegmentationModel):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
     Runs natively at every size of at least 64x64; a shorter side is padded to 64.

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, pooled_scales
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.residual import (
@@ -177,7 +177,7 @@ class ThreeBranches(Backbone):
         return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
 
 
-class PIDNetConfig(NetworkConfig):
+class PIDNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of the pooling.
 
     light: PAPPM and Light-Bag in place of DAPPM and Bag.
@@ -196,7 +196,7 @@ VARIANTS = {
 }
 
 
-class PIDNet(SegmentationNetwork):
+class PIDNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up.
 
     Auxiliary logits, at the same size: `aux_p` (B, K, ...) of the classes, `aux_d` (B, 1, ...) of boundaries. Runs

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import DepthwiseSeparable
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.pyramid import FPN, BiFPN
 from featherseg.layers.resize import resize
@@ -161,7 +161,7 @@ class TopDownHead(nn.Module):
         return Decoded(self.classifier(self.drop(features)), features)
 
 
-class RSPConfig(NetworkConfig):
+class RSPConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     channels is the width of neck and head, repeats how many layers the BiFPN has (an FPN is one pass). window is k.
@@ -196,7 +196,7 @@ VARIANTS = {
 }
 
 
-class RSP(SegmentationNetwork):
+class RSP(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the image padded to multiples of 32.
 
     Its pyramid is that behind the neck, P_2 to P_5: (B, C, H'/2^(i+2), W'/2^(i+2)) for i = 0..3.

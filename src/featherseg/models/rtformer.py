@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -190,7 +190,7 @@ def _start_attention_small(module: nn.Module) -> None:
             nn.init.trunc_normal_(project.weight, std=0.02)
 
 
-class RTFormerConfig(NetworkConfig):
+class RTFormerConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM.
 
     head_channels is the width of the head; the auxiliary one has half of it.
@@ -207,7 +207,7 @@ VARIANTS = {
 }
 
 
-class RTFormer(SegmentationNetwork):
+class RTFormer(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
     Runs natively at every size.

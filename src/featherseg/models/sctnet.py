@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
 from featherseg.layers.residual import conv_norm, open_basic_stage, rename_block, start_kaiming
@@ -115,7 +115,7 @@ class SingleBranch(Backbone):
         return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
 
 
-class SCTNetConfig(NetworkConfig):
+class SCTNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM."""
 
     backbone: Literal["sctnet-s", "sctnet-b"]
@@ -129,7 +129,7 @@ VARIANTS = {
 }
 
 
-class SCTNet(SegmentationNetwork):
+class SCTNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
     Runs natively at every size.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from featherseg.layers.conv import convolve
 from featherseg.layers.initialise import initialise_by_fan_out
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
@@ -276,7 +276,7 @@ class Fusion(nn.Module):
         return self.project(fine) * resize(gate, (fine.shape[2], fine.shape[3]), align_corners=False)
 
 
-class SeaFormerConfig(NetworkConfig):
+class SeaFormerConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     widths are those of the fusions, from the first to the last: so many of the coarsest maps gate the one at 1/8.
@@ -294,7 +294,7 @@ VARIANTS = {
 }
 
 
-class SeaFormer(SegmentationNetwork):
+class SeaFormer(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size.
 
     Its pyramid has five maps, 1/4 to 1/64.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.resize import resize
 
 
@@ -34,7 +34,7 @@ class AllLinearDecoder(nn.Module):
         return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))  # coarse to fine, as in published weights
 
 
-class SegFormerConfig(NetworkConfig):
+class SegFormerConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]."""
 
     channels: Annotated[int, Field(ge=1)] = 256
@@ -46,7 +46,7 @@ VARIANTS = {
 }
 
 
-class SegFormer(SegmentationNetwork):
+class SegFormer(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
     Runs natively at every size of at least 32x32; a shorter side is padded to 32.

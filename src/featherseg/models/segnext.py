@@ -23,7 +23,7 @@ from featherseg.backbones.staged import StagedBackbone, replace_start
 from featherseg.backbones.van import EXPANSIONS, LAYER_SCALE, FeedForward
 from featherseg.layers.conv import convolve
 from featherseg.layers.initialise import initialise_by_fan_out
-from featherseg.layers.network import Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.scale import LayerScale
@@ -256,7 +256,7 @@ def _project(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), _group_norm(out_channels), nn.ReLU())
 
 
-class SegNeXtConfig(NetworkConfig):
+class SegNeXtConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
     channels is the width of the head, rank the number of its factors.
@@ -273,7 +273,7 @@ VARIANTS = {
 }
 
 
-class SegNeXt(SegmentationNetwork):
+class SegNeXt(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
 
     align_corners = False

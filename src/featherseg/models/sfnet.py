@@ -18,7 +18,7 @@ from featherseg.backbones.resnet import ResNet
 from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.network import Backbone, Decoded, NetworkConfig, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
@@ -47,7 +47,7 @@ class AuxiliaryHead(nn.Sequential):
         )
 
 
-class SFNetConfig(NetworkConfig):
+class SFNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. decoder_channels is D."""
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
@@ -56,7 +56,7 @@ class SFNetConfig(NetworkConfig):
 VARIANTS = {"sfnet-r18": SFNetConfig(backbone="resnet-18-deep")}
 
 
-class SFNet(SegmentationNetwork):
+class SFNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
     Auxiliary logits `dsn_4`, `dsn_8`, `dsn_16` (B, K, ...) at these strides. Runs natively at every size of at least

@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-from featherseg.core.files import load_json, read_lines, write_text
+from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, one_line
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
-from featherseg.runs import ENVIRONMENT, EVALUATIONS, Run, build_network
+from featherseg.runs import ENVIRONMENT, Run, build_model
 
 
 def write_card(run: Run) -> None:
@@ -18,8 +18,8 @@ def write_card(run: Run) -> None:
 def card(run: Run) -> str:
     """The text of card.md."""
     info, recipe = run.info, run.recipe
-    network = build_network(info)
-    parameters = (count_parameters(network) - count_parameters(network.aux_heads)) / 1e6
+    model = build_model(info)
+    parameters = (count_parameters(model) - count_parameters(model.aux_heads)) / 1e6
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [
         f"# {_text(run.name)}",
@@ -31,7 +31,7 @@ def card(run: Run) -> str:
         f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
     ]
     if not run.imported:
-        started = info.loaded.get("file") or (run.start if info.loaded.get("init") else "random weights")
+        started = info.loaded.get("file") or (run.init if info.loaded.get("init") else "random weights")
         lines += [
             f"- Started from: {_text(started)}",
             f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
@@ -44,7 +44,7 @@ def card(run: Run) -> str:
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
         lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept})"]
-    lines += _scored(read_lines(run.path / EVALUATIONS))
+    lines += _scored(run.evaluations())
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
         lines += ["- It has learned from synthetic scenes alone: on photographs it is often wrong"]
@@ -76,19 +76,19 @@ def _loss(run: Run) -> list[str]:
 
 
 def _scored(looks: list[dict[str, Any]]) -> list[str]:
-    """The last score of every split and mode, and how often the split was looked at."""
+    """The last score of every split and inference, and how often the split was looked at."""
     looks = [look for look in looks if all(isinstance(look.get(key), kind) for key, kind in _LOOK.items())]
     looks = [look for look in looks if isinstance(look.get("pq"), float | int | None)]
-    latest = {(look["data"], look["split"], look["mode"]): look for look in looks}
+    latest = {(look["data"], look["split"], look["inference"]): look for look in looks}
     return [
         f"- {_figures(look.get('pq'), look['miou'])} on {_code(data)}, split {_code(split)}, "
-        f"{counted(look['images'], 'image')} ({_text(mode)}); the split was looked at "
+        f"{counted(look['images'], 'image')} ({_text(inference)}); the split was looked at "
         f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
-        for (data, split, mode), look in latest.items()
+        for (data, split, inference), look in latest.items()
     ]
 
 
-_LOOK = {"data": str, "split": str, "mode": str, "images": int, "miou": float | int}
+_LOOK = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}
 """What a record of evaluations.jsonl holds; others are passed over."""
 
 

@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.files import load_json, write_bytes, write_json
+from featherseg.core.old_names import OLD_EXAMPLES
 from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
 from featherseg.inference.draw_panoptic import overlay_panoptic
-from featherseg.inference.modes import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import predict_mask, predict_panoptic
 
 FOLDER, INDEX = "examples", "examples.json"
-PANELS = ("image", "truth", "prediction")
+PANELS = ("image", "ground truth", "prediction")
 MAX_SIDE = 640  # pixels; larger images are shrunk for the page
 IGNORE_COLOR = (0, 0, 0)
 OPACITY = 0.7
@@ -35,14 +36,14 @@ class Example:
     miou: float
 
     def file(self, panel: str) -> str:
-        """The file of a panel (PANELS) inside RUN/images."""
-        return f"{self.name}-{panel}.webp"
+        """The file of a panel (PANELS) inside RUN/examples."""
+        return f"{self.name}-{panel.replace(' ', '-')}.webp"
 
 
 def draw_examples(
     run_path: Path, runtime: Runtime, data: SegmentationData, mious: Mapping[str, float], count: int = 4
 ) -> list[Example]:
-    """Predict and draw the `count` best and worst images of `data` into RUN/images, replacing the earlier ones.
+    """Predict and draw the `count` best and worst images of `data` into RUN/examples, replacing the earlier ones.
 
     mious: the mIoU (0..1) of single images by key, as an evaluation gives them; images without a figure are left
     out. Fewer than 2 count images are shared out, none is drawn twice.
@@ -60,7 +61,7 @@ def draw_examples(
 
 
 def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
-    """A sample's image, its truth and what is predicted; with the objects outlined where a panoptic network told."""
+    """A sample's image, its truth and what is predicted; with the objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image))
         return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
@@ -87,18 +88,30 @@ def read_examples(run_path: Path) -> list[Example]:
 
     Files outside, by a name or a link from others, are not taken: a page shows what is in them.
     """
-    folder = run_path / FOLDER
+    folder = examples_folder(run_path)
     try:
         rows = load_json(folder / INDEX)
         examples = [Example(**row) for row in rows]
     except (OSError, ValueError, TypeError):
         return []
-    inside = run_path.resolve() / FOLDER
+    inside = run_path.resolve() / folder.name
 
     def is_there(file: Path) -> bool:
         return file.is_file() and file.resolve().parent == inside
 
-    return [e for e in examples if all(is_there(folder / e.file(panel)) for panel in PANELS)]
+    return [e for e in examples if all(is_there(panel_file(run_path, e, panel)) for panel in PANELS)]
+
+
+def examples_folder(run_path: Path) -> Path:
+    """Where a run's examples lie."""
+    folder, old = run_path / FOLDER, run_path / OLD_EXAMPLES
+    return old if old.exists() and not folder.exists() else folder
+
+
+def panel_file(run_path: Path, example: Example, panel: str) -> Path:
+    """The drawn file of a panel, whichever format the run has."""
+    folder = examples_folder(run_path)
+    return folder / example.file("truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel)
 
 
 def shown(image: np.ndarray) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What every page of ours is made of: one HTML file with everything in it, no network, no script, light and dark."""
+"""What every page of ours is made of: one HTML file, no script, nothing loaded, light and dark."""
 
 import math
 from html import escape

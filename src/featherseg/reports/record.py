@@ -7,11 +7,11 @@ import hashlib
 from datetime import UTC, datetime
 
 from featherseg.core.errors import FeathersegError, RunError
-from featherseg.core.files import append_line, check_folder, read_lines, refuse_links, write_json
+from featherseg.core.files import append_line, check_folder, refuse_links, write_json
 from featherseg.core.types import SegmentationData
 from featherseg.evaluation.scoring import Scores, number, to_json
-from featherseg.inference.modes import Mode
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.examples import FOLDER, draw_examples
 from featherseg.runs import EVALUATIONS, WEIGHTS, Run
@@ -28,23 +28,27 @@ def check_recordable(run: Run) -> None:
         raise RunError(f"evaluations are counted in their run. {error} Or score a copy of the run.") from None
 
 
-def record(run: Run, runtime: Runtime, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> int:
-    """Append a line to evaluations.jsonl, write scores.json, draw images/; -> how often the split was scored by now.
+def record(
+    run: Run, runtime: Runtime, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
+) -> int:
+    """Append a line to evaluations.jsonl, write scores.json, draw examples/; -> how often the split was scored by now.
 
     The line comes first: no score is shown that was not counted. Raises what `check_recordable` does.
     """
     check_recordable(run)
-    where = log_look(run, data, split, mode, scores)
+    where = log_evaluation(run, data, split, inference, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
     draw_examples(run.path, runtime, data, scores.per_image)
     return times_scored(run, split)
 
 
-def log_look(run: Run, data: SegmentationData, split: str, mode: Mode, scores: Scores) -> dict[str, str]:
+def log_evaluation(
+    run: Run, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
+) -> dict[str, str]:
     """Append the line of one look to evaluations.jsonl and write the card; -> what was looked at, and how."""
     weights = run.path / WEIGHTS
-    where = {"data": data.name, "split": split, "mode": str(mode)}
+    where = {"data": data.name, "split": split, "inference": str(inference)}
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **where,
@@ -60,4 +64,4 @@ def log_look(run: Run, data: SegmentationData, split: str, mode: Mode, scores: S
 
 def times_scored(run: Run, split: str) -> int:
     """How often a split was scored with this run."""
-    return sum(line.get("split") == split for line in read_lines(run.path / EVALUATIONS))
+    return sum(line.get("split") == split for line in run.evaluations())

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file with everything in it, made of what the run folder holds.
 
-No network, no script; light and dark, phone and paper. A part that is not there yet (no export, never scored) is named
-with the command that makes it. Class names, keys and settings come from others and are escaped wherever they are shown.
+No script, nothing loaded; light and dark, phone and paper. A part that is not there yet (no export, never scored) is
+named with the command that makes it. Class names, keys and settings come from others and are escaped where shown.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from typing import Any
 
 from featherseg.core.errors import RunError
 from featherseg.core.files import load_json, write_text
+from featherseg.core.old_names import with_new_names
 from featherseg.counting.cost import cost_of
 from featherseg.counting.published import compare
 from featherseg.reports import sections
@@ -17,7 +18,7 @@ from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
 from featherseg.reports.record import SCORES, times_scored
 from featherseg.reports.sections import Evidence
-from featherseg.runs import Run, build_network, open_run
+from featherseg.runs import Run, build_model, open_run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 
@@ -42,7 +43,7 @@ def gather(run: Run) -> Evidence:
         scores=read_scores(run),
         test_looks=times_scored(run, "test"),
         parity=read_json(run.path / PARITY),
-        cost=cost_of(build_network(run.info), run.recipe.model.name, run.info.image_size),
+        cost=cost_of(build_model(run.info), run.recipe.model.name, run.info.image_size),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
         examples=read_examples(run.path),
@@ -51,7 +52,7 @@ def gather(run: Run) -> Evidence:
 
 def read_scores(run: Run) -> Mapping[str, Any] | None:
     """scores.json, None where the run was never scored. Raises RunError where it is damaged or of other classes."""
-    values, classes = read_json(run.path / SCORES), len(run.classes)
+    values, classes = with_new_names(read_json(run.path / SCORES)), len(run.classes)
     if values is None:
         return None
     by_class = [values.get(key) for key in ("iou", "confusion", "void")]

@@ -15,7 +15,7 @@ from featherseg.counting.cost import CONVENTIONS, Cost
 from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.reports.charts import loss_chart, miou_chart
-from featherseg.reports.examples import FOLDER, PANELS, Example
+from featherseg.reports.examples import PANELS, Example, panel_file
 from featherseg.reports.page import percent, section
 from featherseg.runs import Run
 
@@ -153,7 +153,7 @@ def cost(e: Evidence) -> str:
         total,
     )
     conventions = _table(
-        "The same network by every convention; a published figure is one of these.",
+        "The same model by every convention; a published figure is one of these.",
         ("convention", "GMACs", "counts"),
         [(name, f"{e.cost.macs[name] / 1e9:.3f}", text) for name, text in CONVENTIONS.items()],
         numbers=(1,),
@@ -187,16 +187,16 @@ def _exported_file(file: Mapping[str, Any]) -> str:
         return f"<p>{words} was written, but not tested: nothing here could run it.</p>"
     if file.get("quantised"):
         return f"<p>{words} is in int8. {_quantised(found)}</p>" + _parity_table(found, "")
-    verdict = "gives the network's logits" if found["ok"] else "does not give the network's logits"
+    verdict = "gives the model's logits" if found["ok"] else "does not give the model's logits"
     allowed = f" (at most {found['tolerance']:g} is allowed)"
     return f"<p>{words} {verdict}.</p>" + _parity_table(found, allowed)
 
 
 def _quantised(found: Mapping[str, Any]) -> str:
     """What int8 cost."""
-    if found.get("file_miou") is None or found.get("network_miou") is None:
+    if found.get("file_miou") is None or found.get("model_miou") is None:
         return "Its mIoU was not measured."
-    return f"It scores {100 * found['file_miou']:.2f} mIoU, the network {100 * found['network_miou']:.2f}."
+    return f"It scores {100 * found['file_miou']:.2f} mIoU, the model {100 * found['model_miou']:.2f}."
 
 
 def _parity_table(found: Mapping[str, Any], allowed: str) -> str:
@@ -211,7 +211,7 @@ def _parity_table(found: Mapping[str, Any], allowed: str) -> str:
         for row in found["rows"]
     ]
     return _table(
-        f"The file beside the network, on the same images. Largest error of a logit, alone and as a share of the "
+        f"The file beside the model, on the same images. Largest error of a logit, alone and as a share of the "
         f"logits' range{allowed}; positions with the same class, in %.",
         ("height x width", "batch", "largest error", "share of range", "same class"),
         rows,
@@ -227,7 +227,7 @@ def settings(e: Evidence) -> str:
         for key, value in values.items()
         if value is not None
     ]
-    note = "Of featherseg's own recipe for such a network: the imported weights were not trained with them."
+    note = "Of featherseg's own recipe for such a model: the imported weights were not trained with them."
     return section("Settings", (_missing(note) if e.run.imported else "") + _pairs(pairs))
 
 
@@ -285,7 +285,7 @@ def _cell(share: float, right: bool) -> str:
 
 def _triple(run_path: Path, example: Example) -> str:
     images = "".join(
-        f'<div><img src="{_data_uri(run_path / FOLDER / example.file(panel))}" alt="{panel} of {escape(example.key)}" '
+        f'<div><img src="{_data_uri(panel_file(run_path, example, panel))}" alt="{panel} of {escape(example.key)}" '
         f'loading="lazy"><small>{panel}</small></div>'
         for panel in PANELS
     )

@@ -13,7 +13,7 @@ from featherseg._version import __version__
 from featherseg.core.errors import did_you_mean
 from featherseg.serving import page_files
 from featherseg.serving.guard import Guard
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.refusal import Refused
 from featherseg.serving.routes import router
 from featherseg.serving.schema import SegmentQuery
@@ -23,9 +23,9 @@ from featherseg.serving.settings import Settings
 CODES = {404: ("path", "There is nothing at this address."), 405: ("method", "This address does not take that method.")}
 
 
-def create_app(networks: Sequence[Served], settings: Settings | None = None) -> FastAPI:
+def create_app(models: Sequence[Served], settings: Settings | None = None) -> FastAPI:
     """The service as an ASGI application; its threads live as long as its lifespan. `app.state.service` is behind."""
-    service = Service(networks, settings or Settings())
+    service = Service(models, settings or Settings())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,6 +1,6 @@
-"""One thread a network: images of one size that wait at the same time go through it together.
+"""One thread a model: images of one size that wait at the same time go through it together.
 
-Nothing waits for a batch to fill. A batch in which the network fails is run again image by image, so that one
+Nothing waits for a batch to fill. A batch in which the model fails is run again image by image, so that one
 image hurts no other.
 """
 
@@ -17,7 +17,7 @@ from featherseg.inference.predictor import Prediction
 Predict = Callable[[list[np.ndarray]], Sequence[Prediction]]
 
 turns = threading.Lock()
-"""Networks take turns: each takes all cores, or the one device, by itself."""
+"""Models take turns: each takes all cores, or the one device, by itself."""
 
 
 @dataclass(eq=False)  # a job is itself alone: arrays of two sizes cannot be compared
@@ -40,7 +40,7 @@ class Worker:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="network", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
     def submit(self, pixels: np.ndarray) -> "Future[Prediction]":

@@ -62,10 +62,10 @@ def _readable(read: Callable[[EncodedImage], T], content: bytes) -> T:
     try:
         return read(EncodedImage(content))
     except TooLarge as error:
-        raise Refused(413, "pixels", _sentence(str(error))) from None
+        raise Refused(413, "pixels", _message(str(error))) from None
     except DataError as error:
-        raise Refused(400, "unreadable", _sentence(str(error))) from None
+        raise Refused(400, "unreadable", _message(str(error))) from None
 
 
-def _sentence(text: str) -> str:
+def _message(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -23,7 +23,7 @@ def mask_png(prediction: Prediction) -> bytes:
 
 
 def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:
-    """What makes the JSON of a prediction by the network `model`: with its PNG in base64, runs or polygons.
+    """What makes the JSON of a prediction by the model `model`: with its PNG in base64, runs or polygons.
 
     It raises Refused (413) for a mask that is too ragged.
     """
@@ -51,7 +51,7 @@ class _Part(NamedTuple):
 
 
 def _parts(prediction: Prediction) -> tuple[np.ndarray, Sequence[_Part]]:
-    """A map of numbers (H, W) and its segments: objects and regions of a panoptic network, classes of another."""
+    """A map of numbers (H, W) and its segments: objects and regions of a panoptic model, classes of another."""
     if prediction.panoptic is None:
         return prediction.mask, [_Part(number, number, None) for number in np.unique(prediction.mask).tolist()]
     ids, segments = prediction.panoptic

@@ -43,7 +43,7 @@ HEADERS = {
 """On every answer, whatever its status."""
 
 OPEN_PATHS = ("/", "/healthz", "/readyz")
-"""What needs no token, beside the files of the page: nothing of it tells about an image or a network."""
+"""What needs no token, beside the files of the page: nothing of it tells about an image or a model."""
 
 PAGE = "/page/"
 GONE = 499

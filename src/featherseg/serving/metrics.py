@@ -19,7 +19,7 @@ class Metrics:
         )
         self._batches = Histogram(
             "featherseg_batch_size",
-            "Images that went through a network together.",
+            "Images that went through a model together.",
             ["model"],
             buckets=BATCHES,
             registry=registry,
@@ -35,7 +35,7 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def ran(self, model: str, size: int) -> None:
-        """A batch of `size` images went through a network."""
+        """A batch of `size` images went through a model."""
         self._batches.labels(model).observe(size)
 
     def segmented(self, model: str, pixels: int) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from featherseg.serving.admission import Body
 from featherseg.serving.encode import encoder, mask_png
 from featherseg.serving.forms import read_files
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.refusal import Refused, failed, stopping
 from featherseg.serving.schema import (
     BatchAnswer,
@@ -37,7 +37,7 @@ log = logging.getLogger("featherseg")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
     for status, description in {
-        400: "The form or the image cannot be read, or the network does not take such an image.",
+        400: "The form or the image cannot be read, or the model does not take such an image.",
         401: "The token is missing or wrong.",
         403: "The host or the origin is not allowed.",
         404: "There is no such model.",
@@ -84,9 +84,9 @@ def _add_facts(routes: APIRouter, service: Service) -> None:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @routes.get("/v1/models", summary="The networks, the default first")
+    @routes.get("/v1/models", summary="The models, the default first")
     async def models() -> ModelsAnswer:
-        return ModelsAnswer(models=[model_answer(network) for network in service.networks.values()])
+        return ModelsAnswer(models=[model_answer(model) for model in service.models.values()])
 
     @routes.get("/v1/limits", summary="What a request may ask for")
     async def limits() -> Limits:
@@ -104,13 +104,13 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         openapi_extra=multipart("image"),
     )
     async def segment(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
-        network, seconds = service.network(query.model), service.settings.limits.seconds
-        encode = mask_png if query.format == "png" else encoder(network.name, query.format)
+        model, seconds = service.model(query.model), service.settings.limits.seconds
+        encode = mask_png if query.format == "png" else encoder(model.name, query.format)
         async with received(service, request, "image", most=1) as (content,):
-            segmenting = service.segment(network, content, encode, regions=query.format != "png")
+            segmenting = service.segment(model, content, encode, regions=query.format != "png")
             answer = await while_wanted(request, service, within(seconds, segmenting))
         media_type = "image/png" if query.format == "png" else JSON
-        return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(network.name)})
+        return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(model.name)})
 
     @routes.post(
         "/v1/segment/batch",
@@ -120,12 +120,12 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         openapi_extra=multipart("images", several=True),
     )
     async def segment_batch(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
-        network, limits = service.network(query.model), service.settings.limits
-        encode = encoder(network.name, query.format)
+        model, limits = service.model(query.model), service.settings.limits
+        encode = encoder(model.name, query.format)
 
         async def one(content: bytes) -> bytes:
             try:
-                segmenting = service.segment(network, content, encode, regions=query.format != "png")
+                segmenting = service.segment(model, content, encode, regions=query.format != "png")
                 return await within(limits.seconds, segmenting)
             except Refused as refused:
                 return json.dumps({"error": refused.record}).encode()
@@ -136,7 +136,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         async with received(service, request, "images", limits.batch) as contents:
             answers = await while_wanted(request, service, asyncio.gather(*map(one, contents)))
         content = b'{"results":[' + b",".join(answers) + b"]}"
-        return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(network.name)})
+        return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(model.name)})
 
 
 @asynccontextmanager
@@ -193,12 +193,12 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def model_answer(network: Served) -> ModelAnswer:
-    """What /v1/models tells of a network."""
+def model_answer(model: Served) -> ModelAnswer:
+    """What /v1/models tells of a model."""
     return ModelAnswer(
-        name=network.name,
-        classes=[ClassAnswer(name=c.name, color=c.color, thing=c.thing) for c in network.classes],
-        licence=network.licence,
-        panoptic=network.panoptic,
-        channels=network.channels,
+        name=model.name,
+        classes=[ClassAnswer(name=c.name, color=c.color, thing=c.thing) for c in model.classes],
+        licence=model.licence,
+        panoptic=model.panoptic,
+        channels=model.channels,
     )

@@ -23,7 +23,7 @@ class ClassAnswer(Config):
 
 
 class ModelAnswer(Config):
-    """One network; `channels` of the images that it takes."""
+    """One model; `channels` of the images that it takes."""
 
     name: str
     classes: list[ClassAnswer]

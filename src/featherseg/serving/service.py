@@ -1,4 +1,4 @@
-"""The service apart from HTTP: networks with their threads, limits, metrics; images in, predictions out.
+"""The service apart from HTTP: models with their threads, limits, metrics; images in, predictions out.
 
 What the process may take beyond its own needs is shared out: to bodies, to small images and their passes through a
 model, and to one large image at a time. Small ones have workers of their own and never stand behind a large one.
@@ -28,7 +28,7 @@ from featherseg.serving.batching import Worker, turns
 from featherseg.serving.decode import decode, size_of
 from featherseg.serving.lanes import Interruptible, LargeLane, Stop
 from featherseg.serving.metrics import Metrics
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 from featherseg.serving.refusal import Refused
 from featherseg.serving.settings import Settings
 
@@ -50,10 +50,10 @@ STOP_SECONDS = 5.0
 class Service:
     """Answers for images; `open` before the first, `close` after the last. For one event loop."""
 
-    def __init__(self, networks: Sequence[Served], settings: Settings) -> None:
-        assert networks
-        assert len({network.name for network in networks}) == len(networks)
-        self.networks = {network.name: network for network in networks}
+    def __init__(self, models: Sequence[Served], settings: Settings) -> None:
+        assert models
+        assert len({model.name for model in models}) == len(models)
+        self.models = {model.name: model for model in models}
         self.settings = settings
         self.slots = Slots(settings.limits.queue)
         self.metrics = Metrics(lambda: self.slots.taken)
@@ -61,12 +61,12 @@ class Service:
         self.ended = asyncio.Event()
         self._workers: dict[str, Worker] = {}
         self._lane: LargeLane | None = None
-        free = max(0.0, min(network.predictor.memory_gb for network in networks) * 1e9 - PROCESS_BYTES)
+        free = max(0.0, min(model.predictor.memory_gb for model in models) * 1e9 - PROCESS_BYTES)
         self.bodies = Bodies(max(int(BODIES * free), 2 * settings.limits.bytes))
         self._images = Budget(int(SMALL_IMAGES * free))
         self._large = Slots(max(1, settings.limits.queue // 2))
         self._regions = asyncio.Semaphore(1)
-        self._small = {network.name: _with_share(network.predictor, SMALL_PASSES) for network in networks}
+        self._small = {model.name: _with_share(model.predictor, SMALL_PASSES) for model in models}
         self._threads: ThreadPoolExecutor | None = None
         self._pooled: list[threading.Thread] = []
 
@@ -75,9 +75,9 @@ class Service:
         self._threads = ThreadPoolExecutor(
             self.settings.threads, "images", initializer=lambda: self._pooled.append(threading.current_thread())
         )
-        for name, network in self.networks.items():
+        for name, model in self.models.items():
             observe = partial(self.metrics.ran, name)
-            self._workers[name] = Worker(self._small[name], network.predictor.batch, observe)
+            self._workers[name] = Worker(self._small[name], model.predictor.batch, observe)
         self._lane = LargeLane()
 
     def give_up(self) -> None:
@@ -111,53 +111,53 @@ class Service:
         return alive and not self.stopping
 
     def waiting(self, name: str) -> int:
-        """Images that are decoded and wait for the network of that name."""
+        """Images that are decoded and wait for the model of that name."""
         return self._workers[name].waiting
 
-    def network(self, name: str | None) -> Served:
-        """The network of that name, by default the first. Raises Refused (404)."""
+    def model(self, name: str | None) -> Served:
+        """The model of that name, by default the first. Raises Refused (404)."""
         if name is None:
-            return next(iter(self.networks.values()))
-        if name not in self.networks:
-            raise Refused(404, "model", f"There is no model of that name. Known: {', '.join(self.networks)}.")
-        return self.networks[name]
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise Refused(404, "model", f"There is no model of that name. Known: {', '.join(self.models)}.")
+        return self.models[name]
 
     async def segment(
-        self, network: Served, content: bytes, encode: Callable[[Prediction], T], *, regions: bool = False
+        self, model: Served, content: bytes, encode: Callable[[Prediction], T], *, regions: bool = False
     ) -> T:
         """What `encode` makes of the prediction for an image file; of `regions` one at a time. Raises Refused."""
         size = await self._in_thread(size_of, content, self.settings.limits.pixels)
-        if not self._is_small(network, size):
-            return await self._segment_large(network, content, size, encode)
+        if not self._is_small(model, size):
+            return await self._segment_large(model, content, size, encode)
         async with self._images.take(size[0] * size[1] * DECODING_BYTES):
-            pixels = await self._in_thread(decode, content, network.channels)
-            prediction = await self._run(network, pixels)
-            self.metrics.segmented(network.name, size[0] * size[1])
+            pixels = await self._in_thread(decode, content, model.channels)
+            prediction = await self._run(model, pixels)
+            self.metrics.segmented(model.name, size[0] * size[1])
             async with self._regions if regions else nullcontext():
                 return await self._in_thread(encode, prediction)
 
-    def _is_small(self, network: Served, size: Size) -> bool:
+    def _is_small(self, model: Served, size: Size) -> bool:
         """Whether it fits beside others, and the model sees it as a whole all the same."""
-        predictor, pixels = self._small[network.name], size[0] * size[1]
+        predictor, pixels = self._small[model.name], size[0] * size[1]
         if pixels > SMALL_PIXELS or pixels * DECODING_BYTES > self._images.most:
             return False
         try:
-            return predictor.plan(size).mode == network.predictor.plan(size).mode
+            return predictor.plan(size).inference == model.predictor.plan(size).inference
         except ConfigError:
             return False
 
-    async def _segment_large(self, network: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:
+    async def _segment_large(self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:
         """In the lane of large images; given up, it ends there soon."""
         assert self._lane is not None
-        predictor = _with_share(network.predictor, LARGE)
-        takes_turns = not _runs_beside_others(network.predictor)
-        whole = network.panoptic or getattr(network.predictor.runtime, "fixed_size", None)
+        predictor = _with_share(model.predictor, LARGE)
+        takes_turns = not _runs_beside_others(model.predictor)
+        whole = model.panoptic or getattr(model.predictor.runtime, "fixed_size", None)
         predictor.largest = TURN_PIXELS if takes_turns and not whole else LARGEST_PASS
 
         def work(stop: Stop) -> T:
-            predictor.runtime = Interruptible(network.predictor.runtime, stop, turns if takes_turns else None)
+            predictor.runtime = Interruptible(model.predictor.runtime, stop, turns if takes_turns else None)
             stop()
-            pixels = decode(content, network.channels)
+            pixels = decode(content, model.channels)
             stop()
             (prediction,) = predictor([pixels])
             stop()
@@ -171,13 +171,13 @@ class Service:
             raise
         except FeathersegError as error:
             raise Refused(400, "image", str(error)) from None
-        self.metrics.ran(network.name, 1)
-        self.metrics.segmented(network.name, size[0] * size[1])
+        self.metrics.ran(model.name, 1)
+        self.metrics.segmented(model.name, size[0] * size[1])
         return answer
 
-    async def _run(self, network: Served, pixels: np.ndarray) -> Prediction:
+    async def _run(self, model: Served, pixels: np.ndarray) -> Prediction:
         try:
-            return await asyncio.wrap_future(self._workers[network.name].submit(pixels))
+            return await asyncio.wrap_future(self._workers[model.name].submit(pixels))
         except FeathersegError as error:  # a size that a file does not take, too little memory
             raise Refused(400, "image", str(error)) from None
 

@@ -13,17 +13,17 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
 
 OVERHEAD = 2.0  # gradients, workspaces, the loss at full resolution: measured 1.3 to 1.8 times what is saved
-LEAST = {"fp32": 1.0, "bf16": 0.6, "fp16": 0.6}  # no network takes less: measured 1.2 to 2.4, and 0.75 to 1.6
+LEAST = {"fp32": 1.0, "bf16": 0.6, "fp16": 0.6}  # no model takes less: measured 1.2 to 2.4, and 0.75 to 1.6
 LIKELY = {"fp32": OVERHEAD, "bf16": 0.6 * OVERHEAD, "fp16": 0.6 * OVERHEAD}
 LARGEST = 64
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def fit_batch_size(net: SegmentationNetwork, crop: Size, device: torch.device, *, ranks: int = 1) -> int:
+def fit_batch_size(net: SegmentationModel, crop: Size, device: torch.device, *, ranks: int = 1) -> int:
     """The largest power of two (at most 64 a device) whose training step is estimated to fit, times the devices.
 
     The estimate: bytes that the forward keeps for the backward, an image, times OVERHEAD, against half of the free
@@ -37,7 +37,7 @@ def fit_batch_size(net: SegmentationNetwork, crop: Size, device: torch.device, *
     return batch * ranks
 
 
-def check_memory(net: SegmentationNetwork, recipe: Recipe, say: Callable[[str], None]) -> None:
+def check_memory(net: SegmentationModel, recipe: Recipe, say: Callable[[str], None]) -> None:
     """Say what a step will take of the memory of a device, and what of it is free; crop and batch size are numbers.
 
     Raises ConfigError where it cannot fit, with what does.
@@ -84,7 +84,7 @@ def available_memory(device: torch.device) -> float:
         return free
 
 
-def saved_bytes(net: SegmentationNetwork, crop: Size) -> float:
+def saved_bytes(net: SegmentationModel, crop: Size) -> float:
     """Bytes an image that one training forward keeps for its backward, in fp32; parameters not counted.
 
     Measured on a copy without values (torch's meta device): at once, whatever the crop.

@@ -1,4 +1,4 @@
-"""`featherseg compare --train`: several networks under one recipe and budget, a run a seed."""
+"""`featherseg compare --train`: several names under one recipe and budget, a run a seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ from featherseg.training.recorder import Reporter
 from featherseg.training.resume import resumed_recipe
 
 
-def train_field(
-    request: Request, networks: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
+def train_sweep(
+    request: Request, names: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
 ) -> list[Path]:
-    """Train every network of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED.
+    """Train every model of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED.
 
-    Kill it at any time: finished runs are kept, a stopped one goes on. A network of whose backbone no ImageNet weights
+    Kill it at any time: finished runs are kept, a stopped one goes on. A model of whose backbone no ImageNet weights
     are known starts from scratch. Raises UnknownName, ConfigError, WeightsError and so on before the first is trained.
     """
-    if len(set(networks)) != len(networks) or len(set(seeds)) != len(seeds) or not networks or not seeds:
-        raise ConfigError("expected every network and every seed once, and one of each at least.")
-    asked = [(name, _of(request, name)) for name in networks]
+    if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
+        raise ConfigError("expected every model and every seed once, and one of each at least.")
+    asked = [(name, _of(request, name)) for name in names]
     for _, one in asked:
         check_request(one, lambda sentence: None)
     trainings = []
@@ -41,7 +41,7 @@ def train_field(
 
 
 def _of(request: Request, name: str) -> Request:
-    """The request for one network; what the user asked for comes last and counts."""
+    """The request for one model; what the user asked for comes last and counts."""
     known = models.configure(name).backbone in PRETRAINED
     own = (f'model.name="{name}"', *([] if known else ["model.pretrained=false"]))
     return Request(request.recipe, request.data, request.data_root, None, (*own, *request.overrides))

@@ -32,7 +32,7 @@ from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_network, open_run
+from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_model, open_run
 from featherseg.training.batch_size import check_memory
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
@@ -43,7 +43,7 @@ from featherseg.training.prepare import (
     TENSORBOARD,
     Request,
     check_machine,
-    fresh_network,
+    new_model,
     note_loss,
     open_data,
     prepare,
@@ -151,9 +151,9 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Ru
     if not _rank():
         note_loss(out, train_data, reporter.message)
     if checkpoint:
-        net = build_network(run.info)
+        net = build_model(run.info)
     else:
-        net, _ = fresh_network(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
+        net, _ = new_model(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
     keep_supervised_heads(net, recipe)
     if resume and not _rank():
         check_memory(net, recipe, reporter.message)  # it may be another machine

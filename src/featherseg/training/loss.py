@@ -3,14 +3,14 @@
 import torch
 
 from featherseg.core.errors import ConfigError
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.runs import RunInfo
 
 
-def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybrid | PanopticLoss:
+def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel) -> Hybrid | PanopticLoss:
     """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
     settings = recipe.loss
     if net.panoptic:
@@ -37,7 +37,7 @@ def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationNetwork) -> Hybri
     return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary)
 
 
-def _contrast(settings: LossTable, net: SegmentationNetwork, seed: int) -> PixelContrast:
+def _contrast(settings: LossTable, net: SegmentationModel, seed: int) -> PixelContrast:
     assert net.feature_channels is not None  # refused before training starts
     torch.manual_seed(seed)
     return PixelContrast(
@@ -51,7 +51,7 @@ def _contrast(settings: LossTable, net: SegmentationNetwork, seed: int) -> Pixel
     )
 
 
-def keep_supervised_heads(net: SegmentationNetwork, recipe: Recipe) -> None:
+def keep_supervised_heads(net: SegmentationModel, recipe: Recipe) -> None:
     """Let only those auxiliary heads learn that have a loss. Raises ConfigError for a weight without a head."""
     weights = {"loss.auxiliary": recipe.loss.auxiliary, "loss.boundary": recipe.loss.boundary}
     keys = {name: "loss.boundary" if name == net.boundary_head else "loss.auxiliary" for name in net.aux_heads}

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from featherseg.core.errors import TrainingError
 from featherseg.data.loader import Batch
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
 from featherseg.losses import Hybrid, PanopticLoss, PanopticLosses
 from featherseg.recipe import TrainTable
@@ -21,15 +21,15 @@ SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 
 
 class SegmentationModule(pl.LightningModule):
-    """The network with its loss and optimiser, as Lightning drives it.
+    """The model with its loss and optimiser, as Lightning drives it.
 
-    Randomness inside the network is seeded from (seed, micro-batch, rank), so that no generator state needs saving.
+    Randomness inside the model is seeded from (seed, micro-batch, rank), so that no generator state needs saving.
     `make_loader(start, rank, world)` gives the stream of batches from micro-batch `start` on.
     """
 
     def __init__(
         self,
-        net: SegmentationNetwork,
+        net: SegmentationModel,
         loss: Hybrid | PanopticLoss,
         settings: TrainTable,
         *,
@@ -46,7 +46,7 @@ class SegmentationModule(pl.LightningModule):
         self.lr = 0.0
 
     def on_fit_start(self) -> None:
-        """Start the weight average, or take a checkpoint's: only now does the network lie on its device."""
+        """Start the weight average, or take a checkpoint's: only now does the model lie on its device."""
         if self.settings.ema:
             start = self.average or self.net.state_dict()
             self.average = {key: value.detach().to(self.device, copy=True) for key, value in start.items()}
@@ -62,7 +62,7 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, targets of a panoptic network -> scalar loss."""
+        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, targets of a panoptic model -> scalar loss."""
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
         images, labels, *targets = batch
@@ -120,14 +120,14 @@ class SegmentationModule(pl.LightningModule):
     def take_record(self) -> dict[str, float]:
         """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone).
 
-        Of a panoptic network also the parts of the loss: semantic, center, offset.
+        Of a panoptic model also the parts of the loss: semantic, center, offset.
         """
         losses, self.losses = self.losses, []
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
         return {"loss": means.pop("loss"), "lr": self.lr} | {f"loss_{key}": value for key, value in means.items()}
 
     def kept_state(self) -> dict[str, Tensor]:
-        """The weights that are validated and kept: the average where there is one, else the network's own."""
+        """The weights that are validated and kept: the average where there is one, else the model's own."""
         return self.average or self.net.state_dict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from featherseg.backbones.efficientformer_v2 import Attention, ConvNorm, EfficientFormerV2, FeedForward
 from featherseg.core.errors import ConfigError
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.models.seaformer import AxisPosition
 from featherseg.recipe import TrainTable
@@ -17,11 +17,11 @@ Ids = set[int]
 """`id` of parameters."""
 
 
-def build_optimizer(model: SegmentationNetwork, loss: nn.Module, settings: TrainTable) -> Optimizer:
+def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Optimizer:
     """AdamW or SGD over four groups: at the backbone's rate or at `lr`, decayed or not, as `train.groups` sorts them.
 
-    A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the network.
-    Raises ConfigError where the network cannot be sorted so.
+    A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the model.
+    Raises ConfigError where the model cannot be sorted so.
     """
     everything = [*model.parameters(), *loss.parameters()]
     at_backbone_rate, undecayed = sort_parameters(model, everything, settings)
@@ -38,11 +38,11 @@ def build_optimizer(model: SegmentationNetwork, loss: nn.Module, settings: Train
 
 
 def sort_parameters(
-    model: SegmentationNetwork, everything: Sequence[nn.Parameter], settings: TrainTable
+    model: SegmentationModel, everything: Sequence[nn.Parameter], settings: TrainTable
 ) -> tuple[Ids, Ids]:
     """-> (those of the model's parameters with the backbone's rate, those of `everything` without weight decay).
 
-    By structure, norms, biases, layer scales and position tables do not decay. Raises ConfigError where the network
+    By structure, norms, biases, layer scales and position tables do not decay. Raises ConfigError where the model
     cannot be sorted as `train.groups` says.
     """
     if settings.groups == "mmseg":
@@ -53,11 +53,11 @@ def sort_parameters(
     return backbone, vectors | tables
 
 
-def _as_mmseg(model: SegmentationNetwork) -> tuple[Ids, Ids]:
+def _as_mmseg(model: SegmentationModel) -> tuple[Ids, Ids]:
     """As the custom_keys of CGRSeg's published configs sort EfficientFormerV2's parameters, by parts of their names.
 
     'head' (10 times the rate) is in decode_head, but in talking_head1 and 2 of the backbone too. 'norm' (no decay) is
-    in the names of the feed-forward networks' norms and of the first two downsamplings'; those of the attentions and
+    in the names of the feed-forward models' norms and of the first two downsamplings'; those of the attentions and
     the stem are called otherwise, and 'head' comes before 'norm' in the head: all these decay, as biases, layer scales
     and position tables do. Raises ConfigError for another backbone.
     """

@@ -20,14 +20,14 @@ from featherseg.data import open_dataset
 from featherseg.data.cache import loss_of
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import check_memory, fit_batch_size
 from featherseg.training.class_uniform import CLASS_POINTS, write_class_points
+from featherseg.training.initialisation import starting_weights
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.optimisers import sort_parameters
-from featherseg.training.start import starting_weights
 
 LOCK, TENSORBOARD = ".lock", "tensorboard"
 BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, DATA, METRICS, TENSORBOARD)
@@ -81,15 +81,15 @@ def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
 
 def check_request(
     request: Request, say: Say
-) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationNetwork, dict[str, Any]]:
-    """All that can be wrong is found here; -> recipe, (train, val), network at its start, record of its weights."""
+) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]:
+    """All that can be wrong is found here; -> recipe, (train, val), model at its start, record of its weights."""
     file, recipe = request.read()
     check_machine(recipe)
     train, val = open_data(recipe)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
-    net, loaded = fresh_network(recipe, train.classes, train.channels, init, say)
+    net, loaded = new_model(recipe, train.classes, train.channels, init, say)
     check_objects(recipe, net, train)
     return file, recipe, (train, val), net, loaded
 
@@ -159,10 +159,10 @@ def check_machine(recipe: Recipe) -> None:
         )
 
 
-def fresh_network(
+def new_model(
     recipe: Recipe, classes: tuple[ClassInfo, ...], channels: int, init: str | None, say: Say
-) -> tuple[SegmentationNetwork, dict[str, Any]]:
-    """The network as training starts with it, the same for the same recipe; -> (network, record of what was loaded)."""
+) -> tuple[SegmentationModel, dict[str, Any]]:
+    """The model as training starts with it, the same for the same recipe; -> (model, record of what was loaded)."""
     torch.manual_seed(recipe.train.seed)
     net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
     if recipe.loss.contrast and net.feature_channels is None:
@@ -175,26 +175,26 @@ def fresh_network(
     return net, loaded
 
 
-def check_objects(recipe: Recipe, net: SegmentationNetwork, train: SegmentationData) -> None:
-    """Raises ConfigError where a panoptic network finds no objects to learn, or settings are not of its loss."""
+def check_objects(recipe: Recipe, net: SegmentationModel, train: SegmentationData) -> None:
+    """Raises ConfigError where a panoptic model finds no objects to learn, or settings are not of its loss."""
     name, default = recipe.model.name, LossTable()
     if not net.panoptic:
         if recipe.loss.hardest != default.hardest:
-            raise ConfigError(f"loss.hardest is of panoptic networks; {name} is none. See loss.ohem_threshold.")
+            raise ConfigError(f"loss.hardest is of panoptic models; {name} is none. See loss.ohem_threshold.")
         if recipe.loss.center_sigma != default.center_sigma:
-            raise ConfigError(f"loss.center_sigma is of panoptic networks; {name} is none. Leave it out.")
+            raise ConfigError(f"loss.center_sigma is of panoptic models; {name} is none. Leave it out.")
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
             f"{name} learns to tell objects apart, but {train.name} does not say which pixels are of one object. Train "
-            f"it on a panoptic dataset, such as coco-panoptic or shapes, or take a network without panoptic."
+            f"it on a panoptic dataset, such as coco-panoptic or shapes, or take a model without panoptic."
         )
     for key in ("label_smoothing", "mean", "ohem_threshold", "contrast", "auxiliary", "boundary"):
         if getattr(recipe.loss, key) != getattr(default, key):
-            raise ConfigError(f"loss.{key} is not part of the loss of a panoptic network ({name}): leave it out.")
+            raise ConfigError(f"loss.{key} is not part of the loss of a panoptic model ({name}): leave it out.")
 
 
-def resolve_numbers(recipe: Recipe, net: SegmentationNetwork, size: Size, images: int, say: Say) -> Recipe:
+def resolve_numbers(recipe: Recipe, net: SegmentationModel, size: Size, images: int, say: Say) -> Recipe:
     """The recipe with its crop and batch size as numbers."""
     crop = recipe.augment.crop or size
     batch = recipe.train.batch_size

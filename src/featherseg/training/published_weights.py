@@ -1,4 +1,4 @@
-"""Published weights of a whole network become a run folder, so that every verb that takes a run takes them.
+"""Published weights of a whole model become a run folder, so that every verb that takes a run takes them.
 
 It stands here because a run has a card, and not in `training`, because it needs no Lightning.
 """
@@ -23,7 +23,7 @@ from featherseg.core.machine import environment
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.data import DataFacts, dataset_facts
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import (
     ModelTable,
     Recipe,
@@ -37,10 +37,10 @@ from featherseg.reports.card import card
 from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows, save_weights, write_info
 
 PREFIXES = ("module.", "net.", "model.")
-"""What wrappers (DataParallel, Lightning, compilers) put before every key of the network they hold."""
+"""What wrappers (DataParallel, Lightning, compilers) put before every key of the model they hold."""
 
 LOSSES = ("loss.", "sem_loss.", "bd_loss.")
-"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the network's own under `model.`: the
+"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the model's own under `model.`: the
 class weights of their losses."""
 
 NAMED = 5
@@ -66,7 +66,7 @@ class ImportRequest:
     def read(self) -> tuple[RecipeFile, Recipe]:
         """featherseg's own recipe of the model, for this dataset where there is one, and its resolved form.
 
-        What it says of the network and the data holds for the run, what it says of the training does not. Raises
+        What it says of the model and the data holds for the run, what it says of the training does not. Raises
         UnknownName or ConfigError.
         """
         models.entry(self.model)
@@ -80,7 +80,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     """Write the run folder `out` with the weights of `request.file`, strictly loaded; it appears whole or not at all.
 
     The dataset gives the classes; it need not be on disk. Raises RunError where `out` exists, ConfigError or
-    UnknownName for what was asked, WeightsError for a file that cannot be read or is not of this network: then it lists
+    UnknownName for what was asked, WeightsError for a file that cannot be read or is not of this model: then it lists
     every key that is missing, unexpected or of another shape.
     """
     if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
@@ -103,10 +103,8 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     return Run(out, info)
 
 
-def _load(
-    net: SegmentationNetwork, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Fill the network from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
+def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]) -> dict[str, Any]:
+    """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
     path = request.file
     if not path.is_file():
         raise WeightsError(f"{path} is no file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
@@ -129,7 +127,7 @@ def _load(
 
 
 def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """(the tensors of the network, the keys of losses beside it, see LOSSES); all may be under "module."."""
+    """(the tensors of the model, the keys of losses beside it, see LOSSES); all may be under "module."."""
     losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
     return {key: value for key, value in state.items() if key not in losses}, losses
 
@@ -142,7 +140,7 @@ def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
 
-def _refuse_other_classes(net: SegmentationNetwork, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+def _refuse_other_classes(net: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest) -> None:
     """Raises ConfigError where nothing differs but the number of classes."""
     rename = getattr(net, "rename_official", None)
     found = rename(state)[0] if rename else state
@@ -168,7 +166,7 @@ def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], reque
         return
     raise WeightsError(
         f"{request.file} holds the backbone {name} alone, as it is trained on ImageNet, and nothing of the rest of "
-        f"{model.name}: such a network cannot segment yet. Train it from these weights: "
+        f"{model.name}: such a model cannot segment yet. Train it from these weights: "
         f"featherseg train {model.name} --data {request.data} --init {request.file} --out RUN"
     )
 
@@ -201,12 +199,12 @@ def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:
     """The recipe's text under a line that says what it is not."""
     return (
         f"# The weights of this run were imported from {loaded['imported']!r} (sha256 {loaded['sha256']}).\n"
-        f"# They were not trained by this recipe, which is featherseg's own for such a network ({file.name}).\n"
-        f"# The network and the data as they are in this run stand in resolved.json.\n\n{file.text}"
+        f"# They were not trained by this recipe, which is featherseg's own for such a model ({file.name}).\n"
+        f"# The model and the data as they are in this run stand in resolved.json.\n\n{file.text}"
     )
 
 
-def _write_run(out: Path, info: RunInfo, net: SegmentationNetwork, recipe: str) -> None:
+def _write_run(out: Path, info: RunInfo, net: SegmentationModel, recipe: str) -> None:
     """All files in a folder beside `out`, which takes its name in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as beside:

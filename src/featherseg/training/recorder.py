@@ -19,7 +19,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import TrainTable
-from featherseg.runs import CHECKPOINT, METRICS, build_network, open_run, save_weights
+from featherseg.runs import CHECKPOINT, METRICS, build_model, open_run, save_weights
 from featherseg.training.module import SegmentationModule
 
 
@@ -101,11 +101,11 @@ class Recorder(Checkpoint):
         """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
         run = open_run(self.run)
         state = {key: value.detach().clone() for key, value in module.kept_state().items()}
-        network = build_network(run.info)
-        network.load_state_dict(state)
+        model = build_model(run.info)
+        model.load_state_dict(state)
         recipe = run.recipe
         runtime = TorchRuntime(
-            network, run.classes, test_fit=recipe.data.test_fit, panoptic=recipe.panoptic, device=module.device
+            model, run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=module.device
         )
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
         objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}

@@ -1,13 +1,13 @@
-"""Is one network better than another, or did the images (or the seeds) only happen to favour it?
+"""Is one model better than another, or did the images (or the seeds) only happen to favour it?
 
-Two questions, kept apart. *These two files*: what is drawn again are images (`compare_files`). *These two networks*:
-images and training runs are drawn again together (`compare_networks`). Counts are pooled in each replicate and IoU
-is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N images, U units,
+Two questions, kept apart. *These two files*: what is drawn again are images (`compare_files`). *These two models*:
+images and training runs are drawn again together (`compare_models`). Counts are pooled in each replicate and IoU
+is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N images, U clusters,
 K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then each class's IoU.
 
-An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U units, and m - 1 of m runs:
+An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U clusters, m - 1 of m runs:
 that makes its variance unbiased (McCarthy and Snowden, Vital and Health Statistics 2(95), 1985). Student's t has as
-many degrees of freedom as the units and runs leave (`_freedom`). Where several pairs or classes are looked at, their
+many degrees of freedom as the clusters and runs leave (`_freedom`). Where several pairs or classes are looked at, their
 intervals are widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of
 Statistics 6(2), 1979).
 """
@@ -20,12 +20,12 @@ from itertools import combinations
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError
-from featherseg.uncertainty.clusters import Units
+from featherseg.uncertainty.clusters import Clusters
 
 LEVEL = 0.95
 REPLICATES = 2000
 MIN_RUNS = 3
-"""Runs of each network from which something can be said about the networks."""
+"""Runs of each model from which something can be said about the models."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Difference:
     """mIoU and IoU of each class of model `first` less those of model `second`, as fractions -1..1.
 
     The intervals of mIoU are corrected for the number of pairs, those of the classes for all pairs and classes; a class
-    that is in the truth of fewer than two units has none.
+    that is in the truth of fewer than two clusters has none.
     """
 
     first: int
@@ -82,36 +82,36 @@ def image_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.nd
 
 
 def compare_files(
-    counts: Sequence[np.ndarray], units: Units, *, replicates: int = REPLICATES, seed: int = 0
+    counts: Sequence[np.ndarray], clusters: Clusters, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
     """Every pair of S files, each by its `image_counts` (N, 3, K) on the same images.
 
-    Says nothing about the networks they are runs of. Raises ConfigError for fewer than two files, DataError where they
+    Says nothing about the models they are runs of. Raises ConfigError for fewer than two files, DataError where they
     were not scored on the same images.
     """
-    return _compare([one[None] for one in counts], units, replicates, seed)
+    return _compare([one[None] for one in counts], clusters, replicates, seed)
 
 
-def compare_networks(
-    counts: Sequence[np.ndarray], units: Units, *, replicates: int = REPLICATES, seed: int = 0
+def compare_models(
+    counts: Sequence[np.ndarray], clusters: Clusters, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
-    """Every pair of S networks, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
+    """Every pair of S models, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
 
-    A network's score is the mean over its runs. Raises ConfigError with the sentence of `too_few_runs`, and as
+    A model's score is the mean over its runs. Raises ConfigError with the sentence of `too_few_runs`, and as
     `compare_files`.
     """
     if sentence := too_few_runs([len(runs) for runs in counts]):
         raise ConfigError(f"{sentence}. Train each with at least {MIN_RUNS} seeds.")
-    return _compare(counts, units, replicates, seed)
+    return _compare(counts, clusters, replicates, seed)
 
 
 def too_few_runs(runs: Sequence[int]) -> str:
-    """`one run each: says nothing about the networks` where a network has fewer than three runs, else nothing."""
+    """`one run each: says nothing about the models` where a model has fewer than three runs, else nothing."""
     if min(runs) >= MIN_RUNS:
         return ""
     if len(set(runs)) == 1:
-        return f"{'one run' if runs[0] == 1 else f'{runs[0]} runs'} each: says nothing about the networks"
-    return f"{', '.join(map(str, runs))} runs: says nothing about the networks"
+        return f"{'one run' if runs[0] == 1 else f'{runs[0]} runs'} each: says nothing about the models"
+    return f"{', '.join(map(str, runs))} runs: says nothing about the models"
 
 
 def best(differences: Sequence[Difference]) -> int | None:
@@ -137,12 +137,12 @@ def student_quantile(p: float, freedom: np.ndarray) -> np.ndarray:
     return found[places].reshape(np.shape(freedom))
 
 
-def _compare(counts: Sequence[np.ndarray], units: Units, replicates: int, seed: int) -> list[Difference]:
+def _compare(counts: Sequence[np.ndarray], clusters: Clusters, replicates: int, seed: int) -> list[Difference]:
     """Every pair of models; counts[s] is (m, N, 3, K)."""
     if len(counts) < 2:
         raise ConfigError(f"{len(counts)} to compare: expected two or more.")
     runs = [len(one) for one in counts]
-    pooled = _pool(np.concatenate(counts), units)  # (U, T, 3, K)
+    pooled = _pool(np.concatenate(counts), clusters)  # (U, T, 3, K)
     pairs = np.array(list(combinations(range(len(runs)), 2)))  # (P, 2)
     rng = np.random.default_rng(seed)
     iou = _iou(pooled.sum(axis=0), np.full(pooled.shape[-1], np.nan))  # (T, K)
@@ -154,23 +154,23 @@ def _compare(counts: Sequence[np.ndarray], units: Units, replicates: int, seed: 
     return _intervals(value, by_both, freedom, pairs)
 
 
-def _pool(counts: np.ndarray, units: Units) -> np.ndarray:
+def _pool(counts: np.ndarray, clusters: Clusters) -> np.ndarray:
     """(T, N, 3, K) -> the sums of each unit, (U, T, 3, K). Raises DataError where the truths differ."""
     runs, images = counts.shape[:2]
-    if images != len(units.index):
-        raise DataError(f"counts of {images} images, but units of {len(units.index)}: expected the same images.")
+    if images != len(clusters.index):
+        raise DataError(f"counts of {images} images, but clusters of {len(clusters.index)}: expected the same images.")
     if (counts[:, :, 0] != counts[:1, :, 0]).any():
         raise DataError("the truths of the images differ from file to file: score all on the same images and size.")
-    pooled = np.zeros((units.count, runs, *counts.shape[2:]))
-    np.add.at(pooled, units.index, counts.swapaxes(0, 1))
+    pooled = np.zeros((clusters.count, runs, *counts.shape[2:]))
+    np.add.at(pooled, clusters.index, counts.swapaxes(0, 1))
     return pooled
 
 
 def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """(U, T, 3, K) -> the counts of U - 1 units drawn with replacement, (R, T, 3, K); the same units for every run."""
-    units = len(pooled)
-    draws = rng.multinomial(max(1, units - 1), np.full(units, 1 / units), size=replicates)  # (R, U)
-    return (draws.astype(float) @ pooled.reshape(units, -1)).reshape(replicates, *pooled.shape[1:])
+    """(U, T, 3, K) -> the counts of U - 1 clusters drawn with replacement, (R, T, 3, K); the same for every run."""
+    clusters = len(pooled)
+    draws = rng.multinomial(max(1, clusters - 1), np.full(clusters, 1 / clusters), size=replicates)  # (R, U)
+    return (draws.astype(float) @ pooled.reshape(clusters, -1)).reshape(replicates, *pooled.shape[1:])
 
 
 def _iou(counts: np.ndarray, absent: np.ndarray) -> np.ndarray:
@@ -210,9 +210,9 @@ def _pairwise(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _class_freedom(pooled: np.ndarray) -> np.ndarray:
-    """Degrees of freedom of each class's IoU, (K,): Kish's effective number of units that hold it, less one.
+    """Degrees of freedom of each class's IoU, (K,): Kish's effective number of clusters that hold it, less one.
 
-    A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two units, and for all where that is
+    A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two clusters, and for all where that is
     so of most classes: their spread cannot be seen.
     """
     truth = pooled[:, 0, 0]  # (U, K)

@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"(\d+)\D*$")
 
 
 @dataclass(frozen=True)
-class Units:
+class Clusters:
     """index (N,) names each image's unit, 0..count-1; words say what a unit is, for tables and pages."""
 
     index: np.ndarray
@@ -32,8 +32,8 @@ class Units:
     words: str
 
 
-def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
-    """The units of the images with these keys; the frames' numbers tell their order in time.
+def clusters_of(keys: Sequence[str], block: int = BLOCK) -> Clusters:
+    """The clusters of the images with these keys; the frames' numbers tell their order in time.
 
     A sequence is what a key says without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
     tell sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are cut
@@ -45,7 +45,7 @@ def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
     if np.median(lengths) < 2:
         index, lengths = np.zeros(len(keys), dtype=np.int64), np.array([len(keys)])
     elif len(found) >= MIN_SEQUENCES:
-        return Units(index, len(found), f"{len(found)} whole sequences")
+        return Clusters(index, len(found), f"{len(found)} whole sequences")
     result = np.empty(len(keys), dtype=np.int64)
     count = 0
     for sequence, length in enumerate(lengths):
@@ -53,7 +53,7 @@ def units_of(keys: Sequence[str], block: int = BLOCK) -> Units:
         in_time = sorted(np.flatnonzero(index == sequence).tolist(), key=lambda i: _by_number(keys[i]))
         result[in_time] = count + np.arange(length) * blocks // length
         count += blocks
-    return Units(result, count, f"{counted(count, 'block')} of about {block} consecutive images")
+    return Clusters(result, count, f"{counted(count, 'block')} of about {block} consecutive images")
 
 
 def _by_number(key: str) -> tuple[str, int, str]:
@@ -62,6 +62,6 @@ def _by_number(key: str) -> tuple[str, int, str]:
     return _FRAME.sub("", key), int(number[1]) if number else -1, key
 
 
-def single_images(count: int) -> Units:
+def single_images(count: int) -> Clusters:
     """Every image a unit of its own: right only where the images are unrelated."""
-    return Units(np.arange(count), count, f"{count} single images")
+    return Clusters(np.arange(count), count, f"{count} single images")

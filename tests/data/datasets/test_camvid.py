@@ -9,7 +9,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
 from featherseg.data import open_dataset
-from featherseg.data.datasets.camvid import CAMVID_CLASSES, CAMVID_COLORS, CamVid, fit_and_dev
+from featherseg.data.datasets.camvid import CAMVID_CLASSES, CAMVID_COLORS, CamVid, subtrain_and_dev
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)  # every label value 0..11 once
 EXPECTED = np.where(PIXELS == 11, 255, PIXELS)
@@ -55,21 +55,21 @@ def test_images_of_the_real_pack_decode_to_the_recorded_bytes(shared: Path):
 @pytest.mark.data
 def test_dev_is_the_last_fifth_of_each_train_sequence_one_frame_after_fit(shared: Path):
     root = shared / "data/camvid"
-    train, fit, dev = (CamVid(root, split).keys for split in ("train", "fit", "dev"))
+    train, subtrain, dev = (CamVid(root, split).keys for split in ("train", "subtrain", "dev"))
     assert Counter(key[:6] for key in dev) == {"0001TP": 12, "0006R0": 20, "0016E5": 40}
-    assert (len(fit), len(dev), len(train)) == (292, 72, 367)
-    dropped = set(train) - set(fit) - set(dev)
+    assert (len(subtrain), len(dev), len(train)) == (292, 72, 367)
+    dropped = set(train) - set(subtrain) - set(dev)
     assert len(dropped) == 3
     for sequence in ("0001TP", "0006R0", "0016E5"):
         cut = [key for key in dropped if key.startswith(sequence)]
-        assert max(key for key in fit if key.startswith(sequence)) < cut[0]
+        assert max(key for key in subtrain if key.startswith(sequence)) < cut[0]
         assert cut[0] < min(key for key in dev if key.startswith(sequence))
 
 
 @pytest.mark.parametrize(("frames", "dev"), [(62, 12), (101, 20), (204, 40)])  # the three train sequences
 def test_fit_and_dev_share_no_frame_and_follow_time_not_the_order_of_the_list(frames: int, dev: int):
     names = [f"a_{i:03}" for i in range(frames)]
-    assert fit_and_dev(names[::-1]) == (names[: frames - dev - 1], names[frames - dev :])
+    assert subtrain_and_dev(names[::-1]) == (names[: frames - dev - 1], names[frames - dev :])
 
 
 def test_label_11_is_ignored_and_keys_are_stems(pack: Path):

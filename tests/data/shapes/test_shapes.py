@@ -170,7 +170,7 @@ def test_naive_bayes_on_colour_and_position_stays_under_35_percent(train, val):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balance", [0.0, 0.5])
-def test_a_small_network_on_colour_and_position_stays_under_35_percent(train, val, balance):
+def test_a_small_model_on_colour_and_position_stays_under_35_percent(train, val, balance):
     import torch
     from torch import nn
 

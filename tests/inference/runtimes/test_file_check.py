@@ -108,7 +108,7 @@ def test_a_file_that_was_cut_off_is_refused(cut):
         walk_onnx(model().SerializeToString()[:-cut])
 
 
-def test_plain_networks_pass(tmp_path):
+def test_plain_models_pass(tmp_path):
     plain = model(constant(numpy_helper.from_array(WEIGHT)), inside(), functions=[function()])
     plain.graph.initializer.append(helper.make_tensor("packed", TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
     plain.graph.initializer.append(helper.make_tensor("unpacked", TensorProto.FLOAT, [3], [1, 2, 3]))
@@ -233,9 +233,9 @@ FOREIGN_XML = {
     "a constant behind the weights": (XML.format(CONSTANT.format("2, 12", 4, 96)), "bytes 4 to 100 of 96"),
     "a constant before them": (XML.format(CONSTANT.format("2, 12", -8, 96)), "bytes -8"),
     "a constant that is absurd": (XML.format(CONSTANT.format("1000000, 1000000", 0, 96)), "more elements"),
-    "no numbers": (XML.format(CONSTANT.format("2", "zero", 96)), "no network"),
-    "another document": ("<html></html>", "no network"),
-    "an unfinished document": ("<net>", "no network"),
+    "no numbers": (XML.format(CONSTANT.format("2", "zero", 96)), "no model"),
+    "another document": ("<html></html>", "no model"),
+    "an unfinished document": ("<net>", "no model"),
     "elements without end": (XML.format("<a>" * 80 + "</a>" * 80), "inside each other"),
 }
 

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import torch
 from file_metadata import METADATA
-from small_network import FACTS, small_network
+from small_model import FACTS, small_model
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import litert
@@ -18,7 +18,7 @@ TEXTS = {key: json.dumps(value) for key, value in METADATA.items()}
 
 
 def with_facts(path, texts):
-    """A file that is no network, with `texts` in the archive at its end."""
+    """A file that is no model, with `texts` in the archive at its end."""
     path.write_bytes(b"\0" * 64)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("featherseg.json", json.dumps(texts))
@@ -45,21 +45,21 @@ def test_a_missing_file_and_another_device_get_a_sentence(tmp_path):
         LitertRuntime(tmp_path / "model.tflite", "cuda")
 
 
-def test_a_damaged_network_is_refused(tmp_path):
+def test_a_damaged_model_is_refused(tmp_path):
     pytest.importorskip("ai_edge_litert")
     with pytest.raises(ExportError, match="cannot be run by LiteRT"):
         LitertRuntime(with_facts(tmp_path / "model.tflite", TEXTS))
 
 
 @pytest.mark.filterwarnings("ignore")  # of the converter's own insides, when it is imported first
-def test_a_batch_comes_out_as_the_network_gives_it_at_its_size_alone(tmp_path):
+def test_a_batch_comes_out_as_the_model_gives_it_at_its_size_alone(tmp_path):
     pytest.importorskip("litert_torch")
     pytest.importorskip("ai_edge_litert")
-    litert.write(Job(small_network(), FACTS, tmp_path))
+    litert.write(Job(small_model(), FACTS, tmp_path))
     runtime = open_runtime(tmp_path / "model.tflite", "cpu")
     images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = small_network()(images)
+        expected = small_model()(images)
     found = runtime(images)
     assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)

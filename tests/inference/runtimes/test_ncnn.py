@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from small_network import FACTS, small_network
+from small_model import FACTS, small_model
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import ncnn
@@ -20,9 +20,9 @@ pytest.importorskip("ncnn")
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The three files of a small network, for images of 96 x 128."""
+    """The three files of a small model, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("ncnn")
-    ncnn.write(Job(small_network(), FACTS, folder))
+    ncnn.write(Job(small_model(), FACTS, folder))
     return folder
 
 
@@ -33,10 +33,10 @@ def graph(written, tmp_path):
     return tmp_path / "model.ncnn.param"
 
 
-def test_a_batch_comes_out_as_the_network_gives_it(graph):
+def test_a_batch_comes_out_as_the_model_gives_it(graph):
     images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = small_network()(images)
+        expected = small_model()(images)
     found = open_runtime(graph, "cpu")(images)
     assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)

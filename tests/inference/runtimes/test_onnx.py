@@ -43,8 +43,8 @@ def test_an_onnx_file_brings_its_facts_and_its_logits(tmp_path):
     ]
     assert (runtime.mean, runtime.std, runtime.channels) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 3)
     assert (runtime.licence, runtime.peak_bytes_per_pixel, runtime.image_size) == ("Apache-2.0", 20.0, None)
-    assert runtime.test_fit is None
-    assert open_runtime(write_onnx(tmp_path / "net.onnx", test_fit=[512, 2048]), "cpu").test_fit == (512, 2048)
+    assert runtime.test_resize is None
+    assert open_runtime(write_onnx(tmp_path / "net.onnx", test_resize=[512, 2048]), "cpu").test_resize == (512, 2048)
     images = torch.randn(2, 3, 70, 33)
     out = runtime(images)
     assert_close(out.logits, torch.nn.functional.conv2d(images, torch.from_numpy(WEIGHT)), atol=1e-5, rtol=1e-5)
@@ -70,7 +70,7 @@ def test_metadata_that_contradict_each_other_are_refused(tmp_path):
 
 def test_what_is_no_onnx_file_is_refused_by_name(tmp_path):
     path = tmp_path / "photo.onnx"
-    path.write_bytes(b"\xff\xd8 no network")
+    path.write_bytes(b"\xff\xd8 no model")
     with pytest.raises(FeathersegError, match=r"photo\.onnx is not opened"):
         open_runtime(path, "cpu")
     with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):

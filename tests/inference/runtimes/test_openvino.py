@@ -18,7 +18,7 @@ from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """model.xml and model.bin of a network."""
+    """model.xml and model.bin of a model."""
     folder = tmp_path_factory.mktemp("openvino")
     openvino.write(Job(three_layers(), FACTS, folder))
     return folder / "model.xml"
@@ -33,13 +33,13 @@ def pair(written, tmp_path):
 
 
 def test_a_pair_brings_its_facts_and_its_logits_at_any_size(written):
-    runtime, network = open_runtime(written, "cpu"), three_layers()
+    runtime, model = open_runtime(written, "cpu"), three_layers()
     assert (runtime.classes, runtime.licence, runtime.image_size) == (CLASSES, "Apache-2.0", (48, 64))
-    assert (runtime.mean, runtime.size_divisor, runtime.minimum_size) == (network.mean, 8, 16)
+    assert (runtime.mean, runtime.size_divisor, runtime.minimum_size) == (model.mean, 8, 16)
     for shape in ((1, 3, 48, 64), (3, 3, 33, 71), (1, 3, 5, 90)):
         images = torch.randn(shape)
         with torch.no_grad():
-            expected = network(images)
+            expected = model(images)
         found = runtime(images)
         assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
         assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)

@@ -20,12 +20,12 @@ def written(tmp_path_factory):
 
 
 def test_a_file_brings_its_facts_and_its_logits_at_any_size(written):
-    runtime, network = open_runtime(written, "cpu"), three_layers()
+    runtime, model = open_runtime(written, "cpu"), three_layers()
     assert (runtime.classes, runtime.licence, runtime.image_size) == (CLASSES, "Apache-2.0", (48, 64))
     for shape in ((1, 3, 48, 64), (3, 3, 33, 71), (1, 3, 5, 90), (1, 3, 1, 1)):
         images = torch.randn(shape)
         with torch.no_grad():
-            expected = network(images)
+            expected = model(images)
         found = runtime(images)
         assert_close(found.logits, expected.logits, atol=1e-6, rtol=1e-6)
         assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)

@@ -94,7 +94,7 @@ def in_the_name_of_a_value(graph, code):
 
 
 def in_the_name_of_a_parameter(graph, code):
-    text = json.dumps(graph["graph_module"]).replace('"network.stem.bias"', json.dumps(f'network.stem.b"+{code}+"'))
+    text = json.dumps(graph["graph_module"]).replace('"model.stem.bias"', json.dumps(f'model.stem.b"+{code}+"'))
     graph["graph_module"] = json.loads(text)
 
 
@@ -113,8 +113,8 @@ def test_code_in_a_name_is_never_run(members, tmp_path, spoil):
     spoil(graph, f"open('{mark}','w').close()")
     changed = {**members, GRAPH: json.dumps(graph).encode()}
     if spoil is in_the_name_of_a_parameter:
-        name = json.dumps(f"network.stem.b\"+open('{mark}','w').close()+\"")
-        changed[WEIGHTS] = members[WEIGHTS].replace(b'"network.stem.bias"', name.encode())
+        name = json.dumps(f"model.stem.b\"+open('{mark}','w').close()+\"")
+        changed[WEIGHTS] = members[WEIGHTS].replace(b'"model.stem.bias"', name.encode())
     path = pack(tmp_path / "a.pt2", changed)
     with pytest.raises(ExportError, match="could run code"):
         TorchExportRuntime(path)
@@ -177,9 +177,9 @@ def test_no_text_anywhere_in_the_graph_passes_as_source(members, tmp_path):
             check_pt2(path)
 
 
-@pytest.mark.parametrize("name", ["x=print(1)", "__class__", "a.__init__", "network.stem.b\n", "if", "a" * 300])
+@pytest.mark.parametrize("name", ["x=print(1)", "__class__", "a.__init__", "model.stem.b\n", "if", "a" * 300])
 def test_a_parameter_s_name_is_a_plain_path(members, tmp_path, name):
-    changed = members[WEIGHTS].replace(b'"network.stem.bias"', json.dumps(name).encode())
+    changed = members[WEIGHTS].replace(b'"model.stem.bias"', json.dumps(name).encode())
     with pytest.raises(ExportError, match="could run code"):
         check_pt2(pack(tmp_path / "a.pt2", {**members, WEIGHTS: changed}))
 

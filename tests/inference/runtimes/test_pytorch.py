@@ -1,4 +1,4 @@
-"""A torch runtime gives its network's own logits, and leaves the network alone."""
+"""A torch runtime gives its model's own logits, and leaves the model alone."""
 
 import torch
 from torch.testing import assert_close
@@ -7,7 +7,7 @@ from featherseg import models
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 
-def test_the_network_given_is_left_as_it_is(classes):
+def test_the_model_given_is_left_as_it_is(classes):
     model = models.build("frm-lite0", 3).to(torch.bfloat16).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     runtime = TorchRuntime(model, classes, device="cpu")
@@ -17,7 +17,7 @@ def test_the_network_given_is_left_as_it_is(classes):
     assert {p.dtype for p in runtime.model.parameters()} == {torch.float32}
 
 
-def test_a_torch_runtime_gives_the_networks_logits_in_fp32_whatever_autocast_says(classes):
+def test_a_torch_runtime_gives_the_models_logits_in_fp32_whatever_autocast_says(classes):
     torch.manual_seed(0)
     model = models.build("frm-lite0", 3).eval()
     images = torch.randn(2, 3, 65, 97)

@@ -37,8 +37,8 @@ print(json.dumps([before, resident("VmHWM"), resident("VmRSS")]))
 def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(tmp_path, write, file):
     """onnxruntime once took twice what was counted and kept it; OpenVINO takes twice, which is counted now."""
     torch.manual_seed(0)
-    network = models.build("frm-lite0", classes=3).eval()
-    write(Job(network, FACTS, tmp_path))
+    model = models.build("frm-lite0", classes=3).eval()
+    write(Job(model, FACTS, tmp_path))
     command = [sys.executable, "-c", MEASURE, tmp_path / file, str(PROCESS_BYTES / 1e9 + 0.4)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

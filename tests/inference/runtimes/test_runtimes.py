@@ -34,7 +34,7 @@ def test_a_file_of_an_unknown_kind_is_answered_with_the_endings(tmp_path):
         ("peak_bytes_per_pixel", float("nan")),
         ("image_size", [10**6, 10**6]),
         ("fixed_size", [10**9, 1]),
-        ("test_fit", [1, 10**9]),
+        ("test_resize", [1, 10**9]),
         ("std", [0.0, 1.0, 1.0]),
         ("classes", ["a"] * 256),
         ("panoptic", {"top_k": 10**9}),

@@ -39,7 +39,7 @@ def test_every_frame_is_written_or_counted_and_times_go_on(predictor, tmp_path, 
     assert not parts_folder(target).exists()
 
 
-def test_a_slow_network_leaves_frames_out_and_does_not_fall_behind(predictor, tmp_path):
+def test_a_slow_model_leaves_frames_out_and_does_not_fall_behind(predictor, tmp_path):
     forward = predictor.runtime.model.forward
 
     def busy_until_all_have_come(images):

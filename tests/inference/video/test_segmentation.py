@@ -41,7 +41,7 @@ def clip(tmp_path):
 
 
 def job(source, target, **more):
-    return VideoJob(source, target, network="n", **more)
+    return VideoJob(source, target, model="n", **more)
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
@@ -180,7 +180,7 @@ def test_colours_are_written_as_they_were_drawn(predictor, tmp_path, ending):
     assert distance(read_video(tmp_path / f"out{ending}")[0][1][16:48, 16:48], drawn) < 3
 
 
-def test_a_network_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
+def test_a_model_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
     assert segment_video(Predictor(make_runtime(channels=1)), job(clip, tmp_path / "out.mp4")).frames == 12
     with pytest.raises(ConfigError, match="takes images of 5 channels"):
         segment_video(Predictor(make_runtime(channels=5)), job(clip, tmp_path / "b.mp4"))
@@ -307,15 +307,15 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(pred
     assert target.read_bytes() == whole.read_bytes()
 
 
-def test_a_stopped_run_does_not_go_on_with_another_source_network_or_setting(predictor, make_runtime, clip, tmp_path):
+def test_a_stopped_run_does_not_go_on_with_another_source_model_or_setting(predictor, make_runtime, clip, tmp_path):
     target = tmp_path / "out.mp4"
     with pytest.raises(Stop):
         segment_video(predictor, job(clip, target), stop_after(7))
     shrunk = Predictor(make_runtime(), max_side=32)
     with pytest.raises(RunError, match=r"mode.fit was null, now \[32, 32\].*delete .*out.mp4.parts to start over"):
         segment_video(shrunk, job(clip, target))
-    with pytest.raises(RunError, match=r'network\.sha256 was "n", now "m"'):
-        segment_video(predictor, VideoJob(clip, target, network="m"))
+    with pytest.raises(RunError, match=r'model\.sha256 was "n", now "m"'):
+        segment_video(predictor, VideoJob(clip, target, model="m"))
     write_video(clip, moving_images(13))
     with pytest.raises(RunError, match=r"source\.bytes was"):
         segment_video(predictor, job(clip, target))

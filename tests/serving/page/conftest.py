@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_driver import networks, noise_run, opened, says, serving
+from page_driver import noise_run, opened, says, served_models, serving
 
-from featherseg.serving.networks import open_networks
+from featherseg.serving.models import open_models
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,8 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def served(run):
-    """Name -> network: colors, layers, objects, noise."""
-    return {network.name: network for network in [*networks(), *open_networks([run], "cpu")]}
+    """Name -> model: colors, layers, objects, noise."""
+    return {model.name: model for model in [*served_models(), *open_models([run], "cpu")]}
 
 
 @pytest.fixture(scope="session")

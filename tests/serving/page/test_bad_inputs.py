@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from bad_inputs import sample
 from page_driver import expect, mask, opened, says, serving
-from pixel_network import mask_of, pixel_runtime
+from pixel_model import mask_of, pixel_runtime
 
 from featherseg.inference.predictor import Predictor
-from featherseg.serving.networks import Served
+from featherseg.serving.models import Served
 
 UNDER_WAY = re.compile(r"^(Ready\.|Looking .*|)$", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from color_network import encoded
+from color_model import encoded
 from page_driver import assert_shown, download, expect, image, mask, overlay, says
 from PIL import Image
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_network import encoded
+from color_model import encoded
 from page_driver import (
     CLASSES,
     HOSTILE,

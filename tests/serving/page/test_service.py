@@ -1,6 +1,6 @@
 """What the service refuses is said, and a busy one is waited for."""
 
-from color_network import encoded
+from color_model import encoded
 from page_driver import expect, image, look, opened, refused, says, serving
 
 

@@ -43,8 +43,8 @@ CAMVID_COLORS = {  # the 32 colours of the original masks, grouped to the 11 cla
 }
 CAMVID_VOID_COLOR = 0x000000
 
-CAMVID_SPLITS = ("train", "val", "test", "fit", "dev")
-"""train, val and test are the usual ones; fit and dev are parts of train, on which choices are made (`fit_and_dev`)."""
+CAMVID_SPLITS = ("train", "val", "test", "subtrain", "dev")
+"""train, val and test are usual; on subtrain and dev, parts of train, choices are made (`subtrain_and_dev`)."""
 
 
 CAMVID_LICENCE = "research use only: trained on CamVid, whose images are free for personal and research use"
@@ -104,29 +104,30 @@ _LISTS = "Expected one stem a line, as in the lists of github.com/alexgkendall/S
 
 def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
     """The samples of a split, in the order of its list file."""
-    part = "train" if split in ("fit", "dev") else split
+    part = "train" if split in ("subtrain", "dev") else split
     stems = read_list(root / f"{part}.txt", _LISTS)
-    if split in ("fit", "dev"):
-        stems = fit_and_dev(stems)[split == "dev"]
+    if split in ("subtrain", "dev"):
+        stems = subtrain_and_dev(stems)[split == "dev"]
     images = files_by_stem(root / layout.images.format(split=part))
     labels = files_by_stem(root / layout.labels.format(split=part), layout.label_suffix)
     return make_pairs(stems, images, labels)
 
 
-def fit_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
-    """(fit, dev): dev is the last fifth in time of each train sequence, fit the rest without the frame before the cut.
+def subtrain_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
+    """(subtrain, dev): dev is the last fifth in time of each train sequence, subtrain what lies before.
 
-    On the usual train list dev has 12, 20 and 40 frames of 0001TP, 0006R0 and 0016E5, and fit has 292.
+    The one frame before the cut is in neither. On the usual train list dev has 12, 20 and 40 frames of 0001TP, 0006R0
+    and 0016E5, and subtrain has 292.
     """
     sequences: dict[str, list[str]] = defaultdict(list)
     for stem in sorted(train):  # names hold the frame number, so this is the order in time
         sequences[stem.split("_")[0]].append(stem)
-    fit, dev = [], []
+    subtrain, dev = [], []
     for stems in sequences.values():
         cut = len(stems) - len(stems) // 5
-        fit += stems[: cut - 1]
+        subtrain += stems[: cut - 1]
         dev += stems[cut:]
-    return fit, dev
+    return subtrain, dev
 
 
 def find_layout(root: Path) -> Layout:

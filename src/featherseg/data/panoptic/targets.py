@@ -2,7 +2,7 @@
 
 Panoptic-DeepLab's targets (Cheng et al., CVPR 2020, Sec. 3.2). Two things differ from the authors' code: a crowd region
 is no object, so it draws no centre, pulls no pixel and gets no weight for being small; and offsets are in pixels of
-the image everywhere, whatever the stride of the network.
+the image everywhere, whatever the stride of the model.
 """
 
 from collections.abc import Collection

@@ -20,23 +20,23 @@ def main() -> None:
     here = Path(__file__).parent
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(0)  # from TensorRT 10 on the batch is always explicit
-    parser = tensorrt.OnnxParser(network, logger)
+    model = builder.create_network(0)  # from TensorRT 10 on the batch is always explicit
+    parser = tensorrt.OnnxParser(model, logger)
     if not parser.parse((here / "model.onnx").read_bytes()):
         sys.exit("\n".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
     config = builder.create_builder_config()
     if chosen.fp16:
         config.set_flag(tensorrt.BuilderFlag.FP16)
-    channels = network.get_input(0).shape[1]
+    channels = model.get_input(0).shape[1]
     profile = builder.create_optimization_profile()
     profile.set_shape(
-        network.get_input(0).name,
+        model.get_input(0).name,
         (1, channels, 64, 64),
         (1, channels, chosen.height, chosen.width),
         (8, channels, 2 * chosen.height, 2 * chosen.width),
     )
     config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
+    engine = builder.build_serialized_network(model, config)
     if engine is None:
         sys.exit("TensorRT built no engine: its messages above say why.")
     (here / "model.engine").write_bytes(engine)

@@ -1,8 +1,8 @@
 "use strict";
-// Runs the network of model.js on images, in the page itself: opened from disk, without a server or a connection.
+// Runs the model of model.js on images, in the page itself: opened from disk, without a server or a connection.
 // packed.model and packed.runtime are written by `featherseg export --to web`; sizes are [height, width].
 
-const MEMORY = 1.5e9; // bytes that an image may take while the network runs: WebAssembly has 4 GB at most
+const MEMORY = 1.5e9; // bytes that an image may take while the model runs: WebAssembly has 4 GB at most
 const facts = packed.model.facts;
 const element = (id) => document.getElementById(id);
 const shown = facts.classes.map(() => true);
@@ -24,7 +24,7 @@ async function start() {
     ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(glue) };
     session = await ort.InferenceSession.create(await unpack(packed.model.onnx), { executionProviders: ["wasm"] });
   } catch (error) {
-    return say(`The network could not be loaded: ${error.message}. A current Firefox, Chrome or Safari is needed.`, true);
+    return say(`The model could not be loaded: ${error.message}. A current Firefox, Chrome or Safari is needed.`, true);
   }
   element("file").disabled = false;
   say("Ready.");
@@ -35,7 +35,7 @@ function describe() {
   element("name").textContent = facts.name;
   element("about").textContent =
     `Tells ${facts.classes.length} classes apart, pixel by pixel. ` +
-    "Choose an image: the network runs here, in this page, and nothing is sent anywhere.";
+    "Choose an image: the model runs here, in this page, and nothing is sent anywhere.";
   element("licence").textContent = facts.licence || "not stated";
   element("classes").replaceChildren(...facts.classes.map(classRow));
 }
@@ -64,22 +64,22 @@ async function look(file) {
   try {
     const image = await createImageBitmap(file, { colorSpaceConversion: "none" });
     const size = [image.height, image.width];
-    const network = networkSize(size);
-    const pixels = read(image, network);
+    const model = modelSize(size);
+    const pixels = read(image, model);
     const start = performance.now();
-    const feeds = { images: new ort.Tensor("uint8", rgb(pixels), [1, ...network, 3]) };
+    const feeds = { images: new ort.Tensor("uint8", rgb(pixels), [1, ...model, 3]) };
     const found = (await session.run(feeds)).masks.data;
     const milliseconds = performance.now() - start;
-    const mask = enlarge(Uint8Array.from(found), network, size);
+    const mask = enlarge(Uint8Array.from(found), model, size);
     seen = { name: (file.name || "image").replace(/\.[^.]*$/, ""), size, pixels: read(image, size), mask };
-    tell(network, milliseconds);
+    tell(model, milliseconds);
     draw();
   } catch (error) {
     say(`${file.name || "The image"} could not be looked at: ${error.message}`, true);
   }
 }
 
-function networkSize([height, width]) { // as the network was validated (facts.fit), and as memory allows
+function modelSize([height, width]) { // as the model was validated (facts.fit), and as memory allows
   const fit = facts.fit;
   let factor = fit ? Math.min(fit[0] / Math.min(height, width), fit[1] / Math.max(height, width)) : 1;
   factor = Math.min(factor, Math.sqrt(MEMORY / facts.peak_bytes_per_pixel / (height * width)));
@@ -114,11 +114,11 @@ function enlarge(mask, from, to) { // nearest; the same mask where the sizes agr
   return out;
 }
 
-function tell(network, milliseconds) {
+function tell(model, milliseconds) {
   const counts = facts.classes.map(() => 0);
   for (const index of seen.mask) counts[index]++;
   const [height, width] = seen.size;
-  const other = network[0] !== height || network[1] !== width ? `, seen at ${network[1]} x ${network[0]}` : "";
+  const other = model[0] !== height || model[1] !== width ? `, seen at ${model[1]} x ${model[0]}` : "";
   element("caption").textContent = `${width} x ${height} pixels${other}, ${Math.round(milliseconds)} ms`;
   facts.classes.forEach((info, index) => {
     const row = element("classes").children[index];

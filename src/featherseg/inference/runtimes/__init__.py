@@ -1,4 +1,4 @@
-"""One object that runs a network, wherever it came from: a torch run, or an exported file."""
+"""One object that runs a model, wherever it came from: a torch run, or an exported file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featherseg.core.errors import ExportError, UnknownName
-from featherseg.core.types import ClassInfo, Fit, SegOutput, Size
+from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.runtimes.file_facts import FileRuntime
 from featherseg.inference.runtimes.litert import LitertRuntime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime
@@ -21,11 +21,11 @@ from featherseg.runs import Run, load_run
 
 
 class Runtime(Protocol):
-    """A network that is ready to run, with all that is needed to use it.
+    """A model that is ready to run, with all that is needed to use it.
 
     classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
-    minimum_size as every network states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
-    it was trained on, where known; test_fit, what images were brought to fit when it was validated (None: their own
+    minimum_size as every model states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
+    it was trained on, where known; test_resize, what images were brought to fit when it was validated (None: their own
     size); panoptic, how its centres become objects (None: it knows classes alone); device, where its input should lie.
     """
 
@@ -39,7 +39,7 @@ class Runtime(Protocol):
     size_divisor: int
     minimum_size: int
     image_size: Size | None
-    test_fit: Fit | None
+    test_resize: Resize | None
     panoptic: PanopticTable | None
     device: torch.device
 
@@ -94,7 +94,7 @@ def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
         name=run.name,
         licence=run.licence,
         image_size=run.info.image_size,
-        test_fit=run.recipe.data.test_fit,
+        test_resize=run.recipe.data.test_resize,
         panoptic=run.recipe.panoptic,
         device=device,
     )

@@ -69,7 +69,7 @@ def check_file(path: Path) -> None:
     except Refused as found:
         raise ExportError(
             f"{path} is not opened: it holds {found}. Files that `featherseg export` writes stand alone and hold "
-            f"standard operators only; export the network again, or ask for it in that form."
+            f"standard operators only; export the model again, or ask for it in that form."
         ) from None
 
 
@@ -94,10 +94,10 @@ def _check_place(path: Path, maximum: int | None = None) -> None:
     if path.is_symlink():
         raise ExportError(f"{path} is a link, and links are not followed: name the file that it leads to.")
     if not path.is_file():
-        raise ExportError(f"{path} is no file. Expected an exported network.")
+        raise ExportError(f"{path} is no file. Expected an exported model.")
     size = path.stat().st_size
     if maximum is not None and size > maximum:
-        raise ExportError(f"{path} has {size:,} bytes; no exported network has more than {maximum:,}.")
+        raise ExportError(f"{path} has {size:,} bytes; no exported model has more than {maximum:,}.")
 
 
 def walk_onnx(content: bytes) -> None:
@@ -158,7 +158,7 @@ def _bytes(wire: int, value: int | memoryview) -> memoryview:
 
 
 def _damaged() -> NoReturn:
-    raise Refused("bytes that are no network: it is damaged, or of another kind than its name says")
+    raise Refused("bytes that are no model: it is damaged, or of another kind than its name says")
 
 
 def _check_domain(name: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""What every exported file tells about its network, whatever its form: JSON texts in its metadata."""
+"""What every exported file tells about its model, whatever its form: JSON texts in its metadata."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from torch import Tensor
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, ExportError
 from featherseg.core.files import parse_json
+from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput
 from featherseg.layers.resize import pad_images
-from featherseg.recipe import ImageSize, PanopticTable, ToFit
+from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 OUTPUTS = ("logits", "centers", "offsets")
-"""Of an exported file; the last two where the network is panoptic."""
+"""Of an exported file; the last two where the model is panoptic."""
 
 
 class FileFacts(Config):
@@ -39,9 +40,9 @@ class FileFacts(Config):
     peak_bytes_per_pixel: Annotated[float, Field(ge=0, le=1e9)]
     model: str | None = None  # of the catalogue, with `options`, where a run was exported
     options: dict[str, Any] | None = None
-    start: str | None = None  # what the training started from, see `Run.start`
+    init: str | None = None  # what the training was initialised with, see `Run.init`
     image_size: ImageSize | None = None
-    test_fit: ToFit | None = None
+    test_resize: ResizeTo | None = None
     panoptic: PanopticTable | None = None
     masks: bool = False
     fixed_size: ImageSize | None = None
@@ -65,7 +66,10 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
             f"Write it with: featherseg export RUN --to onnx -o {path}"
         )
     try:
-        values = {key: parse_json(text) for key, text in texts.items() if key in FileFacts.model_fields}
+        values = {k: parse_json(text) for k, text in texts.items() if NEW_NAMES.get(k, k) in FileFacts.model_fields}
+        if values["format_version"] == 1:
+            values = with_new_names(values)
+        values = {key: value for key, value in values.items() if key in FileFacts.model_fields}
         if isinstance(values["format_version"], int) and values["format_version"] > FORMAT_VERSION:
             raise ExportError(
                 f"{path} has format {values['format_version']}; this featherseg reads up to {FORMAT_VERSION}. "
@@ -79,14 +83,14 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
 class FileRuntime(ABC):
     """An exported file that is ready to run; a class for each kind of file says in `run` how.
 
-    What it tells about the network is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
+    What it tells about the model is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
     holds normalisation, upsampling and argmax, takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8;
     only `run` answers then. fixed_size: the (H, W) in pixels of the only images that it takes; None for any.
     """
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
         self.name, self.licence, self.masks = path.name, facts.licence, facts.masks
-        self.image_size, self.test_fit, self.panoptic = facts.image_size, facts.test_fit, facts.panoptic
+        self.image_size, self.test_resize, self.panoptic = facts.image_size, facts.test_resize, facts.panoptic
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
         self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
@@ -107,7 +111,7 @@ class FileRuntime(ABC):
             height, width = self.fixed_size or size
             raise ExportError(
                 f"{self.name} takes images of {height}x{width} (height x width) alone, not of {size[0]}x{size[1]}: "
-                f"its kind of file has no other sizes. Resize the image, or export the network as onnx, for any size."
+                f"its kind of file has no other sizes. Resize the image, or export the model as onnx, for any size."
             )
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
         shape_only = torch.empty(images.shape, device="meta")  # the size the graph pads to; no pixel is touched

@@ -82,7 +82,7 @@ def _texts(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise ExportError(f"{path} is no JSON ({error}); it was not written by featherseg.") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise ExportError(f"{path} holds no metadata of a network; it was not written by featherseg.")
+        raise ExportError(f"{path} holds no metadata of a model; it was not written by featherseg.")
     return texts
 
 

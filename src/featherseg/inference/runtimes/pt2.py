@@ -1,4 +1,4 @@
-"""An exported .pt2 file, torch's own form of a network without its Python code, that is ready to run."""
+"""An exported .pt2 file, torch's own form of a model without its Python code, that is ready to run."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class TorchExportRuntime(FileRuntime):
             first = visible((str(error) or type(error).__name__).splitlines()[0])
             raise ExportError(f"{path} cannot be run by torch {torch.__version__}: {first}") from None
         super().__init__(path, read_facts(texts, path))
-        self._module = program.module(check_guards=False)  # any size is taken, as by the network
+        self._module = program.module(check_guards=False)  # any size is taken, as by the model
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:

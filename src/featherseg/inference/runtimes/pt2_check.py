@@ -42,7 +42,7 @@ unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d ups
 upsample_nearest2d var view view_as vstack where zeros zeros_like
 """
 ATEN = frozenset(_ATEN_NAMES.split())
-"""aten's operators that the networks of the catalogue are written with, and near relatives: tensors in, tensors out."""
+"""aten's operators that the models of the catalogue are written with, and near relatives: tensors in, tensors out."""
 
 OPERATORS = re.compile(
     r"torch\.ops\.aten\.(\w+)\.\w+|torch\.sym_(max|min|int|float|not|ite)|math\.(ceil|floor)"
@@ -57,7 +57,7 @@ FUNCTIONS = re.compile(
 
 TREES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 MOST_JSON = 2**26
-"""Bytes of the graph; that of the largest network has 4 million."""
+"""Bytes of the graph; that of the largest model has 4 million."""
 
 MOST_EXPRESSION = 20_000
 """Letters of an expression of sizes; ours have up to a thousand."""

@@ -1,4 +1,4 @@
-"""A torch network that is ready to run."""
+"""A torch model that is ready to run."""
 
 from functools import cached_property
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from featherseg.core.machine import pick_device
-from featherseg.core.types import ClassInfo, Fit, SegOutput, Size
+from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.optimize import Precision, optimize
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 from featherseg.recipe import PanopticTable
 
 
 class TorchRuntime:
-    """A torch network, as `optimize` makes it for its device: an own copy, the network given is left as it is.
+    """A torch model, as `optimize` makes it for its device: an own copy, the model given is left as it is.
 
     Always the same form on one device and in one precision, so that scoring the same weights gives the same bits, in
     training as afterwards. Raises DeviceError for a device that is not there or computes no bf16 where that is asked.
@@ -23,19 +23,19 @@ class TorchRuntime:
 
     def __init__(
         self,
-        model: SegmentationNetwork,
+        model: SegmentationModel,
         classes: tuple[ClassInfo, ...],
         *,
-        name: str = "network",
+        name: str = "model",
         licence: str = "",
         image_size: Size | None = None,
-        test_fit: Fit | None = None,
+        test_resize: Resize | None = None,
         panoptic: PanopticTable | None = None,
         device: str | torch.device = "auto",
         precision: Precision = "fp32",
     ) -> None:
         self.name, self.licence, self.classes = name, licence, tuple(classes)
-        self.image_size, self.test_fit = image_size, test_fit
+        self.image_size, self.test_resize = image_size, test_resize
         self.panoptic = (panoptic or PanopticTable()) if model.panoptic else None
         self.device = pick_device(device) if isinstance(device, str) else device
         self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)

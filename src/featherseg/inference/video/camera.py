@@ -39,7 +39,7 @@ _LONGEST_WAIT = 3.0  # seconds
 
 @dataclass(frozen=True)
 class Recording:
-    """What was recorded: frames written, frames that were left out because the network was busy, and the size."""
+    """What was recorded: frames written, frames that were left out because the model was busy, and the size."""
 
     frames: int
     dropped: int

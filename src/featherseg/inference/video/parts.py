@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 RECORD, LOCK = "parts.json", ".lock"
 
 Origin = dict[str, Any]
-"""What a result depends on, by name, as plain values: source, network, settings."""
+"""What a result depends on, by name, as plain values: source, model, settings."""
 
 
 def parts_folder(target: Path) -> Path:

@@ -24,7 +24,7 @@ from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video,
 from featherseg.inference.video.write import Drawn, Form, check_form, encoding_of
 from featherseg.runs import RESOLVED, WEIGHTS, find_run
 
-__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "network_digest", "segment_video"]
+__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "model_digest", "segment_video"]
 
 SEGMENT_FRAMES = 50
 """Frames of a segment: what a kill costs at most."""
@@ -37,12 +37,12 @@ class VideoJob:
     """What to segment and where to: target ends in .mp4 or .webm.
 
     masks: a folder for the masks without loss, 000000.png for the first frame and so on; None: none are written.
-    network: what tells one network's weights from another's, as `network_digest` gives it.
+    model: what tells one model's weights from another's, as `model_digest` gives it.
     """
 
     source: Path
     target: Path
-    network: str
+    model: str
     masks: Path | None = None
 
 
@@ -61,7 +61,7 @@ class VideoResult:
     how: str
 
 
-def network_digest(run: str | Path) -> str:
+def model_digest(run: str | Path) -> str:
     """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
     path = Path(run) if is_exported_file(run) else find_run(run)
     files = (path, path.with_suffix(".bin")) if is_exported_file(run) else (path / RESOLVED, path / WEIGHTS)
@@ -77,7 +77,7 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
 
     Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
     that of a run which was not. Frames before are decoded again, which is quick, and not predicted.
-    Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a network that takes no
+    Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a model that takes no
     images of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
     PyAV, FeathersegError where one of the folders is a link.
     """
@@ -100,7 +100,7 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
 
 
 def check_predictor(predictor: Predictor) -> None:
-    """Raises ConfigError for a network that takes neither colour nor grey images."""
+    """Raises ConfigError for a model that takes neither colour nor grey images."""
     runtime = predictor.runtime
     if runtime.channels not in (1, 3):
         raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels, but a video has three.")
@@ -158,9 +158,9 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
     return {
         "featherseg": __version__,
         "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
-        "network": {"name": predictor.runtime.name, "sha256": job.network},
+        "model": {"name": predictor.runtime.name, "sha256": job.model},
         "device": str(predictor.runtime.device),
-        "mode": asdict(plan.mode),
+        "inference": asdict(plan.inference),
         "together": min(predictor.batch, plan.at_once),
         "masks": job.masks.name if job.masks else None,
         "segment_frames": SEGMENT_FRAMES,

@@ -1,4 +1,4 @@
-"""The networks behind the service, each with a name of its own."""
+"""The models behind the service, each with a name of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ WARM_UP_SIZE = (64, 64)
 
 @dataclass(frozen=True)
 class Served:
-    """A network that is ready to answer, under the name by which requests choose it."""
+    """A model that is ready to answer, under the name by which requests choose it."""
 
     name: str
     predictor: Predictor
@@ -42,7 +42,7 @@ class Served:
         return self.predictor.runtime.channels
 
 
-def open_networks(
+def open_models(
     runs: Sequence[str | Path], device: str = "auto", batch: int = 1, memory_gb: float = DEFAULT_GB
 ) -> list[Served]:
     """Run folders, names of runs and exported files, ready to answer; each has looked at a small image once.
@@ -53,7 +53,7 @@ def open_networks(
     opened: list[Served] = []
     for run in runs:
         predictor = Predictor(open_runtime(run, device), batch=batch, memory_gb=memory_gb)
-        name = _free_name(predictor.runtime.name, {network.name for network in opened})
+        name = _free_name(predictor.runtime.name, {model.name for model in opened})
         predictor(_small_image(predictor))
         opened.append(Served(name, predictor))
     return opened

@@ -11,13 +11,13 @@ from featherseg.core.types import ClassInfo
 from featherseg.layers.position_bias import PositionBias
 from featherseg.recipe import ModelTable, parse_recipe, read_recipe
 from featherseg.training import start, train
-from featherseg.training.start import carry_over, class_keys
+from featherseg.training.initialisation import carry_over, class_keys
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
 SETTINGS = ModelTable(name="frm-lite0")
 
 
-def network(classes=3, seed=1):
+def model(classes=3, seed=1):
     torch.manual_seed(seed)
     return models.build(SETTINGS.name, classes)
 
@@ -27,7 +27,7 @@ def test_the_keys_that_grow_with_the_classes_are_found():
 
 
 def test_classes_with_equal_names_keep_their_rows(small_run):
-    net = network()
+    net = model()
     fresh = net.classifier.weight.clone()
     table = carry_over(net, str(small_run.path), SETTINGS, OTHERS)
     names, old = [c.name for c in small_run.classes], small_run.model.classifier.weight
@@ -41,7 +41,7 @@ def test_classes_with_equal_names_keep_their_rows(small_run):
 
 
 def test_without_a_common_class_the_classifier_starts_anew(small_run):
-    net = network(2)
+    net = model(2)
     table = carry_over(net, str(small_run.path), SETTINGS, (ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))))
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
     assert any("classes new: weed, crop" in line for line in table.lines())
@@ -49,7 +49,7 @@ def test_without_a_common_class_the_classifier_starts_anew(small_run):
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module."])
 def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
-    source, net = network(seed=2), network()
+    source, net = model(seed=2), model()
     save_file({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.safetensors")
     table = carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
     assert torch.equal(net.classifier.weight, source.classifier.weight)
@@ -57,7 +57,7 @@ def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
 
 
 def test_the_authors_backbone_alone_can_be_carried_over():
-    net = network()
+    net = model()
     table = carry_over(net, str(find_pretrained("efficientnet-lite0")), SETTINGS, OTHERS)
     stem = read_state(find_pretrained("efficientnet-lite0"))["_conv_stem.weight"]
     assert torch.equal(net.backbone.stem[0].weight, stem)
@@ -65,13 +65,13 @@ def test_the_authors_backbone_alone_can_be_carried_over():
 
 
 def test_the_checkpoint_of_a_run_can_be_carried_over(small_run):
-    net = network(8)
+    net = model(8)
     table = carry_over(net, str(small_run.path / "last.ckpt"), SETTINGS, small_run.classes)
     assert table.reinitialised == []
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    net = network()
+def test_weights_of_another_model_are_refused(tmp_path):
+    net = model()
     save_file({"conv.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="at least 80% must"):
         carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
@@ -88,7 +88,7 @@ def test_fine_tuning_is_one_argument(small_run, tmp_path):
     assert run.info.loaded["init"] == str(small_run.path)
 
 
-def test_an_official_file_of_a_whole_network_is_carried_over_with_its_head(tmp_path):
+def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_path):
     official = numbered("cgrseg_t")
     torch.save({"state_dict": official}, tmp_path / "iter_160000.pth")
     settings = ModelTable(name="cgrseg-t")
@@ -99,7 +99,7 @@ def test_an_official_file_of_a_whole_network_is_carried_over_with_its_head(tmp_p
     assert torch.equal(net.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
 
 
-def test_imagenet_weights_for_other_channels_keep_the_network_s_own_options(monkeypatch):
+def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkeypatch):
     """The position tables are resized as the recipe asks, not as a backbone on its own would."""
     seen = []
 

@@ -1,4 +1,4 @@
-"""What every backbone and every network states about itself."""
+"""What every backbone and every model states about itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.resize import pad_images
 
 
-class NetworkConfig(Config):
+class ModelConfig(Config):
     """What every row of a paper's VARIANTS has; the keys a paper adds may be set in a recipe's [model]."""
 
     backbone: str
@@ -68,12 +68,12 @@ class Decoded(NamedTuple):
     aux: Callable[[], Mapping[str, Tensor]] | None = None
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationModel(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
     mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
     lone_side is the stride of its coarsest map where a batch norm sees that, see `least_side`; align_corners is that of
-    its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A network is
+    its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A model is
     how it encodes images, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
     branch on the pyramid. aux_heads are used in training alone, each giving class logits under its name but for that
     named by boundary_head, which tells boundaries from the rest by one logit.
@@ -144,7 +144,7 @@ class SegmentationNetwork(nn.Module):
         raise NotImplementedError
 
     def rename_backbone(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Tensor]]:
-        """An authors' network with its backbone under `backbone.`, that part renamed as the backbone says.
+        """An authors' model with its backbone under `backbone.`, that part renamed as the backbone says.
 
         -> (renamed keys of the backbone, those that are not used, all other keys as they were).
         """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_network import CLASSES, image
+from color_model import CLASSES, image
 from small_run import small_info
 from three_layers import FACTS, three_layers
 
@@ -13,12 +13,12 @@ from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.predictor import Predictor
 from featherseg.runs import save_weights, write_info
-from featherseg.serving.networks import open_networks
+from featherseg.serving.models import open_models
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run folder: an untrained panoptic network."""
+    """A run folder: an untrained panoptic model."""
     folder = tmp_path_factory.mktemp("a") / "yard"
     folder.mkdir()
     write_info(folder, small_info(CLASSES, model="rsp-lite0-panoptic"))
@@ -28,23 +28,23 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """An exported network."""
+    """An exported model."""
     path = tmp_path_factory.mktemp("b") / "model.onnx"
     path.write_bytes(to_onnx(three_layers(), FACTS))
     return path
 
 
 def test_runs_and_files_answer_as_their_predictor_does(run, file):
-    for network, path in zip(open_networks([run, file], "cpu"), (run, file), strict=True):
+    for model, path in zip(open_models([run, file], "cpu"), (run, file), strict=True):
         expected = Predictor(path, "cpu")(image())
-        np.testing.assert_array_equal(network.predictor(image()).mask, expected.mask)
-        assert (network.name, network.licence) == (path.name, "Apache-2.0")
-        assert network.classes == expected.classes
-        assert network.panoptic == (path == run)
+        np.testing.assert_array_equal(model.predictor(image()).mask, expected.mask)
+        assert (model.name, model.licence) == (path.name, "Apache-2.0")
+        assert model.classes == expected.classes
+        assert model.panoptic == (path == run)
 
 
 def test_names_are_unique(file):
-    names = [network.name for network in open_networks([file] * 3, "cpu")]
+    names = [model.name for model in open_models([file] * 3, "cpu")]
     assert names == ["model.onnx", "model.onnx-2", "model.onnx-3"]
 
 
@@ -52,10 +52,10 @@ def test_what_cannot_be_served_is_refused_before_anything_is(tmp_path, file):
     masks = tmp_path / "masks.onnx"
     masks.write_bytes(to_onnx(three_layers(), FACTS, masks=True))
     with pytest.raises(ExportError, match="gives finished masks"):
-        open_networks([masks], "cpu")
+        open_models([masks], "cpu")
     with pytest.raises(RunError, match="no run folder"):
-        open_networks([tmp_path / "missing"], "cpu")
+        open_models([tmp_path / "missing"], "cpu")
     with pytest.raises(ConfigError, match="batch = 0"):
-        open_networks([file], "cpu", batch=0)
+        open_models([file], "cpu", batch=0)
     with pytest.raises(ConfigError, match="too little for an image"):
-        open_networks([file], "cpu", memory_gb=0.1)
+        open_models([file], "cpu", memory_gb=0.1)

@@ -12,7 +12,7 @@ from featherseg import models
 from featherseg.backbones.weights import load_pretrained, read_state
 from featherseg.core.errors import DataNotFound, WeightsError
 from featherseg.core.types import ClassInfo
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import ModelTable, Recipe
 from featherseg.runs import WEIGHTS, find_run, load_run
 
@@ -44,9 +44,9 @@ class KeyTable:
 
 
 def starting_weights(
-    model: SegmentationNetwork, recipe: Recipe, init: str | None, classes: tuple[ClassInfo, ...]
+    model: SegmentationModel, recipe: Recipe, init: str | None, classes: tuple[ClassInfo, ...]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Fill the network with what it starts from; -> (the run's record of it, sentences for the user).
+    """Fill the model with what it starts from; -> (the run's record of it, sentences for the user).
 
     Raises WeightsError before anything is trained.
     """
@@ -62,7 +62,7 @@ def starting_weights(
     return {}, ["training from scratch: no pretrained weights"]
 
 
-def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
+def _pretrained_wide(model: SegmentationModel, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
     """ImageNet weights for images of other channels: load three, then average the first convolution."""
     rgb = models.build(recipe.model.name, model.classes, 3, recipe.model.options).backbone
     record = load_pretrained(rgb, name)
@@ -71,7 +71,7 @@ def _pretrained_wide(model: SegmentationNetwork, recipe: Recipe, name: str) -> t
     return record, [f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"]
 
 
-def carry_over(model: SegmentationNetwork, init: str, settings: ModelTable, classes: tuple[ClassInfo, ...]) -> KeyTable:
+def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classes: tuple[ClassInfo, ...]) -> KeyTable:
     """Copy every tensor whose key and shape fit; of tensors that grow with the classes, the rows of equal names.
 
     `init` is a run (path or name) or a checkpoint file. Raises WeightsError where under 80 % of the backbone's tensors
@@ -110,10 +110,10 @@ def _read_init(init: str) -> tuple[dict[str, Tensor], list[str]]:
     return read_state(run.path / WEIGHTS), [c.name for c in run.classes]
 
 
-def _best_names(model: SegmentationNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _best_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under our key names: of the readings that are possible, the one that fits the most keys.
 
-    As they are; without a wrapper's prefix ("net.", "module."); as the authors' network or their backbone.
+    As they are; without a wrapper's prefix ("net.", "module."); as the authors' model or their backbone.
     """
     readings = [dict(state)]
     for prefix in WRAPPERS:
@@ -153,6 +153,6 @@ def _refuse_foreign(own: Mapping[str, Tensor], table: KeyTable, init: str) -> No
     matched = len(set(backbone) & set(table.loaded))
     if matched < LEAST_BACKBONE * len(backbone):
         raise WeightsError(
-            f"{init} does not fit this network: {matched} of the backbone's {len(backbone)} tensors match, at least "
+            f"{init} does not fit this model: {matched} of the backbone's {len(backbone)} tensors match, at least "
             f"{LEAST_BACKBONE:.0%} must. Were these weights trained with another model? See `featherseg models`."
         )

@@ -1,4 +1,4 @@
-"""A network whose answer is seen by eye: red pixels are a "wall", green ones "grass", blue ones a "ball"."""
+"""A model whose answer is seen by eye: red pixels are a "wall", green ones "grass", blue ones a "ball"."""
 
 import threading
 import time
@@ -11,15 +11,15 @@ from PIL import Image
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.layers.network import SegmentationNetwork
-from featherseg.serving.networks import Served
+from featherseg.layers.model import SegmentationModel
+from featherseg.serving.models import Served
 
 CLASSES = (ClassInfo("wall", (200, 0, 0)), ClassInfo("grass", (0, 200, 0)), ClassInfo("ball", (0, 0, 200), thing=True))
 POISON = (7, 77, 7)
-"""The colour at whose sight the network fails."""
+"""The colour at whose sight the model fails."""
 
 
-class ColorNetwork(SegmentationNetwork):
+class ColorModel(SegmentationModel):
     """Logits are the image's own channels; of a panoptic one, pixels of full blue are centres, offsets are 0."""
 
     classes = len(CLASSES)
@@ -47,7 +47,7 @@ class ColorNetwork(SegmentationNetwork):
 
 
 def color_predictor(panoptic: bool = False, batch: int = 4, name: str = "color") -> Predictor:
-    runtime = TorchRuntime(ColorNetwork(panoptic).eval(), CLASSES, name=name, licence="CC0-1.0", device="cpu")
+    runtime = TorchRuntime(ColorModel(panoptic).eval(), CLASSES, name=name, licence="CC0-1.0", device="cpu")
     return Predictor(runtime, batch=batch)
 
 

@@ -1,11 +1,11 @@
-"""A network whose mask is worked out by hand from the pixels: each pixel alone decides, grey ones as well."""
+"""A model whose mask is worked out by hand from the pixels: each pixel alone decides, grey ones as well."""
 
 import numpy as np
 import torch
 
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.layers.network import SegmentationNetwork
+from featherseg.layers.model import SegmentationModel
 
 CLASSES = (
     ClassInfo("<script>alert(1)</script>", (128, 64, 128)),
@@ -15,7 +15,7 @@ CLASSES = (
 """Names as nobody should choose them, and as somebody will."""
 
 
-class PixelNetwork(SegmentationNetwork):
+class PixelModel(SegmentationModel):
     """Logits: red, 255 less green, and half of blue plus 64, in units of 0..255."""
 
     classes = len(CLASSES)
@@ -33,7 +33,7 @@ class PixelNetwork(SegmentationNetwork):
 
 
 def pixel_runtime(name: str = "pixels") -> TorchRuntime:
-    return TorchRuntime(PixelNetwork().eval(), CLASSES, name=name, device="cpu")
+    return TorchRuntime(PixelModel().eval(), CLASSES, name=name, device="cpu")
 
 
 def mask_of(pixels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Modes: whatever the way, the scores are those of `to_image` on the whole image, averaged as the mode says."""
+"""Modes: whatever the way, the scores are those of `to_image` on the whole image, averaged as the inference says."""
 
 from itertools import pairwise
 
@@ -9,14 +9,21 @@ from torch.testing import assert_close
 
 from featherseg import FeathersegError
 from featherseg.core.types import SegOutput
-from featherseg.inference import modes
-from featherseg.inference.modes import Mode, predict_mask, predict_masks, probabilities, resize_rows, windows
+from featherseg.inference import settings
+from featherseg.inference.settings import (
+    InferenceSettings,
+    predict_mask,
+    predict_masks,
+    probabilities,
+    resize_rows,
+    windows,
+)
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
 
 
 def whole_logits(runtime, image) -> torch.Tensor:
-    """(K, H, W), by the shortest way: the network, then `to_image`."""
+    """(K, H, W), by the shortest way: the model, then `to_image`."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     out = runtime(normalise(pixels, runtime.mean, runtime.std))
     return to_image(out, image.shape[:2])[0]
@@ -24,8 +31,8 @@ def whole_logits(runtime, image) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", [{"stride": 1, "kernel": 1}, {"stride": 4}, {"stride": 8, "divisor": 16}])
 @pytest.mark.parametrize("block", [1, 20_000, 10**9])
-def test_whole_is_the_network_brought_to_the_image(make_runtime, image, options, block, monkeypatch):
-    monkeypatch.setattr(modes, "BLOCK_BYTES", block)
+def test_whole_is_the_model_brought_to_the_image(make_runtime, image, options, block, monkeypatch):
+    monkeypatch.setattr(settings, "BLOCK_BYTES", block)
     runtime = make_runtime(**options)
     expected = whole_logits(runtime, image)
     assert_close(probabilities(runtime, image), expected.softmax(0), atol=1e-5, rtol=0)
@@ -62,12 +69,17 @@ def test_windows_cover_every_pixel_and_share_the_overlap():
 def test_one_window_as_large_as_the_image_is_the_whole_image(make_runtime, image):
     runtime = make_runtime()
     for window in ((70, 93), (200, 200)):
-        assert_close(probabilities(runtime, image, Mode(window=window)), probabilities(runtime, image), atol=0, rtol=0)
+        assert_close(
+            probabilities(runtime, image, InferenceSettings(window=window)),
+            probabilities(runtime, image),
+            atol=0,
+            rtol=0,
+        )
 
 
-def test_windows_do_not_matter_to_a_network_that_sees_single_pixels(make_runtime, image):
+def test_windows_do_not_matter_to_a_model_that_sees_single_pixels(make_runtime, image):
     runtime = make_runtime(stride=1, kernel=1)
-    tiled = probabilities(runtime, image, Mode(window=(32, 40)))
+    tiled = probabilities(runtime, image, InferenceSettings(window=(32, 40)))
     assert_close(tiled, probabilities(runtime, image), atol=1e-6, rtol=0)
 
 
@@ -84,7 +96,9 @@ def test_a_pixel_is_blended_by_its_place_in_each_window(image):
             self.calls += 1
             return SegOutput(logits, tuple(images.shape[2:]), tuple(images.shape[2:]), False)
 
-    found = probabilities(ByOrder(), image[:, :60], Mode(window=(70, 40), overlap=0.5))  # columns 0-40 and 20-60
+    found = probabilities(
+        ByOrder(), image[:, :60], InferenceSettings(window=(70, 40), overlap=0.5)
+    )  # columns 0-40 and 20-60
     line = found[1, 0]
     assert_close(line[:20], torch.zeros(20))
     assert_close(line[40:], torch.ones(20))
@@ -97,12 +111,14 @@ def test_flip_is_the_mean_of_the_image_and_its_mirror(make_runtime, image):
     runtime = make_runtime(stride=8, divisor=16)  # pads on the right: the mirror is padded on the other side
     straight = whole_logits(runtime, image).softmax(0)
     mirrored = whole_logits(runtime, np.ascontiguousarray(image[:, ::-1])).softmax(0).flip(2)
-    assert_close(probabilities(runtime, image, Mode(flip=True)), (straight + mirrored) / 2, atol=1e-5, rtol=0)
+    assert_close(
+        probabilities(runtime, image, InferenceSettings(flip=True)), (straight + mirrored) / 2, atol=1e-5, rtol=0
+    )
 
 
 def test_flip_makes_the_mask_of_a_symmetric_image_symmetric(make_runtime, image):
     both = np.concatenate([image, image[:, ::-1]], axis=1)
-    found = probabilities(make_runtime(), both, Mode(flip=True))
+    found = probabilities(make_runtime(), both, InferenceSettings(flip=True))
     assert_close(found, found.flip(2), atol=1e-5, rtol=0)
 
 
@@ -114,19 +130,19 @@ def test_scales_are_averaged_at_full_resolution(make_runtime, image):
         size = (round(70 * scale), round(93 * scale))
         scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         expected += to_image(runtime(scaled), (70, 93))[0].softmax(0) / 3
-    assert_close(probabilities(runtime, image, Mode(scales=(0.5, 1.0, 1.5))), expected, atol=1e-5, rtol=0)
+    assert_close(probabilities(runtime, image, InferenceSettings(scales=(0.5, 1.0, 1.5))), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("fit", "seen"), [((35, 200), (35, 46)), ((64, 80), (60, 80)), ((140, 140), (105, 140)), ((70, 93), (70, 93))]
 )
-def test_a_fitted_image_is_resized_for_the_network_and_scored_at_its_own_size(make_runtime, image, fit, seen):
+def test_a_fitted_image_is_resized_for_the_model_and_scored_at_its_own_size(make_runtime, image, fit, seen):
     runtime = make_runtime(stride=4, divisor=8)
     pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None], runtime.mean, runtime.std)
     if seen != (70, 93):
         pixels = torch.nn.functional.interpolate(pixels, size=seen, mode="bilinear", antialias=True)
     expected = to_image(runtime(pixels), (70, 93))[0].softmax(0)
-    assert_close(probabilities(runtime, image, Mode(fit=fit)), expected, atol=1e-5, rtol=0)
+    assert_close(probabilities(runtime, image, InferenceSettings(resize=fit)), expected, atol=1e-5, rtol=0)
 
 
 def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
@@ -134,29 +150,29 @@ def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
     seen = []
     forward = runtime.model.forward
     runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
-    found = probabilities(runtime, image, Mode(fit=(35, 100), scales=(1.0, 2.0), flip=True))
+    found = probabilities(runtime, image, InferenceSettings(resize=(35, 100), scales=(1.0, 2.0), flip=True))
     assert seen == [(35, 46), (35, 46), (70, 93), (70, 93)]
     assert found.shape == (3, 70, 93)
     seen.clear()
-    predict_mask(runtime, image, Mode(fit=(35, 100), window=(70, 60)))  # in pixels of the image itself
+    predict_mask(runtime, image, InferenceSettings(resize=(35, 100), window=(70, 60)))  # in pixels of the image itself
     assert seen == [(35, 30), (35, 30)]
 
 
 def test_unless_told_otherwise_a_image_is_looked_at_as_in_validation(make_runtime, image):
     runtime = make_runtime()
-    runtime.test_fit = (35, 200)
-    fitted = Mode(fit=(35, 200))
+    runtime.test_resize = (35, 200)
+    fitted = InferenceSettings(resize=(35, 200))
     assert (predict_mask(runtime, image) == predict_mask(runtime, image, fitted)).all()
     assert torch.equal(probabilities(runtime, image), probabilities(runtime, image, fitted))
-    assert not torch.equal(probabilities(runtime, image), probabilities(runtime, image, Mode()))
+    assert not torch.equal(probabilities(runtime, image), probabilities(runtime, image, InferenceSettings()))
 
 
 def test_images_in_a_batch_are_predicted_as_alone(make_runtime, image):
     runtime = make_runtime()
     batch = np.stack([image, image[::-1], image[:, ::-1]])
-    for mode in (Mode(), Mode(window=(32, 48), flip=True)):
-        together = predict_masks(runtime, batch, mode)
-        alone = np.stack([predict_mask(runtime, one, mode) for one in batch])
+    for inference in (InferenceSettings(), InferenceSettings(window=(32, 48), flip=True)):
+        together = predict_masks(runtime, batch, inference)
+        alone = np.stack([predict_mask(runtime, one, inference) for one in batch])
         assert (together == alone).mean() > 0.999
 
 
@@ -174,15 +190,18 @@ def test_sixteen_bits_and_read_only_arrays_are_taken(make_runtime, image):
         ({"scales": (0.5, 50.0)}, "50.0"),
         ({"window": (8, 512)}, "8x512"),
         ({"overlap": 0.95}, "0.95"),
-        ({"fit": (200, 50)}, "200x50"),
+        ({"resize": (200, 50)}, "200x50"),
     ],
 )
 def test_a_mode_out_of_range_is_refused_by_its_value(values, named):
     with pytest.raises(FeathersegError, match=named):
-        Mode(**values)
+        InferenceSettings(**values)
 
 
 def test_a_mode_says_what_it_is():
-    assert str(Mode()) == "whole"
-    assert str(Mode(fit=(512, 2048))) == "whole, fitted to 512x2048"
-    assert str(Mode(window=(512, 640), flip=True, scales=(0.75, 1.0))) == "windows of 512x640, flip, scales 0.75 1.0"
+    assert str(InferenceSettings()) == "whole"
+    assert str(InferenceSettings(resize=(512, 2048))) == "whole, fitted to 512x2048"
+    assert (
+        str(InferenceSettings(window=(512, 640), flip=True, scales=(0.75, 1.0)))
+        == "windows of 512x640, flip, scales 0.75 1.0"
+    )

@@ -1,6 +1,6 @@
 """Ways to look at an image: whole, in overlapping windows, flipped, at several scales; all end in class scores.
 
-A pass is one run of the network on one window, at one scale, perhaps flipped. Its logits are kept at the network's own
+A pass is one run of the model on one window, at one scale, perhaps flipped. Its logits are kept at the model's own
 stride; the scores at full resolution are made from them block of rows by block of rows, so that K x H x W floats
 exist only where they are asked for. Letters: B images of one size, K classes, H x W their size.
 """
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import Fit, SegOutput, Size
+from featherseg.core.types import Resize, SegOutput, Size
 from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.kernels import upsample_argmax
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import fit_factor, resize, scale_images, to_image
+from featherseg.layers.resize import resize, resize_factor, scale_images, to_image
 
 BLOCK_BYTES = 32 * 2**20
 """How large a block of rows of full-resolution scores may be."""
 
 
 @dataclass(frozen=True)
-class Mode:
+class InferenceSettings:
     """How an image is looked at. The default is the whole image, once.
 
     window: (height, width) in pixels of the image; None = whole. overlap: share of a window that its neighbour covers
-    as well. fit: (short side, long side) in pixels that the image is brought to fit for the network, its ratio kept;
+    as well. resize: (short side, long side) in pixels that the image is brought to fit for the model, its ratio kept;
     None = its own size. scales: factors the image (or each window) is resized by on top of that. flip: also mirrored.
-    Scores come at the image's own size, whatever the network saw.
+    Scores come at the image's own size, whatever the model saw.
     Raises ConfigError for values out of range.
     """
 
@@ -39,7 +39,7 @@ class Mode:
     overlap: float = 0.25
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    fit: Fit | None = None
+    resize: Resize | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
@@ -48,17 +48,17 @@ class Mode:
             raise ConfigError(f"window = {_text(self.window)}: expected at least 32x32 pixels (height x width).")
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
-        if self.fit is not None and not 1 <= self.fit[0] <= self.fit[1]:
-            raise ConfigError(f"fit = {_text(self.fit)}: expected the short side first, at least 1 pixel.")
+        if self.resize is not None and not 1 <= self.resize[0] <= self.resize[1]:
+            raise ConfigError(f"resize = {_text(self.resize)}: expected the short side first, at least 1 pixel.")
 
     def factors(self, size: Size) -> tuple[float, ...]:
-        """What an image of `size` is resized by before the network, one factor a scale."""
-        return tuple(fit_factor(size, self.fit) * scale for scale in self.scales)
+        """What an image of `size` is resized by before the model, one factor a scale."""
+        return tuple(resize_factor(size, self.resize) * scale for scale in self.scales)
 
     def __str__(self) -> str:
         """In words, for reports: "whole, fitted to 512x2048, flip, scales 0.75 1.0"."""
         words = ["whole" if self.window is None else f"windows of {_text(self.window)}"]
-        words += [f"fitted to {_text(self.fit)}"] if self.fit else []
+        words += [f"fitted to {_text(self.resize)}"] if self.resize else []
         words += ["flip"] if self.flip else []
         words += [f"scales {' '.join(map(str, self.scales))}"] if self.scales != (1.0,) else []
         return ", ".join(words)
@@ -76,90 +76,90 @@ class Window:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one run of the network saw, and its logits at the network's stride."""
+    """What one run of the model saw, and its logits at the model's stride."""
 
     window: Window
     out: SegOutput
     flipped: bool
 
 
-def own_mode(runtime: Runtime) -> Mode:
-    """How images are looked at unless told otherwise: whole, once, at the size that the network was validated at."""
-    return Mode(fit=runtime.test_fit)
+def own_settings(runtime: Runtime) -> InferenceSettings:
+    """How images are looked at unless told otherwise: whole, once, at the size that the model was validated at."""
+    return InferenceSettings(resize=runtime.test_resize)
 
 
-def predict_masks(runtime: Runtime, images: np.ndarray, mode: Mode | None = None) -> np.ndarray:
-    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default in `own_mode`."""
-    mode = mode or own_mode(runtime)
-    return masks_of(passes_over(runtime, images, mode), images.shape[1:3], mode)
+def predict_masks(runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
+    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default `own_settings`."""
+    inference = inference or own_settings(runtime)
+    return masks_of(passes_over(runtime, images, inference), images.shape[1:3], inference)
 
 
-def predict_mask(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> np.ndarray:
+def predict_mask(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
     """The class of every pixel of one image: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
-    return predict_masks(runtime, image[None], mode)[0]
+    return predict_masks(runtime, image[None], inference)[0]
 
 
 @torch.inference_mode()
 def predict_panoptic(
-    runtime: Runtime, images: np.ndarray, mode: Mode | None = None
+    runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None
 ) -> list[tuple[np.ndarray, Panoptic]]:
     """Classes and objects: images (B, H, W, C) uint8 or uint16 -> of each its mask (H, W) uint8 and its segmentation.
 
-    The network runs once, over the whole image. Raises ConfigError for a mode that asks for more.
+    The model runs once, over the whole image. Raises ConfigError for an inference that asks for more.
     """
     assert runtime.panoptic is not None
-    mode = mode or own_mode(runtime)
-    check_panoptic(mode)
+    inference = inference or own_settings(runtime)
+    check_panoptic(inference)
     size, things = images.shape[1:3], [i for i, info in enumerate(runtime.classes) if info.thing]
-    (seen,) = passes_over(runtime, images, mode)
+    (seen,) = passes_over(runtime, images, inference)
     out = seen.out
     assert out.centers is not None
     assert out.offsets is not None
     centers = to_image(out._replace(logits=out.centers), size)[:, 0]  # (B, H, W)
-    offsets = to_image(out._replace(logits=out.offsets), size) / mode.factors(size)[0]  # (B, 2, H, W)
-    masks = masks_of([seen], size, mode)
+    offsets = to_image(out._replace(logits=out.offsets), size) / inference.factors(size)[0]  # (B, 2, H, W)
+    masks = masks_of([seen], size, inference)
     return [
         (mask, merge(mask, center, offset, things, runtime.panoptic))
         for mask, center, offset in zip(masks, centers, offsets, strict=True)
     ]
 
 
-def check_panoptic(mode: Mode) -> None:
-    """Raises ConfigError for a mode in which objects cannot be put together: windows, mirrored, several scales."""
-    if mode.window is not None or mode.flip or len(mode.scales) > 1:
+def check_panoptic(inference: InferenceSettings) -> None:
+    """Raises ConfigError for settings in which objects cannot be put together: windows, mirrored, several scales."""
+    if inference.window is not None or inference.flip or len(inference.scales) > 1:
         raise ConfigError(
-            f"a panoptic network looks at an image whole and once, not at {mode}: objects of several looks are not "
+            f"a panoptic model looks at an image whole and once, not at {inference}: objects of several looks are not "
             f"put together. An image that is too large for the memory can be shrunk with --max-side."
         )
 
 
-def probabilities(runtime: Runtime, image: np.ndarray, mode: Mode | None = None) -> Tensor:
+def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> Tensor:
     """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
-    mode = mode or own_mode(runtime)
-    passes = passes_over(runtime, image[None], mode)
-    blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], mode)]
+    inference = inference or own_settings(runtime)
+    passes = passes_over(runtime, image[None], inference)
+    blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], inference)]
     scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
-    return scores if _many(image.shape[:2], mode) else scores.softmax(dim=0)
+    return scores if _many(image.shape[:2], inference) else scores.softmax(dim=0)
 
 
-def masks_of(passes: list[Pass], size: Size, mode: Mode) -> np.ndarray:
+def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np.ndarray:
     """The class of every pixel after all passes over images of `size`: (B, H, W) uint8."""
     if len(passes) == 1:
         out = passes[0].out
         full = size if out.padded_size == out.image_size else out.padded_size
         return upsample_argmax(out.logits, full, out.align_corners, crop=size).cpu().numpy()
     masks = np.empty((len(passes[0].out.logits), *size), dtype=np.uint8)
-    for start, scores in score_blocks(passes, size, mode):
+    for start, scores in score_blocks(passes, size, inference):
         block = upsample_argmax(scores, (scores.shape[2], size[1]))  # (B, rows, W)
         masks[:, start : start + block.shape[1]] = block.cpu().numpy()
     return masks
 
 
 @torch.inference_mode()
-def score_blocks(passes: list[Pass], size: Size, mode: Mode) -> Iterator[tuple[int, Tensor]]:
+def score_blocks(passes: list[Pass], size: Size, inference: InferenceSettings) -> Iterator[tuple[int, Tensor]]:
     """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
 
-    Scores are logits where the network runs once, probabilities (means over the passes) where it runs several times.
+    Scores are logits where the model runs once, probabilities (means over the passes) where it runs several times.
     """
     height, width = size
     batch, classes = passes[0].out.logits.shape[:2]
@@ -169,7 +169,7 @@ def score_blocks(passes: list[Pass], size: Size, mode: Mode) -> Iterator[tuple[i
         if len(passes) == 1:
             yield start, _rows(passes[0], start, stop)
         else:
-            yield start, _blend(passes, start, stop, width, mode.overlap)
+            yield start, _blend(passes, start, stop, width, inference.overlap)
 
 
 def windows(size: Size, window: Size | None, overlap: float) -> list[Window]:
@@ -191,32 +191,32 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
 
 
-def _many(size: Size, mode: Mode) -> bool:
-    """Whether the network runs more than once, so that scores are probabilities."""
-    return mode.flip or len(mode.scales) > 1 or len(windows(size, mode.window, mode.overlap)) > 1
+def _many(size: Size, inference: InferenceSettings) -> bool:
+    """Whether the model runs more than once, so that scores are probabilities."""
+    return inference.flip or len(inference.scales) > 1 or len(windows(size, inference.window, inference.overlap)) > 1
 
 
 @torch.inference_mode()
-def passes_over(runtime: Runtime, images: np.ndarray, mode: Mode) -> list[Pass]:
-    """Every run of the network that `mode` asks for on images (B, H, W, C) uint8 or uint16."""
-    return list(_run(runtime, images, mode))
+def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettings) -> list[Pass]:
+    """Every run of the model that `inference` asks for on images (B, H, W, C) uint8 or uint16."""
+    return list(_run(runtime, images, inference))
 
 
-def _run(runtime: Runtime, images: np.ndarray, mode: Mode) -> Iterator[Pass]:
+def _run(runtime: Runtime, images: np.ndarray, inference: InferenceSettings) -> Iterator[Pass]:
     size = (images.shape[1], images.shape[2])
-    for window in windows(size, mode.window, mode.overlap):
+    for window in windows(size, inference.window, inference.overlap):
         crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
         pixels = normalise(pixels, runtime.mean, runtime.std)
-        for factor in mode.factors(size):
+        for factor in inference.factors(size):
             scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
             yield Pass(window, _native(runtime(scaled), window), flipped=False)
-            if mode.flip:
+            if inference.flip:
                 yield Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True)
 
 
 def _native(out: SegOutput, window: Window) -> SegOutput:
-    """A padded network's logits for a resized image are brought to that image: rows are cut from these."""
+    """A padded model's logits for a resized image are brought to that image: rows are cut from these."""
     if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
         return out
 

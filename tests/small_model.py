@@ -1,4 +1,4 @@
-"""The least network with a part of each kind that an export can get wrong, in stages of known names."""
+"""The least model with a part of each kind that an export can get wrong, in stages of known names."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from featherseg.core.types import ClassInfo
 from featherseg.exporters.job import Facts
 from featherseg.exporters.parity import perturb
-from featherseg.layers.network import Backbone, Decoded, SegmentationNetwork
+from featherseg.layers.model import Backbone, Decoded, SegmentationModel
 from featherseg.layers.resize import resize
 
 CLASSES = tuple(ClassInfo(name, (9 * i, 5, 200)) for i, name in enumerate(("road", "sky", "car", "tree", "pole")))
@@ -58,7 +58,7 @@ class Up(nn.Module):
         return resize(x, size, align_corners=False)
 
 
-class SmallNetwork(SegmentationNetwork):
+class SmallModel(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, 5, H'/4, W'/4) of the image padded to multiples of 8."""
 
     size_divisor = 8
@@ -77,8 +77,8 @@ class SmallNetwork(SegmentationNetwork):
         return Decoded(self.classifier(self.fuse(torch.cat([fine, coarse], 1))))
 
 
-def small_network() -> SmallNetwork:
+def small_model() -> SmallModel:
     """In eval mode, of which nothing is at its initial value."""
-    network = SmallNetwork()
-    perturb(network)
-    return network
+    model = SmallModel()
+    perturb(model)
+    return model

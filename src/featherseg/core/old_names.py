@@ -1,0 +1,18 @@
+"""Names in files of format 1, so that run folders and exported files that were written with them keep loading."""
+
+from typing import Any
+
+NEW_NAMES = {"test_fit": "test_resize", "fit": "resize", "mode": "inference", "start": "init", "truth": "ground-truth"}
+OLD_EXAMPLES = "pictures"  # the folder that is called examples now
+OLD_SPLITS = {"fit": "subtrain"}  # of CamVid
+
+
+def with_new_names(values: Any) -> Any:
+    """JSON values with their keys, and CamVid's split, as they are called since format 2."""
+    if isinstance(values, list):
+        return [with_new_names(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    split = values.get("train_split")
+    own = {"train_split": OLD_SPLITS[split]} if values.get("name") == "camvid" and split in OLD_SPLITS else {}
+    return {NEW_NAMES.get(key, key): with_new_names(value) for key, value in {**values, **own}.items()}
