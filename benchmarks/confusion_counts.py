@@ -22,28 +22,28 @@ GOAL, NUMPY_GOAL, TORCHMETRICS_GOAL = 8, 3, 25
 COMPILED = library.kernels
 
 
-def usual(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def usual(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """The count that most evaluators hold: labelled pixels as one int64 number each."""
-    known = (truth >= 0) & (truth < CLASSES)
-    joint = CLASSES * truth[known].astype(np.int64) + prediction[known]
+    known = (label >= 0) & (label < CLASSES)
+    joint = CLASSES * label[known].astype(np.int64) + prediction[known]
     return np.bincount(joint, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
-def usual_torch(truth: torch.Tensor, prediction: torch.Tensor) -> np.ndarray:
-    known = (truth >= 0) & (truth < CLASSES)
-    joint = CLASSES * truth[known].long() + prediction[known]
+def usual_torch(label: torch.Tensor, prediction: torch.Tensor) -> np.ndarray:
+    known = (label >= 0) & (label < CLASSES)
+    joint = CLASSES * label[known].long() + prediction[known]
     return torch.bincount(joint, minlength=CLASSES**2).view(CLASSES, CLASSES).numpy()
 
 
-def torchmetrics_counts(truth: torch.Tensor, prediction: torch.Tensor) -> np.ndarray:
+def torchmetrics_counts(label: torch.Tensor, prediction: torch.Tensor) -> np.ndarray:
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    return multiclass_confusion_matrix(prediction, truth, CLASSES, ignore_index=IGNORE).numpy()
+    return multiclass_confusion_matrix(prediction, label, CLASSES, ignore_index=IGNORE).numpy()
 
 
-def ours(truth: np.ndarray, prediction: np.ndarray, code: object) -> np.ndarray:
+def ours(label: np.ndarray, prediction: np.ndarray, code: object) -> np.ndarray:
     library.kernels = code  # type: ignore[assignment]
-    return confusion_counts(truth, prediction, CLASSES, IGNORE)
+    return confusion_counts(label, prediction, CLASSES, IGNORE)
 
 
 def of_images() -> tuple[np.ndarray, np.ndarray]:
@@ -53,29 +53,29 @@ def of_images() -> tuple[np.ndarray, np.ndarray]:
     logits = F.interpolate(scores, scale_factor=16, mode="bilinear")  # (1, K, H/4, W/4)
     logits += 0.05 * torch.randn(logits.shape, generator=generator)
     unknown = upsample_argmax(torch.randn(1, 2, 32, 64, generator=generator) + torch.tensor([[[[1.6]], [[0.0]]]]), SIZE)
-    truth = upsample_argmax(scores, SIZE).masked_fill_(unknown == 1, IGNORE)
-    return truth[0].numpy(), upsample_argmax(logits, SIZE)[0].numpy()
+    label = upsample_argmax(scores, SIZE).masked_fill_(unknown == 1, IGNORE)
+    return label[0].numpy(), upsample_argmax(logits, SIZE)[0].numpy()
 
 
 def at_random() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    truth, prediction = rng.integers(0, CLASSES, (2, *SIZE), dtype=np.uint8)
-    truth[rng.random(SIZE) < 0.05] = IGNORE
-    return truth, prediction
+    label, prediction = rng.integers(0, CLASSES, (2, *SIZE), dtype=np.uint8)
+    label[rng.random(SIZE) < 0.05] = IGNORE
+    return label, prediction
 
 
-def compare(truth: np.ndarray, prediction: np.ndarray, options: argparse.Namespace) -> paired.Table:
-    tensors = torch.from_numpy(truth), torch.from_numpy(prediction)
+def compare(label: np.ndarray, prediction: np.ndarray, options: argparse.Namespace) -> paired.Table:
+    tensors = torch.from_numpy(label), torch.from_numpy(prediction)
     functions = {
-        "np.bincount": lambda: usual(truth, prediction),
+        "np.bincount": lambda: usual(label, prediction),
         "torch.bincount": lambda: usual_torch(*tensors),
         "torchmetrics": lambda: torchmetrics_counts(*tensors),
-        "ours in numpy": lambda: ours(truth, prediction, portable),
+        "ours in numpy": lambda: ours(label, prediction, portable),
     }
     if COMPILED is not portable:
-        functions["ours"] = lambda: ours(truth, prediction, COMPILED)
+        functions["ours"] = lambda: ours(label, prediction, COMPILED)
     for name, count in functions.items():
-        print(f"{name}: {int(np.abs(count() - usual(truth, prediction)).sum())} pixels counted elsewhere")
+        print(f"{name}: {int(np.abs(count() - usual(label, prediction)).sum())} pixels counted elsewhere")
     table = paired.compare(functions, options.rounds, options.clock, memory=True)
     paired.print_table(table)
     return table
@@ -87,11 +87,11 @@ def main() -> None:
     keep_freed_memory()
     tables = {}
     for name, labels in {"labels of images": of_images, "random bytes": at_random}.items():
-        truth, prediction = labels()
-        right, ignored = 100 * (truth == prediction).mean(), 100 * (truth == IGNORE).mean()
+        label, prediction = labels()
+        right, ignored = 100 * (label == prediction).mean(), 100 * (label == IGNORE).mean()
         print(f"\n{name}: {right:.0f} % right, {ignored:.1f} % ignored")
         print(f"compiled for {native()}")
-        tables[name] = compare(truth, prediction, options)
+        tables[name] = compare(label, prediction, options)
     table = tables["labels of images"]
     for name, goal, base in (
         ("ours", GOAL, "np.bincount"),

@@ -2,7 +2,7 @@
 
     python benchmarks/evaluator.py [--size 1024x2048] [--classes 19] [--rounds 15] [--threads 1] [--json FILE]
 
-Logits at a quarter of the size, truth in blocks with an ignored rim. "usual" is what evaluators commonly do: logits
+Logits at a quarter of the size, labels in blocks with an ignored rim. "usual" is what evaluators commonly do: logits
 enlarged as a whole and argmax, np.bincount over int64. The kernels run compiled or, with FEATHERSEG_NO_EXT=1, in numpy:
 the row of the machine says which. Masks that differ are counted; they may where the two highest scores are equal but
 for rounding.
@@ -29,10 +29,10 @@ def usual_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
 
 
-def usual_counts(truth: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """(H, W) each -> (K, K): one count over truth * K + prediction of the labelled pixels."""
-    known = truth < classes
-    joint = classes * truth[known].astype(np.int64) + mask[known]
+def usual_counts(label: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+    """(H, W) each -> (K, K): one count over ground truth * K + prediction of the labelled pixels."""
+    known = label < classes
+    joint = classes * label[known].astype(np.int64) + mask[known]
     return np.bincount(joint, minlength=classes**2).reshape(classes, classes)
 
 
@@ -42,33 +42,33 @@ def our_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     return masks_of([Pass(Window(0, 0, *size), out, flipped=False)], size, InferenceSettings())[0]
 
 
-def our_counts(truth: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+def our_counts(label: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """As the evaluator counts: (H, W) uint8 each -> (K, K)."""
     confusion = Confusion(classes)
-    confusion.update(truth, mask)
+    confusion.update(label, mask)
     return confusion.matrix
 
 
 def scene(size: tuple[int, int], classes: int) -> tuple[Tensor, np.ndarray]:
-    """Logits (1, K, H/4, W/4), right for most pixels, in the usual layout, and truth (H, W) uint8."""
+    """Logits (1, K, H/4, W/4), right for most pixels, in the usual layout, and ground truth (H, W) uint8."""
     torch.manual_seed(0)
     blocks = torch.randint(0, classes, (1, 1, 16, 32)).float()
-    truth = F.interpolate(blocks, size=size, mode="nearest")[0, 0].to(torch.uint8)  # (H, W)
+    label = F.interpolate(blocks, size=size, mode="nearest")[0, 0].to(torch.uint8)  # (H, W)
     small = F.interpolate(blocks, size=(size[0] // 4, size[1] // 4), mode="nearest").long()
     logits = torch.randn(1, classes, *small.shape[2:])
     logits.scatter_add_(1, small, torch.full(small.shape, 3.0))
-    truth[-size[0] // 16 :] = 255
-    return logits, truth.numpy()
+    label[-size[0] // 16 :] = 255
+    return logits, label.numpy()
 
 
 def main(arguments: argparse.Namespace) -> None:
     height, width = map(int, arguments.size.split("x"))
     size, classes = (height, width), arguments.classes
-    logits, truth = scene(size, classes)
+    logits, label = scene(size, classes)
     nhwc = logits.contiguous(memory_format=torch.channels_last)
     usual, mask = usual_mask(logits, size), our_mask(logits, size)
     print(f"kernels: {native() or 'numpy'}; masks differ at {int((usual != mask).sum())} of {mask.size} pixels;")
-    equal = (usual_counts(truth, mask, classes) == our_counts(truth, mask, classes)).all()
+    equal = (usual_counts(label, mask, classes) == our_counts(label, mask, classes)).all()
     print(f"counts of one mask are {'equal' if equal else 'NOT EQUAL'}")
     contours = BoundaryF(classes)
     steps = {
@@ -80,14 +80,14 @@ def main(arguments: argparse.Namespace) -> None:
             "kernel": lambda: upsample_argmax(logits, size),
         },
         "counts": {
-            "usual": lambda: usual_counts(truth, mask, classes),
-            "evaluator": lambda: our_counts(truth, mask, classes),
-            "kernel": lambda: confusion_counts(truth, mask, classes, 255),
+            "usual": lambda: usual_counts(label, mask, classes),
+            "evaluator": lambda: our_counts(label, mask, classes),
+            "kernel": lambda: confusion_counts(label, mask, classes, 255),
         },
         "all": {
-            "usual, no boundaries": lambda: usual_counts(truth, usual_mask(logits, size), classes),
-            "evaluator, no boundaries": lambda: our_counts(truth, our_mask(logits, size), classes),
-            "boundaries alone": lambda: contours.update(truth, mask),
+            "usual, no boundaries": lambda: usual_counts(label, usual_mask(logits, size), classes),
+            "evaluator, no boundaries": lambda: our_counts(label, our_mask(logits, size), classes),
+            "boundaries alone": lambda: contours.update(label, mask),
         },
     }
     tables = {}

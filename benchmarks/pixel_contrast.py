@@ -31,9 +31,9 @@ def usual_draw(labels: Tensor, predicted: Tensor) -> Drawn:
     pairs = [(i, int(c)) for i, one in enumerate(labels) for c in one.unique() if (one == c).sum() > VIEWS]
     views, drawn = min(SAMPLES // len(pairs), VIEWS), []
     for image, cls in pairs:
-        truth, guess = labels[image].flatten(), predicted[image].flatten()
-        hard = ((truth == cls) & (guess != cls)).nonzero()[:, 0]
-        easy = ((truth == cls) & (guess == cls)).nonzero()[:, 0]
+        label, guess = labels[image].flatten(), predicted[image].flatten()
+        hard = ((label == cls) & (guess != cls)).nonzero()[:, 0]
+        easy = ((label == cls) & (guess == cls)).nonzero()[:, 0]
         take = views - len(easy) if len(easy) < views / 2 else views // 2
         take = len(hard) if len(hard) < views / 2 else take
         hard = hard[torch.randperm(len(hard))[:take]]

@@ -2,7 +2,7 @@
 
     python fake_benchmark_worker.py FOLDER      # FOLDER/PID is made when it starts; FOLDER/faults.json says what fails
 
-faults.json maps a form to the command at which its process dies, or to {command: answer}.
+faults.json maps a build to the command at which its process dies, or to {command: answer}.
 """
 
 import json
@@ -21,43 +21,43 @@ LIMITS = {
 
 
 def form_of(asked: dict, before: str) -> str:
-    """The form that is asked for, or of a file its name; what was opened before where neither is."""
-    return asked.get("form") or (Path(asked["file"]).name if asked.get("file") else before)
+    """The build that is asked for, or of a file its name; what was opened before where neither is."""
+    return asked.get("build") or (Path(asked["file"]).name if asked.get("file") else before)
 
 
-def turn(form: str, number: int) -> dict:
-    """Forward times of 100 ms by the form's factor, on a machine that is slower every round; 1 ms the other stages."""
-    forward = 100 * FACTORS[form] * 1.05**number
+def turn(build: str, number: int) -> dict:
+    """Forward times of 100 ms by the build's factor, on a machine that is slower every round; 1 ms the other stages."""
+    forward = 100 * FACTORS[build] * 1.05**number
     wall = {stage: forward if stage == "forward" else 1.0 for stage in STAGES}
     return {"wall": wall, "cpu": wall, "queue": dict.fromkeys(STAGES, 0.0)}
 
 
-def look(form: str, files: list[str], to: str) -> dict:
+def look(build: str, files: list[str], to: str) -> dict:
     """Logits 0..9; those of ours-bf16 are off by 0.5, and one pixel in 100 of its masks."""
     import numpy as np  # here, as a process that only makes up times starts faster without
 
     logits = np.arange(10.0).reshape(1, 2, 1, 5).repeat(len(files), axis=0)
     masks = np.zeros((len(files), 10, 10), dtype=np.uint8)
-    if form == "ours-bf16":
+    if build == "ours-bf16":
         logits, masks[:, 0, 0] = logits + 0.5, 1
     np.savez(to, logits=logits.astype(np.float32), masks=masks)
     return {}
 
 
-def answer(do: str, form: str, asked: dict, turns: int) -> dict:
-    """What a worker of that form answers to a command, after so many turns."""
+def answer(do: str, build: str, asked: dict, turns: int) -> dict:
+    """What a worker of that build answers to a command, after so many turns."""
     match do:
         case "open":
-            precision = "bf16" if form == "ours-bf16" else "fp32"
+            precision = "bf16" if build == "ours-bf16" else "fp32"
             return {"open_ms": 5.0, "classes": [f"class_{i}" for i in range(19)], "precision": precision}
         case "prepare":
             return {"first_ms": 1000.0, "warm_up_ms": []}
         case "turn":
-            return turn(form, turns)
+            return turn(build, turns)
         case "memory":
-            return {"process_mib": 400.0 * FACTORS[form], "gpu_mib": None}
+            return {"process_mib": 400.0 * FACTORS[build], "gpu_mib": None}
         case "look":
-            return look(form, asked["files"], asked["to"])
+            return look(build, asked["files"], asked["to"])
     assert do == "limits"
     return LIMITS
 
@@ -65,15 +65,15 @@ def answer(do: str, form: str, asked: dict, turns: int) -> dict:
 def main(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     faults = json.loads((folder / "faults.json").read_text()) if (folder / "faults.json").exists() else {}
-    form, turns = "", 0
+    build, turns = "", 0
     for line in sys.stdin:
         asked = json.loads(line)
-        do, form = asked["do"], form_of(asked, form)
-        fault = faults.get(form, {})
+        do, build = asked["do"], form_of(asked, build)
+        fault = faults.get(build, {})
         if fault == do:
             sys.stderr.write("loading\nno such instruction\n")
             sys.exit(3)
-        told = fault[do] if do in fault else answer(do, form, asked, turns)
+        told = fault[do] if do in fault else answer(do, build, asked, turns)
         turns += do == "turn"
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()

@@ -103,24 +103,24 @@ def panoptic_cases(reference: Path) -> dict:
 
 
 def overlaps(fixtures: Path) -> dict:
-    """What pairs of maps of other toolkits' tests share, no map itself: [id of truth, id of prediction, pixels]."""
+    """What pairs of maps of other toolkits' tests share, no map itself: [true id, predicted id, pixels]."""
 
-    def shared(truth: np.ndarray, prediction: np.ndarray) -> list[list[int]]:
-        pairs, pixels = np.unique(np.stack([truth.ravel(), prediction.ravel()]), axis=1, return_counts=True)
+    def shared(label: np.ndarray, prediction: np.ndarray) -> list[list[int]]:
+        pairs, pixels = np.unique(np.stack([label.ravel(), prediction.ravel()]), axis=1, return_counts=True)
         return [[*pair, count] for pair, count in zip(pairs.T.tolist(), pixels.tolist(), strict=True)]
 
     # deeplab2's bird: classes as grey values or colours, instances as grey values
     folder = fixtures / "pq_deeplab2"
     expected = json.loads((folder / "expected.json").read_text())
-    truth = np.array(Image.open(folder / "bird_gt.png").convert("L"))
+    label = np.array(Image.open(folder / "bird_gt.png").convert("L"))
     instances = np.array(Image.open(folder / "bird_pred_instance.png").convert("L")).astype(int)
     colors = np.array(Image.open(folder / "bird_pred_class.png").convert("RGB"))
-    classes = np.zeros(truth.shape, int)
+    classes = np.zeros(label.shape, int)
     for color, number in expected["class_colors"].items():
         classes[(colors == [int(part) for part in color.split(",")]).all(axis=2)] = number
     bird = {
         "source": expected["source"],
-        "overlaps": shared(truth, np.where(classes == expected["void_class"], 0, classes * 256 + instances)),
+        "overlaps": shared(label, np.where(classes == expected["void_class"], 0, classes * 256 + instances)),
         "truth": {int(value): number for value, number in expected["gt_gray_to_class"]["bird"].items()},
         "prediction": "class * 256 + instance",
         "expected": expected["bird_computed_with_the_published_rule"],
@@ -131,10 +131,10 @@ def overlaps(fixtures: Path) -> dict:
     folder = fixtures / "bdd100k"
     bdd100k = json.loads((folder / "expected.json").read_text())
     for name in "ab":
-        (truth, true_segments), (ids, segments) = (
+        (label, true_segments), (ids, segments) = (
             read_bitmask(folder / f"eval/pan_seg/{part}/{name}.png") for part in ("gt", "pred")
         )
-        bdd100k[name] = {"overlaps": shared(truth, ids), "truth": true_segments, "prediction": segments}
+        bdd100k[name] = {"overlaps": shared(label, ids), "truth": true_segments, "prediction": segments}
     return {"deeplab2": bird, "bdd100k": bdd100k}
 
 

@@ -31,10 +31,10 @@ def listed(ids: np.ndarray, rng: np.random.Generator, crowds: bool = True) -> li
     return segments
 
 
-def count_slowly(rule: str, truth, true_segments, prediction, predicted_segments) -> dict[int, list[float]]:
+def count_slowly(rule: str, ground_truth, true_segments, prediction, predicted_segments) -> dict[int, list[float]]:
     """category id -> [tp, fp, fn, sum of IoU], every figure counted by looking at masks one at a time."""
     counts = {category["id"]: [0, 0, 0, 0.0] for category in CATEGORIES}
-    void, matched = truth == 0, set()
+    void, matched = ground_truth == 0, set()
     for t in true_segments:
         if t["iscrowd"]:
             continue
@@ -42,7 +42,7 @@ def count_slowly(rule: str, truth, true_segments, prediction, predicted_segments
         for p in predicted_segments:
             if p["category_id"] != t["category_id"] or (rule == "bdd100k" and p["iscrowd"]):
                 continue
-            a, b = truth == t["id"], prediction == p["id"]
+            a, b = ground_truth == t["id"], prediction == p["id"]
             union = (a | b) & ~(b & void) if rule == "coco" else a | b
             iou = (a & b).sum() / union.sum()
             hits += [(p["id"], iou)] if iou > 0.5 else []
@@ -56,7 +56,7 @@ def count_slowly(rule: str, truth, true_segments, prediction, predicted_segments
         own = [t["id"] for t in true_segments if t["iscrowd"] and t["category_id"] == p["category_id"]][-1:]
         every = [t["id"] for t in true_segments if t["iscrowd"]]
         mask = prediction == p["id"]
-        excused = (mask & (void | np.isin(truth, own if rule == "coco" else every))).sum() / mask.sum() > 0.5
+        excused = (mask & (void | np.isin(ground_truth, own if rule == "coco" else every))).sum() / mask.sum() > 0.5
         passed_over = rule == "bdd100k" and p["iscrowd"]
         counts[p["category_id"]][1] += p["id"] not in matched and not excused and not passed_over
     return counts

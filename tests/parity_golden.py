@@ -113,8 +113,8 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
                 found.append((f"case{number}_argmax", agreement))
         if "loss" in case:
             up = F.interpolate(given["logits"], size=size, mode="bilinear", align_corners=False)
-            truth = torch.from_numpy(labels(case["input_tag"], (batch, *size), classes))
-            loss = F.cross_entropy(up, truth, ignore_index=255, reduction="none").mean()
+            label = torch.from_numpy(labels(case["input_tag"], (batch, *size), classes))
+            loss = F.cross_entropy(up, label, ignore_index=255, reduction="none").mean()
             if abs(loss.item() - case["loss"]["ce_mean_all_pixels"]) >= 1e-4:
                 found.append((f"case{number}_loss", loss.item()))
             (gradient,) = torch.autograd.grad(loss, images)

@@ -21,20 +21,20 @@ class Scene:
     rare: bool = False
 
     def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
-        """(S, N, 3, K): pixels in the truth, hit and predicted of each model, image and class."""
-        truth = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
+        """(S, N, 3, K): pixels in the ground truth, hit and predicted of each model, image and class."""
+        label = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
         if self.rare:
-            truth[:, 0] = 0
+            label[:, 0] = 0
             chosen = rng.choice(images, images * 3 // 100, replace=False)
-            truth[chosen, 0] = np.round(rng.gamma(4, 50, len(chosen)))
+            label[chosen, 0] = np.round(rng.gamma(4, 50, len(chosen)))
         difficulty = self._series(rng, images)
         models = []
         for quality in self.qualities:
             odds = quality + 0.5 * difficulty + 0.5 * self._series(rng, images)
-            hits = np.round(truth / (1 + np.exp(-odds)))
-            wrong = (truth - hits).sum(axis=1, keepdims=True)  # (N, 1)
+            hits = np.round(label / (1 + np.exp(-odds)))
+            wrong = (label - hits).sum(axis=1, keepdims=True)  # (N, 1)
             share = np.full(CLASSES, 1 / CLASSES) if not self.rare else np.array([0, *[1 / (CLASSES - 1)] * 4])
-            models.append(np.stack([truth, hits, hits + np.round(wrong * share)], axis=1))
+            models.append(np.stack([label, hits, hits + np.round(wrong * share)], axis=1))
         return np.stack(models)
 
     def _series(self, rng: np.random.Generator, images: int) -> np.ndarray:
@@ -56,9 +56,9 @@ class Scene:
 
 def training_runs(rng: np.random.Generator, runs: int, images: int, spread: float, noise: float) -> np.ndarray:
     """Runs of one recipe, (m, N, 3, K): log-odds that differ by `spread` from run to run, by `noise` an image."""
-    truth = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))
+    label = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))
     difficulty = 1 + 0.5 * rng.normal(size=(images, CLASSES))
-    odds = difficulty + spread * rng.normal(size=(runs, 1, CLASSES)) + noise * rng.normal(size=(runs, *truth.shape))
-    hits = np.round(truth / (1 + np.exp(-odds)))  # (m, N, K)
-    predicted = hits + np.round((truth - hits).sum(axis=-1, keepdims=True) / CLASSES)
-    return np.stack([np.broadcast_to(truth, hits.shape), hits, predicted], axis=2)
+    odds = difficulty + spread * rng.normal(size=(runs, 1, CLASSES)) + noise * rng.normal(size=(runs, *label.shape))
+    hits = np.round(label / (1 + np.exp(-odds)))  # (m, N, K)
+    predicted = hits + np.round((label - hits).sum(axis=-1, keepdims=True) / CLASSES)
+    return np.stack([np.broadcast_to(label, hits.shape), hits, predicted], axis=2)

@@ -21,11 +21,13 @@ class Opened:
     channels, device = 3, torch.device("cpu")
 
 
-def timed(folder: Path, forms: Sequence[str], size: tuple[int, int] = (8, 8), tell=lambda done, of: None) -> SideBySide:
-    """Models that the fake workers know, each called by the first letter of its form."""
+def timed(
+    folder: Path, builds: Sequence[str], size: tuple[int, int] = (8, 8), tell=lambda done, of: None
+) -> SideBySide:
+    """Models that the fake workers know, each called by the first letter of its build."""
     folder.mkdir(exist_ok=True)
-    names, command = [form[0] for form in forms], (sys.executable, str(FAKE), str(folder))
-    return time_side_by_side(names, [Path(f) for f in forms], [Opened() for _ in forms], size, tell, command)
+    names, command = [build[0] for build in builds], (sys.executable, str(FAKE), str(folder))
+    return time_side_by_side(names, [Path(f) for f in builds], [Opened() for _ in builds], size, tell, command)
 
 
 def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:

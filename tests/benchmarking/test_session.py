@@ -13,7 +13,7 @@ import torch
 from small_run import small_info
 
 from featherseg import FeathersegError, models
-from featherseg.benchmarking.builds import forms_for
+from featherseg.benchmarking.builds import builds_for
 from featherseg.benchmarking.results import Plan
 from featherseg.benchmarking.session import benchmark
 from featherseg.benchmarking.statistics import summarise
@@ -32,8 +32,8 @@ class Workers:
         self.folder = folder
         self.command = (sys.executable, str(FAKE), str(folder))
 
-    def fault(self, form: str, fault: object) -> None:
-        (self.folder / "faults.json").write_text(json.dumps({form: fault}))
+    def fault(self, build: str, fault: object) -> None:
+        (self.folder / "faults.json").write_text(json.dumps({build: fault}))
 
     def alive(self) -> list[int]:
         """Process ids of those that are still there."""
@@ -82,7 +82,7 @@ def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_i
     assert rows["eager"].samples.first_ms.tolist() == [1000] * 3
     assert summarise(rows["eager"].samples.forward_ms).p95 < 1000  # the first call is in no other figure
     assert rows["ours-fp32"].samples.process_mib.max() == 100
-    assert not table.crowded
+    assert not table.waited
     assert not workers.alive()
 
 
@@ -102,8 +102,8 @@ def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row
     outcome = benchmark(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)
     assert [str(t.setting) for t in outcome.tables][:2] == ["32x48, 1 thread", "64x64, 1 thread"]
     assert len(outcome.tables) == 4
-    assert "eager-1x1" in forms_for("cpu", 1)
-    assert "eager-1x1" not in forms_for("cpu", 2)
+    assert "eager-1x1" in builds_for("cpu", 1)
+    assert "eager-1x1" not in builds_for("cpu", 2)
 
 
 def test_the_limit_is_the_longer_of_arithmetic_and_memory_and_only_told_when_measured(workers):
@@ -258,7 +258,7 @@ def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path)
     assert model.files == (file,)
     (by_file,) = find_models([str(file)])
     assert by_file.name == "tiny"
-    assert not by_file.forms
+    assert not by_file.builds
     lone = tmp_path / "lone.onnx"
     lone.touch()
     (beside,) = find_models([str(tiny_run), str(lone)])

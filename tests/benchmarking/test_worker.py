@@ -1,4 +1,4 @@
-"""The real worker, in this process: what it answers, and that its forms are the same model."""
+"""The real worker, in this process: what it answers, and that its builds are the same model."""
 
 import json
 from io import StringIO
@@ -10,7 +10,7 @@ import torch
 
 from featherseg import models
 from featherseg.benchmarking import worker as benchmark_worker
-from featherseg.benchmarking.builds import FORMS, FormRuntime, GraphReplay, pointwise_by_onednn
+from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime, GraphReplay, pointwise_by_onednn
 from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, precision_of, serve
 
@@ -35,17 +35,17 @@ def answers(*commands: dict) -> list[dict]:
     return [json.loads(line) for line in said.getvalue().splitlines()]
 
 
-def opening(form: str, source: str = "frm-lite0") -> dict:
+def opening(build: str, source: str = "frm-lite0") -> dict:
     threads = torch.get_num_threads()
     return {
-        "do": "open", "threads": threads, "device": "cpu", "allocator": FORMS[form].allocator,
-        "source": source, "form": form, "file": None,
+        "do": "open", "threads": threads, "device": "cpu", "allocator": TORCH_BUILDS[build].allocator,
+        "source": source, "build": build, "file": None,
     }  # fmt: skip
 
 
-def looked(form: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    to = folder / f"{form}.npz"
-    assert answers(opening(form), {"do": "look", "files": files, "to": str(to)})[1] == {}
+def looked(build: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    to = folder / f"{build}.npz"
+    assert answers(opening(build), {"do": "look", "files": files, "to": str(to)})[1] == {}
     with np.load(to) as found:
         return found["logits"], found["masks"]
 
@@ -64,10 +64,10 @@ def test_a_turn_times_every_stage_by_both_clocks_after_a_warm_up(files):
     assert memory["gpu_mib"] is None
 
 
-@pytest.mark.parametrize("form", ["eager-1x1", "eager-tuned", "ours-fp32"])
-def test_every_float32_form_is_the_same_model(form, files, tmp_path):
+@pytest.mark.parametrize("build", ["eager-1x1", "eager-tuned", "ours-fp32"])
+def test_every_float32_form_is_the_same_model(build, files, tmp_path):
     logits, masks = looked("eager", files, tmp_path)
-    found, found_masks = looked(form, files, tmp_path)
+    found, found_masks = looked(build, files, tmp_path)
     assert logits.shape[:2] == (3, 19)
     assert masks.shape == (3, *SIZE)
     np.testing.assert_allclose(found, logits, atol=1e-5 * float(np.ptp(logits)))
@@ -123,9 +123,9 @@ def test_forcing_onednn_replaces_the_1x1_convolutions_alone():
 def test_a_cuda_graph_gives_what_its_model_gives_at_every_size():
     torch.manual_seed(0)
     model = models.build("frm-lite0", 5).eval()
-    plain = FormRuntime(model, (), FORMS["ours-fp32"], torch.device("cuda"))
+    plain = BuildRuntime(model, (), TORCH_BUILDS["ours-fp32"], torch.device("cuda"))
     torch.manual_seed(0)
-    graph = FormRuntime(models.build("frm-lite0", 5).eval(), (), FORMS["ours-fp32-graph"], torch.device("cuda"))
+    graph = BuildRuntime(models.build("frm-lite0", 5).eval(), (), TORCH_BUILDS["ours-fp32-graph"], torch.device("cuda"))
     assert isinstance(graph._forward, GraphReplay)
     for shape in ((1, 3, 64, 96), (8, 3, 64, 96), (1, 3, 64, 96)):
         x = torch.randn(shape, device="cuda")

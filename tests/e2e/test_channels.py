@@ -56,6 +56,6 @@ def test_other_channels_learn_from_the_averaged_imagenet_weights(tmp_path, chann
     assert run.info.channels == channels == len(run.model.mean)
     assert max(r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None) > 0.9
     prediction = Predictor(run)(tmp_path / "images" / "00.tif")
-    truth = np.array(Image.open(tmp_path / "masks" / "00.png"))
-    assert (prediction.mask == truth).mean() > 0.9
+    label = np.array(Image.open(tmp_path / "masks" / "00.png"))
+    assert (prediction.mask == label).mean() > 0.9
     assert prediction.overlay().mode == "RGB"

@@ -20,14 +20,14 @@ def boundary_of(values: np.ndarray, k: int) -> list[tuple[int, int]]:
     return found
 
 
-def by_the_definition(truth: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float) -> np.ndarray:
-    radius = tolerance * math.hypot(*truth.shape)
-    prediction = np.where(truth == 255, 255, np.where(prediction >= classes, 1000, prediction))
+def by_the_definition(label: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float) -> np.ndarray:
+    radius = tolerance * math.hypot(*label.shape)
+    prediction = np.where(label == 255, 255, np.where(prediction >= classes, 1000, prediction))
     scores = np.full(classes, np.nan)
     for k in range(classes):
-        if not (truth == k).any():
+        if not (label == k).any():
             continue
-        true, seen = boundary_of(truth, k), boundary_of(prediction, k)
+        true, seen = boundary_of(label, k), boundary_of(prediction, k)
         if not true or not seen:
             scores[k] = float(not true and not seen)
             continue
@@ -43,13 +43,13 @@ def by_the_definition(truth: np.ndarray, prediction: np.ndarray, classes: int, t
 def test_it_is_the_definition(classes, tolerance):
     rng = np.random.default_rng(classes)
     blocks = rng.integers(0, classes, (2, 4, 6)).repeat(5, 1).repeat(5, 2)
-    truth, prediction = (np.where(rng.random((20, 30)) < 0.03, rng.integers(0, classes, (20, 30)), b) for b in blocks)
-    prediction = np.where(rng.random(truth.shape) < 0.6, truth, prediction).astype(np.uint8)
+    label, prediction = (np.where(rng.random((20, 30)) < 0.03, rng.integers(0, classes, (20, 30)), b) for b in blocks)
+    prediction = np.where(rng.random(label.shape) < 0.6, label, prediction).astype(np.uint8)
     prediction[3:6, 3:9] = 255
-    truth = truth.astype(np.uint8)
-    truth[10:14, 12:20] = 255
-    expected = by_the_definition(truth.astype(int), prediction.astype(int), classes, tolerance)
-    np.testing.assert_allclose(boundary_f(truth, prediction, classes, tolerance), expected, atol=1e-12)
+    label = label.astype(np.uint8)
+    label[10:14, 12:20] = 255
+    expected = by_the_definition(label.astype(int), prediction.astype(int), classes, tolerance)
+    np.testing.assert_allclose(boundary_f(label, prediction, classes, tolerance), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.9, 1.0, 1.5, 2.0, 2.9, 5.0, 7.3, 40.0])

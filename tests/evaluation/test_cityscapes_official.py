@@ -41,7 +41,7 @@ def official_scores(module: ModuleType, root: Path, predictions: Path) -> dict:
     """What the benchmark's script finds for the masks of val, and the predictions that it finds by their names."""
     arguments = official_arguments(module, predictions)
     truths = sorted(str(path) for path in (root / "gtFine/val").glob("*/*_gtFine_labelIds.png"))
-    found = [module.getPrediction(arguments, truth) for truth in truths]
+    found = [module.getPrediction(arguments, label) for label in truths]
     return module.evaluateImgLists(found, truths, arguments)
 
 
@@ -66,7 +66,7 @@ def write_release(root: Path, masks: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("void", [0.0, 0.2], ids=["classes alone", "void predicted"])
 def test_scores_equal_those_of_the_official_evaluation(official, tmp_path, seed, void):
-    """Ignored labels, predicted void, classes absent from truth, from prediction and from both."""
+    """Ignored labels, predicted void, classes absent from ground truth, from prediction and from both."""
     rng = np.random.default_rng(seed)
     present = rng.choice(LABEL_IDS, 13, replace=False)
     truths = [random_ids(rng, present[:11], void=0.2) for _ in KEYS]

@@ -12,13 +12,13 @@ from featherseg.evaluation.iou import Confusion
 def random_pair(seed: int, classes: int, void: bool) -> tuple[np.ndarray, np.ndarray]:
     """Truth with ignored pixels and without the last class; prediction with pixels of no class where asked."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes - 1, (13, 17)).astype(np.uint8)
-    truth[rng.random(truth.shape) < 0.1] = 255
-    prediction = np.where(rng.random(truth.shape) < 0.6, truth % classes, rng.integers(0, classes - 1, truth.shape))
+    label = rng.integers(0, classes - 1, (13, 17)).astype(np.uint8)
+    label[rng.random(label.shape) < 0.1] = 255
+    prediction = np.where(rng.random(label.shape) < 0.6, label % classes, rng.integers(0, classes - 1, label.shape))
     if void:
-        prediction[rng.random(truth.shape) < 0.1] = 255
-        prediction[rng.random(truth.shape) < 0.1] = classes
-    return truth, prediction.astype(np.uint8)
+        prediction[rng.random(label.shape) < 0.1] = 255
+        prediction[rng.random(label.shape) < 0.1] = classes
+    return label, prediction.astype(np.uint8)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 255])
@@ -27,9 +27,9 @@ def test_counts_are_those_of_a_double_loop(classes, void):
     confusion = Confusion(classes)
     matrix, missed = np.zeros((classes, classes), int), np.zeros(classes, int)
     for seed in range(3):
-        truth, prediction = random_pair(seed, classes, void and classes < 255)
-        confusion.update(truth, prediction)
-        for t, p in zip(truth.ravel(), prediction.ravel(), strict=True):
+        label, prediction = random_pair(seed, classes, void and classes < 255)
+        confusion.update(label, prediction)
+        for t, p in zip(label.ravel(), prediction.ravel(), strict=True):
             if t == 255:
                 continue
             if p < classes:
@@ -80,9 +80,9 @@ def test_counts_add_up_over_images():
     pairs = [random_pair(seed, 5, void=True) for seed in range(2)]
     total, parts = Confusion(5), Confusion(5)
     total.update(np.concatenate([pairs[0][0], pairs[1][0]]), np.concatenate([pairs[0][1], pairs[1][1]]))
-    for truth, prediction in pairs:
+    for label, prediction in pairs:
         one = Confusion(5)
-        one.update(truth, prediction)
+        one.update(label, prediction)
         parts.add(one)
     assert (total.matrix == parts.matrix).all()
     assert (total.void == parts.void).all()
@@ -90,20 +90,20 @@ def test_counts_add_up_over_images():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint16])
 def test_the_type_of_the_integers_does_not_matter(dtype):
-    truth, prediction = random_pair(1, 5, void=True)
+    label, prediction = random_pair(1, 5, void=True)
     expected, found = Confusion(5), Confusion(5)
-    expected.update(truth, prediction)
-    found.update(truth.astype(dtype), prediction.astype(dtype))
+    expected.update(label, prediction)
+    found.update(label.astype(dtype), prediction.astype(dtype))
     assert (expected.matrix == found.matrix).all()
     assert (expected.void == found.void).all()
 
 
 @pytest.mark.parametrize("value", [5, 254, -1, 300])
-def test_a_truth_outside_the_classes_is_refused_by_value(value):
-    truth = np.zeros((4, 4), np.int32)
-    truth[1, :3] = value
+def test_a_label_outside_the_classes_is_refused_by_value(value):
+    label = np.zeros((4, 4), np.int32)
+    label[1, :3] = value
     with pytest.raises(FeathersegError, match=rf"{value} \(3 pixels\).*0\.\.4"):
-        Confusion(5).update(truth, np.zeros((4, 4), np.uint8))
+        Confusion(5).update(label, np.zeros((4, 4), np.uint8))
 
 
 def test_a_prediction_of_another_size_is_refused_with_both_sizes():

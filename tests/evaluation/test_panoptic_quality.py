@@ -23,10 +23,10 @@ SEEDS = st.integers(0, 2**32 - 1)
 TWO = [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}]
 
 
-def scored(truth, prediction, rule: str = "coco", of=CATEGORIES) -> dict:
-    """The figures of one image; truth and prediction are (ids, segments)."""
+def scored(ground_truth, prediction, rule: str = "coco", of=CATEGORIES) -> dict:
+    """The figures of one image; ground truth and prediction are (ids, segments)."""
     counter = PanopticQuality(of, rule)
-    counter.update(*truth, *prediction)
+    counter.update(*ground_truth, *prediction)
     return counter.compute()
 
 
@@ -36,9 +36,9 @@ def plain(ids: list[list[int]], **category: int) -> tuple[np.ndarray, list[dict]
 
 
 def pairs(rng: np.random.Generator, crowds: bool = True):
-    """A truth, and a prediction that resembles it."""
-    truth = scene(rng, crowds=crowds)
-    return truth, scene(rng, crowds=False, near=truth[0])
+    """A ground truth, and a prediction that resembles it."""
+    ground_truth = scene(rng, crowds=crowds)
+    return ground_truth, scene(rng, crowds=False, near=ground_truth[0])
 
 
 # What the official tools found
@@ -52,16 +52,16 @@ def unrolled(runs: list[int]) -> np.ndarray:
 
 def overlapping(pairs: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Two maps of one row whose ids share as many pixels as a golden says."""
-    truth, prediction, pixels = np.array(pairs).T
-    return np.repeat(truth, pixels)[None], np.repeat(prediction, pixels)[None]
+    ground_truth, prediction, pixels = np.array(pairs).T
+    return np.repeat(ground_truth, pixels)[None], np.repeat(prediction, pixels)[None]
 
 
 def test_every_case_has_the_figures_of_panopticapi():
     golden = json.loads((GOLDEN / "panoptic/panopticapi.json").read_text())
     assert len(golden["cases"]) == 37
     for case in golden["cases"]:
-        truth, prediction = ((unrolled(case[k]), case[f"{k}_segments"]) for k in ("gt", "prediction"))
-        found = scored(truth, prediction, of=golden["categories"])
+        ground_truth, prediction = ((unrolled(case[k]), case[f"{k}_segments"]) for k in ("gt", "prediction"))
+        found = scored(ground_truth, prediction, of=golden["categories"])
         assert found["pq"] == case["expected"]["pq"], case["name"]
         for category, expected in case["expected"]["per_category"].items():
             counts = found["per_category"][int(category)]
@@ -70,10 +70,12 @@ def test_every_case_has_the_figures_of_panopticapi():
 
 def test_the_pair_of_deeplab2_has_its_figures():
     golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["deeplab2"]
-    truth, joined = overlapping(golden["overlaps"])
+    ground_truth, joined = overlapping(golden["overlaps"])
     true_segments = [{"id": int(value), "category_id": number} for value, number in golden["truth"].items()]
     predicted = [{"id": value, "category_id": value // 256} for value in np.unique(joined).tolist() if value]
-    found = scored((truth, true_segments), (joined, predicted), of=[{"id": i, "isthing": 1} for i in range(1, 7)])
+    found = scored(
+        (ground_truth, true_segments), (joined, predicted), of=[{"id": i, "isthing": 1} for i in range(1, 7)]
+    )
     pq, sq, rq, *counts = golden["expected"]
     assert [found["pq"], found["sq"], found["rq"]] == pytest.approx([pq, sq, rq], abs=5e-9)
     rows = [row for row in found["per_category"].values() if row["tp"] + row["fp"] + row["fn"]]
@@ -84,8 +86,8 @@ def test_the_pairs_of_bdd100k_s_toolkit_have_its_figures():
     golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["bdd100k"]
     counter = PanopticQuality(categories(BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS), "bdd100k")
     for name in "ab":
-        truth, prediction = overlapping(golden[name]["overlaps"])
-        counter.update(truth, golden[name]["truth"], prediction, golden[name]["prediction"])
+        ground_truth, prediction = overlapping(golden[name]["overlaps"])
+        counter.update(ground_truth, golden[name]["truth"], prediction, golden[name]["prediction"])
         if name == "a":
             of_a = counter.compute()
     assert 100 * of_a["pq"] == pytest.approx(67.31291398, abs=5e-9)
@@ -114,9 +116,9 @@ def test_random_scenes_have_the_figures_of_cityscapesscripts(official, tmp_path,
     rng = np.random.default_rng(seed)
     counter, writers = PanopticQuality(CATEGORIES), [PanopticWriter(tmp_path / name, CATEGORIES) for name in ("t", "p")]
     for number in range(5):
-        truth, prediction = pairs(rng)
-        counter.update(*truth, *prediction)
-        for writer, panoptic in zip(writers, (truth, prediction), strict=True):
+        ground_truth, prediction = pairs(rng)
+        counter.update(*ground_truth, *prediction)
+        for writer, panoptic in zip(writers, (ground_truth, prediction), strict=True):
             writer.add(number, f"{number}.jpg", f"{number}.png", panoptic)
     annotations = [json.loads(writer.finish().read_text())["annotations"] for writer in writers]
     known = {category["id"]: category for category in CATEGORIES}
@@ -143,32 +145,32 @@ def test_random_scenes_have_the_figures_of_cityscapesscripts(official, tmp_path,
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_counts_are_those_of_a_loop_over_masks(seed, rule):
-    truth, prediction = pairs(np.random.default_rng(seed))
+    ground_truth, prediction = pairs(np.random.default_rng(seed))
     for segment in prediction[1]:
         segment["iscrowd"] = int(segment["id"] % 5 == 0)
-    found = scored(truth, prediction, rule)["per_category"]
-    for category, expected in count_slowly(rule, *truth, *prediction).items():
+    found = scored(ground_truth, prediction, rule)["per_category"]
+    for category, expected in count_slowly(rule, *ground_truth, *prediction).items():
         assert list(found[category].values()) == pytest.approx(expected, rel=1e-13)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
-def test_a_prediction_that_is_the_truth_scores_1(seed, rule):
-    truth = scene(np.random.default_rng(seed), crowds=False)
-    found = scored(truth, truth, rule)
-    if truth[1]:
+def test_a_prediction_that_is_the_ground_truth_scores_1(seed, rule):
+    ground_truth = scene(np.random.default_rng(seed), crowds=False)
+    found = scored(ground_truth, ground_truth, rule)
+    if ground_truth[1]:
         assert [found[key] for key in ("pq", "sq", "rq")] == [1.0, 1.0, 1.0]
-    assert found["n"] == len({segment["category_id"] for segment in truth[1]})
+    assert found["n"] == len({segment["category_id"] for segment in ground_truth[1]})
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
     rng = np.random.default_rng(seed)
-    truth, prediction = pairs(rng)
-    before = scored(truth, prediction, rule)
+    ground_truth, prediction = pairs(rng)
+    before = scored(ground_truth, prediction, rule)
     renamed = []
-    for ids, segments in (truth, prediction):
+    for ids, segments in (ground_truth, prediction):
         new = {0: 0} | {s["id"]: 7 * (i + 1) for i, s in enumerate(reversed(segments))}
         shuffled = [s | {"id": new[s["id"]]} for s in segments]
         renamed.append(
@@ -187,9 +189,9 @@ def test_counting_apart_and_adding_is_counting_together(seed, rule):
     rng = np.random.default_rng(seed)
     scenes = [pairs(rng) for _ in range(4)]
     together, parts = PanopticQuality(CATEGORIES, rule), [PanopticQuality(CATEGORIES, rule) for _ in range(2)]
-    for number, (truth, prediction) in enumerate(scenes):
-        together.update(*truth, *prediction)
-        parts[number // 2].update(*truth, *prediction)
+    for number, (ground_truth, prediction) in enumerate(scenes):
+        together.update(*ground_truth, *prediction)
+        parts[number // 2].update(*ground_truth, *prediction)
     parts[0].add(parts[1])
     for category, row in parts[0].compute()["per_category"].items():
         assert row == pytest.approx(together.compute()["per_category"][category], rel=1e-13)
@@ -211,16 +213,19 @@ def test_void_under_a_match_is_part_of_the_union_by_one_rule_alone(rule, iou):
 @pytest.mark.parametrize(("void", "false_alarms"), [(2, 1), (3, 0)])
 def test_a_prediction_mostly_on_void_is_no_false_alarm(rule, void, false_alarms):
     """On 2 of 4 pixels it is half, not more."""
-    truth = plain([[0] * void + [2] * (4 - void), [2] * 4], _2=2)
-    found = scored(truth, plain([[1] * 4, [2] * 4], _1=1, _2=2), rule, TWO)
+    ground_truth = plain([[0] * void + [2] * (4 - void), [2] * 4], _2=2)
+    found = scored(ground_truth, plain([[1] * 4, [2] * 4], _1=1, _2=2), rule, TWO)
     assert found["per_category"][1]["fp"] == false_alarms
 
 
 @pytest.mark.parametrize(("rule", "category", "false_alarms"), [("coco", 1, 0), ("coco", 3, 1), ("bdd100k", 3, 0)])
 def test_a_prediction_on_a_crowd_of_another_class_is_excused_by_one_rule_alone(rule, category, false_alarms):
     three = [*TWO, {"id": 3, "isthing": 1}]
-    truth = np.array([[9, 9, 9, 2, 2, 2]]), [{"id": 9, "category_id": 1, "iscrowd": 1}, {"id": 2, "category_id": 2}]
-    found = scored(truth, (np.array([[5, 5, 5, 2, 2, 2]]), plain([[]], _5=category, _2=2)[1]), rule, three)
+    ground_truth = (
+        np.array([[9, 9, 9, 2, 2, 2]]),
+        [{"id": 9, "category_id": 1, "iscrowd": 1}, {"id": 2, "category_id": 2}],
+    )
+    found = scored(ground_truth, (np.array([[5, 5, 5, 2, 2, 2]]), plain([[]], _5=category, _2=2)[1]), rule, three)
     assert found["per_category"][category]["fp"] == false_alarms
     assert found["per_category"][1]["fn"] == 0  # a crowd is never missed
 
@@ -231,14 +236,14 @@ def test_predicted_void_is_no_excuse_for_a_miss():
     assert found["pq"] == 0.0
 
 
-def test_the_area_of_the_truth_is_read_from_its_list():
-    truth = np.array([[1, 1, 1, 2]]), [{"id": 1, "category_id": 1, "area": 4}, {"id": 2, "category_id": 2}]
-    assert scored(truth, plain([[1, 1, 1, 2]], _1=1, _2=2), of=TWO)["per_category"][1]["iou_sum"] == 3 / 4
+def test_the_area_of_the_ground_truth_is_read_from_its_list():
+    ground_truth = np.array([[1, 1, 1, 2]]), [{"id": 1, "category_id": 1, "area": 4}, {"id": 2, "category_id": 2}]
+    assert scored(ground_truth, plain([[1, 1, 1, 2]], _1=1, _2=2), of=TWO)["per_category"][1]["iou_sum"] == 3 / 4
 
 
 def test_a_true_segment_without_a_pixel_is_a_miss():
-    truth = np.array([[2, 2]]), [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
-    assert scored(truth, plain([[2, 2]], _2=2), of=TWO)["per_category"][1]["fn"] == 1
+    ground_truth = np.array([[2, 2]]), [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
+    assert scored(ground_truth, plain([[2, 2]], _2=2), of=TWO)["per_category"][1]["fn"] == 1
 
 
 def test_what_does_not_occur_is_not_a_number_and_takes_no_part():
@@ -261,8 +266,8 @@ def test_every_kind_of_whole_numbers_will_do(dtype):
 def test_300_instances_at_full_size_are_found_again_two_pixels_on():
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 300, (64, 128)).repeat(16, 0).repeat(16, 1)
-    truth, moved = (ids, listed(ids, rng, crowds=False)), np.roll(ids, 2, axis=(0, 1))
-    found = scored(truth, (moved, listed(moved, rng, crowds=False)))
+    ground_truth, moved = (ids, listed(ids, rng, crowds=False)), np.roll(ids, 2, axis=(0, 1))
+    found = scored(ground_truth, (moved, listed(moved, rng, crowds=False)))
     assert sum(row["tp"] for row in found["per_category"].values()) == 299
 
 
@@ -275,20 +280,25 @@ MAP, SEGMENTS = plain([[1, 1, 2, 2]], _1=1, _2=2)
 @pytest.mark.parametrize(
     ("part", "ids", "segments", "sentence"),
     [
-        (0, MAP, SEGMENTS[:1], r"map of the truth has id 2 \(2 pixels in all\), not listed among its 1 segment"),
+        (0, MAP, SEGMENTS[:1], r"map of the ground truth has id 2 \(2 pixels in all\), not listed among its 1 segment"),
         (1, MAP, SEGMENTS[:1], r"map of the prediction has id 2 \(2 pixels"),
         (1, MAP + 1, SEGMENTS, r"map of the prediction has id 3 \(2 pixels"),
         (1, MAP, [*SEGMENTS, {"id": 3, "category_id": 1}], "prediction lists id 3, which no pixel of its map has"),
-        (0, MAP, [SEGMENTS[0], {"id": 2, "category_id": 5}], "segment 2 of the truth has the category_id 5: expected"),
+        (
+            0,
+            MAP,
+            [SEGMENTS[0], {"id": 2, "category_id": 5}],
+            "segment 2 of the ground truth has the category_id 5: expected",
+        ),
         (1, MAP, [SEGMENTS[0], {"id": 2}], "segment 2 of the prediction has the category_id None"),
         (1, MAP, [*SEGMENTS, SEGMENTS[0]], "two segments of the prediction have the id 1"),
         (1, MAP, [*SEGMENTS, {"id": 0, "category_id": 1}], "has the id 0: expected a whole number above 0"),
         (1, MAP, [*SEGMENTS, {"category_id": 1}], "has the id None"),
-        (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the truth has the area 0"),
-        (1, MAP[:, :3], SEGMENTS, r"the prediction is 1x3, its truth 1x4 \(height x width\)"),
+        (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the ground truth has the area 0"),
+        (1, MAP[:, :3], SEGMENTS, r"the prediction is 1x3, its ground truth 1x4 \(height x width\)"),
         (1, MAP.astype(np.float32), SEGMENTS, r"ids of the prediction are float32 of shape 1x4"),
-        (0, np.stack([MAP] * 3, axis=2), SEGMENTS, r"ids of the truth are int64 of shape 1x4x3"),
-        (0, -MAP, SEGMENTS, "map of the truth has ids -2, -1"),
+        (0, np.stack([MAP] * 3, axis=2), SEGMENTS, r"ids of the ground truth are int64 of shape 1x4x3"),
+        (0, -MAP, SEGMENTS, "map of the ground truth has ids -2, -1"),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence_and_counts_nothing(part, ids, segments, sentence):

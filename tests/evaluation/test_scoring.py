@@ -148,7 +148,7 @@ def test_predictions_of_another_size_or_in_colour_are_refused_by_name(tmp_path):
             evaluate_predictions(tmp_path, Scenes())
 
 
-def test_a_truth_that_cannot_be_is_named_by_its_image(tmp_path):
+def test_a_label_that_cannot_be_is_named_by_its_image(tmp_path):
     class Wrong(Scenes):
         def label(self, index):
             return np.full((64, 80 + index), 9, dtype=np.uint8)

@@ -121,8 +121,8 @@ def test_true_targets_give_back_the_true_segments(seed):
     targets = panoptic_targets(label, instances, THINGS)
     found = merge(label, torch.from_numpy(targets.center), torch.from_numpy(targets.offset), THINGS, EVERYTHING)
     assert_valid(found, label)
-    truth = np.where(instances > 0, instances, -label.astype(np.int32))
-    pairs = {*zip(found.ids.ravel().tolist(), truth.ravel().tolist(), strict=True)}
+    ground_truth = np.where(instances > 0, instances, -label.astype(np.int32))
+    pairs = {*zip(found.ids.ravel().tolist(), ground_truth.ravel().tolist(), strict=True)}
     assert len(pairs) == len({i for i, _ in pairs}) == len({i for _, i in pairs})
     assert len({i for _, i in pairs if i > 0}) > 15
     for segment in found.segments:

@@ -12,9 +12,9 @@ from featherseg.kernels import confusion_counts, joint_counts
 many = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def by_loop(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: int) -> np.ndarray:
+def by_loop(label: np.ndarray, prediction: np.ndarray, classes: int, ignore: int) -> np.ndarray:
     counts = np.zeros((classes, classes), np.int64)
-    for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+    for t, p in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
         if t != ignore and p in range(classes):
             counts[t, p] += 1
     return counts
@@ -23,9 +23,9 @@ def by_loop(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: int
 def labels(shape: tuple[int, ...], classes: int, ignore: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Truth of classes and ignored pixels; predictions of any byte."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, shape)
-    truth[rng.random(shape) < 0.2] = ignore
-    return truth.astype(np.uint8), rng.integers(0, 256 if seed % 2 else classes, shape).astype(np.uint8)
+    label = rng.integers(0, classes, shape)
+    label[rng.random(shape) < 0.2] = ignore
+    return label.astype(np.uint8), rng.integers(0, 256 if seed % 2 else classes, shape).astype(np.uint8)
 
 
 @many
@@ -37,9 +37,9 @@ def labels(shape: tuple[int, ...], classes: int, ignore: int, seed: int) -> tupl
     seed=st.integers(0, 99),
 )
 def test_counts_are_those_of_a_loop(every_code, height, width, classes, ignore, seed):
-    truth, prediction = labels((height, width), classes, ignore, seed)
-    expected = by_loop(truth, prediction, classes, ignore)
-    for counts in every_code(lambda: confusion_counts(truth, prediction, classes, ignore)):
+    label, prediction = labels((height, width), classes, ignore, seed)
+    expected = by_loop(label, prediction, classes, ignore)
+    for counts in every_code(lambda: confusion_counts(label, prediction, classes, ignore)):
         assert counts.dtype == np.int64
         assert (counts == expected).all()
 
@@ -67,56 +67,56 @@ def test_all_256_classes_can_be_counted(code):
 
 def test_a_large_flat_image_loses_no_pixel(code):
     """Four tables of their own: neighbours that are equal must all arrive."""
-    truth = np.full((513, 1025), 3, np.uint8)
-    assert confusion_counts(truth, truth, 19)[3, 3] == truth.size
+    label = np.full((513, 1025), 3, np.uint8)
+    assert confusion_counts(label, label, 19)[3, 3] == label.size
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.int32, np.int64])
 @pytest.mark.parametrize("ignore", [-1, 127])
 def test_the_type_of_the_integers_does_not_matter(code, dtype, ignore):
-    truth, prediction = (x.astype(dtype) for x in labels((13, 17), 5, 127, seed=2))
+    label, prediction = (x.astype(dtype) for x in labels((13, 17), 5, 127, seed=2))
     if ignore < 0 and np.dtype(dtype).kind == "u":
         ignore = 127
-    truth[truth == 127] = ignore
+    label[label == 127] = ignore
     prediction[0] = 100
     prediction[1, :3] = 5
-    expected = by_loop(truth, prediction, 5, ignore)
-    assert (confusion_counts(truth, prediction, 5, ignore) == expected).all()
-    mixed = confusion_counts(truth, prediction.astype(np.uint8), 5, ignore)
+    expected = by_loop(label, prediction, 5, ignore)
+    assert (confusion_counts(label, prediction, 5, ignore) == expected).all()
+    mixed = confusion_counts(label, prediction.astype(np.uint8), 5, ignore)
     assert (mixed == expected).all()
 
 
 def test_predictions_beyond_a_byte_do_not_wrap_around(code):
-    truth = np.zeros(4, np.int64)
-    counts = confusion_counts(truth, np.array([256, -256, 2**40, 0]), 256)
+    label = np.zeros(4, np.int64)
+    counts = confusion_counts(label, np.array([256, -256, 2**40, 0]), 256)
     assert counts[0, 0] == counts.sum() == 1
 
 
 def test_tensors_give_tensors(code):
-    truth, prediction = labels((13, 17), 5, 255, seed=3)
-    expected = confusion_counts(truth, prediction, 5)
+    label, prediction = labels((13, 17), 5, 255, seed=3)
+    expected = confusion_counts(label, prediction, 5)
     for dtype in (torch.uint8, torch.int64):
-        counts = confusion_counts(torch.from_numpy(truth).to(dtype), torch.from_numpy(prediction).to(dtype), 5)
+        counts = confusion_counts(torch.from_numpy(label).to(dtype), torch.from_numpy(prediction).to(dtype), 5)
         assert isinstance(counts, torch.Tensor)
         assert (counts.numpy() == expected).all()
 
 
 def test_the_layout_in_memory_does_not_matter(code):
-    truth, prediction = labels((12, 18), 5, 255, seed=4)
-    expected = confusion_counts(truth[::2, ::-1].copy(), prediction[::2, ::-1].copy(), 5)
-    assert (confusion_counts(truth[::2, ::-1], prediction[::2, ::-1], 5) == expected).all()
-    truth.setflags(write=False)
-    assert confusion_counts(truth.T, prediction.T, 5).sum() > 0
+    label, prediction = labels((12, 18), 5, 255, seed=4)
+    expected = confusion_counts(label[::2, ::-1].copy(), prediction[::2, ::-1].copy(), 5)
+    assert (confusion_counts(label[::2, ::-1], prediction[::2, ::-1], 5) == expected).all()
+    label.setflags(write=False)
+    assert confusion_counts(label.T, prediction.T, 5).sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
-def test_a_truth_outside_the_classes_is_refused_by_value(code, dtype):
-    truth = np.zeros((4, 4), dtype)
-    truth[1, :3] = 7
+def test_a_label_outside_the_classes_is_refused_by_value(code, dtype):
+    label = np.zeros((4, 4), dtype)
+    label[1, :3] = 7
     with pytest.raises(FeathersegError, match=r"7 \(3 pixels\).*0\.\.4.*200 to ignore"):
-        confusion_counts(truth, np.zeros((4, 4), dtype), 5, ignore_index=200)
+        confusion_counts(label, np.zeros((4, 4), dtype), 5, ignore_index=200)
     with pytest.raises(FeathersegError, match=r"7 \(3 pixels\)"):
-        confusion_counts(torch.from_numpy(truth), torch.zeros(4, 4, dtype=torch.uint8), 5)
+        confusion_counts(torch.from_numpy(label), torch.zeros(4, 4, dtype=torch.uint8), 5)
 
 
 def test_what_cannot_be_counted_is_refused():
@@ -130,7 +130,7 @@ def test_what_cannot_be_counted_is_refused():
 
 @pytest.mark.gpu
 def test_a_cuda_device_gives_the_same():
-    truth, prediction = labels((123, 217), 19, 255, seed=3)
-    counts = confusion_counts(torch.from_numpy(truth).cuda(), torch.from_numpy(prediction).cuda(), 19)
+    label, prediction = labels((123, 217), 19, 255, seed=3)
+    counts = confusion_counts(torch.from_numpy(label).cuda(), torch.from_numpy(prediction).cuda(), 19)
     assert counts.is_cuda
-    assert (counts.cpu().numpy() == by_loop(truth, prediction, 19, 255)).all()
+    assert (counts.cpu().numpy() == by_loop(label, prediction, 19, 255)).all()

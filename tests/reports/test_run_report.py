@@ -170,10 +170,10 @@ def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
 
 def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
     panels = [np.array(Image.open(full / "images" / f"worst-1-{p}.webp").convert("RGB")) for p in PANELS]
-    image, truth, prediction = panels
+    image, label, prediction = panels
     assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second image
-    assert truth[0, 0].tolist() == [0, 0, 0]
-    assert truth[4, 4].tolist() == list(CLASSES[0].color)
+    assert label[0, 0].tolist() == [0, 0, 0]
+    assert label[4, 4].tolist() == list(CLASSES[0].color)
     assert (prediction == CLASSES[1].color).all()
 
 

@@ -68,11 +68,11 @@ def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
         sample = data[index]
         ((mask, seen),) = predict_panoptic(runtime, sample.image[None])
         np.testing.assert_array_equal(mask, predict_mask(runtime, sample.image))
-        truth = np.where(sample.instances > 0, 100 + sample.instances, sample.label.astype(np.int32) + 1)
-        truth[sample.label == 255] = 0
-        known = {int(i): int(sample.label[truth == i][0]) + 1 for i in np.unique(truth) if i}
+        ground_truth = np.where(sample.instances > 0, 100 + sample.instances, sample.label.astype(np.int32) + 1)
+        ground_truth[sample.label == 255] = 0
+        known = {int(i): int(sample.label[ground_truth == i][0]) + 1 for i in np.unique(ground_truth) if i}
         predicted = [{**s, "category_id": s["category_id"] + 1} for s in seen.segments]
-        quality.update(truth, [{"id": i, "category_id": c} for i, c in known.items()], seen.ids, predicted)
+        quality.update(ground_truth, [{"id": i, "category_id": c} for i, c in known.items()], seen.ids, predicted)
     found = evaluate(runtime, data, boundary=False).panoptic
     expected = quality.compute()
     for key in ("pq", "sq", "rq", "n"):

@@ -27,10 +27,10 @@ FRAMES = [f"{i:05d}" for i in range(1000)]
 
 def coverage(scene: Scene, images: int, clusters: Clusters, sets: int, replicates: int = 400) -> float:
     """Share of simulated sets whose interval of mIoU holds the true difference."""
-    truth, rng, held = scene.truth()[0], np.random.default_rng(1), 0
+    label, rng, held = scene.truth()[0], np.random.default_rng(1), 0
     for seed in range(sets):
         found = compare_files(scene.counts(rng, images), clusters, replicates=replicates, seed=seed)[0].miou
-        held += found.low <= truth <= found.high
+        held += found.low <= label <= found.high
     return held / sets
 
 
@@ -56,14 +56,14 @@ def equal_models(simulations: int) -> tuple[float, float]:
 
 def test_counts_and_differences_are_those_of_the_confusion():
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 4, (6, 20, 30)).astype(np.uint8)
-    files = [np.where(rng.random(truth.shape) < share, truth, rng.integers(0, 5, truth.shape)) for share in (0.7, 0.5)]
+    label = rng.integers(0, 4, (6, 20, 30)).astype(np.uint8)
+    files = [np.where(rng.random(label.shape) < share, label, rng.integers(0, 5, label.shape)) for share in (0.7, 0.5)]
     totals, counts = [Confusion(4), Confusion(4)], []
     for total, file in zip(totals, files, strict=True):
         images = []
-        for label, prediction in zip(truth, file.astype(np.uint8), strict=True):
+        for labels, prediction in zip(label, file.astype(np.uint8), strict=True):
             one = Confusion(4)
-            one.update(label, prediction)
+            one.update(labels, prediction)
             total.add(one)
             images.append(image_counts(one.matrix, one.void))
         counts.append(np.stack(images))

@@ -1,4 +1,4 @@
-"""The forms that one torch model is timed in, from the usual one to ours: a literal table."""
+"""The builds that one torch model is timed in, from the usual one to ours: a literal table."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,7 +26,7 @@ Build = Callable[[SegmentationModel], Callable[[Tensor], SegOutput]]
 
 
 @dataclass(frozen=True)
-class Form:
+class TorchBuild:
     """words say what it is; build makes the function that is timed of a model in eval mode on its device.
 
     allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and images.
@@ -44,27 +44,27 @@ class Form:
     one_thread: bool = False
 
 
-class FormRuntime:
-    """A model in one of FORMS as a `Runtime`, see there; the model given is used up."""
+class BuildRuntime:
+    """A model in one of TORCH_BUILDS as a `Runtime`, see there; the model given is used up."""
 
     def __init__(
         self,
         model: SegmentationModel,
         classes: tuple[ClassInfo, ...],
-        form: Form,
+        build: TorchBuild,
         device: torch.device,
         test_resize: Resize | None = None,
     ) -> None:
-        self.name, self.licence, self.classes, self.device = form.words, "", classes, device
+        self.name, self.licence, self.classes, self.device = build.words, "", classes, device
         self.image_size: Size | None = None
         self.test_resize = test_resize
         self.panoptic = PanopticTable() if model.panoptic else None
         self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)
         self.align_corners, self.size_divisor = model.align_corners, model.size_divisor
         self.minimum_size, self._model = model.minimum_size, model
-        self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        self._layout = torch.channels_last if build.channels_last else torch.contiguous_format
         float_model: Any = model.float().eval()
-        self._forward = form.build(float_model.to(device, memory_format=self._layout))
+        self._forward = build.build(float_model.to(device, memory_format=self._layout))
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
@@ -144,9 +144,11 @@ def _exact_float32() -> AbstractContextManager[object]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
 
 
-FORMS = {
-    EAGER: Form("plain eager PyTorch, float32", _as_it_is, allocator=False, channels_last=False, usual_masks=True),
-    "eager-1x1": Form(
+TORCH_BUILDS = {
+    EAGER: TorchBuild(
+        "plain eager PyTorch, float32", _as_it_is, allocator=False, channels_last=False, usual_masks=True
+    ),
+    "eager-1x1": TorchBuild(
         "plain eager, 1x1 convolutions by oneDNN as on several threads",
         pointwise_by_onednn,
         allocator=False,
@@ -155,16 +157,18 @@ FORMS = {
         devices=("cpu",),
         one_thread=True,
     ),
-    TUNED: Form("eager, freed memory kept, channels-last", _as_it_is, usual_masks=True),
-    "ours-fp32": Form("featherseg.optimize, float32: what Predictor runs", partial(_ours, "fp32")),
-    "ours-bf16": Form("featherseg.optimize, bfloat16", partial(_ours, "bf16"), precision="bf16"),
-    "compiled": Form("torch.compile, channels-last", _compiled, usual_masks=True, devices=("cuda",)),
-    "ours-fp32-graph": Form("ours-fp32 as a CUDA graph", partial(_graph, "fp32"), devices=("cuda",)),
-    "ours-bf16-graph": Form("ours-bf16 as a CUDA graph", partial(_graph, "bf16"), "bf16", devices=("cuda",)),
+    TUNED: TorchBuild("eager, freed memory kept, channels-last", _as_it_is, usual_masks=True),
+    "ours-fp32": TorchBuild("featherseg.optimize, float32: what Predictor runs", partial(_ours, "fp32")),
+    "ours-bf16": TorchBuild("featherseg.optimize, bfloat16", partial(_ours, "bf16"), precision="bf16"),
+    "compiled": TorchBuild("torch.compile, channels-last", _compiled, usual_masks=True, devices=("cuda",)),
+    "ours-fp32-graph": TorchBuild("ours-fp32 as a CUDA graph", partial(_graph, "fp32"), devices=("cuda",)),
+    "ours-bf16-graph": TorchBuild("ours-bf16 as a CUDA graph", partial(_graph, "bf16"), "bf16", devices=("cuda",)),
 }
-"""Name -> form; the first is what every fidelity is measured against."""
+"""Name -> build; the first is what every fidelity is measured against."""
 
 
-def forms_for(device: str, threads: int) -> list[str]:
-    """The names of FORMS that apply on a kind of device ("cpu", "cuda") with so many threads."""
-    return [n for n, form in FORMS.items() if device in form.devices and (threads == 1 or not form.one_thread)]
+def builds_for(device: str, threads: int) -> list[str]:
+    """The names of TORCH_BUILDS that apply on a kind of device ("cpu", "cuda") with so many threads."""
+    return [
+        n for n, build in TORCH_BUILDS.items() if device in build.devices and (threads == 1 or not build.one_thread)
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from featherseg.benchmarking.results import Row, Table
 from featherseg.benchmarking.roofline import Limits
-from featherseg.benchmarking.statistics import NO_DIFFERENCE, Speed, summarise
+from featherseg.benchmarking.statistics import NO_DIFFERENCE, Speedup, summarise
 from featherseg.reports.charts import ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
 
@@ -220,7 +220,7 @@ def _name(row: Row, y: float) -> str:
     )
 
 
-def _figure(s: Speed) -> str:
+def _figure(s: Speedup) -> str:
     return "1 (baseline)" if s.itself else NO_DIFFERENCE if s.verdict == NO_DIFFERENCE else str(s)
 
 

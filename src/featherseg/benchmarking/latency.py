@@ -20,7 +20,7 @@ import torch
 
 from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
-from featherseg.benchmarking.statistics import speed
+from featherseg.benchmarking.statistics import speedup
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Size
@@ -98,7 +98,7 @@ class SideBySide:
     def ratios(self) -> list[Ratio]:
         """Every pair of models, the level of the intervals divided among them (Bonferroni)."""
         pairs = list(combinations(range(len(self.names)), 2))
-        found = [(a, b, speed(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs]
+        found = [(a, b, speedup(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs]
         return [Ratio(a, b, s.value, s.low, s.high) for a, b, s in found]
 
 
@@ -122,7 +122,7 @@ def time_side_by_side(
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
         images = [_image(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]
         orders = [
-            {"source": "", "form": None, "file": str(path), "device": str(runtime.device), "threads": threads}
+            {"source": "", "build": None, "file": str(path), "device": str(runtime.device), "threads": threads}
             for path, runtime in zip(paths, runtimes, strict=True)
         ]
         for start in range(STARTS):

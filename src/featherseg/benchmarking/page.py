@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from featherseg.benchmarking.builds import FORMS
+from featherseg.benchmarking.builds import TORCH_BUILDS
 from featherseg.benchmarking.charts import (
     CHART_STYLE,
     latency_svg,
@@ -16,7 +16,7 @@ from featherseg.benchmarking.charts import (
 from featherseg.benchmarking.fidelity import Fidelity
 from featherseg.benchmarking.results import USUAL_STARTS, Outcome, Row, Table
 from featherseg.benchmarking.roofline import Limits
-from featherseg.benchmarking.statistics import CROWDED, NO_DIFFERENCE, Speed, summarise
+from featherseg.benchmarking.statistics import MOST_WAIT, NO_DIFFERENCE, Speedup, summarise
 from featherseg.core.machine import machine_in_words
 from featherseg.core.wording import counted
 from featherseg.reports.page import page_html, section
@@ -51,8 +51,8 @@ def cautions(outcome: Outcome) -> list[str]:
         for model in outcome.plan.models
         if model.run is None
     ]
-    worst = max((table.crowding for table in outcome.tables), default=1.0)
-    if worst > CROWDED:
+    worst = max((table.run_queue_wait for table in outcome.tables), default=1.0)
+    if worst > MOST_WAIT:
         found.append(
             f"The machine was not ours alone: passes took up to {worst:.1f} times as long as their CPU time. "
             f"Ratios suffer less than times; repeat on a quiet machine before you quote any."
@@ -62,7 +62,7 @@ def cautions(outcome: Outcome) -> list[str]:
     return found
 
 
-def _speed(s: Speed) -> str:
+def _speedup(s: Speedup) -> str:
     """The ratio over its interval as HTML; no ratio where no difference is shown."""
     if s.itself:
         return "1"
@@ -94,14 +94,14 @@ def _table_html(table: Table, baselines: tuple[str, ...], limits: Limits | None)
     roof = ""
     if limits:
         roof = f"<h3>What the machine allows</h3>{roofline_svg(table.rows, limits)}"
-    return f"""{_speeds(table, baselines)}
+    return f"""{_latencies(table, baselines)}
 <div class="wide">{"".join(latency_svg(table, baseline) for baseline in baselines)}
 <h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}
 {roof}</div>
 {_rest(table, baselines[0])}"""
 
 
-def _speeds(table: Table, baselines: tuple[str, ...]) -> str:
+def _latencies(table: Table, baselines: tuple[str, ...]) -> str:
     """Time, speed and, beside it, how near the masks are."""
     heads: tuple[str, ...] = ("p50, ms", "p95", "min", "IQR", "images/s", *(f"vs {b}" for b in baselines))
     proof = ("logits off by", "same class") + (("mIoU, %",) if _scored(table) else ())
@@ -109,7 +109,7 @@ def _speeds(table: Table, baselines: tuple[str, ...]) -> str:
     for row in table.rows:
         s, f = summarise(row.samples.forward_ms), row.fidelity
         cells = [f"{s.p50:.1f}", f"{s.p95:.1f}", f"{s.least:.1f}", f"{s.iqr:.1f}"]
-        cells += [f"{1000 * table.setting.batch / s.p50:.1f}", *(_speed(row.by_wall[b]) for b in baselines)]
+        cells += [f"{1000 * table.setting.batch / s.p50:.1f}", *(_speedup(row.by_wall[b]) for b in baselines)]
         cells += [f"{f.max_difference:.1e}<small>{f.of_range:.1e} of range</small>", f"{100 * f.same_class:.2f} %"]
         cells += [_miou(f)] if _scored(table) else []
         rows.append(_row(row, cells))
@@ -136,8 +136,8 @@ def _rest(table: Table, baseline: str) -> str:
     for row in table.rows:
         s = row.samples
         cells = [f"{s.first_ms.mean():.0f}", f"{s.open_ms.mean():.0f}", f"{summarise(s.cpu['forward']).p50:.1f}"]
-        cells += [_speed(row.by_cpu[baseline]), f"{summarise(s.whole_ms).p50:.1f}"]
-        cells += [_speed(row.whole[baseline]), s.process_peak]
+        cells += [_speedup(row.by_cpu[baseline]), f"{summarise(s.whole_ms).p50:.1f}"]
+        cells += [_speedup(row.whole[baseline]), s.process_peak]
         cells += [f"{s.gpu_mib.max():.0f}"] if s.gpu_mib is not None else []
         cells += [share(row)] if _limited(table) else []
         rows.append(_row(row, cells))
@@ -149,8 +149,8 @@ included, median of the starts.</caption><thead><tr><th scope="col">variant</th>
 
 def _variants(outcome: Outcome) -> str:
     """What the names mean, and what was left out."""
-    shown = dict.fromkeys(row.variant.form for table in outcome.tables for row in table.rows if row.variant.form)
-    rows = "".join(f"<div><dt>{form}</dt><dd>{escape(FORMS[form].words)}</dd></div>" for form in shown)
+    shown = dict.fromkeys(row.variant.build for table in outcome.tables for row in table.rows if row.variant.build)
+    rows = "".join(f"<div><dt>{build}</dt><dd>{escape(TORCH_BUILDS[build].words)}</dd></div>" for build in shown)
     out = "".join(f"<li><b>{escape(name)}</b>: {escape(why)}</li>" for name, why in outcome.left_out)
     left = f"<h3>Left out</h3><ul>{out}</ul>" if out else ""
     return section("The variants", f'<dl class="pairs">{rows}</dl>{left}')

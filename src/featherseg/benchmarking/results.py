@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.benchmarking.builds import EAGER, TUNED, forms_for
+from featherseg.benchmarking.builds import EAGER, TUNED, builds_for
 from featherseg.benchmarking.fidelity import Fidelity
 from featherseg.benchmarking.roofline import Limits, Work
-from featherseg.benchmarking.statistics import CROWDED, MIN_STARTS, Speed, crowding, summarise
+from featherseg.benchmarking.statistics import MIN_STARTS, MOST_WAIT, Speedup, run_queue_wait, summarise
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, variants_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, usable_cores
@@ -63,7 +63,7 @@ class Plan:
 
     def variants(self, threads: int) -> list[Variant]:
         """The rows of a setting's table."""
-        return variants_of(self.models, forms_for(pick_device(self.device).type, threads))
+        return variants_of(self.models, builds_for(pick_device(self.device).type, threads))
 
     def check(self) -> None:
         """Raises ConfigError, UnknownName, DeviceError for what cannot be measured."""
@@ -118,9 +118,9 @@ class Samples:
         return "-" if np.isnan(self.process_mib).any() else f"{np.median(self.process_mib):.0f}"
 
     @property
-    def crowding(self) -> float:
-        """See `benchmark_statistics.crowding`; of the forward."""
-        return crowding(self.forward_ms, self.cpu["forward"], self.queue["forward"])
+    def run_queue_wait(self) -> float:
+        """See `benchmark_statistics.run_queue_wait`; of the forward."""
+        return run_queue_wait(self.forward_ms, self.cpu["forward"], self.queue["forward"])
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ class Row:
     precision: str
     samples: Samples
     fidelity: Fidelity
-    by_wall: Mapping[str, Speed]
-    by_cpu: Mapping[str, Speed]
-    whole: Mapping[str, Speed]
+    by_wall: Mapping[str, Speedup]
+    by_cpu: Mapping[str, Speedup]
+    whole: Mapping[str, Speedup]
     work: Work
     limit_ms: float | None
 
@@ -151,14 +151,14 @@ class Table:
     rows: tuple[Row, ...]
 
     @property
-    def crowding(self) -> float:
-        """The worst of the rows; above CROWDED the machine was not ours alone."""
-        return max((row.samples.crowding for row in self.rows), default=1.0)
+    def run_queue_wait(self) -> float:
+        """The worst of the rows; above MOST_WAIT the machine was not ours alone."""
+        return max((row.samples.run_queue_wait for row in self.rows), default=1.0)
 
     @property
-    def crowded(self) -> bool:
+    def waited(self) -> bool:
         """Whether absolute times are not to be trusted; ratios suffer less."""
-        return self.crowding > CROWDED
+        return self.run_queue_wait > MOST_WAIT
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,13 @@ class Outcome:
 
 def _table_json(table: Table) -> dict[str, Any]:
     setting = {"size": list(table.setting.size), "batch": table.setting.batch, "threads": table.setting.threads}
-    crowded = {"crowding": table.crowding, "crowded": table.crowded}
-    return {**setting, **crowded, "rows": [_row_json(row, table.setting.batch) for row in table.rows]}
+    waited = {"run_queue_wait": table.run_queue_wait, "waited": table.waited}
+    return {**setting, **waited, "rows": [_row_json(row, table.setting.batch) for row in table.rows]}
 
 
 def _row_json(row: Row, batch: int) -> dict[str, Any]:
     samples, forward = row.samples, summarise(row.samples.forward_ms)
-    speeds = {"by_wall": row.by_wall, "by_cpu": row.by_cpu, "whole_way": row.whole}
+    speedups = {"by_wall": row.by_wall, "by_cpu": row.by_cpu, "whole_way": row.whole}
     return {
         "variant": row.variant.name,
         "model": row.variant.model.name,
@@ -211,7 +211,7 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         "images_per_second": 1000 * batch / forward.p50,
         "times_as_fast": {
             clock: {name: asdict(s) | {"verdict": s.verdict} for name, s in found.items()}
-            for clock, found in speeds.items()
+            for clock, found in speedups.items()
         },
         "fidelity": asdict(row.fidelity),
         "limit_ms": row.limit_ms,

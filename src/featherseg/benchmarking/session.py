@@ -1,4 +1,4 @@
-"""How fast a model is in every form, with proof beside it that the masks are the same.
+"""How fast a model is in every build, with proof beside it that the masks are the same.
 
 One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
 and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.benchmarking.builds import EAGER, FORMS
+from featherseg.benchmarking.builds import EAGER, TORCH_BUILDS
 from featherseg.benchmarking.fidelity import Fidelity, Scored, fidelity_of, with_miou
 from featherseg.benchmarking.images import Images, write_images, write_own_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.results import Outcome, Plan, Row, Samples, Setting, Table
 from featherseg.benchmarking.roofline import Limits, work_of
-from featherseg.benchmarking.statistics import Speed, speed
+from featherseg.benchmarking.statistics import Speedup, speedup
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
@@ -136,9 +136,9 @@ class _Lane:
 
         def tell(variant: Variant, process: Process) -> None:
             source, file = variant.model.source, variant.file and str(variant.file)
-            allocator = variant.form is not None and FORMS[variant.form].allocator
+            allocator = variant.build is not None and TORCH_BUILDS[variant.build].allocator
             order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
-            process.tell("open", source=source, form=variant.form, file=file, **order)
+            process.tell("open", source=source, build=variant.build, file=file, **order)
 
         def hear(variant: Variant, process: Process) -> None:
             self.opened[variant.name] = process.answer()
@@ -226,9 +226,9 @@ class _Lane:
                     precision,
                     own,
                     fidelity,
-                    by_wall={b: speed(base.forward_ms, own.forward_ms) for b, base in bases.items()},
+                    by_wall={b: speedup(base.forward_ms, own.forward_ms) for b, base in bases.items()},
                     by_cpu={b: _cpu_speed(base, own) for b, base in bases.items()},
-                    whole={b: speed(base.whole_ms, own.whole_ms) for b, base in bases.items()},
+                    whole={b: speedup(base.whole_ms, own.whole_ms) for b, base in bases.items()},
                     work=todo,
                     limit_ms=todo.limit_ms(limits, precision) if limits else None,
                 )
@@ -269,9 +269,9 @@ class _Lane:
         return self.images[folder]
 
 
-def _cpu_speed(base: Samples, own: Samples) -> Speed:
+def _cpu_speed(base: Samples, own: Samples) -> Speedup:
     """By CPU time of the forward; a clock that stood still (it has its own grain) counts as its grain."""
-    return speed(np.maximum(base.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
+    return speedup(np.maximum(base.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
 
 
 def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:

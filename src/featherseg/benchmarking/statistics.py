@@ -16,7 +16,7 @@ from featherseg.uncertainty.bootstrap import LEVEL, student_quantile
 REPLICATES = 2000
 MIN_STARTS = 2
 NO_DIFFERENCE = "no difference shown"
-CROWDED = 1.3
+MOST_WAIT = 1.3
 """Wall over CPU time of one thread from which a run counts as disturbed by its neighbours."""
 
 
@@ -31,7 +31,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Speedup:
     """How many times as fast as a baseline, with its 95 % interval."""
 
     value: float
@@ -62,7 +62,7 @@ def summarise(times_ms: np.ndarray) -> Summary:
     return Summary(float(p50), float(p95), float(times_ms.min()), float(high - low))
 
 
-def speed(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0) -> Speed:
+def speedup(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0) -> Speedup:
     """The median of the rounds' ratios baseline / own, both (S, R), of which each pair was taken in one round.
 
     The interval is that value, times and divided by exp(t * spread): spread is that of the logarithm over bootstrap
@@ -81,13 +81,13 @@ def speed(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: 
     medians = np.median(logs[drawn].reshape(REPLICATES, -1), axis=1)
     t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])
     middle, reach = np.median(logs), t * medians.std()
-    return Speed(*np.exp([middle, middle - reach, middle + reach]).tolist())
+    return Speedup(*np.exp([middle, middle - reach, middle + reach]).tolist())
 
 
-def crowding(wall_ms: np.ndarray, cpu_ms: np.ndarray, queue_ms: np.ndarray) -> float:
+def run_queue_wait(wall_ms: np.ndarray, cpu_ms: np.ndarray, queue_ms: np.ndarray) -> float:
     """How many times as long the machine took as it would have alone: median over the rounds, 1 = undisturbed.
 
-    Wall over CPU time, and CPU time plus the time that threads stood in line for a core (NaN where the kernel does not
+    Wall over CPU time, and CPU time plus the time that threads waited for a core (NaN where the kernel does not
     tell it) over CPU time; the larger. With several threads the first is below 1 by itself.
     """
     cpu = np.maximum(cpu_ms, 1e-6)

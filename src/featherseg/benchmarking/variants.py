@@ -1,4 +1,4 @@
-"""What `featherseg benchmark` was pointed at becomes variants: each model in every form and every exported file."""
+"""What `featherseg benchmark` was pointed at becomes variants: each model in every build and every exported file."""
 
 import os
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ USUAL_SIZE = (512, 1024)
 class BenchmarkModel:
     """One model that is timed: a run, or a catalogue name (`run` is None: seeded weights, untrained).
 
-    forms: whether torch forms beside the two baselines are timed, too; files are those that it was exported to.
+    builds: whether torch builds beside the two baselines are timed, too; files are those that it was exported to.
     """
 
     name: str
     run: Run | None
     files: tuple[Path, ...] = ()
-    forms: bool = True
+    builds: bool = True
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -70,7 +70,7 @@ class BenchmarkModel:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a model in one form (a name of FORMS), or one exported file (form is None).
+    """One row: a model in one build (a name of TORCH_BUILDS), or one exported file (build is None).
 
     name is unique in a benchmark, as in "eager", or "frm-lite0/eager" where there are several models.
     """
@@ -78,7 +78,7 @@ class Variant:
     name: str
     short: str
     model: BenchmarkModel
-    form: str | None = None
+    build: str | None = None
     file: Path | None = None
 
 
@@ -101,19 +101,19 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
         owner = _owner(path, named)
         known = runs.get(owner.source, owner)
         if not any(path.samefile(file) for file in known.files):
-            known = BenchmarkModel(known.name, known.run, (*known.files, path), known.forms)
+            known = BenchmarkModel(known.name, known.run, (*known.files, path), known.builds)
         runs[owner.source] = known
     return _with_own_names(list(runs.values()))
 
 
-def variants_of(timed: Sequence[BenchmarkModel], forms: Sequence[str]) -> list[Variant]:
-    """Every row of a benchmark: of each model its forms, then its files."""
+def variants_of(timed: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[Variant]:
+    """Every row of a benchmark: of each model its builds, then its files."""
     rows = []
     for model in timed:
         prefix = f"{model.name}/" if len(timed) > 1 else ""
-        for form in forms:
-            if model.forms or form in (EAGER, TUNED):
-                rows.append(Variant(prefix + form, form, model, form=form))
+        for build in builds:
+            if model.builds or build in (EAGER, TUNED):
+                rows.append(Variant(prefix + build, build, model, build=build))
         for file, short in zip(model.files, _short_names(model.files), strict=True):
             rows.append(Variant(prefix + short, short, model, file=file))
     return rows
@@ -160,7 +160,7 @@ def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
     if folder.name == EXPORTS and (folder.parent / RESOLVED).is_file():
         run = open_run(folder.parent)
         same = [n for n in named if os.path.samefile(n.source, run.path)]
-        return same[0] if same else BenchmarkModel(run.name, run, forms=False)
+        return same[0] if same else BenchmarkModel(run.name, run, builds=False)
     if len(named) != 1:
         raise ConfigError(
             f"{file} lies in no run's export/, so that nobody can say whether its masks are right. "
@@ -178,4 +178,4 @@ def _short_names(files: Sequence[Path]) -> list[str]:
 def _with_own_names(timed: list[BenchmarkModel]) -> list[BenchmarkModel]:
     """Models of one name (two runs of one folder name) get their paths."""
     names = [n.name for n in timed]
-    return [n if names.count(n.name) == 1 else BenchmarkModel(n.source, n.run, n.files, n.forms) for n in timed]
+    return [n if names.count(n.name) == 1 else BenchmarkModel(n.source, n.run, n.files, n.builds) for n in timed]

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from featherseg import models
-from featherseg.benchmarking.builds import FORMS, FormRuntime
+from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime
 from featherseg.benchmarking.roofline import measure_limits
 from featherseg.benchmarking.variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.core.allocator import keep_freed_memory
@@ -96,7 +96,7 @@ class Opened:
 
     @torch.inference_mode()
     def masks(self, out: SegOutput) -> np.ndarray:
-        """Logits -> (B, H, W) uint8: by torch for the usual forms, as Predictor does it for the others."""
+        """Logits -> (B, H, W) uint8: by torch for the usual builds, as Predictor does it for the others."""
         height, width = out.image_size
         if self.usual_masks:
             return np.asarray(to_image(out, (height, width)).argmax(dim=1).to(torch.uint8).cpu().numpy())
@@ -183,16 +183,16 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 }
 
 
-def open_variant(source: str, form: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
-    """The model of a run or of the catalogue in a form, or a file; -> ready to run, and what it tells of itself."""
+def open_variant(source: str, build: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
+    """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what it tells of itself."""
     start = time.perf_counter()
     if file is not None:
         runtime: Runtime = open_runtime(file, device)
         opened, precision = Opened(runtime, usual_masks=False), precision_of(file)
     else:
-        assert form is not None
-        runtime = _torch_runtime(source, form, device)
-        opened, precision = Opened(runtime, FORMS[form].usual_masks), FORMS[form].precision
+        assert build is not None
+        runtime = _torch_runtime(source, build, device)
+        opened, precision = Opened(runtime, TORCH_BUILDS[build].usual_masks), TORCH_BUILDS[build].precision
     return opened, {
         "open_ms": 1000 * (time.perf_counter() - start),
         "classes": [info.name for info in runtime.classes],
@@ -217,7 +217,7 @@ def wait(device: torch.device) -> None:
 
 
 def queued_ms() -> float:
-    """How long the threads of this process have stood in line for a core so far; NaN where the kernel does not tell."""
+    """How long the threads of this process have waited for a core so far; NaN where the kernel does not tell."""
     waited = 0
     try:
         for task in os.scandir("/proc/self/task"):
@@ -271,14 +271,14 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
         say(answer)
 
 
-def _torch_runtime(source: str, form: str, device: str) -> FormRuntime:
+def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
     where = pick_device(device)
     if source in models.MODELS and not Path(source).exists():
         torch.manual_seed(0)
         model = models.build(source, CATALOGUE_CLASSES).eval()
-        return FormRuntime(model, untrained_classes(), FORMS[form], where)
+        return BuildRuntime(model, untrained_classes(), TORCH_BUILDS[build], where)
     run = load_run(source)
-    return FormRuntime(run.model, run.classes, FORMS[form], where, run.recipe.data.test_resize)
+    return BuildRuntime(run.model, run.classes, TORCH_BUILDS[build], where, run.recipe.data.test_resize)
 
 
 def _png(mask: np.ndarray, colors: np.ndarray) -> bytes:

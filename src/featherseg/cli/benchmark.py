@@ -1,4 +1,4 @@
-"""`featherseg benchmark`: how fast models are in every form, with proof beside it that the masks are the same."""
+"""`featherseg benchmark`: how fast models are in every build, with proof beside it that the masks are the same."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def benchmark(
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Write the benchmark as one HTML page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Time models in every form beside plain PyTorch, and say how near their masks are to its masks.
+    """Time models in every build beside plain PyTorch, and say how near their masks are to its masks.
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
     float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A name

@@ -8,7 +8,7 @@ from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
     from featherseg.benchmarking.results import Outcome, Row, Table
-    from featherseg.benchmarking.statistics import Speed
+    from featherseg.benchmarking.statistics import Speedup
     from featherseg.cli.terminal import Console
 
 
@@ -18,7 +18,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     from featherseg.core.machine import machine_in_words
 
     for table in outcome.tables:
-        _print_speeds(console, table, outcome.plan.baselines)
+        _print_latencies(console, table, outcome.plan.baselines)
         _print_rest(console, table)
     console.print(machine_in_words(dict(outcome.machine)), markup=False)
     for name, why in outcome.left_out:
@@ -27,7 +27,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print(one_line(f"note: {text}"), markup=False)
 
 
-def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
+def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
     """Time and ratios, and beside them how near the masks are to those of plain float32 PyTorch."""
     from featherseg.benchmarking.statistics import summarise
 
@@ -36,7 +36,11 @@ def _print_speeds(console: Console, table: Table, baselines: tuple[str, ...]) ->
     rows = []
     for row in table.rows:
         p50, f = summarise(row.samples.forward_ms).p50, row.fidelity
-        cells = [f"{p50:.1f}", f"{1000 * table.setting.batch / p50:.1f}", *(_speed(row.by_wall[b]) for b in baselines)]
+        cells = [
+            f"{p50:.1f}",
+            f"{1000 * table.setting.batch / p50:.1f}",
+            *(_speedup(row.by_wall[b]) for b in baselines),
+        ]
         rows.append(
             (row, [*cells, f"{f.of_range:.0e}", f"{100 * f.same_class:.2f} %", *([_miou(row)] if scored else [])])
         )
@@ -80,7 +84,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row,
     console.print(grid)
 
 
-def _speed(s: Speed) -> str:
+def _speedup(s: Speedup) -> str:
     """The ratio over its interval; no ratio where no difference is shown."""
     from featherseg.benchmarking.statistics import NO_DIFFERENCE
 

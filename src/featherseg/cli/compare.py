@@ -95,10 +95,10 @@ def compare(
     if output:
         check_writable(output)
     keep_freed_memory()
-    asked = Asked(data, data_root, split, tuple(overrides or ()))
-    names = runs or _train(recipe, models, seeds or SEEDS, out, asked, stderr=as_json)
+    chosen = DataChoice(data, data_root, split, tuple(overrides or ()))
+    names = runs or _train(recipe, models, seeds or SEEDS, out, chosen, stderr=as_json)
     candidates = open_candidates(names, device)
-    labelled = _labelled(candidates, asked)
+    labelled = _labelled(candidates, chosen)
     with work_bar(console) as watch:
         outcome = contest(
             candidates,
@@ -125,8 +125,8 @@ def _refuse_given(options: Mapping[str, object], why: str) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for on the command line: the data (None = the runs' own), and overrides of the recipe."""
+class DataChoice:
+    """What was chosen for on the command line: the data (None = the runs' own), and overrides of the recipe."""
 
     data: str | None
     root: Path | None
@@ -135,7 +135,7 @@ class Asked:
 
 
 def _train(
-    recipe: str | None, models: str | None, seeds: str, out: Path | None, asked: Asked, *, stderr: bool
+    recipe: str | None, models: str | None, seeds: str, out: Path | None, chosen: DataChoice, *, stderr: bool
 ) -> list[str]:
     """Train --models under the recipe, telling of it on stdout or stderr; -> the runs."""
     if not recipe or not models or out is None:
@@ -155,27 +155,27 @@ def _train(
     names, numbers = [m.strip() for m in models.split(",")], [int(seed) for seed in seeds.split(",")]
     if len(names) * len(numbers) < 2:
         raise ConfigError(f"--models {models} --seeds {seeds} make one run: name two models or seeds, or more.")
-    request = Request(recipe, asked.data, asked.root, None, asked.overrides)
-    if asked.split:
+    request = Request(recipe, chosen.data, chosen.root, None, chosen.overrides)
+    if chosen.split:
         data = request.read()[1].data
         LabelledImages(
-            data.name, asked.split, Path(data.root) if data.root else None
+            data.name, chosen.split, Path(data.root) if data.root else None
         ).open()  # raises before the training
     with TrainingProgress(stderr=stderr) as progress:
         return [str(run) for run in train_sweep(request, names, numbers, out, progress)]
 
 
-def _labelled(candidates: Sequence[Candidate], asked: Asked) -> LabelledImages:
-    """What everyone is scored on: the runs' own data and split where they agree and nothing else is asked."""
+def _labelled(candidates: Sequence[Candidate], chosen: DataChoice) -> LabelledImages:
+    """What everyone is scored on: the runs' own data and split where they agree and nothing else is chosen."""
     from featherseg.data.labelled_images import LabelledImages
 
     own = [one.run.recipe.data for one in candidates if one.run]
     names, splits = {d.name for d in own}, {d.val_split for d in own}
-    if asked.data is None and len(names) != 1:
+    if chosen.data is None and len(names) != 1:
         found = f"the runs were trained on {', '.join(sorted(names))}" if names else "exported files do not know theirs"
         raise ConfigError(f"{found}: name the dataset to compare on with --data NAME or --data path/to/dataset.toml.")
-    name = asked.data or own[0].name
-    split = asked.split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
+    name = chosen.data or own[0].name
+    split = chosen.split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
     roots = [Path(d.root) for d in own if d.name == name and d.root]
     size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
-    return LabelledImages(name, split, asked.root or (roots[0] if roots else None), size)
+    return LabelledImages(name, split, chosen.root or (roots[0] if roots else None), size)

@@ -1,4 +1,4 @@
-"""`featherseg convert FORM`: the labels of a release become files in the form that a dataset is read in."""
+"""`featherseg convert DATASET`: the labels of a release become files in the form that a dataset is read in."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,11 @@ from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import unknown
 from featherseg.core.wording import counted, one_line
 
-FORMS = ("cityscapes-panoptic",)
+DATASETS = ("cityscapes-panoptic",)
 
 
 def convert(
-    form: Annotated[str, typer.Argument(help="What to make: cityscapes-panoptic.")],
+    dataset: Annotated[str, typer.Argument(help="What to make: cityscapes-panoptic.")],
     data_root: Annotated[Path, typer.Option(help="Where the release lies: the folder above gtFine.")],
     out: Annotated[Path | None, typer.Option(help="Where to write [default: gtFine below --data-root].")] = None,
     train_ids: Annotated[bool, typer.Option("--train-ids", help="Categories are train ids, not label ids.")] = False,
@@ -22,8 +22,8 @@ def convert(
 
     An interrupted conversion goes on where it stopped when the same command runs again.
     """
-    if form not in FORMS:
-        raise unknown("form", form, FORMS)
+    if dataset not in DATASETS:
+        raise unknown("dataset", dataset, DATASETS)
     from featherseg.cli.terminal import Console
     from featherseg.data.datasets.cityscapes_convert import convert_cityscapes
 

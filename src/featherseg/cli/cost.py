@@ -11,7 +11,7 @@ from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
     from featherseg.counting.cost import Cost
-    from featherseg.counting.deeplab import Beside
+    from featherseg.counting.deeplab import DeepLabRatios
     from featherseg.recipe import PaperTable
 
 
@@ -66,20 +66,20 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
         for column in table.columns[1:-1]:
             column.justify = "right"
         console.print(table)
-    sentences = [
+    messages = [
         f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs {_way(row)} "
         f"at {'x'.join(map(str, row.size))}, {row.classes} classes."
         for row in rows
     ]
-    for sentence in dict.fromkeys(sentences):  # rows that differ in their accuracy alone say it once
-        console.print(sentence, soft_wrap=True)
+    for message in dict.fromkeys(messages):  # rows that differ in their accuracy alone say it once
+        console.print(message, soft_wrap=True)
 
 
 def _way(row: PaperTable) -> str:
     return "counted in a way of their own" if row.convention == "other" else f"by {row.convention}"
 
 
-def _print_deeplabs(result: Cost, deeplabs: list[Beside]) -> None:
+def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console

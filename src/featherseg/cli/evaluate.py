@@ -66,11 +66,11 @@ def evaluate(
         scores = _score_predictions(predictions, _named_data(data, data_root, split), console)
     elif is_exported_file(str(run)):
         scores = _score_file(
-            Path(str(run)), _named_data(data, data_root, split), device, Way(inference, resize), console
+            Path(str(run)), _named_data(data, data_root, split), device, Views(inference, resize), console
         )
     else:
-        asked = Asked(data, data_root, split, full)
-        scores, comparison = _score_run(str(run), asked, device, Way(inference, resize), console)
+        chosen = DataChoice(data, data_root, split, full)
+        scores, comparison = _score_run(str(run), chosen, device, Views(inference, resize), console)
     if as_json:
         print(json_text(to_json(scores)))
         return
@@ -80,7 +80,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Asked:
+class DataChoice:
     """The data as asked for on the command line; None = the run's own."""
 
     data: str | None
@@ -90,7 +90,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Way:
+class Views:
     """How images are seen, as asked for on the command line; `resize` is the text of --resize, None = the run's own."""
 
     inference: InferenceSettings
@@ -112,17 +112,17 @@ def _named_data(name: str | None, root: Path | None, split: str | None) -> Segme
     return open_dataset(name, split or "val", root)
 
 
-def _run_data(run: Run, asked: Asked, console: Console) -> tuple[SegmentationData, str]:
-    """The data to score a run on, and its split: the run's own, as training validated on it, where nothing is asked."""
+def _run_data(run: Run, chosen: DataChoice, console: Console) -> tuple[SegmentationData, str]:
+    """The data to score a run on, and its split: the run's own, as training validated on it unless chosen."""
     from featherseg.data import open_dataset
 
     own = run.recipe.data
-    if asked.data not in (None, own.name):
-        split = asked.split or "val"
-        return open_dataset(str(asked.data), split, asked.root), split
-    split = asked.split or own.val_split
-    root = asked.root or (Path(own.root) if own.root else None)
-    size = own.val_size if split == own.val_split and not asked.full else None
+    if chosen.data not in (None, own.name):
+        split = chosen.split or "val"
+        return open_dataset(str(chosen.data), split, chosen.root), split
+    split = chosen.split or own.val_split
+    root = chosen.root or (Path(own.root) if own.root else None)
+    size = own.val_size if split == own.val_split and not chosen.full else None
     if size is not None:
         console.print(f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full")
     return open_dataset(own.name, split, root, size), split
@@ -135,17 +135,19 @@ def _score_predictions(folder: Path, data: SegmentationData, console: Console) -
         return evaluate_predictions(folder, data, progress=progress)
 
 
-def _score_file(path: Path, data: SegmentationData, device: str, way: Way, console: Console) -> Scores:
+def _score_file(path: Path, data: SegmentationData, device: str, views: Views, console: Console) -> Scores:
     from featherseg.evaluation.scoring import evaluate as score
     from featherseg.inference.runtimes import open_runtime
 
     runtime = open_runtime(path, device)
-    inference = way.of(runtime, console)
+    inference = views.of(runtime, console)
     with progress_bar(console, "scoring") as progress:
         return score(runtime, data, inference, progress=progress)
 
 
-def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console) -> tuple[Scores, Comparison | None]:
+def _score_run(
+    name: str, chosen: DataChoice, device: str, views: Views, console: Console
+) -> tuple[Scores, Comparison | None]:
     """Score a run and record it there; -> what was found, and the paper's row beside it."""
     import torch
 
@@ -160,9 +162,9 @@ def _score_run(name: str, asked: Asked, device: str, way: Way, console: Console)
     run = load_run(name)
     if not run.shipped:
         check_recordable(run)
-    data, split = _run_data(run, asked, console)
+    data, split = _run_data(run, chosen, console)
     runtime = open_runtime(run, device)
-    inference = way.of(runtime, console)
+    inference = views.of(runtime, console)
     if run.info.threads <= (os.cpu_count() or 1):
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
     with progress_bar(console, "scoring") as progress:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.exporters import ExportReport
 
-FORMS = (
+FORMATS = (
     "onnx",
     "openvino",
     "onnx-int8",
@@ -34,7 +34,7 @@ def export(
     run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="FORM,...", help=f"The forms to write: {', '.join(FORMS)}."),
+        typer.Option("--to", metavar="FORM,...", help=f"The forms to write: {', '.join(FORMATS)}."),
     ] = "onnx",
     output: Annotated[
         Path | None, typer.Option("-o", "--out", help="A folder; for one form, a file [default: RUN/export/].")

@@ -23,10 +23,10 @@ def prepare(
     data: Annotated[str, typer.Argument(help="A dataset's name, or a dataset.toml.")],
     data_root: Annotated[Path | None, typer.Option(help="Where a dataset with a name lies on disk.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="A part to prepare; may be repeated [default: all].")] = None,
-    form: Annotated[
+    storage: Annotated[
         Stored, typer.Option(help="raw loses nothing; jpeg is smaller, and for training alone.")
     ] = Stored.RAW,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of --form jpeg.")] = 95,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of --storage jpeg.")] = 95,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write below this folder [default: .featherseg beside the data].")
     ] = None,
@@ -37,10 +37,10 @@ def prepare(
     stores what has changed.
     """
     from featherseg.cli.terminal import Console
-    from featherseg.data.cache_index import Form
+    from featherseg.data.cache_index import Storage
     from featherseg.data.cache_write import prepare_data, splits_on_disk
 
-    stored_as = Form(quality if form is Stored.JPEG else None)
+    stored_as = Storage(quality if storage is Stored.JPEG else None)
     console = Console(stderr=True, highlight=False)
     for name in split or splits_on_disk(data, data_root):
         with progress_bar(console, name) as progress:

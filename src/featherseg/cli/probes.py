@@ -154,22 +154,22 @@ def _serve(folder: Path) -> str:
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
     asyncio.run(config.loaded_app({**scope, "asgi": {"version": "3.0"}, "http_version": "1.1"}, receive, send))
     if sent[0]["status"] != 200 or sent[1]["body"] != b"7":
-        raise RuntimeError(f"a form was answered with {sent}")
+        raise RuntimeError(f"a format was answered with {sent}")
     prometheus_client.generate_latest()
-    return "a form with a file was answered"
+    return "a format with a file was answered"
 
 
 def _video(folder: Path) -> str:
     from featherseg.inference.video.read import Frames, read_facts
-    from featherseg.inference.video.write import ENCODINGS, Drawn, Form, join_segments, write_segment
+    from featherseg.inference.video.write import ENCODINGS, OverlaidFrame, VideoFormat, join_segments, write_segment
 
     for suffix in ENCODINGS:
-        form = Form(suffix, (48, 64), Fraction(25), Fraction(1, 1000))
+        format = VideoFormat(suffix, (48, 64), Fraction(25), Fraction(1, 1000))
         segment, path = folder / "segment.nut", folder / f"video{suffix}"
         with open(segment, "wb") as file:
-            write_segment(file, form, [Drawn(np.full((48, 64, 3), 200, np.uint8), 0, 40)])
+            write_segment(file, format, [OverlaidFrame(np.full((48, 64, 3), 200, np.uint8), 0, 40)])
         with open(path, "wb") as file:
-            join_segments(file, form, [segment])
+            join_segments(file, format, [segment])
         pixels = [frame.pixels for frame in Frames(path, read_facts(path)).after(0)]
         if len(pixels) != 1 or abs(float(pixels[0].mean()) - 200) > 8:
             raise RuntimeError(f"one frame was written as {suffix}, {len(pixels)} came back, or another")

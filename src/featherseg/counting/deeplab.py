@@ -20,7 +20,7 @@ DEEPLABS = {
 
 
 @dataclass(frozen=True)
-class Beside:
+class DeepLabRatios:
     """A DeepLabV3 and, as `ratio`, another model's MACs divided by its own, both by the convention `macs`."""
 
     name: str
@@ -29,14 +29,14 @@ class Beside:
     ratio: float
 
 
-def beside_deeplabv3(cost: Cost) -> list[Beside]:
+def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
     """Every row of DEEPLABS at the image size and number of classes of `cost`, RGB."""
     return [_count(name, config, cost) for name, config in DEEPLABS.items()]
 
 
-def _count(name: str, config: DeepLabV3Config, cost: Cost) -> Beside:
+def _count(name: str, config: DeepLabV3Config, cost: Cost) -> DeepLabRatios:
     with torch.device("meta"):
         model = DeepLabV3(config, cost.classes).eval()
         layers, _ = count_layers(model, torch.empty(1, 3, *cost.size))
     macs = by_convention(layers)["macs"]
-    return Beside(name, count_parameters(model), macs, cost.macs["macs"] / macs)
+    return DeepLabRatios(name, count_parameters(model), macs, cost.macs["macs"] / macs)

@@ -51,7 +51,7 @@ def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
     None as well for a run on other data than the row's, or of a model with settings of its own. mIoU is the last
-    score of each split that was found in the row's way, at the run's own test size; the number of images is named
+    score of each split that was found in the row's inference, at the run's own test size; the number of images is named
     with it. Counts are of the model with the row's classes.
     """
     paper = run.recipe.paper
@@ -62,7 +62,7 @@ def compare(run: Run) -> Comparison | None:
     counted = cost_of(model, run.recipe.model.name, paper.size)
     height, width = paper.size
     convention = "macs" if paper.convention == "other" else paper.convention
-    way = "ours by macs, theirs in another way" if paper.convention == "other" else convention
+    inference = "ours by macs, theirs in another inference" if paper.convention == "other" else convention
     of = "" if paper.classes == len(run.info.classes) else f", {paper.classes} classes"
     return Comparison(
         paper.row,
@@ -70,7 +70,7 @@ def compare(run: Run) -> Comparison | None:
             *_accuracy(run, paper),
             Figure(f"parameters, M{of}", paper.params_m, counted.params / 1e6, 3),
             Figure(
-                f"GMACs ({way}), {height}x{width}{of}",
+                f"GMACs ({inference}), {height}x{width}{of}",
                 paper.gmacs,
                 counted.macs[convention] / 1e9,
                 3,
@@ -81,17 +81,19 @@ def compare(run: Run) -> Comparison | None:
 
 def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     """mIoU by split, in %."""
-    way = InferenceSettings(scales=paper.scales, flip=paper.flip, resize=run.recipe.data.test_resize)
-    looks = {
-        look["split"]: look
-        for look in run.evaluations()
-        if look["data"] == paper.data and look["inference"] == str(way) and look.get("miou") is not None
+    inference = InferenceSettings(scales=paper.scales, flip=paper.flip, resize=run.recipe.data.test_resize)
+    evaluations = {
+        evaluation["split"]: evaluation
+        for evaluation in run.evaluations()
+        if evaluation["data"] == paper.data
+        and evaluation["inference"] == str(inference)
+        and evaluation.get("miou") is not None
     }
     figures = []
     for split, published in paper.miou.items():
         name = f"mIoU on {paper.data} {split}, %" + (", at several scales" if len(paper.scales) > 1 else "")
-        if split in looks:
-            images, ours = looks[split]["images"], 100 * looks[split]["miou"]
+        if split in evaluations:
+            images, ours = evaluations[split]["images"], 100 * evaluations[split]["miou"]
             figures.append(Figure(f"{name}, {counted(images, 'image')}", published, ours, 2))
         else:
             figures.append(Figure(name, published, None, 2))

@@ -74,7 +74,7 @@ class OnDisk:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Synthetic:
     """One dataset of the catalogue that the program draws: `open(split, size)` gives one split."""
 
     facts: DataFacts
@@ -91,7 +91,7 @@ def _pascal_context(classes: int) -> OnDisk:
     )
 
 
-DATASETS: dict[str, OnDisk | Drawn] = {
+DATASETS: dict[str, OnDisk | Synthetic] = {
     "camvid": OnDisk(
         DataFacts(CAMVID_CLASSES, CAMVID_LICENCE, image_size=(360, 480)),
         CamVid,
@@ -126,7 +126,7 @@ DATASETS: dict[str, OnDisk | Drawn] = {
     ),
     "pascal-context-59": _pascal_context(59),
     "pascal-context-60": _pascal_context(60),
-    "shapes": Drawn(DataFacts(Shapes.classes, Shapes.licence, Shapes.channels, (HEIGHT, WIDTH)), Shapes),
+    "shapes": Synthetic(DataFacts(Shapes.classes, Shapes.licence, Shapes.channels, (HEIGHT, WIDTH)), Shapes),
 }
 """The datasets with a name. `folder` data has none: it is named by the path of its dataset.toml."""
 
@@ -150,7 +150,7 @@ def open_files(name: str, split: str, root: Path | None = None, size: int | None
     if name.endswith(".toml"):
         return FolderData(Path(name).absolute(), split, root and root.absolute(), size)  # messages say where was looked
     entry = find_dataset(name)
-    if isinstance(entry, Drawn):
+    if isinstance(entry, Synthetic):
         return entry.open(split, size)
     return entry.open(given_root(name, root), split, size)
 
@@ -180,7 +180,7 @@ def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
     return tuple(range(len(classes)))
 
 
-def find_dataset(name: str) -> OnDisk | Drawn:
+def find_dataset(name: str) -> OnDisk | Synthetic:
     """The entry of the catalogue; raises UnknownName with the nearest name, DataNotFound for what looks like a path."""
     if name in DATASETS:
         return DATASETS[name]

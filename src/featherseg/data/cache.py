@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.types import Sample, SegmentationData
-from featherseg.data.cache_index import FORMS, Cache, Entry, Source, Stamp, read_cache, stamp_of
+from featherseg.data.cache_index import STORAGES, Cache, Entry, Source, Stamp, read_cache, stamp_of
 from featherseg.data.datasets.bdd100k_panoptic import BDD100KPanoptic
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.panoptic.data import PanopticData
@@ -79,12 +79,12 @@ class PreparedData:
     def loss(self) -> str | None:
         """What was lost of the images that are served, as a sentence's part; None where nothing was."""
         found = [] if self.exact else [self._find(index) for index in range(len(self))]
-        lossy = [(cache.form, entry.difference) for cache, entry in filter(None, found) if entry.difference]
+        lossy = [(cache.storage, entry.difference) for cache, entry in filter(None, found) if entry.difference]
         if not lossy:
             return None
-        form, lost = lossy[0][0], [difference for _, difference in lossy]
+        storage, lost = lossy[0][0], [difference for _, difference in lossy]
         return (
-            f"{len(lost)} of {len(self)} images as {form}, whose values differ from the source by "
+            f"{len(lost)} of {len(self)} images as {storage}, whose values differ from the source by "
             f"{np.mean(lost):.2f} of 255 on average"
         )
 
@@ -131,7 +131,7 @@ class PreparedPanoptic(PreparedData):
 def with_cache(data: PairedFiles, root: Path, *, exact: bool) -> SegmentationData:
     """The dataset, which lies in `root`, with its prepared data where there are any."""
     for folder in cache_folders(root):
-        caches = [cache for name in FORMS if (cache := read_cache(folder / folder_name(data.name) / name))]
+        caches = [cache for name in STORAGES if (cache := read_cache(folder / folder_name(data.name) / name))]
         if caches and isinstance(data, PanopticData | BDD100KPanoptic):
             return PreparedPanoptic(data, caches, exact=exact)
         if caches:

@@ -1,7 +1,7 @@
 """Prepared data on disk: a folder for each form of a dataset, with one flat file and an index of what lies where in it.
 
 In the flat file image (H, W, C), label (H, W) and instances (H, W) of a sample follow each other, uncompressed and
-little-endian, or the image as a JPEG. index.jsonl has a head (version, form, name of the flat file) and a line a
+little-endian, or the image as a JPEG. index.jsonl has a head (version, storage, name of the flat file) and a line a
 sample; of several lines with one key the last counts. Both files only grow: what was read stays where it is.
 """
 
@@ -26,7 +26,7 @@ from featherseg.data.images import MAX_PIXELS
 FORMAT_VERSION = 1
 """Raised when the same source files would be stored otherwise: what older versions stored is not used."""
 
-FORMS = ("raw", "jpeg")
+STORAGES = ("raw", "jpeg")
 """The folders of a dataset, a form of images each; of a sample that both hold, the first counts."""
 
 INDEX = "index.jsonl"
@@ -85,26 +85,26 @@ def sha256(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Form:
+class Storage:
     """How images are stored: as they are, or as JPEG of a quality (1..100), which loses."""
 
     quality: int | None = None
 
     @property
     def folder(self) -> str:
-        """Which of FORMS it is."""
+        """Which of STORAGES it is."""
         return "raw" if self.quality is None else "jpeg"
 
     def __str__(self) -> str:
         return "raw" if self.quality is None else f"JPEG of quality {self.quality}"
 
 
-RAW = Form()
+RAW = Storage()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored sample: where it begins in the file, its form, and the files that it was read from.
+    """One stored sample: where it begins in the file, its storage, and the files that it was read from.
 
     shape is (H, W, C) of the image; jpeg its stored bytes, 0 where it is stored as it is; difference the mean over its
     values of |stored - source| (0..255), 0 where nothing is lost; meaning the digest of what the dataset makes of the
@@ -164,10 +164,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """The prepared data of a dataset, opened: its form, the flat file, and the entries by key."""
+    """The prepared data of a dataset, opened: its storage, the flat file, and the entries by key."""
 
     folder: Path
-    form: Form
+    storage: Storage
     pixels: Path
     entries: dict[str, Entry]
 
@@ -205,7 +205,7 @@ def read_cache(folder: Path) -> Cache | None:
         return None
     pixels = folder / Path(str(head.get("pixels"))).name
     size = pixels.stat().st_size if pixels.is_file() else 0
-    return Cache(folder, Form(head.get("quality")), pixels, {entry.key: entry for entry in _entries(records, size)})
+    return Cache(folder, Storage(head.get("quality")), pixels, {entry.key: entry for entry in _entries(records, size)})
 
 
 def _entries(records: list[dict[str, Any]], size: int) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
-from featherseg.data import Drawn, data_folder, find_dataset, given_root, open_files
+from featherseg.data import Synthetic, data_folder, find_dataset, given_root, open_files
 from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
 from featherseg.data.cache_index import (
     FORMAT_VERSION,
@@ -26,9 +26,9 @@ from featherseg.data.cache_index import (
     RAW,
     Cache,
     Entry,
-    Form,
     Source,
     Stamp,
+    Storage,
     aligned,
     decoded,
     read_cache,
@@ -62,7 +62,7 @@ def prepare_data(
     name: str,
     split: str,
     root: Path | None = None,
-    form: Form = RAW,
+    storage: Storage = RAW,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -82,7 +82,7 @@ def prepare_data(
         refuse_links(place.parent, place.name)
     refuse_links(place, folder_name(data.name))
     check_folder(place)
-    return prepare_split(data, place / folder_name(data.name) / form.folder, form, progress)
+    return prepare_split(data, place / folder_name(data.name) / storage.folder, storage, progress)
 
 
 def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
@@ -90,7 +90,7 @@ def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
     if name.endswith(".toml"):
         return list(folder_listing(Path(name), root).splits)
     entry = find_dataset(name)
-    if isinstance(entry, Drawn):
+    if isinstance(entry, Synthetic):
         raise _drawn(name)
     present = entry.listing(given_root(name, root)).splits
     return [split for split in entry.splits if split in present]
@@ -105,15 +105,15 @@ def _writable(folders: Sequence[Path]) -> Path:
     return next((f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1])
 
 
-def prepare_split(data: PairedFiles, folder: Path, form: Form, progress: Progress | None = None) -> Prepared:
-    """Store every sample of a split in `folder`; samples of the same dataset that are there in this form stay.
+def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None) -> Prepared:
+    """Store every sample of a split in `folder`; samples of the same dataset that are there in this storage stay.
 
     JPEGs of another quality are replaced. Raises what reading a sample raises, and FeathersegError where another
     process writes there, or the disk is too small (before anything is written) or refuses.
     """
     try:
         with _locked(folder):
-            cache = _opened(folder, form)
+            cache = _opened(folder, storage)
             missing = _missing(data, cache)
             _check_room(data, missing, cache)
             _store(data, missing, cache, progress)
@@ -134,18 +134,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _opened(folder: Path, form: Form) -> Cache:
-    """What is in the folder in this form, without the torn end of an interrupted write; begun anew where nothing is."""
+def _opened(folder: Path, storage: Storage) -> Cache:
+    """What is in the folder in this storage, without a torn end; begun anew where nothing is."""
     cache = read_cache(folder)
-    if cache is None or cache.form != form or not cache.pixels.is_file():
+    if cache is None or cache.storage != storage or not cache.pixels.is_file():
         (folder / INDEX).unlink(missing_ok=True)  # first: from here on nothing refers to the old files
         for old in folder.glob("pixels-*.bin"):
             old.unlink()
         pixels = folder / f"pixels-{secrets.token_hex(4)}.bin"  # a reader of the old ones must not take it for theirs
         pixels.touch()
-        head = {"format_version": FORMAT_VERSION, "quality": form.quality, "pixels": pixels.name}
+        head = {"format_version": FORMAT_VERSION, "quality": storage.quality, "pixels": pixels.name}
         write_text(folder / INDEX, json.dumps(head) + "\n")
-        cache = Cache(folder, form, pixels, {})
+        cache = Cache(folder, storage, pixels, {})
     os.truncate(cache.pixels, max((entry.end for entry in cache.entries.values()), default=0))
     return cache
 
@@ -174,7 +174,7 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
     """Raises FeathersegError where the disk has not the room that the missing samples need."""
     if not missing:
         return
-    judged = [_encoded(data, index, cache.form)[0] for index in missing[:: -(-len(missing) // JUDGED)]]
+    judged = [_encoded(data, index, cache.storage)[0] for index in missing[:: -(-len(missing) // JUDGED)]]
     per_pixel, pixels = max(aligned(entry.end) / entry.pixels for entry in judged), 0
     for index in missing:
         height, width = image_size(data.pairs[index].files[0])
@@ -182,7 +182,7 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
     needed, free = per_pixel * pixels, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise FeathersegError(
-            f"{len(missing)} images of {data.name} need about {needed / 1e9:.1f} GB as {cache.form}, and the disk of "
+            f"{len(missing)} images of {data.name} take {needed / 1e9:.1f} GB as {cache.storage}, and the disk of "
             f"{cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with --out."
         )
 
@@ -193,7 +193,7 @@ def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Pr
     with open(cache.pixels, "ab") as file:
         flushed = file.tell()
         for done, index in enumerate(missing, start=1):
-            entry, parts = _encoded(data, index, cache.form, offset=aligned(file.tell()))
+            entry, parts = _encoded(data, index, cache.storage, offset=aligned(file.tell()))
             for part in parts:
                 file.write(bytes(aligned(file.tell()) - file.tell()))
                 file.write(part)
@@ -208,7 +208,7 @@ def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Pr
                 progress(kept + done, len(data))
 
 
-def _encoded(data: PairedFiles, index: int, form: Form, offset: int = 0) -> tuple[Entry, list[bytes]]:
+def _encoded(data: PairedFiles, index: int, storage: Storage, offset: int = 0) -> tuple[Entry, list[bytes]]:
     """A sample as it is stored: its entry, and image, label and instances as bytes."""
     files = data.pairs[index].files
     sources = (_source(files[0]), _source(files[1]))
@@ -216,7 +216,7 @@ def _encoded(data: PairedFiles, index: int, form: Form, offset: int = 0) -> tupl
     if not _are_current(files, sources, {}):
         raise DataError(f"{files[0]} or {files[1]} was changed while it was read. Run the same command again.")
     height, width, channels = sample.image.shape
-    jpeg, difference = _as_jpeg(sample.image, files[0], form.quality) if form.quality else (b"", 0.0)
+    jpeg, difference = _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
     arrays = [sample.label.astype("u1")]
     if sample.instances is not None:
         arrays.append(sample.instances.astype("<i4"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo
-from featherseg.data import DATASETS, Drawn, find_dataset, given_root, open_dataset
+from featherseg.data import DATASETS, Synthetic, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
@@ -112,7 +112,7 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     A plain folder gets a map proposed from the values of its masks and is checked against that. Raises what opening a
     dataset raises (UnknownName, ConfigError, DataNotFound); the faults of single files are in the report.
     """
-    if isinstance(DATASETS.get(data), Drawn):
+    if isinstance(DATASETS.get(data), Synthetic):
         return _count_drawn(data, progress)
     listing, proposal = _open_listing(data, root)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
@@ -137,7 +137,7 @@ def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | Non
         return folder_listing(path, root), None
     if data in DATASETS or not path.is_dir():
         entry = find_dataset(data)
-        assert not isinstance(entry, Drawn)
+        assert not isinstance(entry, Synthetic)
         return entry.listing(given_root(data, root)), None
     if (path / "dataset.toml").is_file():
         return folder_listing(path / "dataset.toml", root), None

@@ -300,7 +300,7 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
     if image.mode in ("F", "LAB") or image.mode.startswith("I"):
         raise DataError(
-            f"{path} is an image of mode {image.mode}, which has no RGB form. Save it with 8 bits a channel."
+            f"{path} is an image of mode {image.mode}, which has no RGB storage. Save it with 8 bits a channel."
         )
     if image.mode == "P" and image.palette is None:
         raise DataError(f"{path} holds numbers of colours, but not the colours: its palette is missing.")

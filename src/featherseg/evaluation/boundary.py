@@ -1,11 +1,11 @@
 """Boundary F measure (Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013).
 
-A boundary pixel of class k is a pixel of class k with a 4-neighbour of another class. Pixels whose truth is ignore are
+A boundary pixel of class k is a pixel of class k with a 4-neighbour of another class. Pixels whose label is ignore are
 taken out of both maps first: they are no boundary, and a pixel is no boundary for lying beside them or beside the
 image's edge. Per image and class, precision is the share of predicted boundary pixels that have a true one of the
 same class within the tolerance (Euclidean, between pixel centres), recall the reverse, F their harmonic mean.
 Empty sets: no boundary in either map is F = 1 (nothing to find, nothing invented), in just one of them F = 0.
-An image's score is the mean over the classes in its truth, a dataset's the mean over its images.
+An image's score is the mean over the classes in its ground truth, a dataset's the mean over its images.
 """
 
 import math
@@ -29,9 +29,9 @@ class BoundaryF:
         self._sum = np.zeros(classes)
         self._count = np.zeros(classes, dtype=np.int64)
 
-    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+    def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
         """Add one image, both (H, W) integers; an image without a labelled pixel counts nowhere."""
-        f = boundary_f(truth, prediction, self.classes, self.tolerance)
+        f = boundary_f(label, prediction, self.classes, self.tolerance)
         present = ~np.isnan(f)
         if present.any():
             self._images.append(float(f[present].mean()))
@@ -43,17 +43,17 @@ class BoundaryF:
         return float(np.mean(self._images)) if self._images else float("nan")
 
     def per_class(self) -> np.ndarray:
-        """Mean over the images whose truth has the class, (K,) 0..1; NaN for a class in no truth."""
+        """Mean over the images whose ground truth has the class, (K,) 0..1; NaN for a class in no truth."""
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
 
-def boundary_f(truth: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float = TOLERANCE) -> np.ndarray:
-    """F of each class in one image, (K,) 0..1; NaN for classes that its truth (H, W) does not hold."""
-    ignored = truth == IGNORE
-    true, seen = truth.astype(np.int16), prediction.astype(np.int16)  # room for _VOID
+def boundary_f(label: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float = TOLERANCE) -> np.ndarray:
+    """F of each class in one image, (K,) 0..1; NaN for classes that its ground truth (H, W) does not hold."""
+    ignored = label == IGNORE
+    true, seen = label.astype(np.int16), prediction.astype(np.int16)  # room for _VOID
     seen[(prediction < 0) | (prediction >= classes)] = _VOID
     seen[ignored] = IGNORE
-    radius = tolerance * math.hypot(*truth.shape)
+    radius = tolerance * math.hypot(*label.shape)
     true_at, seen_at = class_boundaries(true), class_boundaries(seen)
     precision_hits, recall_hits = np.zeros(classes), np.zeros(classes)
     for first in range(0, classes, 64):

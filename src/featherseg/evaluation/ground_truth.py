@@ -1,4 +1,4 @@
-"""A dataset's panoptic truth beside what a model predicts, as `PanopticQuality` takes the two."""
+"""A dataset's panoptic ground truth beside what a model predicts, as `PanopticQuality` takes the two."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,18 +30,18 @@ class PanopticScorer:
 
     def __init__(self, data: SegmentationData) -> None:
         self.classes = data.classes
-        self.truth = data if isinstance(data, GroundTruth) else None
+        self.ground_truth = data if isinstance(data, GroundTruth) else None
         own = categories(data.classes, range(len(data.classes)))
-        self.categories = self.truth.categories if self.truth else own
-        self.quality = PanopticQuality(self.categories, self.truth.rule if self.truth else "coco")
+        self.categories = self.ground_truth.categories if self.ground_truth else own
+        self.quality = PanopticQuality(self.categories, self.ground_truth.rule if self.ground_truth else "coco")
 
     def update(self, index: int, sample: Sample, predicted: Panoptic) -> None:
         """Add sample `index`, whose `instances` are known, and what was seen in it: segments with class ids."""
         ids = [category["id"] for category in self.categories]
         segments = [{**segment, "category_id": ids[segment["category_id"]]} for segment in predicted.segments]
-        if self.truth:
-            truth = self.truth.panoptic(index)
+        if self.ground_truth:
+            ground_truth = self.ground_truth.panoptic(index)
         else:
             assert sample.instances is not None
-            truth = from_sample(sample.label, sample.instances, self.classes, ids)
-        self.quality.update(*truth, predicted.ids, segments)
+            ground_truth = from_sample(sample.label, sample.instances, self.classes, ids)
+        self.quality.update(*ground_truth, predicted.ids, segments)

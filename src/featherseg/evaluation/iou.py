@@ -9,11 +9,11 @@ from featherseg.kernels.confusion import refuse_outside
 
 
 class Confusion:
-    """Pixel counts of truth x prediction, summed over images.
+    """Pixel counts of label x prediction, summed over images.
 
     matrix[t, p] (K, K) int64 counts the pixels of class t that were predicted as p; void[t] (K,) int64 those of class t
     that were predicted as no class at all (255, or any value of K or more): a miss of t, a false alarm of nobody.
-    Pixels whose truth is 255 count nowhere.
+    Pixels whose label is 255 count nowhere.
     """
 
     def __init__(self, classes: int) -> None:
@@ -22,17 +22,17 @@ class Confusion:
         self.matrix = np.zeros((classes, classes), dtype=np.int64)
         self.void = np.zeros(classes, dtype=np.int64)
 
-    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one image, both (H, W) integers. Raises DataError where the truth holds a value outside 0..K-1, 255."""
-        if truth.shape != prediction.shape:
+    def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
+        """Add one image, both (H, W) integers. Raises DataError where the label holds a value outside 0..K-1, 255."""
+        if label.shape != prediction.shape:
             raise DataError(
-                f"the prediction is {_size(prediction)}, its truth {_size(truth)} (height x width): "
+                f"the prediction is {_size(prediction)}, its label {_size(label)} (height x width): "
                 f"expected a prediction of the truth's size."
             )
         k = self.classes
-        counts, outside = joint_counts(_bytes(truth), _bytes(prediction), k)  # (K + 1, K + 1), the last: no class
-        if outside or truth.dtype != np.uint8:
-            refuse_outside(truth, k)
+        counts, outside = joint_counts(_bytes(label), _bytes(prediction), k)  # (K + 1, K + 1), the last: no class
+        if outside or label.dtype != np.uint8:
+            refuse_outside(label, k)
         self.matrix += counts[:k, :k]
         self.void += counts[:k, k]
 
@@ -42,12 +42,12 @@ class Confusion:
         self.void += other.void
 
     def iou(self) -> np.ndarray:
-        """tp / (tp + fp + fn) of each class, (K,) 0..1; NaN for a class in neither truth nor prediction.
+        """tp / (tp + fp + fn) of each class, (K,) 0..1; NaN for a class in neither label nor prediction.
 
         The rule of cityscapesscripts' getIouScoreForLabel.
         """
         hits = np.diag(self.matrix)
-        union = self.truth_pixels() + self.matrix.sum(axis=0) - hits
+        union = self.label_pixels() + self.matrix.sum(axis=0) - hits
         return _ratio(hits, union)
 
     def miou(self) -> float:
@@ -56,13 +56,13 @@ class Confusion:
 
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that are right, 0..1."""
-        return float(_ratio(np.trace(self.matrix), self.truth_pixels().sum()))
+        return float(_ratio(np.trace(self.matrix), self.label_pixels().sum()))
 
     def class_accuracy(self) -> float:
-        """Mean over the classes in the truth of the share of their pixels that are right, 0..1."""
-        return _mean(_ratio(np.diag(self.matrix), self.truth_pixels()))
+        """Mean over the classes in the label of the share of their pixels that are right, 0..1."""
+        return _mean(_ratio(np.diag(self.matrix), self.label_pixels()))
 
-    def truth_pixels(self) -> np.ndarray:
+    def label_pixels(self) -> np.ndarray:
         """LabelledImages pixels of each class, (K,)."""
         return self.matrix.sum(axis=1) + self.void
 

@@ -2,7 +2,7 @@
 
 A predicted and a true segment of one category match where their IoU is over 0.5: at most one can. Of each category,
 over all images: SQ = mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ * RQ; then the mean over the
-categories that occur. There are two rules for what the truth leaves open: that of COCO's panopticapi, whose code the
+categories that occur. Two rules say what the ground truth leaves open: that of COCO's panopticapi, whose code the
 Cityscapes benchmark shares, and that of the BDD100K toolkit (bdd100k/eval/pan_seg.py).
 
 | rule | coco | bdd100k |
@@ -60,8 +60,8 @@ class PanopticQuality:
 
     def update(
         self,
-        truth_ids: np.ndarray,
-        truth_segments: Sequence[Mapping[str, Any]],
+        ground_truth_ids: np.ndarray,
+        ground_truth_segments: Sequence[Mapping[str, Any]],
         predicted_ids: np.ndarray,
         predicted_segments: Sequence[Mapping[str, Any]],
     ) -> None:
@@ -72,18 +72,18 @@ class PanopticQuality:
         nothing and is no error. A true segment without a pixel is a miss. Raises DataError, and counts nothing, where
         maps and segments do not agree.
         """
-        true_runs, predicted_runs, lengths = _runs(truth_ids, predicted_ids)
-        truth = self._read("truth", true_runs, lengths, truth_segments)
+        true_runs, predicted_runs, lengths = _runs(ground_truth_ids, predicted_ids)
+        ground_truth = self._read("truth", true_runs, lengths, ground_truth_segments)
         predicted = self._read("prediction", predicted_runs, lengths, predicted_segments)
-        area = np.array([0, *map(_area, truth_segments)])
-        overlap = _overlap(truth, predicted, lengths)
+        area = np.array([0, *map(_area, ground_truth_segments)])
+        overlap = _overlap(ground_truth, predicted, lengths)
         empty = np.flatnonzero(overlap.sum(axis=0)[1:] == 0)
         if empty.size:
             raise DataError(
                 f"the prediction lists {_named([predicted_segments[i]['id'] for i in empty.tolist()])}, which no pixel "
                 f"of its map has. Leave out segments without pixels."
             )
-        self._count(truth, predicted, overlap, np.where(area > 0, area, overlap.sum(axis=1)))
+        self._count(ground_truth, predicted, overlap, np.where(area > 0, area, overlap.sum(axis=1)))
 
     def add(self, other: "PanopticQuality") -> None:
         """Add the counts of another with the same categories and rule, as of another process."""
@@ -125,26 +125,27 @@ class PanopticQuality:
         crowd = np.array([False, *(bool(segment.get("iscrowd", 0)) for segment in segments)])
         return _Segments(_rows(name, ids, lengths, listed), category, crowd)
 
-    def _count(self, truth: _Segments, predicted: _Segments, overlap: np.ndarray, truth_area: np.ndarray) -> None:
-        """Add TP, FP, FN and IoU of the matches; overlap (T + 1, P + 1) counts pixels, truth_area is (T + 1,)."""
+    def _count(self, ground_truth: _Segments, predicted: _Segments, overlap: np.ndarray, true_area: np.ndarray) -> None:
+        """Add TP, FP, FN and IoU of the matches; overlap (T + 1, P + 1) counts pixels, true_area is (T + 1,)."""
         predicted_area = overlap.sum(axis=0)  # (P + 1,)
         if self.rule == "coco":
-            outside_union, excused = overlap[VOID], overlap[VOID] + _same_crowd(truth, predicted, overlap)
+            outside_union, excused = overlap[VOID], overlap[VOID] + _same_crowd(ground_truth, predicted, overlap)
             passed_over = np.zeros_like(predicted.crowd)
         else:
-            outside_union, excused = np.zeros_like(overlap[VOID]), overlap[VOID] + overlap[truth.crowd].sum(axis=0)
+            outside_union, excused = np.zeros_like(overlap[VOID]), overlap[VOID] + overlap[ground_truth.crowd].sum(0)
             passed_over = predicted.crowd
         t, p = np.nonzero(overlap)  # all pairs that meet
-        same = (truth.category[t] == predicted.category[p]) & (t > 0) & ~truth.crowd[t] & ~passed_over[p]
+        same = (ground_truth.category[t] == predicted.category[p]) & (t > 0) & ~ground_truth.crowd[t] & ~passed_over[p]
         t, p = t[same], p[same]
-        iou = overlap[t, p] / (truth_area[t] + predicted_area[p] - overlap[t, p] - outside_union[p])
+        iou = overlap[t, p] / (true_area[t] + predicted_area[p] - overlap[t, p] - outside_union[p])
         t, p, iou = t[iou > 0.5], p[iou > 0.5], iou[iou > 0.5]
 
-        missed, wrong = ~truth.crowd, ~passed_over & (2 * excused <= predicted_area)
+        missed, wrong = ~ground_truth.crowd, ~passed_over & (2 * excused <= predicted_area)
         missed[[VOID, *t]] = wrong[[VOID, *p]] = False
-        for column, found in enumerate((truth.category[t], predicted.category[wrong], truth.category[missed])):
+        of = (ground_truth.category[t], predicted.category[wrong], ground_truth.category[missed])
+        for column, found in enumerate(of):
             np.add.at(self._counts[:, column], found, 1)
-        np.add.at(self._iou_sum, truth.category[t], iou)
+        np.add.at(self._iou_sum, ground_truth.category[t], iou)
 
 
 def quality(counts: Mapping[str, float]) -> dict[str, float]:
@@ -174,38 +175,38 @@ def _ordered_sum(values: Sequence[float]) -> float:
     return float(np.add.accumulate(values)[-1])
 
 
-def _runs(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _runs(ground_truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two maps (H, W), read along their rows -> the two ids and the pixels of every run in which neither changes.
 
     (R,) int64 each. Raises DataError for maps of different size, of numbers that are not whole, or not (H, W).
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    for name, ids in (("truth", truth), ("prediction", prediction)):
+    ground_truth, prediction = np.asarray(ground_truth), np.asarray(prediction)
+    for name, ids in (("truth", ground_truth), ("prediction", prediction)):
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
                 f"the ids of the {name} are {ids.dtype} of shape {_size(ids)}: expected whole numbers (height, width)."
             )
-    if truth.shape != prediction.shape:
+    if ground_truth.shape != prediction.shape:
         raise DataError(
-            f"the prediction is {_size(prediction)}, its truth {_size(truth)} (height x width): "
+            f"the prediction is {_size(prediction)}, its ground truth {_size(ground_truth)} (height x width): "
             f"expected a prediction of the truth's size."
         )
-    t, p = truth.ravel(), prediction.ravel()
+    t, p = ground_truth.ravel(), prediction.ravel()
     starts = np.flatnonzero(np.concatenate([[t.size > 0], (t[1:] != t[:-1]) | (p[1:] != p[:-1])]))
     return t[starts].astype(np.int64), p[starts].astype(np.int64), np.diff(starts, append=t.size)
 
 
-def _overlap(truth: _Segments, predicted: _Segments, lengths: np.ndarray) -> np.ndarray:
+def _overlap(ground_truth: _Segments, predicted: _Segments, lengths: np.ndarray) -> np.ndarray:
     """(T + 1, P + 1) int64: in how many pixels each true segment meets each predicted one."""
-    shape = len(truth.category), len(predicted.category)
-    joint = truth.rows * shape[1] + predicted.rows  # (R,)
+    shape = len(ground_truth.category), len(predicted.category)
+    joint = ground_truth.rows * shape[1] + predicted.rows  # (R,)
     pixels = np.bincount(joint, weights=lengths, minlength=shape[0] * shape[1])  # float64: exact up to 2^53 pixels
     return pixels.astype(np.int64).reshape(shape)
 
 
-def _same_crowd(truth: _Segments, predicted: _Segments, overlap: np.ndarray) -> np.ndarray:
+def _same_crowd(ground_truth: _Segments, predicted: _Segments, overlap: np.ndarray) -> np.ndarray:
     """(P + 1,): pixels of each prediction on the crowd of its category, of several on the last (as panopticapi)."""
-    last = {int(truth.category[row]): row for row in np.flatnonzero(truth.crowd)}
+    last = {int(ground_truth.category[row]): row for row in np.flatnonzero(ground_truth.crowd)}
     rows = np.array([last.get(category, -1) for category in predicted.category.tolist()])
     return np.where(rows >= 0, overlap[rows, np.arange(len(rows))], 0)
 
@@ -256,7 +257,9 @@ def _area(segment: Mapping[str, Any]) -> int:
     if area is None:
         return 0
     if isinstance(area, bool) or not isinstance(area, int | np.integer) or area <= 0:
-        raise DataError(f"segment {segment['id']} of the truth has the area {area!r}: expected its pixels, at least 1.")
+        raise DataError(
+            f"segment {segment['id']} of the ground truth has area {area!r}: expected its pixels, at least 1."
+        )
     return int(area)
 
 

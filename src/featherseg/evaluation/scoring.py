@@ -30,9 +30,9 @@ Progress = Callable[[int, int], None]
 class Scores:
     """What an evaluation found. Shares are fractions 0..1, NaN where there was nothing to measure.
 
-    confusion (K, K) counts pixels, rows are the truth; void (K,) counts those predicted as no class; iou and
+    confusion (K, K) counts pixels, rows are the ground truth; void (K,) counts those predicted as no class; iou and
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
-    key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the truth, hit and
+    key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the ground truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
     categories in the order of the classes; None where model or data know no objects.
     """
@@ -177,21 +177,21 @@ def _score(
     boundary: bool,
     progress: Progress | None,
 ) -> Scores:
-    """Sum up (key, truth (H, W), prediction (H, W)) over a dataset."""
+    """Sum up (key, ground truth (H, W), prediction (H, W)) over a dataset."""
     total, contours = Confusion(len(data.classes)), BoundaryF(len(data.classes))
     per_image: dict[str, float] = {}
     counts: list[np.ndarray] = []
-    for done, (key, truth, prediction) in enumerate(pairs, start=1):
+    for done, (key, label, prediction) in enumerate(pairs, start=1):
         one = Confusion(len(data.classes))
         try:
-            one.update(truth, prediction)
+            one.update(label, prediction)
         except DataError as error:
             raise DataError(f"{data.name}, image {key!r}: {error}") from None
         total.add(one)
         per_image[key] = one.miou()
         counts.append(image_counts(one.matrix, one.void))
         if boundary:
-            contours.update(truth, prediction)
+            contours.update(label, prediction)
         if progress:
             progress(done, len(data))
     return Scores(

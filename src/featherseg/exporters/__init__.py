@@ -48,7 +48,7 @@ def export_all(
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
     options: Options = DEFAULTS,
-    say: Say = lambda sentence: None,
+    say: Say = lambda message: None,
 ) -> tuple[list[ExportReport], list[FeathersegError]]:
     """`export` for several targets; one that fails does not stop the others: -> (reports, errors).
 

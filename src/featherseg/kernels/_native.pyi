@@ -12,7 +12,7 @@ def upsample_argmax(
     /,
 ) -> bool: ...
 def joint_counts(
-    truth: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
+    label: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
 ) -> bool: ...
 def pixel_to_region(
     query: np.ndarray,

@@ -34,14 +34,14 @@ def upsample_argmax(logits: Tensor, rows: Places, columns: Places) -> tuple[Tens
     return mask, finite
 
 
-def joint_counts(truth: Tensor, prediction: Tensor, side: int) -> Tensor:
+def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
     """Pixels of each pair of bytes: two uint8 tensors of one shape -> (S, S) int64; S - 1 and more count together."""
-    truth, prediction = truth.flatten().clamp(max=side - 1), prediction.flatten().clamp(max=side - 1)
-    if has_triton(truth):
+    label, prediction = label.flatten().clamp(max=side - 1), prediction.flatten().clamp(max=side - 1)
+    if has_triton(label):
         from featherseg.kernels import triton_kernels
 
-        return triton_kernels.joint_counts(truth, prediction, side)
-    return torch.bincount(truth.long() * side + prediction, minlength=side**2).view(side, side)
+        return triton_kernels.joint_counts(label, prediction, side)
+    return torch.bincount(label.long() * side + prediction, minlength=side**2).view(side, side)
 
 
 def _in_blocks(

@@ -68,13 +68,13 @@ def _pick(lines: np.ndarray, rows: np.ndarray, shares: np.ndarray, mask: np.ndar
         np.maximum(mask, later, out=mask)
 
 
-def joint_counts(truth: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /) -> bool:
-    """Count pairs of labels; -> whether the truth holds a byte that is neither a class nor `ignored`.
+def joint_counts(label: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /) -> bool:
+    """Count pairs of labels; -> whether the label holds a byte that is neither a class nor `ignored`.
 
-    truth, prediction: contiguous uint8 arrays of one size; counts (S, S) int64, written, S = min(K + 1, 256): bytes
+    label, prediction: contiguous uint8 arrays of one size; counts (S, S) int64, written, S = min(K + 1, 256): bytes
     that are no class count together, in the last row and column.
     """
-    joint = truth.ravel().astype(np.uint16)
+    joint = label.ravel().astype(np.uint16)
     joint <<= 8
     joint |= prediction.ravel()
     table = _histogram(joint).reshape(256, 256)

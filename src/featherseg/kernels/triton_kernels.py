@@ -63,10 +63,10 @@ def upsample_argmax(
     )  # fmt: skip
 
 
-def joint_counts(truth: Tensor, prediction: Tensor, side: int) -> Tensor:
-    """Pairs of two flat uint8 tensors of values below S -> (S, S) int64, truth x prediction."""
-    counts = torch.zeros(COPIES, side, side, dtype=torch.int64, device=truth.device)
-    if truth.numel():
-        grid = (triton.cdiv(truth.numel(), BLOCK),)
-        _joint_counts[grid](truth, prediction, counts, truth.numel(), side, COPIES=COPIES, BLOCK=BLOCK)
+def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
+    """Pairs of two flat uint8 tensors of values below S -> (S, S) int64, label x prediction."""
+    counts = torch.zeros(COPIES, side, side, dtype=torch.int64, device=label.device)
+    if label.numel():
+        grid = (triton.cdiv(label.numel(), BLOCK),)
+        _joint_counts[grid](label, prediction, counts, label.numel(), side, COPIES=COPIES, BLOCK=BLOCK)
     return counts.sum(dim=0)

@@ -75,20 +75,26 @@ def _loss(run: Run) -> list[str]:
     return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if "prepared_data" in found else []
 
 
-def _scored(looks: list[dict[str, Any]]) -> list[str]:
+def _scored(evaluations: list[dict[str, Any]]) -> list[str]:
     """The last score of every split and inference, and how often the split was looked at."""
-    looks = [look for look in looks if all(isinstance(look.get(key), kind) for key, kind in _LOOK.items())]
-    looks = [look for look in looks if isinstance(look.get("pq"), float | int | None)]
-    latest = {(look["data"], look["split"], look["inference"]): look for look in looks}
+    evaluations = [
+        evaluation
+        for evaluation in evaluations
+        if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
+    ]
+    evaluations = [evaluation for evaluation in evaluations if isinstance(evaluation.get("pq"), float | int | None)]
+    latest = {
+        (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation for evaluation in evaluations
+    }
     return [
-        f"- {_figures(look.get('pq'), look['miou'])} on {_code(data)}, split {_code(split)}, "
-        f"{counted(look['images'], 'image')} ({_text(inference)}); the split was looked at "
-        f"{counted(sum(look['split'] == split for look in looks), 'time')} by this run"
-        for (data, split, inference), look in latest.items()
+        f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
+        f"{counted(evaluation['images'], 'image')} ({_text(inference)}); the split was looked at "
+        f"{counted(sum(evaluation['split'] == split for evaluation in evaluations), 'time')} by this run"
+        for (data, split, inference), evaluation in latest.items()
     ]
 
 
-_LOOK = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}
+_EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}
 """What a record of evaluations.jsonl holds; others are passed over."""
 
 

@@ -61,13 +61,13 @@ def draw_examples(
 
 
 def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
-    """A sample's image, its truth and what is predicted; with the objects outlined where a panoptic model told."""
+    """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image))
         return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
     ((_, found),) = predict_panoptic(runtime, sample.image[None])
-    truth = from_sample(sample.label, sample.instances, classes, range(len(classes)))
-    seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (truth, found)]
+    label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
+    seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (label, found)]
     return [shown(sample.image), *seen]
 
 

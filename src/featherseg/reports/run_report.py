@@ -41,7 +41,7 @@ def gather(run: Run) -> Evidence:
         run=run,
         metrics=run.metrics(),
         scores=read_scores(run),
-        test_looks=times_scored(run, "test"),
+        test_evaluations=times_scored(run, "test"),
         parity=read_json(run.path / PARITY),
         cost=cost_of(build_model(run.info), run.recipe.model.name, run.info.image_size),
         comparison=compare(run),

@@ -27,13 +27,13 @@ MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most 
 class Evidence:
     """What a run folder holds, read. scores is scores.json, parity is parity.json; None = not there yet.
 
-    test_looks: how often the test split was scored. comparison: None where the recipe names no row of a paper.
+    test_evaluations: how often the test split was scored. comparison: None where the recipe names no row of a paper.
     """
 
     run: Run
     metrics: Mapping[int, Mapping[str, Any]]
     scores: Mapping[str, Any] | None
-    test_looks: int
+    test_evaluations: int
     parity: Mapping[str, Any] | None
     cost: Cost
     comparison: Comparison | None
@@ -54,7 +54,11 @@ def head(e: Evidence) -> str:
         "classes": str(len(e.run.classes)),
     }
     cells = "".join(f'<div class="figure"><dd>{v}</dd><dt>{escape(k)}</dt></div>' for k, v in figures.items())
-    times = f" The test split was scored {e.test_looks} time{'s' * (e.test_looks != 1)}." if e.test_looks else ""
+    times = (
+        f" The test split was scored {e.test_evaluations} time{'s' * (e.test_evaluations != 1)}."
+        if e.test_evaluations
+        else ""
+    )
     return f"""<header>
 <p class="kicker">featherseg report · {datetime.now(UTC).date().isoformat()}</p>
 <h1>{escape(e.run.name)}</h1>
@@ -87,7 +91,7 @@ def classes(e: Evidence) -> str:
         for info, iou, share in zip(e.run.classes, e.scores["iou"], shares, strict=True)
     ]
     table = f"""<table class="classes"><caption>Intersection over union of each class, in %. Classes that occur in
-neither truth nor prediction have none and do not count in the mean.</caption>
+neither ground truth nor prediction have none and do not count in the mean.</caption>
 <thead><tr><th scope="col">class</th><th scope="col" class="number">IoU</th><th scope="col" class="track"></th>
 <th scope="col" class="number optional">share of pixels</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
@@ -130,7 +134,7 @@ def confusion(e: Evidence) -> str:
 
 
 def examples(e: Evidence) -> str:
-    """The best and the worst images: image, truth, prediction."""
+    """The best and the worst images: image, ground truth, prediction."""
     if not e.examples:
         return section("Images", _missing("None drawn yet:", f"featherseg evaluate {e.run.spelling}"))
     legend = "".join(f"<li>{_swatch(info.color)}{escape(info.name)}</li>" for info in e.run.classes)
@@ -251,13 +255,13 @@ def _origin(run: Run) -> str:
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
-    """Each row of a confusion matrix (truth x prediction) as shares of its labelled pixels, 0..1; zeros for none."""
+    """Each row of a confusion matrix (label x prediction) as shares of its labelled pixels, 0..1; zeros for none."""
     totals = [sum(row) + missed for row, missed in zip(counts, void, strict=True)]
     return [[n / total if total else 0.0 for n in row] for row, total in zip(counts, totals, strict=True)]
 
 
 def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
-    """(share of the truth's pixels, truth, prediction) of every mistake that occurs, the largest share first."""
+    """(share of the truth's pixels, ground truth, prediction) of every mistake that occurs, the largest share first."""
     mistakes = [(share, t, p) for t, row in enumerate(rows) for p, share in enumerate(row) if t != p and share > 0]
     return sorted(mistakes, key=lambda mistake: (-mistake[0], mistake[1:]))
 

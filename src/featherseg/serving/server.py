@@ -46,11 +46,11 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise ConfigError(_bind_sentence(host, port, error)) from None
+        raise ConfigError(_bind_message(host, port, error)) from None
     return listener
 
 
-def _bind_sentence(host: str, port: int, error: OSError) -> str:
+def _bind_message(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} of {host} is taken by another program. Choose another with --port, or 0 for a free one."
     if error.errno == errno.EADDRNOTAVAIL:

@@ -25,7 +25,7 @@ def train_sweep(
         raise ConfigError("expected every model and every seed once, and one of each at least.")
     asked = [(name, _of(request, name)) for name in names]
     for _, one in asked:
-        check_request(one, lambda sentence: None)
+        check_request(one, lambda message: None)
     trainings = []
     for name, one in asked:
         for seed in seeds:

@@ -34,7 +34,7 @@ BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, DATA, METRICS, TENSORBOA
 """What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
 Say = Callable[[str], None]
-"""Takes a sentence for the user."""
+"""Takes a message for the user."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def new_model(
     keep_supervised_heads(net, recipe)
     sort_parameters(net, [], recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(net, recipe, init, classes)
-    for sentence in sentences:
-        say(sentence)
+    for message in sentences:
+        say(message)
     return net, loaded
 
 

@@ -52,7 +52,7 @@ class Difference:
     """mIoU and IoU of each class of model `first` less those of model `second`, as fractions -1..1.
 
     The intervals of mIoU are corrected for the number of pairs, those of the classes for all pairs and classes; a class
-    that is in the truth of fewer than two clusters has none.
+    that is in the ground truth of fewer than two clusters has none.
     """
 
     first: int
@@ -73,12 +73,12 @@ class Difference:
 
 
 def image_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
-    """(..., K, K) confusion as of `iou.Confusion`, (..., K) void -> (..., 3, K) pixels: in the truth, hit, predicted.
+    """(..., K, K) confusion as of `iou.Confusion`, (..., K) void -> (..., 3, K) pixels: labelled, hit, predicted.
 
     All that IoU needs, in a fraction of the room: for 2,000 images of 150 classes 7 MB instead of 360.
     """
-    truth = confusion.sum(axis=-1) if void is None else confusion.sum(axis=-1) + void
-    return np.stack([truth, np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-2)], axis=-2)
+    label = confusion.sum(axis=-1) if void is None else confusion.sum(axis=-1) + void
+    return np.stack([label, np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-2)], axis=-2)
 
 
 def compare_files(
@@ -97,11 +97,11 @@ def compare_models(
 ) -> list[Difference]:
     """Every pair of S models, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
 
-    A model's score is the mean over its runs. Raises ConfigError with the sentence of `too_few_runs`, and as
+    A model's score is the mean over its runs. Raises ConfigError with the message of `too_few_runs`, and as
     `compare_files`.
     """
-    if sentence := too_few_runs([len(runs) for runs in counts]):
-        raise ConfigError(f"{sentence}. Train each with at least {MIN_RUNS} seeds.")
+    if message := too_few_runs([len(runs) for runs in counts]):
+        raise ConfigError(f"{message}. Train each with at least {MIN_RUNS} seeds.")
     return _compare(counts, clusters, replicates, seed)
 
 
@@ -174,14 +174,14 @@ def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.n
 
 
 def _iou(counts: np.ndarray, absent: np.ndarray) -> np.ndarray:
-    """(..., 3, K) -> (..., K), NaN for a class in neither truth nor prediction, as `iou.Confusion` has it.
+    """(..., 3, K) -> (..., K), NaN for a class in neither ground truth nor prediction, as `iou.Confusion` has it.
 
     A class of which a replicate drew no pixel takes the value of all images, `absent`: that draw does not know it.
     """
-    truth, hits, predicted = (counts[..., i, :] for i in range(3))
-    union = truth + predicted - hits
+    label, hits, predicted = (counts[..., i, :] for i in range(3))
+    union = label + predicted - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
-    return np.where((truth > 0) | np.isnan(absent), iou, absent)
+    return np.where((label > 0) | np.isnan(absent), iou, absent)
 
 
 def _with_mean(iou: np.ndarray) -> np.ndarray:
@@ -215,12 +215,12 @@ def _class_freedom(pooled: np.ndarray) -> np.ndarray:
     A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two clusters, and for all where that is
     so of most classes: their spread cannot be seen.
     """
-    truth = pooled[:, 0, 0]  # (U, K)
-    effective = truth.sum(axis=0) ** 2 / np.maximum((truth**2).sum(axis=0), 1)
-    lone = (truth > 0).sum(axis=0) == 1
-    if 2 * lone.sum() > truth.any(axis=0).sum():
+    label = pooled[:, 0, 0]  # (U, K)
+    effective = label.sum(axis=0) ** 2 / np.maximum((label**2).sum(axis=0), 1)
+    lone = (label > 0).sum(axis=0) == 1
+    if 2 * lone.sum() > label.any(axis=0).sum():
         return np.full(len(lone), np.nan)
-    return np.where(lone | ~truth.any(axis=0), np.nan, np.maximum(effective - 1, 1))
+    return np.where(lone | ~label.any(axis=0), np.nan, np.maximum(effective - 1, 1))
 
 
 def _run_terms(scores: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from featherseg.core.files import check_folder, refuse_links
 from featherseg.core.types import IGNORE
 from featherseg.data.datasets.cityscapes import CITYSCAPES_SPLITS
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
-from featherseg.data.datasets.cityscapes_panoptic import FORMS, Form
+from featherseg.data.datasets.cityscapes_panoptic import LAYOUTS, Layout
 from featherseg.data.images import read_mask
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.files import PanopticWriter
@@ -50,7 +50,7 @@ def convert_cityscapes(
     is kept, so that an interrupted conversion goes on where it stopped. Raises DataNotFound where there is nothing to
     convert, and DataError for a file that is no mask of Cityscapes; the JSON of its split is then not written.
     """
-    form = FORMS[train_ids]
+    form = LAYOUTS[train_ids]
     sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in CITYSCAPES_SPLITS}
     total, done = sum(map(len, sources.values())), 0
     if not total:
@@ -97,7 +97,7 @@ def panoptic_of_instances(raw: np.ndarray, category_ids: Sequence[int], name: st
     return list_segments(np.where(np.isin(raw, void), 0, raw), category_of | {0: 0}, frozenset(crowds))
 
 
-def _convert(path: Path, writer: PanopticWriter, form: Form) -> bool:
+def _convert(path: Path, writer: PanopticWriter, form: Layout) -> bool:
     """Add one mask; returns whether its PNG was there already."""
     image_id = path.name.removesuffix(SUFFIX)  # "frankfurt_000000_000294"
     file_name = f"{image_id}_gtFine_panoptic.png"

@@ -30,14 +30,14 @@ _NO_TEST = (
 
 
 @dataclass(frozen=True)
-class Form:
+class Layout:
     """One form of the converted masks: what the name of their folder ends in, and the category id of every class."""
 
     ending: str
     category_ids: tuple[int, ...]
 
 
-FORMS = (Form("", LABEL_IDS), Form("_trainId", TRAIN_IDS))
+LAYOUTS = (Layout("", LABEL_IDS), Layout("_trainId", TRAIN_IDS))
 """The first that is there is read."""
 
 
@@ -55,19 +55,19 @@ class CityscapesPanoptic(PanopticData):
 
 def cityscapes_panoptic_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) -> PanopticListing:
     """The files of the splits under `root`, as far as they are converted; raises DataNotFound where there is none."""
-    for form in FORMS:
-        folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{form.ending}" for split in splits}
+    for layout in LAYOUTS:
+        folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{layout.ending}" for split in splits}
         files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
         present = [split for split in splits if files[split].is_file()]
         if present:
             break
     else:
         raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
-    class_of = {category: index for index, category in enumerate(form.category_ids)}
+    class_of = {category: index for index, category in enumerate(layout.category_ids)}
     pairs, annotations = {}, dict[str, Annotation]()
     for split in present:
         content = read_panoptic_json(files[split])
-        _check_names(files[split], content, form)
+        _check_names(files[split], content, layout)
         check_categories(files[split], content, class_of, f"the ids {sorted(class_of)} (by the name of the file)")
         images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
         place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
@@ -91,12 +91,12 @@ def _key(image_id: str, place: dict[str, str]) -> str:
     return place.get(image_id, f"{image_id.partition('_')[0]}/{image_id}")
 
 
-def _check_names(path: Path, content: PanopticJson, form: Form) -> None:
+def _check_names(path: Path, content: PanopticJson, layout: Layout) -> None:
     """Raises DataError where the JSON names its categories otherwise than the form does.
 
     Label ids and train ids overlap, so that the ids alone do not tell one form from the other.
     """
-    for category, info in zip(form.category_ids, CITYSCAPES_CLASSES, strict=True):
+    for category, info in zip(layout.category_ids, CITYSCAPES_CLASSES, strict=True):
         named = content.categories.get(category, {}).get("name", info.name)
         if named != info.name:
             raise DataError(

@@ -37,15 +37,15 @@ CONVERTED = "_labelTrainIds.png"
 
 
 @dataclass(frozen=True)
-class Form:
+class Layout:
     """One form of masks: what their names end in, and what their values mean."""
 
     ending: str
     label_map: LabelMap
 
 
-FORMS_164K = (Form(".png", FROM_STUFFTHINGMAPS), Form(CONVERTED, FROM_TRAIN_IDS_164K))
-FORMS_10K = (Form(".mat", FROM_CATEGORY_IDS), Form(CONVERTED, FROM_TRAIN_IDS_10K))
+LAYOUTS_164K = (Layout(".png", FROM_STUFFTHINGMAPS), Layout(CONVERTED, FROM_TRAIN_IDS_164K))
+LAYOUTS_10K = (Layout(".mat", FROM_CATEGORY_IDS), Layout(CONVERTED, FROM_TRAIN_IDS_10K))
 """Of either release, as released and as converted; the first that is there is read. The two lie side by side where a
 converter has run, and each has its own table: nothing is shifted twice."""
 
@@ -76,18 +76,18 @@ class CocoStuff10k(PairedFiles):
 
 def coco_stuff_164k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is no mask."""
-    for form in FORMS_164K:
-        masks = {split: _masks(root / "annotations" / f"{split}2017", form) for split in splits}
+    for layout in LAYOUTS_164K:
+        masks = {split: _masks(root / "annotations" / f"{split}2017", layout) for split in splits}
         if any(masks.values()):
             images = {split: files_by_stem(root / "images" / f"{split}2017") for split in splits}
-            return _listing("coco-stuff-164k", form, images, masks)
+            return _listing("coco-stuff-164k", layout, images, masks)
     raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_164K}")
 
 
 def coco_stuff_10k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     """The files of the splits as they lie under `root`; raises DataNotFound where there is no mask or no list."""
     parts = {split: "test" if split == "val" else split for split in splits}
-    released, converted = FORMS_10K
+    released, converted = LAYOUTS_10K
     if all_masks := _masks(root / "annotations", released):
         all_images = files_by_stem(root / "images")
         stems = {split: read_list(root / "imageLists" / f"{part}.txt", _EXPECTED_10K) for split, part in parts.items()}
@@ -104,21 +104,21 @@ Files = dict[str, list[Path]]
 """Files by stem."""
 
 
-def _listing(name: str, form: Form, images: dict[str, Files], masks: dict[str, Files]) -> Listing:
+def _listing(name: str, layout: Layout, images: dict[str, Files], masks: dict[str, Files]) -> Listing:
     """The splits that have a file, their samples in the order of the stems."""
     pairs = {
         split: make_pairs(sorted({*images[split], *masks[split]}), images[split], masks[split])
         for split in masks
         if images[split] or masks[split]
     }
-    return Listing(name, COCO_STUFF_CLASSES, form.label_map, pairs, COCO_STUFF_LICENCE)
+    return Listing(name, COCO_STUFF_CLASSES, layout.label_map, pairs, COCO_STUFF_LICENCE)
 
 
-def _masks(folder: Path, form: Form) -> Files:
-    """The masks of one form in a folder, by the stem of their image; converted ones are no masks of another form."""
-    paths = sorted(folder.glob(f"[!.]*{form.ending}"))
-    others = () if form.ending == CONVERTED else (CONVERTED,)
-    return {path.name.removesuffix(form.ending): [path] for path in paths if not path.name.endswith(others)}
+def _masks(folder: Path, layout: Layout) -> Files:
+    """The masks of one layout in a folder, by the stem of their image; converted ones are none of another layout."""
+    paths = sorted(folder.glob(f"[!.]*{layout.ending}"))
+    others = () if layout.ending == CONVERTED else (CONVERTED,)
+    return {path.name.removesuffix(layout.ending): [path] for path in paths if not path.name.endswith(others)}
 
 
 _EXPECTED_164K = (

@@ -119,7 +119,7 @@ class PanopticWriter:
     """Writes segmentations into a folder of PNGs, and at the end the JSON of the same name beside it.
 
     `folder` "out/panoptic_val" makes out/panoptic_val/*.png and out/panoptic_val.json, which official tools take as
-    truth and as prediction. Every file is written whole or not at all; the JSON is the last.
+    ground truth and as prediction. Every file is written whole or not at all; the JSON is the last.
     """
 
     def __init__(self, folder: Path, categories: Sequence[Mapping[str, Any]]) -> None:

@@ -131,13 +131,13 @@ def _foreign(reader: Any, size: int) -> set[str]:
     for kind, name in zip(("weights", "constants"), configs, strict=True):
         config = _read(reader.get_record(name))
         for tensor, row in config["config"].items():
-            if sentence := _outside(f"data/{kind}/{row['path_name']}", row, lengths):
-                foreign.add(sentence)
+            if message := _outside(f"data/{kind}/{row['path_name']}", row, lengths):
+                foreign.add(message)
             if not _is(_PATH, tensor):
                 foreign.add(f"the name {tensor[:60]!r}")
     for key, value in _entries(_read(reader.get_record("models/model.json"))):
-        if sentence := _suspect(key, value):
-            foreign.add(sentence)
+        if message := _suspect(key, value):
+            foreign.add(message)
     return foreign
 
 

@@ -20,7 +20,7 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.video.parts import Watch, open_parts
 from featherseg.inference.video.read import PURPOSE, UPRIGHT, Frame, upright_pixels
 from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames
-from featherseg.inference.video.write import Drawn, Form, check_form, encoding_of
+from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
 
 CAMERAS = {
     "linux": ("video4linux2", "/dev/video{}"),
@@ -57,10 +57,10 @@ def record(
     check_predictor(predictor)
     encoding_of(target)
     with _Camera(camera) as source:
-        form = Form(target.suffix.lower(), source.size, source.rate, TIME_BASE)
-        check_form(form)
+        format = VideoFormat(target.suffix.lower(), source.size, source.rate, TIME_BASE)
+        check_format(format)
         origin = {"featherseg": __version__, "source": f"camera {camera}", "size": source.size}
-        with open_parts(target, form, origin) as parts:
+        with open_parts(target, format, origin) as parts:
             seen = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(seen, None)) is not None:
                 drawn = draw_frames(predictor, chain([head], islice(seen, SEGMENT_FRAMES - 1)), 0, None)
@@ -70,7 +70,7 @@ def record(
         return Recording(parts.frames, source.arrived - source.taken, source.size)
 
 
-def _watched(drawn: Iterator[Drawn], done: int, watch: Watch | None) -> Iterator[Drawn]:
+def _watched(drawn: Iterator[OverlaidFrame], done: int, watch: Watch | None) -> Iterator[OverlaidFrame]:
     for number, frame in enumerate(drawn, start=done + 1):
         yield frame
         if watch:
@@ -85,9 +85,9 @@ class _Camera:
 
     def __init__(self, name: str) -> None:
         av: Any = require("av", "video", PURPOSE)
-        form, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
+        format, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
         try:
-            self.container = av.open(place.format(name), format=form)
+            self.container = av.open(place.format(name), format=format)
             self.stream = self.container.streams.video[0]
             first = next(self.container.decode(self.stream))
         except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:

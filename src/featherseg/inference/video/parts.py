@@ -14,8 +14,8 @@ from featherseg.core.errors import RunError
 from featherseg.core.files import load_json, locked, refuse_links, write_atomic, write_json
 from featherseg.inference.video.write import (
     SEGMENT_SUFFIX,
-    Drawn,
-    Form,
+    OverlaidFrame,
+    VideoFormat,
     join_segments,
     segment_extent,
     write_segment,
@@ -36,8 +36,8 @@ def parts_folder(target: Path) -> Path:
 class Parts:
     """The segments that are finished, in order. frames: how many they hold; end: where the last one ends."""
 
-    def __init__(self, folder: Path, form: Form) -> None:
-        self.folder, self.form = folder, form
+    def __init__(self, folder: Path, format: VideoFormat) -> None:
+        self.folder, self.format = folder, format
         self.segments: list[Path] = []
         self.frames = self.end = 0
         for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
@@ -46,15 +46,15 @@ class Parts:
                 break
             self._count(path, frames, end)
 
-    def add(self, frames: Iterable[Drawn]) -> None:
+    def add(self, frames: Iterable[OverlaidFrame]) -> None:
         """Write one more segment. Raises FeathersegError where the disk refuses."""
         path = self._next()
-        write_atomic(path, lambda file: write_segment(file, self.form, frames))
+        write_atomic(path, lambda file: write_segment(file, self.format, frames))
         self._count(path, *segment_extent(path))
 
     def finish(self, target: Path) -> None:
         """Join the segments to `target`, which is replaced at once or not at all; then the folder is gone."""
-        write_atomic(target, lambda file: join_segments(file, self.form, self.segments))
+        write_atomic(target, lambda file: join_segments(file, self.format, self.segments))
         shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the lock until it is let go
 
     def _next(self) -> Path:
@@ -66,7 +66,7 @@ class Parts:
 
 
 @contextmanager
-def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
+def open_parts(target: Path, format: VideoFormat, origin: Origin) -> Iterator[Parts]:
     """The parts of `target`, those of an earlier run that had the same origin, or none yet.
 
     Raises RunError where another process writes them, or where they have another origin. Nothing is left behind of a
@@ -78,7 +78,7 @@ def open_parts(target: Path, form: Form, origin: Origin) -> Iterator[Parts]:
     with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it, or stop it first.")):
         _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
         try:
-            yield Parts(folder, form)
+            yield Parts(folder, format)
         finally:
             if folder.exists() and not _has_segments(folder):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,7 @@ from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.video.parts import Origin, Parts, Watch, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
-from featherseg.inference.video.write import Drawn, Form, check_form, encoding_of
+from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
 from featherseg.runs import RESOLVED, WEIGHTS, find_run
 
 __all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "model_digest", "segment_video"]
@@ -86,10 +86,10 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
     if job.masks:
         refuse_links(job.masks.parent, job.masks.name)
     facts = read_facts(job.source)
-    form = Form(job.target.suffix.lower(), facts.size, facts.rate, facts.time_base)
-    check_form(form)
+    format = VideoFormat(job.target.suffix.lower(), facts.size, facts.rate, facts.time_base)
+    check_format(format)
     frames = Frames(job.source, facts, predictor.runtime.channels)
-    with open_parts(job.target, form, _origin(predictor, job, facts)) as parts:
+    with open_parts(job.target, format, _origin(predictor, job, facts)) as parts:
         resumed = parts.frames
         _write_segments(predictor, frames, parts, job.masks, watch)
         parts.finish(job.target)
@@ -106,7 +106,9 @@ def check_predictor(predictor: Predictor) -> None:
         raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels, but a video has three.")
 
 
-def draw_frames(predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None) -> Iterator[Drawn]:
+def draw_frames(
+    predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None
+) -> Iterator[OverlaidFrame]:
     """Predict frames and draw them; `first` is the number of the first one, after which its mask is named."""
     times: deque[Frame] = deque()
 
@@ -119,7 +121,7 @@ def draw_frames(predictor: Predictor, frames: Iterator[Frame], first: int, masks
         frame = times.popleft()
         if masks:
             save_index_png(result.mask, result.classes, mask_file(masks, number))
-        yield Drawn(_overlay(result), frame.begin, frame.duration)
+        yield OverlaidFrame(_overlay(result), frame.begin, frame.duration)
 
 
 def mask_file(folder: Path, number: int) -> Path:
@@ -142,7 +144,7 @@ def _write_segments(
         parts.add(_watched(drawn, parts.frames, frames.facts.frames, watch))
 
 
-def _watched(drawn: Iterator[Drawn], done: int, total: int | None, watch: Watch) -> Iterator[Drawn]:
+def _watched(drawn: Iterator[OverlaidFrame], done: int, total: int | None, watch: Watch) -> Iterator[OverlaidFrame]:
     watch(done, total)
     for number, frame in enumerate(drawn, start=done + 1):
         yield frame

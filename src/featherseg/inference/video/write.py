@@ -58,7 +58,7 @@ depend on their number.
 
 
 @dataclass(frozen=True)
-class Form:
+class VideoFormat:
     """What is written: ending, (height, width), frames a second, and the unit of all times in seconds."""
 
     suffix: str
@@ -68,7 +68,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class OverlaidFrame:
     """A frame to be written: pixels (H, W, 3) uint8 RGB; begin and duration in units of the form's time_base."""
 
     pixels: np.ndarray
@@ -83,27 +83,27 @@ def encoding_of(target: Path) -> Encoding:
     return ENCODINGS[target.suffix.lower()]
 
 
-def check_form(form: Form) -> None:
+def check_format(format: VideoFormat) -> None:
     """Raises DataError for a size that the codec does not know."""
-    longest = ENCODINGS[form.suffix].longest
-    if max(form.size) > longest:
-        other = " Write .webm, which takes more." if form.suffix == ".mp4" else ""
+    longest = ENCODINGS[format.suffix].longest
+    if max(format.size) > longest:
+        other = " Write .webm, which takes more." if format.suffix == ".mp4" else ""
         raise DataError(
-            f"frames of {form.size[0]}x{form.size[1]} (height x width) are too long for {form.suffix}: "
+            f"frames of {format.size[0]}x{format.size[1]} (height x width) are too long for {format.suffix}: "
             f"its sides go up to {longest} pixels.{other}"
         )
 
 
-def write_segment(file: BinaryIO, form: Form, frames: Iterable[Drawn]) -> None:
+def write_segment(file: BinaryIO, format: VideoFormat, frames: Iterable[OverlaidFrame]) -> None:
     """Encode frames as a closed segment. Odd sizes are kept: both codecs know them."""
     av: Any = require("av", "video", PURPOSE)
     times: list[tuple[int, int]] = []
     with _opened(file, SEGMENT_SUFFIX[1:]) as container:
-        stream = _add_stream(container, form)
+        stream = _add_stream(container, format)
 
         def mux(packets: Sequence[Any]) -> None:  # the encoder counts frames; when they are shown is set here
             for packet in packets:
-                packet.stream, packet.time_base = stream, form.time_base
+                packet.stream, packet.time_base = stream, format.time_base
                 begin, duration = times[packet.pts]
                 packet.pts = packet.dts = begin
                 packet.duration = duration
@@ -118,11 +118,11 @@ def write_segment(file: BinaryIO, form: Form, frames: Iterable[Drawn]) -> None:
         mux(stream.encode())
 
 
-def join_segments(file: BinaryIO, form: Form, segments: Sequence[Path]) -> None:
+def join_segments(file: BinaryIO, format: VideoFormat, segments: Sequence[Path]) -> None:
     """Put the packets of segments behind each other into one file; nothing is encoded again."""
     av: Any = require("av", "video", PURPOSE)
-    with _opened(file, ENCODINGS[form.suffix].container, _SAME_BYTES) as container:
-        stream = _add_stream(container, form)
+    with _opened(file, ENCODINGS[format.suffix].container, _SAME_BYTES) as container:
+        stream = _add_stream(container, format)
         for segment in segments:
             with av.open(str(segment), format=SEGMENT_SUFFIX[1:]) as part:
                 for packet in part.demux(video=0):
@@ -158,19 +158,19 @@ def _opened(file: BinaryIO, container: str, options: dict[str, str] | None = Non
         raise
 
 
-def _add_stream(container: Any, form: Form) -> Any:
+def _add_stream(container: Any, format: VideoFormat) -> Any:
     """The one stream of a segment and of the whole file: all that a player needs stands in both alike."""
-    encoding = ENCODINGS[form.suffix]
-    rate = form.rate.limit_denominator(1001)
+    encoding = ENCODINGS[format.suffix]
+    rate = format.rate.limit_denominator(1001)
     if not 0 < rate.numerator <= _LARGEST_TERM:
         rate = Fraction(min(max(1, round(rate)), _LARGEST_TERM))
     stream = container.add_stream(encoding.codec, rate=rate, options=encoding.options)
-    stream.height, stream.width = form.size
+    stream.height, stream.width = format.size
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = _LIMITED
     context.thread_count = encoding.threads
     context.time_base = 1 / rate
-    stream.time_base = form.time_base
+    stream.time_base = format.time_base
     return stream
