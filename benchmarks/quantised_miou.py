@@ -2,12 +2,12 @@
 
     python benchmarks/quantised_miou.py RUN [--split test] [--data-root PATH] [--threads 2] [--json FILE]
 
-RUN/export/ must hold the files: featherseg export RUN --to openvino-int8,onnx-int8. Scored at the size that the run was
-validated at, on full-resolution labels. "difference" is file less model in points of mIoU with its 95 % interval:
-whole sequences are drawn again, or blocks of 25 consecutive images where there are too few. Each file is opened once,
-scored, and then timed against the plain model in eager torch, on one image of the data at the size the model
-sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need a
-quiet machine, scores do not: --rounds 0 leaves the times out.
+RUN/export/ must hold the files: featherseg export RUN --format openvino-int8,onnx-int8. Scored at the size that the
+run was validated at, on full-resolution labels. "difference" is file less model in points of mIoU with its 95 %
+interval: whole sequences are drawn again, or blocks of 25 consecutive images where there are too few. Each file is
+opened once, scored, and then timed against the plain model in eager torch, on one image of the data at the size the
+model sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need
+a quiet machine, scores do not: --rounds 0 leaves the times out.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def runtimes_of(run: Run) -> dict[str, Runtime]:
             runtimes[target] = open_runtime(file, "cpu")
             print(f"{target}: {file}, sha256 {sha256(file)}")
         else:
-            print(f"{target}: no {file}. Write it with: featherseg export {run.path} --to {target}")
+            print(f"{target}: no {file}. Write it with: featherseg export {run.path} --format {target}")
     return runtimes
 
 

@@ -180,7 +180,7 @@ def files_of(run: Path, targets: list[str]) -> dict[str, Path]:
     files = {target: run / "export" / EXPORTERS[target].main for target in targets}
     for target, file in files.items():
         if not file.exists():
-            print(f"no {file}: its rows are left out. Write it with: featherseg export {run} --to {target}")
+            print(f"no {file}: its rows are left out. Write it with: featherseg export {run} --format {target}")
     return {target: file for target, file in files.items() if file.exists()}
 
 

@@ -20,7 +20,7 @@ step "Train (about two minutes on 2 cores)" \
 step "Score on scenes it has not seen" featherseg evaluate demo/run --split test
 step "Draw some scenes it has not seen" python examples/write_scenes.py demo/scenes 4
 step "Predict them" featherseg predict demo/run demo/scenes -o demo/predictions
-step "Export, and compare the file with the model" featherseg export demo/run --to onnx -o demo/run.onnx
+step "Export, and compare the file with the model" featherseg export demo/run --format onnx -o demo/run.onnx
 step "Predict with the exported file" featherseg predict demo/run.onnx demo/scenes -o demo/predictions-onnx
 step "Count" featherseg cost frm-lite0 --size 256x512 --classes 8
 step "Report" featherseg report demo/run

@@ -106,7 +106,7 @@ def work(folder, form):
         f"train --resume --out {run}",
         f"predict {run} {image} -o {folder / 'predictions'}",
         f"evaluate {run}",
-        f"export {run} --to {form}",
+        f"export {run} --format {form}",
         f"report {run}",
     ):
         sys.argv = ["featherseg", *verb.split(" ")]

@@ -8,7 +8,7 @@ from three_layer_run import three_layer_run
 from typer.testing import CliRunner
 
 from featherseg import runs
-from featherseg.cli.export import FORMS, export
+from featherseg.cli.export import FORMATS, export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
 from featherseg.exporters import EXPORTERS
 
@@ -29,7 +29,7 @@ def call(*arguments: object):
 
 
 def test_a_row_and_a_line_for_every_target(run):
-    result = call(run.path, "--to", "onnx, torch-export", "--score")
+    result = call(run.path, "--format", "onnx, torch-export", "--score")
     assert result.exit_code == 0, result
     rows = [line for line in result.stdout.splitlines() if "100.00%" in line]
     assert [row.split()[1] for row in rows] == ["onnx", "torch-export"]
@@ -38,23 +38,23 @@ def test_a_row_and_a_line_for_every_target(run):
 
 
 def test_json_and_nothing_else(run, tmp_path):
-    result = call(run.path, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
+    result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx", "--json")
     (report,) = json.loads(result.stdout)
     assert (report["target"], report["path"], report["parity"]["ok"]) == ("onnx", str(tmp_path / "a.onnx"), True)
 
 
 def test_masks_are_written_for_targets_that_have_them(run):
-    assert call(run.path, "--to", "onnx,openvino", "--masks").exit_code == 0
-    assert isinstance(call(run.path, "--to", "torch-export", "--masks").exception, ConfigError)
+    assert call(run.path, "--format", "onnx,openvino", "--masks").exit_code == 0
+    assert isinstance(call(run.path, "--format", "torch-export", "--masks").exception, ConfigError)
 
 
-def test_the_help_names_every_form():
-    assert tuple(EXPORTERS) == FORMS
+def test_the_help_names_every_format():
+    assert tuple(EXPORTERS) == FORMATS
 
 
 def test_slips_are_refused_before_any_work(run):
-    assert isinstance(call(run.path, "--to", "onnx,openvno").exception, UnknownName)
-    assert isinstance(call(run.path, "--to", ", ").exception, ExportError)
+    assert isinstance(call(run.path, "--format", "onnx,openvno").exception, UnknownName)
+    assert isinstance(call(run.path, "--format", ", ").exception, ExportError)
     assert isinstance(call(run.path, "--max-drop", "-1").exception, ConfigError)
     assert not (run.path / "export").exists()
 
@@ -64,6 +64,6 @@ def test_int8_that_loses_too_much_fails_and_the_others_are_written(run, monkeypa
 
     scores = iter([0.5, 0.45, 0.45])
     monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
-    result = call(run.path, "--to", "onnx,onnx-int8", "--calibration", "2")
+    result = call(run.path, "--format", "onnx,onnx-int8", "--calibration", "2")
     assert isinstance(result.exception, ExportError)
     assert [file.name for file in (run.path / "export").iterdir()] == ["model.onnx"]

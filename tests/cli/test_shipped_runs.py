@@ -32,7 +32,7 @@ def shipped(lawn_run, tmp_path, monkeypatch):
     [
         ("evaluate lawn-run", "", "nothing is kept"),
         ("report lawn-run", "report.html", "report.html"),
-        ("export lawn-run --to torch-export", "export/model.pt2", "export/model.pt2"),
+        ("export lawn-run --format torch-export", "export/model.pt2", "export/model.pt2"),
         ("compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml -o page.html", "page.html", ""),
     ],
 )

@@ -79,7 +79,7 @@ def test_check_train_evaluate_predict_export_report(yard, tmp_path):
     assert sum(map(sum, scores["confusion"])) == sum((val.label(i) != 255).sum() for i in range(2))
 
     file = tmp_path / "yard.onnx"
-    call("export", run, "--to", "onnx", "-o", file)
+    call("export", run, "--format", "onnx", "-o", file)
     exported = json.loads(call("evaluate", file, "--data", data, "--split", "val", "--json").stdout)
     assert np.abs(np.subtract(exported["confusion"], scores["confusion"])).sum() <= 20  # pixels, of 65,536
 

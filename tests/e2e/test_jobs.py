@@ -120,7 +120,7 @@ def test_the_mended_set_keeps_every_right_pixel_and_ignores_the_stray_ones(yard,
 
 
 def exported(run: Path, forms: str, out: Path, *words: object) -> list[dict]:
-    return json.loads(call("export", run, "--to", forms, "-o", out, "--json", *words).stdout)
+    return json.loads(call("export", run, "--format", forms, "-o", out, "--json", *words).stdout)
 
 
 @pytest.mark.slow  # the exporter alone takes most of a minute on one core; tests/e2e/test_job.py exports one file

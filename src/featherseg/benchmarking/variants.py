@@ -97,7 +97,7 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
     for name in (n for n in names if is_exported_file(n)):
         path = Path(name)
         if not path.exists():
-            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --to TARGET -o {path}")
+            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format FORMAT -o {path}")
         owner = _owner(path, named)
         known = runs.get(owner.source, owner)
         if not any(path.samefile(file) for file in known.files):

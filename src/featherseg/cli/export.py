@@ -32,12 +32,12 @@ FORMATS = (
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
-    to: Annotated[
+    formats: Annotated[
         str,
-        typer.Option("--to", metavar="FORM,...", help=f"The forms to write: {', '.join(FORMATS)}."),
+        typer.Option("--format", metavar="FORMAT,...", help=f"The formats to write: {', '.join(FORMATS)}."),
     ] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A folder; for one form, a file [default: RUN/export/].")
+        Path | None, typer.Option("-o", "--out", help="A folder; for one format, a file [default: RUN/export/].")
     ] = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Images in, masks out: normalising and upsampling are in the file.")
@@ -57,20 +57,20 @@ def export(
 
     The files take normalised images of any height and width, those of ncnn and litert of one size; `predict`,
     `evaluate` and `compare` take the files.
-    Exit code 2 where one form could not be written: the others are there all the same.
+    Exit code 2 where one format could not be written: the others are there all the same.
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.exporters import Options, export_all
     from featherseg.runs import load_run
 
-    targets = [name.strip() for name in to.split(",") if name.strip()]
-    if not targets:
-        raise ExportError("--to names no form to write. Expected one or several with commas, such as onnx,openvino.")
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    if not names:
+        raise ExportError("--format names no format. Expected one or several with commas, such as onnx,openvino.")
     options = Options(masks, score, max_drop, calibration, seed, data_root)
     keep_freed_memory()
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
-    reports, errors = export_all(load_run(run), targets, output, options=options, say=progress.print)
+    reports, errors = export_all(load_run(run), names, output, options=options, say=progress.print)
     if as_json:
         print(json_text([report.as_json() for report in reports]))
     elif reports:
@@ -92,8 +92,8 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
         f"int8 apart), positions with the same class",
         title_justify="left",
     )
-    for heading in ("form", "error", "same class", "mIoU", "model's", "MB", "ms"):
-        table.add_column(heading, justify="left" if heading == "form" else "right")
+    for heading in ("format", "error", "same class", "mIoU", "model's", "MB", "ms"):
+        table.add_column(heading, justify="left" if heading == "format" else "right")
     for report in reports:
         table.add_row(*_row(report))
     console.print(table)

@@ -177,7 +177,7 @@ def paper(e: Evidence) -> str:
 def parity(e: Evidence) -> str:
     """Whether the exported files compute what the run computes."""
     if not e.parity:
-        command = f"featherseg export {e.run.spelling} --to onnx -o {e.run.name}.onnx"
+        command = f"featherseg export {e.run.spelling} --format onnx -o {e.run.name}.onnx"
         return section("Export", _missing("Not exported yet:", command))
     records = {e.parity["target"]: e.parity} if "target" in e.parity else e.parity  # one record: as of older exports
     return section("Export", "".join(_exported_file(record) for record in records.values()))

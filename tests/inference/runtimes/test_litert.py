@@ -39,7 +39,7 @@ def test_facts_that_are_none_are_refused(tmp_path, texts):
 
 
 def test_a_missing_file_and_another_device_get_a_sentence(tmp_path):
-    with pytest.raises(DataNotFound, match="--to litert"):
+    with pytest.raises(DataNotFound, match="--format litert"):
         LitertRuntime(tmp_path / "model.tflite")
     with pytest.raises(DeviceError, match="'cuda'"):
         LitertRuntime(tmp_path / "model.tflite", "cuda")

@@ -1,6 +1,6 @@
 "use strict";
 // Runs the model of model.js on images, in the page itself: opened from disk, without a server or a connection.
-// packed.model and packed.runtime are written by `featherseg export --to web`; sizes are [height, width].
+// packed.model and packed.runtime are written by `featherseg export --format web`; sizes are [height, width].
 
 const MEMORY = 1.5e9; // bytes that an image may take while the model runs: WebAssembly has 4 GB at most
 const facts = packed.model.facts;

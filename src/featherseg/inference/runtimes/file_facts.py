@@ -63,7 +63,7 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
     if missing:
         raise ExportError(
             f"{path} lacks the metadata {', '.join(missing)}: it was not written by featherseg. "
-            f"Write it with: featherseg export RUN --to onnx -o {path}"
+            f"Write it with: featherseg export RUN --format onnx -o {path}"
         )
     try:
         values = {k: parse_json(text) for k, text in texts.items() if NEW_NAMES.get(k, k) in FileFacts.model_fields}

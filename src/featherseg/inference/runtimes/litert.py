@@ -17,7 +17,7 @@ FACTS = "featherseg.json"
 
 
 class LitertRuntime(FileRuntime):
-    """A file written by `featherseg export --to litert`, run on the CPU, on as many threads as torch's.
+    """A file written by `featherseg export --format litert`, run on the CPU, on as many threads as torch's.
 
     It takes images of one size. Raises ExportError for a file that is none, MissingExtra without ai-edge-litert,
     DeviceError for a device that is not the CPU.
@@ -29,7 +29,7 @@ class LitertRuntime(FileRuntime):
                 f"device {device!r} was asked for, but LiteRT files run on the CPU here. Use --device cpu."
             )
         if not path.is_file():
-            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --to litert")
+            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format litert")
         super().__init__(path, read_facts(_texts(path), path))
         litert: Any = require("ai_edge_litert.interpreter", "litert", f"running {path.name}")
         try:

@@ -29,7 +29,7 @@ MOST_SETTING = 2**20
 
 
 class NcnnRuntime(FileRuntime):
-    """A file written by `featherseg export --to ncnn`, run in fp32 on the CPU, on as many threads as torch's.
+    """A file written by `featherseg export --format ncnn`, run in fp32 on the CPU, on as many threads as torch's.
 
     It takes images of one size. Raises ExportError for files that are none, or not of one export, MissingExtra
     without ncnn, DeviceError for a device that is not the CPU.
@@ -43,7 +43,7 @@ class NcnnRuntime(FileRuntime):
             if not file.is_file():
                 raise DataNotFound(
                     f"{file} does not exist; ncnn needs three files, {graph.name}, {weights.name} and {facts.name}. "
-                    f"Write them with: featherseg export RUN --to ncnn"
+                    f"Write them with: featherseg export RUN --format ncnn"
                 )
         _check_graph(graph, weights.stat().st_size)
         texts = _texts(facts)

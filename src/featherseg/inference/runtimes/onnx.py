@@ -14,7 +14,7 @@ from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
 
 
 class OnnxRuntime(FileRuntime):
-    """A file written by `featherseg export --to onnx` (or onnx-int8), run by onnxruntime on as many threads as torch's.
+    """A file written by `featherseg export --format onnx` (or onnx-int8), run on as many threads as torch's.
 
     Raises ExportError for a file that is none, MissingExtra without onnxruntime, DeviceError for a device that the
     installed onnxruntime cannot use.
@@ -37,7 +37,7 @@ class OnnxRuntime(FileRuntime):
 def _open_session(path: Path, device: str) -> Any:
     """An onnxruntime session."""
     if not path.is_file():
-        raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --to onnx -o {path}")
+        raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format onnx -o {path}")
     check_file(path)
     ort: Any = require("onnxruntime", "export", f"running {path.name}")
     offered = ort.get_available_providers()

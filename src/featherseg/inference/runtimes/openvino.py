@@ -26,7 +26,7 @@ DEVICES = {"auto": "CPU", "cpu": "CPU"}
 
 
 class OpenvinoRuntime(FileRuntime):
-    """A file written by `featherseg export --to openvino` (or openvino-int8), run on as many threads as torch's.
+    """A file written by `featherseg export --format openvino` (or openvino-int8), run on as many threads as torch's.
 
     It runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits. Of an int8 file, whose
     logits are rounded more than that, what is not in int8 does run in bf16 there.
@@ -41,7 +41,7 @@ class OpenvinoRuntime(FileRuntime):
             if not file.is_file():
                 raise DataNotFound(
                     f"{file} does not exist; an OpenVINO file is a pair, {path.name} and {path.stem}.bin. "
-                    f"Write it with: featherseg export RUN --to openvino -o {path}"
+                    f"Write it with: featherseg export RUN --format openvino -o {path}"
                 )
         openvino: Any = require("openvino", "openvino", f"running {path.name}")
         check_file(path)

@@ -18,7 +18,7 @@ FACTS = "facts.json"
 
 
 class TorchExportRuntime(FileRuntime):
-    """A file written by `featherseg export --to torch-export`, run by torch on the CPU, in fp32.
+    """A file written by `featherseg export --format torch-export`, run by torch on the CPU, in fp32.
 
     Raises ExportError for a file that is none, or that `check_pt2` refuses, DeviceError for a device that is not the
     CPU.
@@ -28,7 +28,7 @@ class TorchExportRuntime(FileRuntime):
         if device not in ("auto", "cpu"):
             raise DeviceError(f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu.")
         if not path.is_file():
-            command = f"featherseg export RUN --to torch-export -o {path}"
+            command = f"featherseg export RUN --format torch-export -o {path}"
             raise DataNotFound(f"{path} does not exist. Write it with: {command}")
         check_pt2(path)
         try:
