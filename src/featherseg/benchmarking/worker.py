@@ -52,7 +52,7 @@ Answer = dict[str, Any]
 
 @dataclass
 class Times:
-    """What one pass took, by stage in milliseconds: wall, process CPU, and threads result in line for a core."""
+    """What one pass took, by stage in milliseconds: wall, process CPU, and the time that threads waited for a core."""
 
     device: torch.device
     wall: dict[str, float] = field(default_factory=dict)
