@@ -32,7 +32,7 @@ class Silent:
     def step(self, step, steps, record):
         self.steps.append(step)
 
-    def validating(self, done, total):
+    def progress(self, doing, done, total):
         pass
 
 

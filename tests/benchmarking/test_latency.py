@@ -21,13 +21,11 @@ class Opened:
     channels, device = 3, torch.device("cpu")
 
 
-def timed(
-    folder: Path, builds: Sequence[str], size: tuple[int, int] = (8, 8), tell=lambda done, of: None
-) -> SideBySide:
+def timed(folder: Path, builds: Sequence[str], size: tuple[int, int] = (8, 8), progress=None) -> SideBySide:
     """Models that the fake workers know, each called by the first letter of its build."""
     folder.mkdir(exist_ok=True)
     names, command = [build[0] for build in builds], (sys.executable, str(FAKE), str(folder))
-    return time_side_by_side(names, [Path(f) for f in builds], [Opened() for _ in builds], size, tell, command)
+    return time_side_by_side(names, [Path(f) for f in builds], [Opened() for _ in builds], size, progress, command)
 
 
 def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
@@ -43,10 +41,10 @@ def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
 
 def test_models_take_turns_in_processes_that_are_started_anew(tmp_path):
     told = []
-    found = timed(tmp_path / "w", ["eager", "ours-fp32"], tell=lambda *steps: told.append(steps))
+    found = timed(tmp_path / "w", ["eager", "ours-fp32"], progress=lambda *steps: told.append(steps))
     assert found.times_ms.shape == (2, STARTS, ROUNDS)
     assert len([p for p in (tmp_path / "w").iterdir() if p.name.isdigit()]) == 2 * STARTS
-    assert told == [(done, STARTS * ROUNDS) for done in range(1, STARTS * ROUNDS + 1)]
+    assert told == [("time and memory", done, STARTS * ROUNDS) for done in range(1, STARTS * ROUNDS + 1)]
     growing = 100 * 1.05 ** np.arange(ROUNDS)  # what the fake workers make up: slower every round
     np.testing.assert_allclose(found.times_ms, np.array([1, 0.25])[:, None, None] * np.tile(growing, (2, STARTS, 1)))
 

@@ -25,7 +25,7 @@ def _fake_workers(monkeypatch, tmp_path):
     folder.mkdir()
     real = measuring.benchmark
     monkeypatch.setattr(
-        measuring, "benchmark", lambda plan, watch: real(plan, watch, (sys.executable, str(FAKE), str(folder)))
+        measuring, "benchmark", lambda plan, progress: real(plan, progress, (sys.executable, str(FAKE), str(folder)))
     )
     monkeypatch.setenv("COLUMNS", "120")
 

@@ -85,7 +85,7 @@ def test_other_starts_are_never_in_one_list(field):
         info = open_run(path).info
         write_info(path, info.model_copy(update={"loaded": {"file": "lite0.pth"}}))
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
-    assert [(r["start"], [n["name"] for n in r["models"]]) for r in found["rankings"]] == [
+    assert [(r["init"], [n["name"] for n in r["models"]]) for r in found["rankings"]] == [
         ("ImageNet weights", ["frm-lite0"]),
         ("from scratch", ["deeplabv3-lite0"]),
     ]
@@ -194,7 +194,7 @@ def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(fie
     found = json.loads(result.stdout)
     (ranking,) = found["rankings"]
     rows = {n["name"]: n for n in ranking["models"]}
-    assert (ranking["start"], set(rows)) == ("from scratch", {"frm-lite0", "a/model.onnx", "b/model.onnx"})
+    assert (ranking["init"], set(rows)) == ("from scratch", {"frm-lite0", "a/model.onnx", "b/model.onnx"})
     assert {(row["params"], row["gmacs"]) for row in rows.values()} == {(cost["params"], cost["gmacs"])}
     pairs = {frozenset((pair["first"], pair["second"])): pair for pair in found["files"]}
     assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2)))

@@ -304,7 +304,7 @@ def test_a_dataset_travels_to_another_process(yard):
 def test_an_interrupted_preparation_goes_on(yard, monkeypatch):
     monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
 
-    def stop(done: int, total: int) -> None:
+    def stop(doing: str, done: int, total: int | None) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
@@ -317,7 +317,7 @@ def test_an_interrupted_preparation_goes_on(yard, monkeypatch):
         file.write('{"key": "train/5", "off')
     seen = []
     assert prepare_data(yard, "train", progress=lambda *state: seen.append(state)).kept == 4
-    assert seen == [(5, 6), (6, 6)]
+    assert seen == [("preparing", 5, 6), ("preparing", 6, 6)]
     whole = prepare_data(yard, "train", out=Path(yard).parent / "whole")
     assert prepare_data(yard, "train").folder_bytes == whole.folder_bytes
     assert_same(open_dataset(yard, "train"), open_files(yard, "train"))

@@ -291,7 +291,7 @@ def test_the_report_is_plain_json(yard: Path):
 
 def test_progress_counts_every_sample(yard: Path):
     seen: list[tuple[int, int]] = []
-    check_data(str(yard), progress=lambda done, total: seen.append((done, total)))
+    check_data(str(yard), progress=lambda doing, done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 

@@ -48,7 +48,7 @@ def runtime():
 def test_scores_are_those_of_the_masks_it_predicts(runtime):
     data, seen = Scenes(), []
     for inference in (None, InferenceSettings(flip=True)):
-        scores = evaluate(runtime, data, inference, progress=lambda done, total: seen.append((done, total)))
+        scores = evaluate(runtime, data, inference, progress=lambda doing, done, total: seen.append((done, total)))
         expected = Confusion(4)
         for index in range(3):
             expected.update(data.label(index), predict_mask(runtime, data[index].image, inference))

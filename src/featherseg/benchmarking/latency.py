@@ -23,9 +23,8 @@ from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.statistics import speedup
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import usable_cores
-from featherseg.core.types import Size
+from featherseg.core.types import Progress, Size
 from featherseg.core.wording import counted
-from featherseg.data.statistics import Progress
 from featherseg.inference.runtimes import Runtime
 
 STARTS, ROUNDS = 5, 8
@@ -107,13 +106,13 @@ def time_side_by_side(
     paths: Sequence[Path],
     runtimes: Sequence[Runtime],
     size: Size,
-    tell: Progress,
+    progress: Progress | None = None,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
     """Time N models on one drawn image of (height, width), batch of one, as many threads as torch has here.
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
-    tell is called with (rounds done, rounds in all), command is what a process is started with. Raises ConfigError for
+    command is what a process is started with. Raises ConfigError for
     a size below 1, RunError with the sentence of a model that could not be run.
     """
     if min(size) < 1:
@@ -129,7 +128,7 @@ def time_side_by_side(
             with ExitStack() as stack:
                 field = [stack.enter_context(Process(name, threads, command)) for name in names]
                 _prepare(field, orders, images)
-                starts.append(_take_turns(field, start, tell))
+                starts.append(_take_turns(field, start, progress))
     times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
     words = device_in_words(runtimes)
     return SideBySide(tuple(names), size, words, times, process_mib.max(axis=1), gpu_mib.max(axis=1))
@@ -158,14 +157,17 @@ def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], images:
             process.ask("prepare", files=[str(image)])
 
 
-def _take_turns(field: Sequence[Process], start: int, tell: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _take_turns(
+    field: Sequence[Process], start: int, progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> the forward's times (N, ROUNDS) in milliseconds, peaks of the processes (N,) and on a GPU (N,) in MiB."""
     times = np.empty((len(field), ROUNDS))
     for turn in range(ROUNDS):
         for i in np.roll(np.arange(len(field)), -turn).tolist():
             with _named(field[i]):
                 times[i, turn] = field[i].ask("turn")["wall"]["forward"]
-        tell(start * ROUNDS + turn + 1, STARTS * ROUNDS)
+        if progress:
+            progress("time and memory", start * ROUNDS + turn + 1, STARTS * ROUNDS)
     memory = [process.ask("memory") for process in field]
     peaks = np.array([[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float)  # None -> NaN
     return times, peaks[0], peaks[1]

@@ -5,18 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from featherseg.core.errors import RunError
+from featherseg.core.types import Progress
 
 COMMAND = (sys.executable, "-m", "featherseg.benchmarking.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
-
-Progress = Callable[[int, int], None]
 
 
 class VariantError(RunError):
@@ -65,7 +64,7 @@ class Process:
             if "done" not in found:
                 return found
             if progress:
-                progress(found["done"], found["of"])
+                progress(found["doing"], found["done"], found["of"])
         raise VariantError(self._last_words())
 
     def ask(self, do: str, progress: Progress | None = None, **values: Any) -> dict[str, Any]:

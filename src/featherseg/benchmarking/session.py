@@ -24,21 +24,18 @@ from featherseg.benchmarking.statistics import Speedup, speedup
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted
 
-Watch = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
 
-
-def benchmark(plan: Plan, watch: Watch | None = None, command: Sequence[str] = COMMAND) -> Outcome:
+def benchmark(plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND) -> Outcome:
     """Measure everything; `command` is what a worker is started with.
 
     Raises what `Plan.check` does, DataNotFound for the labelled set, ConfigError where a file has other classes than
     its run, VariantError where a baseline cannot be measured.
     """
     plan.check()
-    here, steps = machine(), _Steps(plan, watch or _nobody)
+    here, steps = machine(), _Steps(plan, progress)
     tables: list[Table] = []
     limits: list[Limits] = []
     left_out: dict[str, str] = {}
@@ -54,14 +51,15 @@ def benchmark(plan: Plan, watch: Watch | None = None, command: Sequence[str] = C
 class _Steps:
     """Counts what is done, for a bar: every start of a variant, every warm-up, every turn."""
 
-    def __init__(self, plan: Plan, watch: Watch) -> None:
-        settings, self.watch, self.done = len(plan.sizes) * len(plan.batches), watch, 0
+    def __init__(self, plan: Plan, progress: Progress | None) -> None:
+        settings, self.progress, self.done = len(plan.sizes) * len(plan.batches), progress, 0
         each = plan.starts * (1 + settings * (1 + plan.rounds_each))
         self.total = sum(each * len(plan.variants(threads)) for threads in plan.threads)
 
-    def take(self, words: str, steps: int = 1) -> None:
+    def take(self, doing: str, steps: int = 1) -> None:
         self.done += steps
-        self.watch(words, min(self.done, self.total), self.total)
+        if self.progress:
+            self.progress(doing, min(self.done, self.total), self.total)
 
 
 @dataclass
@@ -195,13 +193,13 @@ class _Lane:
         assert labelled is not None
 
         def score(variant: Variant, process: Process) -> None:
-            def tell(done: int, of: int) -> None:
-                self.steps.take(f"scoring {variant.name}: {done} of {counted(of, 'image')}", 0)
+            def progress(doing: str, done: int, of: int | None) -> None:
+                self.steps.take(f"{doing} {variant.name}: {done} of {of} images", 0)
 
             to = self.folder / "counts.npy"
             root = str(labelled.root) if labelled.root else None
             asked = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
-            miou = process.ask("score", tell, **asked)["miou"]
+            miou = process.ask("score", progress, **asked)["miou"]
             own = self.scored[variant.name] = Scored(miou, np.load(to))
             reference = self.scored[self._reference(variant).name]
             for log in (self.logs[variant.name, setting] for setting in self.settings):
@@ -296,7 +294,3 @@ def _check_labelled(model: BenchmarkModel, data: SegmentationData | None) -> Non
             f"{model.name} and {data.name} have other classes: {', '.join(ours[:8])} ({len(ours)}) beside "
             f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the model's classes."
         )
-
-
-def _nobody(words: str, done: int, of: int) -> None:
-    """Nobody watches."""

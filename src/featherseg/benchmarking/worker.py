@@ -3,7 +3,8 @@
     python -m featherseg.benchmarking.worker      # started by benchmark_process.py
 
 The first line on standard input says what to open; each further one is a command of COMMANDS with its values. Every
-answer is one line of JSON on standard output: a result, {"done": n, "of": m} in between, or {"error": sentence}.
+answer is one line of JSON on standard output: a result, {"doing": text, "done": n, "of": m} in between, or
+{"error": message}.
 It ends when its standard input does. What libraries print goes to standard error.
 """
 
@@ -166,10 +167,11 @@ class Worker:
     def score(self, data: str, split: str, root: str | None, to: str) -> Answer:
         """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
         found = open_dataset(data, split, Path(root) if root else None)
-        say = self.say
-        scores = evaluate(
-            self.opened.runtime, found, boundary=False, progress=lambda done, of: say({"done": done, "of": of})
-        )
+
+        def progress(doing: str, done: int, of: int | None) -> None:
+            self.say({"doing": doing, "done": done, "of": of})
+
+        scores = evaluate(self.opened.runtime, found, boundary=False, progress=progress)
         np.save(to, scores.counts)
         return {"miou": scores.miou, "images": scores.images}
 

@@ -10,7 +10,7 @@ import typer
 
 from featherseg.cli.benchmark_tables import print_outcome
 from featherseg.cli.options import parse_size
-from featherseg.cli.progress import work_bar
+from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
@@ -84,8 +84,8 @@ def benchmark(
         labelled=_labelled(found, data, data_root, split),
         calibrate=calibrate,
     )
-    with work_bar(console) as watch:
-        outcome = measure(plan, watch)
+    with progress_bar(console) as progress:
+        outcome = measure(plan, progress)
     if as_json:
         print(json_text(outcome.as_json()))
     else:

@@ -42,11 +42,11 @@ def check(
     if fix is not None:
         free_target(fix)  # known before the long work
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    with progress_bar(console, "reading") as progress:
+    with progress_bar(console) as progress:
         report = check_data(data, data_root, progress)
     mended = None
     if fix is not None:
-        with progress_bar(console, "writing") as progress:
+        with progress_bar(console) as progress:
             mended = write_mended(report, fix, progress)
     if as_json:
         print(json_text(report.to_json()))

@@ -11,7 +11,7 @@ import typer
 
 from featherseg.cli.comparison_tables import print_outcome, print_paper
 from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, parse_size, with_own_resize
-from featherseg.cli.progress import work_bar
+from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
 
@@ -99,14 +99,14 @@ def compare(
     names = runs or _train(recipe, models, seeds or SEEDS, out, chosen, stderr=as_json)
     candidates = open_candidates(names, device)
     labelled = _labelled(candidates, chosen)
-    with work_bar(console) as watch:
+    with progress_bar(console) as progress:
         outcome = contest(
             candidates,
             labelled,
             lambda runtime: with_own_resize(inference, resize, runtime),
             size=at,
             costs=costs,
-            watch=watch,
+            progress=progress,
         )
     if as_json:
         print(json_text(to_json(outcome, budgets)))

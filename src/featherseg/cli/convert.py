@@ -27,7 +27,7 @@ def convert(
     from featherseg.cli.terminal import Console
     from featherseg.data.datasets.cityscapes_convert import convert_cityscapes
 
-    with progress_bar(Console(highlight=False), "converting") as progress:
+    with progress_bar(Console(highlight=False)) as progress:
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
     for split in converted:
         kept = f", {split.kept} of them there before" if split.kept else ""

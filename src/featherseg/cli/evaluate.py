@@ -131,7 +131,7 @@ def _run_data(run: Run, chosen: DataChoice, console: Console) -> tuple[Segmentat
 def _score_predictions(folder: Path, data: SegmentationData, console: Console) -> Scores:
     from featherseg.evaluation.scoring import evaluate_predictions
 
-    with progress_bar(console, "scoring") as progress:
+    with progress_bar(console) as progress:
         return evaluate_predictions(folder, data, progress=progress)
 
 
@@ -141,7 +141,7 @@ def _score_file(path: Path, data: SegmentationData, device: str, views: Views, c
 
     runtime = open_runtime(path, device)
     inference = views.of(runtime, console)
-    with progress_bar(console, "scoring") as progress:
+    with progress_bar(console) as progress:
         return score(runtime, data, inference, progress=progress)
 
 
@@ -167,7 +167,7 @@ def _score_run(
     inference = views.of(runtime, console)
     if run.info.threads <= (os.cpu_count() or 1):
         torch.set_num_threads(run.info.threads)  # as in training: other numbers may give other last bits
-    with progress_bar(console, "scoring") as progress:
+    with progress_bar(console) as progress:
         scores = score(runtime, data, inference, progress=progress)
     if run.shipped:
         console.print(f"{run.name} comes with featherseg: its scores are shown, and nothing is kept of them")

@@ -18,9 +18,8 @@ from featherseg.core.wording import counted, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.core.types import Size
+    from featherseg.core.types import Progress, Size
     from featherseg.inference.predictor import Predictor
-    from featherseg.inference.video.parts import Watch
     from featherseg.inference.video.segmentation import VideoResult
 
 NO_RATE = "-"
@@ -86,8 +85,8 @@ class Moving:
             return False
         job = VideoJob(source, target, model_digest(run), masks_folder(target) if masks else None)
         try:
-            with _progress(console, target.name) as watch:
-                result = segment_video(predictor, job, watch)
+            with _progress(console, target.name) as progress:
+                result = segment_video(predictor, job, progress)
         except DataError as error:
             if self.single:
                 raise
@@ -151,10 +150,11 @@ def _written(target: Path) -> Path:
 
 
 @contextmanager
-def _progress(console: Console, name: str) -> Iterator[Watch]:
+def _progress(console: Console, name: str) -> Iterator[Progress]:
     """A line on a terminal: frames, frames a second, time that remains. What was resumed counts for no speed."""
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
@@ -164,10 +164,10 @@ def _progress(console: Console, name: str) -> Iterator[Watch]:
         TimeRemainingColumn(),
     )
     begun: list[tuple[int, float]] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(escape(one_line(name)), total=None, rate=NO_RATE)
 
-        def watch(done: int, total: int | None) -> None:
+        def progress(doing: str, done: int, total: int | None) -> None:
             now = time.monotonic()
             if not begun:
                 begun.append((done, now))
@@ -175,7 +175,7 @@ def _progress(console: Console, name: str) -> Iterator[Watch]:
             rate = f"{(done - first) / (now - start):.1f}" if done > first and now > start else NO_RATE
             bar.update(task, completed=done, total=total, rate=rate)
 
-        yield watch
+        yield progress
 
 
 def _print_result(console: Console, result: VideoResult, target: Path, masks: Path | None) -> None:
@@ -214,8 +214,8 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
     signal.signal(signal.SIGINT, finish)
     console.print(f"recording camera {escape(camera)} to {escape(one_line(str(target)))}; Ctrl-C ends it")
     try:
-        with _progress(console, target.name) as watch:
-            recording = record(predictor, camera, target, stop, watch)
+        with _progress(console, target.name) as progress:
+            recording = record(predictor, camera, target, stop, progress)
     finally:
         signal.signal(signal.SIGINT, before)
     console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {_in_words(recording.size)}")

@@ -43,7 +43,7 @@ def prepare(
     stored_as = Storage(quality if storage is Stored.JPEG else None)
     console = Console(stderr=True, highlight=False)
     for name in split or splits_on_disk(data, data_root):
-        with progress_bar(console, name) as progress:
+        with progress_bar(console) as progress:
             done = prepare_data(data, name, data_root, stored_as, out, progress)
         kept = f", {done.kept} of them there before" if done.kept else ""
         gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.data.statistics import Progress
+    from featherseg.core.types import Progress
 
 
 @contextmanager
-def progress_bar(console: Console, verb: str) -> Iterator[Progress]:
+def progress_bar(console: Console) -> Iterator[Progress]:
     """A bar on a terminal, gone when the work is done; silent elsewhere."""
+    from rich.markup import escape
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(verb, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def work_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for work of several kinds, told (what is being done, steps done, steps in all); as `progress_bar` else."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda words, done, of: bar.update(task, description=words, completed=done, total=of)
+        yield lambda doing, done, total: bar.update(task, description=escape(doing), completed=done, total=total)

@@ -110,7 +110,7 @@ class TrainingProgress:
             return
         self.said = now
 
-    def validating(self, done: int, total: int) -> None:
+    def progress(self, doing: str, done: int, total: int | None) -> None:
         """Images of the validation so far."""
         if self.task is not None:
-            self.bar.update(self.task, description=f"validating {done}/{total}")
+            self.bar.update(self.task, description=f"{doing} {done}/{total}")

@@ -6,19 +6,17 @@ of *these models* needs runs with several seeds; of *these files* it is said apa
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.benchmarking.latency import Latency, SideBySide, time_side_by_side
-from featherseg.benchmarking.session import Watch
 from featherseg.comparison.candidates import NOT_RECORDED, Candidate, by_model, cautions, seeds_of, trained_unlike
 from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pick
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import SegmentationData, Size
+from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.data.labelled_images import LabelledImages
-from featherseg.data.statistics import Progress, typical_size
+from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import Scores, check_resize, evaluate
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
@@ -167,12 +165,12 @@ def compare(
     *,
     size: Size | None = None,
     costs: bool = True,
-    watch: Watch,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Measure time and memory of one file a model, score everyone on every image, and say what the figures allow.
 
     mode_of is how a model looks at images; size (height, width) is what one pass is timed with, by default that of
-    a typical image; `costs` False leaves time and memory out; watch is called with (what is done, steps done, of).
+    a typical image; `costs` False leaves time and memory out.
     A look at a split counts in every run, as `evaluate` counts it. Raises ConfigError where classes do not fit,
     RunError where a run cannot be written to, and what opening the data raises.
     """
@@ -183,11 +181,11 @@ def compare(
             check_recordable(one.run)
     size, models = size or typical_size(data), by_model(candidates)
     firsts = [files[0] for files in models.values()]
-    timing = _time(firsts, size, partial(watch, "time and memory")) if costs else None
+    timing = _time(firsts, size, progress) if costs else None
     latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
     modes = [mode_of(one.runtime) for one in candidates]
     scores = {
-        one.path: _score(one, data, labelled.split, inference, partial(watch, f"scoring {one.name}"))
+        one.path: _score(one, data, labelled.split, inference, progress)
         for one, inference in zip(candidates, modes, strict=True)
     }
     clusters = clusters_of(data.keys)
@@ -214,15 +212,16 @@ def compare(
     )
 
 
-def _time(firsts: Sequence[Candidate], size: Size, progress: Progress) -> SideBySide:
+def _time(firsts: Sequence[Candidate], size: Size, progress: Progress | None) -> SideBySide:
     labels, paths, runtimes = zip(*((one.label, one.path, one.runtime) for one in firsts), strict=True)
     return time_side_by_side(labels, paths, runtimes, size, progress)
 
 
 def _score(
-    one: Candidate, data: SegmentationData, split: str, inference: InferenceSettings, progress: Progress
+    one: Candidate, data: SegmentationData, split: str, inference: InferenceSettings, progress: Progress | None
 ) -> Scores:
-    scores = evaluate(one.runtime, data, inference, boundary=False, progress=progress)
+    named = progress and (lambda doing, done, of: progress(f"{doing} {one.name}", done, of))
+    scores = evaluate(one.runtime, data, inference, boundary=False, progress=named)
     if one.run and not one.run.shipped:
         log_evaluation(one.run, data, split, inference, scores)
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -21,6 +21,10 @@ Resize = tuple[int, int]
 
 Color = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
+
+
+Progress = Callable[[str, int, "int | None"], object]
+"""Called with what is being done, the steps done and the steps in all (None where that is not known)."""
 
 
 @dataclass(frozen=True)

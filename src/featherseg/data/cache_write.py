@@ -18,6 +18,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.types import Progress
 from featherseg.data import Synthetic, data_folder, find_dataset, given_root, open_files
 from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
 from featherseg.data.cache_index import (
@@ -36,7 +37,6 @@ from featherseg.data.cache_index import (
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import MAX_PIXELS, image_size
 from featherseg.data.pairs import PairedFiles
-from featherseg.data.statistics import Progress
 
 FLUSH_BYTES = 64 * 2**20
 """So much is written before the disk is waited for and the index says so: what a kill costs at most."""
@@ -205,7 +205,7 @@ def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Pr
                     append_line(cache.folder / INDEX, entry.record())
                 flushed, waiting = file.tell(), []
             if progress is not None:
-                progress(kept + done, len(data))
+                progress("preparing", kept + done, len(data))
 
 
 def _encoded(data: PairedFiles, index: int, storage: Storage, offset: int = 0) -> tuple[Entry, list[bytes]]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.core.types import IGNORE, ClassInfo, Progress
 from featherseg.data import DATASETS, Synthetic, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
 from featherseg.data.propose import Proposal, propose
-from featherseg.data.statistics import ClassStatistics, Progress, median_frequency
+from featherseg.data.statistics import ClassStatistics, median_frequency
 
 FAULTS = {  # kind -> how a group of them is headed
     "empty": "splits without an image",
@@ -126,7 +126,7 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
             _check_pair(report, listing, split, pair, seen)
             done += 1
             if progress is not None:
-                progress(done, total)
+                progress("reading", done, total)
     report.notes += _notes(report, listing)
     return report
 
@@ -161,7 +161,7 @@ def _count_drawn(name: str, progress: Progress | None) -> CheckReport:
             _count(report.splits[split], key, data.label(index))
             done += 1
             if progress is not None:
-                progress(done, total)
+                progress("reading", done, total)
     report.notes.append(f"{name} is drawn by the program; up to {DRAWN_SIZE} scenes a split were counted")
     return report
 

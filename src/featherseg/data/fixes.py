@@ -11,13 +11,12 @@ from PIL import Image
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import check_folder, temporary_beside
-from featherseg.core.types import IGNORE
+from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
 from featherseg.data.images import read_mask
 from featherseg.data.pairs import Listing, Pair
 from featherseg.data.palettes import color_text
-from featherseg.data.statistics import Progress
 
 
 @dataclass
@@ -80,7 +79,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
                 kept.append(split)
             seen += 1
             if progress is not None:
-                progress(seen, total)
+                progress("writing", seen, total)
     if not kept:
         raise DataError(f"{report.name} has no sound sample: nothing was written.")
     config = _config(listing, name, list(dict.fromkeys(kept)))

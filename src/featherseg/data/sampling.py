@@ -11,8 +11,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_atomic
-from featherseg.core.types import IGNORE, SegmentationData
-from featherseg.data.statistics import Progress
+from featherseg.core.types import IGNORE, Progress, SegmentationData
 
 Point = tuple[int, int]
 """(row, column) of a pixel."""
@@ -57,7 +56,7 @@ def find_class_points(data: SegmentationData, tile: int, progress: Progress | No
                 points = tile_points(label[top : top + tile, left : left + tile])
                 rows += [(index, image, top + row, left + column) for index, (row, column) in points.items()]
         if progress is not None:
-            progress(image + 1, len(data))
+            progress("looking for classes", image + 1, len(data))
     if not rows:
         raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be drawn.")
     return ClassPoints(np.array(rows, dtype=np.int32))

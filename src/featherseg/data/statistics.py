@@ -1,14 +1,10 @@
 """How often each class occurs, and the class weights that follow from it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from featherseg.core.types import IGNORE, SegmentationData, Size
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after every sample."""
+from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
 
 
 @dataclass
@@ -39,7 +35,7 @@ def class_statistics(data: SegmentationData, progress: Progress | None = None) -
     for index in range(len(data)):
         statistics.add(data.label(index))
         if progress is not None:
-            progress(index + 1, len(data))
+            progress("counting classes", index + 1, len(data))
     return statistics
 
 

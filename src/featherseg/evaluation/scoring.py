@@ -5,7 +5,7 @@ the same bits.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Progress, SegmentationData
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
@@ -22,7 +22,6 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
 from featherseg.uncertainty.bootstrap import image_counts
 
-Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
@@ -193,7 +192,7 @@ def _score(
         if boundary:
             contours.update(label, prediction)
         if progress:
-            progress(done, len(data))
+            progress("scoring", done, len(data))
     return Scores(
         classes=tuple(c.name for c in data.classes),
         images=len(per_image),

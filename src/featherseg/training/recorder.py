@@ -32,8 +32,8 @@ class Reporter(Protocol):
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """A step was taken; `record` is what metrics.jsonl holds of it."""
 
-    def validating(self, done: int, total: int) -> None:
-        """Images of the validation so far."""
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Of work between two steps, such as a validation: a `core.types.Progress`."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -107,7 +107,7 @@ class Recorder(Checkpoint):
         runtime = TorchRuntime(
             model, run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=module.device
         )
-        scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.validating)
+        scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.progress)
         objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}
         record = objects | {
             "val_miou": number(scores.miou),

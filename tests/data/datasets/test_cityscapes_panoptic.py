@@ -60,7 +60,7 @@ def test_the_conversion_is_that_of_cityscapesscripts(root, tmp_path, capsys, tra
     capsys.readouterr()
     steps = []
     converted = convert_cityscapes(
-        root, tmp_path / "ours", train_ids=train_ids, progress=lambda done, total: steps.append((done, total))
+        root, tmp_path / "ours", train_ids=train_ids, progress=lambda doing, done, total: steps.append((done, total))
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert sorted(p.relative_to(tmp_path / "ours") for p in (tmp_path / "ours").rglob("*")) == sorted(
@@ -99,7 +99,7 @@ def test_the_real_mask_converts_as_cityscapesscripts_converts_it(shared: Path, t
 def test_an_interrupted_conversion_goes_on_and_a_newer_mask_is_converted_again(root, tmp_path):
     out = tmp_path / "out"
 
-    def stop(done: int, total: int) -> None:
+    def stop(doing: str, done: int, total: int | None) -> None:
         if done == 2:
             raise KeyboardInterrupt
 

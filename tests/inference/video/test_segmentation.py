@@ -285,11 +285,11 @@ class Stop(Exception):
 
 
 def stop_after(frames):
-    def watch(done, total):
+    def progress(doing, done, total):
         if done >= frames:
             raise Stop
 
-    return watch
+    return progress
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
@@ -301,7 +301,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(pred
             segment_video(predictor, job(clip, target), stop_after(frames))
         assert not target.exists()
     seen = []
-    result = segment_video(predictor, job(clip, target), lambda done, total: seen.append((done, total)))
+    result = segment_video(predictor, job(clip, target), lambda doing, done, total: seen.append((done, total)))
     assert (result.frames, result.resumed) == (12, 10)
     assert seen == [(10, 12), (11, 12), (12, 12)]
     assert target.read_bytes() == whole.read_bytes()
@@ -312,7 +312,9 @@ def test_a_stopped_run_does_not_go_on_with_another_source_model_or_setting(predi
     with pytest.raises(Stop):
         segment_video(predictor, job(clip, target), stop_after(7))
     shrunk = Predictor(make_runtime(), max_side=32)
-    with pytest.raises(RunError, match=r"mode.fit was null, now \[32, 32\].*delete .*out.mp4.parts to start over"):
+    with pytest.raises(
+        RunError, match=r"inference.resize was null, now \[32, 32\].*delete .*out.mp4.parts to start over"
+    ):
         segment_video(shrunk, job(clip, target))
     with pytest.raises(RunError, match=r'model\.sha256 was "n", now "m"'):
         segment_video(predictor, VideoJob(clip, target, model="m"))

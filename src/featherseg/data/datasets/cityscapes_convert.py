@@ -13,7 +13,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, refuse_links
-from featherseg.core.types import IGNORE
+from featherseg.core.types import IGNORE, Progress
 from featherseg.data.datasets.cityscapes import CITYSCAPES_SPLITS
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
 from featherseg.data.datasets.cityscapes_panoptic import LAYOUTS, Layout
@@ -21,7 +21,6 @@ from featherseg.data.images import read_mask
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.data.panoptic.segments import Panoptic, list_segments
-from featherseg.data.statistics import Progress
 
 SUFFIX = "_gtFine_instanceIds.png"
 
@@ -70,7 +69,7 @@ def convert_cityscapes(
             kept += _convert(path, writer, form)
             done += 1
             if progress is not None:
-                progress(done, total)
+                progress("converting", done, total)
         converted.append(Converted(writer.finish(), len(paths), kept))
     return converted
 

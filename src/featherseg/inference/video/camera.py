@@ -15,9 +15,9 @@ from typing import Any
 
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, require
-from featherseg.core.types import Size
+from featherseg.core.types import Progress, Size
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.video.parts import Watch, open_parts
+from featherseg.inference.video.parts import open_parts
 from featherseg.inference.video.read import PURPOSE, UPRIGHT, Frame, upright_pixels
 from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
@@ -47,7 +47,7 @@ class Recording:
 
 
 def record(
-    predictor: Predictor, camera: str, target: Path, stop: threading.Event, watch: Watch | None = None
+    predictor: Predictor, camera: str, target: Path, stop: threading.Event, progress: Progress | None = None
 ) -> Recording:
     """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
 
@@ -64,17 +64,17 @@ def record(
             seen = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(seen, None)) is not None:
                 drawn = draw_frames(predictor, chain([head], islice(seen, SEGMENT_FRAMES - 1)), 0, None)
-                parts.add(_watched(drawn, parts.frames, watch))
+                parts.add(_watched(drawn, parts.frames, progress))
             if parts.frames:
                 parts.finish(target)
         return Recording(parts.frames, source.arrived - source.taken, source.size)
 
 
-def _watched(drawn: Iterator[OverlaidFrame], done: int, watch: Watch | None) -> Iterator[OverlaidFrame]:
+def _watched(drawn: Iterator[OverlaidFrame], done: int, progress: Progress | None) -> Iterator[OverlaidFrame]:
     for number, frame in enumerate(drawn, start=done + 1):
         yield frame
-        if watch:
-            watch(number, None)
+        if progress:
+            progress("frames", number, None)
 
 
 class _Camera:

@@ -5,7 +5,7 @@ A kill at any moment leaves whole segments; the next run of the same command goe
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,3 @@ def _flat(origin: Origin) -> Origin:
     for key, value in origin.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-Watch = Callable[[int, int | None], object]
-"""Called with the frames that are done and how many there are, where that is known."""

@@ -16,10 +16,11 @@ import numpy as np
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import refuse_links
+from featherseg.core.types import Progress
 from featherseg.inference.draw import save_index_png
 from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes import is_exported_file
-from featherseg.inference.video.parts import Origin, Parts, Watch, open_parts
+from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
 from featherseg.runs import RESOLVED, WEIGHTS, find_run
@@ -72,7 +73,7 @@ def model_digest(run: str | Path) -> str:
     return digest.hexdigest()
 
 
-def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = None) -> VideoResult:
+def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None = None) -> VideoResult:
     """Write the video of `job` with the predictor's classes over it, half and half; an older target is replaced.
 
     Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
@@ -91,7 +92,7 @@ def segment_video(predictor: Predictor, job: VideoJob, watch: Watch | None = Non
     frames = Frames(job.source, facts, predictor.runtime.channels)
     with open_parts(job.target, format, _origin(predictor, job, facts)) as parts:
         resumed = parts.frames
-        _write_segments(predictor, frames, parts, job.masks, watch)
+        _write_segments(predictor, frames, parts, job.masks, progress)
         parts.finish(job.target)
     if job.masks:
         _remove_masks_from(job.masks, parts.frames)
@@ -134,21 +135,24 @@ def _overlay(result: Prediction) -> np.ndarray:
 
 
 def _write_segments(
-    predictor: Predictor, frames: Frames, parts: Parts, masks: Path | None, watch: Watch | None
+    predictor: Predictor, frames: Frames, parts: Parts, masks: Path | None, progress: Progress | None
 ) -> None:
     """All frames behind those that the parts hold, SEGMENT_FRAMES at a time."""
     rest = frames.after(parts.frames)
-    watch = watch or (lambda done, total: None)
     while (head := next(rest, None)) is not None:
         drawn = draw_frames(predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks)
-        parts.add(_watched(drawn, parts.frames, frames.facts.frames, watch))
+        parts.add(_watched(drawn, parts.frames, frames.facts.frames, progress))
 
 
-def _watched(drawn: Iterator[OverlaidFrame], done: int, total: int | None, watch: Watch) -> Iterator[OverlaidFrame]:
-    watch(done, total)
+def _watched(
+    drawn: Iterator[OverlaidFrame], done: int, total: int | None, progress: Progress | None
+) -> Iterator[OverlaidFrame]:
+    if progress:
+        progress("frames", done, total)
     for number, frame in enumerate(drawn, start=done + 1):
         yield frame
-        watch(number, total)
+        if progress:
+            progress("frames", number, total)
 
 
 def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
