@@ -11,7 +11,7 @@ from pixel_model import mask_of, pixel_runtime
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.models import Served
 
-UNDER_WAY = re.compile(r"^(Ready\.|Looking .*|)$", re.DOTALL)
+UNDER_WAY = re.compile(r"^(Ready\.|Segmenting .*|)$", re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_what_the_browser_cannot_show_is_shown_as_mask_on_grey(page, served):
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_image_can_be_pasted_and_dropped(way, page):
+def test_an_image_can_be_pasted_and_dropped(way, page):
     page.evaluate(
         """([way, bytes]) => {
             const data = new DataTransfer();

@@ -7,7 +7,7 @@ const REASONS = {
   NotReadableError: "The camera is in use by another program. Close that, then try again.",
 };
 
-// Lets the video element show the camera. Throws an Error with a sentence.
+// Lets the video element show the camera. Throws an Error with a message.
 export async function startCamera(video) {
   if (!navigator.mediaDevices) {
     throw new Error("Browsers give the camera to https pages and to http://127.0.0.1 only. Open this page that way.");

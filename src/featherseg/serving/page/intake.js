@@ -1,44 +1,82 @@
-// The ways an image comes in: chosen, dropped, pasted, or from the camera, one frame or frame after frame.
+// The ways images come in: chosen, dropped, pasted, whole folders, or from the camera, one frame or frame after frame.
 
 import { startCamera, stopCamera, takeFrame } from "./camera.js";
-import { say, sayError } from "./status.js";
+import { showError, showMessage } from "./status.js";
 
+const IMAGE = /\.(jpe?g|png|webp|bmp|tiff?)$/i; // what is taken out of a folder
+const MOST = 10_000; // images at a time: a zip without extensions holds 65,535
 const element = (id) => document.getElementById(id);
 const video = element("video");
 let largest = 0; // bytes of a file; 0 until the service said it
-let look = async () => false;
+let open = async () => false;
 let live = false;
 
 export const isLive = () => live;
 
-// lookAt(blob, name) -> Promise of whether it was seen. The controls work from now on.
-export function openIntake(lookAt, limits) {
-  [look, largest] = [lookAt, limits.bytes];
-  element("file").disabled = element("camera").disabled = false;
+// openImages(list of { name, file }) -> Promise of whether the first is shown. The controls work from now on.
+export function openIntake(openImages, limits) {
+  [open, largest] = [openImages, limits.bytes];
+  for (const id of ["file", "folder", "camera"]) element(id).disabled = false;
 }
 
-// A file, however it came: refused where it is too large, else looked at.
-async function take(file) {
-  if (!file || !largest) return;
-  goStill();
-  const name = file.name || "image";
-  if (file.size > largest) return say(tooLarge(name, file.size), true);
-  let kept; // whatever happens to the file from now on
-  try {
-    kept = new Blob([await file.arrayBuffer()]);
-  } catch {
-    return say(`${name} cannot be read. If it is a folder, choose an image inside it.`, true);
+// -> Promise of a Blob with the file's content, whatever happens to the file from now on. Throws an Error with a message.
+export async function readImage({ name, file }) {
+  if (file.size > largest) {
+    const [found, most] = [file.size, largest].map(inMegabytes);
+    throw new Error(`${name} has ${found}, but this service takes at most ${most}. Save it smaller, or as JPEG.`);
   }
-  await look(kept, name);
-}
-
-function tooLarge(name, bytes) {
-  const [found, most] = [bytes, largest].map(inMegabytes);
-  return `${name} has ${found}, but this service takes at most ${most}. Save it smaller, or as JPEG.`;
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Error(`${name} cannot be read. If it is a folder, choose an image inside it.`);
+  }
 }
 
 function inMegabytes(bytes) {
   return bytes < 1e5 ? `${Math.round(bytes / 10) / 100} kB` : `${Math.round(bytes / 1e4) / 100} MB`;
+}
+
+function take(images) {
+  if (!images.length || !largest) return;
+  goStill();
+  if (images.length > MOST) showMessage(`${images.length} images are too many: at most ${MOST} at a time.`, true);
+  else open(images);
+}
+
+function takeFiles(files) { // as they were chosen, whatever they are called: the service says what is no image
+  take([...files].map((file) => ({ name: file.name || "image", file })));
+}
+
+function takeFolder(found) { // the images among what a folder holds, in the order of their names
+  const images = found.filter(({ name }) => IMAGE.test(name) && !/(^|\/)\./.test(name));
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  if (found.length && !images.length) showMessage("The folder holds no JPEG, PNG, WebP, BMP or TIFF image.", true);
+  take(images.sort((a, b) => compare(a.name, b.name)));
+}
+
+async function drop(event) {
+  event.preventDefault();
+  element("drop").classList.remove("over");
+  const files = [...event.dataTransfer.files]; // both lists are empty after the first await
+  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return takeFiles(files);
+  try {
+    takeFolder((await Promise.all(entries.map(filesOf))).flat());
+  } catch (error) {
+    showMessage(`The folder cannot be read: ${error.message}`, true);
+  }
+}
+
+// -> Promise of what a dropped file or folder holds, as { name: its path, file }.
+async function filesOf(entry) {
+  const call = (object, method) => new Promise((resolve, reject) => { object[method](resolve, reject); });
+  if (entry.isFile) return [{ name: entry.fullPath.replace(/^\//, ""), file: await call(entry, "file") }];
+  const [reader, found] = [entry.createReader(), []];
+  for (let some; (some = await call(reader, "readEntries")).length;) { // Chromium gives 100 at a time
+    for (const inner of some) found.push(...await filesOf(inner));
+    if (found.length > 10 * MOST) throw new Error(`it holds more than ${10 * MOST} files. Choose a smaller one.`);
+  }
+  return found;
 }
 
 async function openViewfinder() {
@@ -46,10 +84,10 @@ async function openViewfinder() {
     await startCamera(video);
     element("viewfinder").hidden = false;
     element("still").focus();
-    say("The camera is on.");
+    showMessage("The camera is on.");
   } catch (error) {
     closeViewfinder();
-    sayError(error);
+    showError(error);
   }
 }
 
@@ -62,23 +100,23 @@ function closeViewfinder() {
 
 async function takeStill() {
   goStill();
-  await look(await takeFrame(video), "camera");
+  await open([{ name: "camera", file: await takeFrame(video) }]);
 }
 
 // Each frame is taken after the one before was answered and shown: never is more than one under way.
 async function goLive() {
   setLive(true);
-  say("Live.");
+  showMessage("Live.");
   while (live) {
     const frame = await takeFrame(video);
-    if (!live || !await look(frame, "camera")) break;
+    if (!live || !await open([{ name: "camera", file: frame }])) break;
     await new Promise(requestAnimationFrame); // which waits while the page is out of sight
   }
   setLive(false);
 }
 
 function goStill() {
-  if (live) say("Paused.");
+  if (live) showMessage("Paused.");
   setLive(false);
 }
 
@@ -88,21 +126,22 @@ function setLive(value) {
   element("viewfinder").classList.toggle("is-live", live);
 }
 
-function drop(event) {
-  event.preventDefault();
-  element("drop").classList.remove("over");
-  take(event.dataTransfer.files[0]);
+for (const [id, taken] of [["file", takeFiles], ["folder", takeChosenFolder]]) {
+  element(id).addEventListener("change", (event) => {
+    taken([...event.target.files]);
+    event.target.value = ""; // so that the same can be chosen again
+  });
 }
 
-element("file").addEventListener("change", (event) => {
-  take(event.target.files[0]);
-  event.target.value = ""; // so that the same file can be chosen again
-});
+function takeChosenFolder(files) {
+  takeFolder(files.map((file) => ({ name: file.webkitRelativePath || file.name, file })));
+}
+
 element("camera").addEventListener("click", openViewfinder);
 element("still").addEventListener("click", takeStill);
 element("live").addEventListener("click", () => (live ? goStill() : goLive()));
-element("stop").addEventListener("click", () => { closeViewfinder(); say("The camera is off."); });
-document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+element("stop").addEventListener("click", () => { closeViewfinder(); showMessage("The camera is off."); });
+document.addEventListener("paste", (event) => takeFiles(event.clipboardData.files));
 document.addEventListener("dragover", (event) => { event.preventDefault(); element("drop").classList.add("over"); });
 document.addEventListener("dragleave", () => element("drop").classList.remove("over"));
 document.addEventListener("drop", drop);

@@ -16,14 +16,14 @@ export function listClasses(models) {
     }
   }
   for (const row of rows.values()) row.swatch.style.background = background(row.colors);
-  element("rest").hidden = true; // until shares are told
+  element("rest").hidden = true; // until shares are known
   element("present").replaceChildren();
   element("heads").textContent = models.length > 1 ? "share left, right" : "share of pixels";
 }
 
-// Shares of what one or two models saw. A moving image keeps the order, so that nothing jumps.
-export function tellShares(seen, isMoving) {
-  const names = seen.map(({ model, shares }) => new Map(model.classes.map((info, i) => [info.name, shares[i]])));
+// Shares of the pixels that one or two models predict. A moving image keeps the order, so that nothing jumps.
+export function showShares(predictions, isMoving) {
+  const names = predictions.map(({ model, shares }) => new Map(model.classes.map((info, i) => [info.name, shares[i]])));
   for (const [name, row] of rows) {
     const found = names.map((shares) => shares.get(name));
     row.shares.replaceChildren(...found.map((share) => make("span", "share", inPercent(share))));

@@ -1,4 +1,4 @@
-// What a model saw, from the service's answer. A mask holds a class number a pixel, row by row; sizes are
+// What a model predicts, from the service's answer. A mask holds a class number a pixel, row by row; sizes are
 // [height, width].
 
 import { decodeIndexPng } from "./png.js";
@@ -8,15 +8,15 @@ export const VOID = 255; // a pixel of no class
 
 // -> { model, size, mask, shares, png, parts, segments }. shares: of the pixels, by class number. png: the file itself,
 // where it was asked for. parts: of a panoptic model the number of each pixel's segment + 1, 0 where there is none.
-export async function see(image, name, model, ways) {
+export async function predict(image, name, model, options) {
   if (model.panoptic) {
     try {
-      return fromRuns(await (await segment(image, name, model.name, "rle", ways)).json(), model);
+      return fromRuns(await (await segment(image, name, model.name, "rle", options)).json(), model);
     } catch (error) {
       if (error.code !== "ragged") throw error; // too many runs to send: the classes alone
     }
   }
-  return fromPng(await (await segment(image, name, model.name, "png", ways)).arrayBuffer(), model);
+  return fromPng(await (await segment(image, name, model.name, "png", options)).arrayBuffer(), model);
 }
 
 async function fromPng(buffer, model) {
@@ -32,15 +32,15 @@ function fromRuns({ size, classes, segments }, model) {
   const [height, width] = size;
   const mask = new Uint8Array(height * width).fill(VOID);
   const parts = new Uint16Array(height * width);
-  segments.forEach((found, number) => {
-    eachPixel(found.rle, (at) => {
-      mask[at] = found.class;
+  segments.forEach((segment, number) => {
+    eachPixel(segment.rle, (at) => {
+      mask[at] = segment.class;
       parts[at] = number + 1;
     });
   });
   const shares = model.classes.map(() => 0);
   for (const { index, share } of classes) shares[index] = share;
-  return { model, size, mask, shares, png: null, parts, segments };
+  return { model, size, mask, shares, png: null, parts, segments: segments.map(({ rle, ...rest }) => rest) };
 }
 
 // visit(place in the mask) for every one of COCO's run lengths, which go column by column and begin with the zeros.
@@ -57,9 +57,9 @@ export function eachPixel({ size: [height, width], counts }, visit) {
 }
 
 // What is at a place of a mask, in words: "road", "car 2", or "no class".
-export function nameAt(seen, at) {
-  const info = seen.model.classes[seen.mask[at]];
+export function nameAt({ model, mask, parts, segments }, at) {
+  const info = model.classes[mask[at]];
   if (!info) return "no class";
-  const found = seen.parts && seen.segments[seen.parts[at] - 1];
-  return found?.thing ? `${info.name} ${found.id}` : info.name;
+  const segment = parts && segments[parts[at] - 1];
+  return segment?.thing ? `${info.name} ${segment.id}` : info.name;
 }

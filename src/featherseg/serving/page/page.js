@@ -1,29 +1,33 @@
-// The page of `featherseg serve`: asks one or two models about an image and shows what they saw.
+// The page of `featherseg serve`: asks one or two models about images and shows what they predict.
 // Class and file names come from strangers: they are set as text, never as HTML.
 
-import { isLive, openIntake } from "./intake.js";
-import * as legend from "./legend.js";
-import { see } from "./masks.js";
+import * as gallery from "./gallery.js";
 import { emptyImage, openImage } from "./image.js";
-import { keepToken, readLimits, readModels, segment, takeToken } from "./service.js";
-import { askToken, say, sayBusy, sayError } from "./status.js";
+import { isLive, openIntake, readImage } from "./intake.js";
+import * as legend from "./legend.js";
+import { predict } from "./masks.js";
+import { keepToken, readLimits, readModels, takeToken } from "./service.js";
+import { askToken, showBusy, showError, showMessage } from "./status.js";
 import * as view from "./view.js";
 
 const element = (id) => document.getElementById(id);
 const opacity = () => element("opacity").value / 100;
 let models = [];
-let current = null; // { file, name, image: a canvas or null, seen: Map of model name to what it saw }
+let current = null; // the image that was opened last, see gallery.js
+let drawn = {}; // { image, canvas }: the last that was decoded; canvas is null where the browser cannot show it
+let shown = null; // the image whose predictions are shown
 let asking = new AbortController(); // of the question that is under way
 
 async function start() {
   takeToken();
-  say("Connecting to the service.");
+  showMessage("Connecting to the service.");
   try {
     const [found, limits] = await Promise.all([readModels(), readLimits()]);
     models = found;
     listModels();
-    openIntake(look, limits);
-    say("Ready.");
+    gallery.openGallery(open);
+    openIntake(gallery.setImages, limits);
+    showMessage("Ready.");
   } catch (error) {
     fail(error, start);
   }
@@ -50,77 +54,85 @@ function chooseModels() {
   legend.listClasses(chosen());
   const licences = chosen().map(({ name, licence }) => `Weights of ${name}: ${licence || "no licence stated"}.`);
   element("licence").textContent = licences.join(" ");
-  element("saves-note").textContent = other.value ? `Both are of ${first.value}, without the comparison.` : "";
-  if (current && !isLive()) ask(current);
+  element("saves-note").textContent = other.value ? `All are of ${first.value}, without the comparison.` : "";
+  if (current && !isLive()) open(current);
 }
 
-// -> Promise of whether it was seen.
-async function look(file, name) {
-  const image = await openImage(file);
-  return ask({ file, name, image, seen: new Map() });
-}
-
-// Asks those of the chosen models that were not asked about it yet, one after the other.
-async function ask(about) {
+// Shows an image: at once as it is, then under what the chosen models predict; those that were not asked about it yet
+// are asked one after the other. -> Promise of whether it went well; an image opened meanwhile takes its place.
+async function open(image) {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
   const [wanted, begin, isMoving] = [chosen(), performance.now(), isLive()];
-  if (!isMoving) say(`Looking at ${about.name}.`);
-  if (!isMoving && about !== current) showAlone(about);
+  current = image;
+  gallery.keep(image);
+  if (!isMoving) showMessage(`Segmenting ${image.name}.`);
   element("frame").setAttribute("aria-busy", !isMoving);
-  current = about;
   try {
-    for (const model of wanted.filter(({ name }) => !about.seen.has(name))) {
-      about.seen.set(model.name, await see(about.file, about.name, model, { signal, onWait: sayBusy }));
+    image.content ??= await readImage(image);
+    if (signal.aborted) return false;
+    if (image !== drawn.image) {
+      const canvas = await openImage(image.content);
+      if (signal.aborted) return false;
+      drawn = { image, canvas };
+      if (!isMoving) showAlone(canvas);
+    }
+    for (const model of wanted.filter(({ name }) => !image.predictions.has(name))) {
+      const prediction = await predict(image.content, image.name, model, { signal, onWait: showBusy });
+      image.predictions.set(model.name, prediction);
     }
     if (signal.aborted) return false;
-    show(about, wanted.map(({ name }) => about.seen.get(name)), isMoving);
+    showPredictions(image, wanted.map(({ name }) => image.predictions.get(name)), isMoving);
     element("caption").textContent += `, ${Math.round(performance.now() - begin)} ms`;
+    shown = image;
+    gallery.keep(image);
+    gallery.mark(image, false);
     return true;
   } catch (error) {
     if (signal.aborted) return false;
     element("result").hidden = true;
-    fail(error, () => ask(about));
+    gallery.mark(image, true);
+    fail(error, () => open(image));
     return false;
   } finally {
     if (!signal.aborted) element("frame").setAttribute("aria-busy", false);
   }
 }
 
-function showAlone({ image }) { // at once, before any model has answered
-  element("result").hidden = !image;
+function showAlone(canvas) { // before any model has answered
+  element("result").hidden = !canvas;
   setSaves(false);
-  if (!image) return;
-  view.showImage(image);
-  view.showSeen([], legend.isShown);
-  element("caption").textContent = `${image.width} x ${image.height} pixels`;
+  if (!canvas) return;
+  view.showImage(canvas);
+  view.showPredictions([], legend.isShown);
+  element("caption").textContent = `${canvas.width} x ${canvas.height} pixels`;
 }
 
-function show(about, seen, isMoving) {
-  const [height, width] = seen[0].size;
-  const fits = about.image && about.image.height === height && about.image.width === width;
-  view.showImage(fits ? about.image : emptyImage(seen[0].size));
-  view.showSeen(seen, legend.isShown);
+function showPredictions({ name }, predictions, isMoving) {
+  const { canvas } = drawn;
+  const [{ size, model, shares }] = predictions;
+  const [height, width] = size;
+  const fits = canvas?.height === height && canvas.width === width;
+  view.showImage(fits ? canvas : emptyImage(size));
+  view.showPredictions(predictions, legend.isShown);
   view.setOpacity(opacity());
-  legend.tellShares(seen, isMoving);
+  legend.showShares(predictions, isMoving);
   element("result").hidden = false;
   setSaves(true);
   element("caption").textContent = `${width} x ${height} pixels`;
-  element("stage").setAttribute("aria-label", `The image under the colours of its classes: ${inWords(seen[0])}`);
-  if (isMoving) return;
-  const { name } = about;
-  say(fits ? `Done: ${name}.` : `Done, but your browser cannot show ${name}: here is the mask alone, on grey.`);
-}
 
-function inWords({ model, shares }) { // the three largest classes
+  // The three largest classes, for those who cannot see the colours.
   const largest = model.classes.map(({ name }, i) => ({ name, share: shares[i] })).sort((a, b) => b.share - a.share);
-  return largest.filter(({ share }) => share > 0).slice(0, 3)
+  const listed = largest.filter(({ share }) => share > 0).slice(0, 3)
     .map(({ name, share }) => `${name} ${Math.round(100 * share)}%`).join(", ");
+  element("stage").setAttribute("aria-label", `The image under the colours of its classes: ${listed}`);
+  if (isMoving) return;
+  showMessage(fits ? `Done: ${name}.` : `Done, but your browser cannot show ${name}: here is the mask alone, on grey.`);
 }
 
 function fail(error, again) {
-  sayError(error, again);
+  showError(error, again);
   if (error.status === 401) askToken((token) => { keepToken(token); again(); });
 }
 
@@ -129,23 +141,30 @@ function setSaves(can) {
 }
 
 async function saveMask() {
-  const [about, [model]] = [current, chosen()];
-  const seen = about.seen.get(model.name);
+  const name = `${stem(shown.name)}_mask.png`;
   try {
-    seen.png ??= await (await segment(about.file, about.name, model.name, "png", { onWait: sayBusy })).blob();
-    save(seen.png, `${stem(about.name)}_mask.png`);
+    save(await gallery.readMask(shown, chosen()[0], { onWait: showBusy }), name);
   } catch (error) {
     fail(error, saveMask);
   }
 }
 
 function saveOverlay() {
-  const name = `${stem(current.name)}_overlay.png`;
+  const name = `${stem(shown.name)}_overlay.png`;
   view.compose(opacity()).toBlob((file) => save(file, name), "image/png");
 }
 
-function stem(name) {
-  return name.replace(/(?<=.)\.[^.]*$/, "");
+async function saveAll() { // the same button stops it
+  if (gallery.stopSaving()) return;
+  try {
+    await gallery.saveAll(chosen()[0], save);
+  } catch (error) {
+    fail(error, saveAll);
+  }
+}
+
+function stem(path) { // "street/001.jpg" -> "001"
+  return path.replace(/.*\/(?=.)/, "").replace(/(?<=.)\.[^.]*$/, "");
 }
 
 function save(file, name) {
@@ -162,10 +181,11 @@ element("opacity").addEventListener("input", () => {
 });
 element("save-mask").addEventListener("click", saveMask);
 element("save-overlay").addEventListener("click", saveOverlay);
+element("save-all").addEventListener("click", saveAll);
 legend.onToggle(() => view.repaint(legend.isShown));
-view.tellPoint((words, name) => {
-  element("under").textContent = words ?? "";
-  legend.point(name ?? null);
+view.onPointed((name, ofClass) => {
+  element("under").textContent = name ?? "";
+  legend.point(ofClass ?? null);
 });
 addEventListener("hashchange", start); // a token that was added to the address of an open page
 start();

@@ -19,14 +19,14 @@ export function paintColors(canvas, { size, mask, model }, isShown) {
 }
 
 // Outlines and names of the objects whose class isShown; nothing for a model without objects.
-export function paintMarks(canvas, seen, isShown) {
-  const context = fit(canvas, seen.parts ? seen.size : [1, 1]);
-  if (!seen.parts) return;
-  const marked = [false, ...seen.segments.map((found) => found.thing && isShown(found.name))];
+export function paintMarks(canvas, prediction, isShown) {
+  const context = fit(canvas, prediction.parts ? prediction.size : [1, 1]);
+  if (!prediction.parts) return;
+  const marked = [false, ...prediction.segments.map((found) => found.thing && isShown(found.name))];
   const image = context.createImageData(canvas.width, canvas.height);
-  outline(new Uint32Array(image.data.buffer), seen, marked);
+  outline(new Uint32Array(image.data.buffer), prediction, marked);
   context.putImageData(image, 0, 0);
-  writeNames(context, seen, marked);
+  writeNames(context, prediction, marked);
 }
 
 function pixel(red, green, blue) { // opaque, as one number
@@ -56,16 +56,16 @@ function outline(pixels, { size: [height, width], parts }, marked) {
 
 // The name of its class on every object, the largest first; one that would cover another, or is too small, goes
 // without.
-function writeNames(context, seen, marked) {
+function writeNames(context, prediction, marked) {
   const { width, height } = context.canvas;
   const text = Math.min(Math.max(Math.round(Math.max(width, height) / 60), 10), 80); // pixels
   Object.assign(context, { font: `600 ${text}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle" });
   Object.assign(context, { fillStyle: PAPER, strokeStyle: INK, lineWidth: Math.max(2, text / 4), lineJoin: "round" });
-  const middles = middlesOf(seen);
+  const middles = middlesOf(prediction);
   const written = [];
-  const order = seen.segments.map((_, i) => i).sort((a, b) => seen.segments[b].area - seen.segments[a].area);
+  const order = prediction.segments.map((_, i) => i).sort((a, b) => prediction.segments[b].area - prediction.segments[a].area);
   for (const i of order) {
-    const found = seen.segments[i];
+    const found = prediction.segments[i];
     if (!marked[i + 1] || found.area < (1.5 * text) ** 2) continue;
     const name = shorten(found.name);
     const half = context.measureText(name).width / 2 + text / 4;

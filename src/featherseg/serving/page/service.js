@@ -1,4 +1,4 @@
-// What the page asks of the service: the token goes along, a refusal becomes its sentence, a busy one is waited for.
+// What the page asks of the service: the token goes along, a refusal becomes its message, a busy one is waited for.
 
 const TRIES = 5; // in all, where the service answers 429
 const LONGEST_WAIT = 20; // seconds
@@ -62,8 +62,8 @@ async function send(path, options) {
 }
 
 async function refusalOf(answer) {
-  const said = await answer.json().catch(() => null);
-  const { message, code } = said?.error ?? {};
+  const record = await answer.json().catch(() => null);
+  const { message, code } = record?.error ?? {};
   return new Refusal(message ?? `The service answered with status ${answer.status}.`, answer.status, code);
 }
 

@@ -1,4 +1,4 @@
-// The image under the colours of one model, or of two beside a divider; what lies under the pointer is told.
+// The image under the colours of one model, or of two beside a divider; the class under the pointer is named.
 
 import { nameAt } from "./masks.js";
 import { paintColors, paintMarks } from "./paint.js";
@@ -7,7 +7,7 @@ const element = (id) => document.getElementById(id);
 const stage = element("stage");
 const divider = element("divider");
 const sides = [...stage.querySelectorAll(".side")].map((box) => ({
-  box, colors: box.querySelector(".colors"), marks: box.querySelector(".marks"), tag: null, seen: null,
+  box, colors: box.querySelector(".colors"), marks: box.querySelector(".marks"), tag: null, prediction: null,
 }));
 [sides[0].tag, sides[1].tag] = stage.querySelectorAll(".tag");
 
@@ -23,25 +23,25 @@ export function showImage(image) {
   element("frame").style.setProperty("--ratio", image.width / image.height);
 }
 
-// What one or two models saw; isShown(class name) says which colours are drawn.
-export function showSeen(seen, isShown) {
+// What one or two models predict; isShown(class name) says which colours are drawn.
+export function showPredictions(predictions, isShown) {
   sides.forEach((side, i) => {
-    side.seen = seen[i] ?? null;
-    side.box.hidden = !side.seen;
-    side.tag.hidden = seen.length < 2;
-    side.tag.textContent = side.seen?.model.name ?? "";
+    side.prediction = predictions[i] ?? null;
+    side.box.hidden = !side.prediction;
+    side.tag.hidden = predictions.length < 2;
+    side.tag.textContent = side.prediction?.model.name ?? "";
   });
-  divider.hidden = seen.length < 2;
+  divider.hidden = predictions.length < 2;
   moveDivider(split);
   leave();
   repaint(isShown);
 }
 
 export function repaint(isShown) {
-  for (const { colors, marks, seen } of sides) {
-    if (!seen) continue;
-    paintColors(colors, seen, isShown);
-    paintMarks(marks, seen, isShown);
+  for (const { colors, marks, prediction } of sides) {
+    if (!prediction) continue;
+    paintColors(colors, prediction, isShown);
+    paintMarks(marks, prediction, isShown);
   }
 }
 
@@ -58,22 +58,22 @@ export function compose(share) {
   context.globalAlpha = share;
   context.drawImage(sides[0].colors, 0, 0);
   context.globalAlpha = 1;
-  if (sides[0].seen.parts) context.drawImage(sides[0].marks, 0, 0);
+  if (sides[0].prediction.parts) context.drawImage(sides[0].marks, 0, 0);
   return canvas;
 }
 
-// told(name, class number, which side) where the pointer or the keyboard asks; told(null) where it left.
-export function tellPoint(told) {
-  onPoint = told;
+// named(what is there, name of its class) where the pointer or the keyboard asks; named(null) where it left.
+export function onPointed(named) {
+  onPoint = named;
 }
 
 function ask(x, y) { // shares of width and height, 0..1
-  const { seen } = sides[divider.hidden || 100 * x < split ? 0 : 1];
-  if (!seen) return;
-  const [height, width] = seen.size;
+  const { prediction } = sides[divider.hidden || 100 * x < split ? 0 : 1];
+  if (!prediction) return;
+  const [height, width] = prediction.size;
   const row = Math.min(Math.floor(y * height), height - 1);
   const at = row * width + Math.min(Math.floor(x * width), width - 1);
-  const name = nameAt(seen, at);
+  const name = nameAt(prediction, at);
   const tip = element("tip");
   tip.textContent = name;
   tip.hidden = false;
@@ -81,7 +81,7 @@ function ask(x, y) { // shares of width and height, 0..1
   tip.style.top = `${100 * y}%`;
   tip.classList.toggle("leftwards", x > 0.5);
   tip.classList.toggle("below", y < 0.15);
-  onPoint(name, seen.model.classes[seen.mask[at]]?.name);
+  onPoint(name, prediction.model.classes[prediction.mask[at]]?.name);
 }
 
 function leave() {
@@ -102,7 +102,7 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 function askKeys(event) {
   const step = STEPS[event.key];
   if (event.key === "Escape") leave();
-  if (!step || !sides[0].seen) return;
+  if (!step || !sides[0].prediction) return;
   event.preventDefault();
   const far = event.shiftKey ? 0.1 : 0.02;
   const [x, y] = point ?? [0.5, 0.5];
@@ -137,6 +137,10 @@ function slide(event) {
   moveDivider(100 * (event.clientX - box.left) / box.width);
 }
 
+stage.addEventListener("mousedown", (event) => { // no focus by mouse: the arrow keys go on through the images
+  event.preventDefault();
+  document.activeElement.blur();
+});
 for (const kind of ["pointermove", "pointerdown"]) stage.addEventListener(kind, askPointer);
 stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
 stage.addEventListener("keydown", askKeys);
