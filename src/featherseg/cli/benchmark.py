@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.benchmark_tables import print_outcome
-from featherseg.cli.options import parse_size
+from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, out_option, parse_size
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
@@ -37,20 +37,20 @@ def benchmark(
     batch: Annotated[
         list[int] | None, typer.Option(help="Images at a time; may be repeated [default: 1; on a GPU 1 and 8].")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "eager",
     pairs: Annotated[int, typer.Option(help="How often every variant's process is started anew.")] = 5,
     rounds: Annotated[
         int | None, typer.Option(help="Rounds of all starts together [default: 20; on a GPU 100].")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Measure mIoU on this dataset [default: the run's own].")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies; measures mIoU.")] = None,
-    split: Annotated[str | None, typer.Option(help="Measure mIoU on this part of the dataset.")] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure the machine's limits too, and how near each variant is.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--out", help="Write the benchmark as one HTML page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    output: Annotated[Path | None, out_option("Write the benchmark as one HTML page.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time models in every build beside plain PyTorch, and say how near their masks are to its masks.
 

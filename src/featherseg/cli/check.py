@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.cli.options import AsJson, DataRoot
 from featherseg.cli.progress import progress_bar
 from featherseg.core.wording import counted, json_text, one_line
 
@@ -27,9 +28,9 @@ SHOWN_SIZES = 4
 
 def check(
     data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder with images/ and masks/.")],
-    data_root: Annotated[Path | None, typer.Option(help="Where a dataset with a name lies on disk.")] = None,
+    data_root: DataRoot = None,
     fix: Annotated[Path | None, typer.Option(help="Write a mended copy into this new folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for missing pairs, sizes, stray mask values, unreadable files and images in two splits; count the classes.
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.comparison_tables import print_outcome, print_paper
-from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, parse_size, with_own_resize
+from featherseg.cli.options import (
+    AsJson,
+    Data,
+    DataRoot,
+    Device,
+    ResizeTo,
+    Scales,
+    Split,
+    Tta,
+    parse_inference,
+    parse_size,
+    with_own_resize,
+)
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import json_text
@@ -26,23 +38,21 @@ def compare(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Run folders, names of runs, exported files.", metavar="[RUN]...")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the runs' own].")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the runs' own].")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Which part to score [default: what training validated on].")
-    ] = None,
-    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
-    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
-    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    scales: Scales = "1",
+    tta: Tta = None,
+    resize: ResizeTo = None,
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical image's].")
     ] = None,
     max_ms: Annotated[float | None, typer.Option(help="Name the best model within so many ms (p50).")] = None,
     max_mib: Annotated[float | None, typer.Option(help="Name the best model within so much peak memory.")] = None,
     costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Measure time and memory too.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Write the comparison as one HTML page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AsJson = False,
     recipe: Annotated[
         str | None, typer.Option("--train", metavar="RECIPE", help="Train --models under this recipe first.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from featherseg.cli.options import out_option
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import unknown
 from featherseg.core.wording import counted, one_line
@@ -15,7 +16,7 @@ DATASETS = ("cityscapes-panoptic",)
 def convert(
     dataset: Annotated[str, typer.Argument(help="What to make: cityscapes-panoptic.")],
     data_root: Annotated[Path, typer.Option(help="Where the release lies: the folder above gtFine.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write [default: gtFine below --data-root].")] = None,
+    out: Annotated[Path | None, out_option("Where to write [default: gtFine below --data-root].")] = None,
     train_ids: Annotated[bool, typer.Option("--train-ids", help="Categories are train ids, not label ids.")] = False,
 ) -> None:
     """Write the panoptic masks of Cityscapes as PNG and JSON, from the instance ids of its release.

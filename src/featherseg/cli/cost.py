@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import parse_size
+from featherseg.cli.options import AsJson, parse_size
 from featherseg.core.wording import json_text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def cost(
     model: Annotated[str, typer.Argument(help="A model of the catalogue; `featherseg models` lists them.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image, in pixels.")] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
     height_width = parse_size(size, "--size")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from featherseg.cli.options import AsJson
 from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ TITLES = {"broken": "broken", "warning": "worth mending", "missing": "not instal
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print versions, devices, compiled loops, places and extras; beside each fault what mends it.
 

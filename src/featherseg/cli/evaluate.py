@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, with_own_resize
+from featherseg.cli.options import (
+    AsJson,
+    Data,
+    DataRoot,
+    Device,
+    ResizeTo,
+    Scales,
+    Split,
+    Tta,
+    Window,
+    parse_inference,
+    with_own_resize,
+)
 from featherseg.cli.progress import progress_bar
 from featherseg.cli.score_tables import print_comparison, print_scores
 from featherseg.core.errors import ConfigError
@@ -32,20 +44,18 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a model.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A dataset, or a dataset.toml [default: the run's own].")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies [default: the run's own].")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Which part of the dataset to score [default: what training validated on].")
-    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = None,
     full: Annotated[
         bool, typer.Option("--full", help="Score all images, also those that the run's data.val_size left out.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
-    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
-    window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
-    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
+    device: Device = "auto",
+    tta: Tta = None,
+    scales: Scales = "1",
+    window: Window = None,
+    resize: ResizeTo = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 

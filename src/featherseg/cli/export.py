@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.cli.options import AsJson, DataRoot, RunFolder, out_option
 from featherseg.core.errors import ExportError
 from featherseg.core.wording import counted, json_text, one_line
 
@@ -31,14 +32,12 @@ FORMATS = (
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
+    run: RunFolder,
     formats: Annotated[
         str,
         typer.Option("--format", metavar="FORMAT,...", help=f"The formats to write: {', '.join(FORMATS)}."),
     ] = "onnx",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A folder; for one format, a file [default: RUN/export/].")
-    ] = None,
+    output: Annotated[Path | None, out_option("A folder; for one format, a file [default: RUN/export/].")] = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Images in, masks out: normalising and upsampling are in the file.")
     ] = False,
@@ -50,8 +49,8 @@ def export(
     ] = 1.0,
     calibration: Annotated[int, typer.Option(help="Training images that int8 is calibrated with.")] = 64,
     seed: Annotated[int, typer.Option(help="Which images those are.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies now [default: the run's own].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, and nothing else.")] = False,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export a run's model, and check each file against it at sizes that it was not exported at.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featherseg.cli.options import parse_size
+from featherseg.cli.options import DataRoot, Overrides, out_option, parse_size
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import one_line
 
@@ -18,19 +18,16 @@ def import_(
         str,
         typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No images needed."),
     ],
-    out: Annotated[Path, typer.Option(help="The run folder to write; must be new.")],
+    out: Annotated[Path, out_option("The run folder to write; must be new.")],
     licence: Annotated[
         str | None, typer.Option(help="Under which terms the weights may be used [default: asked on the terminal].")
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset lies, for `featherseg evaluate`.")] = None,
+    data_root: DataRoot = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Of the images it was trained on [default: as the dataset's are]."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in model.context=ppm. May be repeated."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Make a run folder of a model's published weights, to evaluate, export and serve them.
 

@@ -1,14 +1,13 @@
 """`featherseg models`: the catalogue of models."""
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from featherseg.cli.options import AsJson
 from featherseg.core.wording import json_text
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models: backbone, paper, parameters, multiply-accumulates, ImageNet weights."""
     rows = catalogue_rows()

@@ -1,10 +1,14 @@
-"""Options that several verbs share, from text to values."""
+"""Options that several verbs share, each declared once, and how their text becomes values."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.models import OptionInfo
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
@@ -13,8 +17,51 @@ if TYPE_CHECKING:
     from featherseg.inference.runtimes import Runtime
     from featherseg.inference.settings import InferenceSettings
 
-RESIZE_HELP = "Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize]."
-TTA_HELP = "Test-time augmentation: `flip` sees the image mirrored as well and averages."
+RunOrFile = Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="A run folder, or the name of one.")]
+RunsAndFiles = Annotated[
+    list[str], typer.Argument(help="Run folders, names of runs, exported files.", metavar="RUN...")
+]
+Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset by name, or a dataset.toml.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="A dataset by name, or a dataset.toml [default: the run's or recipe's].")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="The folder in which the dataset lies."),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Part of the dataset [default: what training validated on].")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Tta = Annotated[
+    str | None,
+    typer.Option("--tta", metavar="flip", help="Test-time augmentation: average with the mirrored image."),
+]
+Scales = Annotated[str, typer.Option("--scales", help="Average over several sizes, as in 0.75,1,1.25.")]
+Window = Annotated[str | None, typer.Option("--window", metavar="HxW", help="Slide a window of this size, blended.")]
+ResizeTo = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="SHORTxLONG",
+        help="Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize].",
+    ),
+]
+MemoryGb = Annotated[
+    float, typer.Option("--memory-gb", help="Memory to stay within; larger images are cut into tiles.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in train.epochs=40. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+
+def out_option(help: str) -> OptionInfo:
+    """`-o`, `--out`: where a result goes; `help` says what is written there."""
+    option: OptionInfo = typer.Option("-o", "--out", help=help)
+    return option
 
 
 def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> InferenceSettings:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import RESIZE_HELP, TTA_HELP, parse_inference, with_own_resize
+from featherseg.cli.options import (
+    Device,
+    MemoryGb,
+    ResizeTo,
+    RunOrFile,
+    Scales,
+    Tta,
+    Window,
+    out_option,
+    parse_inference,
+    with_own_resize,
+)
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
 from featherseg.core.wording import one_line
@@ -28,22 +39,22 @@ LARGER_THAN_TRAINED = 2.0
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.")],
+    run: RunOrFile,
     paths: Annotated[
         list[Path],
         typer.Argument(help="Images, folders of images, videos; or camera, camera:N.", metavar="PATH..."),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--out", help="The folder to write into; of one video or a camera, a .mp4 or .webm."),
+        out_option("The folder to write into; of one video or a camera, a .mp4 or .webm."),
     ] = Path("predictions"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     batch: Annotated[int, typer.Option(help="Images of one size that go through the model at a time.")] = 1,
-    tta: Annotated[str | None, typer.Option(metavar="flip", help=TTA_HELP)] = None,
-    scales: Annotated[str, typer.Option(help="Look at several sizes and average, as in 0.75,1,1.25.")] = "1",
-    window: Annotated[str | None, typer.Option(metavar="HxW", help="Slide a window of this size, blended.")] = None,
-    resize: Annotated[str | None, typer.Option(metavar="SHORTxLONG", help=RESIZE_HELP)] = None,
-    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
+    tta: Tta = None,
+    scales: Scales = "1",
+    window: Window = None,
+    resize: ResizeTo = None,
+    memory_gb: MemoryGb = 4.0,
     max_side: Annotated[
         int | None, typer.Option(help="Shrink longer images to this side for the model; masks keep full size.")
     ] = None,

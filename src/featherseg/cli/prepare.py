@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from featherseg.cli.options import DataRoot, Dataset, out_option
 from featherseg.cli.progress import progress_bar
 from featherseg.core.wording import counted, one_line
 
@@ -20,16 +21,14 @@ class Stored(StrEnum):
 
 
 def prepare(
-    data: Annotated[str, typer.Argument(help="A dataset's name, or a dataset.toml.")],
-    data_root: Annotated[Path | None, typer.Option(help="Where a dataset with a name lies on disk.")] = None,
+    data: Dataset,
+    data_root: DataRoot = None,
     split: Annotated[list[str] | None, typer.Option(help="A part to prepare; may be repeated [default: all].")] = None,
     storage: Annotated[
         Stored, typer.Option(help="raw loses nothing; jpeg is smaller, and for training alone.")
     ] = Stored.RAW,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of --storage jpeg.")] = 95,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write below this folder [default: .featherseg beside the data].")
-    ] = None,
+    out: Annotated[Path | None, out_option("Write below this folder [default: .featherseg beside the data].")] = None,
 ) -> None:
     """Store the images and labels of a dataset decoded; training and scoring then use them by themselves.
 

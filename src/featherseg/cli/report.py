@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from featherseg.cli.options import RunFolder, out_option
 from featherseg.core.wording import one_line
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run folder, or the name of one.")],
-    output: Annotated[Path | None, typer.Option("-o", "--out", help="The page [default: RUN/report.html].")] = None,
+    run: RunFolder,
+    output: Annotated[Path | None, out_option("The page [default: RUN/report.html].")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.

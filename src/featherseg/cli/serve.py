@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherseg.cli.options import Device, MemoryGb, RunsAndFiles
 from featherseg.core.errors import require
 from featherseg.core.wording import one_line
 
@@ -20,7 +21,7 @@ TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
 
 
 def serve(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, names of runs, exported files.", metavar="RUN...")],
+    runs: RunsAndFiles,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     token: Annotated[
@@ -30,9 +31,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another name by which this machine is reached.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through a model at a time.")] = 4,
-    memory_gb: Annotated[float, typer.Option(help="Memory to stay within; larger images are cut into tiles.")] = 4.0,
+    memory_gb: MemoryGb = 4.0,
     max_mb: Annotated[float, typer.Option(min=0.01, help="Largest request, in 10^6 bytes.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest image, in 10^6 pixels.")] = 32.0,
     queue: Annotated[int, typer.Option(min=1, help="Images under way; more are refused with 429.")] = 64,

@@ -6,28 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
+from featherseg.cli.options import Data, DataRoot, Overrides, out_option
+
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="The run folder to write; must be new, except with --resume.")],
+    out: Annotated[Path, out_option("The run folder to write; must be new, except with --resume.")],
     recipe: Annotated[
         str | None,
         typer.Argument(
             help="A model (its default recipe), a shipped recipe, or a .toml file. Not needed with --resume."
         ),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="A dataset by name, or a dataset.toml, in place of the recipe's.")
-    ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="The folder in which the dataset lies.")] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
     init: Annotated[
         str | None, typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=40. May be repeated."),
-    ] = None,
+    overrides: Overrides = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; short for train.device.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
