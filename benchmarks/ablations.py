@@ -1,7 +1,7 @@
 """Ablations under the short protocol on CamVid: trains what is missing, prints one table. Used by *_ablations.py.
 
-Short protocol: half-size images (180 x 240), 40 epochs on `fit`, scored on `dev` at the labels' full resolution,
-seeds 0 to 2. A sign is only said where all three pairs of seeds agree. Kill it at any time: it goes on where it was.
+Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
+resolution, seeds 0 to 2. A difference gets a sign only if all three pairs of seeds agree. It can be killed and restarted.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each with its share of the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; each gets its share of the cores")
     arguments = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     tasks = [(variant, seed) for seed in SEEDS for variant in variants]
@@ -71,9 +71,9 @@ def featherseg(threads: int, *arguments: str) -> str:
 
 
 def print_table(variants: Variants, scores: Mapping[tuple[str, int], float]) -> None:
-    """Mean and single values of each variant, and its differences from the first, seed by seed."""
+    """Mean and single values of each variant, and its differences from the first, per seed."""
     base, width = next(iter(variants)), max(12, *map(len, variants))
-    print(f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  less {base}, seed by seed")
+    print(f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  difference from {base}, per seed")
     for variant in variants:
         values = [scores[variant, seed] for seed in SEEDS]
         differences = [scores[variant, seed] - scores[base, seed] for seed in SEEDS]
@@ -84,9 +84,9 @@ def print_table(variants: Variants, scores: Mapping[tuple[str, int], float]) -> 
 
 
 def sign(differences: list[float]) -> str:
-    """What three pairs of seeds allow to be said."""
+    """What three pairs of seeds show."""
     if all(d > 0 for d in differences):
         return "suggests better"
     if all(d < 0 for d in differences):
         return "suggests worse"
-    return "no sign"
+    return "no consistent sign"
