@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from featherseg.evaluation.paper_tables import PAPERS
 from PIL import Image
 
+from featherseg.counting.paper_tables import PAPERS
 from featherseg.data.datasets.bdd100k_panoptic import read_bitmask
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -66,7 +66,7 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
         samples = dict(arrays)
     known = entries(name)
     classes = golden["num_classes"]
-    net = CGRSeg(VARIANTS["cgrseg-t"], classes) if classes else backbones.build(name.replace("_", "-"))
+    net = CGRSeg(VARIANTS["cgrseg-t"].config, classes) if classes else backbones.build(name.replace("_", "-"))
     state = {key: torch.from_numpy(tensor(key, shape, kind)) for key, (kind, shape) in known.items()}
 
     # other weights first: what a model keeps of them between two runs must not survive

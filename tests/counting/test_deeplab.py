@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from featherseg import models
 from featherseg.counting.cost import cost
 from featherseg.counting.deeplab import DEEPLABS, beside_deeplabv3
-from featherseg.models.deeplabv3 import DeepLabV3
 
 
 def test_every_deeplabv3_is_counted_at_the_other_model_s_image_and_classes():
@@ -13,7 +13,8 @@ def test_every_deeplabv3_is_counted_at_the_other_model_s_image_and_classes():
     assert list(rows) == list(DEEPLABS)
     for name in ("deeplabv3-lite0", "deeplabv3-r50-mmseg"):
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model = DeepLabV3(DEEPLABS[name], 5).eval()
+            network, options = DEEPLABS[name]
+            model = models.build(network, 5, options=options).eval()
             model(torch.empty(1, 3, 97, 131))
         row, macs = rows[name], counter.get_total_flops() // 2  # it counts a multiply-accumulate as two
         assert (row.params, row.macs) == (sum(p.numel() for p in model.parameters()), macs)

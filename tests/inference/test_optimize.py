@@ -10,14 +10,13 @@ import featherseg
 from featherseg import FeathersegError, models
 from featherseg.exporters.parity import perturb
 from featherseg.inference import bf16
-from featherseg.inference.fold import ScaledShortcut
 from featherseg.inference.optimize import optimize
-from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.layers.dilated_depthwise import PhaseSplitConv2d
+from featherseg.layers.folding import ScaledShortcut
 from featherseg.layers.pointwise import PointwiseConv2d
 from featherseg.layers.scale import LayerScale
 from featherseg.models import MODELS
-from featherseg.models.rsp import PixelToRegion
+from featherseg.models.rsp import FusedPixelToRegion, PixelToRegion
 
 QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic", "segnext-t", "rtformer-slim")  # the others in slow tests
 SHAPES = ((2, 3, 65, 99), (1, 3, 128, 72))

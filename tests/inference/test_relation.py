@@ -9,9 +9,8 @@ from torch.testing import assert_close
 
 from featherseg.exporters.parity import perturb
 from featherseg.exporters.quiet import quiet
-from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.kernels import pixel_to_region
-from featherseg.models.rsp import PixelToRegion
+from featherseg.models.rsp import FusedPixelToRegion, PixelToRegion
 
 
 def pair(channels=16, **options):
@@ -44,7 +43,7 @@ def calls(monkeypatch):
         found.append(arguments)
         return pixel_to_region(*arguments)
 
-    monkeypatch.setattr("featherseg.inference.relation.pixel_to_region", counted)
+    monkeypatch.setattr("featherseg.models.rsp.pixel_to_region", counted)
     return found
 
 

@@ -49,7 +49,7 @@ KEY_SETS = {"cgrseg-t": "t", "cgrseg-b": "b5", "cgrseg-b6": "b", "cgrseg-l": "l"
 
 
 def network(name, classes=5, **options):
-    return CGRSeg(parse(CGRSegConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+    return CGRSeg(parse(CGRSegConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ WITH_AUX = {"ddrnet-23-slim": 37.53, "ddrnet-23": 147.97, "ddrnet-39": 290.94}
 
 
 def network(name="ddrnet-23-slim", classes=5):
-    return DDRNet(VARIANTS[name], classes)
+    return DDRNet(VARIANTS[name].config, classes)
 
 
 def test_the_reference_s_logits_come_out():

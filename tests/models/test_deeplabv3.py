@@ -14,6 +14,7 @@ from featherseg.counting.cost import by_convention, count_layers, count_paramete
 from featherseg.counting.deeplab import DEEPLABS
 from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
+from featherseg.models import configure
 from featherseg.models.deeplabv3 import VARIANTS, AtrousPyramid, DeepLabV3, DeepLabV3Config, ImagePooling
 
 FIGURES = {  # 19 classes: M parameters, GMACs at 1024x2048 and at 512x1024, measured on other code
@@ -29,7 +30,8 @@ PUBLISHED = {"deeplabv3-r50": 42_004_074, "deeplabv3-r101": 60_996_202}
 
 
 def network(name, classes=5, **options):
-    return DeepLabV3(parse(DeepLabV3Config, {**DEEPLABS[name].model_dump(), **options}, name), classes)
+    configured = configure(*DEEPLABS[name])
+    return DeepLabV3(parse(DeepLabV3Config, {**configured.model_dump(), **options}, name), classes)
 
 
 @pytest.fixture(scope="module")

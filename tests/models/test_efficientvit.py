@@ -23,7 +23,7 @@ COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x
 
 
 def network(name="efficientvit-seg-b0", classes=5, **options):
-    return EfficientViT(parse(EfficientViTConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+    return EfficientViT(parse(EfficientViTConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
 
 
 @pytest.fixture(scope="module")

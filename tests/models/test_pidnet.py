@@ -32,7 +32,7 @@ WITH_AUX = {"pidnet-s": 50.30, "pidnet-m": 184.66, "pidnet-l": 287.18}
 
 
 def network(name="pidnet-s", classes=5):
-    return PIDNet(VARIANTS[name], classes)
+    return PIDNet(VARIANTS[name].config, classes)
 
 
 def test_the_reference_s_logits_come_out():

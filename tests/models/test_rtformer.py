@@ -31,7 +31,7 @@ PADDLE = {".running_mean": "._mean", ".running_var": "._variance"}
 
 
 def network(name="rtformer-slim", classes=5):
-    return RTFormer(VARIANTS[name], classes)
+    return RTFormer(VARIANTS[name].config, classes)
 
 
 def normed(norm, x):

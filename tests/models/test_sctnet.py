@@ -21,7 +21,7 @@ COUNTS = {  # M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 51
 
 
 def network(name="sctnet-s", classes=5):
-    return SCTNet(VARIANTS[name], classes)
+    return SCTNet(VARIANTS[name].config, classes)
 
 
 def test_the_reference_s_logits_come_out():

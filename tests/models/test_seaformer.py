@@ -25,7 +25,7 @@ COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x204
 
 
 def network(name="seaformer-tiny", classes=5, **options):
-    return SeaFormer(parse(SeaFormerConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+    return SeaFormer(parse(SeaFormerConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ UNUSED = ["decode_head.conv_seg.weight", "decode_head.conv_seg.bias"]
 
 
 def network(name="segformer-b0", classes=5):
-    return SegFormer(VARIANTS[name], classes)
+    return SegFormer(VARIANTS[name].config, classes)
 
 
 def test_the_reference_s_logits_come_out():

@@ -26,7 +26,7 @@ CHANNELS, DEPTHS, EXPANSIONS = (32, 64, 160, 256), (3, 3, 5, 2), (8, 8, 4, 4)  #
 
 
 def network(name="segnext-t", classes=5, **options):
-    return SegNeXt(parse(SegNeXtConfig, {**VARIANTS[name].model_dump(), **options}, name), classes)
+    return SegNeXt(parse(SegNeXtConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
 
 
 @pytest.fixture(scope="module")

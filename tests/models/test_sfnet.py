@@ -16,7 +16,7 @@ from featherseg.models.sfnet import VARIANTS, SFNet, SFNetConfig
 
 
 def network(classes=5):
-    return SFNet(VARIANTS["sfnet-r18"], classes)
+    return SFNet(VARIANTS["sfnet-r18"].config, classes)
 
 
 def test_the_reference_s_logits_come_out():

@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +53,22 @@ class ConvNorm(nn.Sequential):
         return norm(conv(x) if self.stride == 1 else convolve(conv, x))
 
 
+def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:
+    """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
+    queries, keys = (
+        -(-x.shape[2] // stride) * -(-x.shape[3] // stride) for stride in (block.query_stride, block.key_stride)
+    )
+    return len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels)
+
+
 class Attention(nn.Module):
     """Talking-heads attention of every position to all, beside a depthwise convolution of the values (Fig. 2 e).
 
     With stride 2 it works on a map of half the size, whose result is brought back bilinearly. Scores and softmax are
     in fp32 whatever autocast says. (B, C, h, w) -> (B, C, h, w).
     """
+
+    macs = _attention_macs
 
     def __init__(self, channels: int, *, stride: int, key_channels: int = 32, value_channels: int = 128) -> None:
         super().__init__()
@@ -111,6 +122,7 @@ class AttentionDownsample(nn.Module):
     """
 
     query_stride, key_stride = 2, 1
+    macs = _attention_macs
 
     def __init__(self, channels: int, out_channels: int, *, key_channels: int = 16, value_channels: int = 64) -> None:
         super().__init__()
@@ -271,6 +283,21 @@ class EfficientFormerV2(Backbone):
             x = stage(x)
             stages.append(x)
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
+
+    def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """As the custom_keys of CGRSeg's published configs sort parameters, by parts of their names.
+
+        'head' (10 times the rate) is in decode_head, but in talking_head1 and 2 of the backbone too. 'norm' (no decay)
+        is in the names of the feed-forward networks' norms and of the first two downsamplings'; those of the attentions
+        and the stem are called otherwise, and 'head' comes before 'norm' in the head: all these decay, as biases, layer
+        scales and position tables do.
+        """
+        modules = list(self.modules())
+        talking = [h for m in modules if isinstance(m, Attention) for h in (m.talking_before, m.talking_after)]
+        downsamplings = [m for stage in self.stages for m in stage.children() if isinstance(m, ConvNorm)]
+        normed = [*downsamplings, *(m for m in modules if isinstance(m, FeedForward))]
+        norms = [m for part in normed for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        return [p for h in talking for p in h.parameters()], [p for norm in norms for p in norm.parameters()]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of EfficientFormerV2's ImageNet code or of CGRSeg's backbone -> ours; -> (renamed state, unused).

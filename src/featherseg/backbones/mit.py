@@ -51,6 +51,10 @@ class EfficientAttention(nn.Module):
         out = F.scaled_dot_product_attention(query, key, value)  # (B, n, N, d)
         return self.project(out.transpose(1, 2).reshape(x.shape))  # (B, h, w, C)
 
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """q k, and weights by values, of all heads: N positions look at the M of the reduced map."""
+        return 2 * x.numel() * (x.shape[1] // self.reduction) * (x.shape[2] // self.reduction)
+
     def _split(self, x: Tensor) -> Tensor:
         """(B, h, w, C) -> (B, n, h * w, d)."""
         return x.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featherseg.backbones.staged import StagedBackbone
 from featherseg.layers.conv import convolve
+from featherseg.layers.folding import fold_shortcut
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.scale import LayerScale
 
@@ -85,6 +86,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention_scale(self.attention(self.attention_norm(x)))
         return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))  # (B, C, h, w)
+
+    def fold_own(self) -> None:
+        """In place, for inference: norm and scale into the attention, whose own shortcut hides them from `fold`."""
+        fold_shortcut(self)
 
 
 class Stage(nn.Module):

@@ -1,5 +1,7 @@
-"""Parameters and multiply-accumulates (MACs) of a model: one table, layer type -> rule, and three conventions.
+"""Parameters and multiply-accumulates (MACs) of a model, by three conventions.
 
+torch's layers and pools have their rule in RULES. Any other layer that computes by itself says what it costs as `macs`:
+a method (first input, output) -> the multiply-accumulates that are not those of layers inside it, or 0 for none.
 Published "GFLOPs" are mostly MACs, counted by one of several tools that leave out different layers; a figure means
 something only with its convention. The rules see a layer's type and the shapes it met, not the operations that compute
 it, so that a faster way to compute a layer does not change what it costs.
@@ -16,24 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from featherseg import models
-from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
-from featherseg.backbones.mit import EfficientAttention
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.core.types import Size
-from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
-from featherseg.layers.position_bias import PositionBias
-from featherseg.layers.pyramid import WeightedFusion
-from featherseg.layers.scale import LayerScale
-from featherseg.layers.stochastic_depth import StochasticDepth
-from featherseg.models.cgrseg import ClassEmbedding, ClassPooling
-from featherseg.models.efficientvit import LinearAttention
-from featherseg.models.rsp import PixelToRegion
-from featherseg.models.rtformer import CrossResolutionAttention
-from featherseg.models.sctnet import ConvolutionalAttention
-from featherseg.models.seaformer import AxisAttention, AxisPosition
-from featherseg.models.segnext import MatrixFactorisation
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
@@ -84,79 +72,6 @@ def _pool(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts(ptflops=x.numel())
 
 
-def _disentangled_non_local(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """The products of Eq. 2-3 (its convolutions are layers of their own): q k, pairwise g, unary g.
-
-    N positions look at the M of the map after the pool.
-    """
-    batch, channels, height, width = x.shape
-    pool = getattr(block.pool, "kernel_size", 1) if min(height, width) > 1 else 1
-    n, m = height * width, (height // pool) * (width // pool)
-    return Counts(macs=batch * (n * m * block.key.out_channels + n * m * channels + m * channels))
-
-
-def _position_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
-    queries, keys = (
-        -(-x.shape[2] // stride) * -(-x.shape[3] // stride) for stride in (block.query_stride, block.key_stride)
-    )
-    return Counts(macs=len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels))
-
-
-def _reduced_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """q k, and weights by values, of all heads: x (B, h, w, C) looks at the map reduced in height and width."""
-    keys = (x.shape[1] // block.reduction) * (x.shape[2] // block.reduction)
-    return Counts(macs=2 * x.numel() * keys)
-
-
-def _cross_resolution_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """q k, and weights by values: x (B, C, h, w) looks at the regions of another map."""
-    return Counts(macs=2 * x.numel() * block.positions)
-
-
-def _convolutional_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """A convolution with the strips and one back, in both directions; ptflops does not see them."""
-    return Counts(macs=2 * x.numel() * (block.vertical[:, 0].numel() + block.horizontal[:, 0].numel()))
-
-
-def _class_embedding(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """Every class gathers the features of every position, weighted by its softmax: x (B, C, h, w), y (B, C, K, 1)."""
-    return Counts(macs=y.numel() * x.shape[2] * x.shape[3])
-
-
-def _class_pooling(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """The embeddings of all classes by their weights; its convolution is a layer of its own."""
-    return Counts(macs=x.numel())
-
-
-def _pixel_to_region(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """Every pixel of the fine map by the keys and the values of its window, however that is computed; the convolutions
-    and the prior's linear layers (once a child and a cell of the window) are layers of their own.
-    """
-    pixels = y.numel() // y.shape[1]
-    return Counts(macs=pixels * block.window**2 * (block.key.out_channels + block.value.out_channels))
-
-
-def _linear_attention(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """Values, with a row of ones, by keys, and that by queries, in the heads of both scales; its convolutions are
-    layers of their own.
-    """
-    heads, d = 2 * x.shape[1] // block.head_channels, block.head_channels
-    return Counts(macs=2 * len(x) * heads * (d + 1) * d * x.shape[2] * x.shape[3])
-
-
-def _axis_attention(block: Any, q: Tensor, y: Tensor) -> Counts:
-    """q k, and weights by values, of all heads among the L positions of an axis: q (B, C_q, L), y (B, C_v, L, 1)."""
-    return Counts(macs=len(q) * q.shape[2] ** 2 * (q.shape[1] + y.shape[1]))
-
-
-def _matrix_factorisation(block: Any, x: Tensor, y: Tensor) -> Counts:
-    """D N R for every product with the map, R^2 (D or N) for every one of two factors, as many as updates demand."""
-    batch, d, n = len(x), x.shape[1], x.shape[2] * x.shape[3]
-    r, steps = block.bases.shape[1], block.steps
-    return Counts(macs=batch * ((2 * steps + 3) * d * n * r + (2 * steps + 1) * (d + n) * r**2))
-
-
 def _nothing(layer: Any, x: Tensor, y: Tensor) -> Counts:
     return Counts()
 
@@ -170,7 +85,6 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.BatchNorm2d: _batch_norm,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _nothing,
-    LayerScale: _nothing,
     nn.ReLU: _activation,
     nn.ReLU6: _activation,
     nn.GELU: _activation,
@@ -181,22 +95,6 @@ RULES: dict[type[nn.Module], Rule] = {
     RegionMean: _pool,
     RegionMax: _pool,
     StridedRegionMean: _pool,
-    DisentangledNonLocal: _disentangled_non_local,
-    Attention: _position_attention,
-    AttentionDownsample: _position_attention,
-    EfficientAttention: _reduced_attention,
-    CrossResolutionAttention: _cross_resolution_attention,
-    ConvolutionalAttention: _convolutional_attention,
-    PositionBias: _nothing,
-    ClassEmbedding: _class_embedding,
-    ClassPooling: _class_pooling,
-    PixelToRegion: _pixel_to_region,
-    LinearAttention: _linear_attention,
-    AxisAttention: _axis_attention,
-    AxisPosition: _nothing,
-    MatrixFactorisation: _matrix_factorisation,
-    WeightedFusion: _nothing,
-    StochasticDepth: _nothing,
     nn.Identity: _nothing,
     nn.Dropout: _nothing,
     nn.Dropout2d: _nothing,
@@ -287,17 +185,16 @@ def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict
     images is what the module takes (a decoder takes a list of stages), on the module's device. A layer that runs twice
     counts twice. Raises UnknownName, before the pass, naming every layer type that has no rule.
     """
-    layers = dict(_counted_layers(module))
-    _refuse_unknown(layers)
     counts: dict[str, Counts] = {}
 
-    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def count(name: str, rule: Rule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            counts[name] = counts.get(name, Counts()).plus(RULES[type(layer)](layer, inputs[0], output))
+            counts[name] = counts.get(name, Counts()).plus(rule(layer, inputs[0], output))
 
         return hook
 
-    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
+    counted = list(_counted_layers(module))  # refuses an unknown layer before the first hook is set
+    handles = [layer.register_forward_hook(count(name, rule)) for name, layer, rule in counted]
     try:
         with torch.no_grad():
             output = module(images)
@@ -315,24 +212,34 @@ def by_convention(layers: dict[str, Counts]) -> dict[str, int]:
     return dict(zip(CONVENTIONS, total, strict=True))
 
 
-def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that computes by itself: it has no children, or parameters of its own, or a rule."""
+def _rule(layer: nn.Module) -> Rule | None:
+    """The rule of a layer: of its type in RULES, or its own `macs`."""
+    if type(layer) in RULES:
+        return RULES[type(layer)]
+    own = getattr(type(layer), "macs", None)
+    if own is None:
+        return None
+    return lambda layer, x, y: Counts(own(layer, x, y) if callable(own) else own)
+
+
+def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Rule]]:
+    """Every module that computes by itself: it has no children, or parameters of its own, or a rule.
+
+    Raises UnknownName naming every layer type of these that has no rule.
+    """
+    unknown: dict[str, str] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, nn.ModuleDict | nn.ModuleList):  # may be empty, computes nothing
             continue
-        childless = next(layer.children(), None) is None
-        own_parameters = next(layer.parameters(recurse=False), None) is not None
-        if childless or own_parameters or type(layer) in RULES:
-            yield name, layer
-
-
-def _refuse_unknown(layers: dict[str, nn.Module]) -> None:
-    unknown = {type(layer).__name__: name for name, layer in layers.items() if type(layer) not in RULES}
+        if rule := _rule(layer):
+            yield name, layer, rule
+        elif next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None:
+            unknown[type(layer).__name__] = name
     if unknown:
         listed = ", ".join(f"{kind} (at {name})" for kind, name in unknown.items())
         raise UnknownName(
-            f"no rule says what these layers cost: {listed}. Add each to RULES in counting/cost.py; "
-            f"a layer that costs nothing is listed there too."
+            f"no rule says what these layers cost: {listed}. Give each a method macs(x, y) that returns its "
+            f"multiply-accumulates, or macs = 0 where it costs nothing (counting/cost.py)."
         )
 
 

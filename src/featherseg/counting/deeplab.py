@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
-from featherseg.counting.cost import Cost, by_convention, count_layers, count_parameters
-from featherseg.models.deeplabv3 import VARIANTS, DeepLabV3, DeepLabV3Config
+from featherseg import models
+from featherseg.counting.cost import Cost, cost_of
 
+_MMSEG = {"channels": 512, "project_kernel": 3}
 DEEPLABS = {
-    **VARIANTS,
-    "deeplabv3-r50-mmseg": DeepLabV3Config(backbone="resnet-50-v1c", channels=512, project_kernel=3),
-    "deeplabv3-r101-mmseg": DeepLabV3Config(backbone="resnet-101-v1c", channels=512, project_kernel=3),
+    **{name: (name, {}) for name in models.MODELS if name.startswith("deeplabv3-")},
+    "deeplabv3-r50-mmseg": ("deeplabv3-r50", {"backbone": "resnet-50-v1c", **_MMSEG}),
+    "deeplabv3-r101-mmseg": ("deeplabv3-r101", {"backbone": "resnet-101-v1c", **_MMSEG}),
 }
-"""The catalogue's, and mmsegmentation's layout, which is counted alone."""
+"""Name -> (model, options): the catalogue's, and mmsegmentation's layout, which is counted alone."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,10 @@ class DeepLabRatios:
 
 def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
     """Every row of DEEPLABS at the image size and number of classes of `cost`, RGB."""
-    return [_count(name, config, cost) for name, config in DEEPLABS.items()]
-
-
-def _count(name: str, config: DeepLabV3Config, cost: Cost) -> DeepLabRatios:
-    with torch.device("meta"):
-        model = DeepLabV3(config, cost.classes).eval()
-        layers, _ = count_layers(model, torch.empty(1, 3, *cost.size))
-    macs = by_convention(layers)["macs"]
-    return DeepLabRatios(name, count_parameters(model), macs, cost.macs["macs"] / macs)
+    rows = []
+    for name, (model, options) in DEEPLABS.items():
+        with torch.device("meta"):
+            counted = cost_of(models.build(model, cost.classes, options=options), name, cost.size)
+        macs = counted.macs["macs"]
+        rows.append(DeepLabRatios(name, counted.params, macs, cost.macs["macs"] / macs))
+    return rows

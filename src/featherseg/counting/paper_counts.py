@@ -31,7 +31,7 @@ VERDICTS: dict[Verdict, str] = {
 
 @dataclass(frozen=True)
 class Further:
-    """A convention besides evaluation.cost's: what it counts; (a layer's name, the layer, its counts) -> its figure."""
+    """A convention besides counting.cost's: what it counts; (a layer's name, the layer, its counts) -> its figure."""
 
     meaning: str
     rule: Callable[[str, nn.Module, Counts], int]

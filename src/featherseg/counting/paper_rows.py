@@ -14,8 +14,8 @@ from featherseg.core.types import Size
 class Counting:
     """How a printed figure is counted here: a model of the catalogue, the image's (H, W), the number of classes.
 
-    further: names of evaluation.paper_counts.FURTHER, conventions that its authors may have used besides those of
-    evaluation.cost; elsewhere: other ((H, W), classes) that may be meant; rounded: other figures from the same hand
+    further: names of counting.paper_counts.FURTHER, conventions that its authors may have used besides those of
+    counting.cost; elsewhere: other ((H, W), classes) that may be meant; rounded: other figures from the same hand
     show that it rounds, so that cutting off explains nothing.
     """
 
@@ -186,7 +186,7 @@ FRM = Paper(
         ),
         Sentence(
             "section 3.3",
-            "When comparing to the SOTA lightweight model DDRNet-39, the proposed method achieves same 80.4% mIoU "
+            "When comparing to the SOTA lightweight network DDRNet-39, the proposed method achieves same 80.4% mIoU "
             "with only 76% of computational cost and 51% of params number.",
             (ShareClaim("76", _FRM, (_DDRNET_39,)), ShareClaim("51", _FRM, (_DDRNET_39,), params=True)),
             remark=f"The two printed figures are of different conventions: 214.82 / 281.2 = 76.4 %. {_ACCURACY}",

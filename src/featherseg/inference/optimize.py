@@ -13,11 +13,9 @@ from torch import nn
 from featherseg.core.errors import ConfigError
 from featherseg.inference.bf16 import in_bf16
 from featherseg.inference.fold import fold
-from featherseg.inference.relation import FusedPixelToRegion
 from featherseg.layers.dilated_depthwise import PhaseSplitConv2d, splits
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pointwise import PointwiseConv2d, is_pointwise
-from featherseg.models.rsp import PixelToRegion
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS = ("fp32", "bf16")
@@ -53,8 +51,8 @@ def _take_fast_paths(model: nn.Module) -> None:
         if type(layer) is nn.Conv2d and (splits(layer) or is_pointwise(layer)):
             model.set_submodule(name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer))
     for name, layer in list(model.named_modules()):
-        if type(layer) is PixelToRegion:
-            model.set_submodule(name, FusedPixelToRegion(layer))
+        if for_cpu := getattr(layer, "for_cpu", None):  # a layer that knows a faster form of itself
+            model.set_submodule(name, for_cpu())
 
 
 def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:

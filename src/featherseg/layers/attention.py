@@ -30,6 +30,7 @@ class DisentangledNonLocal(nn.Module):
     ) -> None:
         super().__init__()
         # a module, so that counters that go by modules see it
+        self.kv_pool = kv_pool
         self.pool = nn.MaxPool2d(kv_pool, kv_pool) if kv_pool > 1 else nn.Identity()
         self.query = nn.Conv2d(channels, key_channels, kernel_size=1)
         self.key = nn.Conv2d(channels, key_channels, kernel_size=1)
@@ -57,3 +58,10 @@ class DisentangledNonLocal(nn.Module):
             context = context + g @ m.softmax(-1).mT  # (B, C, N)  Eq. 3, second term: the same for every position
         context = context.to(x.dtype).reshape(x.shape)  # (B, C, h, w)
         return x + context if self.residual else context
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """q k, pairwise g and unary g: N positions look at the M of the map after the pool."""
+        batch, channels, height, width = x.shape
+        pool = self.kv_pool if min(height, width) > 1 else 1
+        n, m = height * width, (height // pool) * (width // pool)
+        return batch * (n * m * self.key.out_channels + n * m * channels + m * channels)

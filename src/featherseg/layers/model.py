@@ -1,7 +1,8 @@
 """What every backbone and every model states about itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -17,6 +18,27 @@ class ModelConfig(Config):
     """What every row of a paper's VARIANTS has; the keys a paper adds may be set in a recipe's [model]."""
 
     backbone: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of the catalogue: the class of its model, its settings, after which paper.
+
+    params, and macs by the convention `macs`, are with 19 classes for one image of 512 x 1024, as counted
+    (counting/catalogue.py); panoptic: with an instance branch.
+    """
+
+    model: Callable[[Any, int], "SegmentationModel"]
+    config: ModelConfig
+    paper: str
+    params: int | None = None
+    macs: int | None = None
+    panoptic: bool = False
+
+    @property
+    def backbone(self) -> str:
+        """The name of its backbone."""
+        return self.config.backbone
 
 
 class Backbone(nn.Module):
@@ -46,6 +68,16 @@ class Backbone(nn.Module):
         raise ConfigError(
             f"output_stride = {output_stride}: {type(self).__name__} has no dilated form. Expected a ResNet or an "
             f"EfficientNet as backbone."
+        )
+
+    def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """`train.groups = "mmseg"`: -> (those of its parameters with the head's learning rate, those without decay).
+
+        Raises ConfigError for a backbone that no published configuration sorts so.
+        """
+        raise ConfigError(
+            f"train.groups = 'mmseg' repeats how CGRSeg's authors sorted the parameters of EfficientFormerV2, but the "
+            f"backbone is {type(self).__name__}. Use train.groups = 'structure'."
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -27,6 +27,8 @@ class PositionBias(nn.Module):
     keeps offset 0 where it is.
     """
 
+    macs, no_decay = 0, True
+
     def __init__(self, heads: int, side: int, *, stride: int = 1) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros(heads, side * side))

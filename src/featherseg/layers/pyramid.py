@@ -18,6 +18,8 @@ class WeightedFusion(nn.Module):
     (B, C, h, w) of each input -> (B, C, h, w).
     """
 
+    macs = 0
+
     def __init__(self, channels: int, inputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(inputs))

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 class LayerScale(nn.Module):
     """One learned factor a channel (CaiT, Touvron et al., ICCV 2021), small at first: (B, C, h, w) -> (B, C, h, w)."""
 
+    macs = 0
+
     def __init__(self, channels: int, initial: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((channels,), initial))

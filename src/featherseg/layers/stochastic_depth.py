@@ -9,6 +9,8 @@ class StochasticDepth(nn.Module):
     `rate`, else divided by 1 - rate; in evaluation it passes. (B, C, h, w) -> (B, C, h, w).
     """
 
+    macs = 0
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate

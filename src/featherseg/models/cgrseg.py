@@ -20,7 +20,7 @@ from featherseg import backbones
 from featherseg.backbones.efficientformer_v2 import set_position_resize
 from featherseg.core.errors import WeightsError
 from featherseg.layers.conv import convolve
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import StridedRegionMean
 from featherseg.layers.position_bias import PositionResize
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -173,6 +173,10 @@ class ClassEmbedding(nn.Module):
             embedding = at_least_fp32(x).flatten(2) @ share.mT  # (B, D, K)
         return embedding[..., None].to(x.dtype)
 
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """Every class gathers the features of every position."""
+        return y.numel() * x.shape[2] * x.shape[3]
+
 
 class ClassPooling(nn.Module):
     """One embedding from those of all classes: their mean, weighted by a softmax of a learned score of each.
@@ -190,6 +194,10 @@ class ClassPooling(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         weight = self.weigh(embedding).softmax(2)  # (B, 1, K, 1)
         return (embedding.squeeze(3) @ weight.squeeze(3).mT)[..., None].to(embedding.dtype)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """The embeddings of all classes by their weights."""
+        return x.numel()
 
 
 class PrototypeGate(nn.Module):
@@ -233,15 +241,6 @@ class CGRSegConfig(ModelConfig):
     reconstruction: bool = True
     prototype_head: bool = True
     position_resize: PositionResize = "flattened"
-
-
-VARIANTS = {
-    "cgrseg-t": CGRSegConfig(backbone="efficientformerv2-s1"),
-    "cgrseg-b": CGRSegConfig(backbone="efficientformerv2-s2", channels=256),  # the paper's 18.1 M
-    "cgrseg-b6": CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6),  # the authors' config, 19.1 M
-    "cgrseg-l": CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9),
-    "cgrseg-lite0": CGRSegConfig(backbone="efficientnet-lite0"),
-}
 
 
 class CGRSeg(SegmentationModel):
@@ -305,6 +304,32 @@ class CGRSeg(SegmentationModel):
                 f"CGRSeg-B has 5 (cgrseg-b), the authors' configuration of it 6 (cgrseg-b6). Take the network that "
                 f"fits, or build this one with model.repeats = {found}."
             )
+
+
+PAPER = "CGRSeg, arXiv:2405.06228"
+VARIANTS = {
+    "cgrseg-t": ModelEntry(CGRSeg, CGRSegConfig(backbone="efficientformerv2-s1"), PAPER, 9_347_748, 9_715_977_984),
+    "cgrseg-b": ModelEntry(
+        CGRSeg, CGRSegConfig(backbone="efficientformerv2-s2", channels=256), PAPER, 18_076_308, 18_038_271_488
+    ),  # the paper's 18.1 M
+    "cgrseg-b6": ModelEntry(
+        CGRSeg,
+        CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6),
+        PAPER,
+        19_081_204,
+        18_166_199_808,
+    ),  # the authors' config, 19.1 M
+    "cgrseg-l": ModelEntry(
+        CGRSeg, CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9), PAPER, 35_644_036, 33_966_431_744
+    ),
+    "cgrseg-lite0": ModelEntry(
+        CGRSeg,
+        CGRSegConfig(backbone="efficientnet-lite0"),
+        PAPER + ", on EfficientNet-Lite (ours)",
+        8_177_868,
+        5_000_836_864,
+    ),
+}
 
 
 OFFICIAL_CONTEXT = "decode_head.trans.transformer_blocks."

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
 from featherseg.layers.residual import conv_norm, open_basic_stage, open_bottleneck_stage, rename_block, start_kaiming
@@ -119,13 +119,6 @@ class DDRNetConfig(ModelConfig):
     head_channels: Annotated[int, Field(ge=1)] = 128
 
 
-VARIANTS = {
-    "ddrnet-23-slim": DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64),
-    "ddrnet-23": DDRNetConfig(backbone="ddrnet-23"),
-    "ddrnet-39": DDRNetConfig(backbone="ddrnet-39", head_channels=256),
-}
-
-
 class DDRNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
@@ -164,6 +157,18 @@ class DDRNet(SegmentationModel):
         parts = {theirs: f"backbone.{ours}" for theirs, ours in own.items()} | OFFICIAL_DECODER
         renamed = {_rename(key, parts): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
+
+
+PAPER = "DDRNet, arXiv:2101.06085"
+VARIANTS = {
+    "ddrnet-23-slim": ModelEntry(
+        DDRNet, DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64), PAPER, 5_695_987, 9_070_379_008
+    ),
+    "ddrnet-23": ModelEntry(DDRNet, DDRNetConfig(backbone="ddrnet-23"), PAPER, 20_148_947, 35_765_223_424),
+    "ddrnet-39": ModelEntry(
+        DDRNet, DDRNetConfig(backbone="ddrnet-39", head_channels=256), PAPER, 32_360_275, 70_279_102_464
+    ),
+}
 
 
 def official_parts(stages: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import RegionMean
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -77,15 +77,6 @@ class DeepLabV3Config(ModelConfig):
     project_kernel: Literal[1, 3] = 1
 
 
-VARIANTS = {
-    "deeplabv3-r50": DeepLabV3Config(backbone="resnet-50"),
-    "deeplabv3-r50-os16": DeepLabV3Config(backbone="resnet-50", output_stride=16),
-    "deeplabv3-r101": DeepLabV3Config(backbone="resnet-101"),
-    "deeplabv3-r101-os16": DeepLabV3Config(backbone="resnet-101", output_stride=16),
-    "deeplabv3-lite0": DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),  # ours
-}
-
-
 class DeepLabV3(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, h, w) at the output stride, sizes rounded up.
 
@@ -121,6 +112,26 @@ class DeepLabV3(SegmentationModel):
         auxiliary = [key for key in rest if key.startswith("aux_classifier.")]
         renamed |= {_rename(key): value for key, value in rest.items() if key not in auxiliary}
         return renamed, unused + auxiliary
+
+
+PAPER = "DeepLabV3, arXiv:1706.05587"
+VARIANTS = {
+    "deeplabv3-r50": ModelEntry(DeepLabV3, DeepLabV3Config(backbone="resnet-50"), PAPER, 39_638_355, 327_154_139_136),
+    "deeplabv3-r50-os16": ModelEntry(
+        DeepLabV3, DeepLabV3Config(backbone="resnet-50", output_stride=16), PAPER, 39_638_355, 96_806_633_472
+    ),
+    "deeplabv3-r101": ModelEntry(DeepLabV3, DeepLabV3Config(backbone="resnet-101"), PAPER, 58_630_483, 482_309_832_704),
+    "deeplabv3-r101-os16": ModelEntry(
+        DeepLabV3, DeepLabV3Config(backbone="resnet-101", output_stride=16), PAPER, 58_630_483, 135_595_556_864
+    ),
+    "deeplabv3-lite0": ModelEntry(
+        DeepLabV3,
+        DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),
+        PAPER + ", on EfficientNet-Lite (ours)",
+        6_260_499,
+        13_705_461_760,
+    ),  # ours
+}
 
 
 OFFICIAL_PARTS = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from featherseg.core.types import Size
 from featherseg.layers.conv import convolve
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.position_bias import resize_matrix
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
@@ -120,6 +120,11 @@ class LinearAttention(nn.Module):
             out = out[:, :, :-1] / torch.where(total > 0, total, 1.0)
         return self.project(out.reshape(x.shape[0], -1, *x.shape[2:]).to(qkv.dtype))  # (B, C, h, w)
 
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """Values, with a row of ones, by keys, and that by queries, in the heads of both scales."""
+        heads, d = 2 * x.shape[1] // self.head_channels, self.head_channels
+        return 2 * len(x) * heads * (d + 1) * d * x.shape[2] * x.shape[3]
+
 
 class Block(nn.Module):
     """Attention for the whole image, a bottleneck for what lies near, each added. (B, C, h, w) -> (B, C, h, w)."""
@@ -211,14 +216,6 @@ class EfficientViTConfig(ModelConfig):
     classifier_expansion: Annotated[int, Field(ge=0)] = 4
 
 
-VARIANTS = {
-    "efficientvit-seg-b0": EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1),
-    "efficientvit-seg-b1": EfficientViTConfig(backbone="efficientvit-b1", channels=64),
-    "efficientvit-seg-b2": EfficientViTConfig(backbone="efficientvit-b2", channels=96),
-    "efficientvit-seg-b3": EfficientViTConfig(backbone="efficientvit-b3", channels=128),
-}
-
-
 class EfficientViT(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
 
@@ -253,6 +250,27 @@ class EfficientViT(SegmentationModel):
         if self.expand is None:  # then theirs has the classifier in its place
             renamed = {re.sub(r"^expand\.conv\.", "classifier.", key): value for key, value in renamed.items()}
         return renamed, []
+
+
+PAPER = "EfficientViT, arXiv:2205.14756"
+VARIANTS = {
+    "efficientvit-seg-b0": ModelEntry(
+        EfficientViT,
+        EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1),
+        PAPER,
+        706_691,
+        1_097_859_072,
+    ),
+    "efficientvit-seg-b1": ModelEntry(
+        EfficientViT, EfficientViTConfig(backbone="efficientvit-b1", channels=64), PAPER, 4_803_443, 6_276_251_648
+    ),
+    "efficientvit-seg-b2": ModelEntry(
+        EfficientViT, EfficientViTConfig(backbone="efficientvit-b2", channels=96), PAPER, 15_323_779, 18_410_373_120
+    ),
+    "efficientvit-seg-b3": ModelEntry(
+        EfficientViT, EfficientViTConfig(backbone="efficientvit-b3", channels=128), PAPER, 39_603_155, 44_806_963_200
+    ),
+}
 
 
 def resize_bicubic(x: Tensor, size: Size) -> Tensor:

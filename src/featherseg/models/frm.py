@@ -18,7 +18,7 @@ from featherseg import backbones
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 
 
@@ -87,16 +87,6 @@ class FRMConfig(ModelConfig):
     scale: bool = False  # q k / sqrt(C / 4)
 
 
-VARIANTS = {
-    "frm-van-t": FRMConfig(backbone="van-b0"),
-    "frm-van-s": FRMConfig(backbone="van-b1"),  # the paper's
-    "frm-van-s-ppm": FRMConfig(backbone="van-b1", context="ppm"),  # Table 2
-    "frm-van-s-dappm": FRMConfig(backbone="van-b1", context="dappm"),  # Table 2
-    "frm-van-b": FRMConfig(backbone="van-b2"),
-    "frm-lite0": FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
-}
-
-
 def build_context(config: FRMConfig, channels: int) -> nn.Module:
     """The context module of a row: (B, C, H/32, W/32) -> (B, D, H/32, W/32)."""
     out = config.decoder_channels
@@ -144,3 +134,32 @@ class FRM(SegmentationModel):
         context = self.context(gather(pyramid) if self.all_stages else pyramid[-1])  # (B, D, H/32, W/32)
         features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
+
+
+PAPER = "FRM, arXiv:2412.08670"
+VARIANTS = {
+    "frm-van-t": ModelEntry(FRM, FRMConfig(backbone="van-b0"), PAPER, 5_567_221, 35_778_002_944),
+    "frm-van-s": ModelEntry(FRM, FRMConfig(backbone="van-b1"), PAPER, 16_477_525, 53_430_517_760),  # the paper's
+    "frm-van-s-ppm": ModelEntry(
+        FRM, FRMConfig(backbone="van-b1", context="ppm"), PAPER, 15_229_395, 52_949_680_128
+    ),  # Table 2
+    "frm-van-s-dappm": ModelEntry(
+        FRM, FRMConfig(backbone="van-b1", context="dappm"), PAPER, 15_979_987, 53_342_765_056
+    ),  # Table 2
+    "frm-van-b": ModelEntry(FRM, FRMConfig(backbone="van-b2"), PAPER, 29_194_197, 79_526_952_960),
+    "frm-lite0": ModelEntry(
+        FRM,
+        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
+        PAPER + ", on EfficientNet-Lite (ours)",
+        3_776_749,
+        10_697_953_280,
+    ),
+    "frm-lite0-panoptic": ModelEntry(
+        FRM,
+        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
+        PAPER + ", on EfficientNet-Lite (ours)",
+        3_851_088,
+        11_526_590_464,
+        panoptic=True,
+    ),
+}

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, pooled_scales
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.residual import (
@@ -189,13 +189,6 @@ class PIDNetConfig(ModelConfig):
     head_channels: Annotated[int, Field(ge=1)] = 128
 
 
-VARIANTS = {
-    "pidnet-s": PIDNetConfig(backbone="pidnet-s"),
-    "pidnet-m": PIDNetConfig(backbone="pidnet-m"),
-    "pidnet-l": PIDNetConfig(backbone="pidnet-l", light=False, context_channels=112, head_channels=256),
-}
-
-
 class PIDNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up.
 
@@ -243,6 +236,20 @@ class PIDNet(SegmentationModel):
         parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
         renamed = {_rename(key, parts): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
+
+
+PAPER = "PIDNet, arXiv:2206.02066"
+VARIANTS = {
+    "pidnet-s": ModelEntry(PIDNet, PIDNetConfig(backbone="pidnet-s"), PAPER, 7_625_715, 11_798_593_536),
+    "pidnet-m": ModelEntry(PIDNet, PIDNetConfig(backbone="pidnet-m"), PAPER, 28_538_515, 44_332_253_184),
+    "pidnet-l": ModelEntry(
+        PIDNet,
+        PIDNetConfig(backbone="pidnet-l", light=False, context_channels=112, head_channels=256),
+        PAPER,
+        36_939_571,
+        68_733_452_288,
+    ),
+}
 
 
 def _resize_to(x: Tensor, like: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from featherseg import backbones
+from featherseg.kernels import pixel_to_region
 from featherseg.layers.conv import DepthwiseSeparable
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.pyramid import FPN, BiFPN
 from featherseg.layers.resize import resize
@@ -71,6 +72,14 @@ class PixelToRegion(nn.Module):
         context = torch.einsum("bnlcr,bndrl->bndcl", weight, self.windows(value))  # (B, n, C / n, 4, h * w)
         return F.pixel_shuffle(context.reshape(value.shape[0], -1, *value.shape[2:]), 2)  # (B, C, 2h, 2w)
 
+    def for_cpu(self) -> "PixelToRegion":
+        """The same within rounding, faster on a CPU; with the same weights, which must not change any more."""
+        return FusedPixelToRegion(self)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """Every pixel of the fine map by the keys and the values of its window, however that is computed."""
+        return y.numel() // y.shape[1] * self.window**2 * (self.key.out_channels + self.value.out_channels)
+
     def logits(self, query: Tensor, key: Tensor) -> Tensor:
         """query (B, C/2, 2h, 2w), key (B, C/2, h, w) -> (B, n, h * w, 4, R), -inf for cells outside the map."""
         height, width = key.shape[2:]
@@ -95,6 +104,43 @@ class PixelToRegion(nn.Module):
         height, width = x.shape[2:]
         cells = F.unfold(x, self.window, padding=self.window // 2)  # (B, C' * R, h * w)
         return cells.reshape(x.shape[0], self.heads, -1, self.window**2, height * width)
+
+
+class FusedPixelToRegion(PixelToRegion):
+    """A PixelToRegion whose gathering is one kernel, without copies of the windows; the same within rounding.
+
+    Its parts are those of the layer that it is made from, whose weights must not change any more: the geometric prior
+    is computed once. Where there are gradients, in float64, on other devices, and in a graph that is compiled or
+    exported, it computes as that layer does.
+    """
+
+    table: Tensor  # (n, 4, R)
+
+    def __init__(self, plain: PixelToRegion) -> None:
+        super().__init__(
+            plain.query.in_channels,
+            window=plain.window,
+            heads=plain.heads,
+            prior=plain.prior is not None,
+            composability=plain.composability,
+        )
+        for name, part in plain.named_children():
+            self.add_module(name, part)
+        with torch.no_grad():
+            none = plain.query.weight.new_zeros(plain.heads, 4, plain.window**2)
+            table = none if plain.prior is None else plain.priors()
+        self.register_buffer("table", table, persistent=False)
+        self.train(plain.training)
+
+    def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        trained = query.requires_grad or key.requires_grad or value.requires_grad
+        takes = query.dtype == torch.float32 and query.device.type in ("cpu", "meta")
+        if trained or not takes or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().gather(query, key, value)
+        return pixel_to_region(query, key, value, at_least_fp32(self.table), self.composability)  # (B, C, 2h, 2w)
+
+    def for_cpu(self) -> "FusedPixelToRegion":
+        return self
 
 
 def distances(window: int, like: Tensor) -> Tensor:
@@ -187,15 +233,6 @@ class RSPConfig(ModelConfig):
         return self
 
 
-VARIANTS = {
-    "rsp-lite0": RSPConfig(backbone="efficientnet-lite0"),
-    "rsp-lite0-w128": RSPConfig(backbone="efficientnet-lite0", channels=128),
-    "rsp-lite2": RSPConfig(backbone="efficientnet-lite2"),
-    "rsp-b3": RSPConfig(backbone="efficientnet-b3"),
-    "rsp-b5": RSPConfig(backbone="efficientnet-b5"),
-}
-
-
 class RSP(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the image padded to multiples of 32.
 
@@ -223,6 +260,21 @@ class RSP(SegmentationModel):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         return self.head(pyramid)
+
+
+PAPER = "RSP, arXiv:2106.01744 (reconstruction)"
+VARIANTS = {
+    "rsp-lite0": ModelEntry(RSP, RSPConfig(backbone="efficientnet-lite0"), PAPER, 3_149_941, 5_680_117_504),
+    "rsp-lite0-w128": ModelEntry(
+        RSP, RSPConfig(backbone="efficientnet-lite0", channels=128), PAPER, 3_618_421, 10_513_299_200
+    ),
+    "rsp-lite2": ModelEntry(RSP, RSPConfig(backbone="efficientnet-lite2"), PAPER, 4_552_117, 7_664_555_776),
+    "rsp-b3": ModelEntry(RSP, RSPConfig(backbone="efficientnet-b3"), PAPER, 10_301_085, 11_628_312_384),
+    "rsp-b5": ModelEntry(RSP, RSPConfig(backbone="efficientnet-b5"), PAPER, 27_498_149, 25_955_209_792),
+    "rsp-lite0-panoptic": ModelEntry(
+        RSP, RSPConfig(backbone="efficientnet-lite0"), PAPER, 3_208_920, 6_590_543_616, panoptic=True
+    ),
+}
 
 
 def build_neck(config: RSPConfig, stage_channels: Sequence[int]) -> BiFPN | FPN:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -73,6 +73,10 @@ class CrossResolutionAttention(nn.Module):
             weights = (self.positions**-0.5 * (key.mT @ query)).softmax(1)  # (B, M, N)
             out = value @ weights  # (B, C, N)
         return out.to(fine.dtype).reshape(fine.shape)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """q k, and weights by values."""
+        return 2 * x.numel() * self.positions
 
 
 class RTFormerBlock(nn.Module):
@@ -201,12 +205,6 @@ class RTFormerConfig(ModelConfig):
     head_channels: Annotated[int, Field(ge=2)] = 128
 
 
-VARIANTS = {
-    "rtformer-slim": RTFormerConfig(backbone="rtformer-slim"),
-    "rtformer-base": RTFormerConfig(backbone="rtformer-base", head_channels=256),
-}
-
-
 class RTFormer(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
@@ -244,6 +242,15 @@ class RTFormer(SegmentationModel):
         parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
         renamed = {_rename(key, parts): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
+
+
+PAPER = "RTFormer, arXiv:2210.07124"
+VARIANTS = {
+    "rtformer-slim": ModelEntry(RTFormer, RTFormerConfig(backbone="rtformer-slim"), PAPER, 5_365_043, 9_455_304_704),
+    "rtformer-base": ModelEntry(
+        RTFormer, RTFormerConfig(backbone="rtformer-base", head_channels=256), PAPER, 17_765_971, 34_750_398_464
+    ),
+}
 
 
 OFFICIAL_BLOCK = {

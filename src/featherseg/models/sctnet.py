@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
 from featherseg.layers.residual import conv_norm, open_basic_stage, rename_block, start_kaiming
@@ -52,6 +52,10 @@ class ConvolutionalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
         return _attend(x, self.vertical) + _attend(x, self.horizontal)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """A convolution with the strips and one back, in both directions; ptflops does not see them."""
+        return 2 * x.numel() * (self.vertical[:, 0].numel() + self.horizontal[:, 0].numel())
 
 
 def _attend(x: Tensor, strips: Tensor) -> Tensor:
@@ -123,12 +127,6 @@ class SCTNetConfig(ModelConfig):
     head_channels: Annotated[int, Field(ge=1)] = 128
 
 
-VARIANTS = {
-    "sctnet-s": SCTNetConfig(backbone="sctnet-s"),
-    "sctnet-b": SCTNetConfig(backbone="sctnet-b", context_channels=128, head_channels=256),
-}
-
-
 class SCTNet(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
 
@@ -172,6 +170,19 @@ class SCTNet(SegmentationModel):
             parts |= {place + theirs: own + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()}
         renamed = {_rename(k, parts): v for k, v in state.items() if not k.startswith(OFFICIAL_TEACHER)}
         return self.with_own_aux_heads(renamed), teacher
+
+
+PAPER = "SCTNet, arXiv:2312.17071"
+VARIANTS = {
+    "sctnet-s": ModelEntry(SCTNet, SCTNetConfig(backbone="sctnet-s"), PAPER, 4_654_643, 8_006_549_504),
+    "sctnet-b": ModelEntry(
+        SCTNet,
+        SCTNetConfig(backbone="sctnet-b", context_channels=128, head_channels=256),
+        PAPER,
+        17_437_779,
+        29_880_811_520,
+    ),
+}
 
 
 OFFICIAL_BLOCK = {

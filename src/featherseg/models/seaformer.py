@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from featherseg.layers.conv import convolve
 from featherseg.layers.initialise import initialise_by_fan_out
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
@@ -74,6 +74,8 @@ class InvertedResidual(nn.Module):
 class AxisPosition(nn.Module):
     """Learned positions along one axis, resized linearly to its length and added. (B, C, L) -> (B, C, L)."""
 
+    macs, no_decay = 0, True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(1, channels, POSITIONS))
@@ -102,6 +104,10 @@ class AxisAttention(nn.Module):
             weight = (query.mT @ key * self.key_channels**-0.5).softmax(-1)  # (B, n, L, L)
             context = at_least_fp32(v).unflatten(1, (self.heads, -1)) @ weight.mT  # (B, n, 2 d, L)
         return self.project(context.to(v.dtype).flatten(1, 2)[..., None])  # (B, 2 n d, L, 1)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """q k, and weights by values, of all heads among the L positions: x is q."""
+        return len(x) * x.shape[2] ** 2 * (x.shape[1] + y.shape[1])
 
 
 def _closed_projection(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -286,14 +292,6 @@ class SeaFormerConfig(ModelConfig):
     widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=3)]
 
 
-VARIANTS = {
-    "seaformer-tiny": SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)),
-    "seaformer-small": SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)),
-    "seaformer-base": SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)),
-    "seaformer-large": SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)),
-}
-
-
 class SeaFormer(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size.
 
@@ -332,6 +330,27 @@ class SeaFormer(SegmentationModel):
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
         renamed, unused, rest = self.rename_backbone(state)
         return renamed | {_rename_head(key): value for key, value in rest.items()}, unused
+
+
+PAPER = "SeaFormer, arXiv:2301.13156"
+VARIANTS = {
+    "seaformer-tiny": ModelEntry(
+        SeaFormer, SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)), PAPER, 1_654_611, 1_021_136_896
+    ),
+    "seaformer-small": ModelEntry(
+        SeaFormer, SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)), PAPER, 3_973_219, 1_920_930_816
+    ),
+    "seaformer-base": ModelEntry(
+        SeaFormer, SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)), PAPER, 8_584_563, 3_335_094_272
+    ),
+    "seaformer-large": ModelEntry(
+        SeaFormer,
+        SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)),
+        PAPER,
+        13_926_227,
+        12_461_494_272,
+    ),
+}
 
 
 OFFICIAL_HEAD = {

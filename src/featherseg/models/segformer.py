@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.resize import resize
 
 
@@ -38,12 +38,6 @@ class SegFormerConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]."""
 
     channels: Annotated[int, Field(ge=1)] = 256
-
-
-VARIANTS = {
-    "segformer-b0": SegFormerConfig(backbone="mit-b0"),
-    "segformer-b1": SegFormerConfig(backbone="mit-b1"),
-}
 
 
 class SegFormer(SegmentationModel):
@@ -84,6 +78,13 @@ class SegFormer(SegmentationModel):
                 linear = key.startswith(OFFICIAL_PROJECT) and value.dim() == 2
                 renamed[_rename(key)] = value[:, :, None, None] if linear else value  # (D, C_i) -> (D, C_i, 1, 1)
         return renamed, unused
+
+
+PAPER = "SegFormer, arXiv:2105.15203"
+VARIANTS = {
+    "segformer-b0": ModelEntry(SegFormer, SegFormerConfig(backbone="mit-b0"), PAPER, 3_719_027, 17_757_110_272),
+    "segformer-b1": ModelEntry(SegFormer, SegFormerConfig(backbone="mit-b1"), PAPER, 13_682_131, 34_817_966_080),
+}
 
 
 OFFICIAL_UNUSED = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")

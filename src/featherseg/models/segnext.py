@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from featherseg.backbones.staged import StagedBackbone, replace_start
 from featherseg.backbones.van import EXPANSIONS, LAYER_SCALE, FeedForward
 from featherseg.layers.conv import convolve
+from featherseg.layers.folding import fold_shortcut
 from featherseg.layers.initialise import initialise_by_fan_out
-from featherseg.layers.model import Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.scale import LayerScale
@@ -106,6 +107,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.attention_scale(self.attention(self.attention_norm(x))))
         return x + self.drop(self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x))))
+
+    def fold_own(self) -> None:
+        """In place, for inference: norm and scale into the attention, whose own shortcut hides them from `fold`."""
+        fold_shortcut(self)
 
 
 class Stage(nn.Module):
@@ -228,6 +233,12 @@ class MatrixFactorisation(nn.Module):
             coefficients = update(coefficients, bases, flat)
             return (bases @ coefficients.mT).to(x.dtype).view_as(x)  # (B, D, h, w)
 
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """D N R for every product with the map, R^2 (D or N) for each of two factors, as many as updates demand."""
+        batch, d, n = len(x), x.shape[1], x.shape[2] * x.shape[3]
+        r, steps = self.bases.shape[1], self.steps
+        return batch * ((2 * steps + 3) * d * n * r + (2 * steps + 1) * (d + n) * r**2)
+
 
 def update(factor: Tensor, other: Tensor, target: Tensor) -> Tensor:
     """`factor` (B, N, R) after one multiplicative update towards target (B, D, N) = other (B, D, R) factor^T."""
@@ -267,12 +278,6 @@ class SegNeXtConfig(ModelConfig):
     rank: Annotated[int, Field(ge=1)] = 16
 
 
-VARIANTS = {
-    "segnext-t": SegNeXtConfig(backbone="mscan-t"),
-    "segnext-s": SegNeXtConfig(backbone="mscan-s"),
-}
-
-
 class SegNeXt(SegmentationModel):
     """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
 
@@ -304,6 +309,13 @@ class SegNeXt(SegmentationModel):
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
         renamed, unused, rest = self.rename_backbone(state)
         return renamed | {replace_start(key, OFFICIAL_HEAD) or key: value for key, value in rest.items()}, unused
+
+
+PAPER = "SegNeXt, arXiv:2209.08575"
+VARIANTS = {
+    "segnext-t": ModelEntry(SegNeXt, SegNeXtConfig(backbone="mscan-t"), PAPER, 4_229_747, 12_532_973_568),
+    "segnext-s": ModelEntry(SegNeXt, SegNeXtConfig(backbone="mscan-s"), PAPER, 13_899_219, 31_016_812_544),
+}
 
 
 OFFICIAL_HEAD = {

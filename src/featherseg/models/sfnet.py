@@ -18,7 +18,7 @@ from featherseg.backbones.resnet import ResNet
 from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, SegmentationModel
+from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
@@ -51,9 +51,6 @@ class SFNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. decoder_channels is D."""
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
-
-
-VARIANTS = {"sfnet-r18": SFNetConfig(backbone="resnet-18-deep")}
 
 
 class SFNet(SegmentationModel):
@@ -100,6 +97,12 @@ class SFNet(SegmentationModel):
         renamed = {f"backbone.{key}": value for key, value in own.items()}
         renamed |= {_rename(key): value for key, value in state.items() if key.startswith("head.")}
         return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
+
+
+PAPER = "SFNet, arXiv:2002.10120"
+VARIANTS = {
+    "sfnet-r18": ModelEntry(SFNet, SFNetConfig(backbone="resnet-18-deep"), PAPER, 12_869_715, 60_743_614_464),
+}
 
 
 OFFICIAL_PARTS = {

@@ -6,11 +6,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from featherseg.backbones.efficientformer_v2 import Attention, ConvNorm, EfficientFormerV2, FeedForward
-from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.position_bias import PositionBias
-from featherseg.models.seaformer import AxisPosition
 from featherseg.recipe import TrainTable
 
 Ids = set[int]
@@ -42,37 +38,17 @@ def sort_parameters(
 ) -> tuple[Ids, Ids]:
     """-> (those of the model's parameters with the backbone's rate, those of `everything` without weight decay).
 
-    By structure, norms, biases, layer scales and position tables do not decay. Raises ConfigError where the model
-    cannot be sorted as `train.groups` says.
+    By structure, norms, biases and layer scales do not decay, nor what a layer marks by `no_decay`. Raises ConfigError
+    where the model cannot be sorted as `train.groups` says.
     """
-    if settings.groups == "mmseg":
-        return _as_mmseg(model)
     backbone = {id(p) for p in model.backbone.parameters()}
-    tables = {id(p) for m in model.modules() if isinstance(m, PositionBias | AxisPosition) for p in m.parameters()}
+    if settings.groups == "mmseg":
+        at_head_rate, undecayed = model.backbone.mmseg_groups()
+        return backbone - {id(p) for p in at_head_rate}, {id(p) for p in undecayed}
+    marked = [module for module in model.modules() if getattr(module, "no_decay", False)]
+    tables = {id(p) for module in marked for p in module.parameters()}
     vectors = {id(p) for p in everything if p.ndim <= 1}  # norms, biases, layer scales
     return backbone, vectors | tables
-
-
-def _as_mmseg(model: SegmentationModel) -> tuple[Ids, Ids]:
-    """As the custom_keys of CGRSeg's published configs sort EfficientFormerV2's parameters, by parts of their names.
-
-    'head' (10 times the rate) is in decode_head, but in talking_head1 and 2 of the backbone too. 'norm' (no decay) is
-    in the names of the feed-forward models' norms and of the first two downsamplings'; those of the attentions and
-    the stem are called otherwise, and 'head' comes before 'norm' in the head: all these decay, as biases, layer scales
-    and position tables do. Raises ConfigError for another backbone.
-    """
-    backbone = model.backbone
-    if not isinstance(backbone, EfficientFormerV2):
-        raise ConfigError(
-            f"train.groups = 'mmseg' repeats how CGRSeg's authors sorted the parameters of EfficientFormerV2, but the "
-            f"backbone is {type(backbone).__name__}. Use train.groups = 'structure'."
-        )
-    attentions = [module for module in backbone.modules() if isinstance(module, Attention)]
-    talking = {id(p) for a in attentions for head in (a.talking_before, a.talking_after) for p in head.parameters()}
-    downsamplings = [module for stage in backbone.stages for module in stage.children() if isinstance(module, ConvNorm)]
-    feed_forwards = [module for module in backbone.modules() if isinstance(module, FeedForward)]
-    norms = [m for part in (*downsamplings, *feed_forwards) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-    return {id(p) for p in backbone.parameters()} - talking, {id(p) for norm in norms for p in norm.parameters()}
 
 
 def poly_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> LambdaLR:
