@@ -168,3 +168,16 @@ def test_a_name_that_is_no_utf8_is_written_and_read_again(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
     assert read_lines(tmp_path / "a.jsonl") == [content]
     assert b"Stra\xc3\x9fe" in (tmp_path / "a.json").read_bytes()
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    synced, sync, replace = set(), os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), sync(descriptor)))
+    named = []
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (named.append(os.stat(old).st_ino in synced), replace(old, new))
+    )
+    write_bytes(tmp_path / "a", b"content")
+    write_json(tmp_path / "b", {})
+    assert named == [True, True]
+    assert tmp_path.stat().st_ino in synced  # and so is the name

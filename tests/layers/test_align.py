@@ -16,6 +16,9 @@ def test_flow_moves_right_and_down_in_units_of_half_a_map():
     flow[:, 0] = 5 / 2  # normalised 0.5 of -1..1, a quarter of the 4 pixels between the corners
     assert_close(warp(x, flow)[0, 0, 2, :4], torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert_close(warp(x.mT, flow.flip(1))[0, 0, :4, 2], torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    wide = torch.zeros(1, 2, 5, 9)
+    wide[:, 1] = 5 / 2  # of the height, whatever the width
+    assert_close(warp(x.mT, wide)[0, 0, :4, 2], torch.tensor([1.0, 2.0, 3.0, 4.0]))
 
 
 def test_outside_the_coarse_map_there_is_nothing():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from featherseg.layers.conv import DepthwiseSeparable, convolve, pad_same, widen_input
+from featherseg.layers.conv import DepthwiseSeparable, convolve, pad_same, replace_strides, widen_input
 
 
 def same_convolution(x, weight, stride):
@@ -84,3 +84,13 @@ def test_a_separable_convolution_filters_each_channel_then_mixes_them(act):
     mixed = torch.einsum("oc,bchw->bohw", layer.pointwise.weight[:, :, 0, 0], torch.stack(each, 1)) / (1 + 1e-5) ** 0.5
     assert_close(layer(x), mixed.clamp(min=0) if act else mixed)
     assert sum(p.numel() for p in layer.parameters()) == 25 * 2 + 2 * 3 + 2 * 3
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_replaced_strides_give_what_the_strides_gave_and_what_lies_between(output_stride):
+    torch.manual_seed(0)
+    stages = [nn.Sequential(*(nn.Conv2d(2, 2, 3, s, 1, dtype=torch.float64) for s in (2, 1, 1))) for _ in range(2)]
+    x = torch.randn(1, 2, 16, 20, dtype=torch.float64)
+    strided, step = nn.Sequential(*stages)(x), 32 // output_stride
+    replace_strides(stages, output_stride)
+    assert_close(nn.Sequential(*stages)(x)[:, :, ::step, ::step], strided)

@@ -46,6 +46,12 @@ def test_the_feed_forward_is_three_convolutions():
     assert_close(net(x), net.restore(hidden.relu()))
 
 
+def test_the_refinement_adds_what_the_feed_forward_says_to_what_it_saw():
+    module, x = build_context(FRMConfig(backbone="van-b1"), 8).eval(), torch.randn(1, 8, 3, 4)
+    seen = module.attention(x)
+    assert_close(module(x), module.reduce(seen + module.feed_forward(seen)))
+
+
 def test_features_come_with_training_only():
     net = models.build("frm-lite0", classes=3)
     images = torch.zeros(2, 3, 64, 64)
