@@ -17,7 +17,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.data import cache_index, cache_write, open_dataset, open_files
 from featherseg.data.cache import PreparedData, cache_folders, loss_of
-from featherseg.data.cache_index import RAW, Form, Source, read_cache
+from featherseg.data.cache_index import RAW, Source, Storage, read_cache
 from featherseg.data.cache_write import prepare_data, splits_on_disk
 from featherseg.data.loader import TrainingSamples
 from featherseg.data.panoptic.files import PanopticWriter
@@ -40,7 +40,7 @@ val = "val"
 7 = "ignore"
 """
 COUNTS = {"train": 6, "val": 2}
-JPEG = Form(90)
+JPEG = Storage(90)
 
 
 def write_toml(folder: Path, zero: str = "grass", one: str = "path", channels: int = 3) -> None:
@@ -85,8 +85,8 @@ def mask_of(yard: str, number: int = 0) -> Path:
     return Path(yard).parent / f"masks/train/{number}.png"
 
 
-def folder_of(yard: str, form: str = "raw") -> Path:
-    return Path(yard).parent / ".featherseg/yard" / form
+def folder_of(yard: str, storage: str = "raw") -> Path:
+    return Path(yard).parent / ".featherseg/yard" / storage
 
 
 def assert_same(data, files) -> None:
@@ -136,9 +136,9 @@ def test_splits_share_a_folder_and_a_part_of_a_split_needs_no_other(yard):
     assert len(read_cache(folder_of(yard)).entries) == 8
 
 
-@pytest.mark.parametrize("form", [RAW, JPEG])
+@pytest.mark.parametrize("storage", [RAW, JPEG])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (3, np.uint16), (5, np.uint16)])
-def test_deep_images_and_other_channels_keep_every_value(tmp_path, form, channels, dtype):
+def test_deep_images_and_other_channels_keep_every_value(tmp_path, storage, channels, dtype):
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind / "train").mkdir(parents=True)
@@ -149,16 +149,16 @@ def test_deep_images_and_other_channels_keep_every_value(tmp_path, form, channel
     Image.fromarray(np.zeros((9, 7), np.uint8)).save(tmp_path / "masks/train/a.png")
     write_toml(tmp_path, channels=channels)
     toml = str(tmp_path / "dataset.toml")
-    prepare_data(toml, "train", form=form)
+    prepare_data(toml, "train", storage=storage)
     data = open_dataset(toml, "train", exact=False)
     stored = data.caches[0].sample(data.caches[0].entries["train/a"]).image
     assert stored.dtype == dtype
-    if dtype == np.uint16 or form == RAW:
+    if dtype == np.uint16 or storage == RAW:
         np.testing.assert_array_equal(stored, open_files(toml, "train")[0].image)
 
 
 def test_a_jpeg_cache_names_what_it_loses_and_is_for_training_alone(yard):
-    prepare_data(yard, "train", form=JPEG)
+    prepare_data(yard, "train", storage=JPEG)
     files, lossy = open_files(yard, "train"), open_dataset(yard, "train", exact=False)
     differences = []
     for index in range(len(files)):
@@ -176,11 +176,11 @@ def test_a_jpeg_cache_names_what_it_loses_and_is_for_training_alone(yard):
     assert loss_of(exact) is None
 
 
-def test_a_image_that_is_a_jpeg_already_loses_nothing_more(yard):
+def test_an_image_that_is_a_jpeg_already_loses_nothing_more(yard):
     file = image_of(yard)
     Image.open(file).save(file.with_suffix(".jpg"), quality=50)
     file.unlink()
-    prepare_data(yard, "train", form=JPEG)
+    prepare_data(yard, "train", storage=JPEG)
     data, files = open_dataset(yard, "train", exact=False), open_files(yard, "train")
     np.testing.assert_array_equal(data[0].image, files[0].image)
     assert data.caches[0].entries["train/0"].jpeg == file.with_suffix(".jpg").stat().st_size
@@ -409,7 +409,7 @@ def test_what_another_version_wrote_is_not_used_and_is_replaced(yard, head, capl
 
 
 def test_both_forms_lie_side_by_side_and_what_loses_nothing_is_preferred(yard):
-    prepare_data(yard, "train", form=JPEG)
+    prepare_data(yard, "train", storage=JPEG)
     prepare_data(yard, "val")
     for exact in (True, False):
         assert_same(open_dataset(yard, "val", exact=exact), open_files(yard, "val"))
@@ -421,16 +421,16 @@ def test_both_forms_lie_side_by_side_and_what_loses_nothing_is_preferred(yard):
 
 
 def test_another_quality_replaces_what_is_there_and_open_readers_go_back_to_the_files(yard):
-    prepare_data(yard, "train", form=JPEG)
+    prepare_data(yard, "train", storage=JPEG)
     reader = open_dataset(yard, "train", exact=False)
-    assert prepare_data(yard, "train", form=Form(50)).kept == 0
+    assert prepare_data(yard, "train", storage=Storage(50)).kept == 0
     assert len(list(folder_of(yard, "jpeg").glob("pixels-*"))) == 1
     assert_same(reader, open_files(yard, "train"))
 
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_written(yard, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(FeathersegError, match=r"6 images of yard need about 0\.0 GB as raw, .* has 0\.0 GB free"):
+    with pytest.raises(FeathersegError, match=r"6 images of yard take 0\.0 GB as raw, .* has 0\.0 GB free"):
         prepare_data(yard, "train")
     assert next(folder_of(yard).glob("pixels-*")).stat().st_size == 0
 

@@ -80,7 +80,7 @@ def columns_a_pixel(image):
     ("size", "fit", "factor"),
     [((60, 80), (30, 100), 0.5), ((60, 240), (30, 100), 100 / 240), ((60, 80), (120, 400), 2)],
 )
-def test_a_image_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
+def test_an_image_is_brought_to_fit_before_the_drawn_factor(size, fit, factor):
     for scale in (1.0, 0.5):
         settings = Augment(crop=(8, 8), resize=fit, scale=(scale, scale))
         step = columns_a_pixel(random_window(marked(*size), settings, np.random.default_rng(0))[0])

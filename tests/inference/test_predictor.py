@@ -89,7 +89,7 @@ def test_save_writes_three_images_into_a_folder_or_the_mask_into_a_file(predicto
     assert result.overlay().size == (93, 70)
 
 
-def test_a_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
+def test_an_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
     runtime = make_runtime(stride=1, kernel=1)
     runtime.peak_bytes_per_pixel = 2000.0
     image = np.random.default_rng(2).integers(0, 256, (400, 700, 3)).astype(np.uint8)
@@ -139,6 +139,6 @@ def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
         Predictor(make_runtime())(image).overlay(1.5)
 
 
-def test_a_image_of_other_channels_is_refused(make_runtime, image):
+def test_an_image_of_other_channels_is_refused(make_runtime, image):
     with pytest.raises(DataError, match="takes 2 channels"):
         Predictor(make_runtime(channels=2))(image)

@@ -117,7 +117,7 @@ def test_a_body_that_does_not_come_is_given_up(start):
     assert client.app.state.service.slots.taken == 0
 
 
-def test_a_image_at_which_the_model_fails_tells_nothing_and_hurts_no_other(client, caplog):
+def test_an_image_at_which_the_model_fails_tells_nothing_and_hurts_no_other(client, caplog):
     contents = [encoded(image(0)), encoded(poisoned()), encoded(image(1))]
     with caplog.at_level(logging.ERROR):
         answers = [client.begin("POST", "/v1/segment", files=form(content)) for content in contents]

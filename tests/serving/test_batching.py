@@ -48,7 +48,7 @@ def test_what_is_given_up_while_it_waits_is_never_run(gated):
     assert predictor.seen == [1, 1]
 
 
-def test_a_image_at_which_the_model_fails_fails_alone():
+def test_an_image_at_which_the_model_fails_fails_alone():
     sizes = []
     predictor = Gated(batch=4)
     worker = Worker(predictor, batch=4, observe=sizes.append)

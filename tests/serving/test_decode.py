@@ -60,7 +60,7 @@ def test_other_formats_are_refused_by_their_content(content):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_a_image_that_is_cut_short_is_refused_in_a_sentence(form):
+def test_an_image_that_is_cut_short_is_refused_in_a_sentence(form):
     content = encoded(image(), form)
     for length in (12, len(content) // 2):
         status, code, message = refusal(content[:length])

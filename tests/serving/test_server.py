@@ -48,7 +48,7 @@ def test_a_large_body_is_refused_with_an_answer_that_arrives():
             assert (response.status_code, response.json()["error"]["code"]) == (413, "bytes")
 
 
-def test_a_image_whose_client_left_is_not_looked_at():
+def test_an_image_whose_client_left_is_not_looked_at():
     predictor = Gated(batch=1)
     with running(Served("color", predictor)) as (address, server):
         slots, connections = server.service.slots, []

@@ -50,6 +50,23 @@ class Sample:
     instances: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of a dataset without its images and masks.
+
+    `licence` says under which terms weights that were trained on it may be used; `image_size` is the (height, width) of
+    its images (of a usual one where they differ), None where that is not known; `category_ids` are what a panoptic
+    benchmark calls the classes, in their order.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    licence: str
+    channels: int = 3
+    image_size: Size | None = None
+    category_ids: tuple[int, ...] | None = None
+
+
 class SegmentationData(Protocol):
     """What every dataset offers: a sequence of samples, each read from disk (or drawn) when it is asked for.
 

@@ -19,7 +19,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.core.types import Progress
-from featherseg.data import Synthetic, data_folder, find_dataset, given_root, open_files
+from featherseg.data import data_folder, find_dataset, given_root, open_files
 from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
 from featherseg.data.cache_index import (
     FORMAT_VERSION,
@@ -37,6 +37,7 @@ from featherseg.data.cache_index import (
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import MAX_PIXELS, image_size
 from featherseg.data.pairs import PairedFiles
+from featherseg.data.shapes import Shapes
 
 FLUSH_BYTES = 64 * 2**20
 """So much is written before the disk is waited for and the index says so: what a kill costs at most."""
@@ -89,11 +90,11 @@ def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
     """The splits of a dataset that hold a file. Raises the errors of `prepare_data`."""
     if name.endswith(".toml"):
         return list(folder_listing(Path(name), root).splits)
-    entry = find_dataset(name)
-    if isinstance(entry, Synthetic):
+    dataset = find_dataset(name)
+    if issubclass(dataset, Shapes):
         raise _drawn(name)
-    present = entry.listing(given_root(name, root)).splits
-    return [split for split in entry.splits if split in present]
+    present = dataset.list_files(given_root(name, root), dataset.splits).splits
+    return [split for split in dataset.splits if split in present]
 
 
 def _drawn(name: str) -> ConfigError:

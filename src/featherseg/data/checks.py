@@ -10,11 +10,12 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, Progress
-from featherseg.data import DATASETS, Synthetic, find_dataset, given_root, open_dataset
+from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
 from featherseg.data.propose import Proposal, propose
+from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency
 
 FAULTS = {  # kind -> how a group of them is headed
@@ -112,7 +113,7 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     A plain folder gets a map proposed from the values of its masks and is checked against that. Raises what opening a
     dataset raises (UnknownName, ConfigError, DataNotFound); the faults of single files are in the report.
     """
-    if isinstance(DATASETS.get(data), Synthetic):
+    if DATASETS.get(data) is Shapes:
         return _count_drawn(data, progress)
     listing, proposal = _open_listing(data, root)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
@@ -136,9 +137,9 @@ def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | Non
     if data.endswith(".toml"):
         return folder_listing(path, root), None
     if data in DATASETS or not path.is_dir():
-        entry = find_dataset(data)
-        assert not isinstance(entry, Synthetic)
-        return entry.listing(given_root(data, root)), None
+        dataset = find_dataset(data)
+        assert not issubclass(dataset, Shapes)
+        return dataset.list_files(given_root(data, root), dataset.splits), None
     if (path / "dataset.toml").is_file():
         return folder_listing(path / "dataset.toml", root), None
     if not ((path / "images").is_dir() and (path / "masks").is_dir()):

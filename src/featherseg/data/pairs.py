@@ -1,13 +1,14 @@
-"""A dataset that is pairs of files, image and mask: what CamVid and `folder` share."""
+"""A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
-from featherseg.core.types import ClassInfo, Sample
+from featherseg.core.types import ClassInfo, DataFacts, Sample
 from featherseg.data.images import LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
 
@@ -84,21 +85,42 @@ class PairedFiles:
             raise DataError(f"{error} The mask is {LOSSY}.") from None
 
 
-def check_split(name: str, split: str, splits: Sequence[str], no_test: str) -> None:
-    """Raises UnknownName for a split that is not in `splits`; for "test" DataNotFound with the text `no_test`."""
-    if split == "test":
-        raise DataNotFound(no_test)
-    if split not in splits:
-        raise unknown(f"split of {name}", split, splits)
+class NamedData(PairedFiles):
+    """A dataset of the catalogue, which lies on disk under a root that the user gives.
+
+    `facts` are what is known of it without its files; `splits` its parts with public labels that share no image, and
+    `subsplits` parts of these; `no_test` says why there is no split test. Raises UnknownName for an unknown split,
+    DataNotFound for a missing or incomplete root and for a split test without public labels.
+    """
+
+    facts: ClassVar[DataFacts]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    subsplits: ClassVar[tuple[str, ...]] = ()
+    no_test: ClassVar[str] = ""
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        if split == "test" and self.no_test:
+            raise DataNotFound(self.no_test)
+        if split not in (splits := self.splits + self.subsplits):
+            raise unknown(f"split of {self.facts.name}", split, splits)
+        super().__init__(self.list_files(root, (split,)), split, size)
+
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where none is."""
+        raise NotImplementedError
 
 
-def files_by_stem(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
+FilesByStem = dict[str, list[Path]]
+
+
+def files_by_stem(folder: Path, suffix: str = "") -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` (before
     the file's ending) are passed over, and the suffix is cut off.
     """
-    found: dict[str, list[Path]] = {}
+    found: FilesByStem = {}
     for path in sorted(folder.rglob("*")):
         if is_image(path) and path.stem.endswith(suffix) and path.is_file():
             stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
@@ -127,6 +149,21 @@ def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Map
         image, *more_images = images.get(key, [None])
         mask, *more_masks = masks.get(key, [None])
         pairs.append(Pair(key, image, mask, tuple(path for path in more_images + more_masks if path)))
+    return pairs
+
+
+def make_splits(files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: str = "") -> dict[str, list[Pair]]:
+    """The pairs of the splits that have a file, by their images and masks, in the order of the stems.
+
+    Raises DataNotFound with `missing` where no split has one.
+    """
+    pairs = {
+        split: make_pairs(sorted({*images, *masks}), images, masks)
+        for split, (images, masks) in files.items()
+        if images or masks
+    }
+    if not pairs and missing:
+        raise DataNotFound(missing)
     return pairs
 
 

@@ -20,9 +20,9 @@ from featherseg.backbones.weights import load_official, read_state
 from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.files import check_folder, write_json, write_text
 from featherseg.core.machine import environment
-from featherseg.core.types import Size
+from featherseg.core.types import DataFacts, Size
 from featherseg.core.wording import counted
-from featherseg.data import DataFacts, dataset_facts
+from featherseg.data import dataset_facts
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import (
     ModelTable,

@@ -6,8 +6,9 @@ from typing import Any
 from featherseg import models
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import SegmentationData
-from featherseg.data import DATASETS, OnDisk
+from featherseg.data import DATASETS
 from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
+from featherseg.data.pairs import NamedData
 from featherseg.recipe import Recipe, override_recipe, with_absolute_paths
 from featherseg.runs import DATA, Run
 from featherseg.training.prepare import Request, Say
@@ -81,7 +82,7 @@ def _places(own: Recipe, asked: Recipe) -> set[str]:
     """The keys that say where the data lie: those of a dataset on disk may have been moved."""
     if own.data.name.endswith(".toml") and asked.data.name.endswith(".toml"):
         return {"data.name", "data.root"}
-    return {"data.root"} if isinstance(DATASETS.get(own.data.name), OnDisk) else set()
+    return {"data.root"} if issubclass(DATASETS.get(own.data.name, object), NamedData) else set()
 
 
 def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:

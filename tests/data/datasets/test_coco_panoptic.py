@@ -121,7 +121,7 @@ def test_a_category_that_coco_has_not_is_refused(root):
         CocoPanoptic(root, "val")
 
 
-def test_a_image_of_another_size_is_refused(root):
+def test_an_image_of_another_size_is_refused(root):
     Image.new("RGB", (5, 5)).save(root / "val2017/000000000139.jpg")
     with pytest.raises(DataError, match=r"000000000139\.png is 2x4, but its image .* is 5x5"):
         CocoPanoptic(root, "val")[0]

@@ -7,7 +7,7 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound, UnknownName
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
-from featherseg.data.datasets.pascal_context import RAW_NAMES, PascalContext
+from featherseg.data.datasets.pascal_context import RAW_NAMES, PascalContext, PascalContext60
 from featherseg.runs import RESTRICTED
 
 KEYS = {"train": ["2008_000008", "2008_000002"], "val": ["2008_000003"]}  # lists need no order
@@ -41,21 +41,21 @@ def write_mask(root: Path, key: str, values: np.ndarray) -> None:
 
 
 def test_with_60_classes_the_values_are_the_class_ids(root):
-    np.testing.assert_array_equal(PascalContext(root, "val", classes=60).label(0), CONVERTED)
+    np.testing.assert_array_equal(PascalContext60(root, "val").label(0), CONVERTED)
 
 
 def test_with_59_classes_background_is_ignored_and_every_other_value_is_one_less(root):
     expected = np.array([255, *range(59)]).reshape(4, 15)
-    np.testing.assert_array_equal(PascalContext(root, "val", classes=59).label(0), expected)
+    np.testing.assert_array_equal(PascalContext(root, "val").label(0), expected)
 
 
-@pytest.mark.parametrize("classes", [59, 60])
-def test_raw_ids_in_16_bits_read_as_the_converter_numbers_them(root, classes):
+@pytest.mark.parametrize("dataset", [PascalContext, PascalContext60])
+def test_raw_ids_in_16_bits_read_as_the_converter_numbers_them(root, dataset):
     converted = {raw: value for value, raw in enumerate(sorted(RAW_IDS))}
     write_mask(root, "2008_000003", np.array([[converted[raw] for raw in row] for row in DEEP.tolist()], np.uint8))
-    expected = PascalContext(root, "val", classes=classes).label(0)
+    expected = dataset(root, "val").label(0)
     write_mask(root, "2008_000003", DEEP)
-    np.testing.assert_array_equal(PascalContext(root, "val", classes=classes).label(0), expected)
+    np.testing.assert_array_equal(dataset(root, "val").label(0), expected)
 
 
 def test_names_stand_in_the_order_of_the_masks():
@@ -83,9 +83,9 @@ def test_names_stand_in_the_order_of_the_masks():
 )
 def test_other_values_are_refused(root, values, sentence):
     write_mask(root, "2008_000003", values)
-    for classes in (59, 60):
+    for dataset in (PascalContext, PascalContext60):
         with pytest.raises(DataError, match=sentence):
-            PascalContext(root, "val", classes=classes).label(0)
+            dataset(root, "val").label(0)
 
 
 @pytest.mark.parametrize("above", [".", "..", "../.."])

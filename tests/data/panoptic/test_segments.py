@@ -86,7 +86,7 @@ def test_an_instance_of_two_classes_is_two_segments():
 
 
 @pytest.mark.parametrize("label", [255, 2])
-def test_a_image_of_void_or_of_one_class_has_no_or_one_segment(label):
+def test_an_image_of_void_or_of_one_class_has_no_or_one_segment(label):
     full = np.full((4, 5), label, np.uint8)
     ids, segments = from_sample(full, np.zeros((4, 5), np.int32), CLASSES, CATEGORY_IDS)
     assert len(segments) == (label != 255)

@@ -42,7 +42,7 @@ def test_a_batch_comes_out_as_the_model_gives_it(graph):
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
 
 
-def test_a_image_of_another_size_is_refused_with_both_sizes(graph):
+def test_an_image_of_another_size_is_refused_with_both_sizes(graph):
     with pytest.raises(ExportError, match=r"takes images of 96x128 .* alone, not of 97x128"):
         NcnnRuntime(graph)(torch.zeros(1, 3, 97, 128))
 

@@ -1,1 +1,31 @@
-"""One file per dataset."""
+"""The datasets with a name: `DATASETS` is the catalogue, one line each."""
+
+from featherseg.data.datasets.ade20k import ADE20K
+from featherseg.data.datasets.bdd100k import BDD100K
+from featherseg.data.datasets.bdd100k_panoptic import BDD100KPanoptic
+from featherseg.data.datasets.camvid import CamVid
+from featherseg.data.datasets.cityscapes import Cityscapes
+from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic
+from featherseg.data.datasets.coco_panoptic import CocoPanoptic
+from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
+from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
+from featherseg.data.pairs import NamedData
+from featherseg.data.shapes import Shapes
+
+DATASETS: dict[str, type[NamedData] | type[Shapes]] = {
+    "camvid": CamVid,
+    "cityscapes": Cityscapes,
+    "bdd100k": BDD100K,
+    "ade20k": ADE20K,
+    "coco-stuff-10k": CocoStuff10k,
+    "coco-stuff-164k": CocoStuff164k,
+    "coco-panoptic": CocoPanoptic,
+    "cityscapes-panoptic": CityscapesPanoptic,
+    "bdd100k-panoptic": BDD100KPanoptic,
+    "pascal-context-59": PascalContext,
+    "pascal-context-60": PascalContext60,
+    "shapes": Shapes,
+}
+"""Name -> class. Each says in `facts` and `splits` what is known of it without its files; all but `shapes`, which is
+drawn, are opened with the root that they lie in. `folder` data has no name: it is named by the path of its
+dataset.toml."""

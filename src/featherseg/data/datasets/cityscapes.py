@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
+from featherseg.core.types import DataFacts
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs
-
-CITYSCAPES_SPLITS = ("train", "val")
-"""The splits whose labels are public."""
+from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_splits
 
 CITYSCAPES_LICENCE = (
     "research and other non-commercial use only: trained on Cityscapes, whose terms allow academic research, teaching, "
@@ -21,12 +19,6 @@ CITYSCAPES_LICENCE = (
 )
 
 IMAGE_SUFFIX = "_leftImg8bit"
-
-_NO_TEST = (
-    "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels alone), so "
-    "it can be neither trained nor scored on: use val. For the benchmark's server, write its masks with: "
-    "featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
-)
 
 
 @dataclass(frozen=True)
@@ -43,33 +35,27 @@ MASK_KINDS = (  # the first that is there is read
 )
 
 
-class Cityscapes(PairedFiles):
-    """Cityscapes with 19 classes; keys are "frankfurt/frankfurt_000000_000294": city, then city_sequence_frame.
+class Cityscapes(NamedData):
+    """Cityscapes with 19 classes; keys are "frankfurt/frankfurt_000000_000294": city, then city_sequence_frame."""
 
-    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
-    whose labels are not public.
-    """
+    facts = DataFacts("cityscapes", CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048))
+    no_test = (
+        "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels alone), "
+        "so it can be neither trained nor scored on: use val. For the benchmark's server, write its masks with: "
+        "featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
+    )
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("cityscapes", split, CITYSCAPES_SPLITS, _NO_TEST)
-        super().__init__(cityscapes_listing(root, (split,)), split, size)
-
-
-def cityscapes_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) -> Listing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
-    _check_root(root)
-    kind, masks = _find_masks(root, splits)
-    pairs = {}
-    for split in splits:
-        images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
-        if images or masks[split]:
-            pairs[split] = make_pairs(sorted({*images, *masks[split]}), images, masks[split])
-    if not pairs:
-        raise DataNotFound(f"{root / 'leftImg8bit'} holds no image of {' or '.join(splits)}. {_EXPECTED}")
-    return Listing("cityscapes", CITYSCAPES_CLASSES, kind.label_map, pairs, CITYSCAPES_LICENCE)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        _check_root(root)
+        kind, masks = _find_masks(root, splits)
+        images = {split: files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX) for split in splits}
+        missing = f"{root / 'leftImg8bit'} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
+        return Listing("cityscapes", CITYSCAPES_CLASSES, kind.label_map, pairs, CITYSCAPES_LICENCE)
 
 
-def _find_masks(root: Path, splits: Sequence[str]) -> tuple[MaskKind, dict[str, dict[str, list[Path]]]]:
+def _find_masks(root: Path, splits: Sequence[str]) -> tuple[MaskKind, dict[str, FilesByStem]]:
     """The kind of masks to read, and these masks by split and key; the first kind where there are none at all."""
     for kind in MASK_KINDS:
         masks = {split: files_by_stem(root / "gtFine" / split, kind.suffix) for split in splits}

@@ -14,7 +14,7 @@ import numpy as np
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, refuse_links
 from featherseg.core.types import IGNORE, Progress
-from featherseg.data.datasets.cityscapes import CITYSCAPES_SPLITS
+from featherseg.data.datasets.cityscapes import Cityscapes
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
 from featherseg.data.datasets.cityscapes_panoptic import LAYOUTS, Layout
 from featherseg.data.images import read_mask
@@ -50,7 +50,7 @@ def convert_cityscapes(
     convert, and DataError for a file that is no mask of Cityscapes; the JSON of its split is then not written.
     """
     form = LAYOUTS[train_ids]
-    sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in CITYSCAPES_SPLITS}
+    sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}
     total, done = sum(map(len, sources.values())), 0
     if not total:
         state = f"{root} holds no masks of instances" if root.is_dir() else f"{root} is no folder"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.data.datasets.cityscapes import CITYSCAPES_LICENCE, CITYSCAPES_SPLITS, IMAGE_SUFFIX
+from featherseg.core.types import DataFacts
+from featherseg.data.datasets.cityscapes import CITYSCAPES_LICENCE, IMAGE_SUFFIX
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.data.pairs import check_split, files_by_stem
+from featherseg.data.pairs import NamedData, files_by_stem
 from featherseg.data.panoptic.data import (
     VOID_ALONE,
     PanopticData,
@@ -23,10 +24,6 @@ from featherseg.data.panoptic.data import (
 from featherseg.data.panoptic.files import Annotation, PanopticJson, read_panoptic_json
 
 TRAIN_IDS = tuple(range(len(CITYSCAPES_CLASSES)))
-
-_NO_TEST = (
-    "the labels of the split test of Cityscapes are not public, so it can be neither trained nor scored on: use val."
-)
 
 
 @dataclass(frozen=True)
@@ -41,49 +38,51 @@ LAYOUTS = (Layout("", LABEL_IDS), Layout("_trainId", TRAIN_IDS))
 """The first that is there is read."""
 
 
-class CityscapesPanoptic(PanopticData):
+class CityscapesPanoptic(NamedData, PanopticData):
     """Cityscapes panoptic with 19 classes; keys are "frankfurt/frankfurt_000000_000294" as of `cityscapes`.
 
-    Raises UnknownName for an unknown split, DataNotFound for a missing or incomplete root and for the split test, whose
-    labels are not public, and DataError for a JSON that cannot be right.
+    Raises DataError for a JSON that cannot be right.
     """
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("cityscapes-panoptic", split, CITYSCAPES_SPLITS, _NO_TEST)
-        super().__init__(cityscapes_panoptic_listing(root, (split,)), split, size)
-
-
-def cityscapes_panoptic_listing(root: Path, splits: Sequence[str] = CITYSCAPES_SPLITS) -> PanopticListing:
-    """The files of the splits under `root`, as far as they are converted; raises DataNotFound where there is none."""
-    for layout in LAYOUTS:
-        folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{layout.ending}" for split in splits}
-        files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
-        present = [split for split in splits if files[split].is_file()]
-        if present:
-            break
-    else:
-        raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
-    class_of = {category: index for index, category in enumerate(layout.category_ids)}
-    pairs, annotations = {}, dict[str, Annotation]()
-    for split in present:
-        content = read_panoptic_json(files[split])
-        _check_names(files[split], content, layout)
-        check_categories(files[split], content, class_of, f"the ids {sorted(class_of)} (by the name of the file)")
-        images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
-        place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
-        keys = [_key(str(annotation.image_id), place) for annotation in content.annotations]
-        pairs[split] = annotated_pairs(content, folders[split], images, keys)
-        annotations |= dict(zip(keys, content.annotations, strict=True))
-    void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
-    return PanopticListing(
-        "cityscapes-panoptic",
-        CITYSCAPES_CLASSES,
-        void,
-        pairs,
-        CITYSCAPES_LICENCE,
-        class_of=class_of,
-        annotations=annotations,
+    facts = DataFacts(
+        "cityscapes-panoptic", CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048), category_ids=LABEL_IDS
     )
+    no_test = (
+        "the labels of the split test of Cityscapes are not public, so it can be neither trained nor scored on: "
+        "use val."
+    )
+
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> PanopticListing:
+        for layout in LAYOUTS:
+            folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{layout.ending}" for split in splits}
+            files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
+            present = [split for split in splits if files[split].is_file()]
+            if present:
+                break
+        else:
+            raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
+        class_of = {category: index for index, category in enumerate(layout.category_ids)}
+        pairs, annotations = {}, dict[str, Annotation]()
+        for split in present:
+            content = read_panoptic_json(files[split])
+            _check_names(files[split], content, layout)
+            check_categories(files[split], content, class_of, f"the ids {sorted(class_of)} (by the name of the file)")
+            images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
+            place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
+            keys = [_key(str(annotation.image_id), place) for annotation in content.annotations]
+            pairs[split] = annotated_pairs(content, folders[split], images, keys)
+            annotations |= dict(zip(keys, content.annotations, strict=True))
+        void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
+        return PanopticListing(
+            "cityscapes-panoptic",
+            CITYSCAPES_CLASSES,
+            void,
+            pairs,
+            CITYSCAPES_LICENCE,
+            class_of=class_of,
+            annotations=annotations,
+        )
 
 
 def _key(image_id: str, place: dict[str, str]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
+from featherseg.core.types import DataFacts
 from featherseg.data.datasets.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
-from featherseg.data.pairs import check_split, files_by_stem
+from featherseg.data.pairs import NamedData, files_by_stem
 from featherseg.data.panoptic.data import (
     VOID_ALONE,
     PanopticData,
@@ -19,57 +20,56 @@ from featherseg.data.panoptic.data import (
 )
 from featherseg.data.panoptic.files import Annotation, read_panoptic_json
 
-COCO_PANOPTIC_SPLITS = ("train", "val")
-
 COCO_PANOPTIC_LICENCE = (
     "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to users of Flickr, each under the "
     "licence that its owner chose, which is non-commercial for some"
 )
 
-_NO_TEST = (
-    "the labels of the splits test of COCO panoptic are not public, so they can be neither trained nor scored on: use "
-    "val."
-)
 
-
-class CocoPanoptic(PanopticData):
+class CocoPanoptic(NamedData, PanopticData):
     """COCO panoptic with 133 classes; keys are the stems of the files, "000000142238".
 
-    Raises UnknownName for an unknown split, DataNotFound for a missing or incomplete root and for the split test, whose
-    labels are not public, and DataError for a JSON that cannot be right.
+    Raises DataError for a JSON that cannot be right.
     """
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("coco-panoptic", split, COCO_PANOPTIC_SPLITS, _NO_TEST)
-        super().__init__(coco_panoptic_listing(root, (split,)), split, size)
-
-
-def coco_panoptic_listing(root: Path, splits: Sequence[str] = COCO_PANOPTIC_SPLITS) -> PanopticListing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is none."""
-    pairs, annotations = {}, dict[str, Annotation]()
-    for split in splits:
-        name = f"panoptic_{split}2017"
-        if (path := _first(root / "annotations", root, name=f"{name}.json")) is None:
-            continue
-        content = read_panoptic_json(path)
-        check_categories(path, content, CLASS_OF, "the categories of COCO panoptic, 1 to 200")
-        images = files_by_stem(_first(root / "images", root, name=f"{split}2017") or root / f"{split}2017")
-        masks = _first(path.parent, root, name=name) or path.parent / name
-        keys = [Path(annotation.file_name).stem for annotation in content.annotations]
-        pairs[split] = annotated_pairs(content, masks, images, keys)
-        annotations |= dict(zip(keys, content.annotations, strict=True))
-    if not pairs:
-        raise DataNotFound(f"{root} {_state(root, splits)} {_EXPECTED}")
-    void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
-    return PanopticListing(
+    facts = DataFacts(
         "coco-panoptic",
         COCO_PANOPTIC_CLASSES,
-        void,
-        pairs,
         COCO_PANOPTIC_LICENCE,
-        class_of=CLASS_OF,
-        annotations=annotations,
+        image_size=(480, 640),
+        category_ids=tuple(CLASS_OF),
     )
+    no_test = (
+        "the labels of the splits test of COCO panoptic are not public, so they can be neither trained nor scored on: "
+        "use val."
+    )
+
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> PanopticListing:
+        pairs, annotations = {}, dict[str, Annotation]()
+        for split in splits:
+            name = f"panoptic_{split}2017"
+            if (path := _first(root / "annotations", root, name=f"{name}.json")) is None:
+                continue
+            content = read_panoptic_json(path)
+            check_categories(path, content, CLASS_OF, "the categories of COCO panoptic, 1 to 200")
+            images = files_by_stem(_first(root / "images", root, name=f"{split}2017") or root / f"{split}2017")
+            masks = _first(path.parent, root, name=name) or path.parent / name
+            keys = [Path(annotation.file_name).stem for annotation in content.annotations]
+            pairs[split] = annotated_pairs(content, masks, images, keys)
+            annotations |= dict(zip(keys, content.annotations, strict=True))
+        if not pairs:
+            raise DataNotFound(f"{root} {_state(root, splits)} {_EXPECTED}")
+        void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
+        return PanopticListing(
+            "coco-panoptic",
+            COCO_PANOPTIC_CLASSES,
+            void,
+            pairs,
+            COCO_PANOPTIC_LICENCE,
+            class_of=CLASS_OF,
+            annotations=annotations,
+        )
 
 
 def _first(*folders: Path, name: str) -> Path | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
+from featherseg.core.types import DataFacts
 from featherseg.data.datasets.coco_stuff_classes import (
     COCO_STUFF_CLASSES,
     FROM_CATEGORY_IDS,
@@ -17,14 +18,8 @@ from featherseg.data.datasets.coco_stuff_classes import (
     FROM_TRAIN_IDS_164K,
 )
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, read_list
+from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_pairs, make_splits, read_list
 
-SPLITS = ("train", "val")
-
-_NO_TEST_164K = (
-    "the labels of the split test of COCO-Stuff 164k are not public, so it can be neither trained nor scored on: "
-    "use val."
-)
 _NO_TEST_10K = "the 1000 images of test.txt are the split val of coco-stuff-10k; there is no split test."
 
 COCO_STUFF_LICENCE = (
@@ -50,71 +45,55 @@ LAYOUTS_10K = (Layout(".mat", FROM_CATEGORY_IDS), Layout(CONVERTED, FROM_TRAIN_I
 converter has run, and each has its own table: nothing is shifted twice."""
 
 
-class CocoStuff164k(PairedFiles):
-    """COCO-Stuff 164k with 171 classes; keys are the stems of the images, "000000000009".
+class CocoStuff164k(NamedData):
+    """COCO-Stuff 164k with 171 classes; keys are the stems of the images, "000000000009"."""
 
-    Raises UnknownName for an unknown split and DataNotFound for a missing or incomplete root, and for the split test,
-    whose labels are not public.
-    """
+    facts = DataFacts("coco-stuff-164k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
+    no_test = (
+        "the labels of the split test of COCO-Stuff 164k are not public, so it can be neither trained nor scored on: "
+        "use val."
+    )
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("coco-stuff-164k", split, SPLITS, _NO_TEST_164K)
-        super().__init__(coco_stuff_164k_listing(root, (split,)), split, size)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        for layout in LAYOUTS_164K:
+            masks = {split: _masks(root / "annotations" / f"{split}2017", layout) for split in splits}
+            if any(masks.values()):
+                images = {split: files_by_stem(root / "images" / f"{split}2017") for split in splits}
+                pairs = make_splits({split: (images[split], masks[split]) for split in splits})
+                return Listing("coco-stuff-164k", COCO_STUFF_CLASSES, layout.label_map, pairs, COCO_STUFF_LICENCE)
+        raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_164K}")
 
 
-class CocoStuff10k(PairedFiles):
+class CocoStuff10k(NamedData):
     """COCO-Stuff 10k with 171 classes; keys are the stems of the images, "COCO_train2014_000000000077".
 
-    The split val is the release's list test.txt. Raises UnknownName for an unknown split and DataNotFound for a missing
-    or incomplete root, and for the split test.
+    The split val is the release's list test.txt.
     """
 
-    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        check_split("coco-stuff-10k", split, SPLITS, _NO_TEST_10K)
-        super().__init__(coco_stuff_10k_listing(root, (split,)), split, size)
+    facts = DataFacts("coco-stuff-10k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
+    no_test = _NO_TEST_10K
 
-
-def coco_stuff_164k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
-    """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where there is no mask."""
-    for layout in LAYOUTS_164K:
-        masks = {split: _masks(root / "annotations" / f"{split}2017", layout) for split in splits}
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        parts = {split: "test" if split == "val" else split for split in splits}
+        released, converted = LAYOUTS_10K
+        if all_masks := _masks(root / "annotations", released):
+            all_images = files_by_stem(root / "images")
+            stems = {
+                split: read_list(root / "imageLists" / f"{part}.txt", _EXPECTED_10K) for split, part in parts.items()
+            }
+            pairs = {split: make_pairs(stems[split], all_images, all_masks) for split in splits}
+            return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, released.label_map, pairs, COCO_STUFF_LICENCE)
+        masks = {split: _masks(root / "annotations" / f"{part}2014", converted) for split, part in parts.items()}
         if any(masks.values()):
-            images = {split: files_by_stem(root / "images" / f"{split}2017") for split in splits}
-            return _listing("coco-stuff-164k", layout, images, masks)
-    raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_164K}")
+            images = {split: files_by_stem(root / "images" / f"{part}2014") for split, part in parts.items()}
+            pairs = make_splits({split: (images[split], masks[split]) for split in splits})
+            return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, converted.label_map, pairs, COCO_STUFF_LICENCE)
+        raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_10K}")
 
 
-def coco_stuff_10k_listing(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
-    """The files of the splits as they lie under `root`; raises DataNotFound where there is no mask or no list."""
-    parts = {split: "test" if split == "val" else split for split in splits}
-    released, converted = LAYOUTS_10K
-    if all_masks := _masks(root / "annotations", released):
-        all_images = files_by_stem(root / "images")
-        stems = {split: read_list(root / "imageLists" / f"{part}.txt", _EXPECTED_10K) for split, part in parts.items()}
-        pairs = {split: make_pairs(stems[split], all_images, all_masks) for split in splits}
-        return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, released.label_map, pairs, COCO_STUFF_LICENCE)
-    masks = {split: _masks(root / "annotations" / f"{part}2014", converted) for split, part in parts.items()}
-    if any(masks.values()):
-        images = {split: files_by_stem(root / "images" / f"{part}2014") for split, part in parts.items()}
-        return _listing("coco-stuff-10k", converted, images, masks)
-    raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_10K}")
-
-
-Files = dict[str, list[Path]]
-"""Files by stem."""
-
-
-def _listing(name: str, layout: Layout, images: dict[str, Files], masks: dict[str, Files]) -> Listing:
-    """The splits that have a file, their samples in the order of the stems."""
-    pairs = {
-        split: make_pairs(sorted({*images[split], *masks[split]}), images[split], masks[split])
-        for split in masks
-        if images[split] or masks[split]
-    }
-    return Listing(name, COCO_STUFF_CLASSES, layout.label_map, pairs, COCO_STUFF_LICENCE)
-
-
-def _masks(folder: Path, layout: Layout) -> Files:
+def _masks(folder: Path, layout: Layout) -> FilesByStem:
     """The masks of one layout in a folder, by the stem of their image; converted ones are none of another layout."""
     paths = sorted(folder.glob(f"[!.]*{layout.ending}"))
     others = () if layout.ending == CONVERTED else (CONVERTED,)

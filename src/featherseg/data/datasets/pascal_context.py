@@ -5,19 +5,16 @@ mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.core.errors import DataNotFound
-from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.core.types import IGNORE, ClassInfo, DataFacts
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, PairedFiles, check_split, files_by_stem, make_pairs, read_list
+from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_pairs, read_list
 from featherseg.data.palettes import default_palette
-
-PASCAL_CONTEXT_SPLITS = ("train", "val")
-
-_NO_TEST = "the labels of the test images of Pascal Context are not public: use val, on which the literature reports."
 
 PASCAL_CONTEXT_LICENCE = (
     "trained on Pascal Context: no licence is known for its labels, and its images, those of PASCAL VOC 2010, are "
@@ -113,31 +110,28 @@ class ContextMap(LabelMap):
         return super().apply(raw) if raw.dtype == np.uint8 else self.deep.apply(raw)
 
 
-class PascalContext(PairedFiles):
-    """Pascal Context with 59 or 60 classes; keys are the stems of the files, "2008_000002".
+class PascalContext(NamedData):
+    """Pascal Context with 59 classes, background ignored; keys are the stems of the files, "2008_000002"."""
 
-    With 60, class 0 is background; with 59, background is ignored and every class id is one less. Raises UnknownName
-    for an unknown split and DataNotFound for a missing or incomplete root, and for the split test.
-    """
+    facts = DataFacts("pascal-context-59", FOREGROUND, PASCAL_CONTEXT_LICENCE, image_size=(375, 500))
+    no_test = (
+        "the labels of the test images of Pascal Context are not public: use val, on which the literature reports."
+    )
 
-    def __init__(self, root: Path, split: str, size: int | None = None, *, classes: int = 59) -> None:
-        check_split(f"pascal-context-{classes}", split, PASCAL_CONTEXT_SPLITS, _NO_TEST)
-        super().__init__(pascal_context_listing(root, (split,), classes=classes), split, size)
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        base = _find_base(root)
+        images, masks = files_by_stem(base / IMAGES), files_by_stem(base / MASKS)
+        lists = {split: base / LISTS / f"{split}.txt" for split in splits}
+        pairs = {split: make_pairs(read_list(path, _EXPECTED), images, masks) for split, path in lists.items()}
+        classes = cls.facts.classes
+        return Listing(cls.facts.name, classes, ContextMap(len(classes)), pairs, PASCAL_CONTEXT_LICENCE)
 
 
-def pascal_context_classes(classes: int) -> tuple[ClassInfo, ...]:
-    """The 59 classes, or these behind background."""
-    return FOREGROUND if classes == len(FOREGROUND) else (BACKGROUND, *FOREGROUND)
+class PascalContext60(PascalContext):
+    """With background as class 0, so that every other class id is one more."""
 
-
-def pascal_context_listing(root: Path, splits: Sequence[str] = PASCAL_CONTEXT_SPLITS, *, classes: int = 59) -> Listing:
-    """The files of the splits as they lie under `root`; raises DataNotFound where there is none."""
-    base = _find_base(root)
-    images, masks = files_by_stem(base / IMAGES), files_by_stem(base / MASKS)
-    lists = {split: base / LISTS / f"{split}.txt" for split in splits}
-    pairs = {split: make_pairs(read_list(path, _EXPECTED), images, masks) for split, path in lists.items()}
-    name, infos = f"pascal-context-{classes}", pascal_context_classes(classes)
-    return Listing(name, infos, ContextMap(classes), pairs, PASCAL_CONTEXT_LICENCE)
+    facts = replace(PascalContext.facts, name="pascal-context-60", classes=(BACKGROUND, *FOREGROUND))
 
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 from featherseg.core.errors import DataError, unknown
-from featherseg.core.types import IGNORE, ClassInfo, Sample
+from featherseg.core.types import IGNORE, ClassInfo, DataFacts, Sample
 from featherseg.data.shapes.canvas import HEIGHT, RGB, WIDTH, Camera, Canvas, Dice
 from featherseg.data.shapes.light import develop
 from featherseg.data.shapes.plan import plan_scene
@@ -42,10 +42,9 @@ class Shapes:
     Raises UnknownName for a split that is not train, val or test, DataError for a size under 1.
     """
 
-    name = "shapes"
-    classes = CLASSES
-    channels = 3
-    licence = "Apache-2.0"
+    facts = DataFacts("shapes", CLASSES, "Apache-2.0", image_size=(HEIGHT, WIDTH))
+    splits = ("train", "val", "test")
+    name, classes, channels, licence = facts.name, facts.classes, facts.channels, facts.licence
 
     def __init__(self, split: str, size: int | None = None) -> None:
         if split not in SPLITS:
