@@ -1,7 +1,7 @@
 """Ablations under the short protocol on CamVid: trains what is missing, prints one table. Used by *_ablations.py.
 
 Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
-resolution, seeds 0 to 2. A difference gets a sign only if all three pairs of seeds agree. It can be killed and restarted.
+resolution, seeds 0 to 2. A difference gets a sign only if all three pairs of seeds agree. Can be killed and restarted.
 """
 
 import argparse
