@@ -11,6 +11,7 @@ from featherseg.core.errors import FeathersegError
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
+    from featherseg.api import check, cost, evaluate, predict, report
     from featherseg.backbones.weights import load_official
     from featherseg.exporters import export
     from featherseg.inference.optimize import optimize
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "build": "featherseg.models",
+    "check": "featherseg.api",
+    "cost": "featherseg.api",
+    "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs",
     "optimize": "featherseg.inference.optimize",
+    "predict": "featherseg.api",
     "Predictor": "featherseg.inference.predictor",
+    "report": "featherseg.api",
 }
 _FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")
 
@@ -34,11 +40,16 @@ __all__ = [
     "__version__",
     "backbones",
     "build",
+    "check",
+    "cost",
+    "evaluate",
     "export",
     "kernels",
     "load_official",
     "load_run",
     "optimize",
+    "predict",
+    "report",
 ]
 
 

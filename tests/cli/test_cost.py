@@ -24,7 +24,7 @@ def test_json_is_one_object_in_the_stable_form(capsys):
     printed, messages = capsys.readouterr()
     counted = count("frm-lite0", (128, 64), 5)
     rows = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in beside_deeplabv3(counted)}
-    assert json.loads(printed) == {**counted.as_json(), "published": [], "deeplabv3": rows}
+    assert json.loads(printed) == {**counted.as_dict(), "published": [], "deeplabv3": rows}
     assert messages == ""
 
 

@@ -332,7 +332,7 @@ def test_a_model_that_pads_is_counted_at_the_padded_size():
 
 
 def test_the_json_form_is_the_stable_one():
-    form = cost("frm-lite0", (128, 64), 5).as_json()
+    form = cost("frm-lite0", (128, 64), 5).as_dict()
     assert list(form) == ["model", "size", "classes", "params", "macs", "parts"]
     assert (form["model"], form["size"], form["classes"]) == ("frm-lite0", [128, 64], 5)
     assert list(form["macs"]) == ["macs", "ptflops-0.6", "conv-bn"] == list(CONVENTIONS)

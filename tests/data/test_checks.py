@@ -283,7 +283,7 @@ def test_a_repeated_image_within_a_split_is_a_note(yard: Path):
 
 def test_the_report_is_plain_json(yard: Path):
     plant_values(yard)
-    report = json.loads(json.dumps(check_data(str(yard)).to_json()))
+    report = json.loads(json.dumps(check_data(str(yard)).as_dict()))
     assert report["clean"] is False
     assert report["faults"][0]["kind"] == "values"
     assert report["splits"]["train"]["sizes"] == {"4x5": 4}

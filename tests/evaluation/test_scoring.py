@@ -11,7 +11,7 @@ from PIL import Image
 from featherseg import FeathersegError, models
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.iou import Confusion
-from featherseg.evaluation.scoring import evaluate, evaluate_predictions, prediction_files, to_json
+from featherseg.evaluation.scoring import evaluate, evaluate_predictions, prediction_files
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import InferenceSettings, predict_mask
 
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_masks_it_predicts(runtime):
 def test_the_same_weights_score_the_same_bits_again(runtime):
     again = TorchRuntime(runtime.model, CLASSES, device="cpu")
     first, second = evaluate(runtime, Scenes()), evaluate(again, Scenes())
-    assert json.dumps(to_json(first)) == json.dumps(to_json(second))
+    assert json.dumps(first.as_dict()) == json.dumps(second.as_dict())
 
 
 def test_each_image_has_its_own_miou_by_key(runtime):
@@ -74,7 +74,7 @@ def test_each_image_has_its_own_miou_by_key(runtime):
 
 
 def test_json_has_fractions_counts_and_null_for_what_does_not_occur(runtime):
-    found = json.loads(json.dumps(to_json(evaluate(runtime, Scenes())), allow_nan=False))
+    found = json.loads(json.dumps(evaluate(runtime, Scenes()).as_dict(), allow_nan=False))
     assert found["classes"] == ["road", "sky", "car", "bus"]
     assert np.sum(found["confusion"]) + sum(found["void"]) == 63 * (80 + 81 + 82)
     assert 0 <= found["miou"] <= 1

@@ -72,7 +72,7 @@ def test_the_model_given_is_left_as_it_was(tmp_path):
 
 def test_a_run_keeps_the_report(exported):
     kept = json.loads((exported.run.path / "parity.json").read_text())
-    assert kept == {"onnx": json.loads(json.dumps(exported.report.as_json()))}
+    assert kept == {"onnx": json.loads(json.dumps(exported.report.as_dict()))}
     assert kept["onnx"]["parity"]["ok"]
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_nothing_here_can_run_is_written_and_says_so(tmp_path, monke
 
     monkeypatch.setitem(EXPORTERS, "onnx", replace(EXPORTERS["onnx"], write=write, verified=False))
     report = export(OneLayer(), path=tmp_path / "a.onnx")
-    assert (report.parity, report.bytes, report.as_json()["parity"]) == (None, 7, None)
+    assert (report.parity, report.bytes, report.as_dict()["parity"]) == (None, 7, None)
 
 
 def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):

@@ -74,7 +74,7 @@ def test_a_nan_is_not_within_tolerance():
 def test_a_file_whose_metadata_alone_differ_is_not_ok():
     report = ParityReport((ParityRow(1, 64, 64, 0.0, 0.0, 1.0),), "metadata: mean")
     assert not report.ok
-    assert report.as_json()["first_difference"] == "metadata: mean"
+    assert report.as_dict()["first_difference"] == "metadata: mean"
 
 
 @pytest.mark.parametrize(

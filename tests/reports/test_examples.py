@@ -49,6 +49,6 @@ def test_large_masks_are_shrunk_without_new_colours(tmp_path):
 
 def test_a_folder_without_or_with_broken_images_has_no_examples(tmp_path):
     assert read_examples(tmp_path) == []
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "examples.json").write_text('[{"name": "best-1", "key": "a", "miou": 0.5}]')
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "examples.json").write_text('[{"name": "best-1", "key": "a", "miou": 0.5}]')
     assert read_examples(tmp_path) == []

@@ -123,7 +123,7 @@ def text_of(page: str) -> str:
 
 
 def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
-    page = write_report(run).read_text()
+    page = write_report(run).path.read_text()
     Page(page)
     for sentence in ("No step was logged yet.", "Not scored yet:", "None drawn yet:", "Not exported yet:"):
         assert sentence in page
@@ -131,7 +131,7 @@ def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
 
 
 def test_a_full_run_shows_its_figures(full):
-    text = text_of(write_report(full).read_text())
+    text = text_of(write_report(full).path.read_text())
     for words in ("55.0", "61.5", "3.7", "research only", "97x131", "2.0e-05", "street.onnx (onnx, 15.0 MB)"):
         assert words in text
     assert "host.cpus 2" in text
@@ -141,7 +141,7 @@ def test_a_full_run_shows_its_figures(full):
 
 
 def test_the_page_loads_nothing_and_runs_nothing(full):
-    page = write_report(full).read_text()
+    page = write_report(full).path.read_text()
     tags = Page(page).tags
     assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "embed", "base", "form"}
     links = [a[key] for _, a in tags for key in ("src", "href") if key in a]
@@ -152,14 +152,14 @@ def test_the_page_loads_nothing_and_runs_nothing(full):
 
 
 def test_hostile_names_are_text(full):
-    page = write_report(full).read_text()
+    page = write_report(full).path.read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not any(attribute.startswith("on") for _, attributes in Page(page).tags for attribute in attributes)
 
 
 def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
-    page = write_report(full).read_text()
+    page = write_report(full).path.read_text()
     tags = Page(page).tags
     assert page.count("<caption>") == page.count("<table")
     assert page.count("<title>") == page.count("<svg") + 1
@@ -169,7 +169,8 @@ def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
 
 
 def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
-    panels = [np.array(Image.open(full / "images" / f"worst-1-{p}.webp").convert("RGB")) for p in PANELS]
+    files = [full / "examples" / f"worst-1-{panel.replace(' ', '-')}.webp" for panel in PANELS]
+    panels = [np.array(Image.open(file).convert("RGB")) for file in files]
     image, label, prediction = panels
     assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second image
     assert label[0, 0].tolist() == [0, 0, 0]
@@ -178,7 +179,7 @@ def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
 
 
 def test_the_report_can_go_elsewhere(full, tmp_path):
-    assert write_report(full, tmp_path / "pages" / "a.html").parent.name == "pages"
+    assert write_report(full, tmp_path / "pages" / "a.html").path.parent.name == "pages"
     assert not (full / "report.html").exists()
 
 

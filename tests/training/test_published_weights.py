@@ -126,7 +126,7 @@ def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained
     assert "trained by featherseg" not in card
     assert "epochs" not in card
     assert recipe.startswith(f"# The weights of this run were imported from 'weights.pth' (sha256 {digest}).\n")
-    page = write_report(run.path).read_text()
+    page = write_report(run.path).path.read_text()
     assert "imported from weights.pth, not trained here" in page
     assert "were not trained with them" in page
     assert "seed 0." not in page

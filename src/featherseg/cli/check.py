@@ -36,25 +36,18 @@ def check(
 
     Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
     """
+    import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.data.checks import check_data
-    from featherseg.data.fixes import free_target, write_mended
 
-    if fix is not None:
-        free_target(fix)  # known before the long work
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        report = check_data(data, data_root, progress)
-    mended = None
-    if fix is not None:
-        with progress_bar(console) as progress:
-            mended = write_mended(report, fix, progress)
+        report = featherseg.check(data, data_root, fix=fix, progress=progress)
     if as_json:
-        print(json_text(report.to_json()))
+        print(json_text(report.as_dict()))
     else:
         _print_report(console, report)
-    if fix is not None and mended is not None:
-        _print_mended(console, mended, fix)
+    if fix is not None and report.mended is not None:
+        _print_mended(console, report.mended, fix)
     elif not report.clean and report.listing is not None:
         console.print("A copy without these faults is written by the same command with --fix OUT.")
     raise typer.Exit(0 if report.clean else 1)

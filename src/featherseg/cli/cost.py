@@ -23,16 +23,16 @@ def cost(
 ) -> None:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
     height_width = parse_size(size, "--size")
-    from featherseg.counting.cost import cost as count
+    import featherseg
     from featherseg.counting.deeplab import beside_deeplabv3
     from featherseg.counting.published import published
 
-    result, rows = count(model, height_width, classes), published(model)
+    result, rows = featherseg.cost(model, height_width, classes), published(model)
     deeplabs = beside_deeplabv3(result)
     if as_json:
         beside = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in deeplabs}
         theirs = [row.model_dump(mode="json") for row in rows]
-        print(json_text({**result.as_json(), "published": theirs, "deeplabv3": beside}))
+        print(json_text({**result.as_dict(), "published": theirs, "deeplabv3": beside}))
     else:
         _print_tables(result, rows)
         _print_deeplabs(result, deeplabs)

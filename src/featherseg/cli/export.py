@@ -71,7 +71,7 @@ def export(
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     reports, errors = export_all(load_run(run), names, output, options=options, say=progress.print)
     if as_json:
-        print(json_text([report.as_json() for report in reports]))
+        print(json_text([report.as_dict() for report in reports]))
     elif reports:
         console = Console(highlight=False, soft_wrap=True)
         _print_reports(console, reports)
@@ -85,16 +85,17 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
     from rich.table import Table
 
     from featherseg.exporters.parity import TOLERANCE
+    from featherseg.exporters.report import HEADS
 
     table = Table(
         title=f"Files beside their model: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
         f"int8 apart), positions with the same class",
         title_justify="left",
     )
-    for heading in ("format", "error", "same class", "mIoU", "model's", "MB", "ms"):
-        table.add_column(heading, justify="left" if heading == "format" else "right")
+    for heading in HEADS:
+        table.add_column(heading, justify="left" if heading == HEADS[0] else "right")
     for report in reports:
-        table.add_row(*_row(report))
+        table.add_row(*report.texts())
     console.print(table)
     for report in reports:
         console.print(f"{report.target}: {one_line(str(report.path))}{_remarks(report)}", markup=False)
@@ -108,27 +109,6 @@ def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
     if file and (lines := onnx_lines(file, open_file(file, "cpu").facts)):
         console.print(f"\nWithout featherseg (docs/formats.md tells of other files):\n\n{lines}", markup=False)
-
-
-def _row(report: ExportReport) -> tuple[str, ...]:
-    parity = report.parity
-    size = f"{report.bytes / 1e6:.1f}"
-    if parity is None:
-        return report.target, "not run", "", "", "", size, ""
-    same = report.same_class
-    return (
-        report.target,
-        f"{parity.worst.relative_error:.1e}",
-        "" if same is None else f"{same:.2%}",
-        _percent(parity.file_miou),
-        _percent(parity.model_miou),
-        size,
-        "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}",
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _remarks(report: ExportReport) -> str:

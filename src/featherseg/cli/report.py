@@ -18,13 +18,15 @@ def report(
 
     The page is one file: no network access, no script. What the run does not hold yet is named as missing.
     """
+    import featherseg
     from featherseg.core.files import check_writable
-    from featherseg.reports.run_report import write_report
-    from featherseg.runs import find_run
 
     if output:
         check_writable(output)
-    page = write_report(find_run(run), output)
-    print(f"report: {one_line(str(page.resolve()))}")
+    made = featherseg.report(run, output)
+    page = made.path.resolve()
+    print(f"report: {one_line(str(page))}")
+    for missing in made.missing:
+        print(one_line(missing))
     if show:
-        typer.launch(page.resolve().as_uri())
+        typer.launch(page.as_uri())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
@@ -125,7 +126,7 @@ class Cost:
     macs: dict[str, int]
     parts: dict[str, Part]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The stable form: {"model", "size": [H, W], "classes", "params", "macs": {...}, "parts": {...}}."""
         return {
             "model": self.model,
@@ -135,6 +136,12 @@ class Cost:
             "macs": dict(self.macs),
             "parts": {name: {"params": part.params, "macs": part.macs} for name, part in self.parts.items()},
         }
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{part.params:,}", f"{part.macs / 1e9:.3f}") for name, part in self.parts.items()]
+        rows.append(("all", f"{self.params:,}", f"{self.macs['macs'] / 1e9:.3f}"))
+        height, width = self.size
+        return html_table(f"{self.model}, {height}x{width}", ("part", "parameters", "GMACs (macs)"), rows)
 
 
 def cost(name: str, size: Size, classes: int) -> Cost:

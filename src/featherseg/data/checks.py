@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Progress
 from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
@@ -17,6 +18,9 @@ from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_t
 from featherseg.data.propose import Proposal, propose
 from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency
+
+if TYPE_CHECKING:
+    from featherseg.data.fixes import MendReport
 
 FAULTS = {  # kind -> how a group of them is headed
     "empty": "splits without an image",
@@ -72,7 +76,7 @@ class SplitReport:
 
 @dataclass
 class CheckReport:
-    """The outcome of `check_data`. Notes are worth knowing, but no faults."""
+    """The outcome of `check_data`. Notes are worth knowing, but no faults; mended, what a copy of it lacks or mends."""
 
     name: str
     classes: tuple[ClassInfo, ...]
@@ -81,6 +85,7 @@ class CheckReport:
     notes: list[str] = field(default_factory=list)
     listing: Listing | None = None
     proposal: Proposal | None = None
+    mended: "MendReport | None" = None
 
     @property
     def clean(self) -> bool:
@@ -93,7 +98,7 @@ class CheckReport:
         split = self.splits.get("train") or next(iter(self.splits.values()))
         return median_frequency(split.statistics)
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The report as plain values, without the listing of files."""
         return {
             "name": self.name,
@@ -105,6 +110,14 @@ class CheckReport:
             "notes": self.notes,
             "proposed_dataset_toml": self.proposal.text if self.proposal else None,
         }
+
+    def _repr_html_(self) -> str:
+        splits = self.splits.values()
+        rows = [(info.name, *(f"{100 * s.share(i):.2f}" for s in splits)) for i, info in enumerate(self.classes)]
+        state = "clean" if self.clean else f"{len(self.faults)} faults"
+        title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
+        heads = ("class, share of the labelled pixels in %", *self.splits)
+        return html_table(title, heads, rows, [*(fault.text for fault in self.faults[:SHOWN_NAMES]), *self.notes])
 
 
 def check_data(data: str, root: Path | None = None, progress: Progress | None = None) -> CheckReport:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import Progress, SegmentationData
+from featherseg.counting.published import Comparison
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
@@ -21,8 +23,6 @@ from featherseg.evaluation.iou import Confusion
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
 from featherseg.uncertainty.bootstrap import image_counts
-
-"""Called with (images done, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Scores:
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
     key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the ground truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
-    categories in the order of the classes; None where model or data know no objects.
+    categories in the order of the classes; None where model or data know no objects. published is the paper's row
+    beside these figures, where the run's recipe names one; notes are sentences on how it was scored.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +50,32 @@ class Scores:
     per_image: dict[str, float]
     counts: np.ndarray
     panoptic: dict[str, Any] | None = None
+    published: Comparison | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN."""
+        return {
+            "miou": number(self.miou),
+            "iou": [number(v) for v in self.iou],
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "class_accuracy": number(self.class_accuracy),
+            "boundary_f": number(self.boundary_f),
+            "classes": list(self.classes),
+            "images": self.images,
+            "confusion": self.confusion.tolist(),
+            "void": self.void.tolist(),
+        } | ({"panoptic": plain(self.panoptic)} if self.panoptic else {})
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            (name, percent(iou), percent(contour))
+            for name, iou, contour in zip(self.classes, self.iou, self.class_boundary_f, strict=True)
+        ]
+        rows.append(("mean", percent(self.miou), percent(self.boundary_f)))
+        objects = [f"PQ {percent(self.panoptic['pq'])} %"] if self.panoptic else []
+        title = f"{self.images} images: mIoU {percent(self.miou)} %, pixel accuracy {percent(self.pixel_accuracy)} %"
+        return html_table(title, ("class", "IoU %", "boundary F %"), rows, (*objects, *self.notes))
 
 
 def evaluate(
@@ -145,21 +172,6 @@ def check_resize(runtime: Runtime, data: SegmentationData) -> None:
         f"{runtime.name} and {data.name} have other classes ({len(ours)} and {len(theirs)}): {difference}. "
         f"Score on data with the model's classes, or fine-tune to these with: featherseg train --init {runtime.name}"
     )
-
-
-def to_json(scores: Scores) -> dict[str, Any]:
-    """The scores as plain JSON values: fractions, pixel counts (confusion, void), null for NaN."""
-    return {
-        "miou": number(scores.miou),
-        "iou": [number(v) for v in scores.iou],
-        "pixel_accuracy": number(scores.pixel_accuracy),
-        "class_accuracy": number(scores.class_accuracy),
-        "boundary_f": number(scores.boundary_f),
-        "classes": list(scores.classes),
-        "images": scores.images,
-        "confusion": scores.confusion.tolist(),
-        "void": scores.void.tolist(),
-    } | ({"panoptic": plain(scores.panoptic)} if scores.panoptic else {})
 
 
 def plain(found: dict[str, Any]) -> dict[str, Any]:

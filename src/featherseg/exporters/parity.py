@@ -106,7 +106,7 @@ class ParityReport:
         """The row that is farthest off."""
         return max(self.rows, key=lambda row: inf if row.relative_error != row.relative_error else row.relative_error)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """{"tolerance", "ok", "rows": [{"batch", "height", "width", ..., "ok"}], "first_difference", ...}."""
         rows = [{**asdict(row), "ok": row.ok} for row in self.rows]
         return {"tolerance": TOLERANCE, "ok": self.ok, **asdict(self), "rows": rows}

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.files import load_json, write_json
+from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import Size
 from featherseg.exporters.job import Quantised
 from featherseg.exporters.parity import ParityReport
 
 PARITY = "parity.json"
+HEADS = ("format", "error", "same class", "mIoU", "model's", "MB", "ms")
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,28 @@ class ExportReport:
         same = sum(row.same_class * count for row, count in zip(rows, places, strict=True))
         return same / sum(places) if rows else None
 
-    def as_json(self) -> dict[str, Any]:
-        """The fields by name, and "same_class"; "parity" as `ParityReport.as_json` gives it."""
-        parity = self.parity.as_json() if self.parity else None
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, and "same_class"; "parity" as `ParityReport.as_dict` gives it."""
+        parity = self.parity.as_dict() if self.parity else None
         return {**asdict(self), "path": str(self.path), "parity": parity, "same_class": self.same_class}
+
+    def texts(self) -> tuple[str, ...]:
+        """The report as a row under HEADS; a cell is empty where nothing was measured."""
+        parity, size = self.parity, f"{self.bytes / 1e6:.1f}"
+        if parity is None:
+            return self.target, "not run", "", "", "", size, ""
+        same = "" if self.same_class is None else f"{self.same_class:.2%}"
+        time = "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}"
+        error = f"{parity.worst.relative_error:.1e}"
+        return self.target, error, same, percent(parity.file_miou), percent(parity.model_miou), size, time
+
+    def _repr_html_(self) -> str:
+        return html_table("The file beside its model", HEADS, [self.texts()], [str(self.path)])
 
 
 def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
     """Put them into the run's parity.json, {target: report}; those of other targets stay."""
-    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.target: row.as_json() for row in reports}})
+    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.target: row.as_dict() for row in reports}})
 
 
 def read_reports(path: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
+import base64
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
 
@@ -56,6 +59,22 @@ class Prediction:
         """Class name -> share of the pixels, 0..1; every class is listed."""
         counts = class_counts(self.mask, len(self.classes))
         return {info.name: float(count / self.mask.size) for info, count in zip(self.classes, counts, strict=True)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, of a panoptic model with its objects: the mask itself stays an array."""
+        objects = {} if self.panoptic is None else {"segments": self.panoptic.segments}
+        size = list(self.mask.shape)
+        return {"name": self.name, "size": size, "how": self.how, "shares": self.shares} | objects
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.overlay(legend=True).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        image = base64.b64encode(self._repr_png_()).decode()
+        title = f"{self.name}: {self.mask.shape[0]}x{self.mask.shape[1]}, {self.how}"
+        return f'<figure><img src="data:image/png;base64,{image}"><figcaption>{escape(title)}</figcaption></figure>'
 
     def probabilities(self) -> np.ndarray:
         """(K, H, W) float32, summing to 1 over the classes. The model runs again: nobody else needs so much room."""

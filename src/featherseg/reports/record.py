@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import append_line, check_folder, refuse_links, write_json
 from featherseg.core.types import SegmentationData
-from featherseg.evaluation.scoring import Scores, number, to_json
+from featherseg.evaluation.scoring import Scores, number
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
@@ -38,7 +38,7 @@ def record(
     check_recordable(run)
     where = log_evaluation(run, data, split, inference, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
-    write_json(run.path / SCORES, {**where, **to_json(scores), "per_image": per_image})
+    write_json(run.path / SCORES, {**where, **scores.as_dict(), "per_image": per_image})
     draw_examples(run.path, runtime, data, scores.per_image)
     return times_scored(run, split)
 

@@ -5,6 +5,8 @@ named with the command that makes it. Class names, keys and settings come from o
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,35 @@ from featherseg.runs import Run, build_model, open_run
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 
 
-def write_report(run_path: Path, output: Path | None = None) -> Path:
-    """Write the report of a run folder to `output`, by default RUN/report.html; -> its path.
+@dataclass(frozen=True)
+class Report:
+    """The page of a run: where it is, and what the run does not hold yet, each with the command that makes it."""
+
+    path: Path
+    run: str
+    missing: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"path": str(self.path), "run": self.run, "missing": list(self.missing)}
+
+    def _repr_html_(self) -> str:
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
+def write_report(run_path: Path, output: Path | None = None) -> Report:
+    """Write the report of a run folder to `output`, by default RUN/report.html; -> where it is, and what it lacks.
 
     That of a run which comes with the package goes to the working folder. Raises RunError where there is no run, or a
     file in it is damaged.
     """
     run = open_run(run_path)
-    path = output or (Path() if run.shipped else run_path) / REPORT
-    write_text(path, report_html(gather(run)))
-    return path
+    path, evidence = output or (Path() if run.shipped else run_path) / REPORT, gather(run)
+    write_text(path, report_html(evidence))
+    missing = [f"not scored: featherseg evaluate {run.spelling}"] if evidence.scores is None else []
+    missing += [] if evidence.parity else [f"not exported: featherseg export {run.spelling}"]
+    return Report(path, run.name, tuple(missing))
 
 
 def gather(run: Run) -> Evidence:

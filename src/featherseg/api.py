@@ -1,0 +1,266 @@
+"""The verbs as functions: `featherseg.evaluate(run)` in a program or a notebook is `featherseg evaluate RUN`.
+
+Each opens what it is given, calls the folder that does the work, and returns a result that gives plain values
+(`as_dict`) and shows itself in Jupyter. None prints, ends the program, or leaves torch set otherwise than it was. What
+is worth knowing on the way goes to the logger "featherseg".
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featherseg.core.errors import ConfigError, DataNotFound
+from featherseg.core.notebook import progress_or_bar
+from featherseg.core.types import Progress, SegmentationData, Size
+from featherseg.core.wording import counted
+from featherseg.counting.cost import Cost, cost_of
+from featherseg.counting.cost import cost as cost_by_name
+from featherseg.counting.published import compare
+from featherseg.data import open_dataset
+from featherseg.data.checks import CheckReport, check_data
+from featherseg.data.fixes import free_target, write_mended
+from featherseg.data.images import IMAGE_SUFFIXES, is_image
+from featherseg.evaluation import scoring
+from featherseg.evaluation.scoring import Scores
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
+from featherseg.inference.settings import InferenceSettings, own_settings
+from featherseg.inference.tiling import DEFAULT_GB
+from featherseg.layers.model import SegmentationModel
+from featherseg.reports.record import check_recordable, record
+from featherseg.reports.run_report import Report, write_report
+from featherseg.runs import Run, build_model, find_run, load_run
+
+
+def evaluate(
+    run: Run | str | Path | None = None,
+    data: SegmentationData | str | Path | None = None,
+    split: str | None = None,
+    *,
+    data_root: str | Path | None = None,
+    predictions: str | Path | None = None,
+    full: bool = False,
+    device: str = "auto",
+    inference: InferenceSettings | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score a run, an exported file or a folder of predictions at the full resolution of the labels.
+
+    A run keeps its scores: scores.json, a line in evaluations.jsonl, its card, the best and worst images in examples/.
+    Of an exported file, of predictions and of a run that comes with featherseg nothing is written.
+
+    Args:
+        run: A Run, a run folder, the name of one, or an exported file.
+        data: A dataset's name, a dataset.toml, or a dataset of your own. Default: what the run was trained on.
+        split: The part of the dataset. Default: what training validated on; "val" for other data.
+        data_root: The folder in which the dataset lies. Default: where it lay for the training.
+        predictions: A folder of index PNGs (KEY.png) to score in place of a model.
+        full: Score all images, also those that the run's `data.val_size` left out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        inference: How images are looked at, or what differs from how the run was validated: {"flip": True}.
+        progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
+
+    Returns:
+        Scores: mIoU, IoU by class, accuracies, boundary F, the confusion matrix, and the paper's row beside them.
+
+    Raises:
+        RunError, ExportError: The run or the file cannot be used.
+        ConfigError: Classes or channels of model and data differ, or it is not clear what to score.
+        DataNotFound, DataError: Images, masks or predictions are missing or damaged.
+    """
+    if (run is None) == (predictions is None):
+        raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
+    progress = progress_or_bar(progress)
+    if predictions is not None:
+        return scoring.evaluate_predictions(Path(predictions), _named_data(data, split, data_root), progress=progress)
+    if not isinstance(run, Run) and is_exported_file(str(run)):
+        chosen = _named_data(data, split, data_root)
+        runtime = open_runtime(str(run), device)
+        settings = _settings(runtime, inference)
+        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
+        return replace(scores, notes=_looked_at(settings))
+
+    run = run if isinstance(run, Run) else load_run(str(run))
+    if not run.shipped:
+        check_recordable(run)  # before the look
+    chosen, split, notes = _data_of(run, data, split, data_root, full)
+    runtime = open_runtime(run, device)
+    settings = _settings(runtime, inference)
+    with _threads(run.info.threads):
+        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
+        notes += _looked_at(settings)
+        if run.shipped:
+            notes += (f"{run.name} comes with featherseg: its scores are shown, and nothing is kept of them",)
+        else:
+            times = record(run, runtime, chosen, split, settings, scores)
+            notes += (f"test has been looked at {counted(times, 'time')} by this run",) if split == "test" else ()
+    return replace(scores, published=compare(run), notes=notes)
+
+
+def predict(
+    run: Predictor | Run | Runtime | str | Path,
+    images: Any,
+    *,
+    device: str = "auto",
+    batch: int = 1,
+    inference: InferenceSettings | Mapping[str, Any] | None = None,
+    memory_gb: float = DEFAULT_GB,
+    max_side: int | None = None,
+) -> Any:
+    """Segment images; each `Prediction` holds the mask, and can draw and save it.
+
+    For one image after the other keep a `featherseg.Predictor`: it opens the model once.
+
+    Args:
+        run: A Run, a run folder, the name of one, an exported file, or a Predictor (the options are its own then).
+        images: A path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor; a list of them, an iterator
+            (read as it is used), or a folder: the images directly inside, by name.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch: How many images of one size go through the model at a time.
+        inference: How images are looked at, or what differs from how the run was validated: {"flip": True}.
+        memory_gb: Memory to stay within; larger images are cut into tiles.
+        max_side: Shrink longer images to this side for the model; masks keep the full size.
+
+    Returns:
+        Prediction for one image, a list of them for a list or a folder, an iterator for an iterator.
+
+    Raises:
+        RunError, ExportError, DeviceError: The model cannot be used.
+        DataError, DataNotFound: An image is missing or cannot be read.
+        ConfigError: A value is out of range, or an image does not fit into `memory_gb`.
+    """
+    if not isinstance(run, Predictor):
+        runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
+        settings = _settings(runtime, inference)
+        run = Predictor(runtime, batch=batch, inference=settings, memory_gb=memory_gb, max_side=max_side)
+    if isinstance(images, str | Path) and os.path.isdir(images):
+        images = images_in(Path(images))
+    return run(images)
+
+
+def check(
+    data: str | Path,
+    data_root: str | Path | None = None,
+    *,
+    fix: str | Path | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look through every file of a dataset for what would spoil a training: every fault is named.
+
+    Args:
+        data: A dataset's name, a dataset.toml, or a folder with images/ and masks/.
+        data_root: Where a dataset with a name lies.
+        fix: Write a copy without the faults into this new folder.
+        progress: Called with (what is being done, samples done, samples in all). Default: a bar in a notebook.
+
+    Returns:
+        CheckReport: faults, notes, the classes' shares by split; `mended` says what `fix` did.
+
+    Raises:
+        UnknownName, DataNotFound, ConfigError: The dataset cannot be opened.
+        DataError: `fix` is in use or cannot be written.
+    """
+    progress = progress_or_bar(progress)
+    if fix is not None:
+        free_target(Path(fix))  # known before the long work
+    report = check_data(str(data), _path(data_root), progress)
+    if fix is not None:
+        report.mended = write_mended(report, Path(fix), progress)
+    return report
+
+
+def cost(model: SegmentationModel | Run | str, size: Size = (1024, 2048), classes: int = 19) -> Cost:
+    """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it.
+
+    Args:
+        model: A name of the catalogue, a model, or a Run.
+        size: (height, width) of the image in pixels.
+        classes: How many the model of that name tells apart; a model and a Run have their own number.
+
+    Returns:
+        Cost: parameters, MACs by each convention, and both by part.
+
+    Raises:
+        UnknownName: No model has that name, or a layer of the model has no rule.
+        ConfigError: The size or the number of classes cannot be.
+    """
+    if isinstance(model, Run):
+        return cost_of(build_model(model.info), model.recipe.model.name, size)
+    return cost_by_name(model, size, classes) if isinstance(model, str) else cost_of(model, type(model).__name__, size)
+
+
+def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
+    """Write a run's report: curves, IoU by class, confusion, best and worst images, cost, export parity on one page.
+
+    Args:
+        run: A Run, a run folder, or the name of one.
+        out: The page. Default: RUN/report.html; report.html here for a run that comes with featherseg.
+
+    Returns:
+        Report: where the page is, and what the run does not hold yet.
+
+    Raises:
+        RunError: There is no such run, or a file in it is damaged.
+    """
+    return write_report(run.path if isinstance(run, Run) else find_run(run), _path(out))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images directly inside a folder, by name. Raises DataNotFound where there is none."""
+    inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
+    if not inside:
+        raise DataNotFound(
+            f"{folder} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
+            f"where they are named themselves, as in {folder}/*.mp4."
+        )
+    return inside
+
+
+def _named_data(
+    data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None
+) -> SegmentationData:
+    if data is None:
+        raise ConfigError("name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own.")
+    return open_dataset(str(data), split or "val", _path(root)) if isinstance(data, str | Path) else data
+
+
+def _data_of(
+    run: Run, data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None, full: bool
+) -> tuple[SegmentationData, str, tuple[str, ...]]:
+    """What to score a run on, its split, and a note: the run's own data, as training validated on it, unless named."""
+    own = run.recipe.data
+    if data is not None and not (isinstance(data, str | Path) and str(data) == own.name):
+        return _named_data(data, split, root), split or "val", ()
+    split = split or own.val_split
+    size = own.val_size if split == own.val_split and not full else None
+    note = f"{counted(size or 0, 'image')} of {split}, as in training (data.val_size); all of them with --full"
+    return open_dataset(own.name, split, _path(root or own.root), size), split, (note,) if size else ()
+
+
+def _settings(runtime: Runtime, inference: InferenceSettings | Mapping[str, Any] | None) -> InferenceSettings:
+    """As given; what is left out of a mapping is as the model was validated."""
+    return inference if isinstance(inference, InferenceSettings) else replace(own_settings(runtime), **inference or {})
+
+
+def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
+    return (f"images are looked at: {settings}",) if str(settings) != "whole" else ()
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads of torch as the training had: another number may give other last bits. Put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count if count <= (os.cpu_count() or 1) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

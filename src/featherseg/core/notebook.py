@@ -1,0 +1,61 @@
+"""What results and long work show in Jupyter: tables, and a bar that moves. Nothing is shown anywhere else."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from featherseg.core.types import Progress
+
+REDRAW_SECONDS = 0.2  # between two drawings of a bar: each is a message to the browser
+
+
+def progress_or_bar(progress: Progress | None) -> Progress:
+    """`progress` itself; where it is None, a bar in a notebook and silence anywhere else."""
+    if progress is not None:
+        return progress
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return NotebookBar() if getattr(shell, "kernel", None) else lambda doing, done, total: None
+
+
+class NotebookBar:
+    """A bar below the notebook's cell, drawn again as work goes on."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.drawn = 0.0  # clock
+
+    def __call__(self, doing: str, done: int, total: int | None) -> None:
+        if done != total and time.monotonic() - self.drawn < REDRAW_SECONDS:
+            return
+        from IPython.display import HTML, display
+
+        self.drawn = time.monotonic()
+        place = f' value="{done}" max="{total}"' if total else ""
+        bar = HTML(f"<progress{place}></progress> {done}{f' of {total}' if total else ''} {escape(doing)}")
+        if self.handle is None:
+            self.handle = display(bar, display_id=True)
+        else:
+            self.handle.update(bar)
+
+
+def html_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()) -> str:
+    """A table as HTML, the first column flush left; every text is escaped, None is an empty cell."""
+
+    def cells(kind: str, texts: Sequence[object]) -> str:
+        sides = ["left"] + ["right"] * (len(texts) - 1)
+        shown = ("" if text is None else escape(str(text)) for text in texts)
+        return "".join(
+            f'<{kind} style="text-align:{side}">{text}</{kind}>' for side, text in zip(sides, shown, strict=True)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f"<table><caption>{escape(title)}</caption><tr>{cells('th', heads)}</tr>{body}</table>{below}"
+
+
+def percent(share: float | None) -> str:
+    """0.6153 -> "61.53"; empty where there was nothing to measure."""
+    return "" if share is None or share != share else f"{100 * share:.2f}"
