@@ -1,8 +1,12 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
+import json
 import os
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -211,9 +215,9 @@ class RecipeFile:
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package; a model's default recipe bears the model's name."""
-    folder = resources.files("featherseg") / "recipes"
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    """Names of the recipes in the package: a model's name for its default recipe, or MODEL_DATASET."""
+    defaults = set(models.MODELS)  # those of installed packages as well
+    return sorted(defaults | set(_recipe_files()))
 
 
 def read_recipe(name: str) -> RecipeFile:
@@ -226,14 +230,51 @@ def read_recipe(name: str) -> RecipeFile:
         if not path.is_file():
             raise ConfigError(f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}.")
         return RecipeFile(path.name, read_text(path))
-    if name not in (shipped := shipped_recipes()):
-        model, _, data = name.partition("_")
-        if model in shipped and data in DATASETS:
-            raise UnknownName(
-                f"no recipe {name!r} is shipped. The default recipe takes that data: {model} --data {data}"
-            )
-        raise unknown("model or recipe", name, shipped)
-    return RecipeFile(name, (resources.files("featherseg") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+    model, _, data = name.partition("_")
+    file = _recipe_files().get(name) or ("fine-tuning" if name in models.MODELS else None)
+    if file:
+        return RecipeFile(name, _whole_recipe(file, model))
+    if model in models.MODELS and data in DATASETS:
+        raise UnknownName(f"no recipe {name!r} is shipped. The default recipe takes that data: {model} --data {data}")
+    raise unknown("model or recipe", name, shipped_recipes())
+
+
+@cache
+def _recipe_files() -> dict[str, str]:
+    """Recipe -> the file in recipes/ that has a row for its model: X.toml for default recipes, X_DATASET.toml.
+
+    A model without a row in one of the former has its default recipe from fine-tuning.toml.
+    """
+    found = {}
+    for item in (resources.files("featherseg") / "recipes").iterdir():
+        file = item.name.removesuffix(".toml")
+        _, underscore, data = file.partition("_")
+        for model in tomllib.loads(item.read_text(encoding="utf-8")).get("models", {}):
+            found[f"{model}{underscore}{data}"] = file
+    return found
+
+
+def _whole_recipe(file: str, model: str) -> str:
+    """A recipe with every setting: the file's own, and in their place those of its row for the model."""
+    text = (resources.files("featherseg") / "recipes" / f"{file}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text, parse_float=Decimal)  # Decimal: a printed 9.40 keeps its digits
+    row = tables.pop("models", {}).get(model, {})
+    tables["model"] = {"name": model, **tables["model"]}
+    tables = {name: tables.get(name, {}) | row.get(name, {}) for name in tables | row}
+    comment = text.partition("\n\n")[0]
+    parts = [comment]
+    for name, table in tables.items():
+        parts.append("\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value of a shipped recipe as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
 
 
 def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
