@@ -128,7 +128,7 @@ def verdict(name: str, difference: Difference) -> str:
 def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str, Any]:
     """mIoU in % of each, and its difference from the model's; -> the same as plain values."""
     units, base = clusters_of(data.keys), scores["model"]
-    print(f"\n{data.name}, {base.images} images; {units.words}\n{'model':14} {100 * base.miou:6.2f}")
+    print(f"\n{data.name}, {base.images} images; {units.description}\n{'model':14} {100 * base.miou:6.2f}")
     found: dict[str, Any] = {"model": {"miou": base.miou}}
     for name, one in scores.items():
         if name == "model":

@@ -1,6 +1,6 @@
 """How often one model is called better than itself: runs of one recipe, parted into two halves in every way.
 
-    featherseg compare --train frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes --no-costs \\
+    featherseg sweep frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes --no-costs \\
         --set train.epochs=4 --set data.train_size=300 --set data.val_size=100 --out runs/same-recipe
     python benchmarks/same_recipe.py runs/same-recipe/* --split test
 

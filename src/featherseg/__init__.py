@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from featherseg import backbones, kernels
     from featherseg.api import check, cost, evaluate, predict, report
     from featherseg.backbones.weights import load_official
+    from featherseg.benchmarking.session import benchmark
+    from featherseg.comparison.comparison import compare
+    from featherseg.comparison.sweeps import sweep
     from featherseg.exporters import export
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from featherseg.runs import load_run
 
 _HOMES = {
+    "benchmark": "featherseg.benchmarking.session",
     "build": "featherseg.models",
     "check": "featherseg.api",
+    "compare": "featherseg.comparison.comparison",
     "cost": "featherseg.api",
     "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
@@ -31,6 +36,7 @@ _HOMES = {
     "predict": "featherseg.api",
     "Predictor": "featherseg.inference.predictor",
     "report": "featherseg.api",
+    "sweep": "featherseg.comparison.sweeps",
 }
 _FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")
 
@@ -39,8 +45,10 @@ __all__ = [
     "Predictor",
     "__version__",
     "backbones",
+    "benchmark",
     "build",
     "check",
+    "compare",
     "cost",
     "evaluate",
     "export",
@@ -50,6 +58,7 @@ __all__ = [
     "optimize",
     "predict",
     "report",
+    "sweep",
 ]
 
 

@@ -53,7 +53,7 @@ def test_the_ratio_is_right_on_a_machine_that_grows_slower_and_memory_is_each_pr
     found = timed(tmp_path / "w", ["eager", "ours-fp32"])
     (ratio,) = found.ratios()
     assert ratio.value == pytest.approx(4)
-    assert ratio.words(found.names) == "o is faster than e: 4.00 times as fast"
+    assert ratio.message(found.names) == "o is faster than e: 4.00 times as fast"
     eager, ours = found.latency(0), found.latency(1)
     assert (eager.process_mib, ours.process_mib, eager.gpu_mib) == (400, 100, None)
     assert eager.p95_ms > eager.p50_ms == pytest.approx(4 * ours.p50_ms)
@@ -83,7 +83,7 @@ def test_the_machine_is_said_in_words(tmp_path):
 def test_faster_is_said_only_where_the_interval_excludes_1(low, high, faster):
     ratio = Ratio(0, 1, (low * high) ** 0.5, low, high)
     assert ratio.faster == faster
-    assert ("faster" in ratio.words(["a", "b"])) == (faster is not None)
+    assert ("faster" in ratio.message(["a", "b"])) == (faster is not None)
 
 
 def test_intervals_of_the_ratio_hold_the_truth_in_95_of_100_noisy_timings():

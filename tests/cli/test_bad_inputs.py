@@ -159,7 +159,7 @@ def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone
         ("benchmark", "nowhere", "-o", "PLACE/page.html"),
         ("report", "nowhere", "-o", "PLACE/page.html"),
         ("compare", "nowhere", "elsewhere", "-o", "PLACE/page.html"),
-        ("compare", "--train", "frm-lite0", "--data", "nowhere", "--models", "a,b", "--out", "PLACE/runs"),
+        ("sweep", "frm-lite0", "--data", "nowhere", "--models", "a,b", "--out", "PLACE/runs"),
         ("predict", "nowhere", "a.png", "-o", "PLACE/out"),
         ("predict", "nowhere", "a.mp4", "-o", "PLACE/a.mp4"),
         ("predict", "nowhere", "camera", "-o", "PLACE/a.mp4"),
@@ -168,7 +168,7 @@ def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone
         ("export", "RUN", "-o", "PLACE/out"),
         ("check", "nowhere", "--fix", "PLACE/out"),
     ],
-    ids=lambda words: " ".join(words[:2] if "--train" in words else (words[0], words[-1])),
+    ids=lambda words: " ".join((words[0], words[-1])),
 )
 @pytest.mark.parametrize("place", ["/proc", "/dev/null", "x" * 300])
 def test_a_place_that_takes_nothing_is_told_before_the_work(run, call, tmp_path, monkeypatch, words, place):

@@ -12,12 +12,15 @@ from typer.testing import CliRunner
 from featherseg import models
 from featherseg.benchmarking import latency as side_by_side
 from featherseg.cli.compare import compare
+from featherseg.cli.paper import paper
+from featherseg.cli.sweep import sweep
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
 
 APP = typer.Typer()
-APP.command()(compare)
+for verb in (compare, sweep, paper):
+    APP.command()(verb)
 
 TRAINED = (
     "model.pretrained=false", "data.train_size=8", "data.val_size=4", "data.workers=0", "augment.crop=[64, 96]",
@@ -31,8 +34,8 @@ class TwoClasses(ThreeLayers):
     classes = 2
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+def run(*arguments: object, verb: str = "compare"):
+    return CliRunner().invoke(APP, [verb, *(str(argument) for argument in arguments)])
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.comparison.candidates.open_candidates", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr("featherseg.comparison.comparison.open_candidates", lambda *_: pytest.fail("began to work"))
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),
@@ -202,26 +205,25 @@ def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(fie
     assert (alike["miou"][0], alike["better"]) == (0, None)
 
 
+SWEEP = ["sweep", "frm-lite0", "--models", "frm-lite0", "--out", "x"]
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "one of the three"),
-    (["RUN", "--paper", "frm"], "one of the three"),
-    (["RUN"], "1 to compare"),
-    (["RUN", "RUN"], "named twice"),
-    (["--train", "frm-lite0"], "--models"),
-    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "a"], "--seeds 'a'"),
-    (["--train", "frm-lite0", "--models", "frm-lite0,frm-lite0", "--out", "x"], "once"),
-    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--seeds", "3"], "make one run"),
-    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--device", "gpu0"], "unknown device"),
-    (["--train", "frm-lite0", "--models", "frm-lite0", "--out", "x", "--split", "vall"], "unknown split"),
-    (["RUN", "--models", "frm-lite0"], "--models goes with --train"),
-    (["RUN", "--seeds", "1"], "--seeds goes with --train"),
-    (["--paper", "frm", "-o", "x.html"], "--out does not go with --paper"),
-    (["--paper", "frm", "--max-ms", "3"], "--max-ms does not go with --paper"),
-    (["RUN", "--max-ms", "-5"], "--max-ms -5: expected a number above 0"),
-    (["RUN", "--max-mib", "5", "--no-costs"], "leave out --no-costs"),
+    (["compare", "RUN"], "1 to compare"),
+    (["compare", "RUN", "RUN"], "named twice"),
+    ([*SWEEP, "--seeds", "a"], "--seeds 'a'"),
+    ([*SWEEP, "--models", "frm-lite0,frm-lite0"], "once"),
+    ([*SWEEP, "--seeds", "3"], "make one run"),
+    ([*SWEEP, "--device", "gpu0"], "unknown device"),
+    ([*SWEEP, "--max-ms", "0"], "--max-ms 0: expected a number above 0"),
+    (["paper", "no-such"], "unknown paper"),
+    (["compare", "RUN", "RUN", "--max-ms", "-5"], "--max-ms -5: expected a number above 0"),
+    (["compare", "RUN", "--max-mib", "5", "--no-costs"], "leave out --no-costs"),
 ])  # fmt: skip
-def test_what_cannot_be_compared_gets_a_sentence(lawn_run, arguments, message):
-    error = run(*(lawn_run if argument == "RUN" else argument for argument in arguments)).exception
+def test_what_cannot_be_compared_gets_a_message(lawn_run, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verb, *others = (str(lawn_run) if argument == "RUN" else argument for argument in arguments)
+    error = run(*others, verb=verb).exception
     assert isinstance(error, FeathersegError)
     assert message in str(error)
 
@@ -238,7 +240,6 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
 def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
     settings = [word for setting in TRAINED for word in ("--set", setting)]
     words = [
-        "--train",
         "frm-lite0",
         "--models",
         "frm-lite0,efficientvit-seg-b0",
@@ -248,12 +249,12 @@ def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_
         tmp_path / "field",
     ]
     settings += ["--no-costs", "--json"]
-    found = json.loads(run(*words, *settings).stdout)
+    found = json.loads(run(*words, *settings, verb="sweep").stdout)
     assert [len(n["runs"]) for n in found["rankings"][0]["models"]] == [2, 2]
     names = sorted(path.name for path in (tmp_path / "field").iterdir())
     assert names == ["efficientvit-seg-b0-0", "efficientvit-seg-b0-1", "frm-lite0-0", "frm-lite0-1"]
     before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
-    assert run(*words, *settings).exit_code == 0
+    assert run(*words, *settings, verb="sweep").exit_code == 0
     assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}
 
 
@@ -262,13 +263,13 @@ def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_
 )
 def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models, error, monkeypatch):
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
-    result = run("--train", "frm-lite0", "--models", models, "--out", tmp_path / "field")
+    result = run("frm-lite0", "--models", models, "--out", tmp_path / "field", verb="sweep")
     assert isinstance(result.exception, error)
     assert not (tmp_path / "field").exists()
 
 
 def test_a_paper_s_tables_are_printed_whole_at_80_columns():
-    text = run("--paper", "frm").stdout
+    text = run("frm", verb="paper").stdout
     rows = [line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]
     assert not any("\N{HORIZONTAL ELLIPSIS}" in row or len(row) > 80 for row in rows)
     assert text.count("published, not recounted") == 11

@@ -16,8 +16,8 @@ from featherseg.comparison.pareto import (
     WIDTH,
     Pick,
     Point,
-    front,
     front_svg,
+    pareto_front,
     pick,
     place_labels,
 )
@@ -36,7 +36,7 @@ points = st.lists(
 
 @given(points)
 def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(models):
-    kept = front(models)
+    kept = pareto_front(models)
     for p in models:
         beaten = any(o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou) for o in models)
         assert (p in kept) != beaten

@@ -39,8 +39,8 @@ def commands(path: Path) -> list[list[str]]:
 def shortened(line: list[str]) -> list[str]:
     """The same command with less to do: one epoch, and int8 may lose what it likes."""
     trains = line[0] == "train" and "--resume" not in line
-    if trains or "--train" in line:
-        name = line[1] if trains else line[line.index("--train") + 1]
+    if trains or line[0] == "sweep":
+        name = line[1]
         line = [*line, *(part for setting in (*SHORT, f"augment.crop={CROPS[name]}") for part in ("--set", setting))]
         if "shapes" in name:
             line += ["--set", "data.train_size=4", "--set", "data.val_size=2"]

@@ -7,9 +7,9 @@ import pytest
 from small_training import SMALL, Killed, KilledAt, Silent, request
 
 from featherseg import cli
+from featherseg.comparison.sweeps import train_all
 from featherseg.core.errors import ConfigError, DeviceError
 from featherseg.training import Request, train
-from featherseg.training.field import train_sweep
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,6 @@ def test_a_sweep_refuses_before_it_trains_what_was_begun_otherwise(small_run, tm
     shutil.copytree(small_run.path, tmp_path / "frm-lite0-1")
     reporter = Silent()
     with pytest.raises(ConfigError, match=r"train\.epochs is 2 in the run and 1 now"):
-        train_sweep(request("train.epochs=1"), ["frm-lite0"], [0, 1], tmp_path, reporter)
+        train_all(request("train.epochs=1"), ["frm-lite0"], [0, 1], tmp_path, reporter)
     assert not reporter.steps
     assert not (tmp_path / "frm-lite0-0").exists()

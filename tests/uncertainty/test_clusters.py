@@ -18,14 +18,14 @@ def lengths(keys: list[str]) -> list[int]:
 def test_ten_sequences_are_drawn_whole(form):
     keys = [form.format(s=s, f=f) for s in range(10) for f in range(3 + s)]
     assert lengths(keys) == [3 + s for s in range(10)]
-    assert clusters_of(keys).words == "10 whole sequences"
+    assert clusters_of(keys).description == "10 whole sequences"
 
 
 def test_camvids_two_test_sequences_are_cut_into_blocks_that_never_cross():
     keys = [f"0001TP_{f:06d}" for f in range(62)] + [f"Seq05VD_f{f:05d}" for f in range(171)]
     assert lengths(keys)[:2] == [31, 31]
     assert set(lengths(keys)[2:]) == {24, 25}
-    assert clusters_of(keys).words == "9 blocks of about 25 consecutive images"
+    assert clusters_of(keys).description == "9 blocks of about 25 consecutive images"
 
 
 @pytest.mark.parametrize("form", ["ADE_val_{:08d}", "{:012d}", "munster/munster_{:06d}_000019", "0a{:06x}-7c39d841"])

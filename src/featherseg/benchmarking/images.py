@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from featherseg.core.errors import FeathersegError
+from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.data import open_dataset
+from featherseg.data.labelled_images import LabelledImages
+from featherseg.recipe import DataTable
 from featherseg.runs import Run
 
 LEAST = 3
@@ -28,6 +30,22 @@ class Images:
 
     files: tuple[Path, ...]
     words: str
+
+
+def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None) -> LabelledImages:
+    """What several runs are scored on: their own data and split where they agree and nothing else is named.
+
+    own are the [data] tables of the runs. Raises ConfigError where it is not clear which dataset is meant.
+    """
+    names, splits = {d.name for d in own}, {d.val_split for d in own}
+    if data is None and len(names) != 1:
+        found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run tells its dataset"
+        raise ConfigError(f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml.")
+    name = data or own[0].name
+    split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
+    roots = [Path(d.root) for d in own if d.name == name and d.root]
+    size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
+    return LabelledImages(name, split, root or (roots[0] if roots else None), size)
 
 
 def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Images:

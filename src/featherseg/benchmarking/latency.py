@@ -46,7 +46,7 @@ class Ratio:
         """The faster model, None where the interval includes 1."""
         return self.first if self.high < 1 else self.second if self.low > 1 else None
 
-    def words(self, names: Sequence[str]) -> str:
+    def message(self, names: Sequence[str]) -> str:
         """`a is faster than b: 1.52 times as fast` where the interval says so, else that no difference is shown."""
         if self.faster is None:
             return f"no difference in time between {names[self.first]} and {names[self.second]} is shown"
@@ -113,7 +113,7 @@ def time_side_by_side(
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
     command is what a process is started with. Raises ConfigError for
-    a size below 1, RunError with the sentence of a model that could not be run.
+    a size below 1, RunError with the message of a model that could not be run.
     """
     if min(size) < 1:
         raise ConfigError(f"size = {size[0]}x{size[1]}: expected a height and a width of at least 1 pixel.")
@@ -126,9 +126,9 @@ def time_side_by_side(
         ]
         for start in range(STARTS):
             with ExitStack() as stack:
-                field = [stack.enter_context(Process(name, threads, command)) for name in names]
-                _prepare(field, orders, images)
-                starts.append(_take_turns(field, start, progress))
+                processes = [stack.enter_context(Process(name, threads, command)) for name in names]
+                _prepare(processes, orders, images)
+                starts.append(_take_turns(processes, start, progress))
     times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
     words = device_in_words(runtimes)
     return SideBySide(tuple(names), size, words, times, process_mib.max(axis=1), gpu_mib.max(axis=1))
@@ -144,31 +144,31 @@ def _image(folder: Path, size: Size, channels: int) -> Path:
     return write_images(folder, size, channels, 1, None).files[0]
 
 
-def _prepare(field: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:
+def _prepare(processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:
     """Open every model, all at the same time, then warm them up, one after the other."""
-    for process, order in zip(field, orders, strict=True):
+    for process, order in zip(processes, orders, strict=True):
         with _named(process):
             process.tell("open", allocator=True, **order)
-    for process in field:
+    for process in processes:
         with _named(process):
             process.answer()
-    for process, image in zip(field, images, strict=True):
+    for process, image in zip(processes, images, strict=True):
         with _named(process):
             process.ask("prepare", files=[str(image)])
 
 
 def _take_turns(
-    field: Sequence[Process], start: int, progress: Progress | None
+    processes: Sequence[Process], start: int, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> the forward's times (N, ROUNDS) in milliseconds, peaks of the processes (N,) and on a GPU (N,) in MiB."""
-    times = np.empty((len(field), ROUNDS))
+    times = np.empty((len(processes), ROUNDS))
     for turn in range(ROUNDS):
-        for i in np.roll(np.arange(len(field)), -turn).tolist():
-            with _named(field[i]):
-                times[i, turn] = field[i].ask("turn")["wall"]["forward"]
+        for i in np.roll(np.arange(len(processes)), -turn).tolist():
+            with _named(processes[i]):
+                times[i, turn] = processes[i].ask("turn")["wall"]["forward"]
         if progress:
             progress("time and memory", start * ROUNDS + turn + 1, STARTS * ROUNDS)
-    memory = [process.ask("memory") for process in field]
+    memory = [process.ask("memory") for process in processes]
     peaks = np.array([[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float)  # None -> NaN
     return times, peaks[0], peaks[1]
 

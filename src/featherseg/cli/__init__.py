@@ -24,7 +24,7 @@ from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Look for faults in a dataset, mend them.",
-    "convert": "Write a dataset's labels in the form that is read.",
+    "convert": "Write a dataset's labels in the layout that is read.",
     "prepare": "Store a dataset decoded, to read it faster.",
     "train": "Train a model: a recipe becomes a run.",
     "import": "Make a run of published weights.",
@@ -33,7 +33,9 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "serve": "Answer over HTTP, with a web page.",
     "export": "Write a run's model for another runtime.",
     "compare": "Put models side by side on your data.",
-    "benchmark": "Time models in every form, masks checked.",
+    "sweep": "Train several models alike, compare them.",
+    "paper": "Count a paper's tables again.",
+    "benchmark": "Time models in every build, masks checked.",
     "cost": "Count parameters and operations.",
     "models": "List the models.",
     "report": "Put a run on one page.",

@@ -9,7 +9,7 @@ from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.comparison.comparison import Budgets, CandidateResult, Outcome, Ranking
+    from featherseg.comparison.results import CandidateResult, Comparison, Ranking
     from featherseg.counting.paper_tables import CheckedTable
     from featherseg.uncertainty.bootstrap import Difference
 
@@ -18,30 +18,31 @@ WIDEST = 16
 """Letters of a model's name that stand in one line, where there is not room for all."""
 
 
-def print_outcome(console: Console, outcome: Outcome, budgets: Budgets) -> None:
+def print_comparison(console: Console, comparison: Comparison) -> None:
     """What to know first, rankings, what may be said of each pair, picks, files, times."""
     from rich.markup import escape
 
     from featherseg.core.wording import counted
 
+    where = escape(one_line(f"{comparison.data} {comparison.split}"))
     console.print(
-        f"{escape(one_line(f'{outcome.data} {outcome.split}'))}: {counted(outcome.images, 'image')}, looked at "
-        f"{outcome.inference}; intervals by drawing {outcome.clusters}"
+        f"{where}: {counted(comparison.images, 'image')}, looked at {comparison.inference}; "
+        f"intervals by drawing {comparison.clusters}"
     )
-    for caution in outcome.cautions:
+    for caution in comparison.cautions:
         console.print(f"NOTE: {escape(one_line(caution))}.")
-    for ranking in outcome.rankings:
-        _print_ranking(console, ranking, outcome.classes)
-        for _, chosen in budgets.picks(ranking):
+    for ranking in comparison.rankings:
+        _print_ranking(console, ranking, comparison.classes)
+        for _, chosen in comparison.budgets.picks(ranking):
             console.print(escape(one_line(f"for a budget: {chosen.reason}")))
-    if outcome.files:
+    if comparison.files:
         console.print("\nthese files, whatever the models:")
-        _print_differences(console, outcome.files.differences, outcome.files.names, outcome.classes)
-    if outcome.timing and len(outcome.timing.names) > 1:
-        height, width = outcome.size
-        console.print(f"\ntime at {height}x{width}, {outcome.timing.machine}:")
-        for ratio in outcome.timing.ratios():
-            console.print(escape(one_line(f"  {ratio.words(outcome.timing.names)}")))
+        _print_differences(console, comparison.files.differences, comparison.files.names, comparison.classes)
+    if comparison.timing and len(comparison.timing.names) > 1:
+        height, width = comparison.size
+        console.print(f"\nlatency at {height}x{width}, {comparison.timing.machine}:")
+        for ratio in comparison.timing.ratios():
+            console.print(escape(one_line(f"  {ratio.message(comparison.timing.names)}")))
 
 
 def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -> None:
@@ -72,10 +73,10 @@ def _print_differences(
     from rich.markup import escape
 
     for d in differences:
-        console.print(escape(one_line(f"  {d.words(names)} ({d.miou.points()} points of mIoU)")))
-        told = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
-        if told:
-            console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(told)}")))
+        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points()} points of mIoU)")))
+        apart = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
+        if apart:
+            console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(apart)}")))
 
 
 def _figures(s: CandidateResult) -> tuple[str, ...]:
@@ -89,9 +90,9 @@ def _figures(s: CandidateResult) -> tuple[str, ...]:
         " ".join(f"{100 * miou:.2f}" for miou in s.miou),
         number(None if s.params is None else s.params / 1e6, 2),
         number(s.gmacs, 2),
-        number(s.latencies.p50_ms, 1),
-        number(s.latencies.p95_ms, 1),
-        number(s.latencies.memory_mib, 0),
+        number(s.latency.p50_ms, 1),
+        number(s.latency.p95_ms, 1),
+        number(s.latency.memory_mib, 0),
     )
 
 

@@ -34,6 +34,9 @@ Split = Annotated[
     str | None, typer.Option("--split", help="Part of the dataset [default: what training validated on].")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+TrainingDevice = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; short for train.device.")
+]
 Tta = Annotated[
     str | None,
     typer.Option("--tta", metavar="flip", help="Test-time augmentation: average with the mirrored image."),
@@ -55,6 +58,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in train.epochs=40. Repeatable."),
 ]
+MaxMs = Annotated[float | None, typer.Option("--max-ms", help="Name the best model within so many ms (p50).")]
+MaxMib = Annotated[float | None, typer.Option("--max-mib", help="Name the best model within so much peak memory.")]
+Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Measure latency and memory too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featherseg.cli.options import Data, DataRoot, Overrides, out_option
+from featherseg.cli.options import Data, DataRoot, Overrides, TrainingDevice, out_option
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
 
@@ -25,7 +25,7 @@ def train(
         str | None, typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file.")
     ] = None,
     overrides: Overrides = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; short for train.device.")] = None,
+    device: TrainingDevice = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
     ] = False,

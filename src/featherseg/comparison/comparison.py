@@ -4,24 +4,25 @@ Models that started from different weights are never ranked in one list: what is
 of *these models* needs runs with several seeds; of *these files* it is said apart.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from featherseg.benchmarking.latency import Latency, SideBySide, time_side_by_side
-from featherseg.comparison.candidates import NOT_RECORDED, Candidate, by_model, cautions, seeds_of, trained_unlike
-from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pick
-from featherseg.core.errors import ConfigError
+from featherseg.benchmarking.images import labelled_set
+from featherseg.benchmarking.latency import Latency, time_side_by_side
+from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
+from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.data.labelled_images import LabelledImages
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import Scores, check_resize, evaluate
-from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.record import check_recordable, log_evaluation
-from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, best, compare_files, compare_models, too_few_runs
+from featherseg.runs import Run
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import Clusters, clusters_of
 
 MOST_FILES = 12
@@ -31,164 +32,81 @@ FEW_CLUSTERS = 5
 """Fewer blocks or sequences than these make an interval that rests on very little."""
 
 
-@dataclass(frozen=True)
-class CandidateResult:
-    """A model and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
-
-    params and gmacs (by `macs`, at the size that was timed) are None for a file that does not tell its model.
-    """
-
-    name: str
-    init: str
-    files: tuple[str, ...]
-    seeds: int
-    miou: np.ndarray
-    iou: np.ndarray
-    params: int | None
-    gmacs: float | None
-    latencies: Latency
-
-    @property
-    def class_iou(self) -> np.ndarray:
-        """IoU of each class, (K,): the mean of the files in which it is known, NaN where it is in none."""
-        known = ~np.isnan(self.iou)
-        return np.where(known.any(axis=0), np.where(known, self.iou, 0).sum(axis=0) / known.sum(axis=0).clip(1), np.nan)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Models of one initialisation, the highest mean mIoU first.
-
-    differences are those of every pair, by their places in the list; none where `reason` says why nothing can be said.
-    left_out are models of which nothing is said as they have too few runs; unlike are settings of the training in
-    which these models differ.
-    """
-
-    init: str
-    results: tuple[CandidateResult, ...]
-    differences: tuple[Difference, ...]
-    reason: str
-    left_out: tuple[str, ...]
-    unlike: tuple[str, ...]
-
-    @property
-    def best(self) -> CandidateResult | None:
-        """The one that is better than every other of which something is said, if any is shown to be."""
-        place = best(self.differences)
-        return None if place is None else self.results[place]
-
-    @property
-    def undecided(self) -> set[frozenset[str]]:
-        """Pairs of names between which no difference is shown."""
-        told = [d for d in self.differences if d.better is not None]
-        shown = {frozenset((self.results[d.first].name, self.results[d.second].name)) for d in told}
-        names = [s.name for s in self.results]
-        return {frozenset((a, b)) for a in names for b in names if a != b} - shown
-
-    @property
-    def title(self) -> str:
-        """`trained from scratch`, `trained from ImageNet weights`, or that it is not recorded."""
-        if self.init == NOT_RECORDED:
-            return "what the training started from is not recorded"
-        return f"trained {self.init if self.init.startswith('from ') else f'from {self.init}'}"
-
-    def verdict(self) -> str:
-        """What the figures allow to say of the list as a whole, in a sentence without a full stop."""
-        if self.reason:
-            return self.reason
-        others = "every other model with three seeds" if self.left_out else "every other model of this list"
-        if self.best is None:
-            return f"no model is shown to be better than {others}"
-        return f"{self.best.name}{', as trained here,' if self.unlike else ''} is better than {others}"
-
-
-@dataclass(frozen=True)
-class FilePairs:
-    """What was asked of *these files*: every pair of `names`; says nothing about the models."""
-
-    names: tuple[str, ...]
-    differences: tuple[Difference, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A whole comparison. size is what was timed and measured; timing None where that was left out."""
-
-    data: str
-    split: str
-    images: int
-    classes: tuple[str, ...]
-    inference: str
-    clusters: str
-    size: Size
-    rankings: tuple[Ranking, ...]
-    files: FilePairs | None
-    timing: SideBySide | None
-    cautions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """What a model may cost at most; None for any."""
-
-    max_ms: float | None = None
-    max_mib: float | None = None
-
-    def check(self, costs: bool) -> None:
-        """Raises ConfigError for a budget that nothing can keep, or that is not measured."""
-        for flag, value in (("--max-ms", self.max_ms), ("--max-mib", self.max_mib)):
-            if value is not None and not value > 0:
-                raise ConfigError(f"{flag} {value:g}: expected a number above 0.")
-            if value is not None and not costs:
-                raise ConfigError(f"{flag} needs time and memory to be measured: leave out --no-costs.")
-
-    def fronts(self, ranking: Ranking) -> list[tuple[Quantity, list[Point], float | None]]:
-        """What is paid, the models by it, and the budget for it."""
-        return [
-            (LATENCY, _points((s, s.latencies.p50_ms) for s in ranking.results), self.max_ms),
-            (MEMORY, _points((s, s.latencies.memory_mib) for s in ranking.results), self.max_mib),
-        ]
-
-    def picks(self, ranking: Ranking) -> list[tuple[Quantity, Pick]]:
-        """The model of a ranking for each budget that is given."""
-        return [
-            (quantity, pick(points, budget, quantity, undecided=ranking.undecided))
-            for quantity, points, budget in self.fronts(ranking)
-            if budget is not None
-        ]
-
-
 def compare(
-    candidates: Sequence[Candidate],
-    labelled: LabelledImages,
-    mode_of: Callable[[Runtime], InferenceSettings],
+    runs: Sequence[str | Path | Run],
+    data: str | SegmentationData | None = None,
     *,
+    data_root: Path | None = None,
+    split: str | None = None,
+    inference: InferenceSettings | Mapping[str, Any] | None = None,
     size: Size | None = None,
     costs: bool = True,
+    budgets: Budgets = Budgets(),  # noqa: B008 (frozen)
+    device: str = "auto",
     progress: Progress | None = None,
-) -> Outcome:
-    """Measure time and memory of one file a model, score everyone on every image, and say what the figures allow.
+) -> Comparison:
+    """Compare runs and exported files on the same images: mIoU with intervals, parameters, MACs, latency, memory.
 
-    mode_of is how a model looks at images; size (height, width) is what one pass is timed with, by default that of
-    a typical image; `costs` False leaves time and memory out.
-    A look at a split counts in every run, as `evaluate` counts it. Raises ConfigError where classes do not fit,
-    RunError where a run cannot be written to, and what opening the data raises.
+    Runs that differ in their seed alone are runs of one model. Each look at a split counts in every run, as `evaluate`
+    counts it.
+
+    Args:
+        runs: Two run folders, names of runs or exported files, or more.
+        data: A dataset by name, a dataset.toml or a dataset of your own; default: what the runs were trained on.
+        data_root: The folder in which it lies; default: the runs' own.
+        split: Part of the dataset; default: what training validated on.
+        inference: How images are looked at, or what differs from how each run was validated: {"flip": True}.
+        size: (height, width) that latency and MACs are measured at; default: that of a typical image.
+        costs: False leaves latency and memory out.
+        budgets: Latency and memory within which the best model is named.
+        device: auto, cpu, cuda, cuda:N or mps.
+        progress: Called as work goes on.
+
+    Returns:
+        A Comparison: rankings, differences with 95 % intervals, picks.
+
+    Raises:
+        ConfigError: Classes do not fit, one run is named twice, or the runs were trained on several datasets.
+        RunError, ExportError, DeviceError: A run or file cannot be opened, timed or written to.
+        DataNotFound, DataError: Images or masks are missing or damaged.
     """
-    data = labelled.open()
+    budgets.check(costs)
+    candidates = open_candidates([str(run.path) if isinstance(run, Run) else str(run) for run in runs], device)
+
+    # Everything that can be refused is, before anything is scored.
+    if isinstance(data, str | None):
+        labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, data_root, split)
+        images = labelled.open()
+    else:
+        labelled, images = LabelledImages(data.name, split or "val"), data
     for one in candidates:
-        check_resize(one.runtime, data)
+        check_resize(one.runtime, images)
         if one.run and not one.run.shipped:
             check_recordable(one.run)
-    size, models = size or typical_size(data), by_model(candidates)
+    size, models = size or typical_size(images), by_model(candidates)
+
+    # Latency and memory of one file a model: runs with other seeds cost the same.
     firsts = [files[0] for files in models.values()]
-    timing = _time(firsts, size, progress) if costs else None
+    timing = None
+    if costs:
+        labels, paths, runtimes = zip(*((one.label, one.path, one.runtime) for one in firsts), strict=True)
+        timing = time_side_by_side(labels, paths, runtimes, size, progress)
     latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
-    modes = [mode_of(one.runtime) for one in candidates]
+
+    # Scores of every file on every image.
+    settings = [
+        inference
+        if isinstance(inference, InferenceSettings)
+        else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
+        for one in candidates
+    ]
     scores = {
-        one.path: _score(one, data, labelled.split, inference, progress)
-        for one, inference in zip(candidates, modes, strict=True)
+        one.path: _score(one, images, labelled.split, own, progress)
+        for one, own in zip(candidates, settings, strict=True)
     }
-    clusters = clusters_of(data.keys)
+
+    # What the figures allow to say: of models where their runs suffice, else of these files.
+    clusters = clusters_of(images.keys)
     results = {
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
         for key, files in models.items()
@@ -196,25 +114,34 @@ def compare(
     counts = {key: np.stack([scores[one.path].counts for one in files]) for key, files in models.items()}
     inits = dict.fromkeys(one.init for one in firsts)
     rankings = [_rank([one for one in firsts if one.init == init], results, counts, clusters) for init in inits]
-    pairs, too_many = _file_pairs(candidates, scores, clusters, list(results.values()))
-    return Outcome(
-        data=data.name,
+    found = cautions(candidates, labelled, images.keys)
+    if clusters.count == 1:
+        found.append(
+            "the images are one block, so that no interval can be given and nothing is called better: score more"
+        )
+    elif clusters.count < FEW_CLUSTERS:
+        found.append(f"intervals rest on {clusters.description} alone")
+    pairs = None
+    if too_few_runs([s.seeds for s in results.values()]):
+        if len(candidates) > MOST_FILES:
+            found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
+        else:
+            differences = compare_files([scores[one.path].counts for one in candidates], clusters)
+            pairs = FilePairs(tuple(one.name for one in candidates), tuple(differences))
+    return Comparison(
+        data=images.name,
         split=labelled.split,
-        images=len(data),
-        classes=tuple(c.name for c in data.classes),
-        inference=", ".join(dict.fromkeys(map(str, modes))),
-        clusters=clusters.words,
+        images=len(images),
+        classes=tuple(c.name for c in images.classes),
+        inference=", ".join(dict.fromkeys(map(str, settings))),
+        clusters=clusters.description,
         size=size,
         rankings=tuple(rankings),
         files=pairs,
         timing=timing,
-        cautions=(*cautions(candidates, labelled, data.keys), *_few(clusters), *too_many),
+        cautions=tuple(found),
+        budgets=budgets,
     )
-
-
-def _time(firsts: Sequence[Candidate], size: Size, progress: Progress | None) -> SideBySide:
-    labels, paths, runtimes = zip(*((one.label, one.path, one.runtime) for one in firsts), strict=True)
-    return time_side_by_side(labels, paths, runtimes, size, progress)
 
 
 def _score(
@@ -227,7 +154,7 @@ def _score(
     return scores
 
 
-def _result(files: Sequence[Candidate], scores: Sequence[Scores], latencies: Latency, size: Size) -> CandidateResult:
+def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size) -> CandidateResult:
     first = files[0]
     cost = first.cost(size)
     return CandidateResult(
@@ -239,7 +166,7 @@ def _result(files: Sequence[Candidate], scores: Sequence[Scores], latencies: Lat
         iou=np.stack([s.iou for s in scores]),
         params=cost.params if cost else None,
         gmacs=cost.macs["macs"] / 1e9 if cost else None,
-        latencies=latencies,
+        latency=latency,
     )
 
 
@@ -268,29 +195,3 @@ def _rank(
         left_out=() if reason else tuple(s.name for s in ranked if s.seeds < MIN_RUNS),
         unlike=trained_unlike(firsts),
     )
-
-
-def _file_pairs(
-    candidates: Sequence[Candidate],
-    scores: Mapping[Path, Scores],
-    clusters: Clusters,
-    results: Sequence[CandidateResult],
-) -> tuple[FilePairs | None, list[str]]:
-    """Every pair of files, where models cannot be told apart by their runs; -> those, and why there are none."""
-    if not too_few_runs([s.seeds for s in results]):
-        return None, []
-    if len(candidates) > MOST_FILES:
-        return None, [f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that"]
-    names = tuple(one.name for one in candidates)
-    return FilePairs(names, tuple(compare_files([scores[one.path].counts for one in candidates], clusters))), []
-
-
-def _few(clusters: Clusters) -> list[str]:
-    if clusters.count == 1:
-        return ["the images are one block, so that no interval can be given and nothing is called better: score more"]
-    return [f"intervals rest on {clusters.words} alone"] if clusters.count < FEW_CLUSTERS else []
-
-
-def _points(paid: Iterable[tuple[CandidateResult, float | None]]) -> list[Point]:
-    """Models with what they cost, as far as it was measured."""
-    return [Point(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]

@@ -42,13 +42,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Pick:
-    """The model for a budget, None where none fits, and why in words."""
+    """The model for a budget, None where none fits, and why."""
 
     point: Point | None
     reason: str
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[Point]) -> list[Point]:
     """The points that none beats, cheapest first: no other costs as little at most and scores as much at least.
 
     One of the two has to be truly better; points that are equal in both stay together.
@@ -95,7 +95,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     """
     if not points:
         return ""
-    plot, kept = _Plot(points), front(points)
+    plot, kept = _Plot(points), pareto_front(points)
     marks = [plot.at(p.cost, p.miou) for p in points]
     stairs = _stairs([plot.at(p.cost, p.miou) for p in kept])
     parts = [*_axes(plot, quantity), f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in stairs)}"/>']
@@ -123,7 +123,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
 
 
 class _Plot:
-    """From values to SVG clusters; cost starts at 0."""
+    """From values to SVG units; cost starts at 0."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.xs = ticks(0, max(p.cost for p in points))

@@ -1,32 +1,45 @@
-"""What every page of ours is made of: one HTML file, no script, nothing loaded, light and dark."""
+"""The page kit: one HTML file, no script, nothing loaded, light and dark. Templates are jinja2, all text escaped."""
 
 import math
-from html import escape
+from functools import cache
 from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from featherseg._version import __version__
+from featherseg.core.wording import counted
 from featherseg.reports.charts import STYLE
 
 CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page may load and run nothing
 
 
+@cache
+def _templates() -> Environment:
+    loader = PackageLoader("featherseg", "")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"percent": percent, "fixed": fixed, "capital": lambda text: text[:1].upper() + text[1:]}
+    found.globals |= {"counted": counted, "enumerate": enumerate, "zip": zip}
+    return found
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template, such as "comparison/page.html", with these values: every text is escaped, `Markup` alone is HTML."""
+    return Markup(_templates().get_template(template).render(**values))
+
+
 def page_html(title: str, body: str, style: str = "") -> str:
     """The whole page around `body`, which is HTML; `title` is text, `style` CSS beside that of all pages."""
     common = (resources.files("featherseg.reports") / "page.css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{common}{STYLE}{style}</style>
-<main>
-{body}
-<footer>Written by featherseg {__version__}. This file is complete in itself.</footer>
-</main>
-</html>
-"""
+    return render(
+        "reports/page.html",
+        title=title,
+        body=Markup(body),
+        style=Markup(common + STYLE + style),
+        content_policy=Markup(CONTENT_POLICY),
+        version=__version__,
+    )
 
 
 def section(title: str, content: str) -> str:
@@ -37,3 +50,8 @@ def section(title: str, content: str) -> str:
 def percent(share: float | None) -> str:
     """0.6153 -> "61.5"; a dash for none and for NaN."""
     return "\N{EN DASH}" if share is None or math.isnan(share) else f"{100 * share:.1f}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """A number to so many digits; empty for none."""
+    return "" if value is None else f"{value:.{digits}f}"

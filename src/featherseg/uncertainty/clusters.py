@@ -25,11 +25,11 @@ _NUMBER = re.compile(r"(\d+)\D*$")
 
 @dataclass(frozen=True)
 class Clusters:
-    """index (N,) names each image's unit, 0..count-1; words say what a unit is, for tables and pages."""
+    """index (N,) names each image's cluster, 0..count-1; description says what they are, for tables and pages."""
 
     index: np.ndarray
     count: int
-    words: str
+    description: str
 
 
 def clusters_of(keys: Sequence[str], block: int = BLOCK) -> Clusters:
@@ -63,5 +63,5 @@ def _by_number(key: str) -> tuple[str, int, str]:
 
 
 def single_images(count: int) -> Clusters:
-    """Every image a unit of its own: right only where the images are unrelated."""
+    """Every image a cluster of its own: right only where the images are unrelated."""
     return Clusters(np.arange(count), count, f"{count} single images")

@@ -1,0 +1,74 @@
+"""`featherseg sweep`: several models trained under one recipe, a run a seed, then compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.options import (
+    AsJson,
+    Costs,
+    Data,
+    DataRoot,
+    MaxMib,
+    MaxMs,
+    Overrides,
+    TrainingDevice,
+    out_option,
+)
+from featherseg.core.errors import ConfigError
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file.")],
+    models: Annotated[str, typer.Option(help="The models to train, as in frm-lite0,rsp-lite0.")],
+    out: Annotated[Path, out_option("The folder of the runs, OUT/MODEL-SEED; goes on where it was.")],
+    seeds: Annotated[str, typer.Option(help="One run of each model a seed.")] = "0,1,2",
+    data: Data = None,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    max_ms: MaxMs = None,
+    max_mib: MaxMib = None,
+    costs: Costs = True,
+    device: TrainingDevice = None,
+    page: Annotated[Path | None, typer.Option(help="Write the comparison as one HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train several models under one recipe, then compare them on what training validated on.
+
+    Kill it at any time: the same command keeps finished runs and goes on with a stopped one. To compare the runs on
+    another split or in another way: `featherseg compare OUT/*`.
+    """
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
+    from featherseg.cli.compare import show
+    from featherseg.cli.train import TrainingProgress
+    from featherseg.comparison import sweeps
+    from featherseg.comparison.results import Budgets
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.files import check_writable
+
+    budgets = Budgets(max_ms, max_mib)
+    budgets.check(costs)
+    if page:
+        check_writable(page)
+    keep_freed_memory()
+
+    with TrainingProgress(stderr=as_json) as progress:
+        found = sweeps.sweep(
+            recipe,
+            [model.strip() for model in models.split(",")],
+            out=out,
+            seeds=[int(seed) for seed in seeds.split(",")],
+            data=data,
+            data_root=data_root,
+            overrides=overrides or (),
+            costs=costs,
+            device=device,
+            reporter=progress,
+        )
+    found = replace(found, comparison=replace(found.comparison, budgets=budgets))
+    show(found, found.comparison, progress.console, page, as_json=as_json)

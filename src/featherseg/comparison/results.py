@@ -1,0 +1,229 @@
+"""What a comparison found: models ranked by initialisation, differences with intervals, picks for a budget."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from featherseg.benchmarking.latency import Latency, SideBySide
+from featherseg.comparison.candidates import NOT_RECORDED
+from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pareto_front, pick
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import Size
+from featherseg.uncertainty.bootstrap import Difference, Interval, best
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """A model and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
+
+    params and gmacs (by `macs`, at the size that was timed) are None for a file that does not tell its model.
+    """
+
+    name: str
+    init: str
+    files: tuple[str, ...]
+    seeds: int
+    miou: np.ndarray
+    iou: np.ndarray
+    params: int | None
+    gmacs: float | None
+    latency: Latency
+
+    @property
+    def class_iou(self) -> np.ndarray:
+        """IoU of each class, (K,): the mean of the files in which it is known, NaN where it is in none."""
+        known = ~np.isnan(self.iou)
+        return np.where(known.any(axis=0), np.where(known, self.iou, 0).sum(axis=0) / known.sum(axis=0).clip(1), np.nan)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; mIoU and IoU as fractions, null where nothing was measured."""
+        return {
+            "name": self.name,
+            "files": list(self.files),
+            "seeds": self.seeds,
+            "miou": float(self.miou.mean()),
+            "runs": self.miou.tolist(),
+            "iou": [_number(v) for v in self.class_iou],
+            "params": self.params,
+            "gmacs": self.gmacs,
+            **asdict(self.latency),
+        }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Models of one initialisation, the highest mean mIoU first.
+
+    differences are those of every pair, by their places in the list; none where `reason` says why nothing can be said.
+    left_out are models of which nothing is said as they have too few runs; unlike are settings of the training in
+    which these models differ.
+    """
+
+    init: str
+    results: tuple[CandidateResult, ...]
+    differences: tuple[Difference, ...]
+    reason: str
+    left_out: tuple[str, ...]
+    unlike: tuple[str, ...]
+
+    @property
+    def best(self) -> CandidateResult | None:
+        """The one that is better than every other of which something is said, if any is shown to be."""
+        place = best(self.differences)
+        return None if place is None else self.results[place]
+
+    @property
+    def undecided(self) -> set[frozenset[str]]:
+        """Pairs of names between which no difference is shown."""
+        names = [s.name for s in self.results]
+        shown = {frozenset((names[d.first], names[d.second])) for d in self.differences if d.better is not None}
+        return {frozenset((a, b)) for a in names for b in names if a != b} - shown
+
+    @property
+    def title(self) -> str:
+        """`trained from scratch`, `trained from ImageNet weights`, or that it is not recorded."""
+        if self.init == NOT_RECORDED:
+            return "what the training started from is not recorded"
+        return f"trained {self.init if self.init.startswith('from ') else f'from {self.init}'}"
+
+    def verdict(self) -> str:
+        """What the figures allow to say of the list as a whole; no full stop."""
+        if self.reason:
+            return self.reason
+        others = "every other model with three seeds" if self.left_out else "every other model of this list"
+        if self.best is None:
+            return f"no model is shown to be better than {others}"
+        return f"{self.best.name}{', as trained here,' if self.unlike else ''} is better than {others}"
+
+    def as_dict(self, budgets: "Budgets") -> dict[str, Any]:
+        """Plain values, the model for each budget among them."""
+        names = [s.name for s in self.results]
+        fronts = {q.name: [p.name for p in pareto_front(points)] for q, points, _ in budgets.fronts(self) if points}
+        return {
+            "init": self.init,
+            "models": [s.as_dict() for s in self.results],
+            "differences": [_difference(d, names) for d in self.differences],
+            "reason": self.reason or None,
+            "left_out": list(self.left_out),
+            "trained_unlike": list(self.unlike),
+            "best": self.best.name if self.best else None,
+            "pareto_fronts": fronts,
+            "picks": [
+                {"budget": q.name, "model": p.point.name if p.point else None, "reason": p.reason}
+                for q, p in budgets.picks(self)
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class FilePairs:
+    """Every pair of *these files*, by their `names`; says nothing about the models."""
+
+    names: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a model may cost at most; None for any."""
+
+    max_ms: float | None = None
+    max_mib: float | None = None
+
+    def check(self, costs: bool) -> None:
+        """Raises ConfigError for a budget that nothing can keep, or that is not measured."""
+        for flag, value in (("--max-ms", self.max_ms), ("--max-mib", self.max_mib)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"{flag} {value:g}: expected a number above 0.")
+            if value is not None and not costs:
+                raise ConfigError(f"{flag} needs time and memory to be measured: leave out --no-costs.")
+
+    def fronts(self, ranking: Ranking) -> list[tuple[Quantity, list[Point], float | None]]:
+        """What is paid, the models by it, and the budget for it."""
+        return [
+            (LATENCY, _points((s, s.latency.p50_ms) for s in ranking.results), self.max_ms),
+            (MEMORY, _points((s, s.latency.memory_mib) for s in ranking.results), self.max_mib),
+        ]
+
+    def picks(self, ranking: Ranking) -> list[tuple[Quantity, Pick]]:
+        """The model of a ranking for each budget that is given."""
+        return [
+            (quantity, pick(points, budget, quantity, undecided=ranking.undecided))
+            for quantity, points, budget in self.fronts(ranking)
+            if budget is not None
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A whole comparison. size is what was timed and measured; timing None where that was left out.
+
+    `print(comparison.as_dict())`, or the name alone in a notebook; `comparison_html` makes a page of it.
+    """
+
+    data: str
+    split: str
+    images: int
+    classes: tuple[str, ...]
+    inference: str
+    clusters: str
+    size: Size
+    rankings: tuple[Ranking, ...]
+    files: FilePairs | None
+    timing: SideBySide | None
+    cautions: tuple[str, ...]
+    budgets: Budgets = Budgets()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values: mIoU and IoU as fractions, null where nothing was measured."""
+        timing, files = self.timing, self.files
+        ratios = timing.ratios() if timing else []
+        names = timing.names if timing else ()
+        return {
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "classes": list(self.classes),
+            "inference": self.inference,
+            "clusters": self.clusters,
+            "size": list(self.size),
+            "machine": timing.machine if timing else None,
+            "cautions": list(self.cautions),
+            "rankings": [ranking.as_dict(self.budgets) for ranking in self.rankings],
+            "files": [_difference(d, files.names) for d in files.differences] if files else None,
+            "latency_ratios": [
+                {"first": names[r.first], "second": names[r.second], "ratio": [r.value, r.low, r.high]} for r in ratios
+            ],
+        }
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the sections of the page without its head."""
+        from featherseg.comparison.page import sections_html
+
+        return sections_html(self)
+
+
+def _points(paid: Iterable[tuple[CandidateResult, float | None]]) -> list[Point]:
+    """Models with what they cost, as far as it was measured."""
+    return [Point(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
+
+
+def _difference(d: Difference, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "first": names[d.first],
+        "second": names[d.second],
+        "miou": _interval(d.miou),
+        "classes": [_interval(i) for i in d.classes],
+        "better": None if d.better is None else names[d.better],
+        "message": d.message(names),
+    }
+
+
+def _interval(i: Interval) -> list[float | None]:
+    return [_number(v) for v in (i.value, i.low, i.high)]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
