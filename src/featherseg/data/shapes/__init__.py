@@ -1,8 +1,8 @@
-"""`shapes`: drawn street scenes with exact masks and instance ids, 256 x 512, made on the fly, no download.
+"""`shapes`: synthetic street scenes with exact masks and instance ids, 256 x 512, rendered on the fly, no download.
 
-Eight classes, of which tree, car and person have instances. A scene is a pure function of its split and index: the
-same bytes on every machine, in every process, in any order. `shapes-v1` is frozen by CHECKSUM over its first scenes;
-anything that changes one byte of a scene is a new version. See docs/data/shapes.md.
+There are eight classes; tree, car and person have instances. A scene is a pure function of its split and index: the
+same bytes on every machine, in every process and in any order. `shapes-v1` is pinned by CHECKSUM over its first scenes;
+any change to a byte of a scene requires a new version. See docs/data/shapes.md.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ CLASSES = (
 )
 
 SPLITS = {"train": (1, 2000), "val": (2, 200), "test": (3, 200)}
-"""Split -> (number that seeds its scenes, scenes by default)."""
+"""Split -> (seed of its scenes, default number of scenes)."""
 
 
 class Shapes:
-    """The drawn dataset as a SegmentationData; `size` is the number of scenes (default: 2000 / 200 / 200).
+    """The synthetic dataset as a SegmentationData; `size` is the number of scenes (default: 2000 / 200 / 200).
 
     Raises UnknownName for a split that is not train, val or test, DataError for a size under 1.
     """
@@ -62,7 +62,7 @@ class Shapes:
         return draw_scene(self.split, self._checked(index))
 
     def label(self, index: int) -> np.ndarray:
-        """The label of scene `index` alone, (256, 512) uint8."""
+        """Only the label of scene `index`, (256, 512) uint8."""
         scene, looks = _planned(self.split, self._checked(index))
         return _painted(scene, looks, lit=False).label()
 
@@ -80,13 +80,13 @@ def draw_scene(split: str, index: int) -> Sample:
 
 
 def _planned(split: str, index: int) -> tuple[Scene, Dice]:
-    """The plan of a scene, and the dice for its looks: textures and noise, which move no edge of a mask."""
+    """The plan of a scene, and the dice for its appearance: textures and noise, which do not affect masks."""
     number = SPLITS[split][0]
     return plan_scene(Dice(1, number, index, 0)), Dice(1, number, index, 1)
 
 
 def _painted(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
-    """Everything painted, far to near."""
+    """Paint everything, from far to near."""
     camera, weather = scene.camera, scene.weather
     canvas = Canvas(SKY, lit)
     ground = ground_of(camera, looks)
@@ -112,7 +112,7 @@ def _painted(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
 
 
 def _paint_bonnet(canvas: Canvas, color: RGB, camera: Camera) -> None:
-    """The own car's bonnet at the lower edge: in the image, but ignored, as in recorded data."""
+    """The bonnet of the ego vehicle at the bottom: visible but ignored, as in recorded data."""
     rows = np.arange(HEIGHT - 26, HEIGHT)[:, None]
     away = (np.arange(WIDTH) - camera.vanish) * (1 / 300)
     parts = (rows > HEIGHT - 20 + away * away * 22).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""What the street scenes of `shapes` are drawn with: dice, textures, a pinhole camera and a canvas.
+"""Drawing tools for the street scenes of `shapes`: dice, textures, a pinhole camera and a canvas.
 
-A scene must come out with the same bytes on every machine, so everything here (and in the other `shapes_*` files) keeps
-to integers and to +, -, *, /, sqrt and floor on floats, which IEEE 754 rounds in one way only: no sine, no power, no
-exponential, no sum or product over an array (their order is the library's choice). Random numbers are made from the raw
-words of PCG64, whose stream numpy guarantees, and not by numpy's samplers, whose streams it does not (NEP 19).
+A scene must have the same bytes on every machine. Therefore all files of this folder use only integers and +, -, *, /,
+sqrt and floor on floats, whose rounding IEEE 754 fixes: no sine, power or exponential, and no sum or product over an
+array (its order is up to the library). Random numbers are made from the raw words of PCG64, whose stream numpy
+guarantees, not by numpy's samplers, whose streams it does not guarantee (NEP 19).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ RGB = tuple[float, float, float]
 
 
 class Dice:
-    """Random draws that depend on the seed alone: PCG64 seeded with a tuple of integers."""
+    """Random numbers that depend only on the seed: PCG64 seeded with a tuple of integers."""
 
     def __init__(self, *seed: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(seed))
@@ -38,7 +38,7 @@ class Dice:
         return self.uniform(0.0, 1.0) < probability
 
     def choose(self, options: Sequence[T]) -> T:
-        """One of the options, each as likely as the others."""
+        """One of the options, all equally likely."""
         return options[self.below(len(options))]
 
     def bytes(self, count: int) -> np.ndarray:
@@ -48,26 +48,26 @@ class Dice:
 
 
 def jitter(dice: Dice, color: RGB, spread: float) -> RGB:
-    """A colour near `color`: brightness and each channel moved by up to `spread`, kept in 0..255."""
+    """A colour near `color`: brightness and channels shifted by up to `spread`, clipped to 0..255."""
     brightness = dice.uniform(-spread, spread)
     red, green, blue = (min(max(c + brightness + dice.uniform(-spread, spread) * 0.5, 0.0), 255.0) for c in color)
     return red, green, blue
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
-    """`share` of the second colour in the first."""
+    """Blend two colours; `share` is the weight of the second."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def gained(color: RGB, gain: float) -> RGB:
-    """A colour, lighter or darker."""
+    """A colour multiplied by a gain."""
     return color[0] * gain, color[1] * gain, color[2] * gain
 
 
 @cache
 def fractal(size: int = 512, seed: int = 1) -> np.ndarray:
-    """Cloudy noise that tiles: (size, size) float32 in -1..1, octaves of linearly enlarged random grids."""
+    """Tileable fractal noise: (size, size) float32 in -1..1, octaves of linearly upsampled random grids."""
     dice, total = Dice(7, seed), np.zeros((size, size))
     cells, weight = 4, 1.0
     while cells <= size // 2:
@@ -88,7 +88,7 @@ def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
 
 @cache
 def grain(seed: int = 2) -> np.ndarray:
-    """Fine noise: (1024, 1024) float32 in -1..1, no two neighbours alike."""
+    """White noise: (1024, 1024) float32 in -1..1."""
     return (Dice(7, seed).bytes(1 << 20).reshape(1024, 1024).astype(np.float32) - 127.5) * (1 / 127.5)
 
 
@@ -97,7 +97,7 @@ SURFACES = ("asphalt", "slabs", "bricks", "cobbles")
 
 @cache
 def surfaces() -> np.ndarray:
-    """Ground and wall textures that tile: (4, 256, 256) float32 in about -1..1, in the order of SURFACES; 4 x 4 m."""
+    """Tileable ground and wall textures: (4, 256, 256) float32 in about -1..1, in the order of SURFACES; 4 x 4 m."""
     rows, cols = np.arange(256)[:, None], np.arange(256)[None, :]
     noise = grain()[:256, :256] * 0.5 + fractal()[:256, :256] * 0.5
     return np.stack(
@@ -111,7 +111,7 @@ def surfaces() -> np.ndarray:
 
 
 def _blocks(rows: np.ndarray, cols: np.ndarray, height: int, width: int, joint: int) -> np.ndarray:
-    """Stones in running bond with dark joints, each stone with a brightness of its own."""
+    """Stones in running bond with dark joints; each stone has its own brightness."""
     shifted = cols + (rows // height % 2) * (width // 2)
     stone = (rows // height) * 31 + (shifted % 256 // width) * 17
     value = (stone * 2654435761 % 4294967296 // 65536 % 256) / 255.0 * 0.6 - 0.1
@@ -156,12 +156,12 @@ class Camera:
 
 
 class Canvas:
-    """The image while it is painted, far things first, by numbers: each pixel holds the number of a swatch.
+    """The image while it is being painted, from far to near: each pixel holds the number of a swatch.
 
-    A swatch is a colour (in the light of a clear noon, 0..255, above: lamps), a class and an instance id, so that label
-    and instances are exact by construction. swatch (H, W) uint16; shade (H, W) float32 multiplies the colour; nearness
-    (H, W) float32 = 1 / Z per metre, for the haze. `lit` is False where only label and instances are wanted: whatever
-    concerns light alone is left out. Swatch 0 is the background, whose colour is filled in by `develop`.
+    A swatch is a colour (in clear daylight, 0..255; lamps are brighter), a class and an instance id, so that label and
+    instances are exact by construction. swatch (H, W) uint16; shade (H, W) float32 multiplies the colour; nearness
+    (H, W) float32 = 1 / Z per metre, for the haze. With `lit` False only label and instances are computed, and lighting
+    is skipped. Swatch 0 is the background, whose colour is filled in by `develop`.
     """
 
     def __init__(self, background: int, lit: bool = True) -> None:
@@ -210,7 +210,7 @@ class Canvas:
         return np.array(self._classes, np.uint8)[self.swatch]
 
     def instances(self) -> np.ndarray:
-        """(H, W) int32: 0 = none; what is still seen is numbered 1..n from far to near."""
+        """(H, W) int32: 0 = none; visible instances are numbered 1..n from far to near."""
         shown = np.zeros(len(self._classes), bool)
         shown[self.swatch] = True
         alive = sorted({i for i, seen in zip(self._instances, shown.tolist(), strict=True) if seen} - {0})
@@ -228,11 +228,11 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Patch:
-    """The pixels under an upright rectangle or box: where they lie and what part of the world they see.
+    """The pixels covered by an upright rectangle or box, and the points of the world that they show.
 
     corner: (row, column) of the upper left pixel. y (h, w) float32: metres above the ground. z (w,): depth of each
-    column. front (w,) bool: columns on the face towards the camera, the others see the face along the street.
-    along (w,): metres along the face (from the corner that both faces share; into the street for the side face).
+    column. front (w,) bool: columns on the face towards the camera; the others show the face along the street.
+    along (w,): metres along the face, from the corner that both faces share (for the side face, away from the camera).
     """
 
     corner: tuple[int, int]
@@ -243,10 +243,10 @@ class Patch:
 
 
 def box_patch(camera: Camera, x: float, width: float, near: float, far: float, top: float) -> Patch | None:
-    """The visible faces of a box that stands on the ground from x to x + width (to the left where width < 0).
+    """The visible faces of a box that stands on the ground from x to x + width (to the left if width < 0).
 
-    The face at depth `near` looks to the camera; the face in the plane x, near..far deep, is seen where it lies on the
-    camera's side of the box. None where nothing of it is in the image.
+    The face at depth `near` faces the camera; the face in the plane x, near..far in depth, is visible if it is on the
+    camera's side of the box. None if the box is entirely outside the image.
     """
     side = 1.0 if width > 0 else -1.0
     ends = [camera.column(x, near), camera.column(x + width, near)]

@@ -1,4 +1,4 @@
-"""From paint to photograph: sky, haze, light, lamps, wet ground, rain, lens and sensor noise of a scene of `shapes`."""
+"""Rendering of a painted scene of `shapes`: sky, haze, light, lamps, wet ground, rain, lens and sensor noise."""
 
 from functools import cache
 
@@ -30,7 +30,7 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
 
 
 def _sky(weather: Weather, horizon: float, height: int, looks: Dice) -> np.ndarray:
-    """The upper rows, (3, height, W): a gradient down to the horizon, and clouds where the noise exceeds the cover."""
+    """The sky, (3, height, W): a gradient down to the horizon, with clouds where noise plus cover is positive."""
     share = np.minimum(np.arange(height, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[:, None]
     clouds = noise_window(fractal(1024, 5), looks, HEIGHT, WIDTH)[:height]
     cover = np.clip((clouds + weather.cover) * 2.2, 0, 1) * (1 - share * 0.5)  # (height, W)
@@ -43,7 +43,7 @@ def _sky(weather: Weather, horizon: float, height: int, looks: Dice) -> np.ndarr
 
 
 def _add_light(color: np.ndarray, canvas: Canvas, scene: Scene) -> None:
-    """The weather's light on everything, our headlights' on what is near, and haze before what is far."""
+    """Ambient light of the weather, our headlights on near surfaces, and haze in front of distant ones."""
     weather, camera = scene.weather, scene.camera
     if weather.beam:
         away = (np.arange(WIDTH) - camera.vanish).astype(np.float32) * np.float32(2.5 / camera.focal)  # (W,)
@@ -51,7 +51,7 @@ def _add_light(color: np.ndarray, canvas: Canvas, scene: Scene) -> None:
         depth = np.minimum(canvas.nearness * 12, 1) * np.float32(weather.beam)
         color *= width * depth + 1
     through = canvas.nearness * np.float32(weather.haze)
-    through /= through + 1  # (H, W) share of the light that gets through
+    through /= through + 1  # (H, W) transmittance
     for channel in range(3):
         air = np.float32(weather.sky[1][channel])
         color[channel] *= np.float32(weather.gain[channel])
@@ -61,7 +61,7 @@ def _add_light(color: np.ndarray, canvas: Canvas, scene: Scene) -> None:
 
 
 def _mirror(color: np.ndarray, ground: np.ndarray, scene: Scene) -> None:
-    """Wet ground shows what stands above the horizon, upside down, fainter towards the camera."""
+    """Wet ground mirrors everything above the horizon, fading towards the camera."""
     middle = min(max(int(scene.camera.horizon), 1), HEIGHT - 1)
     rows = np.arange(middle, HEIGHT)
     strength = ((HEIGHT - rows) * (scene.weather.wet / (HEIGHT - middle))).astype(np.float32)[:, None]
@@ -92,13 +92,13 @@ def _halos(color: np.ndarray, scene: Scene) -> None:
 
 @cache
 def _vignette() -> np.ndarray:
-    """(H, W) float32: 1 in the middle, 0.72 in the corners."""
+    """(H, W) float32: 1 in the centre, 0.72 in the corners."""
     rows, columns = (np.arange(HEIGHT) - 127.5) / 128, (np.arange(WIDTH) - 255.5) / 256
     return (1 - 0.14 * (rows[:, None] * rows[:, None] + columns * columns)).astype(np.float32)
 
 
 def _soften(color: np.ndarray, share: float) -> None:
-    """Mix each pixel with its neighbours, along rows, then along columns; the border keeps its own. In place."""
+    """Blur each pixel with its neighbours along rows, then along columns; borders stay as they are. In place."""
     own, side = np.float32(1 - share), np.float32(share / 2)
     for axis in (1, 2):
         size = color.shape[axis]

@@ -1,4 +1,4 @@
-"""Throws the dice for a street scene of `shapes`: what stands where, in which colours, in which weather."""
+"""Randomly plans a street scene of `shapes`: which objects stand where, in which colours and in which weather."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ from featherseg.data.shapes.scene import (
 from featherseg.data.shapes.weather import plan_weather
 
 FAR = 85.0
-"""Metres: nothing stands behind this depth but the skyline."""
+"""Metres: beyond this depth there is only the skyline."""
 
 WALLS: tuple[RGB, ...] = (
     (200, 190, 172), (178, 150, 120), (160, 88, 68), (128, 70, 58), (150, 148, 146), (112, 112, 118), (216, 210, 198),
@@ -65,7 +65,7 @@ METALS: tuple[RGB, ...] = ((90, 92, 95), (140, 142, 145), (50, 56, 52))
 
 
 def plan_scene(dice: Dice) -> Scene:
-    """Plan a whole scene: a function of what the dice give and of nothing else."""
+    """Plan a whole scene, as a function of the dice only."""
     camera = Camera(
         focal=dice.uniform(270, 430),
         height=dice.uniform(1.25, 2.3),
@@ -104,7 +104,7 @@ def _street(dice: Dice) -> Street:
     bays = dice.choose((0.0, 0.0, 2.2)), dice.choose((0.0, 2.2, 2.2))
     pavements = dice.uniform(1.8, 6.0), dice.uniform(1.8, 6.0)
     left, right = -lane * (there + 0.5) - bays[0], lane * (here - 0.5) + bays[1]
-    if dice.chance(0.75):  # the camera drives in the first lane that goes ahead, else it walks on a pavement
+    if dice.chance(0.75):  # the camera drives in the first forward lane, or else walks on a pavement
         move = dice.uniform(-0.5, 0.5)
     else:
         move = dice.choose(
@@ -135,7 +135,7 @@ def _street(dice: Dice) -> Street:
 
 
 def _off_crossing(street: Street, near: float, far: float) -> bool:
-    """True where near..far keeps a metre's distance from the crossing street."""
+    """Whether near..far keeps at least one metre from the side street."""
     return street.crossing is None or far < street.crossing[0] - 1 or near > street.crossing[1] + 1
 
 
@@ -221,7 +221,7 @@ def _traffic(dice: Dice, street: Street) -> list[Thing]:
 
 
 def _avenue(dice: Dice, street: Street, side: int) -> list[Thing]:
-    """A row of trees of one kind along the kerb."""
+    """A row of trees of the same kind along the kerb."""
     leaf, kind, dense = dice.choose(LEAVES), dice.choose((ROUND, ROUND, ROUND, TALL, CONIFER)), dice.uniform(0.45, 1.0)
     found: list[Thing] = []
     if dice.chance(0.5):
@@ -235,7 +235,7 @@ def _avenue(dice: Dice, street: Street, side: int) -> list[Thing]:
 
 
 def _garden(dice: Dice, street: Street, side: int, buildings: Sequence[Building]) -> list[Thing]:
-    """Trees of all kinds in the gaps between the buildings of a side."""
+    """Trees of all kinds in the gaps between the buildings on one side."""
     found: list[Thing] = []
     for _ in range(dice.below(9)):
         x, z = street.frontage(side) + side * dice.uniform(1, 12), dice.uniform(8, 60)
@@ -290,7 +290,7 @@ def _walkers(dice: Dice, street: Street, side: int) -> list[Thing]:
 
 
 def _crossing_people(dice: Dice, street: Street) -> list[Thing]:
-    """Somebody on the zebra before the crossing street."""
+    """People on the zebra crossing before the side street."""
     if street.crossing is None or street.crossing[0] < 10 or not dice.chance(0.5):
         return []
     x, z = dice.uniform(street.left, street.right - 1), street.crossing[0] - dice.uniform(1.5, 3.5)

@@ -1,7 +1,7 @@
-"""The words in which a street scene of `shapes` is planned: camera apart, everything that stands in it, in metres.
+"""Data structures of a planned street scene of `shapes`: everything in it except the camera, in metres.
 
-X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `plan` fills these in,
-`street` and `things` paint them, `light` turns the paint into a photograph.
+X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `plan` creates these objects,
+`street` and `things` paint them, `light` renders the final image.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ ROAD, PAVEMENT, BUILDING, SKY, TREE, POLE, CAR, PERSON = range(8)
 """Class ids, in the order of `shapes.CLASSES`."""
 
 PLAIN, BRICK, RIBBON, CURTAIN, IVY = range(5)
-"""Styles of a facade; RIBBON: windows in bands, CURTAIN: all glass."""
+"""Facade styles; RIBBON: bands of windows, CURTAIN: all glass."""
 
 HATCHBACK, SALOON, VAN, ESTATE = range(4)
 ROUND, TALL, CONIFER, BUSH = range(4)
 LAMP, SIGN, SIGNAL, BOLLARD = range(4)
-"""Kinds of cars, of trees and of poles."""
+"""Kinds of cars, trees and poles."""
 
 
 @dataclass(frozen=True)
 class Weather:
-    """Light and air.
+    """Light and atmosphere.
 
-    gain: factor of each colour channel; sky: colour at the top and at the horizon; cover -1..1: how much of the sky is
-    cloud; haze: depth in metres at which half the contrast is left; shadow: brightness of ground in shadow (1 = the sun
-    is not seen); sun: the side that shadows fall to; noise: standard deviation in grey values; wet 0..1: how much the
-    ground mirrors; rain: number of streaks; lamps: street lamps and windows are lit; beam: so are our headlights.
+    gain: factor of each colour channel; sky: colour at the top and at the horizon; cover -1..1: how cloudy the sky is;
+    haze: depth in metres at which contrast is halved; shadow: brightness of ground in shadow (1 = no direct sun); sun:
+    the side that shadows fall to; noise: standard deviation in grey values; wet 0..1: how much the ground mirrors;
+    rain: number of streaks; lamps: street lamps and windows are lit; beam: strength of our headlights.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Weather:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground: edges of the road, widths of the pavements, lanes (middle, goes ahead), lines between them.
+    """The ground: edges of the road, widths of the pavements, lanes (centre, whether forward), lines between them.
 
-    crossing: near..far of a street that crosses. zebra: it has stripes before it.
-    Surfaces are indices into `canvas.SURFACES`; paint is the grey value of the lines, 0 = none.
+    crossing: near..far of a side street; zebra: whether there is a zebra crossing before it. Surfaces are indices into
+    `canvas.SURFACES`; paint is the grey value of the lines, 0 = none.
     """
 
     left: float
@@ -70,19 +70,19 @@ class Street:
     paint: float
 
     def edge(self, side: int) -> float:
-        """X of the kerb on a side."""
+        """X of the kerb on one side."""
         return self.left if side < 0 else self.right
 
     def frontage(self, side: int) -> float:
-        """X of the line on which the buildings of a side stand."""
+        """X of the building line on one side."""
         return self.left - self.pavements[0] if side < 0 else self.right + self.pavements[1]
 
 
 @dataclass(frozen=True)
 class Building:
-    """A box from `x` outwards (`width` carries the side's sign), near..far deep; a pitched roof where gable > 0.
+    """A box from `x` outwards (`width` has the sign of the side), near..far in depth; a pitched roof if gable > 0.
 
-    style: PLAIN .. IVY; window: share of a bay's width and of a floor's height that is glass.
+    style: PLAIN .. IVY; window: fraction of the width of a bay and of the height of a floor that is glass.
     """
 
     side: int
@@ -104,7 +104,7 @@ class Building:
 
 @dataclass(frozen=True)
 class Car:
-    """A car whose middle is at x. kind: HATCHBACK .. ESTATE; ahead: we see its back, or, across, it drives right."""
+    """A car centred at x. kind: HATCHBACK .. ESTATE; ahead: we see its rear or, if across, it drives to the right."""
 
     x: float
     near: float
@@ -119,7 +119,7 @@ class Car:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who stands or walks; stride -1..1: how far the legs are apart and which one leads."""
+    """A standing or walking person; stride -1..1: how far apart the legs are and which one leads."""
 
     x: float
     near: float
@@ -136,7 +136,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Tree:
-    """kind: ROUND .. BUSH; spread: half the crown's width; density 0..1: how little is seen through it."""
+    """kind: ROUND .. BUSH; spread: half the width of the crown; density 0..1: opacity of the crown."""
 
     x: float
     near: float
@@ -151,7 +151,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Pole:
-    """kind: LAMP .. BOLLARD; face: colour of lamp, sign or light; side: where the arm points to."""
+    """kind: LAMP .. BOLLARD; face: colour of the lamp, sign or light; side: the direction of the arm."""
 
     x: float
     near: float
@@ -167,7 +167,7 @@ Thing = Building | Car | Person | Tree | Pole
 
 @dataclass(frozen=True)
 class Skyline:
-    """A far row of houses: column and height in pixels where each begins, and its tone (0 = a gap)."""
+    """A distant row of houses: first column and height of each in pixels, and its tone (0 = a gap)."""
 
     color: RGB
     blocks: tuple[tuple[int, float, int], ...]
@@ -175,7 +175,7 @@ class Skyline:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole scene; things are ordered far to near, as they are painted."""
+    """A whole scene; things are ordered from far to near, as they are painted."""
 
     camera: Camera
     weather: Weather

@@ -1,4 +1,4 @@
-"""Paints what stands still in a street scene of `shapes`: skyline, ground, buildings; and shadows on the ground."""
+"""Paints the static parts of a street scene of `shapes`: skyline, ground, shadows on the ground, and buildings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from featherseg.data.shapes.scene import (
 
 
 def paint_skyline(canvas: Canvas, camera: Camera, skyline: Skyline) -> None:
-    """The far houses along the horizon, with a gap here and there."""
+    """The distant houses along the horizon, with gaps here and there."""
     horizon = camera.horizons(np.arange(WIDTH))
     heights, tones = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.uint8)
     for column, height, tone in skyline.blocks:
@@ -55,9 +55,9 @@ def paint_skyline(canvas: Canvas, camera: Camera, skyline: Skyline) -> None:
 
 @dataclass(frozen=True)
 class Ground:
-    """The pixels from row `top` down: x, z (h, W) metres where the ray meets the ground, `seen` where it does.
+    """The pixels from row `top` down: x, z (h, W) in metres where the ray hits the ground; `seen`: whether it does.
 
-    mottle (h, W) float32 in -1..1: noise that lies on the ground, for stains and the ragged shadows of trees.
+    mottle (h, W) float32 in -1..1: noise fixed to the ground, for stains and the ragged shadows of trees.
     """
 
     top: int
@@ -73,7 +73,7 @@ def ground_of(camera: Camera, looks: Dice) -> Ground:
     horizon = camera.horizons(columns)
     top = min(max(int(float(horizon.min())), 0), HEIGHT - 1)
     below = np.arange(top, HEIGHT, dtype=np.float32)[:, None] + np.float32(0.5) - horizon  # (h, W)
-    scale = np.float32(camera.height) / np.maximum(below, np.float32(0.6))  # metres a pixel
+    scale = np.float32(camera.height) / np.maximum(below, np.float32(0.6))  # metres per pixel
     x = (columns + (0.5 - camera.vanish)).astype(np.float32) * scale
     z = scale * np.float32(camera.focal)
     column = ((x + 512) * 24).astype(np.int32) + looks.below(512) & 511
@@ -85,7 +85,7 @@ KERB, STONE, ASPHALT, LINE = 1, 2, 3, 4
 
 
 def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) -> None:
-    """Road with lines, kerb and pavement, with the texture of their surfaces."""
+    """Road with lines, kerb and pavement, with their surface textures."""
     x, z = ground.x, ground.z
     on_road = (x > street.left) & (x < street.right)
     kerb = (x > street.left - 0.28) & (x < street.right + 0.28)
@@ -105,7 +105,7 @@ def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) ->
 
 
 def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:
-    """Where lines are painted: dashes between lanes, a line at each edge, zebra stripes before a crossing street."""
+    """Road markings: dashes between lanes, a line at each edge, zebra stripes before a side street."""
     beat = (z + street.dash_phase) * (1 / 6)
     dash = beat - np.floor(beat) < 0.5
     marks = np.zeros(x.shape, bool)
@@ -122,7 +122,7 @@ def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:
 
 
 def _surface_shade(ground: Ground, on_road: np.ndarray, street: Street, looks: Dice) -> np.ndarray:
-    """(h, W) factor about 1: the surface's texture, faded where a texel is smaller than a pixel, and stains."""
+    """(h, W) factor around 1: the surface texture, faded where a texel is smaller than a pixel, and stains."""
     column = ((ground.x + 512) * 64).astype(np.int32) + looks.below(256) & 255
     row = (ground.z * 64).astype(np.int32) + looks.below(256) & 255
     surface = np.where(on_road, np.int32(street.road_surface), np.int32(street.pavement_surface))
@@ -131,7 +131,7 @@ def _surface_shade(ground: Ground, on_road: np.ndarray, street: Street, looks: D
 
 
 def cast_shadows(canvas: Canvas, ground: Ground, camera: Camera, weather: Weather, things: Sequence[Thing]) -> None:
-    """Darken the ground under cars and, where the sun shines, beside everything that stands."""
+    """Darken the ground under cars and, in sunshine, in the shadow of every object."""
     under, beside = np.zeros(ground.x.shape, bool), np.zeros(ground.x.shape, bool)
     for thing in things:
         if isinstance(thing, Car):
@@ -144,7 +144,7 @@ def cast_shadows(canvas: Canvas, ground: Ground, camera: Camera, weather: Weathe
 
 
 def _mark_sunless(mask: np.ndarray, ground: Ground, camera: Camera, sun: int, thing: Thing) -> None:
-    """Mark the ground that lies in the shadow of a thing, which falls to the side `sun`, 0.8 times its height long."""
+    """Mark the ground in the shadow of a thing; it falls to the side `sun` and is 0.8 times the height long."""
     reach, start, deep = thing.height * 0.8, 0.0, (thing.near - 0.15, thing.near + 0.15)
     match thing:
         case Building():
@@ -168,7 +168,7 @@ def _mark(
     deep: tuple[float, float],
     ragged: bool = False,
 ) -> None:
-    """Mark the ground within `across` = (middle, half) metres and `deep` = (near, far) metres; ragged: an oval."""
+    """Mark the ground within `across` = (centre, half width) and `deep` = (near, far), in metres; ragged: an oval."""
     near, far = max(deep[0], 1.5), max(deep[1], 1.6)
     ends = [camera.column(across[0] + half, z) for half in (-across[1], across[1]) for z in (near, far)]
     first, last = max(int(min(ends)), 0), min(int(max(ends)) + 1, WIDTH)
@@ -190,7 +190,7 @@ _PANES = np.array([PANE, PANE, MIRROR, PANE, MIRROR, PANE, LIT, LIT], np.uint8)
 
 
 def paint_building(canvas: Canvas, camera: Camera, b: Building, weather: Weather, looks: Dice) -> None:
-    """A box with its two faces, floors of windows, a ground floor and a roof."""
+    """A box with two visible faces, floors with windows, a ground floor and a roof."""
     patch = box_patch(camera, b.x, b.width, b.near, b.far, b.height + b.gable)
     if patch is None:
         return
@@ -213,7 +213,7 @@ def paint_building(canvas: Canvas, camera: Camera, b: Building, weather: Weather
 
 
 def _facade(b: Building, y: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """(h, w) parts at height y (h, w) and `along` (w,) metres from the corner."""
+    """(h, w) parts at height y (h, w), `along` (w,) metres from the corner."""
     bay, floor = along * (1 / b.bay), y * (1 / b.floor_height)
     bay_number, floor_number = np.floor(bay), np.floor(floor)
     across, up = bay - bay_number, floor - floor_number  # 0..1 within a bay (w,), within a floor (h, w)

@@ -31,7 +31,7 @@ _CABINS = ((0.02, 0.72, 5.0, 1.7), (0.16, 0.7, 1.7, 1.7), (0.0, 0.93, 9.0, 3.0),
 
 
 def paint_car(canvas: Canvas, camera: Camera, car: Car, weather: Weather) -> None:
-    """A car as a box: its end towards the camera and, where it is seen, its flank; the cabin may stand back on it."""
+    """A car as a box: the end that faces the camera and, if visible, the flank; the cabin may be set back."""
     start, end = _CABINS[car.kind][:2]
     setback = (start if car.ahead else 1 - end) * car.length + 0.12  # of the window, painted upright
     if car.across or setback < 0.3 or car.near > 30:
@@ -47,13 +47,13 @@ def paint_car(canvas: Canvas, camera: Camera, car: Car, weather: Weather) -> Non
 
 
 def _roof_seen(camera: Camera, car: Car, near: float) -> float:
-    """How far above its height the roof is seen, in metres at depth `near`, by a camera that looks down on it."""
+    """How far the roof appears above the height of the car, in metres at depth `near`, to a camera above it."""
     far = car.near + (car.width if car.across else car.length * 0.75)
     return max(camera.height - car.height, 0.0) * max(1 - near / far, 0.0)
 
 
 def _body(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.ndarray]:
-    """End and flank; nothing above the belt at the end where the cabin is set back."""
+    """End and flank; if the cabin is set back, nothing above the belt line at that end."""
     width, depth = (car.length, 0.0) if car.across else (car.width, car.length)
     left, right, over = car.x - width / 2, car.x + width / 2, _roof_seen(camera, car, car.near)
     patch = _box(camera, left, right, car.near, car.near + depth, car.height + over)
@@ -72,7 +72,7 @@ def _body(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.nd
 
 
 def _cabin(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.ndarray]:
-    """The window end of the cabin, `setback` metres into the car, and the lid or bonnet before it."""
+    """The window of the cabin, `setback` metres into the car, and the boot lid or bonnet in front of it."""
     near, belt = car.near + setback, car.height * _BELTS[car.kind]
     widest = (abs(car.x) + car.width / 2) * (near / car.near) - abs(car.x)  # the lid's near edge, in the cabin's plane
     over = _roof_seen(camera, car, near)
@@ -89,10 +89,10 @@ def _cabin(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.n
 
 
 def _end(car: Car, y: np.ndarray, across: np.ndarray, over: float) -> np.ndarray:
-    """The back or front: (h, w) parts at height y and `across` (w,) metres right of the middle."""
+    """The rear or front: (h, w) parts at height y, `across` (w,) metres to the right of the centre."""
     h, half = np.float32(car.height), car.width / 2
     belt = car.height * _BELTS[car.kind]
-    lean = np.maximum(y - belt, 0) * np.float32(0.08 if car.kind == VAN else 0.3)  # how far the cabin leans in
+    lean = np.maximum(y - belt, 0) * np.float32(0.08 if car.kind == VAN else 0.3)  # how far the cabin tapers
     out = np.abs(across)
     parts = np.full(y.shape, BODY, np.uint8)
     parts[y < h * 0.36] = LOW
@@ -108,7 +108,7 @@ def _end(car: Car, y: np.ndarray, across: np.ndarray, over: float) -> np.ndarray
     under = y < h * 0.17
     parts[under] = 0
     parts[under & (out > half * 0.6) & (out < half * 0.95)] = TYRE
-    left_lean = 0.0 if car.x > half else lean  # where a flank is seen, the cabin meets it
+    left_lean = 0.0 if car.x > half else lean  # where a flank is visible, the cabin meets it
     right_lean = 0.0 if car.x < -half else lean
     outside = (across < left_lean - half) | (across > half - right_lean) | (y < 0) | (y > h + over)
     parts[outside | ((y > h) & (out + y - h > half * 0.8))] = 0
@@ -116,9 +116,9 @@ def _end(car: Car, y: np.ndarray, across: np.ndarray, over: float) -> np.ndarray
 
 
 def _flank(car: Car, y: np.ndarray, along: np.ndarray, setback: float | None = None) -> np.ndarray:
-    """The side: (h, w) parts at height y (h, w) and `along` (w,) metres from the back.
+    """The side: (h, w) parts at height y (h, w), `along` (w,) metres from the rear.
 
-    Where the car's end is seen too, the cabin rises upright `setback` metres from that end.
+    If an end of the car is visible too, the cabin rises vertically `setback` metres from that end.
     """
     h, length = np.float32(car.height), car.length
     belt = car.height * _BELTS[car.kind]
@@ -165,19 +165,19 @@ def _car_colors(car: Car, weather: Weather) -> list[RGB]:
 
 
 def _box(camera: Camera, left: float, right: float, near: float, far: float, top: float) -> Patch | None:
-    """`box_patch` from left to right, on whichever side of the camera the box stands."""
+    """`box_patch` from left to right, for a box on either side of the camera."""
     if right < 0:
         return box_patch(camera, right, left - right, near, far, top)
     return box_patch(camera, left, right - left, near, far, top)
 
 
 def _stand(camera: Camera, x: float, z: float, width: float, height: float) -> Patch | None:
-    """The pixels of an upright rectangle `width` wide, its middle at x: a box without depth."""
+    """The pixels of an upright rectangle of this width centred at x: a box without depth."""
     return _box(camera, x - width / 2, x + width / 2, z, z, height)
 
 
 def _facing(patch: Patch, camera: Camera, x: float) -> np.ndarray:
-    """(w,) float32: metres from x to the right, for each column of a patch."""
+    """(w,) float32: metres to the right of x, for each column of a patch."""
     columns = np.arange(patch.y.shape[1]) + (patch.corner[1] + 0.5 - camera.vanish)
     return (columns * (patch.z.astype(np.float64) / camera.focal) - x).astype(np.float32)
 
@@ -186,7 +186,7 @@ SHOE, LEG, SKIN, COAT, SLEEVE, HAIR, BAG = range(1, 8)
 
 
 def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weather) -> None:
-    """Legs, coat, arms, head: bands whose middle and half width depend on the height alone, in body heights."""
+    """Legs, coat, arms, head: bands whose centre and half width depend only on y, in units of body height."""
     patch = _stand(camera, person.x, person.near, 0.56 * person.height, person.height)
     if patch is None or patch.y.shape[0] < 5:
         return
@@ -227,7 +227,7 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
 
 
 def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> None:
-    """A trunk, branches and a crown whose outline and holes are noise; leaves in six tones, lighter towards the sun."""
+    """Trunk, branches and a crown whose outline and holes are noise; six tones of leaves, lighter towards the sun."""
     patch = _stand(camera, tree.x, tree.near, 2.4 * tree.spread, tree.height)
     if patch is None or patch.y.shape[0] < 4:
         return
@@ -260,7 +260,7 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
 
 
 def paint_pole(canvas: Canvas, camera: Camera, pole: Pole, weather: Weather) -> None:
-    """A street lamp with its arm, a sign, a traffic light or a bollard; at least a pixel wide."""
+    """A street lamp with its arm, a sign, a traffic light or a bollard; at least one pixel wide."""
     patch = _stand(camera, pole.x, pole.near, 3.4 if pole.kind == LAMP else 0.9, pole.height)
     if patch is None:
         return

@@ -1,4 +1,4 @@
-"""The weathers of `shapes`: clear, overcast, fog, rain, dusk and night, each with its sky, light, haze and noise."""
+"""Weather conditions of `shapes`: clear, overcast, fog, rain, dusk and night, each with sky, light, haze and noise."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from featherseg.data.shapes.scene import Weather
 
 
 def plan_weather(dice: Dice) -> Weather:
-    """Draw a weather: clear in three scenes of nine, overcast in two, fog, rain, dusk and night in one each."""
+    """Sample the weather: clear in three scenes of nine, overcast in two, fog, rain, dusk and night in one each."""
     name = dice.choose(("clear", "clear", "clear", "overcast", "overcast", "fog", "rain", "dusk", "night"))
     exposure, sun = dice.uniform(0.8, 1.15), dice.choose((-1, 1))
     gain = tuple(exposure * dice.uniform(0.9, 1.1) for _ in range(3))
