@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -160,6 +161,7 @@ def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, in
     from featherseg.core.types import ClassInfo
     from featherseg.exporters import EXPORTERS
     from featherseg.exporters.job import Facts, Job
+    from featherseg.exporters.onnx import to_onnx
 
     model, files = model_of(name).requires_grad_(False), {}
     facts = Facts(name, tuple(ClassInfo(f"class_{i}", (i, i, i)) for i in range(19)), "not stated")
@@ -168,7 +170,7 @@ def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, in
         print(f"writing {target}", file=sys.stderr, flush=True)
         kind, place = EXPORTERS[target], folder / target
         place.mkdir()
-        kind.write(Job(model, facts, place, calibration=noise if kind.quantised else ()))
+        kind.write(Job(model, facts, place, partial(to_onnx, model, facts), noise if kind.quantised else ()))
         files[target] = place / kind.main
     return files
 

@@ -3,11 +3,11 @@
 from importlib.util import find_spec
 
 import pytest
+from export_job import job_of
 from small_model import FACTS, small_model
 
 from featherseg.core.errors import MissingExtra
 from featherseg.exporters import EXPORTERS, coreml
-from featherseg.exporters.job import Job
 
 
 def test_it_is_marked_as_not_verified():
@@ -18,4 +18,4 @@ def test_it_is_marked_as_not_verified():
 @pytest.mark.skipif(find_spec("coremltools") is not None, reason="coremltools is installed")
 def test_without_coremltools_the_command_that_installs_it_is_named(tmp_path):
     with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[coreml\]'"):
-        coreml.write(Job(small_model(), FACTS, tmp_path))
+        coreml.write(job_of(small_model(), FACTS, tmp_path))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, MissingExtra, UnknownName
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.exporters import EXPORTERS, Options, export, export_all, work
+from featherseg.exporters import EXPORTERS, ExportSettings, export, export_formats, pipeline
 from featherseg.exporters.calibration import LabelledSplit
 from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.quiet import quiet
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.model import SegmentationModel
 
@@ -100,7 +101,7 @@ def test_a_layer_that_fixes_the_size_is_refused(tmp_path):
 
 
 def test_an_unknown_target_is_answered_with_the_nearest(tmp_path):
-    with pytest.raises(UnknownName, match=r"unknown export target 'onxn'. Did you mean 'onnx'\?"):
+    with pytest.raises(UnknownName, match=r"unknown export format 'onxn'. Did you mean 'onnx'\?"):
         export(OneLayer(), "onxn", tmp_path / "a.onnx")
 
 
@@ -122,28 +123,28 @@ def test_the_wrong_number_of_classes_is_refused(tmp_path):
 
 def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeypatch):
     traced = []
-    monkeypatch.setattr(work, "to_onnx", lambda *args: traced.append(1) or to_onnx(*args))
-    reports, errors = export_all(OneLayer(), ["onnx", "openvino", "onnx"], tmp_path)
-    assert ([report.target for report in reports], errors, traced) == (["onnx", "openvino"], [], [1])
+    monkeypatch.setattr(pipeline, "to_onnx", lambda *args: traced.append(1) or to_onnx(*args))
+    reports, errors = export_formats(OneLayer(), ["onnx", "openvino", "onnx"], tmp_path)
+    assert ([report.format for report in reports], errors, traced) == (["onnx", "openvino"], [], [1])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.onnx", "model.xml"]
     assert reports[1].bytes == sum((tmp_path / name).stat().st_size for name in ("model.bin", "model.xml"))
 
 
 def test_one_bad_name_in_the_list_is_refused_before_any_work(tmp_path):
     with pytest.raises(UnknownName, match=r"'openvno'. Did you mean 'openvino'\?"):
-        export_all(OneLayer(), ["onnx", "openvno"], tmp_path)
+        export_formats(OneLayer(), ["onnx", "openvno"], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[openvino\]'"):
-        export_all(OneLayer(), ["onnx", "openvino"], tmp_path)
+        export_formats(OneLayer(), ["onnx", "openvino"], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_target_that_fails_does_not_stop_the_others(tmp_path):
-    reports, errors = export_all(OtherWhenExported(), ["onnx", "onnx-int8"], tmp_path)
+    reports, errors = export_formats(OtherWhenExported(), ["onnx", "onnx-int8"], tmp_path)
     assert (reports, len(errors)) == ([], 2)
     assert "the onnx file is off by" in str(errors[0])
     assert "int8 needs images" in str(errors[1])
@@ -162,6 +163,16 @@ def test_what_is_stopped_leaves_the_old_file(tmp_path, monkeypatch):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
+def test_a_converter_that_misses_a_file_of_its_own_is_no_full_disk(tmp_path, monkeypatch):
+    def write(job):
+        with quiet("the converter cannot write this model"):
+            raise FileNotFoundError(2, "No such file or directory", "libconverter.so")
+
+    monkeypatch.setitem(EXPORTERS, "onnx", replace(EXPORTERS["onnx"], write=write))
+    with pytest.raises(ExportError, match=r"the converter cannot write this model \(FileNotFoundError: .*libconverter"):
+        export(OneLayer(), path=tmp_path / "a.onnx")
+
+
 def test_a_file_that_nothing_here_can_run_is_written_and_says_so(tmp_path, monkeypatch):
     def write(job):
         (job.folder / "model.onnx").write_bytes(b"x" * 7)
@@ -173,8 +184,8 @@ def test_a_file_that_nothing_here_can_run_is_written_and_says_so(tmp_path, monke
 
 def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):
     run = three_layer_run(tmp_path / "run")
-    options = Options(calibration=3, max_drop=100)
-    reports, errors = export_all(run, ["onnx-int8"], options=options)
+    settings = ExportSettings(calibration=3, max_drop=100)
+    reports, errors = export_formats(run, ["onnx-int8"], settings=settings)
     assert not errors
     (report,) = reports
     assert report.path == run.path / "export" / "model.int8.onnx"
@@ -191,7 +202,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, mo
     scores = iter([0.5, 0.45, 0.45])  # the model, then two candidates
     monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
     with pytest.raises(ExportError, match=r"45\.00 mIoU even with 2 of its 3 layers left out; 49\.50 is"):
-        export(run, "onnx-int8", options=Options(calibration=2, max_drop=0.5))
+        export(run, "onnx-int8", settings=ExportSettings(calibration=2, max_drop=0.5))
     assert [file.read_bytes() for file in (run.path / "export").iterdir()] == [b"old"]
     assert not (run.path / "parity.json").exists()
 
@@ -232,4 +243,4 @@ def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
 @pytest.mark.parametrize(("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration")])
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
-        Options(**values)
+        ExportSettings(**values)

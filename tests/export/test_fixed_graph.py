@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from featherseg.core.errors import ExportError
 from featherseg.core.types import ClassInfo, SegOutput
-from featherseg.exporters.fixed_graph import DEFAULT_SIZE, REWRITES, fixed_graph, fixed_size
-from featherseg.exporters.job import Facts
+from featherseg.exporters.fixed_graph import REWRITES, fixed_graph
+from featherseg.exporters.job import DEFAULT_SIZE, Facts
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMean
 from featherseg.layers.precision import autocast_off
@@ -74,8 +74,8 @@ def test_the_model_is_left_as_it_was():
 
 def test_the_size_is_that_of_the_training():
     facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT")
-    assert fixed_size(facts) == DEFAULT_SIZE
-    assert fixed_size(Facts("a", facts.classes, "MIT", image_size=(90, 131))) == (90, 131)
+    assert facts.fixed_size == DEFAULT_SIZE
+    assert Facts("a", facts.classes, "MIT", image_size=(90, 131)).fixed_size == (90, 131)
 
 
 def test_a_model_that_cannot_be_a_graph_is_refused_with_a_sentence():

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from export_job import job_of
 from three_layers import FACTS, three_layers
 
 from featherseg.core.errors import FeathersegError
-from featherseg.exporters import onnx_int8
-from featherseg.exporters.job import Job
-from featherseg.exporters.onnx import to_onnx
-from featherseg.exporters.places import move
+from featherseg.exporters import EXPORTERS, onnx_int8
+from featherseg.exporters.pipeline import move
 
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
 
@@ -55,7 +54,7 @@ def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
 
 def test_a_disk_that_refuses_the_quantiser_is_not_taken_for_the_model(tmp_path):
     """`export` tells an OSError as what it is, with the folder."""
-    job = Job(three_layers(), FACTS, tmp_path, [torch.rand(1, 3, 48, 64)], graph=lambda: to_onnx(three_layers(), FACTS))
+    job = job_of(three_layers(), FACTS, tmp_path, [torch.rand(1, 3, 48, 64)])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -76,7 +75,7 @@ def test_files_that_belong_together_stay_together_where_the_second_is_refused(tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(FeathersegError, match=r"cannot write .*model\.xml: File too large"):
-            move(draft, "model.xml", out / "model.xml")
+            move(draft, EXPORTERS["openvino"], out / "model.xml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {file.name: file.read_text() for file in out.iterdir()} == {"model.bin": "old", "model.xml": "old"}
@@ -91,7 +90,7 @@ def test_a_folder_stays_where_the_new_one_is_refused(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(FeathersegError, match=r"cannot write .*web: File too large\. What was there is unchanged"):
-            move(draft, "web", out / "web")
+            move(draft, EXPORTERS["web"], out / "web")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.name for file in out.iterdir()] == ["web"]

@@ -7,13 +7,13 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from export_job import job_of
 from three_layers import FACTS, ThreeLayers, three_layers
 from torch import nn
 
 from featherseg.core.errors import ExportError
 from featherseg.exporters import onnx_int8, openvino, openvino_int8
 from featherseg.exporters.int8 import layer_nodes, quantise
-from featherseg.exporters.job import Job
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
@@ -29,7 +29,7 @@ def graph():
 
 
 def job(folder, graph, **options):
-    return Job(three_layers(WIDTH), FACTS, folder, IMAGES, graph=graph, **options)
+    return job_of(three_layers(WIDTH), FACTS, folder, IMAGES, graph=graph, **options)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -96,7 +96,7 @@ def test_without_labelled_images_the_first_candidate_stays(tmp_path, graph):
 
 def test_without_images_int8_is_refused(tmp_path):
     with pytest.raises(ExportError, match="export a run, not a bare model"):
-        openvino_int8.write(Job(three_layers(), FACTS, tmp_path))
+        openvino_int8.write(job_of(three_layers(), FACTS, tmp_path))
 
 
 def test_the_nodes_of_a_layer_are_found_by_its_weight(graph):
@@ -142,12 +142,12 @@ class Scaled(ThreeLayers):
 
 def test_what_openvino_fuses_is_fused_before_int8_and_is_known_by_its_old_names(tmp_path):
     model = Scaled().eval()
-    model = openvino_int8.fused(openvino.convert(Job(model, FACTS, tmp_path)))
-    kinds = [operation.get_type_name() for operation in model.get_ops()]
+    fused = openvino_int8.fused(openvino.convert(job_of(model, FACTS, tmp_path)))
+    kinds = [operation.get_type_name() for operation in fused.get_ops()]
     assert (kinds.count("Gelu"), kinds.count("Erf"), kinds.count("Convolution")) == (1, 0, 4)
     nodes = layer_nodes(onnx.load_from_string(to_onnx(model, FACTS)).graph, model)
     assert set(nodes) == {"stem", "body.1", "head", "mix"}
-    convolutions = [op for op in model.get_ops() if op.get_type_name() == "Convolution"]
+    convolutions = [op for op in fused.get_ops() if op.get_type_name() == "Convolution"]
     for names in nodes.values():
         assert sum(bool(openvino_int8.origins(op) & set(names)) for op in convolutions) == 1
     (scaled,) = (op for op in convolutions if openvino_int8.origins(op) & set(nodes["mix"]))
@@ -171,7 +171,7 @@ class Windowed(ThreeLayers):
 def test_a_model_that_cuts_windows_out_opens_in_int8(tmp_path):
     torch.manual_seed(0)
     model = Windowed().eval()
-    openvino_int8.write(Job(model, FACTS, tmp_path, IMAGES))
+    openvino_int8.write(job_of(model, FACTS, tmp_path, IMAGES))
     with torch.no_grad():
         expected = model(IMAGES[0]).logits
     found = open_runtime(tmp_path / "model.int8.xml", "cpu")(IMAGES[0]).logits

@@ -5,12 +5,13 @@ import zipfile
 
 import pytest
 import torch
+from export_job import job_of
 from small_model import FACTS, small_model
 
 from featherseg import models
 from featherseg.core.errors import ExportError
 from featherseg.exporters import litert
-from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.job import Facts
 from featherseg.exporters.parity import perturb, verify
 
 pytest.importorskip("litert_torch")
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the converter's own insi
 def written(tmp_path_factory):
     """The file of a small model, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("litert")
-    litert.write(Job(small_model(), FACTS, folder))
+    litert.write(job_of(small_model(), FACTS, folder))
     return folder / "model.tflite"
 
 
@@ -52,7 +53,7 @@ def test_an_operation_that_is_not_known_is_refused_with_a_sentence(tmp_path):
     model = small_model()
     model.context.forward = lambda x: torch.special.bessel_j0(x)
     with pytest.raises(ExportError, match="litert-torch cannot write this model"):
-        litert.write(Job(model, FACTS, tmp_path))
+        litert.write(job_of(model, FACTS, tmp_path))
 
 
 @pytest.mark.slow
@@ -60,6 +61,6 @@ def test_an_operation_that_is_not_known_is_refused_with_a_sentence(tmp_path):
 def test_every_system_passes_at_a_size_that_it_pads(name, tmp_path):
     model = perturb(models.build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT", image_size=(90, 131))
-    litert.write(Job(model, facts, tmp_path))
+    litert.write(job_of(model, facts, tmp_path))
     report = verify(model, tmp_path / "model.tflite", facts=facts)
     assert report.ok, report

@@ -78,10 +78,10 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
     run = exported.run
     assert found.pop("peak_bytes_per_pixel") == pytest.approx(peak_bytes_per_pixel(run.model))
     assert found == {
-        "format_version": 1,
+        "format_version": 2,
         "model": run.recipe.model.name,
         "options": {},
-        "start": "from scratch",
+        "init": "from scratch",
         "classes": ["road", "straße", "car", "sky", "void-like"],
         "colors": [list(row.color) for row in run.classes],
         "things": [False, False, True, False, False],

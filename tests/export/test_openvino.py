@@ -4,17 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from export_job import job_of
 from three_layers import FACTS, three_layers
 
 from featherseg import models
-from featherseg.exporters import export_all, openvino
-from featherseg.exporters.job import Job
+from featherseg.exporters import export_formats, openvino
 from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.runtimes import open_file
 
 
 def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
-    openvino.write(Job(three_layers(), FACTS, tmp_path))
+    openvino.write(job_of(three_layers(), FACTS, tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     report = verify(three_layers(), tmp_path / "model.xml", facts=FACTS)
     assert report.ok, report
@@ -22,7 +22,7 @@ def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path
 
 def test_weights_are_written_in_fp32(tmp_path):
     model = three_layers()
-    openvino.write(Job(model, FACTS, tmp_path))
+    openvino.write(job_of(model, FACTS, tmp_path))
     assert model.stem.weight.detach().numpy().tobytes() in (tmp_path / "model.bin").read_bytes()
 
 
@@ -35,7 +35,7 @@ def test_a_graph_that_was_made_already_is_not_made_again(tmp_path):
         calls.append(1)
         return to_onnx(three_layers(), FACTS)
 
-    openvino.write(Job(three_layers(), FACTS, tmp_path, graph=graph))
+    openvino.write(job_of(three_layers(), FACTS, tmp_path, graph=graph))
     assert calls == [1]
 
 
@@ -66,7 +66,7 @@ def test_no_architecture_is_left_out():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
     model = perturb(models.build(name, classes=3)).eval()
-    reports, errors = export_all(model, ["onnx", "openvino"], tmp_path)
+    reports, errors = export_formats(model, ["onnx", "openvino"], tmp_path)
     assert not errors
     assert [report.parity.ok for report in reports] == [True, True]
 
@@ -74,6 +74,6 @@ def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
 def test_names_of_classes_are_text_in_the_xml(tmp_path):
     names = ['"/></net><net><layer version="evil"/>', "<!DOCTYPE a><![CDATA[", "\x1b[2J\n&lt;"]
     facts = replace(FACTS, classes=[replace(row, name=name) for row, name in zip(FACTS.classes, names, strict=False)])
-    openvino.write(Job(three_layers(), facts, tmp_path))
+    openvino.write(job_of(three_layers(), facts, tmp_path))
     found = [row.name for row in open_file(tmp_path / "model.xml", "cpu").classes]
     assert found == [row.name for row in facts.classes]

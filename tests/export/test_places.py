@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from featherseg.core.errors import ExportError
-from featherseg.exporters import places
-from featherseg.exporters.places import destinations, move
+from featherseg.exporters import EXPORTERS, pipeline
+from featherseg.exporters.pipeline import destinations, move
 
 
 def test_without_a_path_files_go_into_the_export_folder_of_the_run(tmp_path):
@@ -47,7 +47,7 @@ def test_a_pair_takes_the_name_that_was_given_and_other_files_stay(tmp_path):
     (draft / "model.int8.bin").write_text("weights")
     (out / "model.onnx").write_text("other")
     (out / "a.bin").write_text("old")
-    assert move(draft, "model.int8.xml", out / "a.xml") == 10
+    assert move(draft, EXPORTERS["openvino-int8"], out / "a.xml") == 10
     found = {file.name: file.read_text() for file in out.iterdir()}
     assert found == {"a.xml": "xml", "a.bin": "weights", "model.onnx": "other"}
 
@@ -57,8 +57,8 @@ def test_the_file_that_is_opened_arrives_last(tmp_path, monkeypatch):
     for name in ("model.a", "model.onnx", "model.z"):
         (tmp_path / "draft" / name).write_text(name)
     order = []
-    monkeypatch.setattr(places, "write_together", lambda writes: order.extend(path.name for path in writes))
-    move(tmp_path / "draft", "model.onnx", tmp_path / "out" / "b.onnx")
+    monkeypatch.setattr(pipeline, "write_together", lambda writes: order.extend(path.name for path in writes))
+    move(tmp_path / "draft", EXPORTERS["onnx"], tmp_path / "out" / "b.onnx")
     assert order == ["b.a", "b.z", "b.onnx"]
 
 
@@ -68,7 +68,7 @@ def test_a_folder_replaces_a_folder(tmp_path):
     (draft / "web" / "js" / "a.js").write_text("new")
     (out / "web").mkdir(parents=True)
     (out / "web" / "old.html").write_text("old")
-    assert move(draft, "web", out / "web") == 3
+    assert move(draft, EXPORTERS["web"], out / "web") == 3
     assert [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()] == ["web/js/a.js"]
 
 
@@ -84,9 +84,9 @@ def test_links_beside_an_exported_file_are_replaced_and_not_followed(tmp_path, t
         (out / name).symlink_to(elsewhere / name)
     (out / "web").symlink_to(elsewhere / "web")
     (draft / "web" / "index.html").write_text("new")
-    move(draft, "web", out / "web")
+    move(draft, EXPORTERS["web"], out / "web")
     shutil.rmtree(draft / "web")
-    move(draft, "model.xml", out / "model.xml")
+    move(draft, EXPORTERS["openvino"], out / "model.xml")
     assert [(elsewhere / name).read_text() for name in ("model.xml", "model.bin")] == ["old", "old"]
     assert not list((elsewhere / "web").iterdir())
     assert not any((out / name).is_symlink() for name in ("model.xml", "model.bin", "web"))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from export_job import job_of
 from quick_exports import AS_PT2
 from shallow import shallow
 from three_layers import FACTS, ThreeLayers, three_layers
@@ -9,7 +10,7 @@ from three_layers import FACTS, ThreeLayers, three_layers
 from featherseg import models
 from featherseg.core.errors import ExportError
 from featherseg.exporters import pt2 as torch_export
-from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.job import Facts
 from featherseg.exporters.parity import perturb, verify
 from featherseg.models import MODELS
 
@@ -27,7 +28,7 @@ class FixedBatch(ThreeLayers):
 
 
 def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
-    torch_export.write(Job(three_layers(), FACTS, tmp_path))
+    torch_export.write(job_of(three_layers(), FACTS, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     report = verify(three_layers(), tmp_path / "model.pt2", facts=FACTS)
     assert report.ok, report
@@ -40,7 +41,7 @@ def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path
 def test_every_architecture_passes_at_sizes_it_was_not_exported_at(build, name, tmp_path):
     model = perturb(build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT")
-    torch_export.write(Job(model, facts, tmp_path))
+    torch_export.write(job_of(model, facts, tmp_path))
     report = verify(model, tmp_path / "model.pt2", facts=facts)
     assert report.ok, report
 
@@ -48,4 +49,4 @@ def test_every_architecture_passes_at_sizes_it_was_not_exported_at(build, name, 
 @pytest.mark.parametrize("model", [FixedSize, FixedBatch])
 def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match="any batch, height and width"):
-        torch_export.write(Job(model().eval(), FACTS, tmp_path))
+        torch_export.write(job_of(model().eval(), FACTS, tmp_path))

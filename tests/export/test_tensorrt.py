@@ -4,10 +4,10 @@ import ast
 import json
 from dataclasses import replace
 
+from export_job import job_of
 from small_model import FACTS, small_model
 
 from featherseg.exporters import EXPORTERS, tensorrt
-from featherseg.exporters.job import Job
 
 
 def test_it_is_marked_as_not_verified():
@@ -16,7 +16,7 @@ def test_it_is_marked_as_not_verified():
 
 
 def test_the_tensorrt_folder_holds_graph_facts_script_and_note(tmp_path):
-    tensorrt.write(Job(small_model(), FACTS, tmp_path, graph=lambda: b"graph"))
+    tensorrt.write(job_of(small_model(), FACTS, tmp_path, graph=lambda: b"graph"))
     folder = tmp_path / "tensorrt"
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.txt",
@@ -36,7 +36,7 @@ def test_the_name_of_a_run_steers_nothing_in_the_note_and_is_in_no_source(tmp_pa
     facts = replace(
         FACTS, name='a\x1b[2J\n"; print(1)', classes=[replace(row, name="\nprint(2)") for row in FACTS.classes]
     )
-    tensorrt.write(Job(small_model(), facts, tmp_path, graph=lambda: b"graph"))
+    tensorrt.write(job_of(small_model(), facts, tmp_path, graph=lambda: b"graph"))
     folder = tmp_path / "tensorrt"
     assert (folder / "README.txt").read_text().startswith('a\\x1b[2J\\n"; print(1) for TensorRT.')
     assert "print(" not in (folder / "build_engine.py").read_text()

@@ -15,8 +15,8 @@ from small_run import small_info
 import featherseg
 from featherseg import models
 from featherseg.data.shapes import Shapes
-from featherseg.exporters import Options, export
-from featherseg.exporters.usage import onnx_lines
+from featherseg.exporters import ExportSettings, export
+from featherseg.exporters.onnx import usage_lines
 from featherseg.inference.runtimes import open_file
 from featherseg.inference.runtimes.file_facts import read_facts
 from featherseg.recipe import PanopticTable
@@ -53,7 +53,7 @@ def yard(tmp_path_factory):
 
 def test_the_documented_lines_give_predict_s_mask(photo, yard):
     shutil.copyfile(yard, "yard.onnx")
-    assert documented() == onnx_lines(Path("yard.onnx"), open_file("yard.onnx").facts)
+    assert documented() == usage_lines(Path("yard.onnx"), open_file("yard.onnx").facts)
     expected = featherseg.Predictor(load_run(STARTER))(photo).mask
     assert expected.shape == (333, 201)
     assert len(np.unique(expected)) > 4
@@ -62,8 +62,8 @@ def test_the_documented_lines_give_predict_s_mask(photo, yard):
 
 def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo):
     run = load_run(STARTER)
-    report = export(run, "onnx", "it's masks.onnx", options=Options(masks=True))
-    lines = onnx_lines(report.path, open_file(report.path).facts)
+    report = export(run, "onnx", "it's masks.onnx", settings=ExportSettings(masks=True))
+    lines = usage_lines(report.path, open_file(report.path).facts)
     assert (mask_by(lines) == featherseg.Predictor(run)(photo).mask).mean() > 0.9999
     assert lines.count("\n") < documented().count("\n")
 
@@ -76,7 +76,7 @@ def test_a_model_whose_corners_are_aligned_gets_lines_of_its_own(photo):
     torch.manual_seed(0)
     save_weights(folder, models.build("pidnet-s", 8).state_dict())
     report = export(open_run(folder))
-    lines = onnx_lines(report.path, open_file(report.path).facts)
+    lines = usage_lines(report.path, open_file(report.path).facts)
     expected = featherseg.Predictor(str(folder))(photo).mask
     assert len(np.unique(expected)) > 2
     assert (mask_by(lines) == expected).mean() > 0.9999
@@ -86,9 +86,9 @@ def test_a_model_whose_corners_are_aligned_gets_lines_of_its_own(photo):
 def test_what_the_lines_leave_out_is_said(yard):
     facts = open_file(yard).facts
     more = facts.model_copy(update={"test_resize": (512, 2048), "panoptic": PanopticTable()})
-    assert "short side 512, or the long one 2048" in str(onnx_lines(yard, more))
-    assert "classes alone" in str(onnx_lines(yard, more))
-    assert onnx_lines(yard, facts.model_copy(update={"channels": 4})) is None
+    assert "short side 512, or the long one 2048" in str(usage_lines(yard, more))
+    assert "classes alone" in str(usage_lines(yard, more))
+    assert usage_lines(yard, facts.model_copy(update={"channels": 4})) is None
 
 
 def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files_load(yard):

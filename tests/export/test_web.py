@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from export_job import job_of
 from PIL import Image
 from small_model import FACTS, small_model
 
 from featherseg import models
 from featherseg.core.errors import ExportError, MissingExtra
-from featherseg.exporters import export_all, web
-from featherseg.exporters.job import Job
+from featherseg.exporters import export_formats, web
 from featherseg.exporters.onnx import to_onnx
 from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.runtimes.pytorch import TorchRuntime
@@ -50,7 +50,7 @@ def graph():
 def job(graph, tmp_path, monkeypatch):
     (tmp_path / "draft").mkdir()
     monkeypatch.setattr(web, "to_onnx", lambda model, facts, masks: graph)
-    return Job(small_model(), FACTS, tmp_path / "draft")
+    return job_of(small_model(), FACTS, tmp_path / "draft")
 
 
 def unpack(script: Path, key: str) -> dict:
@@ -99,7 +99,7 @@ def test_names_from_others_end_no_script_of_the_page(archive, job):
 
 
 def test_the_model_inside_gives_the_models_masks(archive, tmp_path):
-    job = Job(small_model(), FACTS, tmp_path)
+    job = job_of(small_model(), FACTS, tmp_path)
     web.write(job)
     report = verify(job.model, job.folder / "web" / "model.onnx", facts=FACTS)
     assert report.ok, report
@@ -127,7 +127,7 @@ def test_without_the_package_nothing_is_written_for_other_targets_either(tmp_pat
     monkeypatch.delenv(web.VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingExtra, match="npm pack"):
-        export_all(small_model(), ["onnx", "web"], tmp_path / "export")
+        export_formats(small_model(), ["onnx", "web"], tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
@@ -255,7 +255,7 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(opened, tmp_path):
 def test_a_browser_gives_every_systems_mask(name, page, tmp_path):
     model = perturb(models.build(name, classes=len(FACTS.classes)))
     try:
-        web.write(Job(model, FACTS, tmp_path))
+        web.write(job_of(model, FACTS, tmp_path))
     except MissingExtra as error:
         pytest.skip(str(error))
     page.goto((tmp_path / "web" / "index.html").as_uri())

@@ -16,26 +16,11 @@ if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.exporters import ExportReport
 
-FORMATS = (
-    "onnx",
-    "openvino",
-    "onnx-int8",
-    "openvino-int8",
-    "torch-export",
-    "ncnn",
-    "litert",
-    "web",
-    "tensorrt",
-    "coreml",
-)
-"""As exporters/targets.py has them; stated here because --help imports nothing heavy."""
-
 
 def export(
     run: RunFolder,
     formats: Annotated[
-        str,
-        typer.Option("--format", metavar="FORMAT,...", help=f"The formats to write: {', '.join(FORMATS)}."),
+        str, typer.Option("--format", metavar="FORMAT,...", help="Such as onnx,openvino,onnx-int8: docs/formats.md.")
     ] = "onnx",
     output: Annotated[Path | None, out_option("A folder; for one format, a file [default: RUN/export/].")] = None,
     masks: Annotated[
@@ -60,16 +45,16 @@ def export(
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.exporters import Options, export_all
+    from featherseg.exporters import ExportSettings, export_formats
     from featherseg.runs import load_run
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names:
         raise ExportError("--format names no format. Expected one or several with commas, such as onnx,openvino.")
-    options = Options(masks, score, max_drop, calibration, seed, data_root)
+    settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root)
     keep_freed_memory()
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
-    reports, errors = export_all(load_run(run), names, output, options=options, say=progress.print)
+    reports, errors = export_formats(load_run(run), names, output, settings=settings, on_message=progress.print)
     if as_json:
         print(json_text([report.as_dict() for report in reports]))
     elif reports:
@@ -98,16 +83,16 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
         table.add_row(*report.texts())
     console.print(table)
     for report in reports:
-        console.print(f"{report.target}: {one_line(str(report.path))}{_remarks(report)}", markup=False)
+        console.print(f"{report.format}: {one_line(str(report.path))}{_remarks(report)}", markup=False)
 
 
 def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
     """How the first .onnx file is used by a program without featherseg."""
-    from featherseg.exporters.usage import onnx_lines
+    from featherseg.exporters.onnx import usage_lines
     from featherseg.inference.runtimes import open_file
 
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
-    if file and (lines := onnx_lines(file, open_file(file, "cpu").facts)):
+    if file and (lines := usage_lines(file, open_file(file, "cpu").facts)):
         console.print(f"\nWithout featherseg (docs/formats.md tells of other files):\n\n{lines}", markup=False)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 NEW_NAMES = {"test_fit": "test_resize", "fit": "resize", "mode": "inference", "start": "init", "truth": "ground-truth"}
+NEW_NAMES["target"] = "format"  # of parity.json
 OLD_EXAMPLES = "pictures"  # the folder that is called examples now
 OLD_SPLITS = {"fit": "subtrain"}  # of CamVid
 

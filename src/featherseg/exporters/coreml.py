@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from featherseg.core.errors import ExportError, require
-from featherseg.exporters.fixed_graph import example, fixed_size
+from featherseg.core.errors import require
+from featherseg.exporters.fixed_graph import example
 from featherseg.exporters.job import Job, Maps
 from featherseg.exporters.quiet import quiet
 
@@ -21,21 +21,15 @@ def write(job: Job) -> None:
     Raises MissingExtra without coremltools, ExportError where it gives up.
     """
     coremltools: Any = require("coremltools", "coreml", "Core ML export")
-    size = fixed_size(job.facts)
-    try:
-        with torch.no_grad(), quiet():
-            program = torch.export.export(Maps(job.model).eval(), (example(job.model, size),))
-            package = coremltools.convert(
-                program.run_decompositions({}),
-                outputs=[coremltools.TensorType(name=name) for name in job.outputs],
-                convert_to="mlprogram",
-                compute_precision=coremltools.precision.FLOAT32,
-            )
-            for key, text in {**job.metadata, "fixed_size": json.dumps(size)}.items():
-                package.user_defined_metadata[f"featherseg.{key}"] = text
-            package.save(str(job.folder / "model.mlpackage"))
-    except OSError:  # a disk that refuses
-        raise
-    except Exception as error:  # coremltools raises dozens of kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"coremltools cannot write this model: {first}") from error
+    size = job.facts.fixed_size
+    with quiet("coremltools cannot write this model"):
+        program = torch.export.export(Maps(job.model).eval(), (example(job.model, size),))
+        package = coremltools.convert(
+            program.run_decompositions({}),
+            outputs=[coremltools.TensorType(name=name) for name in job.outputs],
+            convert_to="mlprogram",
+            compute_precision=coremltools.precision.FLOAT32,
+        )
+        for key, text in {**job.metadata, "fixed_size": json.dumps(size)}.items():
+            package.user_defined_metadata[f"featherseg.{key}"] = text
+        package.save(str(job.folder / "model.mlpackage"))

@@ -7,21 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from featherseg.core.errors import ExportError
 from featherseg.core.types import Size
-from featherseg.exporters.job import Facts, Maps
+from featherseg.exporters.job import Maps
 from featherseg.exporters.quiet import quiet
 from featherseg.layers.model import SegmentationModel
 
 aten = torch.ops.aten
-
-DEFAULT_SIZE = (512, 1024)
-"""(height, width) of images where it is not known what the model was trained on."""
-
-
-def fixed_size(facts: Facts) -> Size:
-    """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed."""
-    return facts.image_size or DEFAULT_SIZE
 
 
 def example(model: SegmentationModel, size: Size) -> Tensor:
@@ -37,13 +28,9 @@ def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
     in fp32, on the CPU. Raises ExportError where torch.export gives up.
     """
     images = example(model, size)
-    try:
-        with quiet("torch.export"):
-            program = torch.export.export(Maps(model).eval(), (images,))
-            module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
-    except Exception as error:  # torch.export raises dozens of kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"torch {torch.__version__} cannot write this model as a graph: {first}") from error
+    with quiet(f"torch {torch.__version__} cannot write this model as a graph", "torch.export"):
+        program = torch.export.export(Maps(model).eval(), (images,))
+        module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
     _fold_constants(module)
     for node in list(module.graph.nodes):
         if node.target in REWRITES:

@@ -14,6 +14,9 @@ from featherseg.inference.runtimes.file_facts import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import PanopticTable
 
+DEFAULT_SIZE = (512, 1024)
+"""(height, width) of images where it is not known what the model was trained on."""
+
 PREPROCESSING = {
     True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; nothing is to be done",
     False: "image as float32, channels x height x width, channels {order}, values 0..255; of each channel subtract "
@@ -47,6 +50,11 @@ class Facts:
     panoptic: PanopticTable | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
+
+    @property
+    def fixed_size(self) -> Size:
+        """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed."""
+        return self.image_size or DEFAULT_SIZE
 
 
 def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:
@@ -102,20 +110,20 @@ class Job:
     """One file to write.
 
     model in eval mode, in fp32, on the CPU; folder, an empty one, takes the draft; calibration, normalised float32
-    images (1, C, H, W) from the training split, none unless the target is quantised; score, the mIoU (0..1) of a
+    images (1, C, H, W) from the training split, none unless the format is quantised; score, the mIoU (0..1) of a
     candidate file on the labelled split, None without one, and floor what it should not fall below; masks, the file
-    takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file
-    where several targets share it.
+    takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8; graph gives the content of the .onnx file,
+    which several formats start from.
     """
 
     model: SegmentationModel
     facts: Facts
     folder: Path
+    graph: Callable[[], bytes]
     calibration: Sequence[Tensor] = ()
     score: Callable[[Path], float] | None = None
     floor: float = 0.0
     masks: bool = False
-    graph: Callable[[], bytes] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import fx
 
 from featherseg.core.errors import ExportError, require
 from featherseg.core.types import Size
-from featherseg.exporters.fixed_graph import example, fixed_graph, fixed_size
+from featherseg.exporters.fixed_graph import example, fixed_graph
 from featherseg.exporters.job import Job
 from featherseg.exporters.quiet import quiet
 from featherseg.inference.runtimes.ncnn import FACTS, GRAPH, WEIGHTS, read_pair_hash
@@ -29,7 +29,7 @@ LAYER_NAME = re.compile(r"[A-Za-z0-9_]+")
 def write(job: Job) -> None:
     """The three files in the job's folder. Raises MissingExtra, and ExportError where pnnx has no layer for a part."""
     pnnx: Any = require("pnnx", "ncnn", "ncnn export")
-    size = fixed_size(job.facts)
+    size = job.facts.fixed_size
     with TemporaryDirectory() as draft:
         trace = Path(draft) / "model.pt"
         _trace(fixed_graph(job.model, size), job, size, trace)
@@ -43,7 +43,9 @@ def write(job: Job) -> None:
 
 def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
     """The graph as TorchScript, which is what pnnx reads."""
-    with torch.no_grad(), quiet():  # torch calls TorchScript deprecated; pnnx reads nothing else
+    with quiet(
+        "torch cannot write this model as TorchScript"
+    ):  # torch calls TorchScript deprecated; pnnx reads nothing else
         content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
         torch.jit.save(torch.jit.trace(graph, example(job.model, size), check_trace=False), content)
     path.write_bytes(content.getbuffer())
@@ -51,9 +53,9 @@ def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
 
 def _run(program: str, trace: Path) -> None:
     """pnnx itself, in a process of its own: it prints a lot. Raises ExportError where it fails."""
-    found = subprocess.run(
-        [program, trace.name, "fp16=0"], cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace"
-    )
+    command = [program, trace.name, "fp16=0"]
+    with quiet("pnnx cannot be started"):
+        found = subprocess.run(command, cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace")
     graph = trace.with_name("model.ncnn.param")
     if found.returncode != 0 or not graph.is_file():
         lines = found.stderr.strip().splitlines()

@@ -1,22 +1,22 @@
 """ONNX: one file, any batch, height and width; all that predicting needs inside.
 
-Normalised images in and logits out, or, with masks, uint8 images in and masks out.
+Normalised images in and logits out, or, with masks, uint8 images in and masks out. `usage_lines` are how such a file is
+used without featherseg: the lines that `export` prints; docs/formats.md shows them as well.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from featherseg.core.errors import ExportError, require
+from featherseg.core.errors import require
 from featherseg.exporters.job import Facts, Job, Maps, metadata
 from featherseg.exporters.masks import Masks
+from featherseg.exporters.quiet import EVERY_SIZE, quiet
 from featherseg.exporters.stages import PREFIX, Stages
-from featherseg.inference.runtimes.file_facts import OUTPUTS
+from featherseg.inference.runtimes.file_facts import OUTPUTS, FileFacts
 from featherseg.layers.model import SegmentationModel
 
 OPSET = 18
@@ -28,12 +28,7 @@ DYNAMIC_IMAGES = {0: "batch", 1: "height", 2: "width"}
 
 def write(job: Job) -> None:
     """model.onnx in the job's folder. Raises MissingExtra, and ExportError where the exporter gives up."""
-    (job.folder / "model.onnx").write_bytes(content(job))
-
-
-def content(job: Job) -> bytes:
-    """The content of the job's .onnx file, which several targets start from: written once where they share it."""
-    return job.graph() if job.graph else to_onnx(job.model, job.facts, job.masks)
+    (job.folder / "model.onnx").write_bytes(job.graph())
 
 
 def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> bytes:
@@ -46,20 +41,35 @@ def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> byte
     onnx = require("onnx", "export", "ONNX export")
     require("onnxscript", "export", "ONNX export")
     outputs = ("masks",) if masks else OUTPUTS if model.panoptic else OUTPUTS[:1]
-    with Stages(model) as stages:
+    channels = len(model.mean)
+    example, padded = (
+        torch.zeros(batch, *size, channels, dtype=torch.uint8) if masks else torch.zeros(batch, channels, *size)
+        for batch, *size in (EXAMPLE, PADDED)
+    )
+    failure = f"torch {torch.__version__} cannot write this model as ONNX"
+    with Stages(model) as stages, quiet(failure, "torch.onnx", advice=EVERY_SIZE):
         graph = Staged(Masks(model, stages.note) if masks else Maps(model), stages).eval()
-        example, padded = _blank(model, EXAMPLE, masks), _blank(model, PADDED, masks)
-        proto = _trace(graph, example, padded, outputs, DYNAMIC_IMAGES if masks else DYNAMIC)
+        graph(padded)  # tells the names of the stages
+        program: Any = torch.onnx.export(
+            graph,
+            (example,),
+            input_names=["images"],
+            output_names=[*(PREFIX + name for name in graph.names), *outputs],
+            dynamic_shapes={"images": DYNAMIC_IMAGES if masks else DYNAMIC},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        # Stages are outputs only so that they keep their names. Without them, what was kept apart to be an output,
+        # a convolution and its batch norm, becomes one again
+        for _ in graph.names:
+            program.model.graph.outputs.pop(0)
+        program.optimize()
+        proto = program.model_proto
     _strip(proto.graph)
     onnx.helper.set_model_props(proto, metadata(model, facts, masks))
     return proto.SerializeToString()
-
-
-def _blank(model: SegmentationModel, shape: tuple[int, int, int], masks: bool) -> Tensor:
-    """A batch of (batch, height, width) as the file takes it."""
-    batch, *size = shape
-    channels = len(model.mean)
-    return torch.zeros(batch, *size, channels, dtype=torch.uint8) if masks else torch.zeros(batch, channels, *size)
 
 
 class Staged(nn.Module):
@@ -83,48 +93,6 @@ class Staged(nn.Module):
         return [*(self._stages.values[name] for name in self.names), *outputs]
 
 
-def _trace(graph: Staged, images: Tensor, padded: Tensor, outputs: Sequence[str], dynamic: dict[int, str]) -> Any:
-    """-> onnx.ModelProto, whose outputs are `outputs` alone; `images` are traced, `padded` tell the stages' names."""
-    try:
-        with torch.no_grad():
-            graph(padded)
-        with _quiet():
-            program: Any = torch.onnx.export(
-                graph,
-                (images,),
-                input_names=["images"],
-                output_names=[*(PREFIX + name for name in graph.names), *outputs],
-                dynamic_shapes={"images": dynamic},
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        for _ in graph.names:
-            program.model.graph.outputs.pop(0)
-        program.optimize()  # what was kept apart to be an output: a convolution and its batch norm are one again
-        return program.model_proto
-    except Exception as error:  # torch.export and onnxscript raise dozens of kinds
-        raise ExportError(
-            f"torch {torch.__version__} cannot write this model as ONNX ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch's exporter warns of concerns its own insides (deprecations, no torchvision): it is not passed on."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _strip(graph: Any) -> None:
     """Drop what the exporter notes beside every node: stack traces with paths of this machine, 2 MB of them."""
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -134,3 +102,61 @@ def _strip(graph: Any) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _strip(attribute.g)
+
+
+HEAD = """\
+import json
+import numpy as np, onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession({path})
+facts = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}}
+image = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"))  # (H, W, 3) uint8, red first
+"""
+
+MASKS = """\
+mask = session.run(["masks"], {"images": image[None]})[0][0]  # (H, W) uint8; 0 is facts["classes"][0]
+"""
+
+LOGITS = """\
+normal = (image - np.float32(facts["mean"])) / np.float32(facts["std"])  # all three in units of 0..255
+logits = session.run(["logits"], {"images": normal.transpose(2, 0, 1)[None]})[0][0]  # (classes, h, w)
+(H, W), step = image.shape[:2], facts["size_divisor"]
+size = [-(-max(side, facts["minimum_size"]) // step) * step for side in (W, H)]  # the graph pads right and below
+"""
+
+ENLARGE = """\
+planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in logits]
+"""
+
+ENLARGE_BY_CORNERS = """\
+steps = [(n - 1) / (N - 1) for n, N in zip(logits.shape[:0:-1], size)]  # align_corners: corners lie on corners
+box = [0.5 - s / 2 for s in steps] + [n - 0.5 + s / 2 for n, s in zip(logits.shape[:0:-1], steps)]
+planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box) for plane in logits]
+"""
+
+ARGMAX = """\
+mask = np.argmax(np.stack(planes), axis=0)[:H, :W].astype(np.uint8)  # (H, W); 0 is facts["classes"][0]
+"""
+
+SAVE = 'Image.fromarray(mask).save("mask.png")\n'
+
+
+def usage_lines(path: Path, facts: FileFacts) -> str | None:
+    """Python lines that make mask.png of photo.jpg with the .onnx file at `path`; None where it takes no RGB images.
+
+    The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits. What the
+    lines leave out (resizing to test_resize, objects) is said above them.
+    """
+    if facts.channels != 3:
+        return None
+    notes = ""
+    if facts.test_resize:
+        notes += "# predict first makes the short side {}, or the long one {} where that is less\n".format(
+            *facts.test_resize
+        )
+    if facts.panoptic:
+        notes += "# classes alone: objects are found by featherseg's predict\n"
+    enlarge = ENLARGE_BY_CORNERS if facts.align_corners else ENLARGE
+    body = MASKS if facts.masks else LOGITS + enlarge + ARGMAX
+    return notes + HEAD.format(path=json.dumps(str(path), ensure_ascii=False)) + body + SAVE

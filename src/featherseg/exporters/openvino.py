@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import ExportError, require
-from featherseg.exporters import onnx
+from featherseg.core.errors import require
 from featherseg.exporters.job import Job
+from featherseg.exporters.quiet import quiet
 from featherseg.inference.runtimes.openvino import SECTION, WEIGHTS_HASH, weights_hash
 
 
@@ -18,25 +18,19 @@ def convert(job: Job) -> Any:
     """-> openvino.Model, fp32: input `images` and the outputs of the ONNX file, whose tensors keep their names."""
     openvino: Any = require("openvino", "openvino", "OpenVINO export")
     source = job.folder / "source.onnx"
-    source.write_bytes(onnx.content(job))
-    try:
-        return openvino.Core().read_model(source)  # `convert_model` would tell its makers
-    except Exception as error:  # OpenVINO raises its own kinds
-        first = str(error).strip().splitlines()[0]
-        raise ExportError(f"OpenVINO {openvino.__version__} cannot read this model's ONNX graph: {first}") from error
-    finally:
-        source.unlink()
+    source.write_bytes(job.graph())
+    with quiet(f"OpenVINO {openvino.__version__} cannot read this model's ONNX graph"):
+        model = openvino.Core().read_model(source)  # `convert_model` would tell its makers
+    source.unlink()
+    return model
 
 
 def save(model: Any, path: Path, metadata: dict[str, str]) -> None:
     """Write the pair; the .xml tells the metadata, and the hash of the .bin that belongs to it. Raises ExportError."""
     openvino: Any = require("openvino", "openvino", "OpenVINO export")
-    try:
+    with quiet(f"OpenVINO cannot write {path.name}", advice="Is the disk full?"):  # it tells by a kind of its own
         openvino.save_model(model, path, compress_to_fp16=False)
         texts = {**metadata, WEIGHTS_HASH: weights_hash(path.with_suffix(".bin"))}
         for key, text in texts.items():
             model.set_rt_info(text, [SECTION, key])
         openvino.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:  # a disk that refuses is one of its own kinds too
-        first = str(error).strip().splitlines()[0]
-        raise ExportError(f"OpenVINO cannot write {path.name}: {first}. Is the disk full?") from error

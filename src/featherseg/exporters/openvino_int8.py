@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import ExportError, require
-from featherseg.exporters import onnx, openvino
+from featherseg.core.errors import require
+from featherseg.exporters import openvino
 from featherseg.exporters.int8 import quantise
 from featherseg.exporters.job import Job, Quantised
 from featherseg.exporters.quiet import quiet
@@ -21,7 +21,7 @@ FUSED = "fused_names_0"
 def write(job: Job) -> Quantised:
     """model.int8.xml and model.int8.bin in the job's folder; see `int8.quantise`. Raises MissingExtra, ExportError."""
     nncf: Any = require("nncf", "openvino", "int8 for OpenVINO")
-    proto: Any = require("onnx", "export", "OpenVINO export").load_from_string(onnx.content(job))
+    proto: Any = require("onnx", "export", "OpenVINO export").load_from_string(job.graph())
     path = job.folder / "model.int8.xml"
 
     def candidate(layers: Sequence[str], nodes: Sequence[str]) -> Path:
@@ -75,15 +75,11 @@ def _quantised(nncf: Any, model: Any, job: Job, kept: Sequence[str]) -> Any:
     MIXED: activations of both signs are taken as such, others from zero on. `kept` are operations left out.
     """
     images = nncf.Dataset(job.calibration, lambda image: image.numpy())
-    try:
-        with quiet("nncf"):
-            return nncf.quantize(
-                model,
-                images,
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(job.calibration),
-                ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
-            )
-    except Exception as error:  # NNCF and OpenVINO raise their own kinds
-        first = str(error).strip().splitlines()[0]
-        raise ExportError(f"NNCF {nncf.__version__} cannot quantise this model: {first}") from error
+    with quiet(f"NNCF {nncf.__version__} cannot quantise this model", "nncf"):
+        return nncf.quantize(
+            model,
+            images,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(job.calibration),
+            ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
+        )

@@ -6,6 +6,7 @@ A file that does not is told where it begins to differ: at the first stage (expo
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import inf, prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherseg.core.types import SegOutput
 from featherseg.exporters.job import Facts
 from featherseg.exporters.masks import mask_stages
 from featherseg.exporters.stages import (
@@ -129,37 +129,31 @@ def verify(
     such as it was calibrated for but not the same; without any, on noise. Raises MissingExtra where its runtime is not
     installed, ExportError where the runtime refuses it.
     """
-    runtime = open_file(file, "cpu")
+    runtime, channels, rows = open_file(file, "cpu"), len(model.mean), list[ParityRow]()
+    stated = {key: channels if key == "channels" else getattr(model, key) for key in STATED}
+    difference = next((f"metadata: {key}" for key in STATED if getattr(runtime, key) != stated[key]), None)
+    classes_differ = len(runtime.classes) != model.classes or (facts is not None and runtime.classes != facts.classes)
+    if difference is None and classes_differ:
+        difference = "metadata: classes"
+
+    # Normalised images (B, C, H, W): seeded noise, or the calibration's
     if runtime.fixed_size:
         shapes = [(batch, *runtime.fixed_size) for batch in (1, 3)]
-    inputs: Iterable[Tensor] = (_noise(len(model.mean), shape, seed) for seed, shape in enumerate(shapes))
+    inputs: Iterable[Tensor] = (
+        torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
+        for seed, (batch, *size) in enumerate(shapes)
+    )
     if quantised and calibration:
         inputs = _cuttings(calibration)
-    difference = _metadata_difference(model, runtime, facts)
-    rows: list[ParityRow] = []
+
+    # One batch after the other through both; the first that differs tells where
     for images in inputs:
         images = _as_pixels(images, model) if runtime.masks else images
-        row = _row(model, runtime, images, quantised)
+        row = _compare(model, runtime, images, quantised)
         if difference is None and not row.ok:
             difference = _locate(model, file, images, runtime, quantised)
         rows.append(row)
     return ParityReport(tuple(rows), difference)
-
-
-def _metadata_difference(model: SegmentationModel, runtime: FileRuntime, facts: Facts | None) -> str | None:
-    for key in STATED:
-        expected = len(model.mean) if key == "channels" else getattr(model, key)
-        if getattr(runtime, key) != expected:
-            return f"metadata: {key}"
-    if len(runtime.classes) != model.classes or (facts is not None and runtime.classes != facts.classes):
-        return "metadata: classes"
-    return None
-
-
-def _noise(channels: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Normalised images (B, C, H, W)."""
-    batch, height, width = shape
-    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def _cuttings(images: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -175,33 +169,25 @@ def _as_pixels(images: Tensor, model: SegmentationModel) -> Tensor:
     return (images * std + mean).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def _row(model: SegmentationModel, runtime: FileRuntime, images: Tensor, quantised: bool) -> ParityRow:
+def _compare(model: SegmentationModel, runtime: FileRuntime, images: Tensor, quantised: bool) -> ParityRow:
     """One batch, as the file takes it, through both."""
     batch, height, width = images.shape[:3] if runtime.masks else (len(images), *images.shape[2:])
     with torch.no_grad():
         expected: Any = mask_stages(model, images) if runtime.masks else model(images)
+    row = partial(ParityRow, batch, height, width, quantised=quantised)
     try:
         found: Any = torch.from_numpy(runtime.run(images.numpy())[0]) if runtime.masks else runtime(images)
     except Exception:  # of the runtime, each raises its own kinds: it cannot run the file at this size
-        return ParityRow(batch, height, width, *NOTHING_ALIKE, quantised)
-    figures = _compare_masks(found, expected) if runtime.masks else _compare_maps(found, expected)
-    return ParityRow(batch, height, width, *figures, quantised)
-
-
-def _compare_maps(found: SegOutput, expected: SegOutput) -> Figures:
-    """What the file gives beside what the model gives."""
-    theirs, ours = list(_maps(found).values()), list(_maps(expected).values())
+        return row(*NOTHING_ALIKE)
+    if runtime.masks:
+        return row(*_compare_masks(found, expected))
+    theirs, ours = ([x for name in OUTPUTS if (x := getattr(out, name)) is not None] for out in (found, expected))
     if [x.shape for x in theirs] != [x.shape for x in ours] or found.padded_size != expected.padded_size:
-        return NOTHING_ALIKE
+        return row(*NOTHING_ALIKE)
     errors = [relative_error(a, b) for a, b in zip(theirs, ours, strict=True)]
     error, relative = max(errors, key=lambda pair: inf if pair[1] != pair[1] else pair[1])
     same = (found.logits.argmax(1) == expected.logits.argmax(1)).float().mean().item()
-    return error, relative, same, min(signal_to_noise_db(a, b) for a, b in zip(theirs, ours, strict=True))
-
-
-def _maps(out: SegOutput) -> dict[str, Tensor]:
-    """What a model gives: logits, and a panoptic one centres and offsets."""
-    return {name: x for name in OUTPUTS if (x := getattr(out, name)) is not None}
+    return row(error, relative, same, min(signal_to_noise_db(a, b) for a, b in zip(theirs, ours, strict=True)))
 
 
 def _compare_masks(masks: Tensor, scores: Tensor) -> Figures:
@@ -224,8 +210,9 @@ def _locate(model: SegmentationModel, file: Path, images: Tensor, runtime: FileR
     lies farthest below the lowest before it.
     """
     with torch.no_grad(), Stages(model) as stages:
-        out = mask_stages(model, images, stages.note) if runtime.masks else _maps(model(images))
-    tensors = _tensors(stages.values, {} if isinstance(out, Tensor) else out, set(tensor_names(file)))
+        out = mask_stages(model, images, stages.note) if runtime.masks else model(images)
+    outputs = {} if isinstance(out, Tensor) else {name: getattr(out, name) for name in OUTPUTS}
+    tensors = _tensors(stages.values, outputs, set(tensor_names(file)))
     found = run_tensors(file, images.numpy(), list(tensors.values())) if tensors else {}
     lowest, drops = ROUNDED_DB, {}
     for stage, tensor in tensors.items():

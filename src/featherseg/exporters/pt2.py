@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.fx.experimental import _config as tracing
 
-from featherseg.core.errors import ExportError
 from featherseg.exporters.job import Job, Maps
+from featherseg.exporters.quiet import EVERY_SIZE, quiet
 from featherseg.inference.runtimes.pt2 import FACTS
 
 EXAMPLE = (2, 160, 224)
@@ -24,17 +24,12 @@ def write(job: Job) -> None:
     batch, height, width = EXAMPLE
     images = torch.zeros(batch, len(job.model.mean), height, width)
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    try:
+    content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+    with quiet(f"torch {torch.__version__} cannot export this model", advice=EVERY_SIZE):
         with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(Maps(job.model).eval(), (images,), dynamic_shapes=(any_size,))
-            _strip(program)
-        content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+        _strip(program)
         torch.export.save(program, content, extra_files={FACTS: json.dumps(job.metadata)})
-    except Exception as error:  # torch.export raises dozens of kinds
-        raise ExportError(
-            f"torch {torch.__version__} cannot export this model ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}). Every layer must run at any batch, height and width."
-        ) from error
     (job.folder / "model.pt2").write_bytes(content.getbuffer())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from featherseg.core.files import load_json, write_json
 from featherseg.core.notebook import html_table, percent
+from featherseg.core.old_names import with_new_names
 from featherseg.core.types import Size
 from featherseg.exporters.job import Quantised
 from featherseg.exporters.parity import ParityReport
@@ -19,13 +20,13 @@ HEADS = ("format", "error", "same class", "mIoU", "model's", "MB", "ms")
 class ExportReport:
     """What was written, and how near it is to the model it came from.
 
-    parity is None for a target that nothing here can run; it holds mIoU of model and file where they were scored, and
+    parity is None for a format that nothing here can run; it holds mIoU of model and file where they were scored, and
     latency_ms, the median of a few passes at latency_size (height, width): its order of magnitude. calibration names
     the images that int8 was calibrated with.
     """
 
     path: Path
-    target: str
+    format: str
     bytes: int
     parity: ParityReport | None
     latency_size: Size | None = None
@@ -49,27 +50,27 @@ class ExportReport:
         """The report as a row under HEADS; a cell is empty where nothing was measured."""
         parity, size = self.parity, f"{self.bytes / 1e6:.1f}"
         if parity is None:
-            return self.target, "not run", "", "", "", size, ""
+            return self.format, "not run", "", "", "", size, ""
         same = "" if self.same_class is None else f"{self.same_class:.2%}"
         time = "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}"
         error = f"{parity.worst.relative_error:.1e}"
-        return self.target, error, same, percent(parity.file_miou), percent(parity.model_miou), size, time
+        return self.format, error, same, percent(parity.file_miou), percent(parity.model_miou), size, time
 
     def _repr_html_(self) -> str:
         return html_table("The file beside its model", HEADS, [self.texts()], [str(self.path)])
 
 
 def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
-    """Put them into the run's parity.json, {target: report}; those of other targets stay."""
-    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.target: row.as_dict() for row in reports}})
+    """Put them into the run's parity.json, {format: report}; those of other formats stay."""
+    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.format: row.as_dict() for row in reports}})
 
 
 def read_reports(path: Path) -> dict[str, Any]:
-    """The records of a parity.json by target; none where it is missing or damaged."""
+    """The records of a parity.json by format; none where it is missing or damaged."""
     try:
-        kept = load_json(path)
+        kept = with_new_names(load_json(path))
     except (OSError, ValueError):
         return {}
     if not isinstance(kept, dict):
         return {}
-    return {kept["target"]: kept} if isinstance(kept.get("target"), str) else kept  # one record: as of older exports
+    return {kept["format"]: kept} if isinstance(kept.get("format"), str) else kept  # one record: as of older exports

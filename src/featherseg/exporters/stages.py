@@ -5,6 +5,7 @@ A stage is named after the module that gives it ("backbone.stages.0"); exported 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +53,7 @@ class Stages:
         for path, module in self.model.named_modules():
             if path:
                 self._handles.append(module.register_forward_pre_hook(self._called))
-                self._handles.append(module.register_forward_hook(self._noting(path)))
+                self._handles.append(module.register_forward_hook(partial(self._returned, path)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -66,15 +67,12 @@ class Stages:
         self._called_first = True
         self._depth += 1
 
-    def _noting(self, path: str) -> Any:
-        def returned(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self._depth -= 1
-            if self._depth < DEPTH:
-                for value in tree_leaves(output):
-                    if isinstance(value, Tensor):
-                        self.note(path, value)
-
-        return returned
+    def _returned(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._depth -= 1
+        if self._depth < DEPTH:
+            for value in tree_leaves(output):
+                if isinstance(value, Tensor):
+                    self.note(path, value)
 
 
 def tensor_names(file: Path) -> list[str]:

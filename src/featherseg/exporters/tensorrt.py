@@ -9,8 +9,6 @@ from importlib.resources import files
 
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
-from featherseg.exporters import onnx
-from featherseg.exporters.fixed_graph import fixed_size
 from featherseg.exporters.job import Job
 
 NOTE = """\
@@ -32,11 +30,11 @@ def write(job: Job) -> None:
     """
     folder = job.folder / "tensorrt"
     folder.mkdir()
-    (folder / "model.onnx").write_bytes(onnx.content(job))
+    (folder / "model.onnx").write_bytes(job.graph())
     (folder / "model.json").write_text(json.dumps(job.metadata, indent=2, ensure_ascii=False), encoding="utf-8")
     script = files("featherseg.exporters") / "tensorrt_files" / "build_engine.py"
     (folder / "build_engine.py").write_bytes(script.read_bytes())
-    (folder / "README.txt").write_text(_note(job.facts.name, fixed_size(job.facts)), encoding="utf-8")
+    (folder / "README.txt").write_text(_note(job.facts.name, job.facts.fixed_size), encoding="utf-8")
 
 
 def _note(name: str, size: Size) -> str:

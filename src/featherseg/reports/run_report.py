@@ -63,7 +63,7 @@ def gather(run: Run) -> Evidence:
         metrics=run.metrics(),
         scores=read_scores(run),
         test_evaluations=times_scored(run, "test"),
-        parity=read_json(run.path / PARITY),
+        parity=with_new_names(read_json(run.path / PARITY)),
         cost=cost_of(build_model(run.info), run.recipe.model.name, run.info.image_size),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},

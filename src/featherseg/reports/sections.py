@@ -179,14 +179,14 @@ def parity(e: Evidence) -> str:
     if not e.parity:
         command = f"featherseg export {e.run.spelling} --format onnx -o {e.run.name}.onnx"
         return section("Export", _missing("Not exported yet:", command))
-    records = {e.parity["target"]: e.parity} if "target" in e.parity else e.parity  # one record: as of older exports
+    records = {e.parity["format"]: e.parity} if "format" in e.parity else e.parity  # one record: as of older exports
     return section("Export", "".join(_exported_file(record) for record in records.values()))
 
 
 def _exported_file(file: Mapping[str, Any]) -> str:
     """One file beside the run: in a sentence, and in a table of what was compared."""
     name, megabytes, found = Path(file["path"]).name, file["bytes"] / 1e6, file["parity"]
-    words = f"{escape(name)} ({escape(file['target'])}, {megabytes:.1f} MB)"
+    words = f"{escape(name)} ({escape(file['format'])}, {megabytes:.1f} MB)"
     if found is None:
         return f"<p>{words} was written, but not tested: nothing here could run it.</p>"
     if file.get("quantised"):

@@ -5,12 +5,12 @@ import zipfile
 
 import pytest
 import torch
+from export_job import job_of
 from file_metadata import METADATA
 from small_model import FACTS, small_model
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import litert
-from featherseg.exporters.job import Job
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.litert import LitertRuntime
 
@@ -55,7 +55,7 @@ def test_a_damaged_model_is_refused(tmp_path):
 def test_a_batch_comes_out_as_the_model_gives_it_at_its_size_alone(tmp_path):
     pytest.importorskip("litert_torch")
     pytest.importorskip("ai_edge_litert")
-    litert.write(Job(small_model(), FACTS, tmp_path))
+    litert.write(job_of(small_model(), FACTS, tmp_path))
     runtime = open_runtime(tmp_path / "model.tflite", "cpu")
     images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

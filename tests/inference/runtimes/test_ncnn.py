@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from export_job import job_of
 from small_model import FACTS, small_model
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import ncnn
-from featherseg.exporters.job import Job
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime, read_pair_hash
 
@@ -22,7 +22,7 @@ pytest.importorskip("ncnn")
 def written(tmp_path_factory):
     """The three files of a small model, for images of 96 x 128."""
     folder = tmp_path_factory.mktemp("ncnn")
-    ncnn.write(Job(small_model(), FACTS, folder))
+    ncnn.write(job_of(small_model(), FACTS, folder))
     return folder
 
 

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
+from export_job import job_of
 from openvino import Core
 from three_layers import CLASSES, FACTS, three_layers
 from torch.testing import assert_close
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import openvino, openvino_int8
-from featherseg.exporters.job import Job
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 
@@ -20,7 +20,7 @@ from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 def written(tmp_path_factory):
     """model.xml and model.bin of a model."""
     folder = tmp_path_factory.mktemp("openvino")
-    openvino.write(Job(three_layers(), FACTS, folder))
+    openvino.write(job_of(three_layers(), FACTS, folder))
     return folder / "model.xml"
 
 
@@ -53,7 +53,7 @@ def test_it_runs_in_fp32_on_as_many_threads_as_torch(written):
 
 def test_what_is_not_in_int8_runs_in_bf16_where_the_processor_has_it(tmp_path):
     images = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    openvino_int8.write(Job(three_layers(), FACTS, tmp_path, images))
+    openvino_int8.write(job_of(three_layers(), FACTS, tmp_path, images))
     compiled = OpenvinoRuntime(tmp_path / "model.int8.xml")._compiled
     able = "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == ("bf16" if able else "f32")

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from export_job import job_of
 from three_layers import CLASSES, FACTS, three_layers
 from torch.testing import assert_close
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.exporters import pt2 as torch_export
-from featherseg.exporters.job import Job
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 
@@ -15,7 +15,7 @@ from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pt2")
-    torch_export.write(Job(three_layers(), FACTS, folder))
+    torch_export.write(job_of(three_layers(), FACTS, folder))
     return folder / "model.pt2"
 
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 import torch
+from export_job import job_of
 from three_layers import FACTS, three_layers
 
 from featherseg.core.errors import ExportError
 from featherseg.exporters import pt2 as torch_export
-from featherseg.exporters.job import Job
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.runtimes.pt2_check import check_pt2
 
@@ -24,7 +24,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 def members(tmp_path_factory):
     """The members of a sound file: {name: content}, without the folder that they lie in."""
     folder = tmp_path_factory.mktemp("pt2")
-    torch_export.write(Job(three_layers(), FACTS, folder))
+    torch_export.write(job_of(three_layers(), FACTS, folder))
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 

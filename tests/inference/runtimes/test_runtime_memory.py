@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
+from export_job import job_of
 from three_layers import FACTS
 
 from featherseg import models
 from featherseg.exporters import onnx, openvino
-from featherseg.exporters.job import Job
 from featherseg.inference.tiling import PROCESS_BYTES
 
 MEASURE = """
@@ -38,7 +38,7 @@ def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(tm
     """onnxruntime once took twice what was counted and kept it; OpenVINO takes twice, which is counted now."""
     torch.manual_seed(0)
     model = models.build("frm-lite0", classes=3).eval()
-    write(Job(model, FACTS, tmp_path))
+    write(job_of(model, FACTS, tmp_path))
     command = [sys.executable, "-c", MEASURE, tmp_path / file, str(PROCESS_BYTES / 1e9 + 0.4)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

@@ -1,0 +1,58 @@
+"""The formats that a model can be written in.
+
+To add one: its module with `write(job)`, its row in EXPORTERS, a test; what runs it, where no runtime does, in
+`inference.runtimes`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherseg.exporters import coreml, litert, ncnn, onnx, onnx_int8, openvino, openvino_int8, tensorrt, web
+from featherseg.exporters import pt2 as torch_export
+from featherseg.exporters.job import Job, Quantised
+from featherseg.inference.runtimes import FILE_RUNTIMES
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    main is the name of the file, or of the folder, that is opened; write(job) puts it and what belongs to it into the
+    job's folder; extra names the pip extra with the `packages` that it imports and that check it. checked is the file
+    that parity is checked on where main is a folder. quantised: it needs calibration images and gives other logits.
+    verified=False: it is written, but run nowhere, and the report says so. masks: it can be written with masks for
+    outputs. need() raises before any work where something is missing that is no Python package.
+    """
+
+    main: str
+    write: Callable[[Job], Quantised | None]
+    extra: str = "export"
+    packages: tuple[str, ...] = ()
+    checked: str = ""
+    quantised: bool = False
+    verified: bool = True
+    masks: bool = False
+    need: Callable[[], object] | None = None
+
+    @property
+    def ending(self) -> str:
+        """What `open_file` knows the file by: ".onnx" of model.int8.onnx, ".ncnn.param", "" of a folder."""
+        return next((ending for ending in FILE_RUNTIMES if self.main.endswith(ending)), Path(self.main).suffix)
+
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+OPENVINO = ("onnx", "onnxscript", "openvino")  # its graph is read from ONNX
+
+EXPORTERS: dict[str, Format] = {
+    "onnx": Format("model.onnx", onnx.write, packages=ONNX, masks=True),
+    "openvino": Format("model.xml", openvino.write, "openvino", OPENVINO, masks=True),
+    "onnx-int8": Format("model.int8.onnx", onnx_int8.write, packages=ONNX, quantised=True),
+    "openvino-int8": Format("model.int8.xml", openvino_int8.write, "openvino", (*OPENVINO, "nncf"), quantised=True),
+    "torch-export": Format("model.pt2", torch_export.write),
+    "ncnn": Format("model.ncnn.param", ncnn.write, "ncnn", ("pnnx", "ncnn")),
+    "litert": Format("model.tflite", litert.write, "litert", ("litert_torch", "ai_edge_litert")),
+    "web": Format("web", web.write, packages=ONNX, checked="web/model.onnx", need=web.find_runtime),
+    "tensorrt": Format("tensorrt", tensorrt.write, packages=ONNX, verified=False),
+    "coreml": Format("model.mlpackage", coreml.write, "coreml", ("coremltools",), verified=False),
+}

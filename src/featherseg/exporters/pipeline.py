@@ -1,0 +1,344 @@
+"""Export, from a model to its files, top to bottom: prepare once, then draft, check and move each format."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from operator import methodcaller
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory, gettempdir
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
+from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_beside, write_together
+from featherseg.core.types import ClassInfo
+from featherseg.data.palettes import default_palette
+from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
+from featherseg.exporters.formats import EXPORTERS, Format
+from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.parity import SAME_CLASS, TOLERANCE, ParityReport, verify
+from featherseg.exporters.quiet import DISK_REFUSES
+from featherseg.exporters.report import PARITY, ExportReport, keep_reports
+from featherseg.inference.runtimes import open_file
+from featherseg.layers.model import SegmentationModel
+from featherseg.runs import EXPORTS, Run
+
+PASSES, WARM_UP = 5, 2
+"""Runs that a file's latency is the median of, and those before them: its order of magnitude."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How to export.
+
+    Args:
+        masks: images in and masks out (see `job.Job`).
+        score: score file and model on the labelled split; int8 files always are, where there is one.
+        max_drop: points of mIoU, 0 to 100, that an int8 file may lose.
+        calibration: how many training images int8 is calibrated with, drawn by `seed`.
+        data_root: where the run's dataset lies now.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    masks: bool = False
+    score: bool = False
+    max_drop: float = 1.0
+    calibration: int = 64
+    seed: int = 0
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"max-drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
+        if self.calibration < 1:
+            raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
+
+
+DEFAULTS = ExportSettings()
+
+
+def export(
+    model_or_run: SegmentationModel | Run,
+    format: str = "onnx",
+    path: str | Path | None = None,
+    classes: Sequence[ClassInfo] | None = None,
+    settings: ExportSettings = DEFAULTS,
+) -> ExportReport:
+    """Write a run's model, or a bare one, as a file, after it was found to give the model's logits.
+
+    Args:
+        format: a key of EXPORTERS.
+        path: a folder, or the file's name; RUN/export by default, export/ for a run that comes with the package. A
+            file that was there is replaced only when parity holds; of a file in its run, RUN/parity.json gets a row.
+        classes: of a bare model, by default class_0, class_1, ...; a run has its own.
+
+    Raises:
+        UnknownName: for the format.
+        MissingExtra, ConfigError, DataNotFound: for a package, a setting, the run's images.
+        ExportError: the model or a file cannot be written, parity fails, or int8 loses more than it may.
+    """
+    reports, errors = export_formats(model_or_run, [format], path, classes, settings)
+    if errors:
+        raise errors[0]
+    return reports[0]
+
+
+def export_formats(
+    model_or_run: SegmentationModel | Run,
+    formats: Sequence[str],
+    path: str | Path | None = None,
+    classes: Sequence[ClassInfo] | None = None,
+    settings: ExportSettings = DEFAULTS,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> tuple[list[ExportReport], list[FeathersegError]]:
+    """`export` to several formats; one that fails does not stop the others: -> (reports, errors).
+
+    What can be known before the work (names, places, packages, data) is raised at once.
+    """
+    # Names, packages and places
+    formats = list(dict.fromkeys(formats))
+    for name in formats:
+        if name not in EXPORTERS:
+            raise unknown("export format", name, EXPORTERS)
+    for name in formats:
+        row = EXPORTERS[name]
+        if settings.masks and not row.masks:
+            able = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
+            raise ConfigError(f"--masks: {name} is not written with masks for outputs. Formats that are: {able}.")
+        for package in row.packages:
+            require(package, row.extra, f"Export to {name}")
+        if row.need:
+            row.need()
+    run = model_or_run if isinstance(model_or_run, Run) else None
+    places = destinations((Path() if run.shipped else run.path) if run else None, formats, path)
+
+    # A file that lies in its run is told of in the run's parity.json
+    kept = False
+    if run and not run.shipped:
+        place, folder = next(iter(places.values())), run.path.absolute()
+        if folder in place.absolute().parents:  # a link may lead out of it again
+            refuse_links(run.path, place.absolute().relative_to(folder).parts[0])
+        kept = run.path.resolve() in place.resolve().parents
+        if kept:
+            check_writable(run.path / PARITY)
+
+    # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
+    original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
+    facts = describe(original, run, classes)
+    model = deepcopy(original).to("cpu", torch.float32).eval()
+    int8 = any(EXPORTERS[name].quantised for name in formats)
+    calibration, checked, split = None, None, None
+    if run and int8:
+        calibration, checked = training_images(run, settings.calibration, settings.seed, settings.data_root)
+    if run and (int8 or settings.score) and not settings.masks:
+        split = labelled_split(run, settings.data_root)
+        if split is None:
+            on_message("the run's labelled images are not here: mIoU is not measured (--data-root says where)")
+
+    @cache
+    def model_miou() -> float | None:
+        """Of the model itself on the labelled split, in fp32."""
+        if run is None or split is None:
+            return None
+        on_message(f"scoring the model on {len(split.data)} images of {split.split}")
+        return split.score(run)
+
+    graph = cache(partial(to_onnx, model, facts, settings.masks))
+    shared = Shared(model, facts, graph, calibration, checked, split, model_miou, settings, on_message)
+
+    # One format after the other
+    reports: list[ExportReport] = []
+    errors: list[FeathersegError] = []
+    for name, place in places.items():
+        on_message(f"{name}: writing")
+        try:
+            reports.append(_export_one(name, place, shared))
+        except FeathersegError as error:
+            errors.append(error)
+            continue
+        if run and kept:
+            keep_reports(run.path, reports)
+    return reports, errors
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the formats of one export share; calibration and checked are None without a run's images."""
+
+    model: SegmentationModel
+    facts: Facts
+    graph: Callable[[], bytes]
+    calibration: Images | None
+    checked: Images | None
+    split: LabelledSplit | None
+    model_miou: Callable[[], float | None]
+    settings: ExportSettings
+    on_message: Callable[[str], None]
+
+
+def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
+    """Draft one format, check it, move it. Raises ExportError; `place` is as it was then."""
+    row, split = EXPORTERS[name], shared.split
+    model, facts, parity = shared.model, shared.facts, None
+    height, width = timed_size = facts.fixed_size
+    try:
+        with TemporaryDirectory() as folder:
+            # Draft it. Only int8 is given images, and the score down to which it may leave fp32
+            job = Job(model, facts, Path(folder), shared.graph, masks=shared.settings.masks)
+            if row.quantised:
+                floor = (shared.model_miou() or 0.0) - shared.settings.max_drop / 100
+                score = split.score if split else None
+                job = replace(job, calibration=shared.calibration or (), score=score, floor=floor)
+            quantised = row.write(job)
+            file = job.folder / (row.checked or row.main)
+
+            if row.verified:
+                # The logits of the model, or no file
+                images = (row.quantised and shared.checked) or ()
+                parity = verify(model, file, facts=facts, quantised=row.quantised, calibration=images)
+                if not parity.ok:
+                    raise ExportError(f"{_difference(name, parity)} {place} was not written.")
+
+                # Its mIoU: of int8 known by now
+                miou = quantised.miou if quantised else None
+                if split and shared.settings.score and not quantised:
+                    try:
+                        miou = split.score(file)
+                    except ExportError as error:  # it gives masks, or takes images of one size alone
+                        shared.on_message(f"the file's mIoU is not measured: {error}")
+
+                # Its latency, on an image of zeros
+                runtime, times = open_file(file, "cpu"), []
+                if runtime.masks:
+                    image = np.zeros((1, height, width, runtime.channels), np.uint8)
+                else:
+                    image = np.zeros((1, runtime.channels, height, width), np.float32)
+                for _ in range(WARM_UP + PASSES):
+                    start = perf_counter()
+                    runtime.run(image)
+                    times.append(1000 * (perf_counter() - start))
+                latency = median(times[WARM_UP:])
+                model_miou = None if miou is None else shared.model_miou()
+                parity = replace(parity, model_miou=model_miou, file_miou=miou, latency_ms=latency)
+            size = move(job.folder, row, place)
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise ExportError(f"{name}: {error}. {place} was not written.") from error
+        raise ExportError(
+            f"{name}: cannot write to {gettempdir()}, where files are drafted: {error.strerror}. Make room there, or "
+            f"name another folder in TMPDIR. {place} was not written."
+        ) from error
+    names = tuple(shared.calibration.keys) if row.quantised and shared.calibration else ()
+    return ExportReport(place, name, size, parity, timed_size, quantised, names)
+
+
+def describe(model: SegmentationModel, run: Run | None, classes: Sequence[ClassInfo] | None) -> Facts:
+    """What the file will tell about the model. Raises ExportError for the wrong number of classes."""
+    if classes is None and run:
+        classes = run.classes
+    elif classes is None:
+        classes = [ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(model.classes))]
+    if len(classes) != model.classes:
+        raise ExportError(f"{len(classes)} classes were named, but the model tells {model.classes} apart.")
+    if run is None:
+        return Facts(type(model).__name__, tuple(classes), "not stated")
+    recipe = run.recipe
+    return Facts(
+        recipe.model.name,
+        tuple(classes),
+        run.licence,
+        image_size=run.info.image_size,
+        test_resize=recipe.data.test_resize,
+        panoptic=recipe.panoptic,
+        options=recipe.model.options,
+        init=run.init,
+    )
+
+
+def _difference(name: str, parity: ParityReport) -> str:
+    """Why a file is not kept, in a sentence."""
+    row = parity.worst
+    where = f"; it begins to differ at {parity.first_difference}" if parity.first_difference else ""
+    limit = f"at most {TOLERANCE:.0e} is allowed"
+    if row.quantised:
+        limit = f"{row.same_class:.1%} of the places have the same class; at least {SAME_CLASS:.0%} must"
+    return (
+        f"the exported model is not the same: at {row.height}x{row.width}, batch {row.batch}, the {name} file is "
+        f"off by {row.relative_error:.1e} of the logits' range ({limit}){where}."
+    )
+
+
+def destinations(folder: Path | None, formats: Sequence[str], path: str | Path | None) -> dict[str, Path]:
+    """Where the file (or folder) of each format goes: into `path`, by default into `folder`/export.
+
+    One format may also be given its file's name: a path that ends as its files do. Raises ExportError where no place is
+    named, FeathersegError where nothing can be written there.
+    """
+    if path is None:
+        if folder is None:
+            raise ExportError("a model without a run has no folder of its own: name the file, path='model.onnx'.")
+        path = folder / EXPORTS
+    path = Path(path)
+    places = {name: path / EXPORTERS[name].main for name in formats}
+    if not path.is_dir() and path.suffix:  # the name of a file
+        if len(formats) > 1:
+            raise ExportError(f"{path} names one file, but {len(formats)} are to be written. Name a folder with -o.")
+        ending = EXPORTERS[formats[0]].ending
+        if not ending or not path.name.endswith(ending):
+            expected = f"a name that ends in {ending}, or a folder" if ending else "a folder"
+            raise ExportError(f"{path} was named for {formats[0]}. Expected {expected}.")
+        places = {formats[0]: path}
+    for name, place in places.items():
+        check_writable(place if EXPORTERS[name].ending else place / "index.html")  # a folder may be there before
+    return places
+
+
+def move(draft: Path, format: Format, place: Path) -> int:
+    """Move what an exporter wrote into `draft` to where `place` is to be; -> its size in bytes.
+
+    Files replace old ones when all are written, the main one the last; a folder replaces a folder. The files of other
+    formats stay. Files called like the main one ("model.bin" beside "model.xml") take the name of `place`. Raises
+    FeathersegError where the disk refuses; what was there is there still.
+    """
+    size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
+    main = draft / format.main
+    if main.is_dir():
+        _replace_folder(main, place)
+        return size
+    stem, new_stem = (path.name.removesuffix(format.ending) for path in (main, place))
+    writes = {}
+    for file in [*sorted(file for file in draft.iterdir() if file != main), main]:
+        name = new_stem + file.name.removeprefix(stem) if file.name.startswith(stem) else file.name
+        writes[place.with_name(name)] = methodcaller("write", file.read_bytes())
+    write_together(writes)
+    return size
+
+
+def _replace_folder(source: Path, place: Path) -> None:
+    """Put a copy of a folder where an older one may be, with the shortest time in which neither is there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = temporary_beside(place), temporary_beside(place)
+    try:
+        new.mkdir()
+        for item in sorted(source.rglob("*")):
+            copy = new / item.relative_to(source)
+            copy.mkdir() if item.is_dir() else shutil.copyfile(item, copy)
+        if os.path.lexists(place):
+            place.rename(old)
+        new.rename(place)
+    except OSError as error:
+        if not os.path.lexists(place) and os.path.lexists(old):
+            old.rename(place)
+        raise ExportError(f"cannot write {place}: {error.strerror or error}. What was there is unchanged.") from error
+    finally:
+        remove_tree(new)
+        remove_tree(old)
