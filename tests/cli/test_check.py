@@ -59,7 +59,7 @@ def test_faults_end_with_1_and_at_most_20_of_a_kind_are_shown(yard: Path):
         path.unlink()
     result = run(yard)
     assert result.exit_code == 1
-    assert "files without their partner: 25" in result.stdout
+    assert "images without a mask, or masks without an image: 25" in result.stdout
     assert result.stdout.count("has no mask") == 20
     assert "and 5 more" in result.stdout
     assert "--fix OUT" in result.stdout
@@ -80,7 +80,7 @@ def test_fix_says_what_was_mended_and_left_out_and_the_copy_is_clean(yard: Path,
     result = run(yard, "--fix", tmp_path / "out")
     assert result.exit_code == 1
     assert "24 samples copied, stray values ignored in 1 of them" in result.stdout
-    assert "left out, files without their partner: 1" in result.stdout
+    assert "left out, images without a mask, or masks without an image: 1" in result.stdout
     assert run(tmp_path / "out/dataset.toml").exit_code == 0
 
 

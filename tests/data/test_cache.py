@@ -403,7 +403,7 @@ def test_what_another_version_wrote_is_not_used_and_is_replaced(yard, head, capl
     prepare_data(yard, "train")
     (folder_of(yard) / "index.jsonl").write_text(head)
     assert not isinstance(open_dataset(yard, "train"), PreparedData)
-    assert "prepare it anew" in caplog.text
+    assert "prepare the data again" in caplog.text
     assert prepare_data(yard, "train").kept == 0
     assert_same(open_dataset(yard, "train"), open_files(yard, "train"))
 
@@ -495,7 +495,7 @@ def test_data_that_cannot_be_written_beside_are_prepared_in_a_folder_of_the_user
     assert isinstance(open_dataset(yard, "train"), PreparedData)
 
 
-def test_drawn_data_have_nothing_to_prepare():
+def test_synthetic_data_have_nothing_to_prepare():
     for call in (splits_on_disk, lambda name: prepare_data(name, "train")):
-        with pytest.raises(ConfigError, match="shapes is drawn"):
+        with pytest.raises(ConfigError, match="shapes is generated"):
             call("shapes")

@@ -111,8 +111,8 @@ PLANTED = [
     (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
     (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
     (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same image as train/b of train", 5, 0),
-    (plant_twins, "twins", "train/a", "images/train/a.png has the stem of another file", 5, 0),
-    (plant_empty, "empty", "", "val holds no image", 4, 0),
+    (plant_twins, "twins", "train/a", "images/train/a.png has the same stem as another file", 5, 0),
+    (plant_empty, "empty", "", "val has no images", 4, 0),
 ]
 
 
@@ -262,7 +262,7 @@ def test_counts_sizes_and_notes_equal_a_loop_over_the_masks(yard: Path):
     assert report.notes == [
         "train: images with only ignored pixels (1): train/z",
         "stems that occur in more than one split (1): a",
-        "images that are in no split (1): spare/x",
+        "images in no split (1): spare/x",
     ]
 
 
@@ -278,7 +278,7 @@ def test_a_repeated_image_within_a_split_is_a_note(yard: Path):
     (yard / "images/train/b.png").write_bytes((yard / "images/train/a.png").read_bytes())
     report = check_data(str(yard))
     assert report.clean
-    assert report.notes == ["train: images that occur there before (1): train/b"]
+    assert report.notes == ["train: duplicates of earlier images (1): train/b"]
 
 
 def test_the_report_is_plain_json(yard: Path):
@@ -363,7 +363,7 @@ def test_a_suffix_of_the_masks_is_found(tmp_path: Path):
 def test_what_is_no_dataset_is_named(tmp_path: Path):
     with pytest.raises(UnknownName, match="Did you mean 'camvid'"):
         check_data("camvidd")
-    with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor the two folders"):
+    with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor the folders"):
         check_data(str(tmp_path))
     with pytest.raises(DataNotFound, match="--data-root"):
         check_data("camvid")

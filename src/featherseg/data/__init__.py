@@ -67,11 +67,11 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
         return DATASETS[name]
     path = Path(name)
     if os.path.isfile(path / "dataset.toml"):
-        raise DataNotFound(f"{name} is a folder. Name the file in it that describes the data: {path / 'dataset.toml'}")
+        raise DataNotFound(f"{name} is a folder. Name the file that describes the data: {path / 'dataset.toml'}")
     if os.path.isdir(path):
         raise DataNotFound(
-            f"{name} is a folder without a dataset.toml, the file that says what its masks mean. "
-            f"Have one proposed: featherseg check {name}"
+            f"{name} is a folder without a dataset.toml, the file that says what its masks mean. Create one with: "
+            f"featherseg check {name}"
         )
     if "/" in name and not os.path.exists(path):
         raise DataNotFound(
@@ -84,5 +84,5 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
 def given_root(name: str, root: Path | None) -> Path:
     """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
     if root is None:
-        raise DataNotFound(f"{name} is not part of this package: say where it lies with --data-root PATH.")
+        raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.")
     return root.absolute()

@@ -109,8 +109,8 @@ class PreparedData:
     def _warn(self, path: Path) -> None:
         if not self._warned:
             log.warning(
-                "%s has changed since it was prepared: it is read itself, slower. `featherseg prepare` brings prepared "
-                "data up to date.",
+                "%s has changed since it was prepared, so it is read directly, which is slower. `featherseg prepare` "
+                "updates prepared data.",
                 path,
             )
         self._warned = True

@@ -201,7 +201,7 @@ def read_cache(folder: Path) -> Cache | None:
         return None
     head, *records = read_lines(index) or [{}]
     if head.get("format_version") != FORMAT_VERSION:
-        log.warning("%s was written by another version of featherseg and is not used: prepare it anew.", folder)
+        log.warning("%s was written by another version of featherseg and is not used: prepare the data again.", folder)
         return None
     pixels = folder / Path(str(head.get("pixels"))).name
     size = pixels.stat().st_size if pixels.is_file() else 0

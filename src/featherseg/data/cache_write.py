@@ -98,7 +98,7 @@ def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
 
 
 def _drawn(name: str) -> ConfigError:
-    return ConfigError(f"{name} is drawn when it is needed, so there are no files to prepare.")
+    return ConfigError(f"{name} is generated on the fly, so there are no files to prepare.")
 
 
 def _writable(folders: Sequence[Path]) -> Path:
@@ -122,7 +122,7 @@ def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: P
     except OSError as error:
         raise FeathersegError(
             f"cannot write prepared data to {folder}: {error.strerror or error}. Make room (or check the rights, or "
-            f"name another folder with --out) and run the same command again: it goes on where it stopped."
+            "name another folder with --out) and run the same command again: it continues where it stopped."
         ) from error
 
 
@@ -130,7 +130,7 @@ def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: P
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process may write in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = FeathersegError(f"another process is preparing data in {folder}. Wait for it, or stop it.")
+    taken = FeathersegError(f"another process is preparing data in {folder}. Wait for it or stop it.")
     with locked(folder / ".lock", taken):
         yield
 
@@ -183,7 +183,7 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
     needed, free = per_pixel * pixels, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise FeathersegError(
-            f"{len(missing)} images of {data.name} take {needed / 1e9:.1f} GB as {cache.storage}, and the disk of "
+            f"{len(missing)} images of {data.name} take {needed / 1e9:.1f} GB as {cache.storage}, but the disk of "
             f"{cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with --out."
         )
 
@@ -215,7 +215,7 @@ def _encoded(data: PairedFiles, index: int, storage: Storage, offset: int = 0) -
     sources = (_source(files[0]), _source(files[1]))
     sample = data[index]
     if not _are_current(files, sources, {}):
-        raise DataError(f"{files[0]} or {files[1]} was changed while it was read. Run the same command again.")
+        raise DataError(f"{files[0]} or {files[1]} changed while it was being read. Run the same command again.")
     height, width, channels = sample.image.shape
     jpeg, difference = _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
     arrays = [sample.label.astype("u1")]

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from featherseg.data.fixes import MendReport
 
 FAULTS = {  # kind -> how a group of them is headed
-    "empty": "splits without an image",
-    "unpaired": "files without their partner",
+    "empty": "splits without images",
+    "unpaired": "images without a mask, or masks without an image",
     "twins": "files that share a stem",
     "unreadable": "files that cannot be read",
-    "size": "masks of another size than their image",
-    "colors": "colour images for masks whose values are looked up as numbers",
+    "size": "masks whose size differs from their image",
+    "colors": "colour masks where class numbers are expected",
     "values": "masks with values outside the map",
     "duplicate": "images that occur in two splits",
 }
@@ -116,7 +116,7 @@ class CheckReport:
         rows = [(info.name, *(f"{100 * s.share(i):.2f}" for s in splits)) for i, info in enumerate(self.classes)]
         state = "clean" if self.clean else f"{len(self.faults)} faults"
         title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
-        heads = ("class, share of the labelled pixels in %", *self.splits)
+        heads = ("class, labelled pixels, %", *self.splits)
         return html_table(title, heads, rows, [*(fault.text for fault in self.faults[:SHOWN_NAMES]), *self.notes])
 
 
@@ -135,7 +135,7 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     for split, pairs in listing.splits.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
-            report.faults.append(Fault("empty", split, "", f"{split} holds no image"))
+            report.faults.append(Fault("empty", split, "", f"{split} has no images"))
         for pair in pairs:
             _check_pair(report, listing, split, pair, seen)
             done += 1
@@ -157,8 +157,8 @@ def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | Non
         return folder_listing(path / "dataset.toml", root), None
     if not ((path / "images").is_dir() and (path / "masks").is_dir()):
         raise DataNotFound(
-            f"{path} holds neither a dataset.toml nor the two folders images and masks. See docs/data/folder.md; "
-            f"a dataset with a name is checked by `featherseg check NAME --data-root {path}`."
+            f"{path} contains neither a dataset.toml nor the folders images and masks. See docs/data/folder.md. To "
+            f"check a dataset by name, run `featherseg check NAME --data-root {path}`."
         )
     proposal = propose(path)
     return proposal.listing, proposal
@@ -176,7 +176,7 @@ def _count_drawn(name: str, progress: Progress | None) -> CheckReport:
             done += 1
             if progress is not None:
                 progress("reading", done, total)
-    report.notes.append(f"{name} is drawn by the program; up to {DRAWN_SIZE} scenes a split were counted")
+    report.notes.append(f"{name} is synthetic; up to {DRAWN_SIZE} scenes per split were counted")
     return report
 
 
@@ -189,7 +189,7 @@ def _check_pair(
         report.faults.append(Fault(kind, split, pair.key, text))
 
     for twin in pair.twins:
-        fault("twins", f"{twin} has the stem of another file")
+        fault("twins", f"{twin} has the same stem as another file")
     if pair.image is None or pair.mask is None:
         return fault("unpaired", _unpaired(pair))
     image, ids, entry = None, None, report.splits[split]
@@ -244,7 +244,7 @@ def _fingerprint(image: np.ndarray) -> bytes:
 
 def _unpaired(pair: Pair) -> str:
     if pair.image is None and pair.mask is None:
-        return f"{pair.key} is in a list, but has neither image nor mask"
+        return f"{pair.key} is listed, but has neither an image nor a mask"
     return f"{pair.mask} has no image" if pair.image is None else f"{pair.image} has no mask"
 
 
@@ -256,7 +256,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
         notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
-        notes += _named(f"{split}: images that occur there before", entry.repeated)
+        notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
     stems: dict[str, set[str]] = {}
     for split, pairs in listing.splits.items():
         for pair in pairs:
@@ -264,7 +264,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     notes += _named(
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
-    notes += _named("images that are in no split", listing.unlisted)
+    notes += _named("images in no split", listing.unlisted)
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes

@@ -86,7 +86,7 @@ def test_a_mask_of_the_full_release_in_the_place_of_one_is_refused(root):
     colours = np.zeros((3, 4, 3), np.uint8)
     colours[0], colours[1:] = (120, 184, 1), (30, 55, 2)
     write_pair(root, TRAIN, colours)
-    with pytest.raises(DataError, match=r"colour image.*Neither the colours of the full release"):
+    with pytest.raises(DataError, match=r"colour image.*Colours of the full release"):
         ADE20K(root, "train").label(0)
 
 
@@ -105,13 +105,13 @@ def test_the_full_release_is_recognised_and_refused(tmp_path, folder):
 
 def test_roots_that_are_none_are_told_what_is_missing(root, tmp_path):
     for wrong, sentence in (
-        (tmp_path / "nowhere", "nowhere is no folder"),
-        (root / "images", "holds neither images nor annotations"),
+        (tmp_path / "nowhere", "nowhere is not a folder"),
+        (root / "images", "has neither images nor annotations"),
     ):
         with pytest.raises(DataNotFound, match=sentence):
             ADE20K(wrong, "val")
     (root / "annotations").rename(root / "masks")
-    with pytest.raises(DataNotFound, match="holds images but no annotations"):
+    with pytest.raises(DataNotFound, match="has images but no annotations"):
         ADE20K(root, "val")
 
 
@@ -122,5 +122,5 @@ def test_splits_without_labels_and_unknown_ones_are_refused(root):
         open_dataset("ade20k", "training", root)
     for path in root.glob("*/validation/*"):
         path.unlink()
-    with pytest.raises(DataNotFound, match="images holds no image of val"):
+    with pytest.raises(DataNotFound, match="images has no images of val"):
         ADE20K(root, "val")

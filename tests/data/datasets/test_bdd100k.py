@@ -89,11 +89,11 @@ def test_the_labels_of_test_are_not_public_and_unknown_splits_get_a_suggestion(t
 @pytest.mark.parametrize(
     ("folders", "sentence"),
     [
-        ([], "holds none of BDD100K's layouts"),
-        (["images/10k/train"], "holds images but no labels/sem_seg/masks"),
+        ([], "has none of BDD100K's layouts"),
+        (["images/10k/train"], "has images but no labels/sem_seg/masks"),
         (["bdd100k/labels/sem_seg/masks/train"], "no images/10k: unpack the 10K images"),
         (["images/100k/train", "labels/sem_seg/masks/train"], "images/100k, but the segmentation labels belong to"),
-        (["images/10k/train", "labels/sem_seg/masks/train"], "images/10k holds no image of train"),
+        (["images/10k/train", "labels/sem_seg/masks/train"], "images/10k has no images of train"),
     ],
 )
 def test_a_root_without_one_of_the_parts_is_told_which(tmp_path, folders, sentence):
@@ -101,7 +101,7 @@ def test_a_root_without_one_of_the_parts_is_told_which(tmp_path, folders, senten
         (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(DataNotFound, match=sentence):
         BDD100K(tmp_path, "train")
-    with pytest.raises(DataNotFound, match="nowhere is no folder"):
+    with pytest.raises(DataNotFound, match="nowhere is not a folder"):
         BDD100K(tmp_path / "nowhere", "train")
 
 

@@ -109,10 +109,10 @@ def test_any_segmentation_keeps_its_categories_and_things_in_a_bitmask(tmp_path_
 @pytest.mark.parametrize(
     ("pixel", "sentence"),
     [
-        ((41, 0, 0, 31), "holds the category 41 with the id 31"),
-        ((35, 0, 0, 0), "holds the category 35 with the id 0"),
-        ((34, 0, 0, 31), "holds the segment 31 with two categories"),
-        ((35, 2, 0, 31), "holds the segment 31 with two categories or flags"),
+        ((41, 0, 0, 31), "has category 41 with segment id 31"),
+        ((35, 0, 0, 0), "has category 35 with segment id 0"),
+        ((34, 0, 0, 31), "has segment 31 with two categories"),
+        ((35, 2, 0, 31), "has segment 31 with two categories or flags"),
     ],
 )
 def test_a_bitmask_that_cannot_be_right_is_refused(tmp_path, pixel, sentence):
@@ -122,7 +122,7 @@ def test_a_bitmask_that_cannot_be_right_is_refused(tmp_path, pixel, sentence):
         read_bitmask(save(tmp_path / "a.png", pixels))
     with pytest.raises(DataError, match=r"a\.png has 3 channels.*Expected a bitmask"):
         read_bitmask(save(tmp_path / "a.png", pixels[:, :, :3]))
-    with pytest.raises(DataError, match="cannot hold a segment 31 of the category 41"):
+    with pytest.raises(DataError, match="cannot contain a segment 31 of category 41"):
         write_bitmask(tmp_path / "b.png", (np.ones((2, 2), int), [{"id": 1, "category_id": 41}]))
 
 
@@ -152,9 +152,9 @@ def test_check_finds_categories_that_are_none(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(DataNotFound, match=r"holds no labels/pan_seg/bitmasks\. Expected"):
+    with pytest.raises(DataNotFound, match=r"has no labels/pan_seg/bitmasks\. Expected"):
         BDD100KPanoptic(tmp_path, "val")
-    with pytest.raises(DataNotFound, match="nowhere is no folder"):
+    with pytest.raises(DataNotFound, match="nowhere is not a folder"):
         BDD100KPanoptic(tmp_path / "nowhere", "val")
     write_tree(tmp_path)
     with pytest.raises(DataNotFound, match="test of BDD100K are not public"):

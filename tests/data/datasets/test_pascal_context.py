@@ -102,7 +102,7 @@ def test_splits_are_the_lists_wherever_the_root_points(root, above, name):
 def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(UnknownName, match="Did you mean 'train'"):
         PascalContext(root, "trainval")
-    with pytest.raises(DataNotFound, match="nowhere is no folder"):
+    with pytest.raises(DataNotFound, match="nowhere is not a folder"):
         PascalContext(tmp_path / "nowhere", "val")
     (root / "ImageSets/SegmentationContext/val.txt").unlink()
     with pytest.raises(DataNotFound, match=r"SegmentationContext/val\.txt does not exist.*mmsegmentation"):
@@ -112,9 +112,9 @@ def test_what_is_missing_is_named(root, tmp_path):
         PascalContext(root, "train")
     (root / "trainval").mkdir()
     (root / "trainval/2008_000002.mat").touch()
-    with pytest.raises(DataNotFound, match=r"annotation of 459 labels \(trainval/\*\.mat\), which is not read"):
+    with pytest.raises(DataNotFound, match=r"annotations of 459 labels \(trainval/\*\.mat\), which are not read"):
         PascalContext(root, "train")
     (root / "JPEGImages").rename(root / "images")
     (root / "trainval/2008_000002.mat").unlink()
-    with pytest.raises(DataNotFound, match="holds neither JPEGImages nor"):
+    with pytest.raises(DataNotFound, match="has neither JPEGImages nor"):
         PascalContext(root, "train")

@@ -23,8 +23,8 @@ ADE20K_LICENCE = (
 
 FROM_ADE20K = LabelMap(
     {0: IGNORE, **{i + 1: i for i in range(len(ADE20K_CLASSES))}},
-    expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; ADEChallengeData2016.zip). Neither "
-    "the colours of the full release (*_seg.png) nor masks that were shifted to 0 to 149 and 255 are read",
+    expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; ADEChallengeData2016.zip). Colours "
+    "of the full release (*_seg.png) and masks shifted to 0 to 149 and 255 are not read",
 )
 
 
@@ -36,8 +36,8 @@ class ADE20K(NamedData):
 
     facts = DataFacts("ade20k", ADE20K_CLASSES, ADE20K_LICENCE, image_size=(512, 683))
     no_test = (
-        "the labels of the split test of ADE20K are not public, so it can be neither trained nor scored on: use val, "
-        "on which the literature reports."
+        "the labels of the split test of ADE20K are not public, so it cannot be used for training or evaluation: use "
+        "val, as in the literature."
     )
 
     @classmethod
@@ -48,15 +48,15 @@ class ADE20K(NamedData):
             split: (files_by_stem(base / "images" / folder), files_by_stem(base / "annotations" / folder))
             for split, folder in folders.items()
         }
-        missing = f"{base / 'images'} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        missing = f"{base / 'images'} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits(files, missing)
         return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
 
 
 _EXPECTED = (
     "Expected, in this folder or in ADEChallengeData2016/ below it, images/{training,validation}/*.jpg and "
-    "annotations/{training,validation}/*.png from ADEChallengeData2016.zip (sceneparsing.csail.mit.edu). Give their "
-    "place with --data-root."
+    "annotations/{training,validation}/*.png from ADEChallengeData2016.zip (sceneparsing.csail.mit.edu). Set their "
+    "location with --data-root."
 )
 
 
@@ -67,16 +67,16 @@ def _find_base(root: Path) -> Path:
         if all((base / part).is_dir() for part in ("images", "annotations")):
             return base
     if not root.is_dir():
-        state = "is no folder."
+        state = "is not a folder."
     elif _is_full_release(root):
         state = (
-            "is the full release of ADE20K, whose masks (*_seg.png) hold some 3000 object names as colours and not the "
-            "150 classes. Download SceneParsing, or convert it as docs/data/ade20k.md tells."
+            "is the full release of ADE20K, whose masks (*_seg.png) encode some 3000 object names as colours instead "
+            "of the 150 classes. Download SceneParsing, or convert it as described in docs/data/ade20k.md."
         )
     elif any((base / "images").is_dir() for base in bases):
-        state = "holds images but no annotations: unpack both of ADEChallengeData2016.zip."
+        state = "has images but no annotations: unpack both from ADEChallengeData2016.zip."
     else:
-        state = "holds neither images nor annotations."
+        state = "has neither images nor annotations."
     raise DataNotFound(f"{root} {state} {_EXPECTED}")
 
 

@@ -38,9 +38,9 @@ class BDD100K(NamedData):
 
     facts = DataFacts("bdd100k", CITYSCAPES_CLASSES, BDD100K_LICENCE, image_size=(720, 1280))
     no_test = (
-        "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val. "
-        "For the benchmark's server, write its masks with: "
-        "featherseg predict RUN ROOT/images/10k/test --submission bdd100k"
+        "the labels of the split test of BDD100K are not public, so it cannot be used for training or evaluation: "
+        "use val. To write masks for the benchmark server: featherseg predict RUN ROOT/images/10k/test --submission "
+        "bdd100k"
     )
 
     @classmethod
@@ -48,7 +48,7 @@ class BDD100K(NamedData):
         base, layout = find_layout(root)
         images = {split: files_by_stem(base / layout.images / split) for split in splits}
         masks = {split: files_by_stem(base / layout.masks / split, layout.mask_suffix) for split in splits}
-        missing = f"{base / layout.images} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        missing = f"{base / layout.images} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
         return Listing("bdd100k", CITYSCAPES_CLASSES, FROM_TRAIN_IDS, pairs, BDD100K_LICENCE)
 
@@ -65,20 +65,20 @@ def find_layout(root: Path) -> tuple[Path, Layout]:
 
 _EXPECTED = (
     "Expected, in this folder or in bdd100k/ below it, images/10k/{train,val}/*.jpg and "
-    "labels/sem_seg/masks/{train,val}/*.png, or of the older release seg/images/{train,val}/*.jpg and "
-    "seg/labels/{train,val}/*_train_id.png (bdd-data.berkeley.edu). Give their place with --data-root."
+    "labels/sem_seg/masks/{train,val}/*.png, or from the older release seg/images/{train,val}/*.jpg and "
+    "seg/labels/{train,val}/*_train_id.png (bdd-data.berkeley.edu). Set their location with --data-root."
 )
 
 
 def _state(root: Path, bases: Sequence[Path]) -> str:
     """What is there instead of a layout."""
     if not root.is_dir():
-        return "is no folder."
+        return "is not a folder."
     for base in bases:
         if (base / "images/10k").is_dir():
-            return "holds images but no labels/sem_seg/masks: unpack the semantic segmentation labels beside them."
+            return "has images but no labels/sem_seg/masks: unpack the semantic segmentation labels next to them."
         if (base / "labels/sem_seg").is_dir():
             if (base / "images/100k").is_dir():
-                return "holds images/100k, but the segmentation labels belong to images/10k."
-            return "holds labels but no images/10k: unpack the 10K images beside them."
-    return "holds none of BDD100K's layouts."
+                return "has images/100k, but the segmentation labels belong to images/10k."
+            return "has labels but no images/10k: unpack the 10K images next to them."
+    return "has none of BDD100K's layouts."

@@ -78,8 +78,8 @@ MAX_INSTANCE = 65535
 MASKS = "labels/pan_seg/bitmasks"
 
 _FORMAT = (
-    "Expected a bitmask: red = category 0 to 40, green = flags, blue and alpha = the id of the segment, from 1, with "
-    "one category and one set of flags."
+    "Expected a bitmask: red = category 0 to 40, green = flags, blue and alpha = segment id, from 1, each with a "
+    "single category and set of flags."
 )
 
 
@@ -115,7 +115,8 @@ class BDD100KPanoptic(NamedData):
         category_ids=CATEGORY_IDS,
     )
     no_test = (
-        "the labels of the split test of BDD100K are not public, so it can be neither trained nor scored on: use val."
+        "the labels of the split test of BDD100K are not public, so it cannot be used for training or "
+        "evaluation: use val."
     )
     rule = "bdd100k"  # of panoptic quality
 
@@ -141,11 +142,11 @@ class BDD100KPanoptic(NamedData):
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
         base = next((base for base in (root, root / "bdd100k") if (base / MASKS).is_dir()), None)
         if base is None:
-            state = "holds no labels/pan_seg/bitmasks" if root.is_dir() else "is no folder"
+            state = "has no labels/pan_seg/bitmasks" if root.is_dir() else "is not a folder"
             raise DataNotFound(f"{root} {state}. {_EXPECTED}")
         images = {split: files_by_stem(base / "images/10k" / split) for split in splits}
         masks = {split: files_by_stem(base / MASKS / split) for split in splits}
-        missing = f"{base} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        missing = f"{base} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
         return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
 
@@ -164,10 +165,10 @@ def read_bitmask(path: Path) -> Panoptic:
     known, kinds, bits = (joined >> 16).tolist(), (joined >> 8 & 255).tolist(), (joined & 255).tolist()
     for number, kind in zip(known, kinds, strict=True):
         if number == 0 or kind > len(CATEGORY_IDS):
-            raise DataError(f"{path} holds the category {kind} with the id {number}. {_FORMAT}")
+            raise DataError(f"{path} has category {kind} with segment id {number}. {_FORMAT}")
     if len(set(known)) < len(known):
         twice = next(a for a, b in pairwise(known) if a == b)
-        raise DataError(f"{path} holds the segment {twice} with two categories or flags. {_FORMAT}")
+        raise DataError(f"{path} has segment {twice} with two categories or flags. {_FORMAT}")
     crowds = frozenset(number for number, flag in zip(known, bits, strict=True) if flag & (CROWD | IGNORED))
     ids, segments = list_segments(ids, dict(zip(known, kinds, strict=True)) | {0: 0}, crowds)
     for segment, flag in zip(segments, bits, strict=True):
@@ -198,7 +199,7 @@ def write_bitmask(path: Path, panoptic: Panoptic) -> None:
         category = segment["category_id"]
         number += category > STUFF
         if category not in CATEGORY_IDS or number > MAX_INSTANCE:
-            raise DataError(f"{path} cannot hold a segment {number} of the category {category}. {_FORMAT}")
+            raise DataError(f"{path} cannot contain a segment {number} of category {category}. {_FORMAT}")
         shown, flags = number if category > STUFF else category, CROWD * bool(segment.get("iscrowd"))
         known[row], colors[row] = segment["id"], (category, flags, shown >> 8, shown & 255)
     order = np.argsort(known)
@@ -208,6 +209,6 @@ def write_bitmask(path: Path, panoptic: Panoptic) -> None:
 
 _EXPECTED = (
     "Expected, in this folder or in bdd100k/ below it, images/10k/{train,val}/*.jpg and "
-    "labels/pan_seg/bitmasks/{train,val}/*.png (bdd-data.berkeley.edu: 10K Images, Panoptic Segmentation). Give their "
-    "place with --data-root."
+    "labels/pan_seg/bitmasks/{train,val}/*.png (bdd-data.berkeley.edu: 10K Images, Panoptic Segmentation). Set their "
+    "location with --data-root."
 )

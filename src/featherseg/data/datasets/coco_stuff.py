@@ -20,11 +20,11 @@ from featherseg.data.datasets.coco_stuff_classes import (
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_pairs, make_splits, read_list
 
-_NO_TEST_10K = "the 1000 images of test.txt are the split val of coco-stuff-10k; there is no split test."
+_NO_TEST_10K = "the 1000 images of test.txt are the val split of coco-stuff-10k; there is no test split."
 
 COCO_STUFF_LICENCE = (
-    "trained on COCO-Stuff: its labels are CC BY 4.0, its images belong to users of Flickr, each under the licence "
-    "that its owner chose, which is non-commercial for some"
+    "trained on COCO-Stuff: its labels are CC BY 4.0, its images belong to Flickr users, each under the licence "
+    "chosen by its owner, some of them non-commercial"
 )
 
 CONVERTED = "_labelTrainIds.png"
@@ -50,8 +50,8 @@ class CocoStuff164k(NamedData):
 
     facts = DataFacts("coco-stuff-164k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
     no_test = (
-        "the labels of the split test of COCO-Stuff 164k are not public, so it can be neither trained nor scored on: "
-        "use val."
+        "the labels of the split test of COCO-Stuff 164k are not public, so it cannot be used for training or "
+        "evaluation: use val."
     )
 
     @classmethod
@@ -102,22 +102,22 @@ def _masks(folder: Path, layout: Layout) -> FilesByStem:
 
 _EXPECTED_164K = (
     "Expected images/{train2017,val2017}/*.jpg of COCO and annotations/{train2017,val2017}/*.png from "
-    "stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff). Give their place with --data-root."
+    "stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff). Set their location with --data-root."
 )
 _EXPECTED_10K = (
     "Expected images/*.jpg, annotations/*.mat and imageLists/{train,test}.txt from cocostuff-10k-v1.1.zip "
     "(github.com/nightrome/cocostuff10k), or images/{train2014,test2014}/*.jpg and "
-    "annotations/{train2014,test2014}/*_labelTrainIds.png as converted. Give their place with --data-root."
+    "annotations/{train2014,test2014}/*_labelTrainIds.png as converted. Set their location with --data-root."
 )
 
 
 def _state(root: Path) -> str:
     """What is there instead of masks in annotations."""
     if not root.is_dir():
-        return "is no folder."
+        return "is not a folder."
     for pattern in ("stuff_*_pixelmaps", "annotations/stuff_*_pixelmaps"):
         if only_stuff := next(root.glob(pattern), None):
-            return f"holds {only_stuff.name}, the stuff-only masks of the COCO-Stuff API: they know no things."
+            return f"holds {only_stuff.name}, the stuff-only masks of the COCO-Stuff API, which have no things."
     if not (root / "annotations").is_dir():
-        return "holds no folder annotations."
-    return "holds no mask that can be read in annotations."
+        return "has no folder annotations."
+    return "has no readable mask in annotations."

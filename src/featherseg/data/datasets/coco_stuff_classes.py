@@ -192,10 +192,10 @@ COCO_STUFF_CLASSES = tuple(  # the colours are ours: the dataset has no usual on
 
 FROM_STUFFTHINGMAPS = LabelMap(  # of the 164k release
     {**{category - 1: i for i, category in enumerate(CATEGORIES)}, IGNORE: IGNORE},
-    expected="the values of COCO-Stuff 164k (stuffthingmaps_trainval2017: category id - 1, 0 to 181 without the 11 ids "
-    "that are never used, and 255 = void). 182 and 183 occur in the stuff-only masks of the COCO-Stuff API (92 to 182, "
-    "and 183 = other), which know no things and are not read; ids that are never used occur in masks that were "
-    "converted to 0 to 170, which are expected in *_labelTrainIds.png",
+    expected="the values of COCO-Stuff 164k (stuffthingmaps_trainval2017: category id - 1, 0 to 181 without the 11 "
+    "ids that are never used, and 255 = void). 182 and 183 occur in the stuff-only masks of the COCO-Stuff "
+    "API (92 to 182, and 183 = other), which have no things and are not read; ids that are never used occur "
+    "in masks that were converted to 0 to 170, which are expected in *_labelTrainIds.png",
 )
 
 FROM_TRAIN_IDS_164K = LabelMap(

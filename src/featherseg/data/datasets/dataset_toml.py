@@ -38,7 +38,7 @@ class DatasetToml(Config):
             return value
         names = [str(name) for name in value]
         if len(set(names)) < len(names):
-            raise ValueError(f"a class is named twice in {names}")
+            raise ValueError(f"a class occurs twice in {names}")
         return {name: color_text(color) for name, color in zip(names, default_palette(len(names)), strict=True)}
 
     @field_validator("classes")
@@ -59,11 +59,11 @@ class DatasetToml(Config):
     def _check_splits(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name, part in value.items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise ValueError(f"{name!r} is no name for a split: expected letters, digits, '-' and '_'")
+                raise ValueError(f"{name!r} is not a valid split name: expected letters, digits, '-' and '_'")
             _check_split(name, part)
         shares = [part for part in value.values() if not isinstance(part, str)]
         if shares and (len(shares) < len(value) or sum(shares) > 1 + 1e-9):
-            raise ValueError("shares of the files must be given for all splits or none, and sum to at most 1")
+            raise ValueError("fractions must be given for all splits or none, and sum to at most 1")
         return value
 
     @model_validator(mode="after")
@@ -74,12 +74,12 @@ class DatasetToml(Config):
             _raw_value(raw)
             if name not in (*self.classes, IGNORE_NAME):
                 hint = did_you_mean(name, [*self.classes, IGNORE_NAME])
-                raise ValueError(f"map.{raw} = {name!r} is no class of [classes].{hint}".removesuffix("."))
+                raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
-            raise ValueError("a raw value stands twice in [map], written in two ways")
+            raise ValueError("a raw value occurs twice in [map], written in two ways")
         unused = [name for name in self.classes if name not in self.map.values()]
         if unused:
-            raise ValueError(f"no raw value of [map] leads to class {', '.join(map(repr, unused))}")
+            raise ValueError(f"no raw value in [map] is mapped to class {', '.join(map(repr, unused))}")
         return self
 
     def class_infos(self) -> tuple[ClassInfo, ...]:
@@ -102,8 +102,8 @@ def read_dataset_toml(path: Path) -> DatasetToml:
         text = read_text(path)
     except FileNotFoundError:
         raise DataNotFound(
-            f"{path} does not exist.{near_path(path)} Were a run's data moved? Say where they are with "
-            f"--data PATH/dataset.toml. Of a folder without one, run `featherseg check FOLDER` to have one proposed."
+            f"{path} does not exist.{near_path(path)} If the data of a run were moved, use --data PATH/dataset.toml. "
+            "For a folder without a dataset.toml, `featherseg check FOLDER` proposes one."
         ) from None
     return parse(DatasetToml, parse_toml(text, str(path)), str(path))
 
@@ -135,13 +135,15 @@ def _raw_value(text: str) -> int:
         red, green, blue = parse_color(text)
         return red << 16 | green << 8 | blue
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(f"{text!r} in [map] is no raw mask value: expected a whole number or a colour '#rrggbb'")
+        raise ValueError(f"{text!r} in [map] is not a raw mask value: expected a whole number or a colour '#rrggbb'")
     return int(text)
 
 
 def _check_split(name: str, part: Any) -> None:
     if isinstance(part, str):
         if Path(part).anchor or ".." in Path(part).parts:
-            raise ValueError(f"{name} = {part!r}: expected a folder below images, or a list below this file's folder")
+            raise ValueError(
+                f"{name} = {part!r}: expected a folder inside images, or a list inside the folder of this file"
+            )
     elif isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
-        raise ValueError(f"{name} = {part!r}: expected a folder, a list of stems (.txt), or a share between 0 and 1")
+        raise ValueError(f"{name} = {part!r}: expected a folder, a list of stems (.txt), or a fraction between 0 and 1")

@@ -52,13 +52,13 @@ def _all_pairs(config: DatasetToml, base: Path) -> list[Pair]:
     images, masks = base / config.images, base / config.masks
     for key, folder in (("images", images), ("masks", masks)):
         if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
-            raise DataNotFound(
-                f"{folder} is no folder; it is what {key!r} names in the dataset.toml of {config.name!r}."
-            )
+            raise DataNotFound(f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder.")
     image_files, mask_files = files_by_stem(images), files_by_stem(masks, config.mask_suffix)
     if images.resolve() == masks.resolve():
         if not config.mask_suffix:
-            raise ConfigError(f'images and masks are both {images}: say what masks end in, mask_suffix = "_mask".')
+            raise ConfigError(
+                f'images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "_mask".'
+            )
         image_files = {stem: paths for stem, paths in image_files.items() if not stem.endswith(config.mask_suffix)}
     return make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
 
@@ -72,7 +72,9 @@ def _by_list(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist. Expected a list of stems, one a line, such as seq1/0001.") from None
+        raise DataNotFound(
+            f"{path} does not exist. Expected a list of stems, one per line, such as seq1/0001."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     return [_stem(line) for line in lines if line and not line.startswith("#")]

@@ -17,8 +17,8 @@ from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_pairs,
 from featherseg.data.palettes import default_palette
 
 PASCAL_CONTEXT_LICENCE = (
-    "trained on Pascal Context: no licence is known for its labels, and its images, those of PASCAL VOC 2010, are "
-    "under the terms of use of Flickr; ask before a use beyond research"
+    "trained on Pascal Context: the licence of its labels is unknown, and its images, those of PASCAL VOC 2010, are "
+    "under Flickr's terms of use; ask before any use beyond research"
 )
 
 RAW_NAMES = {  # id among the 459 labels of the full annotation -> name; in this order the masks number them 1..59
@@ -98,9 +98,9 @@ class ContextMap(LabelMap):
     def __init__(self, classes: int) -> None:
         background, first = (0, 1) if classes > len(FOREGROUND) else (IGNORE, 0)
         expected = (
-            "the values of Pascal Context's masks (0 = background and 1 to 59, or in masks of 16 bits the 59 raw ids). "
-            "Masks of all 459 labels are not read: convert the annotation with tools/dataset_converters/"
-            "pascal_context.py of mmsegmentation"
+            "the values of Pascal Context's masks (0 = background and 1 to 59, or in 16-bit masks the 59 raw ids). "
+            "Masks of all 459 labels are not read: convert the annotation with "
+            "tools/dataset_converters/pascal_context.py of mmsegmentation"
         )
         super().__init__({0: background, **{i + 1: i + first for i in range(len(RAW_NAMES))}}, expected=expected)
         self.deep = LabelMap({0: background, **{raw: i + first for i, raw in enumerate(RAW_NAMES)}}, expected=expected)
@@ -114,9 +114,7 @@ class PascalContext(NamedData):
     """Pascal Context with 59 classes, background ignored; keys are the stems of the files, "2008_000002"."""
 
     facts = DataFacts("pascal-context-59", FOREGROUND, PASCAL_CONTEXT_LICENCE, image_size=(375, 500))
-    no_test = (
-        "the labels of the test images of Pascal Context are not public: use val, on which the literature reports."
-    )
+    no_test = "the labels of the test images of Pascal Context are not public: use val, as in the literature."
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
@@ -137,9 +135,10 @@ class PascalContext60(PascalContext):
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"
 
 _EXPECTED = (
-    "Expected, in this folder or in VOC2010/ or VOCdevkit/VOC2010/ below it, JPEGImages/*.jpg (VOCtrainval_03-May-2010"
-    ".tar) and SegmentationClassContext/*.png with ImageSets/SegmentationContext/{train,val}.txt, as written by "
-    "tools/dataset_converters/pascal_context.py of mmsegmentation. Give their place with --data-root."
+    "Expected, in this folder or in VOC2010/ or VOCdevkit/VOC2010/ below it, JPEGImages/*.jpg "
+    "(VOCtrainval_03-May-2010.tar) and SegmentationClassContext/*.png with "
+    "ImageSets/SegmentationContext/{train,val}.txt, as written by tools/dataset_converters/pascal_context.py of "
+    "mmsegmentation. Set their location with --data-root."
 )
 
 
@@ -150,11 +149,15 @@ def _find_base(root: Path) -> Path:
         if (base / IMAGES).is_dir() and (base / MASKS).is_dir():
             return base
     if not root.is_dir():
-        state = "is no folder."
+        state = "is not a folder."
     elif any(next(base.glob("trainval/*.mat"), None) for base in bases):
-        state = "holds the annotation of 459 labels (trainval/*.mat), which is not read: convert it to the 59 classes."
+        state = (
+            "has the annotations of 459 labels (trainval/*.mat), which are not read: convert them to the 59 classes."
+        )
     elif any((base / IMAGES).is_dir() for base in bases):
-        state = "holds JPEGImages but no SegmentationClassContext: the masks of Pascal Context are made by a converter."
+        state = (
+            "has JPEGImages but no SegmentationClassContext: the masks of Pascal Context are written by a converter."
+        )
     else:
-        state = "holds neither JPEGImages nor SegmentationClassContext."
+        state = "has neither JPEGImages nor SegmentationClassContext."
     raise DataNotFound(f"{root} {state} {_EXPECTED}")
