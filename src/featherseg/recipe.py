@@ -113,6 +113,8 @@ class AugmentTable(Config):
 class LossTable(Config):
     """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
 
+    name: str | None = None  # a loss of an installed package, in place of the cross-entropy and what stands beside it
+    options: dict[str, Any] = Field(default_factory=dict)  # what that loss is made with
     class_weights: Literal["none", "auto"] | Weights = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
     label_smoothing: Share = 0.0

@@ -11,7 +11,7 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.counting.cost import by_convention, count_layers, count_parameters
-from featherseg.counting.deeplab import DEEPLABS
+from featherseg.counting.deeplab import deeplabs
 from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
 from featherseg.models import configure
@@ -30,7 +30,7 @@ PUBLISHED = {"deeplabv3-r50": 42_004_074, "deeplabv3-r101": 60_996_202}
 
 
 def network(name, classes=5, **options):
-    configured = configure(*DEEPLABS[name])
+    configured = configure(*deeplabs()[name])
     return DeepLabV3(parse(DeepLabV3Config, {**configured.model_dump(), **options}, name), classes)
 
 
@@ -211,4 +211,4 @@ def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
 
 
 def test_the_catalogue_s_rows_are_counted_beside_mmsegmentation_s():
-    assert list(DEEPLABS) == [*VARIANTS, "deeplabv3-r50-mmseg", "deeplabv3-r101-mmseg"]
+    assert list(deeplabs()) == [*VARIANTS, "deeplabv3-r50-mmseg", "deeplabv3-r101-mmseg"]

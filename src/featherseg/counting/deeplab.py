@@ -5,19 +5,12 @@ is counted, at the same image and classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from featherseg import models
 from featherseg.counting.cost import Cost, cost_of
-
-_MMSEG = {"channels": 512, "project_kernel": 3}
-DEEPLABS = {
-    **{name: (name, {}) for name in models.MODELS if name.startswith("deeplabv3-")},
-    "deeplabv3-r50-mmseg": ("deeplabv3-r50", {"backbone": "resnet-50-v1c", **_MMSEG}),
-    "deeplabv3-r101-mmseg": ("deeplabv3-r101", {"backbone": "resnet-101-v1c", **_MMSEG}),
-}
-"""Name -> (model, options): the catalogue's, and mmsegmentation's layout, which is counted alone."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +23,20 @@ class DeepLabRatios:
     ratio: float
 
 
+def deeplabs() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name -> (model, options): the catalogue's, and mmsegmentation's layout, which is counted alone."""
+    mmseg = {"channels": 512, "project_kernel": 3}
+    return {
+        **{name: (name, {}) for name in models.MODELS if name.startswith("deeplabv3-")},
+        "deeplabv3-r50-mmseg": ("deeplabv3-r50", {"backbone": "resnet-50-v1c", **mmseg}),
+        "deeplabv3-r101-mmseg": ("deeplabv3-r101", {"backbone": "resnet-101-v1c", **mmseg}),
+    }
+
+
 def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
-    """Every row of DEEPLABS at the image size and number of classes of `cost`, RGB."""
+    """Every row of `deeplabs` at the image size and number of classes of `cost`, RGB."""
     rows = []
-    for name, (model, options) in DEEPLABS.items():
+    for name, (model, options) in deeplabs().items():
         with torch.device("meta"):
             counted = cost_of(models.build(model, cost.classes, options=options), name, cost.size)
         macs = counted.macs["macs"]

@@ -1,9 +1,23 @@
 """Losses: in fp32 whatever autocast says. Training calls `Hybrid` or `PanopticLoss`."""
 
+from collections.abc import Callable
+
+from torch import nn
+
+from featherseg.core.catalogue import Catalogue
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
 from featherseg.losses.hybrid import Hybrid
 from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
 from featherseg.losses.pixel_contrast import PixelContrast
 
-__all__ = ["AuxiliaryLoss", "CrossEntropy", "Hybrid", "PanopticLoss", "PanopticLosses", "PixelContrast"]
+__all__ = ["LOSSES", "AuxiliaryLoss", "CrossEntropy", "Hybrid", "PanopticLoss", "PanopticLosses", "PixelContrast"]
+
+LOSSES: Catalogue[Callable[..., nn.Module]] = Catalogue(
+    "loss", "featherseg.losses", {}, callable, "a callable that returns an nn.Module"
+)
+"""`loss.name` of a recipe -> what makes that loss; featherseg has none of its own beside the one that [loss] describes.
+
+Called with (model, class_weights: a list or None, **loss.options), it returns a module whose forward takes the model's
+SegOutput and labels (B, H, W) int64, 255 = ignore, and gives a scalar.
+"""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from featherseg.core.catalogue import Catalogue
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
 from featherseg.layers.instance_branch import InstanceBranch
@@ -34,22 +35,28 @@ MOST_PARAMETERS = 2**28
 MOST_OPTION = 4096
 """No number among a network's settings is larger."""
 
-MODELS: dict[str, ModelEntry] = {
-    **cgrseg.VARIANTS,
-    **ddrnet.VARIANTS,
-    **deeplabv3.VARIANTS,
-    **efficientvit.VARIANTS,
-    **frm.VARIANTS,
-    **pidnet.VARIANTS,
-    **rsp.VARIANTS,
-    **rtformer.VARIANTS,
-    **sctnet.VARIANTS,
-    **seaformer.VARIANTS,
-    **segformer.VARIANTS,
-    **segnext.VARIANTS,
-    **sfnet.VARIANTS,
-}
-"""Every file of a paper with the variants it has."""
+MODELS: Catalogue[ModelEntry] = Catalogue(
+    "model",
+    "featherseg.models",
+    {
+        **cgrseg.VARIANTS,
+        **ddrnet.VARIANTS,
+        **deeplabv3.VARIANTS,
+        **efficientvit.VARIANTS,
+        **frm.VARIANTS,
+        **pidnet.VARIANTS,
+        **rsp.VARIANTS,
+        **rtformer.VARIANTS,
+        **sctnet.VARIANTS,
+        **seaformer.VARIANTS,
+        **segformer.VARIANTS,
+        **segnext.VARIANTS,
+        **sfnet.VARIANTS,
+    },
+    lambda entry: isinstance(entry, ModelEntry),
+    "a featherseg.models.ModelEntry",
+)
+"""Every file of a paper with the variants it has; and what installed packages add (docs/architecture.md)."""
 
 
 def entry(name: str) -> ModelEntry:

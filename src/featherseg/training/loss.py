@@ -1,18 +1,33 @@
 """The loss of a training, from the [loss] table of a recipe."""
 
 import torch
+from torch import nn
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, unknown
 from featherseg.layers.model import SegmentationModel
-from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
+from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.runs import RunInfo
 
 
-def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel) -> Hybrid | PanopticLoss:
-    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed."""
+def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel) -> nn.Module:
+    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed.
+
+    Raises UnknownName for a loss that no installed package has, ConfigError for options that it does not take.
+    """
     settings = recipe.loss
+    if settings.name:
+        if settings.name not in LOSSES:
+            raise unknown("loss", settings.name, LOSSES)
+        of_name = {"name", "options", "class_weights", "class_weight_power"}
+        for key, value in LossTable():
+            if key not in of_name and getattr(settings, key) != value:
+                raise ConfigError(f"loss.{key} is not part of the loss {settings.name!r}: leave it out.")
+        try:
+            return LOSSES[settings.name](net, info.class_weights, **settings.options)
+        except TypeError as error:
+            raise ConfigError(f"loss.options do not fit the loss {settings.name!r}: {error}.") from error
     if net.panoptic:
         return PanopticLoss(settings.hardest, info.class_weights, settings.center_sigma)
     cross_entropy = CrossEntropy(

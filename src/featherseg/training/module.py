@@ -6,14 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featherseg.core.errors import TrainingError
 from featherseg.data.loader import Batch
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.losses import Hybrid, PanopticLoss, PanopticLosses
+from featherseg.losses import Hybrid, PanopticLosses
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, poly_schedule
 
@@ -30,7 +30,7 @@ class SegmentationModule(pl.LightningModule):
     def __init__(
         self,
         net: SegmentationModel,
-        loss: Hybrid | PanopticLoss,
+        loss: nn.Module,
         settings: TrainTable,
         *,
         steps: int,

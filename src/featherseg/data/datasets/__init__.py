@@ -1,5 +1,6 @@
 """The datasets with a name: `DATASETS` is the catalogue, one line each."""
 
+from featherseg.core.catalogue import Catalogue
 from featherseg.data.datasets.ade20k import ADE20K
 from featherseg.data.datasets.bdd100k import BDD100K
 from featherseg.data.datasets.bdd100k_panoptic import BDD100KPanoptic
@@ -12,20 +13,26 @@ from featherseg.data.datasets.pascal_context import PascalContext, PascalContext
 from featherseg.data.pairs import NamedData
 from featherseg.data.shapes import Shapes
 
-DATASETS: dict[str, type[NamedData] | type[Shapes]] = {
-    "camvid": CamVid,
-    "cityscapes": Cityscapes,
-    "bdd100k": BDD100K,
-    "ade20k": ADE20K,
-    "coco-stuff-10k": CocoStuff10k,
-    "coco-stuff-164k": CocoStuff164k,
-    "coco-panoptic": CocoPanoptic,
-    "cityscapes-panoptic": CityscapesPanoptic,
-    "bdd100k-panoptic": BDD100KPanoptic,
-    "pascal-context-59": PascalContext,
-    "pascal-context-60": PascalContext60,
-    "shapes": Shapes,
-}
+DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
+    "dataset",
+    "featherseg.datasets",
+    {
+        "camvid": CamVid,
+        "cityscapes": Cityscapes,
+        "bdd100k": BDD100K,
+        "ade20k": ADE20K,
+        "coco-stuff-10k": CocoStuff10k,
+        "coco-stuff-164k": CocoStuff164k,
+        "coco-panoptic": CocoPanoptic,
+        "cityscapes-panoptic": CityscapesPanoptic,
+        "bdd100k-panoptic": BDD100KPanoptic,
+        "pascal-context-59": PascalContext,
+        "pascal-context-60": PascalContext60,
+        "shapes": Shapes,
+    },
+    lambda entry: isinstance(entry, type) and issubclass(entry, NamedData),
+    "a subclass of featherseg.data.pairs.NamedData",
+)
 """Name -> class. Each says in `facts` and `splits` what is known of it without its files; all but `shapes`, which is
 drawn, are opened with the root that they lie in. `folder` data has no name: it is named by the path of its
 dataset.toml."""
