@@ -29,7 +29,7 @@ def test_twelve_megapixels_go_whole_into_four_gigabytes():
 
 def test_a_smaller_budget_gives_tiles_that_fit_it():
     found = plan(Costs(), (3000, 4000), InferenceSettings(), 2.0)
-    height, width = found.mode.window
+    height, width = found.inference.window
     assert "tiles of" in found.how
     assert PROCESS_BYTES + MARGIN * 250 * height * width <= 2e9
     assert height * width > 1_000_000  # and are no smaller than need be
@@ -43,7 +43,7 @@ def test_tiles_of_a_panorama_are_stretched_along_it():
 
 def test_a_window_that_was_asked_for_is_kept():
     found = plan(Costs(), (1000, 1000), InferenceSettings(window=(512, 512)), 4.0)
-    assert (found.mode.window, found.how) == ((512, 512), "9 tiles of 512x512")
+    assert (found.inference.window, found.how) == ((512, 512), "9 tiles of 512x512")
 
 
 def test_a_shrunk_image_needs_the_memory_of_its_small_form():

@@ -132,7 +132,7 @@ def test_a_body_of_another_type_is_refused(client, content_type):
 def test_forms_that_cannot_be_right_are_refused(client):
     png = saved(RGB, "PNG")
     forms = {
-        "no field": {"files": {"image": ("a.png", png)}},
+        "no field": {"files": {"photo": ("a.png", png)}},
         "two images": {"files": [("image", ("a.png", png)), ("image", ("b.png", png))]},
         "text": {"data": {"image": "a.png"}},
         "an address": {"data": {"image": "http://127.0.0.1:8000/"}},

@@ -1,6 +1,6 @@
 """What of featherseg is installed here, and whether it can be used: findings, each with the command that mends it.
 
-Nothing but the standard library is imported: this answers where all else is broken.
+Nothing but the standard library and packaging is imported: this answers where all else is broken.
 """
 
 import platform

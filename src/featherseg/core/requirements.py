@@ -1,12 +1,15 @@
-"""The package's requirements, from its metadata, and which of them are here. Nothing but the standard library."""
+"""The package's requirements, from its metadata, and which of them are here."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 PACKAGE, CORE = "featherseg", ""
 IMPORT_SECONDS = 180
@@ -52,30 +55,43 @@ class Requirement:
 
 
 def requirements() -> list[Requirement]:
-    """All requirements in the order of the metadata, extras of extras resolved, those of development left out.
+    """All requirements: the core, then each extra with those of the extras that it names; without those of development.
 
-    Empty where the package was not installed but found on the path.
+    Empty where the package was not installed but found on the path; packaging alone where that is what is missing.
     """
     try:
-        lines = metadata.requires(PACKAGE) or []
+        from packaging.requirements import Requirement as Line
+
+        lines = [Line(line) for line in metadata.requires(PACKAGE) or []]
+        extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return []
-    rows = [_parse(line) for line in lines]
-    within = {row.extra: _named_extras(row.name) for row in rows if row.name.startswith(f"{PACKAGE}[")}
-    plain = [row for row in rows if not row.name.startswith(f"{PACKAGE}[") and row.extra != "dev"]
-    inherited = [
-        Requirement(row.name, row.versions, extra)
-        for extra, others in within.items()
-        for row in plain
-        if row.extra in others and extra != "dev"
+    except ImportError:
+        return [Requirement("packaging", "", CORE)]
+
+    def asked_by(extra: str) -> list[Line]:
+        own = [line for line in lines if (line.marker is None) == (extra == CORE)]
+        own = [line for line in own if line.marker is None or line.marker.evaluate({"extra": extra})]
+        named = [inner for line in own if line.name == PACKAGE for inner in sorted(line.extras)]
+        return [line for line in own if line.name != PACKAGE] + [line for inner in named for line in asked_by(inner)]
+
+    return [
+        Requirement(line.name.lower(), str(line.specifier), extra)
+        for extra in (CORE, *extras)
+        if extra != "dev"
+        for line in asked_by(extra)
     ]
-    order = list(dict.fromkeys(row.extra for row in rows))
-    return sorted([*plain, *inherited], key=lambda row: order.index(row.extra))  # stable: else as in the metadata
 
 
 def satisfies(version: str, versions: str) -> bool:
-    """Whether "2.13.0+cpu" is one of ">=2.10,<3": as PEP 440 has it, for final releases."""
-    return all(_satisfies(_release(version), part.strip()) for part in versions.split(",") if part.strip())
+    """Whether "2.13.0+cpu" is one of ">=2.10,<3"; no version at all is none of them."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        return SpecifierSet(versions).contains(version, prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def import_faults(modules: Iterable[str]) -> dict[str, str]:
@@ -83,9 +99,9 @@ def import_faults(modules: Iterable[str]) -> dict[str, str]:
     rest: list[str] = list(modules)
     faults: dict[str, str] = {}
     while rest:
-        told = _try_imports(rest)
-        faults |= {name: fault for name, fault in told.items() if fault}
-        rest = [name for name in rest if name not in told] if told else []
+        tried = _try_imports(rest)
+        faults |= {name: fault for name, fault in tried.items() if fault}
+        rest = [name for name in rest if name not in tried] if tried else []
     return faults
 
 
@@ -97,40 +113,11 @@ def _try_imports(modules: list[str]) -> dict[str, str | None]:
         )
     except subprocess.TimeoutExpired:
         return {modules[0]: f"importing it takes longer than {IMPORT_SECONDS} s"}
-    told: dict[str, str | None] = {}
+    tried: dict[str, str | None] = {}
     for line in done.stdout.splitlines():
         try:
             name, fault = json.loads(line)
         except ValueError:  # what a module prints while it is imported
             continue
-        told[name] = fault
-    return told
-
-
-def _parse(line: str) -> Requirement:
-    """`lightning<2.7,>=2.6; extra == "train"` -> Requirement. A requirement on this package keeps its brackets."""
-    what, _, marker = line.partition(";")
-    extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", marker)
-    name, versions = re.match(r"\s*([A-Za-z0-9._-]+(?:\[[^\]]*\])?)\s*(.*)", what).groups()  # type: ignore[union-attr]
-    return Requirement(name.lower(), versions.strip().strip("()"), extra[1] if extra else CORE)
-
-
-def _named_extras(name: str) -> list[str]:
-    return [extra.strip() for extra in name.partition("[")[2].rstrip("]").split(",")]
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """(2, 13, 0) of "2.13.0+cpu"."""
-    found = re.match(r"v?(?:\d+!)?(\d+(?:\.\d+)*)", version)
-    return tuple(int(part) for part in found[1].split(".")) if found else ()
-
-
-def _satisfies(found: tuple[int, ...], part: str) -> bool:
-    sign, text = re.match(r"(~=|==|!=|<=|>=|<|>)\s*(.*)", part).groups()  # type: ignore[union-attr]
-    asked = _release(text)
-    if text.endswith(".*") or sign == "~=":
-        same = found[: len(asked) - (sign == "~=")] == asked[: len(asked) - (sign == "~=")]
-        return same != (sign == "!=") and (sign != "~=" or found >= asked)
-    width = max(len(found), len(asked))
-    a, b = (release + (0,) * (width - len(release)) for release in (found, asked))
-    return {"==": a == b, "!=": a != b, "<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b}[sign]
+        tried[name] = fault
+    return tried
