@@ -186,7 +186,7 @@ def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_sentence(star
         ({}, "form"),
         ({"json": {"image": "/etc/passwd"}}, "form"),
         ({"data": {"image": "http://example.com/a.png"}}, "form"),
-        ({"files": {"image": ("a.png", encoded(image()))}}, "form"),
+        ({"files": {"photo": ("a.png", encoded(image()))}}, "form"),
         ({"files": {"image": ("a.png", encoded(image()))}, "data": {"image": "text"}}, "form"),
         ({"files": [("image", ("a.png", encoded(image()))), ("image", ("b.png", encoded(image())))]}, "form"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "form"),

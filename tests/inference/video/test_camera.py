@@ -55,7 +55,7 @@ def test_a_slow_model_leaves_frames_out_and_does_not_fall_behind(predictor, tmp_
 
 def test_asked_to_stop_it_closes_the_file(predictor, tmp_path):
     stop, target = threading.Event(), tmp_path / "out.mp4"
-    record(predictor, "1000000", target, stop, lambda done, total: done == 7 and stop.set())
+    record(predictor, "1000000", target, stop, lambda what, done, total: done == 7 and stop.set())
     assert len(read_video(target)[0]) in (7, 8)  # one is taken ahead
 
 
@@ -66,7 +66,7 @@ class Killed(Exception):
 def test_a_recording_that_was_killed_is_gone_on_with(predictor, tmp_path):
     target = tmp_path / "out.mp4"
 
-    def kill(done, total):
+    def kill(what, done, total):
         if done == 8:
             raise Killed
 
@@ -74,7 +74,7 @@ def test_a_recording_that_was_killed_is_gone_on_with(predictor, tmp_path):
         record(predictor, "1000000", target, threading.Event(), kill)
     assert not target.exists()
     stop = threading.Event()
-    recording = record(predictor, "1000000", target, stop, lambda done, total: done == 9 and stop.set())
+    recording = record(predictor, "1000000", target, stop, lambda what, done, total: done == 9 and stop.set())
     times = read_video(target)[1]
     assert recording.frames == len(times)
     assert len(times) in (9, 10)  # five of the first, four of the second, and one that was taken ahead
