@@ -20,7 +20,7 @@ LIMITS = {
 }
 
 
-def form_of(asked: dict, before: str) -> str:
+def build_of(asked: dict, before: str) -> str:
     """The build that is asked for, or of a file its name; what was opened before where neither is."""
     return asked.get("build") or (Path(asked["file"]).name if asked.get("file") else before)
 
@@ -32,7 +32,7 @@ def turn(build: str, number: int) -> dict:
     return {"wall": wall, "cpu": wall, "queue": dict.fromkeys(STAGES, 0.0)}
 
 
-def look(build: str, files: list[str], to: str) -> dict:
+def outputs(build: str, files: list[str], to: str) -> dict:
     """Logits 0..9; those of ours-bf16 are off by 0.5, and one pixel in 100 of its masks."""
     import numpy as np  # here, as a process that only makes up times starts faster without
 
@@ -56,8 +56,8 @@ def answer(do: str, build: str, asked: dict, turns: int) -> dict:
             return turn(build, turns)
         case "memory":
             return {"process_mib": 400.0 * FACTORS[build], "gpu_mib": None}
-        case "look":
-            return look(build, asked["files"], asked["to"])
+        case "outputs":
+            return outputs(build, asked["files"], asked["to"])
     assert do == "limits"
     return LIMITS
 
@@ -68,14 +68,14 @@ def main(folder: Path) -> None:
     build, turns = "", 0
     for line in sys.stdin:
         asked = json.loads(line)
-        do, build = asked["do"], form_of(asked, build)
+        do, build = asked["do"], build_of(asked, build)
         fault = faults.get(build, {})
         if fault == do:
             sys.stderr.write("loading\nno such instruction\n")
             sys.exit(3)
-        told = fault[do] if do in fault else answer(do, build, asked, turns)
+        answered = fault[do] if do in fault else answer(do, build, asked, turns)
         turns += do == "turn"
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(answered) + "\n")
         sys.stdout.flush()
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from featherseg.benchmarking.charts import STAGE_CLASSES, latency_svg, roofline_svg, stages_svg
 from featherseg.benchmarking.page import benchmark_html, cautions
-from featherseg.benchmarking.results import Outcome, Plan
-from featherseg.benchmarking.session import benchmark
+from featherseg.benchmarking.results import Benchmark, Plan
+from featherseg.benchmarking.session import measure
 from featherseg.benchmarking.variants import find_models
 from featherseg.benchmarking.worker import STAGES
 from featherseg.uncertainty.bootstrap import Interval
@@ -21,10 +21,10 @@ FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory) -> Outcome:
+def outcome(tmp_path_factory) -> Benchmark:
     folder = tmp_path_factory.mktemp("workers")
-    plan = Plan(find_models(["frm-lite0"]), [(32, 48)], starts=2, rounds=4, calibrate=True)
-    return benchmark(plan, command=(sys.executable, str(FAKE), str(folder)))
+    plan = Plan(sizes=[(32, 48)], threads=[1], device="cpu", starts=2, rounds=4, calibrate=True)
+    return measure(plan.completed(find_models(["frm-lite0"])), command=(sys.executable, str(FAKE), str(folder)))
 
 
 def texts(svg: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_what_was_left_out_and_an_untrained_model_are_said_and_escaped(outcome):
     page = benchmark_html(replace(outcome, left_out=(("a<b>.onnx", "lacks <it>"),)))
     assert "a&lt;b&gt;.onnx" in page
     assert "lacks &lt;it&gt;" in page
-    assert "frm-lite0 is untrained: speed only" in page
+    assert "frm-lite0 is untrained: latency only" in page
     assert "2 starts of each process: 5 or more are usual" in page
 
 

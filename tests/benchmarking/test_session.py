@@ -15,7 +15,7 @@ from small_run import small_info
 from featherseg import FeathersegError, models
 from featherseg.benchmarking.builds import builds_for
 from featherseg.benchmarking.results import Plan
-from featherseg.benchmarking.session import benchmark
+from featherseg.benchmarking.session import measure
 from featherseg.benchmarking.statistics import summarise
 from featherseg.benchmarking.variants import find_models, untrained_classes
 from featherseg.core.types import ClassInfo
@@ -52,7 +52,8 @@ def workers(tmp_path: Path) -> Workers:
 
 
 def plan(**changes) -> Plan:
-    return Plan(**{"models": find_models(["frm-lite0"]), "sizes": [(32, 48)], "starts": 2, "rounds": 4, **changes})
+    made = {"sizes": [(32, 48)], "threads": [1], "device": "cpu", "starts": 2, "rounds": 4, **changes}
+    return Plan(**made).completed(made.get("models") or find_models(["frm-lite0"]))
 
 
 @pytest.fixture
@@ -69,37 +70,37 @@ def tiny_run(tmp_path: Path) -> Path:
 
 
 def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_in_time(workers):
-    outcome = benchmark(plan(starts=3, rounds=6), command=workers.command)
+    outcome = measure(plan(starts=3, rounds=6), command=workers.command)
     (table,) = outcome.tables
     rows = {row.variant.name: row for row in table.rows}
     assert list(rows) == ["eager", "eager-1x1", "eager-tuned", "ours-fp32", "ours-bf16"]
     assert workers.started == 3 * len(rows)
     assert rows["ours-fp32"].by_wall["eager"].value == pytest.approx(4)
     assert rows["ours-fp32"].by_wall["eager-tuned"].value == pytest.approx(2)
-    assert rows["ours-fp32"].whole["eager"].value < 4  # the other stages take as long for everyone
+    assert rows["ours-fp32"].end_to_end["eager"].value < 4  # the other stages take as long for everyone
     assert rows["eager"].by_wall["eager"].itself
     assert {row.samples.forward_ms.shape for row in table.rows} == {(3, 2)}
     assert rows["eager"].samples.first_ms.tolist() == [1000] * 3
     assert summarise(rows["eager"].samples.forward_ms).p95 < 1000  # the first call is in no other figure
     assert rows["ours-fp32"].samples.process_mib.max() == 100
-    assert not table.waited
+    assert not table.disturbed
     assert not workers.alive()
 
 
 def test_no_speed_without_fidelity_and_that_is_measured_against_plain_eager(workers):
-    outcome = benchmark(plan(), command=workers.command)
+    outcome = measure(plan(), command=workers.command)
     found = {row.variant.name: row.fidelity for row in outcome.tables[0].rows}
     assert (found["eager"].max_difference, found["eager"].same_class) == (0, 1)
     assert found["ours-bf16"].max_difference == 0.5
     assert found["ours-bf16"].of_range == pytest.approx(0.5 / 9)
     assert found["ours-bf16"].same_class == pytest.approx(0.99)
     assert found["ours-bf16"].miou is None
-    assert "drawn" in found["ours-bf16"].images
+    assert "synthetic" in found["ours-bf16"].images
 
 
 def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row_more(workers):
     two = min(2, len(os.sched_getaffinity(0)))
-    outcome = benchmark(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)
+    outcome = measure(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)
     assert [str(t.setting) for t in outcome.tables][:2] == ["32x48, 1 thread", "64x64, 1 thread"]
     assert len(outcome.tables) == 4
     assert "eager-1x1" in builds_for("cpu", 1)
@@ -107,39 +108,39 @@ def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row
 
 
 def test_the_limit_is_the_longer_of_arithmetic_and_memory_and_only_told_when_measured(workers):
-    measured = benchmark(plan(calibrate=True), command=workers.command)
+    measured = measure(plan(calibrate=True), command=workers.command)
     row = measured.tables[0].rows[0]
     work, bandwidth = row.work, 40
     assert row.limit_ms == pytest.approx(max(2 * work.macs / 100, 4 * work.elements / bandwidth) / 1e6)
     assert measured.limits[0].peak("int8") is None
-    without = benchmark(plan(), command=workers.command)
+    without = measure(plan(), command=workers.command)
     assert without.limits == ()
     assert without.tables[0].rows[0].limit_ms is None
 
 
 def test_a_worker_that_dies_is_left_out_with_its_last_words_and_the_others_go_on(workers):
     workers.fault("ours-bf16", "turn")
-    outcome = benchmark(plan(), command=workers.command)
+    outcome = measure(plan(), command=workers.command)
     assert outcome.left_out == (("ours-bf16", "its process ended with status 3: no such instruction"),)
     assert [row.variant.name for row in outcome.tables[0].rows][-1] == "ours-fp32"
 
 
 def test_a_variant_that_cannot_be_opened_is_left_out_with_its_own_sentence(workers):
     workers.fault("ours-fp32", {"open": {"error": "needs the package 'x'"}})
-    assert benchmark(plan(), command=workers.command).left_out == (("ours-fp32", "needs the package 'x'"),)
+    assert measure(plan(), command=workers.command).left_out == (("ours-fp32", "needs the package 'x'"),)
 
 
 def test_without_a_baseline_there_is_no_benchmark(workers):
     workers.fault("eager-tuned", "prepare")
     with pytest.raises(FeathersegError, match=r"eager-tuned, a baseline, cannot be measured: .*no such instruction"):
-        benchmark(plan(), command=workers.command)
+        measure(plan(), command=workers.command)
     assert not workers.alive()
 
 
 def test_a_model_of_other_classes_is_refused(workers):
     workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
     with pytest.raises(FeathersegError, match=r"other classes than frm-lite0: road, sky \(2\)"):
-        benchmark(plan(), command=workers.command)
+        measure(plan(), command=workers.command)
 
 
 def test_an_interrupt_ends_every_process(workers):
@@ -149,13 +150,13 @@ def test_an_interrupt_ends_every_process(workers):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        benchmark(plan(), interrupt, workers.command)
+        measure(plan(), interrupt, workers.command)
     assert not workers.alive()
 
 
 def test_progress_ends_at_its_total(workers):
     seen = []
-    benchmark(plan(), lambda words, done, of: seen.append((done, of)), workers.command)
+    measure(plan(), lambda words, done, of: seen.append((done, of)), workers.command)
     assert seen[-1][0] == seen[-1][1]
     assert seen == sorted(seen)
 
@@ -167,7 +168,7 @@ def test_progress_ends_at_its_total(workers):
         ({"starts": 5, "rounds": 5}, "two rounds for each"),
         ({"threads": (0,)}, "expected 1 or more"),
         ({"batches": (0,)}, "expected 1 or more"),
-        ({"threads": (10_000,)}, "10000 threads were asked for, but"),
+        ({"threads": (10_000,)}, "threads 10000: expected at most"),
         ({"baseline": "eagre"}, "unknown baseline 'eagre'. Did you mean 'eager'"),
         ({"baseline": "model.onnx"}, "unknown baseline 'model.onnx'"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
@@ -176,17 +177,17 @@ def test_progress_ends_at_its_total(workers):
 )
 def test_what_cannot_be_measured_is_refused_before_any_process_starts(workers, changes, sentence):
     with pytest.raises(FeathersegError, match=sentence):
-        benchmark(plan(**changes), command=workers.command)
+        measure(plan(**changes), command=workers.command)
     assert not workers.started
 
 
 def test_the_json_holds_a_schema_every_raw_time_and_the_machine(workers):
-    found = json.loads(json.dumps(benchmark(plan(calibrate=True), command=workers.command).as_json()))
-    assert (found["schema"], found["version"]) == ("featherseg-benchmark", 1)
+    found = json.loads(json.dumps(measure(plan(calibrate=True), command=workers.command).as_dict()))
+    assert (found["schema"], found["version"]) == ("featherseg-benchmark", 2)
     assert found["machine"]["versions"]["torch"] == version("torch")
     row = found["tables"][0]["rows"][-1]
     assert np.shape(row["samples"]["wall"]["forward"]) == (2, 2)
-    assert row["times_as_fast"]["by_wall"]["eager"]["verdict"] == "faster"
+    assert row["speedup"]["by_wall"]["eager"]["verdict"] == "faster"
     assert row["fidelity"]["same_class"] == pytest.approx(0.99)
     assert found["plan"]["models"] == [{"name": "frm-lite0", "trained": False}]
     assert found["limits"][0]["memory"] == {"copy": 40.0}
@@ -198,7 +199,7 @@ def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
     asked = plan(
         models=find_models([str(tiny_run)]), rounds=4, labelled=LabelledImages(str(_two_scenes(tiny_run)), "val")
     )
-    outcome = benchmark(asked)
+    outcome = measure(asked)
     assert not outcome.left_out
     rows = {row.variant.name: row for row in outcome.tables[0].rows}
     assert rows["eager"].fidelity.max_difference == 0
@@ -222,10 +223,10 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     models = find_models([str(tiny_run), "frm-lite0"])
 
     def words() -> list[str]:
-        (table,) = benchmark(plan(models=models), command=workers.command).tables
+        (table,) = measure(plan(models=models), command=workers.command).tables
         return list(dict.fromkeys(row.fidelity.images for row in table.rows))
 
-    of_scenes = ["2 images of two, brought to 32x48", "3 images drawn (shapes val), brought to 32x48"]
+    of_scenes = ["2 images of two, brought to 32x48", "3 synthetic images (shapes val), brought to 32x48"]
     assert words() == of_scenes
     toml.unlink()  # moved away: drawn ones then, and it is said
     assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} is not here (--data-root says where)"

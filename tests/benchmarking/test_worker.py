@@ -45,7 +45,7 @@ def opening(build: str, source: str = "frm-lite0") -> dict:
 
 def looked(build: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     to = folder / f"{build}.npz"
-    assert answers(opening(build), {"do": "look", "files": files, "to": str(to)})[1] == {}
+    assert answers(opening(build), {"do": "outputs", "files": files, "to": str(to)})[1] == {}
     with np.load(to) as found:
         return found["logits"], found["masks"]
 

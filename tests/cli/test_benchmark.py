@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from small_run import small_info
 
-from featherseg.benchmarking import session as measuring
+from featherseg.benchmarking import session
 from featherseg.cli.benchmark import benchmark
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import ClassInfo
-from featherseg.runs import write_info
+from featherseg.runs import open_run, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", pairs=2, rounds=4)
@@ -23,9 +23,9 @@ asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="
 def _fake_workers(monkeypatch, tmp_path):
     folder = tmp_path / "workers"
     folder.mkdir()
-    real = measuring.benchmark
+    real = session.measure
     monkeypatch.setattr(
-        measuring, "benchmark", lambda plan, progress: real(plan, progress, (sys.executable, str(FAKE), str(folder)))
+        session, "measure", lambda plan, progress: real(plan, progress, (sys.executable, str(FAKE), str(folder)))
     )
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -37,7 +37,7 @@ def test_the_tables_name_every_variant_its_speed_and_its_fidelity(capsys):
     (row,) = [line for line in lines if "ours-bf16" in line and "5.00x" in line]
     assert "99.00 %" in row
     assert "32x48, 1 thread" in printed
-    assert "note: frm-lite0 is untrained: speed only" in printed
+    assert "note: frm-lite0 is untrained: latency only" in printed
 
 
 def test_the_first_table_fits_a_terminal_of_80_columns(capsys, monkeypatch):
@@ -61,23 +61,20 @@ def test_a_name_that_breaks_lines_stands_in_one(capsys, tmp_path, monkeypatch):
 
 
 def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):
-    asked(["frm-lite0"], output=tmp_path / "page.html", as_json=True)
+    asked(["frm-lite0"], out=tmp_path / "page.html", as_json=True)
     printed, messages = capsys.readouterr()
     assert json.loads(printed)["schema"] == "featherseg-benchmark"
     assert "the page is" in messages
     assert "<svg" in (tmp_path / "page.html").read_text()
 
 
-def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_run, capsys):
-    from featherseg.benchmarking.variants import find_models
-    from featherseg.cli.benchmark import _labelled
-
-    models = find_models([str(lawn_run)])
-    assert _labelled(models, None, None, None) is None
-    found = _labelled(models, None, None, "test")
-    assert (found.name, found.split) == (models[0].run.recipe.data.name, "test")
+def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_run, monkeypatch):
+    monkeypatch.setattr(session, "measure", lambda plan, progress: plan)
+    assert session.benchmark([lawn_run]).labelled is None
+    found = session.benchmark([lawn_run], split="test").labelled
+    assert (found.name, found.split, found.size) == (open_run(lawn_run).recipe.data.name, "test", None)
     with pytest.raises(FeathersegError, match="name the dataset"):
-        _labelled(find_models(["frm-lite0"]), None, None, "val")
+        session.benchmark(["frm-lite0"], split="val")
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,14 @@ Build = Callable[[SegmentationModel], Callable[[Tensor], SegOutput]]
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """words say what it is; build makes the function that is timed of a model in eval mode on its device.
+    """description is for people; build makes the function that is timed of a model in eval mode on its device.
 
     allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and images.
     precision is what most of its arithmetic is done in. usual_masks: upsampling and argmax by torch too, not by ours.
     devices: the kinds it is for; one_thread: on one thread only.
     """
 
-    words: str
+    description: str
     build: Build
     precision: str = "fp32"
     allocator: bool = True
@@ -55,7 +55,7 @@ class BuildRuntime:
         device: torch.device,
         test_resize: Resize | None = None,
     ) -> None:
-        self.name, self.licence, self.classes, self.device = build.words, "", classes, device
+        self.name, self.licence, self.classes, self.device = build.description, "", classes, device
         self.image_size: Size | None = None
         self.test_resize = test_resize
         self.panoptic = PanopticTable() if model.panoptic else None

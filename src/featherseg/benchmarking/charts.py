@@ -1,4 +1,4 @@
-"""The drawings of a benchmark as SVG text: speed with its intervals, where the time goes, the roofline.
+"""The charts of a benchmark as SVG text: speedup with its intervals, where the time goes, the roofline.
 
 Colours are CSS classes, so that the page sets light and dark. Every name from outside is escaped.
 """
@@ -94,7 +94,7 @@ def stages_svg(table: Table) -> str:
                 f'height="{LINE - 12}"><title>{escape(f"{row.variant.name}, {stage}: {ms:.2f} ms")}</title></rect>'
             )
             left += width
-        total = f"{summarise(row.samples.whole_ms).p50:.1f} ms"
+        total = f"{summarise(row.samples.end_to_end_ms).p50:.1f} ms"
         parts.append(f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{total}</text>')
     title = f"From an image file to a mask file, median ms of each stage, {table.setting}"
     return _svg(title, "Median of each stage, ms", parts, TOP + len(found) * LINE + 30)
@@ -129,8 +129,8 @@ def roofline_svg(rows: Sequence[Row], limits: Limits, batch: int = 1) -> str:
         points = plot.at(peak / limits.bandwidth, peak), plot.at(plot.xs[1], peak)
         parts.append(f'<path class="roof {name}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>')
         x, y = points[1]
-        words = f"{name}: {peak:,.0f} {'Gop/s' if name == 'int8' else 'GFLOP/s'}"
-        parts.append(f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{words}</text>')
+        label = f"{name}: {peak:,.0f} {'Gop/s' if name == 'int8' else 'GFLOP/s'}"
+        parts.append(f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{label}</text>')
         lines.append(points)
     marks = [plot.at(x, y) for x, y in zip(across, reached, strict=True)]
     names = [f"{_short(row.variant.name)} {share(row)}" for row in known]

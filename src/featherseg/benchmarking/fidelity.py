@@ -15,7 +15,7 @@ class Fidelity:
     """A variant beside the reference on the same images.
 
     max_difference is the largest of its logits, of_range that over the range (largest less smallest) of the
-    reference's; same_class the share of pixels of one class in both masks, 0..1; images says what was looked at.
+    reference's; same_class the share of pixels of one class in both masks, 0..1; images names what it was measured on.
     miou is its own on the labelled set, miou_difference that less the reference's, both as fractions, None without one.
     """
 
@@ -36,7 +36,7 @@ class Scored:
 
 
 def fidelity_of(reference: Path, own: Path, images: str) -> Fidelity:
-    """Two files as `benchmark_worker.Worker.look` writes them; what is not finite counts as infinitely far off."""
+    """Two files as `worker.Worker.outputs` writes them; what is not finite counts as infinitely far off."""
     with np.load(reference) as wanted, np.load(own) as found:
         logits = wanted["logits"].astype(np.float64)
         gap = np.abs(found["logits"] - logits)

@@ -1,4 +1,4 @@
-"""The images that a benchmark runs on: of the labelled set where one is named, else a run's own, else drawn ones."""
+"""The images that a benchmark runs on: of the labelled set where one is named, a run's own, or synthetic ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Images:
-    """Files of one size, and in words what they show."""
+    """Files of one size, and what they show."""
 
     files: tuple[Path, ...]
-    words: str
+    description: str
 
 
 def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None) -> LabelledImages:
@@ -49,7 +49,7 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
 
 
 def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Images:
-    """`write_images` of the split that a run was validated on; where it cannot be read, drawn ones that say so."""
+    """`write_images` of the split that a run was validated on; where it cannot be read, synthetic ones."""
     if run is None:
         return write_images(folder, size, channels, batch, None)
     own = run.recipe.data
@@ -58,24 +58,24 @@ def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: R
         return write_images(folder, size, channels, batch, data)
     except FeathersegError:
         found = write_images(folder, size, channels, batch, None)
-        why = f"{found.words}, as {run.name}'s own {own.name} is not here (--data-root says where)"
-        return Images(found.files, why)
+        description = f"{found.description}, as {run.name}'s own {own.name} is not here (--data-root says where)"
+        return Images(found.files, description)
 
 
 def write_images(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Images:
-    """Write max(LEAST, batch) images of (height, width), lossless: evenly spaced ones of `data`, else drawn ones.
+    """Write max(LEAST, batch) images of (height, width), lossless: evenly spaced ones of `data`, else synthetic ones.
 
-    Images of another size are resized, their ratio not kept; drawn ones have other than three channels in grey.
+    Images of another size are resized, their ratio not kept; synthetic ones have other than three channels in grey.
     """
     count = max(LEAST, batch)
     source = data or open_dataset("shapes", "val", None, count)
     folder.mkdir(parents=True, exist_ok=True)
     places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
-    drawn = [_resized(source[i].image, size, channels) for i in places]
-    files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(drawn)]
-    kind = f"of {source.name}" if data else "drawn (shapes val)"
-    words = f"{counted(len(files), 'image')} {kind}, brought to {size[0]}x{size[1]}"
-    return Images(tuple(files[i % len(files)] for i in range(count)), words)
+    resized = [_resized(source[i].image, size, channels) for i in places]
+    files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(resized)]
+    of = f"{counted(len(files), 'image')} of {data.name}" if data else f"{counted(len(files), 'synthetic image')}"
+    description = f"{of}{'' if data else ' (shapes val)'}, brought to {size[0]}x{size[1]}"
+    return Images(tuple(files[i % len(files)] for i in range(count)), description)
 
 
 def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class SideBySide:
     """What N models took at one size (height, width).
 
     times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does not
-    tell; gpu_mib (N,) what torch took on a GPU, NaN without one; `machine` says device and threads in words.
+    tell; gpu_mib (N,) what torch took on a GPU, NaN without one; `machine` names device and threads.
     """
 
     names: tuple[str, ...]
@@ -109,7 +109,7 @@ def time_side_by_side(
     progress: Progress | None = None,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
-    """Time N models on one drawn image of (height, width), batch of one, as many threads as torch has here.
+    """Time N models on one synthetic image of (height, width), batch of one, as many threads as torch has here.
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
     command is what a process is started with. Raises ConfigError for
@@ -130,11 +130,12 @@ def time_side_by_side(
                 _prepare(processes, orders, images)
                 starts.append(_take_turns(processes, start, progress))
     times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
-    words = device_in_words(runtimes)
-    return SideBySide(tuple(names), size, words, times, process_mib.max(axis=1), gpu_mib.max(axis=1))
+    return SideBySide(
+        tuple(names), size, describe_device(runtimes), times, process_mib.max(axis=1), gpu_mib.max(axis=1)
+    )
 
 
-def device_in_words(runtimes: Sequence[Runtime]) -> str:
+def describe_device(runtimes: Sequence[Runtime]) -> str:
     """Device and threads: `cpu, 2 cores; 1 thread each`."""
     devices = sorted({str(r.device) for r in runtimes})
     return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(torch.get_num_threads(), 'thread')} each"
@@ -148,13 +149,13 @@ def _prepare(processes: Sequence[Process], orders: Sequence[dict[str, Any]], ima
     """Open every model, all at the same time, then warm them up, one after the other."""
     for process, order in zip(processes, orders, strict=True):
         with _named(process):
-            process.tell("open", allocator=True, **order)
+            process.send("open", allocator=True, **order)
     for process in processes:
         with _named(process):
-            process.answer()
+            process.receive()
     for process, image in zip(processes, images, strict=True):
         with _named(process):
-            process.ask("prepare", files=[str(image)])
+            process.request("prepare", files=[str(image)])
 
 
 def _take_turns(
@@ -165,17 +166,17 @@ def _take_turns(
     for turn in range(ROUNDS):
         for i in np.roll(np.arange(len(processes)), -turn).tolist():
             with _named(processes[i]):
-                times[i, turn] = processes[i].ask("turn")["wall"]["forward"]
+                times[i, turn] = processes[i].request("turn")["wall"]["forward"]
         if progress:
             progress("time and memory", start * ROUNDS + turn + 1, STARTS * ROUNDS)
-    memory = [process.ask("memory") for process in processes]
+    memory = [process.request("memory") for process in processes]
     peaks = np.array([[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float)  # None -> NaN
     return times, peaks[0], peaks[1]
 
 
 @contextmanager
 def _named(process: Process) -> Iterator[None]:
-    """What a process says of its end, with its model's name."""
+    """Errors of a process with its model's name."""
     try:
         yield
     except VariantError as error:

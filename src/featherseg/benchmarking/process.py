@@ -1,4 +1,4 @@
-"""The other side of benchmark_worker.py: start a variant's process, ask it, end it."""
+"""The other side of worker.py: start a variant's process, send it commands, end it."""
 
 import json
 import os
@@ -45,17 +45,17 @@ class Process:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def tell(self, do: str, **values: Any) -> None:
+    def send(self, do: str, **values: Any) -> None:
         """Send a command without waiting for its answer."""
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(json.dumps({"do": do, **values}) + "\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            raise VariantError(self._last_words()) from None
+            raise VariantError(self._last_line()) from None
 
-    def answer(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Its next answer. Raises VariantError with its sentence, or with its last words where it died."""
+    def receive(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Its next answer. Raises VariantError with its message, or its last line where it died."""
         assert self._child.stdout is not None
         for line in self._child.stdout:
             found: dict[str, Any] = json.loads(line)
@@ -65,12 +65,12 @@ class Process:
                 return found
             if progress:
                 progress(found["doing"], found["done"], found["of"])
-        raise VariantError(self._last_words())
+        raise VariantError(self._last_line())
 
-    def ask(self, do: str, progress: Progress | None = None, **values: Any) -> dict[str, Any]:
-        """`tell`, then `answer`."""
-        self.tell(do, **values)
-        return self.answer(progress)
+    def request(self, do: str, progress: Progress | None = None, **values: Any) -> dict[str, Any]:
+        """`send`, then `receive`."""
+        self.send(do, **values)
+        return self.receive(progress)
 
     def close(self) -> None:
         """End it: by the end of its input, after PATIENCE by force."""
@@ -87,11 +87,11 @@ class Process:
             self._child.wait()
         self._messages.close()
 
-    def _last_words(self) -> str:
-        """Why it is gone, in a sentence."""
+    def _last_line(self) -> str:
+        """Why it is gone."""
         status = self._child.wait()
         if status < 0:
             return f"its process was ended by signal {-status}; signal 9 is most often a lack of memory."
         self._messages.seek(0)
-        said = [line.strip() for line in self._messages.read().splitlines() if line.strip()]
-        return f"its process ended with status {status}: {said[-1] if said else 'without a word'}"
+        lines = [line.strip() for line in self._messages.read().splitlines() if line.strip()]
+        return f"its process ended with status {status}: {lines[-1] if lines else 'without a message'}"

@@ -1,7 +1,7 @@
 """What a benchmark measures, and what came out: a plan, a table per setting, everything as JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.data.labelled_images import LabelledImages
 
-SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 1
+SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
 
 USUAL_STARTS = 5
-"""Starts from which a process's luck is averaged out; fewer are told."""
+"""Starts from which a process's luck is averaged out; fewer are a caution."""
+
+ROUNDS, ROUNDS_ON_GPU = 20, 100
+BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,43 @@ class Setting:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. rounds are those of all starts together; labelled is what mIoU is measured on, None = not."""
+    """What to measure, and how often.
 
-    models: Sequence[BenchmarkModel]
-    sizes: Sequence[Size]
-    batches: Sequence[int] = (1,)
-    threads: Sequence[int] = (1,)
-    device: str = "cpu"
+    sizes: (height, width) of the images, of an empty list those the models were trained with. batches: images at a
+    time, 1, on a GPU 1 and 8. threads: of each process, all cores. device: auto, cpu, cuda, cuda:N or mps. baseline:
+    the variant that the others are compared with. starts: how often each variant's process is started anew. rounds:
+    those of all starts together, 20, on a GPU 100. labelled: what mIoU is measured on, None = not. calibrate: measure
+    the machine's limits too.
+    """
+
+    models: Sequence[BenchmarkModel] = ()
+    sizes: Sequence[Size] = ()
+    batches: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    device: str = "auto"
     baseline: str = EAGER
     starts: int = USUAL_STARTS
-    rounds: int = 20
+    rounds: int = 0
     labelled: LabelledImages | None = None
     calibrate: bool = False
 
+    def completed(self, models: Sequence[BenchmarkModel]) -> "Plan":
+        """For these models, with defaults where nothing is set. Raises DeviceError."""
+        device = pick_device(self.device)
+        on_gpu = device.type == "cuda"
+        return replace(
+            self,
+            models=models,
+            sizes=self.sizes or list(dict.fromkeys(model.size for model in models)),
+            batches=self.batches or (BATCHES_ON_GPU if on_gpu else BATCHES),
+            threads=self.threads or (usable_cores(),),
+            device=str(device),
+            rounds=self.rounds or (ROUNDS_ON_GPU if on_gpu else ROUNDS),
+        )
+
     @property
     def baselines(self) -> tuple[str, ...]:
-        """What every row is compared with: the one asked for, then plain eager and tuned eager."""
+        """What every row is compared with: its own, then plain eager and tuned eager."""
         return tuple(dict.fromkeys([self.baseline, EAGER, TUNED]))
 
     @property
@@ -78,7 +102,7 @@ class Plan:
             )
         if max(self.threads) > usable_cores():
             raise ConfigError(
-                f"{max(self.threads)} threads were asked for, but {usable_cores()} cores may be used here."
+                f"threads {max(self.threads)}: expected at most {usable_cores()}, the cores that may be used here."
             )
         for threads in self.threads:
             variants = self.variants(threads)
@@ -90,7 +114,7 @@ class Plan:
 class Samples:
     """All that was measured of one variant in one setting; arrays are (S, R): starts, rounds of each.
 
-    wall, cpu and queue hold milliseconds by stage, see `benchmark_worker.Times`; the others one value a start.
+    wall, cpu and queue hold milliseconds by stage, see `worker.Times`; the others one value a start.
     process_mib is NaN where the system does not tell, gpu_mib None without a GPU.
     """
 
@@ -108,7 +132,7 @@ class Samples:
         return self.wall["forward"]
 
     @property
-    def whole_ms(self) -> np.ndarray:
+    def end_to_end_ms(self) -> np.ndarray:
         """From an image file to a mask file, (S, R)."""
         return np.asarray(sum(self.wall.values()))
 
@@ -119,7 +143,7 @@ class Samples:
 
     @property
     def run_queue_wait(self) -> float:
-        """See `benchmark_statistics.run_queue_wait`; of the forward."""
+        """See `statistics.run_queue_wait`; of the forward."""
         return run_queue_wait(self.forward_ms, self.cpu["forward"], self.queue["forward"])
 
 
@@ -127,8 +151,8 @@ class Samples:
 class Row:
     """One variant in one setting.
 
-    by_wall, by_cpu and whole: how many times as fast as each baseline, by the forward's wall and CPU time and by the
-    whole way's wall time.
+    by_wall, by_cpu and end_to_end: the speedup over each baseline, by the forward's wall and CPU time and by the wall
+    time from an image file to a mask file.
     limit_ms is the least time that the machine's rates leave, None where they were not measured.
     """
 
@@ -138,7 +162,7 @@ class Row:
     fidelity: Fidelity
     by_wall: Mapping[str, Speedup]
     by_cpu: Mapping[str, Speedup]
-    whole: Mapping[str, Speedup]
+    end_to_end: Mapping[str, Speedup]
     work: Work
     limit_ms: float | None
 
@@ -156,14 +180,14 @@ class Table:
         return max((row.samples.run_queue_wait for row in self.rows), default=1.0)
 
     @property
-    def waited(self) -> bool:
+    def disturbed(self) -> bool:
         """Whether absolute times are not to be trusted; ratios suffer less."""
         return self.run_queue_wait > MOST_WAIT
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A whole benchmark; left_out holds (variant, sentence) of those that could not be measured."""
+class Benchmark:
+    """A whole benchmark; left_out holds (variant, reason) of those that could not be measured."""
 
     plan: Plan
     tables: tuple[Table, ...]
@@ -172,8 +196,8 @@ class Outcome:
     machine: Mapping[str, Any]
     load_at_end: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        """The stable form: {"schema", "version", "machine", "limits", "tables": [{..., "rows": [...]}], "left_out"}."""
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values in a stable layout, `schema` and `version` say which."""
         plan = self.plan
         return {
             "schema": SCHEMA,
@@ -189,27 +213,33 @@ class Outcome:
             },
             "limits": [limits.as_json() for limits in self.limits],
             "tables": [_table_json(table) for table in self.tables],
-            "left_out": [{"variant": name, "why": why} for name, why in self.left_out],
+            "left_out": [{"variant": name, "reason": reason} for name, reason in self.left_out],
         }
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the sections of the page without its head."""
+        from featherseg.benchmarking.page import sections_html
+
+        return sections_html(self)
 
 
 def _table_json(table: Table) -> dict[str, Any]:
     setting = {"size": list(table.setting.size), "batch": table.setting.batch, "threads": table.setting.threads}
-    waited = {"run_queue_wait": table.run_queue_wait, "waited": table.waited}
-    return {**setting, **waited, "rows": [_row_json(row, table.setting.batch) for row in table.rows]}
+    wait = {"run_queue_wait": table.run_queue_wait, "disturbed": table.disturbed}
+    return {**setting, **wait, "rows": [_row_json(row, table.setting.batch) for row in table.rows]}
 
 
 def _row_json(row: Row, batch: int) -> dict[str, Any]:
     samples, forward = row.samples, summarise(row.samples.forward_ms)
-    speedups = {"by_wall": row.by_wall, "by_cpu": row.by_cpu, "whole_way": row.whole}
+    speedups = {"by_wall": row.by_wall, "by_cpu": row.by_cpu, "end_to_end": row.end_to_end}
     return {
         "variant": row.variant.name,
         "model": row.variant.model.name,
         "precision": row.precision,
         "forward_ms": {"p50": forward.p50, "p95": forward.p95, "min": forward.least, "iqr": forward.iqr},
-        "whole_way_ms": {"p50": summarise(samples.whole_ms).p50},
+        "end_to_end_ms": {"p50": summarise(samples.end_to_end_ms).p50},
         "images_per_second": 1000 * batch / forward.p50,
-        "times_as_fast": {
+        "speedup": {
             clock: {name: asdict(s) | {"verdict": s.verdict} for name, s in found.items()}
             for clock, found in speedups.items()
         },

@@ -2,12 +2,12 @@
 
 One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
 and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a
-process keeps its luck (addresses, pages, where its threads lie). A variant's speed is told only with its fidelity.
+process keeps its luck (addresses, pages, where its threads lie). A variant's latency is given only with its fidelity.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,20 +16,52 @@ import numpy as np
 
 from featherseg.benchmarking.builds import EAGER, TORCH_BUILDS
 from featherseg.benchmarking.fidelity import Fidelity, Scored, fidelity_of, with_miou
-from featherseg.benchmarking.images import Images, write_images, write_own_images
+from featherseg.benchmarking.images import Images, labelled_set, write_images, write_own_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
-from featherseg.benchmarking.results import Outcome, Plan, Row, Samples, Setting, Table
+from featherseg.benchmarking.results import Benchmark, Plan, Row, Samples, Setting, Table
 from featherseg.benchmarking.roofline import Limits, work_of
 from featherseg.benchmarking.statistics import Speedup, speedup
-from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of
+from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, find_models
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
 from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted
+from featherseg.runs import Run
 
 
-def benchmark(plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND) -> Outcome:
-    """Measure everything; `command` is what a worker is started with.
+def benchmark(
+    models: Sequence[str | Path | Run],
+    plan: Plan = Plan(),  # noqa: B008 (frozen)
+    *,
+    data: str | None = None,
+    data_root: Path | None = None,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Time models in every build and exported file, with the difference of their masks beside every latency.
+
+    Args:
+        models: Run folders, names of runs, exported files, names of the catalogue (seeded weights).
+        plan: Sizes, batches, threads, device, baseline, repeats; its defaults are those of `featherseg benchmark`.
+        data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
+        progress: Called as work goes on.
+
+    Returns:
+        A Benchmark: a table a setting, with 95 % intervals.
+
+    Raises:
+        RunError, DataNotFound: A run, a file or the data cannot be opened; a baseline cannot be measured.
+        ConfigError, UnknownName, DeviceError: The plan cannot be measured here.
+    """
+    found = find_models([str(model.path) if isinstance(model, Run) else str(model) for model in models])
+    if not (data is None and data_root is None and split is None):
+        own = [model.run.recipe.data for model in found if model.run]
+        plan = replace(plan, labelled=replace(labelled_set(own, data, data_root, split), size=None))
+    return measure(plan.completed(found), progress)
+
+
+def measure(plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND) -> Benchmark:
+    """Measure a completed plan; `command` is what a worker is started with.
 
     Raises what `Plan.check` does, DataNotFound for the labelled set, ConfigError where a file has other classes than
     its run, VariantError where a baseline cannot be measured.
@@ -45,7 +77,7 @@ def benchmark(plan: Plan, progress: Progress | None = None, command: Sequence[st
             limits += [lane.measure_limits()] if plan.calibrate else []
             tables += lane.run(limits[-1] if limits else None)
             left_out |= lane.left_out
-    return Outcome(plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average())
+    return Benchmark(plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average())
 
 
 class _Steps:
@@ -113,59 +145,59 @@ class _Lane:
         """The machine's rates, measured in a process of its own."""
         self.steps.take("measuring what this machine can do at most", 0)
         with Process("limits", self.threads, self.command) as process:
-            return Limits(**process.ask("limits", threads=self.threads, device=self.plan.device))
+            return Limits(**process.request("limits", threads=self.threads, device=self.plan.device))
 
     def run(self, limits: Limits | None) -> list[Table]:
         """Every start, then the tables."""
         for start in range(self.plan.starts):
-            words = f"start {start + 1} of {self.plan.starts}"
+            doing = f"start {start + 1} of {self.plan.starts}"
             with ExitStack() as stack:
-                self._open(words, stack)
+                self._open(doing, stack)
                 for setting in self.settings:
-                    self._measure(setting, f"{words}, {setting}")
+                    self._measure(setting, f"{doing}, {setting}")
                     if start == 0:
-                        self._look(setting)
+                        self._compare(setting)
                 if start == 0 and self.data:
                     self._score(self.data)
         return [Table(setting, tuple(self._rows(setting, limits))) for setting in self.settings]
 
-    def _open(self, words: str, stack: ExitStack) -> None:
+    def _open(self, doing: str, stack: ExitStack) -> None:
         """Start every variant's process and let it open its model, all at the same time."""
 
-        def tell(variant: Variant, process: Process) -> None:
+        def send(variant: Variant, process: Process) -> None:
             source, file = variant.model.source, variant.file and str(variant.file)
             allocator = variant.build is not None and TORCH_BUILDS[variant.build].allocator
             order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
-            process.tell("open", source=source, build=variant.build, file=file, **order)
+            process.send("open", source=source, build=variant.build, file=file, **order)
 
-        def hear(variant: Variant, process: Process) -> None:
-            self.opened[variant.name] = process.answer()
+        def receive(variant: Variant, process: Process) -> None:
+            self.opened[variant.name] = process.receive()
             _check_classes(variant, self.opened[variant.name])
-            self.steps.take(f"{words}: {counted(len(self.running), 'variant')} opened")
+            self.steps.take(f"{doing}: {counted(len(self.running), 'variant')} opened")
 
         self.running = {
             v.name: stack.enter_context(Process(v.name, self.threads, self.command)) for v in self._present()
         }
-        self._each(tell)
-        self._each(hear)
+        self._each(send)
+        self._each(receive)
 
-    def _measure(self, setting: Setting, words: str) -> None:
+    def _measure(self, setting: Setting, doing: str) -> None:
         """Warm up, one after the other; then every round runs each variant once, the first moving on by one."""
         turns: dict[str, list[dict[str, Any]]] = {v.name: [] for v in self._present()}
         first: dict[str, float] = {}
 
         def prepare(variant: Variant, process: Process) -> None:
             files = self._images(variant.model, setting).files[: setting.batch]
-            first[variant.name] = process.ask("prepare", files=list(map(str, files)))["first_ms"]
-            self.steps.take(f"{words}: warming up")
+            first[variant.name] = process.request("prepare", files=list(map(str, files)))["first_ms"]
+            self.steps.take(f"{doing}: warming up")
 
         def turn(variant: Variant, process: Process) -> None:
-            turns[variant.name].append(process.ask("turn"))
-            self.steps.take(words)
+            turns[variant.name].append(process.request("turn"))
+            self.steps.take(doing)
 
         def note(variant: Variant, process: Process) -> None:
             log = self.logs[variant.name, setting]
-            log.memory.append(process.ask("memory"))
+            log.memory.append(process.request("memory"))
             log.opened.append(self.opened[variant.name])
             log.first_ms.append(first[variant.name])
             log.turns.append(turns[variant.name])
@@ -175,17 +207,17 @@ class _Lane:
             self._each(turn, start=number)
         self._each(note)
 
-    def _look(self, setting: Setting) -> None:
+    def _compare(self, setting: Setting) -> None:
         """Logits and masks of every variant beside those of its model in plain float32."""
 
-        def look(variant: Variant, process: Process) -> None:
+        def compare(variant: Variant, process: Process) -> None:
             images = self._images(variant.model, setting)
             own = self.folder / f"{self._number(variant)}.npz"
-            process.ask("look", files=list(map(str, images.files)), to=str(own))
+            process.request("outputs", files=list(map(str, images.files)), to=str(own))
             reference = self.folder / f"{self._number(self._reference(variant))}.npz"
-            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, images.words)
+            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, images.description)
 
-        self._each(look)  # a model's reference is its first variant
+        self._each(compare)  # a model's reference is its first variant
 
     def _score(self, data: SegmentationData) -> None:
         """mIoU of every variant on the labelled set."""
@@ -198,8 +230,8 @@ class _Lane:
 
             to = self.folder / "counts.npy"
             root = str(labelled.root) if labelled.root else None
-            asked = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
-            miou = process.ask("score", progress, **asked)["miou"]
+            order = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
+            miou = process.request("score", progress, **order)["miou"]
             own = self.scored[variant.name] = Scored(miou, np.load(to))
             reference = self.scored[self._reference(variant).name]
             for log in (self.logs[variant.name, setting] for setting in self.settings):
@@ -214,7 +246,7 @@ class _Lane:
         rows = []
         for variant in self._present():
             own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
-            assert fidelity is not None  # no speed without it
+            assert fidelity is not None  # no latency without it
             names = {b: baseline_of(variant, b, self.variants).name for b in self.plan.baselines}
             bases = {b: samples[name] for b, name in names.items()}
             precision, todo = self.opened[variant.name]["precision"], work[variant.model.source]
@@ -226,7 +258,7 @@ class _Lane:
                     fidelity,
                     by_wall={b: speedup(base.forward_ms, own.forward_ms) for b, base in bases.items()},
                     by_cpu={b: _cpu_speed(base, own) for b, base in bases.items()},
-                    whole={b: speedup(base.whole_ms, own.whole_ms) for b, base in bases.items()},
+                    end_to_end={b: speedup(base.end_to_end_ms, own.end_to_end_ms) for b, base in bases.items()},
                     work=todo,
                     limit_ms=todo.limit_ms(limits, precision) if limits else None,
                 )
@@ -257,13 +289,13 @@ class _Lane:
         return baseline_of(variant, EAGER, self.variants)
 
     def _images(self, model: BenchmarkModel, setting: Setting) -> Images:
-        """Written when first asked for; of the labelled set, else those that each run was validated on."""
+        """Written when first used; of the labelled set, else those that each run was validated on."""
         channels, (height, width) = model.channels, setting.size
         owner = self.plan.models.index(model)
         folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
         if folder not in self.images:
-            asked = folder, setting.size, channels, setting.batch
-            self.images[folder] = write_images(*asked, self.data) if self.data else write_own_images(*asked, model.run)
+            what = folder, setting.size, channels, setting.batch
+            self.images[folder] = write_images(*what, self.data) if self.data else write_own_images(*what, model.run)
         return self.images[folder]
 
 
@@ -273,7 +305,7 @@ def _cpu_speed(base: Samples, own: Samples) -> Speedup:
 
 
 def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
-    """Raises ConfigError where a file tells other classes apart than the run it is set beside."""
+    """Raises ConfigError where a file has other classes than its run."""
     wanted = [info.name for info in variant.model.classes]
     if opened["classes"] != wanted:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What `featherseg benchmark` was pointed at becomes variants: each model in every build and every exported file."""
+"""What is benchmarked becomes variants: each model in every build and every exported file."""
 
 import os
 from collections.abc import Sequence

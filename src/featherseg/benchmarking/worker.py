@@ -1,6 +1,6 @@
 """One variant in a process of its own: it opens the model once and answers commands, a line of JSON each.
 
-    python -m featherseg.benchmarking.worker      # started by benchmark_process.py
+    python -m featherseg.benchmarking.worker      # started by process.py
 
 The first line on standard input says what to open; each further one is a command of COMMANDS with its values. Every
 answer is one line of JSON on standard output: a result, {"doing": text, "done": n, "of": m} in between, or
@@ -66,7 +66,7 @@ class Times:
         cuda = self.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
         wait(self.device)
-        line, cpu, wall = queued_ms(), time.process_time(), time.perf_counter()
+        line, cpu, wall = run_queue_ms(), time.process_time(), time.perf_counter()
         if cuda:
             events[0].record()
         yield
@@ -74,7 +74,7 @@ class Times:
             events[1].record()
         wait(self.device)
         self.wall[name] = 1000 * (time.perf_counter() - wall)
-        self.cpu[name], self.queue[name] = 1000 * (time.process_time() - cpu), queued_ms() - line
+        self.cpu[name], self.queue[name] = 1000 * (time.process_time() - cpu), run_queue_ms() - line
         if cuda and name == "forward":
             self.wall[name] = events[0].elapsed_time(events[1])
 
@@ -126,13 +126,13 @@ class Opened:
 
 
 class Worker:
-    """What the commands do; `opened` is made by the first line, `say` sends a line of progress."""
+    """What the commands do; `opened` is made by the first line, `send` writes a line of progress."""
 
-    def __init__(self, opened: Opened, say: Callable[[Answer], None]) -> None:
-        self.opened, self.say = opened, say
+    def __init__(self, opened: Opened, send: Callable[[Answer], None]) -> None:
+        self.opened, self.send = opened, send
 
     def prepare(self, files: list[str]) -> Answer:
-        """Take these images as the batch and warm up; the first pass at a size is told on its own."""
+        """Take these images as the batch and warm up; the first pass at a size is reported on its own."""
         self.opened.files = [Path(file) for file in files]
         first, _, _ = self.opened.one_pass()
         clock: list[float] = []
@@ -153,7 +153,7 @@ class Worker:
         gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
         return {"process_mib": peak_mib(), "gpu_mib": gpu}
 
-    def look(self, files: list[str], to: str) -> Answer:
+    def outputs(self, files: list[str], to: str) -> Answer:
         """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N images of one size into `to`, an .npz."""
         logits, masks = [], []
         for file in files:
@@ -169,7 +169,7 @@ class Worker:
         found = open_dataset(data, split, Path(root) if root else None)
 
         def progress(doing: str, done: int, of: int | None) -> None:
-            self.say({"doing": doing, "done": done, "of": of})
+            self.send({"doing": doing, "done": done, "of": of})
 
         scores = evaluate(self.opened.runtime, found, boundary=False, progress=progress)
         np.save(to, scores.counts)
@@ -180,13 +180,13 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "prepare": Worker.prepare,
     "turn": Worker.turn,
     "memory": Worker.memory,
-    "look": Worker.look,
+    "outputs": Worker.outputs,
     "score": Worker.score,
 }
 
 
 def open_variant(source: str, build: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
-    """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what it tells of itself."""
+    """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what is known of it."""
     start = time.perf_counter()
     if file is not None:
         runtime: Runtime = open_runtime(file, device)
@@ -211,14 +211,14 @@ def precision_of(file: str) -> str:
 
 
 def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was told to."""
+    """Until a GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-def queued_ms() -> float:
+def run_queue_ms() -> float:
     """How long the threads of this process have waited for a core so far; NaN where the kernel does not tell."""
     waited = 0
     try:
@@ -245,32 +245,32 @@ def peak_mib() -> float | None:
 def serve(lines: Iterator[str], answers: TextIO) -> None:
     """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
 
-    def say(answer: Answer) -> None:
+    def send(answer: Answer) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
     worker: Worker | None = None
     for line in lines:
-        asked = json.loads(line)
-        do = asked.pop("do")
+        order = json.loads(line)
+        do = order.pop("do")
         try:
             if do == "open":
-                torch.set_num_threads(asked.pop("threads"))
-                if asked.pop("allocator"):
+                torch.set_num_threads(order.pop("threads"))
+                if order.pop("allocator"):
                     keep_freed_memory()
-                opened, answer = open_variant(**asked)
-                worker = Worker(opened, say)
+                opened, answer = open_variant(**order)
+                worker = Worker(opened, send)
             elif do == "limits":
-                torch.set_num_threads(asked.pop("threads"))
-                answer = measure_limits(pick_device(asked["device"])).as_json()
+                torch.set_num_threads(order.pop("threads"))
+                answer = measure_limits(pick_device(order["device"])).as_json()
             else:
                 assert worker is not None
-                answer = COMMANDS[do](worker, **asked)
+                answer = COMMANDS[do](worker, **order)
         except FeathersegError as error:
             answer = {"error": " ".join(str(error).splitlines())}
-        except Exception as error:  # whatever a runtime raises becomes the variant's sentence, not the benchmark's end
+        except Exception as error:  # whatever a runtime raises becomes the variant's error, not the benchmark's end
             answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-        say(answer)
+        send(answer)
 
 
 def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:

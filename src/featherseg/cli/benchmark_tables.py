@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
-    from featherseg.benchmarking.results import Outcome, Row, Table
+    from featherseg.benchmarking.results import Benchmark, Row, Table
     from featherseg.benchmarking.statistics import Speedup
     from featherseg.cli.terminal import Console
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
+def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     """Two tables a setting, then what was left out and what to beware of."""
     from featherseg.benchmarking.page import cautions
     from featherseg.core.machine import machine_in_words
 
-    for table in outcome.tables:
-        _print_latencies(console, table, outcome.plan.baselines)
+    for table in benchmark.tables:
+        _print_latencies(console, table, benchmark.plan.baselines)
         _print_rest(console, table)
-    console.print(machine_in_words(dict(outcome.machine)), markup=False)
-    for name, why in outcome.left_out:
-        console.print(one_line(f"left out: {name}: {why}"), markup=False)
-    for text in cautions(outcome):
+    console.print(machine_in_words(dict(benchmark.machine)), markup=False)
+    for name, reason in benchmark.left_out:
+        console.print(one_line(f"left out: {name}: {reason}"), markup=False)
+    for text in cautions(benchmark):
         console.print(one_line(f"note: {text}"), markup=False)
 
 
 def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
-    """Time and ratios, and beside them how near the masks are to those of plain float32 PyTorch."""
+    """Latency and speedup, and beside them how near the masks are to those of plain float32 PyTorch."""
     from featherseg.benchmarking.statistics import summarise
 
     scored = table.rows[0].fidelity.miou is not None
@@ -51,22 +51,22 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
 
 
 def _print_rest(console: Console, table: Table) -> None:
-
+    """CPU time, end to end, first call, memory."""
     from featherseg.benchmarking.charts import share
     from featherseg.benchmarking.statistics import summarise
 
     gpu = table.rows[0].samples.gpu_mib is not None
     limited = any(row.limit_ms is not None for row in table.rows)
-    heads = ["p95 ms", "min ms", "CPU ms", "whole way ms", "first call ms", "MiB"]
+    heads = ["p95 ms", "min ms", "CPU ms", "end to end ms", "first call ms", "MiB"]
     rows = []
     for row in table.rows:
         s, samples = summarise(row.samples.forward_ms), row.samples
         cells = [f"{s.p95:.1f}", f"{s.least:.1f}", f"{summarise(samples.cpu['forward']).p50:.1f}"]
-        cells += [f"{summarise(samples.whole_ms).p50:.1f}", f"{samples.first_ms.mean():.0f}"]
+        cells += [f"{summarise(samples.end_to_end_ms).p50:.1f}", f"{samples.first_ms.mean():.0f}"]
         cells += [samples.process_peak]
         cells += [f"{samples.gpu_mib.max():.0f}"] if samples.gpu_mib is not None else []
         rows.append((row, [*cells, *([share(row)] if limited else [])]))
-    title = "whole way: from an image file to a mask file; MiB: the process at its peak"
+    title = "end to end: from an image file to a mask file; MiB: the process at its peak"
     _print(console, title, [*heads, *(["GPU MiB"] if gpu else []), *(["of the limit"] if limited else [])], rows)
 
 
