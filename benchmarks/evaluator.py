@@ -20,7 +20,9 @@ from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import SegOutput
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.iou import Confusion
-from featherseg.inference.settings import InferenceSettings, Pass, Window, masks_of
+from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.sliding_window import Window
+from featherseg.inference.test_time_augmentation import Pass, masks_of
 from featherseg.kernels import confusion_counts, native, upsample_argmax
 
 

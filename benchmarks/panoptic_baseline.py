@@ -13,9 +13,9 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.data.panoptic.segments import list_segments
 from featherseg.evaluation.ground_truth import PanopticScorer
+from featherseg.inference.masks import predict_panoptic
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.settings import predict_panoptic
 from featherseg.runs import load_run
 
 

@@ -30,7 +30,8 @@ from featherseg.exporters import EXPORTERS
 from featherseg.inference.optimize import optimize
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.inference.settings import own_settings, passes_over
+from featherseg.inference.settings import own_settings
+from featherseg.inference.test_time_augmentation import passes_over
 from featherseg.runs import Run, load_run
 from featherseg.uncertainty.bootstrap import Difference, compare_files
 from featherseg.uncertainty.clusters import clusters_of

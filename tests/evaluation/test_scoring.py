@@ -12,8 +12,9 @@ from featherseg import FeathersegError, models
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, evaluate_predictions, prediction_files
+from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.inference.settings import InferenceSettings, predict_mask
+from featherseg.inference.settings import InferenceSettings
 
 CLASSES = tuple(ClassInfo(name, (i, i, i)) for i, name in enumerate(("road", "sky", "car", "bus")))
 

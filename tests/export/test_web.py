@@ -21,8 +21,8 @@ from featherseg.core.errors import ExportError, MissingExtra
 from featherseg.exporters import export_formats, web
 from featherseg.exporters.onnx import to_onnx
 from featherseg.exporters.parity import perturb, verify
+from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.inference.settings import predict_mask
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from PIL import Image
 from featherseg import FeathersegError, Predictor
 from featherseg.core.errors import DataError
 from featherseg.data.images import image_size, read_mask
-from featherseg.inference.settings import InferenceSettings, predict_mask
+from featherseg.inference.masks import predict_mask
+from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.tiling import PROCESS_BYTES
 
 

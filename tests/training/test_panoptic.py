@@ -20,9 +20,10 @@ from featherseg.data import open_dataset
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.evaluation import PanopticQuality
 from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
-from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
+from featherseg.inference.settings import InferenceSettings
 from featherseg.recipe import LossTable, parse_recipe, read_recipe
 from featherseg.training import Request, train
 from featherseg.training.prepare import check_objects

@@ -37,7 +37,9 @@ from featherseg.data.images import read_image
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.draw import palette
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.settings import InferenceSettings, Pass, Window, masks_of
+from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.sliding_window import Window
+from featherseg.inference.test_time_augmentation import Pass, masks_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import to_image
 from featherseg.runs import load_run

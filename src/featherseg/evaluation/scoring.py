@@ -20,8 +20,9 @@ from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.evaluation.iou import Confusion
+from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
-from featherseg.inference.settings import InferenceSettings, predict_mask, predict_panoptic
+from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
 
 

@@ -19,15 +19,10 @@ from featherseg.data.images import image_size
 from featherseg.inference import draw
 from featherseg.inference.draw_panoptic import overlay_panoptic
 from featherseg.inference.inputs import InputImage, read_input
+from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.settings import (
-    InferenceSettings,
-    own_settings,
-    predict_masks,
-    predict_panoptic,
-    probabilities,
-)
+from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
 from featherseg.layers.resize import resize_factor
 from featherseg.runs import Run

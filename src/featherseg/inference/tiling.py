@@ -7,7 +7,8 @@ import torch
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.inference.runtimes import Runtime
-from featherseg.inference.settings import InferenceSettings, check_panoptic, windows
+from featherseg.inference.settings import InferenceSettings, check_panoptic
+from featherseg.inference.sliding_window import windows
 from featherseg.layers.resize import resize_factor
 
 DEFAULT_GB = 4.0

@@ -16,8 +16,8 @@ from featherseg.core.old_names import OLD_EXAMPLES
 from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
 from featherseg.inference.draw_panoptic import overlay_panoptic
+from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
-from featherseg.inference.settings import predict_mask, predict_panoptic
 
 FOLDER, INDEX = "examples", "examples.json"
 PANELS = ("image", "ground truth", "prediction")

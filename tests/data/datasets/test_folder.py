@@ -70,7 +70,7 @@ def test_the_paths_start_from_the_given_root(yard: Path, tmp_path: Path):
     elsewhere.mkdir()
     toml = (yard / "dataset.toml").rename(elsewhere / "yard.toml")
     assert len(FolderData(toml, "train", yard)) == 2
-    with pytest.raises(DataNotFound, match="images, which is .images. in the dataset.toml"):
+    with pytest.raises(DataNotFound, match=r"images, which is .images. in the dataset\.toml"):
         FolderData(toml, "train")
 
 
@@ -158,7 +158,7 @@ def test_names_that_no_file_system_takes_are_refused(yard: Path):
     toml = yard / "dataset.toml"
     text = toml.read_text()
     toml.write_text(text.replace('"images"', f'"{"x" * 5000}"'))
-    with pytest.raises(DataNotFound, match="which is 'images' in the dataset.toml"):
+    with pytest.raises(DataNotFound, match=r"which is 'images' in the dataset\.toml"):
         FolderData(toml, "train")
     toml.write_text(text.replace('"yard"', f'"{"x" * 5000}"'))
     with pytest.raises(ConfigError, match="name"):

@@ -1,4 +1,4 @@
-"""Modes: whatever the way, the scores are those of `to_image` on the whole image, averaged as the inference says."""
+"""Whatever the settings, the scores are those of `to_image` on the whole image, averaged as the settings say."""
 
 from itertools import pairwise
 
@@ -9,15 +9,11 @@ from torch.testing import assert_close
 
 from featherseg import FeathersegError
 from featherseg.core.types import SegOutput
-from featherseg.inference import settings
-from featherseg.inference.settings import (
-    InferenceSettings,
-    predict_mask,
-    predict_masks,
-    probabilities,
-    resize_rows,
-    windows,
-)
+from featherseg.inference import test_time_augmentation as tta
+from featherseg.inference.masks import predict_mask, predict_masks, probabilities
+from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.sliding_window import windows
+from featherseg.inference.test_time_augmentation import resize_rows
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
 
@@ -32,7 +28,7 @@ def whole_logits(runtime, image) -> torch.Tensor:
 @pytest.mark.parametrize("options", [{"stride": 1, "kernel": 1}, {"stride": 4}, {"stride": 8, "divisor": 16}])
 @pytest.mark.parametrize("block", [1, 20_000, 10**9])
 def test_whole_is_the_model_brought_to_the_image(make_runtime, image, options, block, monkeypatch):
-    monkeypatch.setattr(settings, "BLOCK_BYTES", block)
+    monkeypatch.setattr(tta, "BLOCK_BYTES", block)
     runtime = make_runtime(**options)
     expected = whole_logits(runtime, image)
     assert_close(probabilities(runtime, image), expected.softmax(0), atol=1e-5, rtol=0)
@@ -158,7 +154,7 @@ def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
     assert seen == [(35, 30), (35, 30)]
 
 
-def test_unless_told_otherwise_a_image_is_looked_at_as_in_validation(make_runtime, image):
+def test_by_default_an_image_is_predicted_as_in_validation(make_runtime, image):
     runtime = make_runtime()
     runtime.test_resize = (35, 200)
     fitted = InferenceSettings(resize=(35, 200))
@@ -193,12 +189,12 @@ def test_sixteen_bits_and_read_only_arrays_are_taken(make_runtime, image):
         ({"resize": (200, 50)}, "200x50"),
     ],
 )
-def test_a_mode_out_of_range_is_refused_by_its_value(values, named):
+def test_settings_out_of_range_are_refused_by_their_value(values, named):
     with pytest.raises(FeathersegError, match=named):
         InferenceSettings(**values)
 
 
-def test_a_mode_says_what_it_is():
+def test_settings_say_what_they_are():
     assert str(InferenceSettings()) == "whole"
     assert str(InferenceSettings(resize=(512, 2048))) == "whole, fitted to 512x2048"
     assert (

@@ -1,0 +1,44 @@
+"""Sliding window: rectangles that cover an image, and how the scores of neighbours are blended where they overlap."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featherseg.core.types import Size
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def windows(size: Size, window: Size | None, overlap: float) -> list[Window]:
+    """Windows that cover an image, evenly spaced, neighbours sharing at least `overlap` of their side."""
+    height, width = size
+    if window is None:
+        return [Window(0, 0, height, width)]
+    window_height, window_width = min(window[0], height), min(window[1], width)
+    return [
+        Window(top, left, window_height, window_width)
+        for top in _starts(height, window_height, overlap)
+        for left in _starts(width, window_width, overlap)
+    ]
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    step = max(1, int(window * (1 - overlap)))
+    count = 1 + -(-(length - window) // step)
+    return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
+
+
+def edge_weights(length: int, overlap: float, like: Tensor) -> Tensor:
+    """Weights (length,) that rise linearly from the window's edges over the overlap, 1 between."""
+    place = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
+    reach = max(1.0, length * overlap)
+    return (torch.minimum(place, length - place) / reach).clamp(max=1.0)

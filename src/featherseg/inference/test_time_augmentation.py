@@ -1,0 +1,138 @@
+"""Test-time augmentation: the runs of the model over windows, scales and the mirrored image, and their mean.
+
+A pass is one run of the model on one window, at one scale, perhaps flipped. Its logits are kept at the model's own
+stride; the scores at full resolution are made from them block of rows by block of rows, so that K x H x W floats
+exist only where they are asked for. Letters: B images of one size, K classes, H x W their size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featherseg.core.types import SegOutput, Size
+from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.sliding_window import Window, edge_weights, windows
+from featherseg.kernels import upsample_argmax
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import resize, scale_images, to_image
+
+BLOCK_BYTES = 32 * 2**20
+"""How large a block of rows of full-resolution scores may be."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the model: the window that it was given, mirrored or not, and its logits at the model's stride."""
+
+    window: Window
+    out: SegOutput
+    flipped: bool
+
+
+@torch.inference_mode()
+def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettings) -> list[Pass]:
+    """Every run of the model that `inference` asks for on images (B, H, W, C) uint8 or uint16."""
+    size = (images.shape[1], images.shape[2])
+    passes = []
+    for window in windows(size, inference.window, inference.overlap):
+        crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
+        pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
+        pixels = normalise(pixels, runtime.mean, runtime.std)
+        for factor in inference.factors(size):
+            scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
+            passes.append(Pass(window, _native(runtime(scaled), window), flipped=False))
+            if inference.flip:
+                passes.append(Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True))
+    return passes
+
+
+def _native(out: SegOutput, window: Window) -> SegOutput:
+    """A padded model's logits for a resized image are brought to that image: rows are cut from these."""
+    if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
+        return out
+
+    def brought(x: Tensor | None) -> Tensor | None:
+        return None if x is None else to_image(out._replace(logits=x), out.image_size)
+
+    logits = to_image(out, out.image_size)  # (B, K, h * scale, w * scale)
+    centers, offsets = brought(out.centers), brought(out.offsets)
+    return SegOutput(logits, out.image_size, out.image_size, False, centers=centers, offsets=offsets)
+
+
+def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np.ndarray:
+    """The class of every pixel after all passes over images of `size`: (B, H, W) uint8."""
+    if len(passes) == 1:
+        out = passes[0].out
+        full = size if out.padded_size == out.image_size else out.padded_size
+        return upsample_argmax(out.logits, full, out.align_corners, crop=size).cpu().numpy()
+    masks = np.empty((len(passes[0].out.logits), *size), dtype=np.uint8)
+    for start, scores in score_blocks(passes, size, inference):
+        block = upsample_argmax(scores, (scores.shape[2], size[1]))  # (B, rows, W)
+        masks[:, start : start + block.shape[1]] = block.cpu().numpy()
+    return masks
+
+
+@torch.inference_mode()
+def score_blocks(passes: list[Pass], size: Size, inference: InferenceSettings) -> Iterator[tuple[int, Tensor]]:
+    """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
+
+    Scores are logits where the model runs once, probabilities (means over the passes) where it runs several times.
+    """
+    height, width = size
+    batch, classes = passes[0].out.logits.shape[:2]
+    rows = max(1, BLOCK_BYTES // (4 * batch * classes * width))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        if len(passes) == 1:
+            yield start, _rows(passes[0], start, stop)
+        else:
+            yield start, _blend(passes, start, stop, width, inference.overlap)
+
+
+def _rows(run: Pass, start: int, stop: int) -> Tensor:
+    """Rows start..stop (of the window) of `to_image(out, window)`, (B, K, stop - start, w), without the others."""
+    out, size = run.out, (run.window.height, run.window.width)
+    full = size if out.padded_size == out.image_size else out.padded_size
+    if (start, stop) == (0, size[0]):
+        rows = to_image(out, size)
+    else:
+        rows = resize_rows(out.logits, full, start, stop, align_corners=out.align_corners)[..., : size[1]]
+    return rows.flip(3) if run.flipped else rows
+
+
+def resize_rows(x: Tensor, size: Size, start: int, stop: int, *, align_corners: bool) -> Tensor:
+    """Rows start..stop of `layers.resize.resize(x, size)`: (B, C, h, w) -> (B, C, stop - start, W)."""
+    height = x.shape[2]
+    row = torch.arange(start, stop, device=x.device, dtype=torch.float32)
+    if align_corners:
+        source = row * ((height - 1) / max(size[0] - 1, 1))
+    else:
+        source = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0.0)
+    above = source.floor().long().clamp(max=height - 1)
+    below = (above + 1).clamp(max=height - 1)
+    share = (source - above).view(1, 1, -1, 1)
+    lines = x[:, :, above] * (1 - share) + x[:, :, below] * share  # (B, C, rows, w)
+    return resize(lines, (stop - start, size[1]), align_corners=align_corners)  # (B, C, rows, W)
+
+
+def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float) -> Tensor:
+    """Mean probabilities of the rows start..stop, windows weighted down towards their edges: (B, K, rows, W)."""
+    first = passes[0].out.logits
+    total = first.new_zeros(first.shape[0], first.shape[1], stop - start, width)
+    weights = first.new_zeros(stop - start, width)
+    for run in passes:
+        window = run.window
+        upper, lower = max(start, window.top), min(stop, window.top + window.height)
+        if upper >= lower:
+            continue
+        weight = edge_weights(window.height, overlap, first)[upper - window.top : lower - window.top, None]
+        weight = weight * edge_weights(window.width, overlap, first)  # (rows, w)
+        scores = _rows(run, upper - window.top, lower - window.top).softmax(dim=1)  # (B, K, rows, w)
+        columns = slice(window.left, window.left + window.width)
+        total[:, :, upper - start : lower - start, columns] += scores * weight
+        weights[upper - start : lower - start, columns] += weight
+    return total.div_(weights)
