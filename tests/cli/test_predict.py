@@ -10,8 +10,9 @@ from small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg import models
-from featherseg.cli.predict import predict, unique_names
+from featherseg.cli.predict import predict
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
+from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.runs import save_weights, write_info
 

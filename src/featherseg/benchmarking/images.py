@@ -11,7 +11,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import SegmentationData, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
 from featherseg.data.labelled_images import LabelledImages
 from featherseg.recipe import DataTable
@@ -74,7 +74,7 @@ def write_images(folder: Path, size: Size, channels: int, batch: int, data: Segm
     resized = [_resized(source[i].image, size, channels) for i in places]
     files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(resized)]
     of = f"{counted(len(files), 'image')} of {data.name}" if data else f"{counted(len(files), 'synthetic image')}"
-    description = f"{of}{'' if data else ' (shapes val)'}, brought to {size[0]}x{size[1]}"
+    description = f"{of}{'' if data else ' (shapes val)'}, brought to {size_text(size)}"
     return Images(tuple(files[i % len(files)] for i in range(count)), description)
 
 

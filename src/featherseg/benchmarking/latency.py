@@ -24,7 +24,7 @@ from featherseg.benchmarking.statistics import speedup
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Progress, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 from featherseg.inference.runtimes import Runtime
 
 STARTS, ROUNDS = 5, 8
@@ -116,7 +116,7 @@ def time_side_by_side(
     a size below 1, RunError with the message of a model that could not be run.
     """
     if min(size) < 1:
-        raise ConfigError(f"size = {size[0]}x{size[1]}: expected a height and a width of at least 1 pixel.")
+        raise ConfigError(f"size = {size_text(size)}: expected a height and a width of at least 1 pixel.")
     threads, starts = torch.get_num_threads(), []
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
         images = [_image(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]

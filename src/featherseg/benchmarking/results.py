@@ -14,7 +14,7 @@ from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_o
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 from featherseg.data.labelled_images import LabelledImages
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
@@ -36,7 +36,7 @@ class Setting:
 
     def __str__(self) -> str:
         batch = "" if self.batch == 1 else f", batch of {self.batch}"
-        return f"{self.size[0]}x{self.size[1]}{batch}, {counted(self.threads, 'thread')}"
+        return f"{size_text(self.size)}{batch}, {counted(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from featherseg import models
 from featherseg.benchmarking.builds import EAGER, TUNED
 from featherseg.core.errors import ConfigError, DataNotFound, RunError, did_you_mean, unknown
+from featherseg.core.files import short_names
 from featherseg.core.types import ClassInfo, Size
 from featherseg.data.palettes import default_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
@@ -103,7 +104,9 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
         if not any(path.samefile(file) for file in known.files):
             known = BenchmarkModel(known.name, known.run, (*known.files, path), known.builds)
         runs[owner.source] = known
-    return _with_own_names(list(runs.values()))
+    found = list(runs.values())
+    names = short_names([Path(model.source) if model.run else Path(model.name) for model in found])
+    return [replace(model, name=name) for model, name in zip(found, names, strict=True)]
 
 
 def variants_of(timed: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[Variant]:
@@ -114,7 +117,7 @@ def variants_of(timed: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[
         for build in builds:
             if model.builds or build in (EAGER, TUNED):
                 rows.append(Variant(prefix + build, build, model, build=build))
-        for file, short in zip(model.files, _short_names(model.files), strict=True):
+        for file, short in zip(model.files, short_names(model.files, skip=EXPORTS), strict=True):
             rows.append(Variant(prefix + short, short, model, file=file))
     return rows
 
@@ -167,15 +170,3 @@ def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
             f"Name the run it was exported from as well: featherseg benchmark RUN {file}"
         )
     return named[0]
-
-
-def _short_names(files: Sequence[Path]) -> list[str]:
-    """File names; with the folder in front where two are alike."""
-    names = [file.name for file in files]
-    return [n if names.count(n) == 1 else f"{f.parent.name}/{n}" for f, n in zip(files, names, strict=True)]
-
-
-def _with_own_names(timed: list[BenchmarkModel]) -> list[BenchmarkModel]:
-    """Models of one name (two runs of one folder name) get their paths."""
-    names = [n.name for n in timed]
-    return [n if names.count(n.name) == 1 else BenchmarkModel(n.source, n.run, n.files, n.builds) for n in timed]

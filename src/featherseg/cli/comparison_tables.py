@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featherseg.core.wording import json_text, one_line
+from featherseg.core.wording import json_text, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -39,8 +39,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print("\nthese files, whatever the models:")
         _print_differences(console, comparison.files.differences, comparison.files.names, comparison.classes)
     if comparison.timing and len(comparison.timing.names) > 1:
-        height, width = comparison.size
-        console.print(f"\nlatency at {height}x{width}, {comparison.timing.machine}:")
+        console.print(f"\nlatency at {size_text(comparison.size)}, {comparison.timing.machine}:")
         for ratio in comparison.timing.ratios():
             console.print(escape(one_line(f"  {ratio.message(comparison.timing.names)}")))
 

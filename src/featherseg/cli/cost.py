@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.options import AsJson, parse_size
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, size_text
 
 if TYPE_CHECKING:
     from featherseg.counting.cost import Cost
@@ -48,7 +48,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     height, width = result.size
     console.print(f"{result.model}, {height}x{width} pixels, {result.classes} classes: {result.params:,} parameters")
     if result.counted_size != result.size:
-        padded = "x".join(map(str, result.counted_size))
+        padded = size_text(result.counted_size)
         console.print(f"The model pads {height}x{width} to {padded}: the padded size is counted.")
     here = [row for row in rows if (row.size, row.classes) == (result.size, result.classes)]
     printed: dict[str, str] = {row.convention: str(row.gmacs) for row in here}
@@ -68,7 +68,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
         console.print(table)
     messages = [
         f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs {_way(row)} "
-        f"at {'x'.join(map(str, row.size))}, {row.classes} classes."
+        f"at {size_text(row.size)}, {row.classes} classes."
         for row in rows
     ]
     for message in dict.fromkeys(messages):  # rows that differ in their accuracy alone say it once

@@ -3,7 +3,7 @@
 from typing import Any
 
 from featherseg.cli.options import AsJson
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, size_text
 
 
 def models(
@@ -25,7 +25,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from featherseg.counting.catalogue import CLASSES, SIZE
 
     table = Table(
-        title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {SIZE[0]}x{SIZE[1]}",
+        title=f"Parameters at {CLASSES} classes; GMACs by the convention macs at {size_text(SIZE)}",
         title_justify="left",
     )
     for heading in ("model", "backbone", "params M", "GMACs", "ImageNet weights", "paper"):

@@ -24,7 +24,7 @@ from featherseg.cli.options import (
 )
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
-from featherseg.core.wording import one_line
+from featherseg.core.wording import one_line, size_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def predict(
     files = find_images([path for path in paths if path not in moving.paths], output)
     inference = parse_inference(window, scales, tta, resize)
     from featherseg.cli.terminal import Console
-    from featherseg.core.files import check_folder
+    from featherseg.core.files import check_folder, unique_names
     from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
@@ -176,20 +176,6 @@ def find_images(paths: list[Path], output: Path) -> list[Path]:
     return files
 
 
-def unique_names(files: list[Path]) -> list[str]:
-    """Each file's name without its ending; where several share one, the later ones are numbered: photo, photo-2."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for file in files:
-        name, number = file.stem, 1
-        while name.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
-            number += 1
-            name = f"{file.stem}-{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
 class ReadableOnly:
     """Reads images one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
 
@@ -241,7 +227,7 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
         for done, result in enumerate(predictor(iter(readable)), start=1):
             name, file = readable.given[done - 1]
             out.save(result, name, file)
-            console.print(f"{escape(one_line(name))}: {result.mask.shape[0]}x{result.mask.shape[1]}, {result.how}")
+            console.print(f"{escape(one_line(name))}: {size_text(result.mask.shape)}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
                 _print_shares(console, result)
@@ -268,7 +254,7 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
         return False
     model = escape(one_line(predictor.runtime.name))
     console.print(
-        f"[yellow]hint[/] {model} was trained on images of {trained[0]}x{trained[1]}; "
+        f"[yellow]hint[/] {model} was trained on images of {size_text(trained)}; "
         f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
     )
     return True

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featherseg.core.errors import ConfigError, DataError
-from featherseg.core.wording import counted, one_line
+from featherseg.core.wording import counted, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.core.types import Progress, Size
+    from featherseg.core.types import Progress
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.video.segmentation import VideoResult
 
@@ -103,6 +103,7 @@ class Moving:
 
 def find_moving(paths: Sequence[Path], output: Path, submission: str | None) -> Moving:
     """The videos and the camera among `paths`. Raises ConfigError where they or `output` do not go together."""
+    from featherseg.core.files import unique_names
     from featherseg.inference.video.read import VIDEO_SUFFIXES, is_video
 
     cameras = [path for path in paths if camera_name(str(path)) is not None]
@@ -114,7 +115,7 @@ def find_moving(paths: Sequence[Path], output: Path, submission: str | None) -> 
         raise ConfigError(f"{cameras[0]} is recorded by itself and into a file: name it, as in -o {cameras[0]}.mp4.")
     if one_file and not cameras and (len(videos), len(paths)) != (1, 1):
         raise ConfigError(f"-o {output} names a video, which one video or a camera becomes. Name a folder for these.")
-    targets = [output] if one_file else [output / f"{name}_overlay.mp4" for name in _unique_names(videos)]
+    targets = [output] if one_file else [output / f"{name}_overlay.mp4" for name in unique_names(videos)]
     return Moving(
         videos=tuple(videos),
         camera=camera_name(str(cameras[0])) if cameras else None,
@@ -133,12 +134,6 @@ def camera_name(path: str) -> str | None:
 def masks_folder(target: Path) -> Path:
     """Where the masks of `target` go: clip_seg.mp4 -> clip_seg_masks."""
     return target.with_name(f"{target.stem}_masks")
-
-
-def _unique_names(videos: Sequence[Path]) -> list[str]:
-    from featherseg.cli.predict import unique_names
-
-    return unique_names(list(videos))
 
 
 def _written(target: Path) -> Path:
@@ -185,7 +180,7 @@ def _print_result(console: Console, result: VideoResult, target: Path, masks: Pa
     sound = "; its sound is left out" if facts.sound else ""
     again = f"; the first {result.resumed} were there already" if result.resumed else ""
     console.print(
-        f"{escape(one_line(str(target)))}: {result.frames} frames, {_in_words(facts.size)}, "
+        f"{escape(one_line(str(target)))}: {result.frames} frames, {size_text(facts.size)}, "
         f"{float(facts.rate):.4g} frames/s, {result.how}{sound}{again}"
     )
     if masks:
@@ -218,10 +213,6 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
             recording = record(predictor, camera, target, stop, progress)
     finally:
         signal.signal(signal.SIGINT, before)
-    console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {_in_words(recording.size)}")
+    console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {size_text(recording.size)}")
     if recording.dropped:
         console.print(f"{counted(recording.dropped, 'frame')} came while the model was busy: left out")
-
-
-def _in_words(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -5,7 +5,6 @@ Runs that differ in nothing but their seed are runs of one model.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.files import short_names
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
@@ -77,7 +77,7 @@ def open_candidates(names: Sequence[str], device: str = "cpu") -> list[Candidate
     if len(names) < 2:
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
     opened = [_open(name, device) for name in names]
-    labels, called = _labels(opened), short_names([Path(name) for name in names])
+    labels, called = _labels(opened), short_names([Path(name) for name in names], skip=EXPORTS)
     candidates = [
         Candidate(name, one.path, one.runtime, one.run, one.model, labels[one.model], one.init)
         for name, one in zip(called, opened, strict=True)
@@ -122,21 +122,6 @@ def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1))
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path, and as many parts before it as it takes to tell it from the others.
-
-    A run's folder of exported files counts for nothing: runs/yard/export/model.onnx is yard/model.onnx.
-    """
-    tails = [_tails([part for part in path.parts if part != EXPORTS]) for path in paths]
-    taken = Counter(tail for own in tails for tail in own)
-    return [next((t for t in own if taken[t] == 1), str(path)) for own, path in zip(tails, paths, strict=True)]
-
-
-def _tails(parts: Sequence[str]) -> list[str]:
-    """("a", "b", "c") -> c, b/c, a/b/c."""
-    return ["/".join(parts[init:]) for init in range(len(parts) - 1, -1, -1)]
-
-
 @dataclass(frozen=True)
 class _Opened:
     path: Path
@@ -169,25 +154,25 @@ def _labels(opened: Sequence[_Opened]) -> dict[str, str]:
     An exported file is called by its path, as far as it takes.
     """
     firsts = {one.model: one for one in reversed(opened)}
-    tails = dict(zip(firsts, short_names([one.path for one in firsts.values()]), strict=True))
+    tails = dict(zip(firsts, short_names([one.path for one in firsts.values()], skip=EXPORTS), strict=True))
     of_model: dict[str, dict[str, Run]] = {}  # model -> model -> its first run
     for key, one in firsts.items():
         if one.run:
             of_model.setdefault(one.run.recipe.model.name, {})[key] = one.run
     labels = dict(tails)
     for model, runs in of_model.items():
-        told = _told_apart(runs) or tails
-        labels |= {key: model if len(runs) == 1 else f"{model} ({told[key]})" for key in runs}
+        apart = _settings_apart(runs) or tails
+        labels |= {key: model if len(runs) == 1 else f"{model} ({apart[key]})" for key in runs}
     return labels
 
 
-def _told_apart(runs: dict[str, Run]) -> dict[str, str]:
-    """The settings that tell trainings of one model apart, in words; none where these are many, or do not."""
+def _settings_apart(runs: dict[str, Run]) -> dict[str, str]:
+    """The settings in which trainings of one model differ, as text; none where these are many, or do not differ."""
     settings = {key: _settings(run) for key, run in runs.items()}
     names = sorted({name for values in settings.values() for name in values})
     differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
-    words = {key: ", ".join(f"{name}={values.get(name)}" for name in differing) for key, values in settings.items()}
-    return words if len(differing) <= MOST_SETTINGS and len(set(words.values())) == len(runs) else {}
+    texts = {key: ", ".join(f"{name}={values.get(name)}" for name in differing) for key, values in settings.items()}
+    return texts if len(differing) <= MOST_SETTINGS and len(set(texts.values())) == len(runs) else {}
 
 
 def _refuse_copies(candidates: Sequence[Candidate]) -> None:

@@ -11,7 +11,8 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -277,3 +278,28 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
+
+
+def short_names(paths: Sequence[Path], skip: str = "") -> list[str]:
+    """The last part of each path, and as many parts before it as it takes to tell it from the others.
+
+    Folders called `skip` count for nothing: of "export", runs/yard/export/model.onnx is yard/model.onnx.
+    """
+    parts = [[part for part in path.parts if part != skip] for path in paths]
+    tails = [["/".join(own[start:]) for start in range(len(own) - 1, -1, -1)] for own in parts]  # c, b/c, a/b/c
+    taken = Counter(tail for own in tails for tail in own)
+    return [next((t for t in own if taken[t] == 1), str(path)) for own, path in zip(tails, paths, strict=True)]
+
+
+def unique_names(files: Iterable[Path]) -> list[str]:
+    """Each file's name without its ending; where several share one, the later ones are numbered: photo, photo-2."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 1
+        while name.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names

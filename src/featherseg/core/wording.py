@@ -3,6 +3,7 @@
 import codecs
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 _DIRECTION_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -14,6 +15,11 @@ ESCAPES = "featherseg-escapes"
 def counted(number: int, noun: str) -> str:
     """(1, "image") -> `1 image`, (3, "image") -> `3 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size_text(size: Iterable[int]) -> str:
+    """(512, 1024) -> `512x1024`, height first."""
+    return "x".join(map(str, size))
 
 
 def visible(text: str) -> str:

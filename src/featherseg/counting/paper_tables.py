@@ -7,6 +7,7 @@ from typing import Any
 
 from featherseg.core.errors import unknown
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 from featherseg.counting.cost import CONVENTIONS
 from featherseg.counting.deeplab import beside_deeplabv3
 from featherseg.counting.paper_counts import (
@@ -181,7 +182,7 @@ def _words(counts: Sequence[Count], met: Sequence[Count]) -> str:
     words, before = [], None
     for one in shown:
         setting = (one.size, one.classes)
-        where = "" if setting == before else f", {one.size[0]}x{one.size[1]}, {one.classes} classes"
+        where = "" if setting == before else f", {size_text(one.size)}, {one.classes} classes"
         arithmetic = f" = {one.arithmetic}" if one.arithmetic else ""
         words.append(f"{one.value:.3f}{arithmetic} ({one.by}{where})")
         before = setting

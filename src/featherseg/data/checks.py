@@ -11,10 +11,11 @@ import numpy as np
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Progress
+from featherseg.core.wording import size_text
 from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
-from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size, size_text
+from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.propose import Proposal, propose
 from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency

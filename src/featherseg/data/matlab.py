@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.wording import size_text
 
 _HEADER = 128
 _START = 512  # bytes of a matrix within which its size and its name stand
@@ -101,7 +102,7 @@ def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
 def _whole_numbers(stored: np.ndarray, max_pixels: int) -> np.ndarray:
     """The same numbers as uint8, uint16 or int64 in this machine's byte order."""
     if stored.size > max_pixels:
-        raise ValueError(f"{stored.shape[0]}x{stored.shape[1]} is more than the limit of {max_pixels:,} pixels")
+        raise ValueError(f"{size_text(stored.shape)} is more than the limit of {max_pixels:,} pixels")
     with np.errstate(invalid="ignore"):  # not a number
         whole = stored.astype(np.int64, order="C")
     if not np.array_equal(whole, stored):

@@ -9,6 +9,7 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, DataFacts, Sample
+from featherseg.core.wording import size_text
 from featherseg.data.images import LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
 
@@ -197,8 +198,3 @@ def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
 def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
     """What to say of a mask that does not cover its image; sizes are (height, width)."""
     return f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
-
-
-def size_text(size: tuple[int, ...]) -> str:
-    """(360, 480) -> `360x480`."""
-    return f"{size[0]}x{size[1]}"

@@ -4,6 +4,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE
+from featherseg.core.wording import size_text
 from featherseg.kernels import joint_counts
 from featherseg.kernels.confusion import refuse_outside
 
@@ -26,8 +27,8 @@ class Confusion:
         """Add one image, both (H, W) integers. Raises DataError where the label holds a value outside 0..K-1, 255."""
         if label.shape != prediction.shape:
             raise DataError(
-                f"the prediction is {_size(prediction)}, its label {_size(label)} (height x width): "
-                f"expected a prediction of the truth's size."
+                f"the prediction is {size_text(prediction.shape)}, its label {size_text(label.shape)} (height x "
+                f"width): expected a prediction of the label's size."
             )
         k = self.classes
         counts, outside = joint_counts(_bytes(label), _bytes(prediction), k)  # (K + 1, K + 1), the last: no class
@@ -83,7 +84,3 @@ def _mean(values: np.ndarray) -> float:
     """Mean of the values that are not NaN, summed in their order as cityscapesscripts does; NaN where there is none."""
     known = values[~np.isnan(values)]
     return float(np.add.accumulate(known)[-1] / known.size) if known.size else float("nan")
-
-
-def _size(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.errors import DataError, unknown
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 
 RULES = ("coco", "bdd100k")
 
@@ -184,12 +184,13 @@ def _runs(ground_truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray,
     for name, ids in (("truth", ground_truth), ("prediction", prediction)):
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
-                f"the ids of the {name} are {ids.dtype} of shape {_size(ids)}: expected whole numbers (height, width)."
+                f"the ids of the {name} are {ids.dtype} of shape {size_text(ids.shape)}: expected whole "
+                f"numbers (height, width)."
             )
     if ground_truth.shape != prediction.shape:
         raise DataError(
-            f"the prediction is {_size(prediction)}, its ground truth {_size(ground_truth)} (height x width): "
-            f"expected a prediction of the truth's size."
+            f"the prediction is {size_text(prediction.shape)}, its ground truth {size_text(ground_truth.shape)} "
+            f"(height x width): expected a prediction of the ground truth's size."
         )
     t, p = ground_truth.ravel(), prediction.ravel()
     starts = np.flatnonzero(np.concatenate([[t.size > 0], (t[1:] != t[:-1]) | (p[1:] != p[:-1])]))
@@ -271,7 +272,3 @@ def _few(ids: Any) -> str:
     """`1, 2, 3, 4, 5, ...`"""
     ids = list(ids)
     return ", ".join(map(str, ids[:SHOWN_IDS])) + ", ..." * (len(ids) > SHOWN_IDS)
-
-
-def _size(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape))

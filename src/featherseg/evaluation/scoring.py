@@ -15,6 +15,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import Progress, SegmentationData
+from featherseg.core.wording import size_text
 from featherseg.counting.published import Comparison
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
@@ -125,8 +126,8 @@ def evaluate_predictions(
             label, prediction = data.label(index), read_mask(file)  # (H, W), (H, W) raw values
             if prediction.shape != label.shape:
                 raise DataError(
-                    f"{file} is {'x'.join(map(str, prediction.shape))}, but the mask of {key!r} is "
-                    f"{'x'.join(map(str, label.shape))} (height x width). Expected one class index a pixel, full size."
+                    f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is "
+                    f"{size_text(label.shape)} (height x width). Expected one class index a pixel, full size."
                 )
             yield key, label, prediction
 

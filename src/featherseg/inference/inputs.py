@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from featherseg.core.errors import DataError
+from featherseg.core.wording import size_text
 from featherseg.data.images import read_image
 
 KNOWN = (
@@ -108,5 +109,5 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
             f"channel{'s' * (channels != 1)}.{hint}"
         )
     if 0 in pixels.shape:
-        raise DataError(f"an image of size {pixels.shape[0]}x{pixels.shape[1]} (height x width) has no pixels.")
+        raise DataError(f"an image of size {size_text(pixels.shape)} (height x width) has no pixels.")
     return pixels

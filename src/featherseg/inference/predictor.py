@@ -15,6 +15,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
+from featherseg.core.wording import size_text
 from featherseg.data.images import image_size
 from featherseg.inference import draw
 from featherseg.inference.draw_panoptic import overlay_panoptic
@@ -68,7 +69,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         image = base64.b64encode(self._repr_png_()).decode()
-        title = f"{self.name}: {self.mask.shape[0]}x{self.mask.shape[1]}, {self.how}"
+        title = f"{self.name}: {size_text(self.mask.shape)}, {self.how}"
         return f'<figure><img src="data:image/png;base64,{image}"><figcaption>{escape(title)}</figcaption></figure>'
 
     def probabilities(self) -> np.ndarray:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
+from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
 from featherseg.layers.resize import resize_factor
 
@@ -29,11 +30,11 @@ class InferenceSettings:
         if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
             raise ConfigError(f"scales = {list(self.scales)}: expected at least one factor from 0.001 to 10.")
         if self.window is not None and min(self.window) < 32:
-            raise ConfigError(f"window = {_text(self.window)}: expected at least 32x32 pixels (height x width).")
+            raise ConfigError(f"window = {size_text(self.window)}: expected at least 32x32 pixels (height x width).")
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
         if self.resize is not None and not 1 <= self.resize[0] <= self.resize[1]:
-            raise ConfigError(f"resize = {_text(self.resize)}: expected the short side first, at least 1 pixel.")
+            raise ConfigError(f"resize = {size_text(self.resize)}: expected the short side first, at least 1 pixel.")
 
     def factors(self, size: Size) -> tuple[float, ...]:
         """What an image of `size` is resized by before the model, one factor a scale."""
@@ -41,8 +42,8 @@ class InferenceSettings:
 
     def __str__(self) -> str:
         """For reports: "whole, fitted to 512x2048, flip, scales 0.75 1.0"."""
-        parts = ["whole" if self.window is None else f"windows of {_text(self.window)}"]
-        parts += [f"fitted to {_text(self.resize)}"] if self.resize else []
+        parts = ["whole" if self.window is None else f"windows of {size_text(self.window)}"]
+        parts += [f"fitted to {size_text(self.resize)}"] if self.resize else []
         parts += ["flip"] if self.flip else []
         parts += [f"scales {' '.join(map(str, self.scales))}"] if self.scales != (1.0,) else []
         return ", ".join(parts)
@@ -60,7 +61,3 @@ def check_panoptic(inference: InferenceSettings) -> None:
             f"a panoptic model runs once, on the whole image, not on {inference}: objects of several passes are not "
             f"put together. An image that is too large for the memory can be shrunk with --max-side."
         )
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -6,6 +6,7 @@ import torch
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, check_panoptic
 from featherseg.inference.sliding_window import windows
@@ -73,7 +74,7 @@ def plan(
     """
     if runtime.panoptic:
         check_panoptic(inference)
-    fitted = f", fitted to {inference.resize[0]}x{inference.resize[1]}" if inference.resize else ""
+    fitted = f", fitted to {size_text(inference.resize)}" if inference.resize else ""
     budget = Budget(memory_gb, share)
     pixels = _pixels_that_fit(runtime, size, inference, budget, largest)
     if inference.window is None:
@@ -119,7 +120,7 @@ def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings,
     needed = max(kept * area + run * least, ends * area)
     if needed > budget.free:
         raise ConfigError(
-            f"{budget.memory_gb:g} GB of memory is too little for an image of {size[0]}x{size[1]} (height x width) "
+            f"{budget.memory_gb:g} GB of memory is too little for an image of {size_text(size)} (height x width) "
             f"with {runtime.name}: allow at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or shrink the "
             f"image."
         )

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from featherseg.core.files import load_json, write_text
-from featherseg.core.wording import counted, one_line
+from featherseg.core.wording import counted, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
 from featherseg.runs import ENVIRONMENT, Run, build_model
@@ -27,7 +27,7 @@ def card(run: Run) -> str:
         f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
         "",
         f"- Licence: {_text(info.licence)}",
-        f"- Images: {info.image_size[0]}x{info.image_size[1]} (height x width), {info.channels} channels",
+        f"- Images: {size_text(info.image_size)} (height x width), {info.channels} channels",
         f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
     ]
     if not run.imported:

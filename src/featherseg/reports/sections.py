@@ -11,6 +11,7 @@ from typing import Any
 
 from featherseg.core.errors import RunError
 from featherseg.core.types import Color
+from featherseg.core.wording import size_text
 from featherseg.counting.cost import CONVENTIONS, Cost
 from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
@@ -50,7 +51,7 @@ def head(e: Evidence) -> str:
         "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
         "boundary F, %": percent(_number(e.scores, "boundary_f")),
         "parameters": f"{e.cost.params / 1e6:.2f} M",
-        f"GMACs (“macs”), {_size(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
+        f"GMACs (“macs”), {size_text(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
         "classes": str(len(e.run.classes)),
     }
     cells = "".join(f'<div class="figure"><dd>{v}</dd><dt>{escape(k)}</dt></div>' for k, v in figures.items())
@@ -150,7 +151,7 @@ def cost(e: Evidence) -> str:
     rows = [(name, f"{p.params:,}", f"{p.macs / 1e9:.3f}") for name, p in e.cost.parts.items()]
     total = ("total", f"{e.cost.params:,}", f"{e.cost.macs['macs'] / 1e9:.3f}")
     parts = _table(
-        f"For one image of {_size(e.cost.counted_size)} (height x width). GMACs by the convention "
+        f"For one image of {size_text(e.cost.counted_size)} (height x width). GMACs by the convention "
         f"“macs”: {CONVENTIONS['macs']}.",
         ("part", "parameters", "GMACs"),
         rows,
@@ -206,7 +207,7 @@ def _quantised(found: Mapping[str, Any]) -> str:
 def _parity_table(found: Mapping[str, Any], allowed: str) -> str:
     rows = [
         (
-            _size((row["height"], row["width"])),
+            size_text((row["height"], row["width"])),
             str(row["batch"]),
             f"{row['max_error']:.1e}",
             f"{row['relative_error']:.1e}",
@@ -379,10 +380,6 @@ def _objects(e: Evidence) -> Mapping[str, Any] | None:
 def _where(scores: Mapping[str, Any] | None) -> str:
     named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
     return f" on {' '.join(named)}" if named else ""
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _swatch(color: Color) -> str:

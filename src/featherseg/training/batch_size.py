@@ -12,7 +12,7 @@ from torch import Tensor
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
 
@@ -53,7 +53,7 @@ def check_memory(net: SegmentationModel, recipe: Recipe, say: Callable[[str], No
     fixed = copies * sum(p.numel() * p.element_size() for p in net.parameters())
     image = saved_bytes(net, crop)
     least, likely = (fixed + own * image * factors[settings.precision] for factors in (LEAST, LIKELY))
-    takes = f"a step of {counted(own, 'image')} of {crop[0]}x{crop[1]} takes"
+    takes = f"a step of {counted(own, 'image')} of {size_text(crop)} takes"
     free = f"{available / 1e9:.1f} GB are free on {device}"
     if least > available:
         fitting = int((available - fixed) / (image * LIKELY[settings.precision]))

@@ -15,6 +15,7 @@ from featherseg.core.errors import ConfigError, ExportError
 from featherseg.core.files import parse_json
 from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput
+from featherseg.core.wording import size_text
 from featherseg.layers.resize import pad_images
 from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
 
@@ -110,7 +111,7 @@ class FileRuntime(ABC):
         if self.fixed_size not in (None, size):
             height, width = self.fixed_size or size
             raise ExportError(
-                f"{self.name} takes images of {height}x{width} (height x width) alone, not of {size[0]}x{size[1]}: "
+                f"{self.name} takes images of {height}x{width} (height x width) alone, not of {size_text(size)}: "
                 f"its kind of file has no other sizes. Resize the image, or export the model as onnx, for any size."
             )
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)

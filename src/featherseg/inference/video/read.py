@@ -16,6 +16,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound, TooLarge, near_path, require
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 """Endings (in lower case) of the files that are taken for videos."""
@@ -256,6 +257,6 @@ def _is_cover(stream: Any) -> bool:
 def _check_bound(path: Path, size: Size) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise TooLarge(
-            f"{path} is too large: frames of {size[0]}x{size[1]} (height x width) have {size[0] * size[1]:,} pixels, "
+            f"{path} is too large: frames of {size_text(size)} (height x width) have {size[0] * size[1]:,} pixels, "
             f"the limit is {MAX_PIXELS:,}. Write it smaller first."
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, require
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 from featherseg.inference.video.read import PURPOSE
 
 SEGMENT_SUFFIX = ".nut"
@@ -89,7 +90,7 @@ def check_format(format: VideoFormat) -> None:
     if max(format.size) > longest:
         other = " Write .webm, which takes more." if format.suffix == ".mp4" else ""
         raise DataError(
-            f"frames of {format.size[0]}x{format.size[1]} (height x width) are too long for {format.suffix}: "
+            f"frames of {size_text(format.size)} (height x width) are too long for {format.suffix}: "
             f"its sides go up to {longest} pixels.{other}"
         )
 
