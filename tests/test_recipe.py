@@ -11,6 +11,7 @@ from featherseg.recipe import (
     AugmentTable,
     DataTable,
     LossTable,
+    PanopticTable,
     RecipeFile,
     TrainTable,
     parse_recipe,
@@ -126,3 +127,12 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     (tmp_path / "bad.toml").write_text("[model\n")
     with pytest.raises(ConfigError, match="no valid TOML"):
         parse_recipe(read_recipe(str(tmp_path / "bad.toml")))
+
+
+def test_what_a_recipe_leaves_out_is_what_the_field_usually_takes():
+    train, augment, panoptic = TrainTable(epochs=1), AugmentTable(), PanopticTable()
+    # "poly" with 0.9 and momentum 0.9: DeepLab (Chen et al., TPAMI 2018), Sec. 4.1; AdamW's 0.01 is torch's
+    assert (train.power, train.momentum, train.weight_decay, train.warmup_steps) == (0.9, 0.9, 0.01, 0)
+    assert (train.precision, train.accumulate, train.ema, train.keep) == ("fp32", 1, 0.0, "best")
+    assert (augment.scale, augment.crop, augment.flip, augment.category_ratio) == ((1.0, 1.0), None, 0.0, 1.0)  # off
+    assert (panoptic.threshold, panoptic.kernel, panoptic.top_k) == (0.1, 7, 200)  # Panoptic-DeepLab, Sec. 3.3
