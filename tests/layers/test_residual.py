@@ -4,12 +4,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from featherseg.exporters.parity import perturb
+from featherseg.layers.official_keys import rename_block
 from featherseg.layers.residual import (
     basic_block,
     bottleneck,
     open_basic_stage,
     open_bottleneck_stage,
-    rename_block,
     start_kaiming,
 )
 

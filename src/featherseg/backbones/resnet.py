@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from featherseg.layers.conv import replace_strides
 from featherseg.layers.model import Backbone
-from featherseg.layers.residual import OFFICIAL_PARTS, ResidualBlock, basic_block, bottleneck, conv_norm, start_kaiming
+from featherseg.layers.official_keys import BLOCK_PARTS
+from featherseg.layers.residual import ResidualBlock, basic_block, bottleneck, conv_norm, start_kaiming
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 """Channels of the 3x3 convolutions of each stage."""
@@ -102,9 +103,9 @@ def _rename(key: str, last_norm: int) -> str:
     if key.startswith("conv1."):
         return key.replace("conv1.", "stem.0." if last_norm == 1 else "stem.")
     match = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", key)
-    if match is None or match[3] not in OFFICIAL_PARTS:
+    if match is None or match[3] not in BLOCK_PARTS:
         return key
-    return f"stages.{int(match[1]) - 1}.{match[2]}.{OFFICIAL_PARTS[match[3]]}.{match[4]}"
+    return f"stages.{int(match[1]) - 1}.{match[2]}.{BLOCK_PARTS[match[3]]}.{match[4]}"
 
 
 def build_resnet(name: str) -> ResNet:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from featherseg.layers.model import Backbone
+from featherseg.layers.official_keys import rename_start
 
 
 class StagedBackbone(Backbone):
@@ -40,14 +41,6 @@ class StagedBackbone(Backbone):
         kind, number, block_of, block, rest = match.groups()
         if kind == "norm":
             return f"stages.{int(number) - 1}.norm.{rest}"
-        if kind == "patch_embed":
-            found = replace_start(rest, self.official_embed)
-            return key if found is None else f"stages.{int(number) - 1}.{found}"
-        found = replace_start(rest, self.official_block)
-        return key if found is None else f"stages.{int(block_of) - 1}.blocks.{block}.{found}"
-
-
-def replace_start(key: str, names: Mapping[str, str]) -> str | None:
-    """`key` with what it begins with replaced as `names` has it; None where no name fits."""
-    start = next((name for name in names if key.startswith(name)), None)
-    return None if start is None else names[start] + key.removeprefix(start)
+        names = self.official_embed if kind == "patch_embed" else self.official_block
+        place = f"stages.{int(number) - 1}" if kind else f"stages.{int(block_of) - 1}.blocks.{block}"
+        return f"{place}.{rename_start(rest, names)}" if rest.startswith(tuple(names)) else key

@@ -91,25 +91,3 @@ def start_kaiming(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-OFFICIAL_PARTS = {
-    "conv1": "branch.0",
-    "bn1": "branch.1",
-    "conv2": "branch.3",
-    "bn2": "branch.4",
-    "conv3": "branch.6",
-    "bn3": "branch.7",
-    "downsample.0": "shortcut.0",
-    "downsample.1": "shortcut.1",
-}
-"""Names inside a block, torchvision's and of those who follow it -> ours."""
-
-
-def rename_block(key: str) -> str:
-    """`0.conv1.weight` -> `0.branch.0.weight`; a key that is not of a residual block stays as it is."""
-    block, _, leaf = key.rpartition(".")
-    for theirs, ours in OFFICIAL_PARTS.items():
-        if block == theirs or block.endswith(f".{theirs}"):
-            return f"{block.removesuffix(theirs)}{ours}.{leaf}"
-    return key

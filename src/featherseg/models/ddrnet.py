@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
-from featherseg.layers.residual import conv_norm, open_basic_stage, open_bottleneck_stage, rename_block, start_kaiming
+from featherseg.layers.residual import conv_norm, open_basic_stage, open_bottleneck_stage, start_kaiming
 from featherseg.layers.resize import resize
 
 
@@ -108,7 +109,7 @@ class DualResolution(Backbone):
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used)."""
         parts = official_parts(len(self.dual))
-        return {_rename(key, parts): value for key, value in state.items()}, []
+        return {rename_start(key, parts, ("layer",)): value for key, value in state.items()}, []
 
 
 class DDRNetConfig(ModelConfig):
@@ -155,7 +156,7 @@ class DDRNet(SegmentationModel):
         """
         own = official_parts(len(self.trunk.dual))
         parts = {theirs: f"backbone.{ours}" for theirs, ours in own.items()} | OFFICIAL_DECODER
-        renamed = {_rename(key, parts): value for key, value in state.items()}
+        renamed = {rename_start(key, parts, ("layer",)): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
 
@@ -196,12 +197,3 @@ OFFICIAL_DECODER = {
     **{f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
 }
 """How the authors' other keys begin -> how ours begin."""
-
-
-def _rename(key: str, parts: Mapping[str, str]) -> str:
-    """`layer3_.0.conv1.weight` -> `dual.0.fine.0.branch.0.weight`; others stay as they are."""
-    for theirs, ours in parts.items():
-        if key.startswith(theirs):
-            rest = key.removeprefix(theirs)
-            return ours + (rename_block(rest) if theirs.startswith("layer") else rest)
-    return key

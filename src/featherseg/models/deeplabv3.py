@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import RegionMean
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -110,7 +111,7 @@ class DeepLabV3(SegmentationModel):
         """torchvision's key names -> ours; -> (renamed state, keys that are not used: its auxiliary head)."""
         renamed, unused, rest = self.rename_backbone(state)
         auxiliary = [key for key in rest if key.startswith("aux_classifier.")]
-        renamed |= {_rename(key): value for key, value in rest.items() if key not in auxiliary}
+        renamed |= {rename_start(key, OFFICIAL_PARTS): value for key, value in rest.items() if key not in auxiliary}
         return renamed, unused + auxiliary
 
 
@@ -142,11 +143,3 @@ OFFICIAL_PARTS = {
     "classifier.4.": "classifier.",
 }
 """How torchvision's keys begin -> how ours begin."""
-
-
-def _rename(key: str) -> str:
-    """`classifier.0.convs.1.0.weight` -> `aspp.branches.1.0.weight`; others stay as they are."""
-    for theirs, ours in OFFICIAL_PARTS.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, pooled_scales
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.residual import (
@@ -24,7 +25,6 @@ from featherseg.layers.residual import (
     conv_norm,
     open_basic_stage,
     open_bottleneck_stage,
-    rename_block,
     start_kaiming,
 )
 from featherseg.layers.resize import resize
@@ -174,7 +174,7 @@ class ThreeBranches(Backbone):
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used)."""
-        return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
+        return {rename_start(key, OFFICIAL_BACKBONE, ("layer",)): value for key, value in state.items()}, []
 
 
 class PIDNetConfig(ModelConfig):
@@ -234,7 +234,7 @@ class PIDNet(SegmentationModel):
         A file without the auxiliary heads, as they are made for inference, leaves ours as they are.
         """
         parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
-        renamed = {_rename(key, parts): value for key, value in state.items()}
+        renamed = {rename_start(key, parts, ("layer",)): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
 
@@ -281,12 +281,3 @@ OFFICIAL_DECODER = {
     **{f"seghead_d.{theirs}": f"aux_heads.aux_d.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
 }
 """How the authors' other keys begin -> how ours begin."""
-
-
-def _rename(key: str, parts: Mapping[str, str]) -> str:
-    """`layer3_.0.conv1.weight` -> `details.0.0.branch.0.weight`; others stay as they are."""
-    for theirs, ours in parts.items():
-        if key.startswith(theirs):
-            rest = key.removeprefix(theirs)
-            return ours + (rename_block(rest) if theirs.startswith("layer") else rest)
-    return key

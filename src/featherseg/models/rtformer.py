@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.precision import at_least_fp32, autocast_off
-from featherseg.layers.residual import basic_block, conv_norm, open_basic_stage, rename_block, start_kaiming
+from featherseg.layers.residual import basic_block, conv_norm, open_basic_stage, start_kaiming
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -301,8 +302,4 @@ def _rename(key: str, parts: Mapping[str, str]) -> str:
     for theirs, ours in PADDLE_STATISTICS.items():
         if key.endswith(theirs):
             key = key.removesuffix(theirs) + ours
-    for theirs, ours in parts.items():
-        if key.startswith(theirs):
-            rest = key.removeprefix(theirs)
-            return ours + (rename_block(rest) if theirs in RESIDUAL else rest)
-    return key
+    return rename_start(key, parts, RESIDUAL)

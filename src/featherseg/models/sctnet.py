@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from featherseg.layers.external_attention import ConvFeedForward, double_normalise
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
-from featherseg.layers.residual import conv_norm, open_basic_stage, rename_block, start_kaiming
+from featherseg.layers.residual import conv_norm, open_basic_stage, start_kaiming
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -116,7 +117,7 @@ class SingleBranch(Backbone):
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used)."""
-        return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
+        return {rename_start(key, OFFICIAL_BACKBONE, RESIDUAL): value for key, value in state.items()}, []
 
 
 class SCTNetConfig(ModelConfig):
@@ -168,7 +169,7 @@ class SCTNet(SegmentationModel):
         parts |= OFFICIAL_CONTEXT
         for place, own in ((decoder, "head."), ("auxiliary_head.0.", "aux_heads.aux.")):
             parts |= {place + theirs: own + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()}
-        renamed = {_rename(k, parts): v for k, v in state.items() if not k.startswith(OFFICIAL_TEACHER)}
+        renamed = {rename_start(k, parts, RESIDUAL): v for k, v in state.items() if not k.startswith(OFFICIAL_TEACHER)}
         return self.with_own_aux_heads(renamed), teacher
 
 
@@ -219,14 +220,5 @@ OFFICIAL_CLASSIFIER = {"conv_seg." if part == "conv2." else part: ours for part,
 OFFICIAL_TEACHER = "auxiliary_head.1."
 """How the keys of the SegFormer begin."""
 
-RESIDUAL = ("layer1.", "layer2.", "layer3.")
+RESIDUAL = tuple(f"{at}layer{i}." for at in ("", "backbone.") for i in (1, 2, 3))
 """Stages of residual blocks."""
-
-
-def _rename(key: str, parts: Mapping[str, str]) -> str:
-    """`layer1.0.conv1.bias` -> `quarter.0.branch.0.bias`; others stay as they are."""
-    for theirs, ours in parts.items():
-        if key.startswith(theirs):
-            rest = key.removeprefix(theirs)
-            return ours + (rename_block(rest) if theirs.endswith(RESIDUAL) else rest)
-    return key

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from featherseg.layers.conv import convolve
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
@@ -396,19 +397,13 @@ def _rename(key: str, first_transformer: int) -> str:
         return f"stages.{stage}.residuals.{layer}.layers.{match[3]}"
     if match := re.fullmatch(r"trans(\d)\.transformer_blocks\.(\d+)\.(.+)", key):
         stage = first_transformer + int(match[1]) - 1
-        return f"stages.{stage}.blocks.{match[2]}.{_replace_start(match[3], OFFICIAL_BLOCK)}"
+        return f"stages.{stage}.blocks.{match[2]}.{rename_start(match[3], OFFICIAL_BLOCK)}"
     return key
 
 
 def _rename_head(key: str) -> str:
     """`decode_head.fuse1.global_act.bn.bias` -> `fuse.0.gate.norm.bias`; others stay as they are."""
-    key = _replace_start(key.removeprefix("decode_head."), OFFICIAL_HEAD).replace(".bn.", ".norm.")
+    key = rename_start(key.removeprefix("decode_head."), OFFICIAL_HEAD).replace(".bn.", ".norm.")
     for theirs, ours in OFFICIAL_FUSION.items():
         key = key.replace(f".{theirs}", f".{ours}")
     return key
-
-
-def _replace_start(key: str, names: Mapping[str, str]) -> str:
-    """`key` with what it begins with replaced, where `names` has that."""
-    start = next((name for name in names if key.startswith(name)), "")
-    return names.get(start, "") + key.removeprefix(start)

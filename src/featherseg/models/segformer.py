@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.resize import resize
 
 
@@ -76,7 +77,8 @@ class SegFormer(SegmentationModel):
                 unused.append(key)
             else:
                 linear = key.startswith(OFFICIAL_PROJECT) and value.dim() == 2
-                renamed[_rename(key)] = value[:, :, None, None] if linear else value  # (D, C_i) -> (D, C_i, 1, 1)
+                value = value[:, :, None, None] if linear else value  # (D, C_i) -> (D, C_i, 1, 1)
+                renamed[rename_start(key, OFFICIAL_PARTS)] = value
         return renamed, unused
 
 
@@ -97,11 +99,3 @@ OFFICIAL_PARTS = {
     "decode_head.linear_pred.": "classifier.",
 }
 """How the published keys begin -> how ours begin."""
-
-
-def _rename(key: str) -> str:
-    """`decode_head.linear_c4.proj.bias` -> `decoder.project.3.bias`; others stay as they are."""
-    for theirs, ours in OFFICIAL_PARTS.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.backbones.staged import StagedBackbone, replace_start
+from featherseg.backbones.staged import StagedBackbone
 from featherseg.backbones.van import EXPANSIONS, LAYER_SCALE, FeedForward
 from featherseg.layers.conv import convolve
 from featherseg.layers.folding import fold_shortcut
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
 from featherseg.layers.scale import LayerScale
@@ -308,7 +309,7 @@ class SegNeXt(SegmentationModel):
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
         renamed, unused, rest = self.rename_backbone(state)
-        return renamed | {replace_start(key, OFFICIAL_HEAD) or key: value for key, value in rest.items()}, unused
+        return renamed | {rename_start(key, OFFICIAL_HEAD): value for key, value in rest.items()}, unused
 
 
 PAPER = "SegNeXt, arXiv:2209.08575"

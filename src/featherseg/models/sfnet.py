@@ -19,6 +19,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
@@ -92,10 +93,12 @@ class SFNet(SegmentationModel):
 
         A file without auxiliary heads, as their network without fpn_dsn has it, leaves ours as they are.
         """
-        trunk = {_rename(key): value for key, value in state.items() if not key.startswith("head.")}
+        renamed: dict[str, Tensor] = {}
+        trunk: dict[str, Tensor] = {}
+        for key, value in state.items():
+            (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = value
         own, unused = self.backbone.rename_official(trunk)
-        renamed = {f"backbone.{key}": value for key, value in own.items()}
-        renamed |= {_rename(key): value for key, value in state.items() if key.startswith("head.")}
+        renamed |= {f"backbone.{key}": value for key, value in own.items()}
         return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
 
 
@@ -120,11 +123,3 @@ OFFICIAL_PARTS = {
     "head.conv_last.1.": "classifier.",
 }
 """How the authors' keys begin -> how ours begin."""
-
-
-def _rename(key: str) -> str:
-    """`head.fpn_in.0.0.weight` -> `decoder.lateral.0.0.weight`; others stay as they are."""
-    for theirs, ours in OFFICIAL_PARTS.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
