@@ -47,7 +47,7 @@ def test_a_run_from_before_its_model_had_auxiliary_heads_still_loads(tmp_path):
     ],
 )
 def test_what_a_training_started_from_is_told(tmp_path, loaded, start):
-    assert open_run(folder(tmp_path / "run", loaded=loaded)).start == start
+    assert open_run(folder(tmp_path / "run", loaded=loaded)).init == start
 
 
 def test_a_training_that_can_go_on_is_unfinished_until_its_curve_is_drawn(tmp_path):

@@ -34,7 +34,7 @@ from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.model import SegmentationModel
 from featherseg.reports.record import check_recordable, record
 from featherseg.reports.run_report import Report, write_report
-from featherseg.runs import Run, build_model, find_run, load_run
+from featherseg.runs import Run, find_run, load_run, open_run
 
 
 def evaluate(
@@ -190,7 +190,7 @@ def cost(model: SegmentationModel | Run | str, size: Size = (1024, 2048), classe
         ConfigError: The size or the number of classes cannot be.
     """
     if isinstance(model, Run):
-        return cost_of(build_model(model.info), model.recipe.model.name, size)
+        return cost_of(model.untrained_model(), model.recipe.model.name, size)
     return cost_by_name(model, size, classes) if isinstance(model, str) else cost_of(model, type(model).__name__, size)
 
 
@@ -207,7 +207,7 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
     Raises:
         RunError: There is no such run, or a file in it is damaged.
     """
-    return write_report(run.path if isinstance(run, Run) else find_run(run), _path(out))
+    return write_report(run if isinstance(run, Run) else open_run(find_run(run)), _path(out))
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -9,14 +9,15 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherseg import models
 from featherseg._version import __version__
@@ -24,9 +25,11 @@ from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
 from featherseg.core.files import load_json, read_lines, write_bytes, write_json
+from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_new_names
 from featherseg.core.types import ClassInfo, Color
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.own_model import as_model
 from featherseg.recipe import ImageSize, Recipe, Weights
 
 FORMAT_VERSION = 2
@@ -73,14 +76,19 @@ class RunInfo(Config):
     threads: Annotated[int, Field(ge=1, le=4096)]  # of torch on the CPU: other numbers give other bits
     found: list[str] | None = None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
+    objects: tuple[str, ...] = ()  # what training was given as objects, not names: model, data, loss, augment
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, opened. `model` is the trained model: eval mode, fp32, on the CPU."""
+    """A run folder, opened. `model` is the trained model: eval mode, fp32, on the CPU.
+
+    own_model: where training was given a model of one's own, such a model, whatever its weights.
+    """
 
     path: Path
     info: RunInfo
+    own_model: SegmentationModel | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -142,10 +150,36 @@ class Run:
             )
         state = read_state(path)
         kept = sum(tensor.numel() for tensor in state.values())
-        model = build_model(self.info, most_parameters=4 * kept)  # auxiliary heads are not always kept
+        model = self.untrained_model(4 * kept)  # auxiliary heads are not always kept
         state = model.with_own_aux_heads(state)  # a model may have got such heads since
         load_exactly(model, state, path)
         return model.eval()
+
+    def untrained_model(self, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
+        """The model before its weights. Raises ConfigError above `most_parameters`, RunError without own_model."""
+        if "model" not in self.info.objects:
+            return build_model(self.info, most_parameters)
+        if self.own_model is None:
+            raise RunError(
+                f"{self.path} is of a model of one's own, {self.recipe.model.name}, which its folder does not hold: "
+                f"pass model=, as in featherseg.load_run({str(self.path)!r}, model={self.recipe.model.name}(...))."
+            )
+        return deepcopy(self.own_model)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: where it is, its record (resolved.json), and every evaluation."""
+        return {"path": str(self.path), **self.info.model_dump(mode="json"), "evaluations": self.evaluations()}
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.recipe.model.name,
+            "data": f"{self.recipe.data.shown} ({self.recipe.data.train_split})",
+            "classes": ", ".join(row.name for row in self.info.classes),
+            "weights": self.init or f"imported from {self.imported}",
+            "licence": self.licence,
+        }
+        rows = [(f"mIoU % on {e.get('data')} {e.get('split')}", percent(e.get("miou"))) for e in self.evaluations()]
+        return html_table(f"Run {self.name}", ("", ""), [*facts.items(), *rows])
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every line of evaluations.jsonl, oldest first."""
@@ -170,7 +204,7 @@ def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Pat
         raise WeightsError(f"{source}: {error}") from None
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
     file = path / RESOLVED
     if not path.is_dir():
@@ -191,16 +225,27 @@ def open_run(path: Path) -> Run:
             f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this is {__version__}, "
             f"which reads formats up to {FORMAT_VERSION}. Update with: pip install --upgrade featherseg"
         )
-    return Run(path, parse(RunInfo, with_new_names(values) if version < FORMAT_VERSION else values, str(file)))
+    info = parse(RunInfo, with_new_names(values) if version < FORMAT_VERSION else values, str(file))
+    return Run(path, info, own_model)
 
 
-def load_run(name: str | Path) -> Run:
+def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
     """Open a run by its path, or by name among those that come with featherseg or lie in $FEATHERSEG_HOME.
 
-    Raises RunError. One line names the licence where the weights may not be used freely, and one says so where they
-    have seen synthetic scenes alone.
+    One line of the log names the licence where the weights may not be used freely, and one says so where they have seen
+    synthetic scenes alone.
+
+    Args:
+        name: A run folder, or the name of one.
+        model: Of a run whose model was given as an object: such an object, whatever its weights.
+
+    Returns:
+        Run: its record, and on demand `model` with the trained weights.
+
+    Raises:
+        RunError: There is no such run, or its record is damaged.
     """
-    run = open_run(find_run(name))
+    run = open_run(find_run(name), None if model is None else as_model(model))
     if run.shipped:
         log.warning("%s has learned from synthetic street scenes alone: on photographs it is often wrong", run.name)
     if any(word in run.licence.lower() for word in RESTRICTED):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featherseg.api import report
 from featherseg.core.old_names import with_new_names
 from featherseg.counting import published
 from featherseg.inference.runtimes import open_file
 from featherseg.reports.card import card
 from featherseg.reports.record import times_scored
-from featherseg.reports.run_report import write_report
 from featherseg.runs import open_run
 
 FORMAT_1 = Path(__file__).parents[1] / "golden" / "format-1"
@@ -57,7 +57,7 @@ def test_examples_that_an_older_run_drew_are_in_its_report(old_run):
         (run.path / "pictures" / f"best-1-{panel}.webp").write_bytes(f"webp of {panel}".encode())
     row = {"name": "best-1", "key": "seen before", "miou": 0.5}
     (run.path / "pictures" / "examples.json").write_text(json.dumps([row]))
-    assert "seen before" in write_report(run.path, run.path / "report.html").read_text()
+    assert "seen before" in report(run.path, run.path / "report.html").path.read_text()
 
 
 def test_camvid_s_part_for_choosing_a_recipe_has_its_new_name():

@@ -10,13 +10,13 @@ import pytest
 from golden_make import GOLDEN
 from small_run import small_info
 
+from featherseg.api import report
 from featherseg.core.files import append_line
 from featherseg.core.types import ClassInfo
 from featherseg.counting.cost import CONVENTIONS, cost
 from featherseg.counting.published import compare, published
 from featherseg.recipe import Convention, ModelTable, PaperTable, parse_recipe, read_recipe, shipped_recipes
 from featherseg.reports.card import card
-from featherseg.reports.run_report import write_report
 from featherseg.runs import Run, open_run, write_info
 
 RECIPES = {name: parse_recipe(read_recipe(name)) for name in shipped_recipes()}
@@ -149,7 +149,7 @@ def test_a_model_with_settings_of_its_own_is_not_the_row_s(run):
 def test_card_and_report_show_the_row_beside_the_run_s_figures(run):
     look(run, 0.5234)
     assert "| mIoU on shapes val, %, 3 images | 50.0 | 52.34 | +2.34 |" in card(run)
-    page = write_report(run.path).path.read_text()
+    page = report(run.path).path.read_text()
     assert "The paper beside ours" in page
     assert '<td class="number">+2.34</td>' in page
     assert "Table 9 &lt;of&gt; a paper" in page
@@ -160,4 +160,4 @@ def test_without_a_row_card_and_report_say_nothing_of_papers(tmp_path):
     write_info(tmp_path, small_info((ClassInfo("a", (1, 2, 3)),)))
     assert compare(open_run(tmp_path)) is None
     assert "Published" not in card(open_run(tmp_path))
-    assert "The paper beside ours" not in write_report(tmp_path).path.read_text()
+    assert "The paper beside ours" not in report(tmp_path).path.read_text()

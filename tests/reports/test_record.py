@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from small_run import small_info
 
+from featherseg.api import report
 from featherseg.core.errors import RunError
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports import examples
 from featherseg.reports.record import record, times_scored
-from featherseg.reports.run_report import write_report
 from featherseg.runs import open_run, write_info
 
 
@@ -87,7 +87,7 @@ def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_
         (run.path / f"{name}.tmp").symlink_to(victim)
         (run.path / name).symlink_to(victim)
     record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
-    write_report(run.path)
+    report(run.path)
     assert victim.read_text() == "precious"
     assert "mIoU" in (run.path / "card.md").read_text()
 

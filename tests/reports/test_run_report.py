@@ -10,13 +10,13 @@ from PIL import Image
 from small_run import small_info
 
 from featherseg import FeathersegError
+from featherseg.api import report
 from featherseg.core.files import append_line, write_json
 from featherseg.core.types import ClassInfo, Sample, SegOutput
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.examples import PANELS
 from featherseg.reports.record import record
-from featherseg.reports.run_report import write_report
 from featherseg.reports.sections import most_mixed, row_shares
 from featherseg.runs import open_run
 
@@ -123,7 +123,7 @@ def text_of(page: str) -> str:
 
 
 def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
-    page = write_report(run).path.read_text()
+    page = report(run).path.read_text()
     Page(page)
     for sentence in ("No step was logged yet.", "Not scored yet:", "None drawn yet:", "Not exported yet:"):
         assert sentence in page
@@ -131,7 +131,7 @@ def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
 
 
 def test_a_full_run_shows_its_figures(full):
-    text = text_of(write_report(full).path.read_text())
+    text = text_of(report(full).path.read_text())
     for words in ("55.0", "61.5", "3.7", "research only", "97x131", "2.0e-05", "street.onnx (onnx, 15.0 MB)"):
         assert words in text
     assert "host.cpus 2" in text
@@ -141,7 +141,7 @@ def test_a_full_run_shows_its_figures(full):
 
 
 def test_the_page_loads_nothing_and_runs_nothing(full):
-    page = write_report(full).path.read_text()
+    page = report(full).path.read_text()
     tags = Page(page).tags
     assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "embed", "base", "form"}
     links = [a[key] for _, a in tags for key in ("src", "href") if key in a]
@@ -152,14 +152,14 @@ def test_the_page_loads_nothing_and_runs_nothing(full):
 
 
 def test_hostile_names_are_text(full):
-    page = write_report(full).path.read_text()
+    page = report(full).path.read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not any(attribute.startswith("on") for _, attributes in Page(page).tags for attribute in attributes)
 
 
 def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
-    page = write_report(full).path.read_text()
+    page = report(full).path.read_text()
     tags = Page(page).tags
     assert page.count("<caption>") == page.count("<table")
     assert page.count("<title>") == page.count("<svg") + 1
@@ -179,7 +179,7 @@ def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
 
 
 def test_the_report_can_go_elsewhere(full, tmp_path):
-    assert write_report(full, tmp_path / "pages" / "a.html").path.parent.name == "pages"
+    assert report(full, tmp_path / "pages" / "a.html").path.parent.name == "pages"
     assert not (full / "report.html").exists()
 
 
@@ -196,7 +196,7 @@ def test_the_report_can_go_elsewhere(full, tmp_path):
 def test_a_damaged_file_is_named(full, file, content):
     (full / file).write_text(content)
     with pytest.raises(FeathersegError, match=file):
-        write_report(full)
+        report(full)
 
 
 def test_rows_of_the_confusion_are_shares_of_the_true_pixels():

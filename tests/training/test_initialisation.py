@@ -10,7 +10,7 @@ from featherseg.core.errors import WeightsError
 from featherseg.core.types import ClassInfo
 from featherseg.layers.position_bias import PositionBias
 from featherseg.recipe import ModelTable, parse_recipe, read_recipe
-from featherseg.training import start, train
+from featherseg.training import initialisation, train
 from featherseg.training.initialisation import carry_over, class_keys
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
@@ -108,10 +108,10 @@ def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkey
         seen.append((name, first.in_channels, {m.how for m in backbone.modules() if isinstance(m, PositionBias)}))
         return {"file": f"{name}.pth"}
 
-    monkeypatch.setattr(start, "load_pretrained", load)
+    monkeypatch.setattr(initialisation, "load_pretrained", load)
     options = {"position_resize": "two-dimensional"}
     recipe = parse_recipe(read_recipe("cgrseg-t"))
     recipe = recipe.model_copy(update={"model": ModelTable(name="cgrseg-t", pretrained=True, **options)})
     net = models.build("cgrseg-t", 2, channels=4, options=options)
-    start.starting_weights(net, recipe, None, OTHERS[:2])
+    initialisation.starting_weights(net, recipe, None, OTHERS[:2])
     assert seen == [("efficientformerv2-s1", 3, {"two-dimensional"})]

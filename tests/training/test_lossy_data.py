@@ -8,7 +8,7 @@ from PIL import Image
 from small_training import Silent, request
 
 from featherseg.data import open_dataset
-from featherseg.data.cache_index import RAW, Form
+from featherseg.data.cache_index import RAW, Storage
 from featherseg.data.cache_write import prepare_data
 from featherseg.data.shapes import CLASSES
 from featherseg.training import train
@@ -36,15 +36,15 @@ def streets(tmp_path: Path) -> str:
     return str(folder / "dataset.toml")
 
 
-@pytest.mark.parametrize("form", [RAW, Form(80)])
-def test_a_run_says_that_its_images_were_jpegs_and_nothing_of_lossless_ones(streets, tmp_path, monkeypatch, form):
+@pytest.mark.parametrize("storage", [RAW, Storage(80)])
+def test_a_run_says_that_its_images_were_jpegs_and_nothing_of_lossless_ones(streets, tmp_path, monkeypatch, storage):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     for split in ("train", "val"):
-        prepare_data(streets, split, form=form)
+        prepare_data(streets, split, storage=storage)
     reporter = Silent()
     run = train(request(*SETTINGS, data=streets), tmp_path / "run", reporter)
     environment, card = json.loads((run.path / "environment.json").read_text()), (run.path / "card.md").read_text()
-    if form == RAW:
+    if storage == RAW:
         assert "prepared_data" not in environment
         assert "JPEG" not in card
         return

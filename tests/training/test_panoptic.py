@@ -26,7 +26,8 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.recipe import LossTable, parse_recipe, read_recipe
 from featherseg.training import Request, train
-from featherseg.training.prepare import check_objects
+from featherseg.training.objects import Objects
+from featherseg.training.prepare import check_instances
 
 NAME = "frm-lite0-panoptic"
 
@@ -185,15 +186,15 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
     recipe = parse_recipe(read_recipe(NAME))
     net, classes = models.build(NAME, 8), open_dataset("shapes", "train", size=1).classes
     with pytest.raises(ConfigError, match="labels does not say which pixels are of one object"):
-        check_objects(recipe, net, Labels(classes, None))
+        check_instances(recipe, net, Labels(classes, None), Objects())
     objects = Labels(classes, np.ones((256, 512), np.int32))
-    check_objects(recipe, net, objects)
+    check_instances(recipe, net, objects, Objects())
     with pytest.raises(ConfigError, match="labels does not say which pixels are of one object"):
-        check_objects(recipe, net, Labels(classes[:4], objects.instances))
+        check_instances(recipe, net, Labels(classes[:4], objects.instances), Objects())
     contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
     with pytest.raises(ConfigError, match=r"loss\.contrast is not part of the loss of a panoptic model"):
-        check_objects(contrasted, net, objects)
+        check_instances(contrasted, net, objects, Objects())
     for key, value in (("hardest", 0.2), ("center_sigma", 3)):
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
         with pytest.raises(ConfigError, match=rf"loss\.{key} is of panoptic models"):
-            check_objects(foreign, models.build("frm-lite0", 8), objects)
+            check_instances(foreign, models.build("frm-lite0", 8), objects, Objects())

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from small_training import Silent, request
 
 from featherseg import models
+from featherseg.api import report
 from featherseg.backbones.weights import find_pretrained, load_official
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.data.datasets.camvid import CAMVID_LICENCE
 from featherseg.models import MODELS
-from featherseg.reports.run_report import write_report
 from featherseg.runs import RESOLVED, open_run
 from featherseg.training import train
 from featherseg.training.published_weights import ImportRequest, combined_licence, import_weights, strip_prefix
@@ -126,7 +126,7 @@ def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained
     assert "trained by featherseg" not in card
     assert "epochs" not in card
     assert recipe.startswith(f"# The weights of this run were imported from 'weights.pth' (sha256 {digest}).\n")
-    page = write_report(run.path).path.read_text()
+    page = report(run.path).path.read_text()
     assert "imported from weights.pth, not trained here" in page
     assert "were not trained with them" in page
     assert "seed 0." not in page

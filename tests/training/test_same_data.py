@@ -10,7 +10,7 @@ from small_training import Killed, KilledAt, Silent, request
 
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.data import open_dataset
-from featherseg.data.cache_index import Form
+from featherseg.data.cache_index import Storage
 from featherseg.data.cache_write import prepare_data
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.training import Request, train
@@ -139,7 +139,7 @@ def test_a_run_from_before_goes_on_with_a_note_and_its_classes_are_compared(move
 
 def test_images_that_were_prepared_with_a_loss_meanwhile_are_refused(moved, monkeypatch):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
-    prepare_data(str(moved / "yard" / "dataset.toml"), "train", form=Form(60))
+    prepare_data(str(moved / "yard" / "dataset.toml"), "train", storage=Storage(60))
     with pytest.raises(DataError, match="prepared otherwise: as in their files; now 4 of 4 images as JPEG"):
         go_on(moved)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
 from featherseg.data.transforms import Augment, is_interleaved
@@ -27,7 +27,7 @@ class TrainingSamples(Dataset[Any]):
 
     A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
     instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
-    samples that are drawn by class, from the same two numbers.
+    samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
     """
 
     def __init__(
@@ -37,18 +37,20 @@ class TrainingSamples(Dataset[Any]):
         seed: int,
         class_uniform: ClassUniform | None = None,
         targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
+        before: Callable[[Sample, np.random.Generator], Sample] | None = None,
     ) -> None:
         self.data, self.augment, self.seed = data, augment, seed
-        self.class_uniform, self.targets = class_uniform, targets
+        self.class_uniform, self.targets, self.before = class_uniform, targets, before
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = place
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         if self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
+        sample = self.data[index] if self.before is None else self.before(self.data[index], rng)
         if self.targets is None:
-            return self.augment(replace(self.data[index], instances=None), rng, point)[:2]
-        crop = self.augment(self.data[index], rng, point)
+            return self.augment(replace(sample, instances=None), rng, point)[:2]
+        crop = self.augment(sample, rng, point)
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 

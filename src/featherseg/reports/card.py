@@ -7,7 +7,7 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
-from featherseg.runs import ENVIRONMENT, Run, build_model
+from featherseg.runs import ENVIRONMENT, Run
 
 
 def write_card(run: Run) -> None:
@@ -18,7 +18,7 @@ def write_card(run: Run) -> None:
 def card(run: Run) -> str:
     """The text of card.md."""
     info, recipe = run.info, run.recipe
-    model = build_model(info)
+    model = run.untrained_model()
     parameters = (count_parameters(model) - count_parameters(model.aux_heads)) / 1e6
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [

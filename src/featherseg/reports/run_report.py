@@ -20,7 +20,7 @@ from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
 from featherseg.reports.record import SCORES, times_scored
 from featherseg.reports.sections import Evidence
-from featherseg.runs import Run, build_model, open_run
+from featherseg.runs import Run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 
@@ -42,14 +42,13 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
-def write_report(run_path: Path, output: Path | None = None) -> Report:
+def write_report(run: Run, output: Path | None = None) -> Report:
     """Write the report of a run folder to `output`, by default RUN/report.html; -> where it is, and what it lacks.
 
-    That of a run which comes with the package goes to the working folder. Raises RunError where there is no run, or a
-    file in it is damaged.
+    That of a run which comes with the package goes to the working folder. Raises RunError where a file in it is
+    damaged.
     """
-    run = open_run(run_path)
-    path, evidence = output or (Path() if run.shipped else run_path) / REPORT, gather(run)
+    path, evidence = output or (Path() if run.shipped else run.path) / REPORT, gather(run)
     write_text(path, report_html(evidence))
     missing = [f"not scored: featherseg evaluate {run.spelling}"] if evidence.scores is None else []
     missing += [] if evidence.parity else [f"not exported: featherseg export {run.spelling}"]
@@ -64,7 +63,7 @@ def gather(run: Run) -> Evidence:
         scores=read_scores(run),
         test_evaluations=times_scored(run, "test"),
         parity=with_new_names(read_json(run.path / PARITY)),
-        cost=cost_of(build_model(run.info), run.recipe.model.name, run.info.image_size),
+        cost=cost_of(run.untrained_model(), run.recipe.model.name, run.info.image_size),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
         examples=read_examples(run.path),

@@ -80,7 +80,8 @@ def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classe
     state, known = _read_init(init)
     source = _best_names(model, state)
     own = model.state_dict()
-    per_class = class_keys(settings, model.classes, len(model.mean))
+    known_model = settings.name in models.MODELS  # one's own is not built again with other classes
+    per_class = class_keys(settings, model.classes, len(model.mean)) if known_model else set()
     table = KeyTable(init, dropped=sorted(set(source) - set(own)))
     for key, value in own.items():
         found = source.get(key)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,28 +25,29 @@ from torch.utils.data import DataLoader
 from featherseg.core.errors import DataError, RunError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
-from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, RunInfo, build_model, open_run
+from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run
 from featherseg.training.batch_size import check_memory
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.module import SegmentationModule
+from featherseg.training.objects import augment_sample
 from featherseg.training.prepare import (
     BEGINNINGS,
     LOCK,
     TENSORBOARD,
     Request,
+    Training,
+    begin,
     check_machine,
     new_model,
     note_loss,
     open_data,
-    prepare,
     refuse_existing,
 )
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
@@ -54,9 +55,8 @@ from featherseg.training.resume import check_same_data, data_moved, resumed_reci
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
-
-for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # adverts, and a line a checkpoint
-    logging.getLogger(f"lightning.pytorch.{part}").setLevel(logging.WARNING)
+ADVERTS = [f"lightning.pytorch.{part}" for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")]
+"""Loggers of Lightning that advertise, and say a line a checkpoint."""
 
 
 def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
@@ -65,27 +65,30 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
     Raises FeathersegError kinds before anything is written where the request cannot be right, RunError where `out`
     exists (without `resume`) or another process trains in it.
     """
-    if _rank():
+    if this_rank():
         _wait_for_rank_zero(out)
-        return _fit(out, request, reporter, resume=resume)
+        return _continue(out, request, reporter, resume=resume)
     with _locked(out, resume):
         if (out / RESOLVED).is_file():
-            run = _fit(out, request, reporter, resume=resume)
+            run = _continue(out, request, reporter, resume=resume)
         else:
             if resume:
                 reporter.message(f"there is no run at {out} yet: it starts anew")
             try:
-                prepare(request, out, reporter.message)
-                run = _fit(out, request, reporter, resume=resume)
+                training = begin(request, out, reporter.message)
+                if resume:
+                    _note_resume(training, None, reporter)
+                run = _run(training, reporter, resume_from=None)
             except Exception:
                 _remove_unbegun(out)
                 raise
-        _finish(run)
+        write_text(run.path / CURVE, curve_svg(run.metrics()))
+        write_card(run)
         reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
         return run
 
 
-def _rank() -> int:
+def this_rank() -> int:
     """This process's number in a distributed run (torchrun, SLURM, or Lightning's own children), 0 alone."""
     return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
@@ -124,8 +127,9 @@ def _wait_for_rank_zero(out: Path) -> None:
         time.sleep(0.5)
 
 
-def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Run:
-    run = open_run(out)
+def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Run:
+    """Open what a run folder says of its training, and go on from its last checkpoint, or from the start."""
+    run = open_run(out, request.objects.model)
     if run.imported:
         raise RunError(
             f"{out} was imported from {run.imported}, so there is no training to resume. To train these weights "
@@ -137,36 +141,55 @@ def _fit(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Ru
         if recipe.train.device != run.recipe.train.device:
             check_machine(recipe)
         if resume and data_moved(recipe, run):
-            check_same_data(run, *open_data(recipe), reporter.message)
+            check_same_data(run, *open_data(recipe, request.objects), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
     check_machine(recipe)
-    train_data, val_data = open_data(recipe)
-    if resume and not _rank():
-        check_same_data(run, train_data, val_data, reporter.message)
-        step = checkpoint["global_step"] if checkpoint else 0
-        append_line(out / METRICS, {"resumed_from": step})
-        reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
-        _warn_of_other_machine(run.info, recipe, reporter)
-    if not _rank():
-        note_loss(out, train_data, reporter.message)
+    train_data, val_data = open_data(recipe, request.objects)
     if checkpoint:
-        net = build_model(run.info)
+        net = run.untrained_model()
     else:
-        net, _ = new_model(recipe, run.classes, run.info.channels, run.info.loaded.get("init"), lambda text: None)
-    keep_supervised_heads(net, recipe)
-    if resume and not _rank():
+        init = run.info.loaded.get("init")
+        net, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
+    training = Training(run, recipe, train_data, val_data, net, request.objects)
+    if resume and not this_rank():
+        check_same_data(run, train_data, val_data, reporter.message)
+        _note_resume(training, checkpoint, reporter)
         check_memory(net, recipe, reporter.message)  # it may be another machine
-    steps, every = count_steps(recipe, len(train_data))
+    return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
+
+
+def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter: Reporter) -> None:
+    """Write down and say from which step it goes on, and where the machine is another than it was begun on."""
+    step = checkpoint["global_step"] if checkpoint else 0
+    append_line(training.run.path / METRICS, {"resumed_from": step})
+    reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
+    info, device, threads = training.run.info, pick_device(training.recipe.train.device).type, torch.get_num_threads()
+    if info.device not in (None, device):
+        reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
+    if info.threads != threads:
+        reporter.message(
+            f"begun with {info.threads} threads, resumed with {threads}: "
+            f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
+        )
+
+
+def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) -> Run:
+    """Make module, loss and loader of what was opened, and let Lightning take every step."""
+    run, recipe, net = training.run, training.recipe, training.net
+    if not this_rank():
+        note_loss(run.path, training.train, reporter.message)
+    keep_supervised_heads(net, recipe)
+    steps, every = count_steps(recipe, len(training.train))
     module = SegmentationModule(
         net,
-        build_loss(run.info, recipe, net),
+        build_loss(run.info, recipe, net, training.objects.loss),
         recipe.train,
         steps=steps,
-        make_loader=_loader_maker(recipe, train_data, out, steps, panoptic=net.panoptic),
+        make_loader=_loader_maker(training, steps),
     )
-    recorder = Recorder(out, val_data, recipe.train, steps=steps, every=every, reporter=reporter)
-    _run_trainer(module, recorder, recipe, out, resume_from=out / CHECKPOINT if checkpoint else None)
+    recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, reporter=reporter)
+    _run_trainer(module, recorder, recipe, run.path, resume_from=resume_from)
     return run
 
 
@@ -175,7 +198,7 @@ def _run_trainer(
 ) -> None:
     settings = recipe.train
     device = pick_device(settings.device)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer = pl.Trainer(
@@ -212,6 +235,20 @@ def _run_trainer(
                 signal.signal(signal.SIGUSR1, before)
 
 
+@contextmanager
+def _quiet(names: Sequence[str]) -> Iterator[None]:
+    """Loggers that say nothing below a warning meanwhile."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _slurm() -> list[SLURMEnvironment]:
     """SLURM's processes without what Lightning does on its signals: a checkpoint of its own, and a new job."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
@@ -241,16 +278,21 @@ def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
     return settings.epochs * an_epoch, settings.validate_every * an_epoch
 
 
-def _loader_maker(recipe: Recipe, data: SegmentationData, out: Path, steps: int, *, panoptic: bool) -> Any:
-    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on; panoptic: with targets."""
+def _loader_maker(training: Training, steps: int) -> Any:
+    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on."""
+    recipe, data = training.recipe, training.train
     settings, augment = recipe.train, recipe.augment
     assert augment.crop is not None
     assert isinstance(settings.batch_size, int)
     batch_size = settings.batch_size
-    class_uniform = open_class_uniform(out, recipe, data)
+    class_uniform = open_class_uniform(training.run.path, recipe, data)
     things = [i for i, info in enumerate(data.classes) if info.thing]
-    targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
-    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, targets)
+    targets = (
+        partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if training.net.panoptic else None
+    )
+    own = training.objects.augment
+    before = None if own is None else partial(augment_sample, own)
+    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, targets, before)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         total = steps * settings.accumulate
@@ -276,20 +318,3 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     if missing:
         raise RunError(f"{path} is no checkpoint of featherseg: it holds no {', '.join(sorted(missing))}.")
     return checkpoint
-
-
-def _warn_of_other_machine(info: RunInfo, recipe: Recipe, reporter: Reporter) -> None:
-    device, threads = pick_device(recipe.train.device).type, torch.get_num_threads()
-    if info.device not in (None, device):
-        reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
-    if info.threads != threads:
-        reporter.message(
-            f"begun with {info.threads} threads, resumed with {threads}: "
-            f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
-        )
-
-
-def _finish(run: Run) -> None:
-    """The drawn curve and the card, once the run is over."""
-    write_text(run.path / CURVE, curve_svg(run.metrics()))
-    write_card(run)

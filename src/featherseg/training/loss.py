@@ -9,14 +9,17 @@ from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, Panop
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.runs import RunInfo
+from featherseg.training.objects import LossOfLogits, OwnLoss
 
 
-def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel) -> nn.Module:
-    """The loss of the recipe; the embedding head of the contrast starts the same for the same seed.
+def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel, own: OwnLoss | None = None) -> nn.Module:
+    """The loss of the recipe, or one's own; the embedding head of the contrast starts the same for the same seed.
 
     Raises UnknownName for a loss that no installed package has, ConfigError for options that it does not take.
     """
     settings = recipe.loss
+    if own is not None:
+        return LossOfLogits(own)
     if settings.name:
         if settings.name not in LOSSES:
             raise unknown("loss", settings.name, LOSSES)

@@ -1,5 +1,6 @@
 """Everything that can be known before training is checked here, then the run folder is begun."""
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -21,38 +22,58 @@ from featherseg.data.cache import loss_of
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import LossTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RunInfo, class_rows, write_info
+from featherseg.layers.own_model import OwnModel
+from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
+from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
 from featherseg.training.batch_size import check_memory, fit_batch_size
 from featherseg.training.class_uniform import CLASS_POINTS, write_class_points
 from featherseg.training.initialisation import starting_weights
 from featherseg.training.loss import keep_supervised_heads
+from featherseg.training.objects import Objects
 from featherseg.training.optimisers import sort_parameters
 
 LOCK, TENSORBOARD = ".lock", "tensorboard"
 BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, DATA, METRICS, TENSORBOARD)
 """What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
+OBJECT_RECIPE = "frm-lite0"
+"""The recipe of a model of one's own, its [model] apart."""
+
 Say = Callable[[str], None]
 """Takes a message for the user."""
 
 
+NAMES_ALONE = Objects()
+
+
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: the arguments of `featherseg train`."""
+    """What the user asked for: the arguments of `featherseg train`, and objects in place of names."""
 
     recipe: str | None
     data: str | None = None
     data_root: Path | None = None
     init: str | None = None
     overrides: tuple[str, ...] = ()
+    objects: Objects = NAMES_ALONE
 
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
         if self.recipe is None:
             raise ConfigError("no recipe was named. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
         file = read_recipe(self.recipe)
-        return file, with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys))
+        return file, self.with_objects(with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys)))
+
+    def with_objects(self, recipe: Recipe) -> Recipe:
+        """The recipe with the names of the objects; what was published is not of them."""
+        model, data = self.objects.model, self.objects.data
+        if model is not None:
+            name = type(model.module if isinstance(model, OwnModel) else model).__name__
+            recipe = recipe.model_copy(update={"model": ModelTable(name=name, pretrained=False), "paper": None})
+        if data is not None:
+            named = recipe.data.model_copy(update={"name": data[0].name, "root": None})
+            recipe = recipe.model_copy(update={"data": named, "paper": None})
+        return recipe
 
     @property
     def data_keys(self) -> dict[str, str | None]:
@@ -71,8 +92,10 @@ def refuse_existing(out: Path) -> None:
         )
 
 
-def open_data(recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
+def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, SegmentationData]:
     """The training and the validation part. Raises ConfigError or DataError for what is missing or does not fit."""
+    if objects.data is not None:
+        return objects.data
     root = None if recipe.data.root is None else Path(recipe.data.root)
     train = open_dataset(recipe.data.name, recipe.data.train_split, root, recipe.data.train_size, exact=False)
     val = open_dataset(recipe.data.name, recipe.data.val_split, root, recipe.data.val_size)
@@ -85,16 +108,28 @@ def check_request(
     """All that can be wrong is found here; -> recipe, (train, val), model at its start, record of its weights."""
     file, recipe = request.read()
     check_machine(recipe)
-    train, val = open_data(recipe)
+    train, val = open_data(recipe, request.objects)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
-    net, loaded = new_model(recipe, train.classes, train.channels, init, say)
-    check_objects(recipe, net, train)
+    net, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
+    check_instances(recipe, net, train, request.objects)
     return file, recipe, (train, val), net, loaded
 
 
-def prepare(request: Request, out: Path, say: Say) -> None:
+@dataclass(frozen=True)
+class Training:
+    """All that a training needs, opened once: its run folder, its settings, the data, the model as it stands."""
+
+    run: Run
+    recipe: Recipe
+    train: SegmentationData
+    val: SegmentationData
+    net: SegmentationModel
+    objects: Objects
+
+
+def begin(request: Request, out: Path, say: Say) -> Training:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
     file, recipe, (train, val), net, loaded = check_request(request, say)
     size, asked = typical_size(train), recipe
@@ -118,12 +153,14 @@ def prepare(request: Request, out: Path, say: Say) -> None:
             if value in (None, "auto")
         ],
         device=pick_device(recipe.train.device).type,
+        objects=request.objects.names,
     )
     write_class_points(out, recipe, train, say)
     Fingerprint.of({"train": train, "val": val}).save(out / DATA)
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment())
     write_info(out, info)
+    return Training(Run(out, info, request.objects.model), recipe, train, val, net, request.objects)
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
@@ -160,11 +197,27 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def new_model(
-    recipe: Recipe, classes: tuple[ClassInfo, ...], channels: int, init: str | None, say: Say
+    recipe: Recipe,
+    classes: tuple[ClassInfo, ...],
+    channels: int,
+    init: str | None,
+    say: Say,
+    own: SegmentationModel | None = None,
 ) -> tuple[SegmentationModel, dict[str, Any]]:
-    """The model as training starts with it, the same for the same recipe; -> (model, record of what was loaded)."""
+    """The model as training starts with it, the same for the same recipe; -> (model, record of what was loaded).
+
+    Of a model of one's own, `own`, a copy. Raises ConfigError where it has other classes or channels than the data.
+    """
     torch.manual_seed(recipe.train.seed)
-    net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
+    if own is None:
+        net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
+    elif (own.classes, len(own.mean)) != (len(classes), channels):
+        raise ConfigError(
+            f"{recipe.model.name} is for {own.classes} classes and {len(own.mean)} channels (its `classes`, and how "
+            f"many values its `mean` has); the data have {len(classes)} and {channels}."
+        )
+    else:
+        net = copy.deepcopy(own)
     if recipe.loss.contrast and net.feature_channels is None:
         raise ConfigError(f"loss.contrast: {recipe.model.name} gives no features to contrast. Set loss.contrast=0.")
     keep_supervised_heads(net, recipe)
@@ -175,9 +228,11 @@ def new_model(
     return net, loaded
 
 
-def check_objects(recipe: Recipe, net: SegmentationModel, train: SegmentationData) -> None:
-    """Raises ConfigError where a panoptic model finds no objects to learn, or settings are not of its loss."""
+def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects) -> None:
+    """Raises ConfigError where a panoptic model finds no instances to learn, or settings are not of its loss."""
     name, default = recipe.model.name, LossTable()
+    if net.panoptic and (objects.loss or objects.augment):
+        raise ConfigError(f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own.")
     if not net.panoptic:
         if recipe.loss.hardest != default.hardest:
             raise ConfigError(f"loss.hardest is of panoptic models; {name} is none. See loss.ohem_threshold.")

@@ -19,7 +19,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import TrainTable
-from featherseg.runs import CHECKPOINT, METRICS, build_model, open_run, save_weights
+from featherseg.runs import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.module import SegmentationModule
 
 
@@ -50,7 +50,7 @@ class Recorder(Checkpoint):
     """Writes the run folder while it trains. Its state (the best score, what is over) travels in the checkpoint."""
 
     def __init__(
-        self, run: Path, val: SegmentationData, settings: TrainTable, *, steps: int, every: int, reporter: Reporter
+        self, run: Run, val: SegmentationData, settings: TrainTable, *, steps: int, every: int, reporter: Reporter
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every  # of the whole run, and between validations
@@ -89,23 +89,22 @@ class Recorder(Checkpoint):
             self._judge(step, record)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
-            append_line(self.run / METRICS, record)
+            append_line(self.run.path / METRICS, record)
             self.reporter.step(step, self.steps, record)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in record.items() if isinstance(v, float)}, step)
         if save:
-            trainer.save_checkpoint(self.run / CHECKPOINT)
+            trainer.save_checkpoint(self.run.path / CHECKPOINT)
             self.saved_at = time.monotonic()
 
     def _validate(self, step: int, module: SegmentationModule) -> dict[str, Any]:
         """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
-        run = open_run(self.run)
         state = {key: value.detach().clone() for key, value in module.kept_state().items()}
-        model = build_model(run.info)
+        model = self.run.untrained_model()
         model.load_state_dict(state)
-        recipe = run.recipe
+        recipe = self.run.recipe
         runtime = TorchRuntime(
-            model, run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=module.device
+            model, self.run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=module.device
         )
         scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.progress)
         objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}
@@ -115,7 +114,7 @@ class Recorder(Checkpoint):
             "val_iou": [number(value) for value in scores.iou],
         }
         if self.settings.keep == "last" or _judged(record) > self.best:
-            save_weights(self.run, state)
+            save_weights(self.run.path, state)
         return record
 
     def _judge(self, step: int, record: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import DATASETS
 from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.data.pairs import NamedData
-from featherseg.recipe import Recipe, override_recipe, with_absolute_paths
+from featherseg.recipe import ModelTable, Recipe, override_recipe, with_absolute_paths
 from featherseg.runs import DATA, Run
-from featherseg.training.prepare import Request, Say
+from featherseg.training.prepare import OBJECT_RECIPE, Request, Say
 
 FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
 """Settings that may be others than the run was begun with."""
@@ -26,9 +26,19 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     """
     own = with_absolute_paths(run.recipe)
     if request.recipe is None:
-        asked = with_absolute_paths(override_recipe(own, str(run.path), request.overrides, **request.data_keys))
+        named = own  # a recipe whose model has a name in the catalogue
+        if "model" in run.info.objects:
+            named = own.model_copy(update={"model": ModelTable(name=OBJECT_RECIPE)})
+        asked = with_absolute_paths(override_recipe(named, str(run.path), request.overrides, **request.data_keys))
+        asked = request.with_objects(asked)
     else:
         _, asked = request.read()
+    given, needed = request.objects.names, run.info.objects
+    if given != needed:
+        these = " and ".join(f"{name}=" for name in needed) or "none"
+        raise ConfigError(
+            f"{run.path} was begun with {these} as objects, and {', '.join(given) or 'none'} came now: pass {these}."
+        )
     mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
     open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
     same = FREE | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
@@ -88,7 +98,8 @@ def _places(own: Recipe, asked: Recipe) -> set[str]:
 def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:
     """Every setting by its key, those of the model too; what was published only where the request speaks of it."""
     published = set() if any(text.startswith("paper.") for text in request.overrides) else {"paper"}
-    model = models.configure(recipe.model.name, recipe.model.options).model_dump()
+    own = request.objects.model is not None
+    model = {} if own else models.configure(recipe.model.name, recipe.model.options).model_dump()
     return _flat({"model": model}) | _flat(recipe.model_dump(exclude=published))
 
 

@@ -1,0 +1,60 @@
+"""A module of one's own as a model: what training, scoring and export ask of a model, taken from a plain nn.Module."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import SegOutput
+from featherseg.layers.model import Backbone, SegmentationModel
+from featherseg.layers.resize import pad_images
+
+
+class OwnModel(SegmentationModel):
+    """`module` with normalised images (B, channels, H, W) -> logits (B, classes, h, w), or a SegOutput.
+
+    The module states `classes`, `mean` and `std` (one value a channel, in units of 0..255); where it has them also
+    `align_corners` of its logits, `size_divisor` and `minimum_size` in pixels, which its images are padded to, and
+    `backbone`, the part that learns at `train.backbone_lr`. Raises ConfigError naming what it does not state.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        lacking = [name for name in ("classes", "mean", "std") if not hasattr(module, name)]
+        if lacking:
+            raise ConfigError(
+                f"{type(module).__name__} states no {', '.join(lacking)}. A model of one's own states `classes`, its "
+                f"number of classes, and `mean` and `std`, one value a channel in units of 0..255, to normalise with."
+            )
+        stated: Any = module
+        self.module = stated
+        self.classes = int(stated.classes)
+        self.mean, self.std = tuple(map(float, stated.mean)), tuple(map(float, stated.std))
+        for name in ("align_corners", "size_divisor", "minimum_size"):
+            setattr(self, name, getattr(module, name, getattr(self, name)))
+
+    @property
+    def backbone(self) -> Any:  # type: ignore[override]
+        """The part that has a learning rate of its own; one without parameters where the module names none."""
+        return _OwnBackbone(getattr(self.module, "backbone", None))
+
+    def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
+        """(B, channels, H, W) of any size -> logits (B, classes, h, w), and what they cover."""
+        image_size = (images.shape[2], images.shape[3])
+        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
+        out = self.module(images)
+        return out if isinstance(out, SegOutput) else SegOutput(out, image_size, padded_size, self.align_corners)
+
+
+class _OwnBackbone(Backbone):
+    def __init__(self, module: nn.Module | None) -> None:
+        super().__init__()
+        self.module = module
+
+    def rename_official(self, state: Any) -> tuple[dict[str, Tensor], list[str]]:
+        return dict(state), []
+
+
+def as_model(module: nn.Module) -> SegmentationModel:
+    """`module` itself where it is a model of featherseg's kind, else an OwnModel of it."""
+    return module if isinstance(module, SegmentationModel) else OwnModel(module)

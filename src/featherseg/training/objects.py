@@ -1,0 +1,66 @@
+"""Objects of one's own in a training: a model, a dataset, a loss, an augmentation, in place of what a recipe names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import Sample, SegmentationData, SegOutput
+from featherseg.layers.model import SegmentationModel
+from featherseg.layers.resize import to_image
+
+OwnLoss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, K, H, W) at the labels' size, labels (B, H, W) int64, 255 = ignore) -> scalar."""
+
+OwnAugmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""(image (H, W, C), label (H, W) uint8, generator) -> (image, label), of the same types: before the recipe's crop."""
+
+PROTOCOL = ("name", "classes", "channels", "licence", "keys", "label", "__len__", "__getitem__")
+"""What a dataset has, see core.types.SegmentationData."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was given as an object; None = what the recipe names. data: the training and the validation part.
+
+    Raises ConfigError for a dataset that lacks something.
+    """
+
+    model: SegmentationModel | None = None
+    data: tuple[SegmentationData, SegmentationData] | None = None
+    loss: OwnLoss | None = None
+    augment: OwnAugmentation | None = None
+
+    def __post_init__(self) -> None:
+        for part in self.data or ():
+            if lacking := [name for name in PROTOCOL if not hasattr(part, name)]:
+                raise ConfigError(
+                    f"{type(part).__name__} is no dataset: it has no {', '.join(lacking)}. featherseg.core.types."
+                    f"SegmentationData says what a dataset offers; one of two parts is given as data=(train, val)."
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which of them were given."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+
+class LossOfLogits(nn.Module):
+    """A loss of one's own, called with logits at the labels' size."""
+
+    def __init__(self, loss: OwnLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, out: SegOutput, labels: Tensor, *targets: Any) -> Tensor:
+        """A model's output, labels (B, H, W) int64 -> scalar."""
+        return self.loss(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+
+
+def augment_sample(augment: OwnAugmentation, sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample with the image and the label that `augment` makes of its own."""
+    image, label = augment(sample.image, sample.label, rng)
+    return replace(sample, image=np.ascontiguousarray(image), label=np.ascontiguousarray(label))
