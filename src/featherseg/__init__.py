@@ -11,7 +11,7 @@ from featherseg.core.errors import FeathersegError
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
-    from featherseg.api import check, cost, evaluate, predict, report
+    from featherseg.api import check, cost, evaluate, predict, report, train
     from featherseg.backbones.weights import load_official
     from featherseg.benchmarking.session import benchmark
     from featherseg.comparison.comparison import compare
@@ -37,6 +37,7 @@ _HOMES = {
     "Predictor": "featherseg.inference.predictor",
     "report": "featherseg.api",
     "sweep": "featherseg.comparison.sweeps",
+    "train": "featherseg.api",
 }
 _FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")
 
@@ -59,6 +60,7 @@ __all__ = [
     "predict",
     "report",
     "sweep",
+    "train",
 ]
 
 

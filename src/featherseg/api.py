@@ -5,18 +5,24 @@ Each opens what it is given, calls the folder that does the work, and returns a 
 is worth knowing on the way goes to the logger "featherseg".
 """
 
+from __future__ import annotations
+
+import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from featherseg.core.errors import ConfigError, DataNotFound
-from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import Progress, SegmentationData, Size
+from featherseg.core.errors import ConfigError, DataNotFound, require
+from featherseg.core.notebook import percent, progress_or_bar
+from featherseg.core.types import Progress, Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
@@ -32,9 +38,113 @@ from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtim
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record
-from featherseg.reports.run_report import Report, write_report
-from featherseg.runs import Run, find_run, load_run, open_run
+from featherseg.reports.run_report import REPORT, Report, write_report
+from featherseg.runs import METRICS, RESOLVED, Run, find_run, load_run, open_run
+
+if TYPE_CHECKING:
+    from featherseg.training.objects import OwnAugmentation, OwnLoss
+
+log = logging.getLogger("featherseg")
+
+
+def train(
+    recipe: str | Path | nn.Module | None = None,
+    data: str | Path | tuple[SegmentationData, SegmentationData] | None = None,
+    *,
+    out: str | Path,
+    init: str | Path | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    loss: OwnLoss | None = None,
+    augment: OwnAugmentation | None = None,
+    resume: bool = False,
+    report: bool = True,
+    progress: Progress | Reporter | None = None,
+) -> Run:
+    """Train a model and write a run folder; at its end score it on the validation split and write its report.
+
+    Kill it at any time: with `resume` it goes on from its last checkpoint, to the bit. Nothing of an object of one's
+    own is kept in the run folder but the weights: give the same objects to resume, and `load_run(path, model=...)`.
+
+    Args:
+        recipe: A model's name (its default recipe), a shipped recipe, a .toml file, or a model of one's own: an
+            nn.Module that states `classes`, `mean` and `std` (one value a channel, in units of 0..255) and turns
+            normalised images (B, C, H, W) into logits (B, classes, h, w). A copy of it is trained. Not needed with
+            `resume`.
+        data: A dataset's name, a dataset.toml, or two datasets of one's own, (train, val), each as
+            `featherseg.core.types.SegmentationData` says. Default: the recipe's.
+        out: The run folder to write; must be new, except with `resume`.
+        init: Weights to start from: a run (by path or name) or a checkpoint file.
+        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"].
+        loss: In place of the recipe's: called with logits (B, K, H, W) at the labels' size and labels (B, H, W) int64,
+            255 = ignore; gives a scalar. `torch.nn.CrossEntropyLoss(ignore_index=255)` is one.
+        augment: Called with image (H, W, C), label (H, W) uint8 and a numpy generator before the recipe's own
+            augmentation; gives (image, label).
+        resume: Go on where the run in `out` was stopped, as it was begun.
+        report: Score the run on its validation split in the end, and write report.html.
+        progress: Called with (what is being done, steps done, steps in all), or a `featherseg.core.types.Reporter`.
+            Default: a bar in a notebook.
+
+    Returns:
+        Run: with `model`, the trained model, and `evaluations()`.
+
+    Raises:
+        ConfigError, UnknownName, DataError, DeviceError, WeightsError: Before anything is written.
+        RunError: `out` exists (without `resume`), or another process trains in it.
+        TrainingError: The loss or the weights are no longer finite.
+        KeyboardInterrupt: It was stopped; its checkpoint is written.
+    """
+    require("lightning", "train", "training")
+    from featherseg.training.job import this_rank
+    from featherseg.training.job import train as train_run
+    from featherseg.training.objects import Objects
+    from featherseg.training.prepare import OBJECT_RECIPE, Request
+
+    own = as_model(recipe) if isinstance(recipe, nn.Module) else None
+    pair = None if data is None or isinstance(data, str | Path) else data
+    begun = resume and (Path(out) / RESOLVED).is_file()
+    texts = [f"{k}={json.dumps(v)}" for k, v in settings.items()] if isinstance(settings, Mapping) else settings
+    request = Request(
+        recipe=str(recipe) if isinstance(recipe, str | Path) else None if own is None or begun else OBJECT_RECIPE,
+        data=None if data is None or pair else str(data),
+        init=None if init is None else str(init),
+        overrides=tuple(texts),
+        objects=Objects(own, pair, loss, augment),
+    )
+    reporter: Reporter = progress if isinstance(progress, Reporter) else LoggedProgress(progress_or_bar(progress))
+    with _torch_as_it_was():
+        run = train_run(request, Path(out), reporter, resume=resume)
+        page = run.path / REPORT
+        current = page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime
+        if not report or this_rank() or current:
+            return run
+        start, split = time.monotonic(), run.recipe.data.val_split
+        scores = evaluate(run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress)
+        write_report(run)
+    seconds = time.monotonic() - start
+    reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %; {page} is written ({seconds:.0f} s)")
+    return run
+
+
+class LoggedProgress:
+    """Tells of a training by a `Progress`; its messages go to the logger "featherseg"."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.tell = progress
+
+    def message(self, text: str) -> None:
+        """A sentence."""
+        log.info(text)
+
+    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
+        """One step further."""
+        score = f", mIoU {percent(record['val_miou'])} %" if record.get("val_miou") is not None else ""
+        self.tell(f"training, loss {record['loss']:.3f}{score}", step, steps)
+
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Of work between two steps."""
+        self.tell(doing, done, total)
 
 
 def evaluate(
@@ -253,6 +363,20 @@ def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
 
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """What a training sets in torch for the whole process is put back: random state, deterministic algorithms."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 @contextmanager

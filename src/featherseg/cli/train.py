@@ -1,5 +1,6 @@
 """`featherseg train`: a recipe and a dataset become a run folder."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,26 +30,27 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Score the run on its validation split and write its report.")
+    ] = True,
 ) -> None:
-    """Train a model and write a run folder.
+    """Train a model and write a run folder; in the end score it on its validation split and write report.html.
 
     Kill it at any time: `featherseg train --resume --out RUN` goes on from the last checkpoint.
     Settings cannot change on the way: to train longer or otherwise, start a new run from the weights with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
+    import featherseg
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.core.errors import require
 
     keep_freed_memory()
-    require("lightning", "train", "training")
-    from featherseg.training import Request
-    from featherseg.training import train as start
-
-    device_override = [] if device is None else [f'train.device="{device}"']
-    request = Request(recipe, data, data_root, init, (*(overrides or ()), *device_override))
+    settings = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
+    settings += [*(overrides or ()), *([] if device is None else [f'train.device="{device}"'])]
     with TrainingProgress() as progress:
-        start(request, out, progress, resume=resume)
+        featherseg.train(
+            recipe, data, out=out, init=init, settings=settings, resume=resume, report=report, progress=progress
+        )
 
 
 class TrainingProgress:

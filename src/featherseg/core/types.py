@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,20 @@ Color = tuple[int, int, int]
 
 Progress = Callable[[str, int, "int | None"], object]
 """Called with what is being done, the steps done and the steps in all (None where that is not known)."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Where a training tells how it goes: the command line draws it, tests leave it out."""
+
+    def message(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
+        """A step was taken; `record` is what metrics.jsonl holds of it."""
+
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Of work between two steps, such as a validation: a `Progress`."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import nn
 
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_beside, write_together
@@ -28,7 +29,8 @@ from featherseg.exporters.quiet import DISK_REFUSES
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.inference.runtimes import open_file
 from featherseg.layers.model import SegmentationModel
-from featherseg.runs import EXPORTS, Run
+from featherseg.layers.own_model import as_model
+from featherseg.runs import EXPORTS, Run, load_run
 
 PASSES, WARM_UP = 5, 2
 """Runs that a file's latency is the median of, and those before them: its order of magnitude."""
@@ -67,7 +69,7 @@ DEFAULTS = ExportSettings()
 
 
 def export(
-    model_or_run: SegmentationModel | Run,
+    model_or_run: nn.Module | Run | str | Path,
     format: str = "onnx",
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
@@ -76,6 +78,7 @@ def export(
     """Write a run's model, or a bare one, as a file, after it was found to give the model's logits.
 
     Args:
+        model_or_run: a Run, a run folder, the name of one, or a model.
         format: a key of EXPORTERS.
         path: a folder, or the file's name; RUN/export by default, export/ for a run that comes with the package. A
             file that was there is replaced only when parity holds; of a file in its run, RUN/parity.json gets a row.
@@ -86,6 +89,10 @@ def export(
         MissingExtra, ConfigError, DataNotFound: for a package, a setting, the run's images.
         ExportError: the model or a file cannot be written, parity fails, or int8 loses more than it may.
     """
+    if isinstance(model_or_run, str | Path):
+        model_or_run = load_run(model_or_run)
+    elif isinstance(model_or_run, nn.Module):
+        model_or_run = as_model(model_or_run)
     reports, errors = export_formats(model_or_run, [format], path, classes, settings)
     if errors:
         raise errors[0]

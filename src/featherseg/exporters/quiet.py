@@ -29,7 +29,8 @@ def quiet(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
     for logger in found:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
+        # torch.export seeds torch's own generator
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad(), torch.random.fork_rng([]):
             warnings.simplefilter("ignore")
             yield
     except FeathersegError:

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import RunError
+from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import load_json, write_text
 from featherseg.core.old_names import with_new_names
-from featherseg.counting.cost import cost_of
+from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.published import compare
 from featherseg.reports import sections
 from featherseg.reports.examples import read_examples
@@ -63,11 +63,19 @@ def gather(run: Run) -> Evidence:
         scores=read_scores(run),
         test_evaluations=times_scored(run, "test"),
         parity=with_new_names(read_json(run.path / PARITY)),
-        cost=cost_of(run.untrained_model(), run.recipe.model.name, run.info.image_size),
+        cost=_cost(run),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
         examples=read_examples(run.path),
     )
+
+
+def _cost(run: Run) -> Cost | str:
+    """What the model costs, or why that cannot be counted."""
+    try:
+        return cost_of(run.untrained_model(), run.recipe.model.name, run.info.image_size)
+    except FeathersegError as error:  # a model of one's own: not here, or with layers that state no `macs`
+        return str(error)
 
 
 def read_scores(run: Run) -> Mapping[str, Any] | None:

@@ -27,6 +27,7 @@ MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most 
 @dataclass(frozen=True)
 class Evidence:
     """What a run folder holds, read. scores is scores.json, parity is parity.json; None = not there yet.
+    A cost that is a text says why it was not counted.
 
     test_evaluations: how often the test split was scored. comparison: None where the recipe names no row of a paper.
     """
@@ -36,7 +37,7 @@ class Evidence:
     scores: Mapping[str, Any] | None
     test_evaluations: int
     parity: Mapping[str, Any] | None
-    cost: Cost
+    cost: Cost | str
     comparison: Comparison | None
     environment: Mapping[str, Any]
     examples: Sequence[Example]
@@ -45,15 +46,23 @@ class Evidence:
 def head(e: Evidence) -> str:
     """Name, one sentence, the figures to remember."""
     recipe, height_width = e.run.recipe, e.run.info.image_size
-    objects = {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
-    figures = objects | {
-        f"mIoU{_where(e.scores)}, %": percent(_number(e.scores, "miou")),
-        "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
-        "boundary F, %": percent(_number(e.scores, "boundary_f")),
-        "parameters": f"{e.cost.params / 1e6:.2f} M",
-        f"GMACs (“macs”), {size_text(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
-        "classes": str(len(e.run.classes)),
-    }
+    figures: dict[str, str] = {}
+    if e.scores is None:  # the best validation of the training, where there was one
+        validated = [r["val_miou"] for r in e.metrics.values() if isinstance(r.get("val_miou"), float)]
+        figures |= {"mIoU in training's best validation, %": percent(max(validated))} if validated else {}
+    else:
+        figures |= {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
+        figures |= {
+            f"mIoU{_where(e.scores)}, %": percent(_number(e.scores, "miou")),
+            "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
+            "boundary F, %": percent(_number(e.scores, "boundary_f")),
+        }
+    if not isinstance(e.cost, str):
+        figures |= {
+            "parameters": f"{e.cost.params / 1e6:.2f} M",
+            f"GMACs (“macs”), {size_text(height_width)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
+        }
+    figures["classes"] = str(len(e.run.classes))
     cells = "".join(f'<div class="figure"><dd>{v}</dd><dt>{escape(k)}</dt></div>' for k, v in figures.items())
     times = (
         f" The test split was scored {e.test_evaluations} time{'s' * (e.test_evaluations != 1)}."
@@ -65,6 +74,7 @@ def head(e: Evidence) -> str:
 <h1>{escape(e.run.name)}</h1>
 <p class="lead">{escape(recipe.model.name)}, {escape(_origin(e.run))}.
 Weights: {escape(e.run.licence)}.{times}</p>
+{"" if e.scores else _missing("Not scored yet:", f"featherseg evaluate {e.run.spelling}")}
 <dl class="figures">{cells}</dl>
 </header>"""
 
@@ -148,6 +158,8 @@ def examples(e: Evidence) -> str:
 
 def cost(e: Evidence) -> str:
     """Parameters and multiply-accumulates of each part, and the total by every convention."""
+    if isinstance(e.cost, str):
+        return section("Cost", _missing(f"Not counted: {escape(e.cost)}"))
     rows = [(name, f"{p.params:,}", f"{p.macs / 1e9:.3f}") for name, p in e.cost.parts.items()]
     total = ("total", f"{e.cost.params:,}", f"{e.cost.macs['macs'] / 1e9:.3f}")
     parts = _table(

@@ -7,7 +7,7 @@ import io
 import math
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,25 +15,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from featherseg.core.files import append_line, write_bytes
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Reporter, SegmentationData
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.module import SegmentationModule
-
-
-class Reporter(Protocol):
-    """Where a training tells how it goes: the command line draws it, tests leave it out."""
-
-    def message(self, text: str) -> None:
-        """A sentence for the user."""
-
-    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
-        """A step was taken; `record` is what metrics.jsonl holds of it."""
-
-    def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Of work between two steps, such as a validation: a `core.types.Progress`."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -1,0 +1,172 @@
+"""featherseg's verbs as functions: what they return, what they take in place of names, what they leave as it was."""
+
+import json
+import logging
+import os
+import pkgutil
+import signal
+import warnings
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from own_objects import SETTINGS, Halves, darken, loss, own_model
+
+import featherseg
+from featherseg.core.errors import ConfigError, RunError
+from featherseg.runs import STARTER
+
+DATA = (Halves(8), Halves(6))
+
+
+def surroundings() -> dict[str, object]:
+    """What belongs to the whole process, and so to the program that calls us."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    loggers = [name for name in logging.root.manager.loggerDict if name.startswith(("lightning", "featherseg"))]
+    return {
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()[1][:5]),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "warnings": list(warnings.filters),
+        "signals": [signal.getsignal(number) for number in signals],
+        "environment": {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"},
+        "folder": os.getcwd(),
+        "root loggers": (logging.root.level, logging.root.handlers[:]),
+        "levels": {name: logging.getLogger(name).level for name in loggers if name == "featherseg"},
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of objects alone, with the report, and what was said of its progress."""
+    heard = []
+    out = tmp_path_factory.mktemp("own") / "run"
+    run = featherseg.train(
+        own_model(), DATA, out=out, settings=SETTINGS, loss=loss, augment=darken, progress=lambda *a: heard.append(a)
+    )
+    return run, heard
+
+
+def test_objects_of_one_s_own_train_and_are_scored_at_the_end(trained):
+    run, heard = trained
+    assert run.evaluations()[-1]["miou"] > 0.9
+    assert (run.path / "report.html").is_file()
+    assert run.recipe.model.name == "TwoStrides"
+    assert run.info.objects == ("model", "data", "loss", "augment")
+    assert ("scoring", 6, 6) in heard
+    assert heard[0][1:] == (1, 24)
+
+
+def test_a_run_of_a_model_of_one_s_own_asks_for_it(trained):
+    run, _ = trained
+    with pytest.raises(RunError, match="pass model="):
+        _ = featherseg.load_run(run.path).model
+    again = featherseg.load_run(run.path, model=own_model())
+    scores = featherseg.evaluate(again, DATA[1])
+    assert scores.miou == run.evaluations()[-2]["miou"] == run.evaluations()[0]["miou"]
+    assert scores.as_dict()["classes"] == ["dark", "bright"]
+    mask = featherseg.predict(again, DATA[1][0].image).mask
+    assert (mask == DATA[1].label(0)).mean() > 0.9
+
+
+def test_a_run_of_one_s_own_exports_and_the_file_gives_its_masks(trained, tmp_path):
+    run, _ = trained
+    report = featherseg.export(run, format="onnx", path=tmp_path / "own.onnx")
+    assert report.parity.ok
+    image = DATA[1][1].image
+    assert (featherseg.predict(report.path, image).mask == featherseg.predict(run, image).mask).all()
+    assert featherseg.evaluate(report.path, DATA[1]).miou == run.evaluations()[0]["miou"]
+
+
+def test_objects_are_asked_for_again_where_a_run_goes_on(trained):
+    run, _ = trained
+    with pytest.raises(ConfigError, match="pass model= and data= and loss= and augment="):
+        featherseg.train(out=run.path, resume=True)
+    same = featherseg.train(own_model(), DATA, out=run.path, loss=loss, augment=darken, resume=True)
+    assert same.metrics() == run.metrics()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        (torch.nn.Conv2d(3, 2, 1), DATA, "states no classes, mean, std"),
+        (own_model(), (Halves(2), [1, 2]), "list is no dataset: it has no name"),
+    ],
+)
+def test_an_object_that_lacks_something_is_told_what(tmp_path, model, data, said):
+    with pytest.raises(ConfigError, match=said):
+        featherseg.train(model, data, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_printed_and_the_process_is_as_it_was(trained, tmp_path, capfd):
+    run, _ = trained
+    model = own_model()
+    before = surroundings()
+    featherseg.train(model, DATA, out=tmp_path / "run", settings={**SETTINGS, "train.epochs": 1})
+    featherseg.evaluate(run, DATA[1])
+    featherseg.predict(run, [DATA[1][0].image])
+    featherseg.cost("frm-lite0", (64, 64), 2)
+    featherseg.check("shapes")
+    featherseg.report(run, tmp_path / "page.html")
+    featherseg.export(run, format="onnx", path=tmp_path / "own.onnx")
+    assert surroundings() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_results_show_themselves_and_give_plain_values(trained, tmp_path):
+    run, _ = trained
+    results = [
+        run,
+        featherseg.evaluate(run, DATA[1]),
+        featherseg.predict(run, DATA[1][0].image),
+        featherseg.cost("frm-lite0", (64, 64), 2),
+        featherseg.report(run, tmp_path / "page.html"),
+    ]
+    for result in results:
+        json.dumps(result.as_dict(), allow_nan=False)
+        assert result._repr_html_().startswith("<")
+    assert results[2]._repr_png_().startswith(b"\x89PNG")
+
+
+def test_names_of_others_are_escaped_where_they_are_shown():
+    from featherseg.core.notebook import html_table
+
+    shown = html_table("<script>", ("a", "b"), [("<b>", None)], ["&"])
+    assert "<script>" not in shown
+    assert "&lt;b&gt;" in shown
+
+
+def test_a_folder_and_an_iterator_are_predicted(trained, tmp_path):
+    from PIL import Image
+
+    run, _ = trained
+    for index in range(2):
+        Image.fromarray(DATA[1][index].image).save(tmp_path / f"{index}.png")
+    assert [found.name for found in featherseg.predict(run, tmp_path)] == ["0", "1"]
+    lazy = featherseg.predict(run, iter([DATA[1][0].image]), inference={"flip": True})
+    assert next(lazy).inference.flip
+
+
+def test_the_run_that_ships_is_scored_and_nothing_is_written():
+    scores = featherseg.evaluate(STARTER, "shapes", "test", progress=lambda doing, done, total: None)
+    assert "nothing is kept" in scores.notes[-1]
+
+
+def test_every_public_function_is_callable_after_every_module_was_imported():
+    """Functions are verbs and folders nouns: a folder called as a function would take its place once it is imported."""
+    optional = {"featherseg.exporters.litert", "featherseg.exporters.coreml"}
+    for module in pkgutil.walk_packages(featherseg.__path__, "featherseg."):
+        if module.name not in optional and not module.name.endswith(("__main__", "build_engine", "triton_kernels")):
+            import_module(module.name)
+    functions = [name for name in featherseg.__all__ if name.islower() and not name.startswith("_")]
+    folders = {"backbones", "kernels", "losses", "models", "evaluation"}
+    assert [name for name in functions if name not in folders and not callable(getattr(featherseg, name))] == []
+    for name in ("models", "backbones", "losses", "exporters", "training", "comparison", "evaluation", "data"):
+        package = import_module(f"featherseg.{name}")
+        exported = [n for n in getattr(package, "__all__", []) if n.islower()]
+        assert [n for n in exported if not callable(getattr(package, n))] == [], name
