@@ -10,31 +10,32 @@ rounds' ratios, its 95 % interval a bootstrap over them.
     paired.print_goal(table, "ours", 25)
 
 Both clocks are always taken: "wall", and "cpu", the time that this process had on all cores together, which neighbours
-disturb less. Used by the other scripts of this folder.
+disturb less. Used by the other scripts of this folder, which time functions; `featherseg benchmark` times models.
 """
 
 import argparse
 import ctypes
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal
 
 import numpy as np
 
+from featherseg.benchmarking.statistics import MOST_WAIT
+from featherseg.core.machine import load_average, machine_in_words
+from featherseg.core.machine import machine as featherseg_machine
+
 Clock = Literal["cpu", "wall"]
 REPLICATES = 2000
 WARM_UP = 8
 """Untimed rounds at most; they end when each function's last three times are within 5 %."""
-PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def compare(
 
     memory: also measure what each takes on top of what the process held before, at its peak (`extra_mib`).
     """
-    before = load()
+    before = load_average()
     times = _take_turns({name: _timed(call) for name, call in functions.items()}, rounds)
     extra = {name: extra_mib(call) for name, call in functions.items()} if memory else {}
     return _table(functions, [times], clock, before, memory_mib=extra)
@@ -118,7 +119,7 @@ def processes(
     start happens to change (addresses, pages). environments: what to add to a variant's environment. The memory of the
     table is each process's peak, its Python and libraries included, the highest of its starts.
     """
-    before, environments = load(), environments or {}
+    before, environments = load_average(), environments or {}
     times, facts = [], {}
     peaks: dict[str, float] = {}
     for _ in range(starts):
@@ -208,25 +209,12 @@ def write_json(file: Path, **tables: Table) -> None:
 
 
 def machine() -> str:
-    """Processor, cores, threads, system and the versions of what is installed."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    model = next((row.partition(":")[2].strip() for row in rows if row.startswith("model name")), platform.processor())
+    """Processor, cores, system, versions, threads of this process."""
+    facts = featherseg_machine()
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS", "not set")
     allocator = os.environ.get("FEATHERSEG_ALLOCATOR", "on")
-    words = [f"{model}, {os.cpu_count()} cores", f"threads {threads}", f"FEATHERSEG_ALLOCATOR {allocator}"]
-    words += [f"{platform.system()} {platform.release()}", f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            words.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(words)
-
-
-def load() -> float:
-    """Processes that wanted a core in the last minute, on average."""
-    return os.getloadavg()[0]
+    return f"{machine_in_words(facts)}; threads {threads}, FEATHERSEG_ALLOCATOR {allocator}"
 
 
 class _Child:
@@ -274,7 +262,7 @@ class _Child:
         """The next answer; the program ends where the process has ended."""
         line = self.answers.readline()
         if not line:
-            sys.exit(f"`{self.command}` ended with {self.process.wait()}; what it said stands above.")
+            sys.exit(f"`{self.command}` ended with {self.process.wait()}; see above.")
         return json.loads(line)
 
 
@@ -302,12 +290,12 @@ def _take_turns(steps: Mapping[str, Callable[[], tuple[float, float]]], rounds: 
     return times
 
 
-def _table(names: Mapping[str, Any], times: list[np.ndarray], clock: Clock, before: float, **rest: Any) -> Table:
+def _table(names: Mapping[str, Any], times: list[np.ndarray], clock: Clock, before: float | None, **rest: Any) -> Table:
     wall, cpu = np.moveaxis(np.stack(times), -1, 0)  # (starts, rounds, F) each
-    words = f"{machine()}; load {before:.1f} before, {load():.1f} after"
-    if np.median(wall / np.maximum(cpu, 1e-6)) > 1.3:
-        words += "; DISTURBED: wall time is over 1.3 times the CPU time"
-    return Table(tuple(names), wall, np.maximum(cpu, 1e-6), clock, words, **rest)
+    where = f"{machine()}; load {before or 0:.1f} before, {load_average() or 0:.1f} after"
+    if np.median(wall / np.maximum(cpu, 1e-6)) > MOST_WAIT:
+        where += f"; DISTURBED: wall time is over {MOST_WAIT} times the CPU time"
+    return Table(tuple(names), wall, np.maximum(cpu, 1e-6), clock, where, **rest)
 
 
 def _give_back_freed_memory() -> None:

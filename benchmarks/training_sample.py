@@ -23,7 +23,7 @@ from PIL import Image
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import IGNORE
 from featherseg.data.cache import PreparedData
-from featherseg.data.cache_index import RAW, Form, read_cache
+from featherseg.data.cache_index import RAW, Storage, read_cache
 from featherseg.data.cache_write import prepare_split
 from featherseg.data.datasets.folder import FolderData
 from featherseg.data.loader import TrainingSamples
@@ -38,7 +38,7 @@ WAYS = {  # as it is printed -> what is run
     "JPEG cache": "jpeg",
     "raw cache": "raw",
 }
-CACHES = {"jpeg": Form(95), "raw": RAW}
+CACHES = {"jpeg": Storage(95), "raw": RAW}
 GOALS = {"PNG": 2, "JPEG cache": 8, "raw cache": 40}
 
 
