@@ -10,6 +10,7 @@ from simulated_scores import CLASSES, Scene, training_runs
 
 from featherseg import FeathersegError
 from featherseg.evaluation.iou import Confusion
+from featherseg.uncertainty import bootstrap
 from featherseg.uncertainty.bootstrap import (
     Difference,
     Interval,
@@ -284,3 +285,10 @@ def test_among_ten_equal_models_a_best_is_named_in_5_percent_at_most():
 
 def test_simulated_models_have_the_classes_they_say():
     assert Scene().counts(np.random.default_rng(0), 3).shape == (2, 3, 3, CLASSES)
+
+
+def test_the_mean_of_a_replicate_varies_as_the_mean_of_the_clusters_does():
+    values = np.array([1.0, 2.0, 4.0, 8.0, 3.0])  # with U draws instead of U - 1 it is a fifth too little
+    drawn = bootstrap._draw(np.ones((5, 1, 3, 1)) * values[:, None, None, None], 40_000, np.random.default_rng(0))
+    means = drawn[:, 0, 0, 0] / 4
+    assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
