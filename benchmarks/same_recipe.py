@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.comparison.candidates import Candidate, by_model, open_candidates
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages
 from featherseg.evaluation.scoring import evaluate
 from featherseg.uncertainty.bootstrap import compare_models
 from featherseg.uncertainty.clusters import clusters_of

@@ -22,11 +22,10 @@ from PIL import Image
 
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import IGNORE
-from featherseg.data.cache import PreparedData
-from featherseg.data.cache_index import RAW, Storage, read_cache
-from featherseg.data.cache_write import prepare_split
 from featherseg.data.datasets.folder import FolderData
 from featherseg.data.loader import TrainingSamples
+from featherseg.data.prepared import RAW, PreparedData, Storage, read_cache
+from featherseg.data.prepared_writer import prepare_split
 from featherseg.data.shapes import CLASSES, Shapes
 from featherseg.data.transforms import Augment
 

@@ -1,6 +1,6 @@
 """The metadata of an exported file of a model that never was, for tests of what runs files."""
 
-from featherseg.inference.runtimes.file_facts import FORMAT_VERSION
+from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION
 
 METADATA = {
     "format_version": FORMAT_VERSION,

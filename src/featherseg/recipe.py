@@ -97,7 +97,7 @@ class AugmentTable(Config):
     crop: ImageSize | None = None  # (height, width); the largest training image where left out
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
     flip: Share = 0.0  # probability of a left-right flip
-    photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/photometric.py)
+    photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/transforms.py)
     brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x
     contrast: Share = 0.0
     saturation: Share = 0.0

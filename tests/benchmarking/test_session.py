@@ -19,7 +19,7 @@ from featherseg.benchmarking.session import measure
 from featherseg.benchmarking.statistics import summarise
 from featherseg.benchmarking.variants import find_models, untrained_classes
 from featherseg.core.types import ClassInfo
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages
 from featherseg.runs import class_rows, open_run, save_weights, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"

@@ -9,8 +9,7 @@ import torch
 
 from featherseg._version import __version__
 from featherseg.cli import probes
-from featherseg.core.installation import Finding, usable_extras
-from featherseg.core.requirements import requirements
+from featherseg.core.installation import Finding, requirements, usable_extras
 
 
 def doctor(*arguments: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

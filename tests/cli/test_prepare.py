@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from featherseg import cli
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import open_dataset, open_files
-from featherseg.data.cache import PreparedData, loss_of
+from featherseg.data.prepared import PreparedData, loss_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_one_split_as_jpeg_in_another_folder(lawn: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        (("shapes",), ConfigError, "shapes is drawn"),
+        (("shapes",), ConfigError, "shapes is generated"),
         (("camvit",), UnknownName, "camvid"),
         (("LAWN", "--split", "vall"), UnknownName, "val"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from featherseg.data.photometric import Distortion, recoloured
+from featherseg.data.transforms import Distortion, recoloured
 
 
 def kept(value):

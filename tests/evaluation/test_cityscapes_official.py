@@ -11,7 +11,7 @@ from PIL import Image
 from featherseg.data.datasets.cityscapes import Cityscapes
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
 from featherseg.evaluation.scoring import evaluate_predictions
-from featherseg.inference.submission import SUBMISSIONS
+from featherseg.inference.submissions import SUBMISSIONS
 
 VOID_IDS = np.array([i for i in range(34) if i not in LABEL_IDS])
 SIZE = (37, 53)

@@ -18,7 +18,7 @@ from featherseg.data.shapes import Shapes
 from featherseg.exporters import ExportSettings, export
 from featherseg.exporters.onnx import usage_lines
 from featherseg.inference.runtimes import open_file
-from featherseg.inference.runtimes.file_facts import read_facts
+from featherseg.inference.runtimes.file_metadata import read_facts
 from featherseg.recipe import PanopticTable
 from featherseg.runs import STARTER, load_run, open_run, save_weights, write_info
 

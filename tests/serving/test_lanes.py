@@ -19,7 +19,7 @@ from running_service import connected, form, posted, running
 
 from featherseg import models
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes.file_facts import FileFacts, FileRuntime
+from featherseg.inference.runtimes.file_metadata import FileFacts, FileRuntime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.serving import lanes

@@ -8,8 +8,8 @@ from PIL import Image
 from small_training import Silent, request
 
 from featherseg.data import open_dataset
-from featherseg.data.cache_index import RAW, Storage
-from featherseg.data.cache_write import prepare_data
+from featherseg.data.prepared import RAW, Storage
+from featherseg.data.prepared_writer import prepare_data
 from featherseg.data.shapes import CLASSES
 from featherseg.training import train
 

@@ -10,9 +10,9 @@ from small_training import Killed, KilledAt, Silent, request
 
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.data import open_dataset
-from featherseg.data.cache_index import Storage
-from featherseg.data.cache_write import prepare_data
 from featherseg.data.fingerprint import Fingerprint
+from featherseg.data.prepared import Storage
+from featherseg.data.prepared_writer import prepare_data
 from featherseg.training import Request, train
 
 TOML = """
@@ -118,9 +118,9 @@ def test_the_same_data_in_another_place_are_accepted(begun, moved):
 
 def test_an_unchanged_file_is_not_read_again(moved, monkeypatch):
     data = {"train": open_dataset(str(moved / "yard" / "dataset.toml"), "train")}
-    monkeypatch.setattr("featherseg.data.cache_index.SETTLED_SECONDS", -1e9)
+    monkeypatch.setattr("featherseg.data.prepared.SETTLED_SECONDS", -1e9)
     known, read = Fingerprint.of(data), []
-    monkeypatch.setattr("featherseg.data.cache_index.sha256", read.append)
+    monkeypatch.setattr("featherseg.data.prepared.sha256", read.append)
     assert known.differences(data) == []
     assert not read
 

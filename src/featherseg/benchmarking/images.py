@@ -12,8 +12,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data import open_dataset
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages, open_dataset
 from featherseg.recipe import DataTable
 from featherseg.runs import Run
 

@@ -15,7 +15,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
 

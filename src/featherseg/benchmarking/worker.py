@@ -35,7 +35,7 @@ from featherseg.core.types import SegOutput
 from featherseg.data import open_dataset
 from featherseg.data.images import read_image
 from featherseg.evaluation.scoring import evaluate
-from featherseg.inference.draw import palette
+from featherseg.inference.drawing import palette
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.data.checks import CheckReport
     from featherseg.data.fixes import MendReport
-    from featherseg.data.propose import Proposal
+    from featherseg.data.proposal import Proposal
 
 SHOWN_FAULTS = 20
 """How many faults of one kind, or values of masks, are printed before "and N more"."""

@@ -11,8 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from featherseg.core.installation import Finding, reinstall
-from featherseg.core.requirements import PACKAGE
+from featherseg.core.installation import PACKAGE, Finding, reinstall
 
 SHARED_MEMORY = Path("/dev/shm")
 NO_COMPILER = "install a C compiler such as gcc, then featherseg from its source: pip install --force-reinstall ."
@@ -124,7 +123,7 @@ def _places() -> Iterator[Finding]:
 
 def _caches() -> list[Path]:
     """Where prepared data of a folder DATA are looked for."""
-    from featherseg.data.cache import cache_folders
+    from featherseg.data.prepared import cache_folders
 
     return cache_folders(Path("DATA"))
 

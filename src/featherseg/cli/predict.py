@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from featherseg.cli.terminal import Console
-    from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Prediction, Predictor
-    from featherseg.inference.submission import Submission
+    from featherseg.inference.submissions import PanopticOutput, Submission
 
 LARGER_THAN_TRAINED = 2.0
 """Sides beyond this multiple of the training images' earn a hint: things are larger than the model ever saw."""
@@ -78,9 +77,9 @@ def predict(
     inference = parse_inference(window, scales, tta, resize)
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_folder, unique_names
-    from featherseg.inference.panoptic_output import PanopticOutput
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
+    from featherseg.inference.submissions import PanopticOutput
 
     if files:
         check_folder(output)
@@ -146,7 +145,7 @@ class Output:
 
 def find_submission(name: str) -> Submission:
     """The benchmark of that name. Raises UnknownName."""
-    from featherseg.inference.submission import SUBMISSIONS
+    from featherseg.inference.submissions import SUBMISSIONS
 
     if name not in SUBMISSIONS:
         raise unknown("benchmark", name, SUBMISSIONS)
@@ -264,7 +263,7 @@ def _print_shares(console: Console, result: Prediction) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.inference.draw import printable
+    from featherseg.inference.drawing import printable
 
     table = Table("class", "share")
     table.columns[1].justify = "right"

@@ -36,8 +36,8 @@ def prepare(
     stores what has changed.
     """
     from featherseg.cli.terminal import Console
-    from featherseg.data.cache_index import Storage
-    from featherseg.data.cache_write import prepare_data, splits_on_disk
+    from featherseg.data.prepared import Storage
+    from featherseg.data.prepared_writer import prepare_data, splits_on_disk
 
     stored_as = Storage(quality if storage is Stored.JPEG else None)
     console = Console(stderr=True, highlight=False)

@@ -19,7 +19,7 @@ def print_scores(console: Console, scores: Scores) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.inference.draw import printable
+    from featherseg.inference.drawing import printable
 
     table = Table("class", "IoU %", "boundary F %", "share of pixels %")
     for column in table.columns[1:]:
@@ -46,7 +46,7 @@ def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str,
     from rich.table import Table
 
     from featherseg.evaluation.panoptic_quality import quality
-    from featherseg.inference.draw import printable
+    from featherseg.inference.drawing import printable
 
     table = Table("class", "PQ %", "SQ %", "RQ %", "found", "false", "missed")
     for column in table.columns[1:]:

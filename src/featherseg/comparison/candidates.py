@@ -18,9 +18,9 @@ from featherseg.core.files import short_names
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
-from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.runs import EXPORTS, WEIGHTS, Run, build_model, load_run
 
 NOT_RECORDED = "initialisation not recorded"

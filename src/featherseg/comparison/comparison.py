@@ -16,7 +16,7 @@ from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
 from featherseg.core.types import Progress, SegmentationData, Size
-from featherseg.data.labelled_images import LabelledImages
+from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import Scores, check_resize, evaluate
 from featherseg.inference.settings import InferenceSettings

@@ -1,4 +1,4 @@
-"""Base of every configuration: pydantic, frozen, strict, unknown keys refused, every slip answered with a sentence."""
+"""Base of every configuration: pydantic, frozen, strict, unknown keys refused, every slip answered with a message."""
 
 import json
 import tomllib
@@ -46,13 +46,13 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 def parse(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Build a config from plain values (as TOML or JSON give them); `where` names the file in the message.
 
-    Raises ConfigError with one sentence a slip: `runs/a/recipe.toml: unknown key 'train.epoch'. Did you mean 'epochs'?`
+    Raises ConfigError with one message a slip: `runs/a/recipe.toml: unknown key 'train.epoch'. Did you mean 'epochs'?`
     """
     try:
         return cls.model_validate_json(json.dumps(values, default=str))  # JSON mode: a list may become a tuple
     except ValidationError as error:
-        sentences = [_message(cls, problem) for problem in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {s}" for s in sentences)) from None
+        messages = [_message(cls, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {s}" for s in messages)) from None
 
 
 def _message(cls: type[Config], problem: Any) -> str:

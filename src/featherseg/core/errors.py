@@ -11,9 +11,9 @@ FeathersegError
 ├── TrainingError     a training that cannot go on: its loss or its weights are not finite
 ├── ExportError       a model that cannot be written, or a file that cannot be run
 ├── DeviceError       a device that this machine does not have
-└── MissingExtra      an optional package that is not installed (the sentence holds the `pip install`)
+└── MissingExtra      an optional package that is not installed (the message holds the `pip install`)
 
-The command line prints the sentence without a traceback and exits with 2.
+The command line prints the message without a traceback and exits with 2.
 """
 
 import os

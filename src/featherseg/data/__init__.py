@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound, near_path, unknown
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
-from featherseg.data.cache import with_cache
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import FolderData
 from featherseg.data.pairs import NamedData, PairedFiles
+from featherseg.data.prepared import with_cache
 from featherseg.data.shapes import Shapes
 
 
@@ -21,7 +22,7 @@ def open_dataset(
 
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
-    found (data/cache.py); images that lost something by it only where `exact` is off. Raises UnknownName for an
+    found (data/prepared.py); images that lost something by it only where `exact` is off. Raises UnknownName for an
     unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
     data = open_files(name, split, root, size)
@@ -86,3 +87,21 @@ def given_root(name: str, root: Path | None) -> Path:
     if root is None:
         raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.")
     return root.absolute()
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Name (or dataset.toml), split, root and number of images, as `data.open_dataset` takes them."""
+
+    name: str
+    split: str
+    root: Path | None = None
+    size: int | None = None
+
+    def open(self) -> SegmentationData:
+        """Raises UnknownName, DataNotFound, ConfigError."""
+        return open_dataset(self.name, self.split, self.root, self.size)
+
+    def is_of(self, name: str) -> bool:
+        """Whether that name means the same dataset."""
+        return self.name == name or (name.endswith(".toml") and Path(name).resolve() == Path(self.name).resolve())

@@ -16,7 +16,7 @@ from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
-from featherseg.data.propose import Proposal, propose
+from featherseg.data.proposal import Proposal, propose
 from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency
 
@@ -43,7 +43,7 @@ DRAWN_SIZE = 200
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: its kind (a key of FAULTS), the sample it spoils, and a sentence that starts with the file's name."""
+    """One fault: its kind (a key of FAULTS), the sample it spoils, and a message that starts with the file's name."""
 
     kind: str
     split: str
@@ -132,13 +132,13 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     listing, proposal = _open_listing(data, root)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     total, done = sum(map(len, listing.splits.values())), 0
-    seen: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
+    first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
     for split, pairs in listing.splits.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
         for pair in pairs:
-            _check_pair(report, listing, split, pair, seen)
+            _check_pair(report, listing, split, pair, first_places)
             done += 1
             if progress is not None:
                 progress("reading", done, total)
@@ -182,7 +182,7 @@ def _count_drawn(name: str, progress: Progress | None) -> CheckReport:
 
 
 def _check_pair(
-    report: CheckReport, listing: Listing, split: str, pair: Pair, seen: dict[bytes, tuple[str, str]]
+    report: CheckReport, listing: Listing, split: str, pair: Pair, first_places: dict[bytes, tuple[str, str]]
 ) -> None:
     """Add the faults of one pair to the report, and its pixels to the split's counts."""
 
@@ -196,7 +196,7 @@ def _check_pair(
     image, ids, entry = None, None, report.splits[split]
     try:
         image = read_image(pair.image, listing.channels)  # (H, W, C)
-        first_split, first_key = seen.setdefault(_fingerprint(image), (split, pair.key))
+        first_split, first_key = first_places.setdefault(_fingerprint(image), (split, pair.key))
         if first_split != split:
             fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:

@@ -15,10 +15,9 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data.cache import PreparedData, loss_of
-from featherseg.data.cache_index import Source, Stamp
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.panoptic.data import PanopticData
+from featherseg.data.prepared import PreparedData, Source, Stamp, loss_of
 
 SHOWN = 3
 """How many images or classes a difference names."""
@@ -64,7 +63,7 @@ class Fingerprint(Config):
         write_text(path, self.model_dump_json())
 
     def differences(self, splits: Mapping[str, SegmentationData]) -> list[str]:
-        """What is no longer as it was, in words: "3 images added to train: a, b, c". Empty where all is the same."""
+        """What is no longer as it was: "3 images added to train: a, b, c". Empty where all is the same."""
         train = next(iter(splits.values()))
         found = class_differences(self.classes, train.classes)
         if train.channels != self.channels:
@@ -99,7 +98,7 @@ def read_fingerprint(path: Path) -> Fingerprint | None:
 
 
 def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInfo]) -> list[str]:
-    """In words, where names, order or instances of the classes differ; `before` has (name, has instances)."""
+    """Where names, order or instances of the classes differ; `before` has (name, has instances)."""
     found = []
     for place in range(max(len(before), len(now))):
         was = before[place] if place < len(before) else None
@@ -145,9 +144,9 @@ def _sample_differences(split: str, rows: Sequence[SampleRow], data: Segmentatio
             others = [key for (_, key), verdict in zip(both, verdicts, strict=True) if verdict]
             if others:
                 yield f"{counted(len(others), kind)} of {split} changed: {_named(others)}"
-    told = [key for index, key in both if known[key][2] != _annotation(files, index)]
-    if told:
-        yield f"the annotations of {counted(len(told), 'mask')} of {split} changed: {_named(told)}"
+    annotated = [key for index, key in both if known[key][2] != _annotation(files, index)]
+    if annotated:
+        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {_named(annotated)}"
 
 
 def _rows(data: SegmentationData) -> list[SampleRow]:

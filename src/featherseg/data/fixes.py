@@ -66,7 +66,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
     listing, done, kept = report.listing, MendReport(), []
     assert listing is not None
     spoiled = {(fault.split, fault.key): fault.kind for fault in report.faults if fault.kind != "values"}
-    total, seen = sum(map(len, listing.splits.values())), 0
+    total, number = sum(map(len, listing.splits.values())), 0
     for split, pairs in listing.splits.items():
         below = f"{split}/" if all(pair.key.startswith(f"{split}/") for pair in pairs) else ""
         for pair in pairs:
@@ -77,9 +77,9 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
                     done.mended.append(str(pair.mask))
                 done.copied += 1
                 kept.append(split)
-            seen += 1
+            number += 1
             if progress is not None:
-                progress("writing", seen, total)
+                progress("writing", number, total)
     if not kept:
         raise DataError(f"{report.name} has no sound sample: nothing was written.")
     config = _config(listing, name, list(dict.fromkeys(kept)))

@@ -1,4 +1,4 @@
-"""Reading images and masks with Pillow: bounded, oriented, and every fault a sentence that names the file.
+"""Reading images and masks with Pillow: bounded, oriented, and every fault a message that names the file.
 
 Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
 """
@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
-from featherseg.data.image_bounds import bounded
+from featherseg.data.image_headers import bounded
 from featherseg.data.matlab import read_matrix
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -57,13 +57,13 @@ _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file that lies in memory: its bytes, and the words that stand for it in messages."""
+    """An image file that lies in memory: its bytes, and the name that stand for it in messages."""
 
     content: bytes
-    words: str = "the image"
+    name: str = "the image"
 
     def __str__(self) -> str:
-        return self.words
+        return self.name
 
 
 Source = Path | EncodedImage
@@ -162,8 +162,8 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
             f"Expected one of {', '.join(_FORMATS)}."
         ) from None
     except Image.DecompressionBombError:
-        words = f"its header says more than {MAX_PIXELS:,} pixels, the limit. Cut it into parts."
-        raise TooLarge(f"{path} is too large: {words}") from None
+        name = f"its header says more than {MAX_PIXELS:,} pixels, the limit. Cut it into parts."
+        raise TooLarge(f"{path} is too large: {name}") from None
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read: {reason}. The file is damaged or cut short; replace it.") from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featherseg.core.types import ClassInfo, Resize, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
-from featherseg.inference.runtimes.file_facts import FORMAT_VERSION, OUTPUTS
+from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import PanopticTable
 
@@ -58,7 +58,7 @@ class Facts:
 
 
 def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:
-    """What a reader of the file needs besides the graph, each value as JSON text; `inference.file_facts` reads it.
+    """What a reader of the file needs besides the graph, each value as JSON text; `runtimes.file_metadata` reads it.
 
     Logits are brought to the image as `layers.resize.to_image` does it: the graph pads right and below to the least
     multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.

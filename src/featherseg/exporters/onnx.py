@@ -16,7 +16,7 @@ from featherseg.exporters.job import Facts, Job, Maps, metadata
 from featherseg.exporters.masks import Masks
 from featherseg.exporters.quiet import EVERY_SIZE, quiet
 from featherseg.exporters.stages import PREFIX, Stages
-from featherseg.inference.runtimes.file_facts import OUTPUTS, FileFacts
+from featherseg.inference.runtimes.file_metadata import OUTPUTS, FileFacts
 from featherseg.layers.model import SegmentationModel
 
 OPSET = 18

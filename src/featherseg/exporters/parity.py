@@ -25,7 +25,7 @@ from featherseg.exporters.stages import (
     tensor_names,
 )
 from featherseg.inference.runtimes import open_file
-from featherseg.inference.runtimes.file_facts import OUTPUTS, FileRuntime
+from featherseg.inference.runtimes.file_metadata import OUTPUTS, FileRuntime
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.scale import LayerScale
 

@@ -17,8 +17,8 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.core.wording import size_text
 from featherseg.data.images import image_size
-from featherseg.inference import draw
-from featherseg.inference.draw_panoptic import overlay_panoptic
+from featherseg.inference import drawing
+from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.inputs import InputImage, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
@@ -34,11 +34,11 @@ COUNTED_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model saw in one image.
+    """What a model predicts for one image.
 
     mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image; how is "whole" or "6 tiles of
     1024x1024"; name is the file's name without its ending, "image" for an image that came from no file; panoptic is
-    what a panoptic model saw: ids (H, W) of objects and regions, and what each id is.
+    of a panoptic model: ids (H, W) of objects and regions, and what each id is.
     """
 
     mask: np.ndarray
@@ -84,10 +84,10 @@ class Prediction:
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone).")
         if self.panoptic is None:
-            drawn = draw.overlay(self.image, self.mask, self.classes, opacity)
+            image = drawing.overlay(self.image, self.mask, self.classes, opacity)
         else:
-            drawn = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
-        return draw.with_legend(drawn, self.classes, self.shares) if legend else drawn
+            image = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
+        return drawing.with_legend(image, self.classes, self.shares) if legend else image
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
         """Write the mask alone to a file that ends in .png, or mask, colours and overlay into a folder; -> the files.
@@ -96,12 +96,12 @@ class Prediction:
         """
         path = Path(to)
         if path.suffix.lower() == ".png":
-            draw.save_index_png(self.mask, self.classes, path)
+            drawing.save_index_png(self.mask, self.classes, path)
             return [path]
         files = output_files(path, name or self.name)
-        draw.save_index_png(self.mask, self.classes, files[0])
-        draw.save_image(draw.color_mask(self.mask, self.classes), files[1])
-        draw.save_image(self.overlay(legend=True), files[2])
+        drawing.save_index_png(self.mask, self.classes, files[0])
+        drawing.save_image(drawing.color_mask(self.mask, self.classes), files[1])
+        drawing.save_image(self.overlay(legend=True), files[2])
         return files
 
 
@@ -126,7 +126,7 @@ class Predictor:
     size go through the model at a time, where it is given several. inference: by default the whole image, at the size
     that the run was validated at (its data.test_resize), so that the masks are those that were scored.
     memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: no side
-    that the model sees is longer; the mask has the image's size all the same. A program that has others under way
+    that the model is given is longer; the mask has the image's size all the same. A program that has others under way
     at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
@@ -176,7 +176,7 @@ class Predictor:
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How an image of (height, width) will be looked at: the inference and its words. Raises ConfigError."""
+        """How an image of (height, width) will be predicted: whole or in tiles. Raises ConfigError."""
         inference = self.inference
         if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
             inference = replace(inference, resize=(self.max_side, self.max_side))
@@ -192,7 +192,7 @@ class Predictor:
                 waiting = []
             waiting.append(image)
             if len(waiting) >= min(self.batch, self.plan(image.pixels.shape[:2]).at_once):
-                del image, x  # what was looked at is held by nobody while the next is read
+                del image, x  # what was predicted is held by nobody while the next is read
                 yield from self._together(waiting)
                 waiting = []
         if waiting:
@@ -200,7 +200,7 @@ class Predictor:
 
     def _read(self, x: Any) -> InputImage:
         if isinstance(x, str | Path) and not os.path.isdir(x):
-            self.plan(image_size(Path(x)))  # too large for the memory is said before it is decoded
+            self.plan(image_size(Path(x)))  # too large for the memory is refused before it is decoded
         return read_input(x, self.runtime.channels)
 
     def _together(self, images: Sequence[InputImage]) -> list[Prediction]:
@@ -210,7 +210,7 @@ class Predictor:
         groups = [images[i : i + chosen.at_once] for i in range(0, len(images), chosen.at_once)]
         stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
         try:
-            seen = [s for stack in stacks for s in self._look(stack, chosen.inference)]
+            predicted = [s for stack in stacks for s in self._predict(stack, chosen.inference)]
         finally:
             if not chosen.keeps and (release := getattr(self.runtime, "release_memory", None)):
                 release()
@@ -218,10 +218,12 @@ class Predictor:
             Prediction(
                 mask, self.classes, image.pixels, image.name, chosen.how, chosen.inference, self.runtime, panoptic
             )
-            for (mask, panoptic), image in zip(seen, images, strict=True)
+            for (mask, panoptic), image in zip(predicted, images, strict=True)
         ]
 
-    def _look(self, images: np.ndarray, inference: InferenceSettings) -> Sequence[tuple[np.ndarray, Panoptic | None]]:
+    def _predict(
+        self, images: np.ndarray, inference: InferenceSettings
+    ) -> Iterable[tuple[np.ndarray, Panoptic | None]]:
         """Images (B, H, W, C) -> of each its mask, and its objects where the model is panoptic."""
         if self.runtime.panoptic:
             return predict_panoptic(self.runtime, images, inference)

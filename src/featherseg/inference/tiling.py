@@ -1,4 +1,4 @@
-"""Whole or in tiles: how an image is looked at so that a budget of memory is kept."""
+"""Whole or in tiles: how an image is predicted within a budget of memory."""
 
 from dataclasses import dataclass, replace
 
@@ -44,7 +44,7 @@ SMALLEST_TILE = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """How an image will be looked at: the inference, in words ("whole" or "6 tiles of 1024x1024"), how many at a time.
+    """How images will be predicted: the settings, their name ("whole", "6 tiles of 1024x1024"), how many at a time.
 
     keeps: whether what the last run of the model took, where a runtime does not give it back by itself, is little
     enough to be left to it.
@@ -89,8 +89,8 @@ def plan(
             )
         inference = replace(inference, window=_tile(size, pixels))
     tiles = windows(size, inference.window, inference.overlap)
-    words = f"{len(tiles)} tiles of {tiles[0].height}x{tiles[0].width}" if len(tiles) > 1 else "whole"
-    return Plan(inference, words + fitted, at_once=1)
+    how = f"{len(tiles)} tiles of {tiles[0].height}x{tiles[0].width}" if len(tiles) > 1 else "whole"
+    return Plan(inference, how + fitted, at_once=1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings,
 
 
 def _at_once(runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget) -> int:
-    """How many images of `size`, each looked at as a whole, may be held and go through the model together."""
+    """How many images of `size`, each as a whole, may be held and go through the model together."""
     kept, run, _ = _costs(runtime, size, inference)
     return max(1, int(budget.free / ((kept + run) * size[0] * size[1])))
 

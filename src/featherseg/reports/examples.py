@@ -15,7 +15,7 @@ from featherseg.core.files import load_json, write_bytes, write_json
 from featherseg.core.old_names import OLD_EXAMPLES
 from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
-from featherseg.inference.draw_panoptic import overlay_panoptic
+from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 

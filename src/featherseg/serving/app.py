@@ -1,4 +1,4 @@
-"""The application: routes, page, and how every refusal is told."""
+"""The application: routes, page, and how every refusal is answered."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

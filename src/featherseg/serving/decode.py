@@ -1,4 +1,4 @@
-"""From the bytes of a request to an image; what it is, is told from the content alone."""
+"""From the bytes of a request to an image; what it is, its content alone says."""
 
 import re
 from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featherseg.inference import draw
+from featherseg.inference import drawing
 from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.serving.refusal import Refused
 from featherseg.serving.regions import Runs, corner_count, rings, runs_of
@@ -19,7 +19,7 @@ MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 
 def mask_png(prediction: Prediction) -> bytes:
     """The index mask, byte for byte what `featherseg predict` writes as NAME_mask.png."""
-    return draw.png_bytes(draw.index_image(prediction.mask, prediction.classes))
+    return drawing.png_bytes(drawing.index_image(prediction.mask, prediction.classes))
 
 
 def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:

@@ -1,4 +1,4 @@
-"""What the service tells about itself, in Prometheus' form; a registry of its own, labels that cannot grow."""
+"""What the service says of itself, in Prometheus' form; a registry of its own, labels that cannot grow."""
 
 from collections.abc import Callable
 

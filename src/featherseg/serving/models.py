@@ -45,7 +45,7 @@ class Served:
 def open_models(
     runs: Sequence[str | Path], device: str = "auto", batch: int = 1, memory_gb: float = DEFAULT_GB
 ) -> list[Served]:
-    """Run folders, names of runs and exported files, ready to answer; each has looked at a small image once.
+    """Run folders, names of runs and exported files, ready to answer; each has predicted a small image once.
 
     Names are the folders' or files'; a later one of the same name is numbered: model.onnx, model.onnx-2.
     Raises the errors of `open_runtime`, ConfigError.

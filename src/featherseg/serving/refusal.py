@@ -1,4 +1,4 @@
-"""The one form in which a request is refused: a status, a code for programs, a sentence for people."""
+"""The one form in which a request is refused: a status, a code for programs, a message for people."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,7 @@ def stopping() -> Refused:
 
 
 def failed() -> Refused:
-    """Of whatever we did not foresee: nothing of it is told to the client."""
+    """Of whatever we did not foresee: the client hears nothing of it."""
     return Refused(
         500, "internal", "Something went wrong on the server. Its log says what; the request may be repeated."
     )

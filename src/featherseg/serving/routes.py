@@ -68,7 +68,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _add_facts(routes: APIRouter, service: Service) -> None:
-    """What the service tells about itself."""
+    """What the service says of itself."""
 
     @routes.get("/healthz", summary="Whether the process answers")
     async def health() -> StatusAnswer:
@@ -194,7 +194,7 @@ async def _gone(request: Request) -> None:
 
 
 def model_answer(model: Served) -> ModelAnswer:
-    """What /v1/models tells of a model."""
+    """What /v1/models says of a model."""
     return ModelAnswer(
         name=model.name,
         classes=[ClassAnswer(name=c.name, color=c.color, thing=c.thing) for c in model.classes],

@@ -1,4 +1,4 @@
-"""The forms of questions and answers, as /openapi.json tells them."""
+"""Requests and answers, as /openapi.json describes them."""
 
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class StatusAnswer(Config):
 
 
 class ErrorRecord(Config):
-    """code: a word for programs; message: a sentence for people."""
+    """code: a word for programs; message: for people."""
 
     code: str
     message: str

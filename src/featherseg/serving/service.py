@@ -19,7 +19,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import Size
 from featherseg.inference.predictor import Prediction, Predictor
-from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, PROCESS_BYTES

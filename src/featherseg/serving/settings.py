@@ -34,7 +34,7 @@ def is_loopback(address: str) -> bool:
 
 
 def choose_token(given: str | None, address: str) -> str | None:
-    """The token that is asked: the one given, else a new one where others reach `address`, else none.
+    """The token that is required: the one given, else a new one where others reach `address`, else none.
 
     Raises ConfigError for one that is short or cannot stand in a header.
     """
@@ -52,7 +52,7 @@ class Limits(Config):
     """What one request, and all of them together, may ask for; above each the answer is a refusal.
 
     bytes: of a request's body. pixels: of one image, height times width, known before it is decoded. queue: images
-    that are received, waiting or being looked at, in all. seconds: for a body to arrive, and again for its answer.
+    that are received, waiting or being segmented, in all. seconds: for a body to arrive, and again for its answer.
     batch: images of one request to /v1/segment/batch.
     """
 

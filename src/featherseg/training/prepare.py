@@ -18,8 +18,8 @@ from featherseg.core.files import write_json, write_text
 from featherseg.core.machine import environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData, Size
 from featherseg.data import open_dataset
-from featherseg.data.cache import loss_of
 from featherseg.data.fingerprint import Fingerprint
+from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from featherseg import FeathersegError
 from featherseg.inference.runtimes import open_runtime
-from featherseg.inference.runtimes.file_facts import FORMAT_VERSION
+from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION
 from featherseg.inference.runtimes.onnx import OnnxRuntime
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)

@@ -10,7 +10,7 @@ from featherseg import FeathersegError
 from featherseg.core.errors import ExportError
 from featherseg.exporters.job import metadata
 from featherseg.inference.runtimes import open_file, open_runtime
-from featherseg.inference.runtimes.file_facts import read_facts
+from featherseg.inference.runtimes.file_metadata import read_facts
 
 
 def test_a_run_that_is_not_there_is_refused_by_name(tmp_path):

@@ -27,7 +27,7 @@ from page_driver import (
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
-from featherseg.inference.draw import color_mask
+from featherseg.inference.drawing import color_mask
 
 
 def test_the_overlay_is_that_of_predict(page, served):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featherseg.core.errors import ExportError, UnknownName
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
-from featherseg.inference.runtimes.file_facts import FileRuntime
+from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.runtimes.litert import LitertRuntime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime

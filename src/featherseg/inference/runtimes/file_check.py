@@ -4,7 +4,7 @@ Refused are tensors that lie in other files, operators that are not the standard
 bytes do not bear out. What a permitted graph computes is not judged: it may still ask for much time or memory.
 An .onnx file is walked as protobuf, by onnx.proto's field numbers: onnxruntime alone runs such a file, so nobody needs
 the onnx package to use one. What protobuf allows and no writer does (groups, fields of another type) is refused, and
-of a field that stands there twice both are judged: whichever the runtime takes, it was looked at.
+of a field that stands there twice both are judged: whichever the runtime takes, it was checked.
 """
 
 import re
@@ -56,7 +56,7 @@ TENSOR_DIMS, TENSOR_EXTERNAL_DATA, TENSOR_LOCATION = 1, 13, 14
 
 
 class Refused(Exception):
-    """What keeps a file from being opened, in words that follow "it holds"."""
+    """What keeps a file from being opened; it follows "it holds"."""
 
 
 def check_file(path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import MOST_TEXT, parse_json
-from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 FACTS = "featherseg.json"
 """The metadata: a file in the zip archive at the end of the .tflite, which is where such files keep what goes along."""

@@ -13,7 +13,7 @@ import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import load_json, read_bounded
-from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 GRAPH, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
 """How the three files end; all begin alike."""

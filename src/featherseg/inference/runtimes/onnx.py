@@ -10,7 +10,7 @@ import torch
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.wording import visible
 from featherseg.inference.runtimes.file_check import check_file
-from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 
 class OnnxRuntime(FileRuntime):

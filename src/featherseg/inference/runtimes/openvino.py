@@ -12,7 +12,7 @@ import torch
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.inference.runtimes.file_check import check_file
-from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 SECTION = "featherseg"
 """Where in the file's rt_info our texts stand: the facts, and WEIGHTS_HASH."""
@@ -97,9 +97,9 @@ def _texts(model: Any) -> dict[str, str]:
 
 def _check_weights(path: Path) -> None:
     """Raises ExportError where the .bin is not the one that the .xml was written with. A file of others tells none."""
-    told = re.search(rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace"))
+    stated = re.search(rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace"))
     weights = path.with_suffix(".bin")
-    if told and told[1] != weights_hash(weights):
+    if stated and stated[1] != weights_hash(weights):
         raise ExportError(
             f"{weights} does not hold the weights that {path.name} was written with: the two are of different "
             f"exports, or damaged. Export again."

@@ -9,7 +9,7 @@ import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.core.wording import one_line, visible
-from featherseg.inference.runtimes.file_facts import FileRuntime, read_facts
+from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 from featherseg.inference.runtimes.pt2_check import check_pt2
 from featherseg.layers.precision import autocast_off
 

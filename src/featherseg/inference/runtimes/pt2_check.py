@@ -115,7 +115,7 @@ def check_pt2(path: Path) -> None:
 
 
 def _foreign(reader: Any, size: int) -> set[str]:
-    """What was found in the archive that is not ours, in words."""
+    """What was found in the archive that is not ours."""
     names = reader.get_all_records()
     foreign = {f"the member {name[:60]!r}" for name in names if not MEMBERS.fullmatch(name)}
     if foreign or len(set(names)) < len(names):
@@ -153,7 +153,7 @@ def _read(content: bytes | str) -> Any:
 
 
 def _outside(member: str, row: dict[str, Any], lengths: dict[str, int]) -> str | None:
-    """What is wrong with a tensor's row, in words: it is pickled, of a foreign kind, or beyond its member's bytes."""
+    """What is wrong with a tensor's row: it is pickled, of a foreign kind, or beyond its member's bytes."""
     if row["use_pickle"] is not False:
         return f"pickled {member.split('/')[1]}"
     meta = row["tensor_meta"]
@@ -183,7 +183,7 @@ def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _suspect(key: str, value: Any) -> str | None:
-    """What is wrong with one entry of the graph's JSON, in words; None where it is of a known kind."""
+    """What is wrong with one entry of the graph's JSON; None where it is of a known kind."""
     values = value if isinstance(value, list) else [value]
     shown = repr(value)[:60]
     if key in _TABLES:

@@ -61,9 +61,9 @@ def record(
         check_format(format)
         origin = {"featherseg": __version__, "source": f"camera {camera}", "size": source.size}
         with open_parts(target, format, origin) as parts:
-            seen = source.frames(stop, parts.end, predictor.runtime.channels)
-            while (head := next(seen, None)) is not None:
-                drawn = draw_frames(predictor, chain([head], islice(seen, SEGMENT_FRAMES - 1)), 0, None)
+            frames = source.frames(stop, parts.end, predictor.runtime.channels)
+            while (head := next(frames, None)) is not None:
+                drawn = draw_frames(predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None)
                 parts.add(_watched(drawn, parts.frames, progress))
             if parts.frames:
                 parts.finish(target)
@@ -142,7 +142,7 @@ class _Camera:
                     self.arrived += 1
                     self._news.notify()
         except self._error:
-            pass  # unplugged: what was seen is kept
+            pass  # unplugged: what was frames is kept
         finally:
             with self._news:
                 self._ended = True

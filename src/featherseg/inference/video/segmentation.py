@@ -1,7 +1,7 @@
 """A video becomes the same video under the colours of its classes: `segment_video`. Needs PyAV, the extra [video].
 
 Rate, times, size and orientation are those of the source; sound is left out. mp4 is written as MPEG-4 (part 2) and webm
-as VP9: PyAV's wheels hold x264 as well, but that is under the GPL. Every frame is looked at by itself.
+as VP9: PyAV's wheels hold x264 as well, but that is under the GPL. Every frame is predicted by itself.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import refuse_links
 from featherseg.core.types import Progress
-from featherseg.inference.draw import save_index_png
+from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.video.parts import Origin, Parts, open_parts

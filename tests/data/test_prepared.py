@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
-from featherseg.data import cache_index, cache_write, open_dataset, open_files
-from featherseg.data.cache import PreparedData, cache_folders, loss_of
-from featherseg.data.cache_index import RAW, Source, Storage, read_cache
-from featherseg.data.cache_write import prepare_data, splits_on_disk
+from featherseg.data import open_dataset, open_files, prepared, prepared_writer
 from featherseg.data.loader import TrainingSamples
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.data.panoptic.segments import list_segments
+from featherseg.data.prepared import RAW, PreparedData, Source, Storage, cache_folders, loss_of, read_cache
+from featherseg.data.prepared_writer import prepare_data, splits_on_disk
 from featherseg.data.sampling import ClassUniform, find_class_points
 from featherseg.data.transforms import Augment
 
@@ -74,7 +73,7 @@ def no_settings(monkeypatch, tmp_path):
     """Neither the user's own folders nor their settings, and files are trusted by their stamps at once."""
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cache_index, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(prepared, "SETTLED_SECONDS", -1.0)
 
 
 def image_of(yard: str, number: int = 0, split: str = "train") -> Path:
@@ -198,7 +197,7 @@ def overwrite(path: Path) -> None:
 @pytest.mark.parametrize("settled", [-1.0, 2.0])  # seconds; stamps of these files are trusted with the first alone
 @pytest.mark.parametrize("of", [image_of, mask_of])
 def test_a_changed_file_is_never_served_as_it_was(yard, monkeypatch, caplog, of, settled):
-    monkeypatch.setattr(cache_index, "SETTLED_SECONDS", settled)
+    monkeypatch.setattr(prepared, "SETTLED_SECONDS", settled)
     prepare_data(yard, "train")
     opened = open_dataset(yard, "train")
     before = opened[0]
@@ -221,8 +220,8 @@ def test_a_file_that_was_only_touched_or_copied_is_compared_by_its_content(yard,
     data, read = open_dataset(toml, "train"), []
     assert isinstance(data, PreparedData)
     monkeypatch.setattr(Image, "open", None)
-    digest = cache_index.sha256
-    monkeypatch.setattr(cache_index, "sha256", lambda path: read.append(path) or digest(path))
+    digest = prepared.sha256
+    monkeypatch.setattr(prepared, "sha256", lambda path: read.append(path) or digest(path))
     for _ in range(2):
         assert data[0].image.shape == (40, 61, 3)
     assert len(read) == 2  # image and mask, once
@@ -234,7 +233,7 @@ def test_preparing_again_learns_the_new_stamps(yard, monkeypatch):
     os.utime(image_of(yard))
     assert prepare_data(yard, "train").kept == 6
     data = open_dataset(yard, "train")
-    monkeypatch.setattr(cache_index, "sha256", None)
+    monkeypatch.setattr(prepared, "sha256", None)
     assert data[0].image.shape == (40, 61, 3)
 
 
@@ -302,7 +301,7 @@ def test_a_dataset_travels_to_another_process(yard):
 
 
 def test_an_interrupted_preparation_goes_on(yard, monkeypatch):
-    monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(prepared_writer, "FLUSH_BYTES", 1)
 
     def stop(doing: str, done: int, total: int | None) -> None:
         if done == 4:
@@ -326,7 +325,7 @@ def test_an_interrupted_preparation_goes_on(yard, monkeypatch):
 
 @pytest.mark.parametrize("failing", range(1, 5))
 def test_a_disk_that_fails_leaves_no_wrong_sample(yard, monkeypatch, failing):
-    monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(prepared_writer, "FLUSH_BYTES", 1)
     sync, calls = os.fsync, []
 
     def fsync(descriptor: int) -> None:
@@ -345,8 +344,8 @@ def test_a_disk_that_fails_leaves_no_wrong_sample(yard, monkeypatch, failing):
 
 
 def test_the_index_names_only_what_the_disk_has(yard, monkeypatch):
-    monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
-    sync, append, synced, named = os.fsync, cache_write.append_line, [0], []
+    monkeypatch.setattr(prepared_writer, "FLUSH_BYTES", 1)
+    sync, append, synced, named = os.fsync, prepared_writer.append_line, [0], []
 
     def fsync(descriptor: int) -> None:
         sync(descriptor)
@@ -358,16 +357,16 @@ def test_the_index_names_only_what_the_disk_has(yard, monkeypatch):
         named.append(max(ends) <= synced[-1])
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(cache_write, "append_line", append_line)
+    monkeypatch.setattr(prepared_writer, "append_line", append_line)
     prepare_data(yard, "train")
     assert named == [True] * 6
 
 
 def test_a_file_that_has_just_been_written_is_not_trusted_by_its_stamp(yard, monkeypatch):
     """Clocks tick slowly: a second change may leave the same time."""
-    monkeypatch.setattr(cache_index, "SETTLED_SECONDS", 60.0)
+    monkeypatch.setattr(prepared, "SETTLED_SECONDS", 60.0)
     assert Source.of(image_of(yard)).stamp is None
-    monkeypatch.setattr(cache_index, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(prepared, "SETTLED_SECONDS", -1.0)
     assert Source.of(image_of(yard)).stamp[0] == image_of(yard).stat().st_size
 
 
@@ -463,10 +462,10 @@ def test_only_one_process_prepares_in_a_folder(yard):
 
 
 def test_a_faulty_image_ends_it_with_its_sentence_and_the_others_stay(yard, monkeypatch):
-    monkeypatch.setattr(cache_write, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(prepared_writer, "FLUSH_BYTES", 1)
     good = image_of(yard, 5).read_bytes()
     image_of(yard, 5).write_bytes(good[:200])
-    monkeypatch.setattr(cache_write, "JUDGED", 1)
+    monkeypatch.setattr(prepared_writer, "JUDGED", 1)
     with pytest.raises(DataError, match=r"5\.png cannot be read"):
         prepare_data(yard, "train")
     image_of(yard, 5).write_bytes(good)

@@ -48,12 +48,12 @@ _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 
-def bounded(file: BinaryIO, words: str, max_pixels: int) -> BinaryIO:
+def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
     """The file for Pillow to open, rewound; of a PNG a copy of what its pixels need, without remarks and other frames.
 
     Args:
         file: at its beginning.
-        words: the file's name, for messages.
+        name: the file's name, for messages.
         max_pixels: height times width that may be decoded.
 
     Raises:
@@ -62,18 +62,18 @@ def bounded(file: BinaryIO, words: str, max_pixels: int) -> BinaryIO:
     """
     start = file.read(32)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        file = _png(file, words)
+        file = _png(file, name)
     elif start.startswith(b"\xff\xd8\xff"):
-        _jpeg(file, words)
+        _jpeg(file, name)
     elif start[:4] == b"MM\0+":  # read as two different files by Pillow and by libtiff
-        raise DataError(f"{words} is a BigTIFF in big-endian order, which is not read. Save it as a plain TIFF.")
+        raise DataError(f"{name} is a BigTIFF in big-endian order, which is not read. Save it as a plain TIFF.")
     elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM*\0", b"II\0*"):
-        _tiff(file, words)
+        _tiff(file, name)
     elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        _webp(file, words, start, max_pixels)
+        _webp(file, name, start, max_pixels)
     elif start.startswith(b"BM") and len(start) >= 18:
         file.seek(14)
-        _bmp(file.read(32), words)
+        _bmp(file.read(32), name)
     file.seek(0)
     return file
 
@@ -91,13 +91,11 @@ def _number(big_endian: bytes) -> int:
     return int.from_bytes(big_endian, "big")
 
 
-def _too_large(words: str, found: str, limit: str) -> TooLarge:
-    return TooLarge(
-        f"{words} is too large: it holds {found}, the limit is {limit}. Save it again with another program."
-    )
+def _too_large(name: str, found: str, limit: str) -> TooLarge:
+    return TooLarge(f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program.")
 
 
-def _png(file: BinaryIO, words: str) -> BinaryIO:
+def _png(file: BinaryIO, name: str) -> BinaryIO:
     """The same PNG with its critical chunks, transparency and orientation alone: texts and profiles inflate."""
     kept = BytesIO()
     file.seek(0)
@@ -106,7 +104,7 @@ def _png(file: BinaryIO, words: str) -> BinaryIO:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
             body = file.read(length + 4)
-            _check_block(body, words)
+            _check_block(body, name)
             kept.write(head + body)
         elif kind[:1].isupper() or kind == b"tRNS":
             kept.write(head + file.read(length + 4))
@@ -118,20 +116,20 @@ def _png(file: BinaryIO, words: str) -> BinaryIO:
     return kept
 
 
-def _jpeg(file: BinaryIO, words: str) -> None:
+def _jpeg(file: BinaryIO, name: str) -> None:
     """The directories of tags in its header, and the number of its scans."""
     exif = b""
     for marker, body in _segments(file, 0):
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif += body[6:]  # Pillow joins them
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
-            _check_block(body[4:], words)
+            _check_block(body[4:], name)
         elif marker in _PROGRESSIVE:
             file.seek(0)
             if scan_count(file.read()) > MOST_SCANS:
-                raise _too_large(words, f"more than {MOST_SCANS} scans", f"{MOST_SCANS} scans")
+                raise _too_large(name, f"more than {MOST_SCANS} scans", f"{MOST_SCANS} scans")
             break
-    _check_block(exif, words)
+    _check_block(exif, name)
 
 
 def _segments(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
@@ -149,29 +147,29 @@ def _segments(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
         file.seek(here + len(body))
 
 
-def _webp(file: BinaryIO, words: str, start: bytes, max_pixels: int) -> None:
+def _webp(file: BinaryIO, name: str, start: bytes, max_pixels: int) -> None:
     """The canvas, which libwebp allocates twice before Pillow knows its size, and the EXIF block."""
     if start[12:16] == b"VP8X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > max_pixels:
-            raise _too_large(words, f"a canvas of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
+            raise _too_large(name, f"a canvas of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
     file.seek(12)
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[4:], "little")
         if head[:4] == b"EXIF":
-            _check_block(file.read(length), words)
+            _check_block(file.read(length), name)
             return
         file.seek(length + length % 2, os.SEEK_CUR)
 
 
-def _bmp(header: bytes, words: str) -> None:
+def _bmp(header: bytes, name: str) -> None:
     """Run lengths are decoded in Python."""
     if len(header) < 20 or int.from_bytes(header[:4], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<iiHHI", header, 4)
     if compression in (1, 2) and (abs(width) > MOST_RLE_WIDTH or abs(width * height) > MOST_RLE_PIXELS):
         limit = f"{MOST_RLE_PIXELS:,} pixels and a width of {MOST_RLE_WIDTH:,}"
-        raise _too_large(words, f"{abs(height)}x{abs(width)} (height x width) in run lengths", limit)
+        raise _too_large(name, f"{abs(height)}x{abs(width)} (height x width) in run lengths", limit)
 
 
 @dataclass(frozen=True)
@@ -184,22 +182,22 @@ class _Directory:
     next: int
 
 
-def _check_block(block: bytes, words: str) -> None:
+def _check_block(block: bytes, name: str) -> None:
     """A directory of tags within another file: EXIF, or the index of a multi-image JPEG."""
     block = re.sub(b"^(Exif\0\0){1,2}", b"", block)
-    for _ in _directories(BytesIO(block), len(block), words):
+    for _ in _directories(BytesIO(block), len(block), name):
         pass
 
 
-def _tiff(file: BinaryIO, words: str) -> None:
+def _tiff(file: BinaryIO, name: str) -> None:
     """The tiles and strips of every page, and all directories of tags."""
     length = file.seek(0, os.SEEK_END)
-    for directory in _directories(file, length, words):
+    for directory in _directories(file, length, name):
         if _WIDTH in directory.values and _HEIGHT in directory.values:
-            _check_page(file, directory, words)
+            _check_page(file, directory, name)
 
 
-def _directories(file: BinaryIO, length: int, words: str) -> Iterator[_Directory]:
+def _directories(file: BinaryIO, length: int, name: str) -> Iterator[_Directory]:
     """All that are linked, each checked; what is cut short or of no known form ends the row."""
     file.seek(0)
     start = file.read(16)
@@ -216,14 +214,14 @@ def _directories(file: BinaryIO, length: int, words: str) -> Iterator[_Directory
             continue
         seen.add(place)
         if len(seen) > MOST_ENTRIES:
-            raise _too_large(words, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}")
-        directory = _directory(file, place, order, big, length, words)
+            raise _too_large(name, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}")
+        directory = _directory(file, place, order, big, length, name)
         yield directory
         inner = [value for tag in _INNER for value in directory.values.get(tag, ())]
         waiting += [*inner, directory.next]
 
 
-def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, words: str) -> _Directory:
+def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, name: str) -> _Directory:
     """The one at `place`. Raises TooLarge where its tags hold more bytes than the file, or too many numbers."""
     entry_form, inline = ("HHQ8s", 8) if big else ("HHI4s", 4)
     file.seek(place)
@@ -232,7 +230,7 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, w
     step = struct.calcsize(f"={entry_form}")
     rows = file.read(step * min(count, MOST_ENTRIES + 1))
     if count > MOST_ENTRIES and len(rows) > step * MOST_ENTRIES:
-        raise _too_large(words, f"a directory of {count:,} tags", f"{MOST_ENTRIES:,}")
+        raise _too_large(name, f"a directory of {count:,} tags", f"{MOST_ENTRIES:,}")
     size = numbers = 0
     values: dict[int, tuple[int, ...]] = {}
     counts: dict[int, int] = {}
@@ -253,20 +251,20 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, w
                 cell = file.read(few * _UNIT[kind])
             values[tag] = struct.unpack_from(f"{order}{min(few, len(cell) // _UNIT[kind])}{_WHOLE[kind]}", cell)
     if size > length or numbers > MOST_VALUES:
-        raise _too_large(words, f"tags of {size:,} bytes and {numbers:,} numbers", f"{length:,} and {MOST_VALUES:,}")
+        raise _too_large(name, f"tags of {size:,} bytes and {numbers:,} numbers", f"{length:,} and {MOST_VALUES:,}")
     file.seek(place + len(head) + step * count)
     following = int.from_bytes(file.read(inline), "little" if order == "<" else "big")
     return _Directory(values, counts, tags, following)
 
 
-def _check_page(file: BinaryIO, page: _Directory, words: str) -> None:
+def _check_page(file: BinaryIO, page: _Directory, name: str) -> None:
     """Tiles are not much larger than the image, and their number is bounded, as is that of strips."""
 
     def value(tag: int, default: int) -> int:
         return next(iter(page.values.get(tag, ())), default)
 
     if len(set(page.tags)) < len(page.tags):  # Pillow takes the last, libtiff the first
-        raise DataError(f"{words} cannot be read: its header holds a tag twice. Save it again with another program.")
+        raise DataError(f"{name} cannot be read: its header holds a tag twice. Save it again with another program.")
     width, height = value(_WIDTH, 0), value(_HEIGHT, 0)
     bits = value(_SAMPLES, 1) * max(page.values.get(_BITS, ()), default=1)
     planes = value(_SAMPLES, 1) if value(_PLANES, 1) == 2 else 1
@@ -281,12 +279,12 @@ def _check_page(file: BinaryIO, page: _Directory, words: str) -> None:
     most = max(MOST_TILE_BYTES, padded * max(bits, 32) // 8)
     if piece[0] * piece[1] * max(bits, 32) // 8 > most:
         shape = f"{piece[1]}x{piece[0]} (height x width)"
-        raise _too_large(words, f"tiles of {shape} in an image of {height}x{width}", f"{most:,} bytes a tile")
+        raise _too_large(name, f"tiles of {shape} in an image of {height}x{width}", f"{most:,} bytes a tile")
     # how many there are
     pieces = -(-width // piece[0]) * -(-height // piece[1]) * planes
     pieces = max(pieces, *(page.counts.get(tag, 0) for tag in _PLACES))
     if pieces > MOST_SEGMENTS:
-        raise _too_large(words, f"{pieces:,} tiles or strips", f"{MOST_SEGMENTS:,}")
+        raise _too_large(name, f"{pieces:,} tiles or strips", f"{MOST_SEGMENTS:,}")
     # a JPEG in the last strip may be higher than the strip, and a progressive one is kept whole
     if value(_COMPRESSION, 1) == _JPEG and not tiled:
         rows = min(height, value(_ROWS, 2**32 - 1))
@@ -294,4 +292,4 @@ def _check_page(file: BinaryIO, page: _Directory, words: str) -> None:
         for place in page.values.get(_STRIPS, ())[down - 1 :: down]:
             for marker, body in _segments(file, place):
                 if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and rows < _number(body[1:3]):
-                    raise _too_large(words, f"a JPEG of {_number(body[1:3])} lines", f"{rows}, as in its header")
+                    raise _too_large(name, f"a JPEG of {_number(body[1:3])} lines", f"{rows}, as in its header")

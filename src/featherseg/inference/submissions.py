@@ -1,4 +1,4 @@
-"""Masks as the benchmarks' own evaluations read them: one grey PNG an image, named like it, and nothing beside it."""
+"""Predictions as the benchmarks' own tools read them: grey masks, or panoptic PNGs with their JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,14 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import ConfigError
+from featherseg.core.files import refuse_links
 from featherseg.core.types import ClassInfo
+from featherseg.data import category_ids
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.inference.draw import save_image
+from featherseg.data.panoptic.data import categories
+from featherseg.data.panoptic.files import PanopticWriter
+from featherseg.inference.drawing import save_image
+from featherseg.inference.panoptic import Panoptic
 
 SHOWN_NAMES = 5
 """How many class names of a model that does not fit a message shows."""
@@ -51,3 +56,39 @@ SUBMISSIONS = {
     "bdd100k": Submission("bdd100k", CITYSCAPES_CLASSES, tuple(range(len(CITYSCAPES_CLASSES)))),
 }
 """The benchmarks whose files can be written, by their dataset's name."""
+
+
+FOLDER = "panoptic"
+CITYSCAPES_IMAGE = "_leftImg8bit"
+
+
+class PanopticOutput:
+    """Writes panoptic/NAME.png for every image, and at the end panoptic.json, which says what their ids are.
+
+    Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
+    FeathersegError where panoptic/, or anything in it, is a link.
+    """
+
+    def __init__(self, output: Path, classes: Sequence[ClassInfo]) -> None:
+        refuse_links(output, FOLDER)
+        self.ids = category_ids(classes)
+        self.writer = PanopticWriter(output / FOLDER, categories(classes, self.ids))
+
+    @staticmethod
+    def files(output: Path, names: Sequence[str]) -> list[Path]:
+        """What will be written for images of these names."""
+        return [*(output / FOLDER / f"{name}.png" for name in names), output / f"{FOLDER}.json"]
+
+    def add(self, name: str, image: str, panoptic: Panoptic) -> None:
+        """Write the PNG of one image, whose file is `image`; its image id is NAME as the benchmarks have it."""
+        segments = [{**segment, "category_id": self.ids[segment["category_id"]]} for segment in panoptic.segments]
+        self.writer.add(image_id(name), image, f"{name}.png", (panoptic.ids, segments))
+
+    def finish(self) -> Path:
+        """Write the JSON; -> its path."""
+        return self.writer.finish()
+
+
+def image_id(name: str) -> int | str:
+    """The image id of a file's name without ending: COCO's are numbers, Cityscapes' lack the kind of the file."""
+    return int(name) if name.isascii() and name.isdigit() else name.removesuffix(CITYSCAPES_IMAGE)

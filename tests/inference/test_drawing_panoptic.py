@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from featherseg.core.types import ClassInfo
-from featherseg.inference.draw import printable
-from featherseg.inference.draw_panoptic import CLEAR, TINT, outlines, overlay_panoptic, segment_colors
+from featherseg.inference.drawing import CLEAR, TINT, outlines, overlay_panoptic, printable, segment_colors
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),

@@ -3,7 +3,7 @@
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from featherseg.core.requirements import CORE, import_faults, requirements, satisfies
+from featherseg.core.installation import CORE, import_faults, requirements, satisfies
 
 VERSIONS = ("2.9.1", "2.10", "2.10.0", "2.13.0+cpu", "3.0", "0.1.0", "2026.4.1", "10")
 SPECIFIERS = (

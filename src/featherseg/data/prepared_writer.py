@@ -20,8 +20,10 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.core.types import Progress
 from featherseg.data import data_folder, find_dataset, given_root, open_files
-from featherseg.data.cache import cache_folders, folder_name, meaning, meaning_of_all
-from featherseg.data.cache_index import (
+from featherseg.data.datasets.folder import folder_listing
+from featherseg.data.images import MAX_PIXELS, image_size
+from featherseg.data.pairs import PairedFiles
+from featherseg.data.prepared import (
     FORMAT_VERSION,
     INDEX,
     RAW,
@@ -31,12 +33,13 @@ from featherseg.data.cache_index import (
     Stamp,
     Storage,
     aligned,
+    cache_folders,
     decoded,
+    folder_name,
+    meaning,
+    meaning_of_all,
     read_cache,
 )
-from featherseg.data.datasets.folder import folder_listing
-from featherseg.data.images import MAX_PIXELS, image_size
-from featherseg.data.pairs import PairedFiles
 from featherseg.data.shapes import Shapes
 
 FLUSH_BYTES = 64 * 2**20

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from featherseg.core.types import ClassInfo
-from featherseg.inference import draw
+from featherseg.inference import drawing
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -17,27 +17,27 @@ MASK = np.array([[0, 1, 2], [2, 2, 255]], dtype=np.uint8)
 
 def test_an_index_png_reads_back_as_indices_and_looks_coloured(tmp_path):
     path = tmp_path / "mask.png"
-    draw.save_index_png(MASK, CLASSES, path)
+    drawing.save_index_png(MASK, CLASSES, path)
     with Image.open(path) as image:
         assert image.mode == "P"
         assert (np.array(image) == MASK).all()
         colors = np.array(image.convert("RGB"))
     assert colors[0].tolist() == [[128, 64, 128], [70, 130, 180], [9, 8, 7]]
     assert colors[1, 2].tolist() == [0, 0, 0]
-    assert (colors == np.array(draw.color_mask(MASK, CLASSES))).all()
+    assert (colors == np.array(drawing.color_mask(MASK, CLASSES))).all()
 
 
 def test_the_overlay_goes_from_the_image_to_the_colours():
     image = np.full((2, 3, 3), 200, dtype=np.uint8)
-    assert (np.array(draw.overlay(image, MASK, CLASSES, 0.0)) == image).all()
-    assert (np.array(draw.overlay(image, MASK, CLASSES, 1.0)) == np.array(draw.color_mask(MASK, CLASSES))).all()
-    assert np.array(draw.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
+    assert (np.array(drawing.overlay(image, MASK, CLASSES, 0.0)) == image).all()
+    assert (np.array(drawing.overlay(image, MASK, CLASSES, 1.0)) == np.array(drawing.color_mask(MASK, CLASSES))).all()
+    assert np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16), (4, np.uint8)])
 def test_images_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
     image = np.full((2, 3, channels), 77 * (257 if dtype == np.uint16 else 1), dtype=dtype)
-    view = draw.rgb_view(image)
+    view = drawing.rgb_view(image)
     assert (view.mode, view.size) == ("RGB", (3, 2))
     assert (np.array(view) == 77).all()
 
@@ -45,7 +45,7 @@ def test_images_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
 @pytest.mark.parametrize("size", [(1, 1), (40, 9), (9, 900), (360, 480), (1500, 2000)])
 def test_a_legend_leaves_the_image_whole_and_shows_every_class_that_is_there(size):
     image = Image.new("RGB", size[::-1], (1, 2, 3))
-    sheet = np.array(draw.with_legend(image, CLASSES, {"road": 0.7, "sky": 0.3, CLASSES[2].name: 0.0}))
+    sheet = np.array(drawing.with_legend(image, CLASSES, {"road": 0.7, "sky": 0.3, CLASSES[2].name: 0.0}))
     assert sheet.shape[0] > size[0]
     left = (sheet.shape[1] - size[1]) // 2
     assert (sheet[: size[0], left : left + size[1]] == (1, 2, 3)).all()
@@ -57,10 +57,12 @@ def test_a_legend_leaves_the_image_whole_and_shows_every_class_that_is_there(siz
 
 
 def test_a_legend_without_classes_is_a_sheet_all_the_same():
-    assert draw.with_legend(Image.new("RGB", (8, 8)), CLASSES, dict.fromkeys((c.name for c in CLASSES), 0.0)).width >= 8
+    assert (
+        drawing.with_legend(Image.new("RGB", (8, 8)), CLASSES, dict.fromkeys((c.name for c in CLASSES), 0.0)).width >= 8
+    )
 
 
 def test_names_are_drawn_in_one_line_without_control_characters():
-    assert draw.printable("a\x1b[31m\n\u202eb") == "a [31m  b"
-    assert draw.printable("straße") == "straße"
-    assert len(draw.printable("x" * 500)) == draw.LONGEST_NAME
+    assert drawing.printable("a\x1b[31m\n\u202eb") == "a [31m  b"
+    assert drawing.printable("straße") == "straße"
+    assert len(drawing.printable("x" * 500)) == drawing.LONGEST_NAME
