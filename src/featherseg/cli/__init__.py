@@ -23,23 +23,23 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
-    "check": "Look for faults in a dataset, mend them.",
-    "convert": "Write a dataset's labels in the layout that is read.",
-    "prepare": "Store a dataset decoded, to read it faster.",
-    "train": "Train a model: a recipe becomes a run.",
-    "import": "Make a run of published weights.",
-    "evaluate": "Score a run, a file or predictions.",
-    "predict": "Segment images and videos.",
-    "serve": "Answer over HTTP, with a web page.",
-    "export": "Write a run's model for another runtime.",
-    "compare": "Put models side by side on your data.",
-    "sweep": "Train several models alike, compare them.",
+    "check": "Check a dataset for faults and mend them.",
+    "convert": "Convert labels to the layout that is read.",
+    "prepare": "Decode a dataset once, to read it faster.",
+    "train": "Train a model by a recipe.",
+    "import": "Import published weights as a run.",
+    "evaluate": "Evaluate a run, a file or predictions.",
+    "predict": "Predict masks of images and videos.",
+    "serve": "Serve models over HTTP, with a web page.",
+    "export": "Export to ONNX, OpenVINO, int8 and others.",
+    "compare": "Compare models on your own data.",
+    "sweep": "Train several models alike and compare.",
     "paper": "Count a paper's tables again.",
-    "benchmark": "Time models in every build, masks checked.",
-    "cost": "Count parameters and operations.",
+    "benchmark": "Measure latency of builds and exports.",
+    "cost": "Count parameters and MACs.",
     "models": "List the models.",
-    "report": "Put a run on one page.",
-    "doctor": "Say what works here and what is missing.",
+    "report": "Write a run's report as one page.",
+    "doctor": "Check the installation and this machine.",
 }
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
@@ -49,7 +49,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, 
 def build_app() -> typer.Typer:
     """The application with every verb of VERBS."""
     app = typer.Typer(
-        help="Light semantic segmentation: train, score, export and verify small models on your own images.",
+        help="Light semantic and panoptic segmentation: train, evaluate and export small models on your own images.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
