@@ -64,7 +64,7 @@ def test_wrong_usage_exits_with_2(monkeypatch, capsys, arguments):
 
 
 def test_ctrl_c_says_stopped_and_exits_with_130(monkeypatch, capsys):
-    monkeypatch.setattr("featherseg.counting.cost.cost", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("featherseg.api.cost", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run_main(monkeypatch, capsys, "cost", "frm-lite0")
     assert (code, err) == (130, "stopped\n")
 

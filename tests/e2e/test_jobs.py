@@ -101,7 +101,7 @@ def call(*words: object, code: int = 0):
 
 def train(data: Path, out: Path, *settings: str) -> Path:
     words = [part for setting in (*SHORT, *settings) for part in ("--set", setting)]
-    call("train", "frm-lite0", "--data", data, *words, "--out", out)
+    call("train", "frm-lite0", "--data", data, *words, "--no-report", "--out", out)
     return out
 
 

@@ -35,7 +35,7 @@ KILLS = ["anywhere"] * 4 + ["step"] * 8 + ["validation"] * 4 + ["checkpoint"] * 
 
 
 def start(out, *, resume):
-    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--out", str(out)]
+    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--no-report", "--out", str(out)]
     for setting in SETTINGS:
         command += ["--set", setting]
     return subprocess.Popen(command + ["--resume"] * resume, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -159,7 +159,7 @@ def test_a_killed_training_goes_on_and_ends_bit_identical(tmp_path):
     short = ("train.epochs=1", "data.train_size=6", "data.val_size=1", "train.checkpoint_seconds=0.001")
     whole, out = tmp_path / "whole", tmp_path / "run"
     train(Request("frm-lite0", overrides=(*SETTINGS, *short)), whole, Silent())
-    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--out", str(out)]
+    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--no-report", "--out", str(out)]
     command += [part for setting in (*SETTINGS, *short) for part in ("--set", setting)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while steps_by_life(out)[-1] < 2:

@@ -13,7 +13,7 @@ from featherseg.runs import load_run
 @pytest.mark.slow
 def test_two_processes_train_one_run_and_resume_it(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--out", str(out)]
+    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--no-report", "--out", str(out)]
     for setting in (*SMALL, "train.device=cpu", "train.devices=2", "train.ema=0.9"):
         command += ["--set", setting]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)

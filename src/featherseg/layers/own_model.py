@@ -1,5 +1,6 @@
 """A module of one's own as a model: what training, scoring and export ask of a model, taken from a plain nn.Module."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class OwnModel(SegmentationModel):
     @property
     def backbone(self) -> Any:  # type: ignore[override]
         """The part that has a learning rate of its own; one without parameters where the module names none."""
-        return _OwnBackbone(getattr(self.module, "backbone", None))
+        return _OwnBackbone(getattr(self.module, "backbone", None), self.mean, self.std)
 
     def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
         """(B, channels, H, W) of any size -> logits (B, classes, h, w), and what they cover."""
@@ -47,11 +48,17 @@ class OwnModel(SegmentationModel):
 
 
 class _OwnBackbone(Backbone):
-    def __init__(self, module: nn.Module | None) -> None:
-        super().__init__()
-        self.module = module
+    """What is asked of a backbone, of a module that may be none."""
 
-    def rename_official(self, state: Any) -> tuple[dict[str, Tensor], list[str]]:
+    def __init__(self, module: nn.Module | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.module, self.mean, self.std = module, mean, std
+
+    def widen(self, channels: int) -> None:
+        if channels != len(self.mean):
+            raise ConfigError(f"this model takes images of {len(self.mean)} channels; the data have {channels}.")
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         return dict(state), []
 
 
