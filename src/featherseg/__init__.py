@@ -1,4 +1,4 @@
-"""featherseg: light semantic segmentation, from a folder of images to a trained, scored, exported model.
+"""featherseg: light semantic and panoptic segmentation, from images to a trained, evaluated, exported model.
 
 Names are resolved when they are first used (PEP 562), so that `import featherseg` pulls in neither torch nor Lightning.
 """
