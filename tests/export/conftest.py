@@ -1,10 +1,12 @@
-"""One export of every model of the catalogue, for all tests of this folder: in quick tests of three, shallow ones."""
+"""One export of every model of the catalogue, for all tests of this folder: in quick tests of two, shallow ones."""
 
+import pickle
 from dataclasses import dataclass
 
 import pytest
 from quick_exports import AS_ONNX
 from shallow import shallow
+from shared_exports import shared_folder
 from small_run import small_info
 
 from featherseg import models
@@ -40,10 +42,16 @@ class Exported:
 def exported(request, tmp_path_factory) -> Exported:
     """A run of each model, exported to its default place."""
     build, name = request.param
-    folder = tmp_path_factory.mktemp("runs") / f"{name}-noise"
-    folder.mkdir()
     info = small_info(CLASSES, model=name, image_size=(96, 128), licence="research only")
-    write_info(folder, info)
-    run = open_run(folder)
-    run.__dict__["model"] = perturb(build(name, classes=len(CLASSES)))  # what `Run.model` would read
-    return Exported(run, export(run))
+
+    def opened(folder):
+        run = open_run(folder)
+        run.__dict__["model"] = perturb(build(name, classes=len(CLASSES)))  # what `Run.model` would read
+        return run
+
+    def fill(folder):
+        write_info(folder, info)
+        (folder / "report.pickle").write_bytes(pickle.dumps(export(opened(folder))))
+
+    folder = shared_folder(tmp_path_factory, f"{name}-{build.__name__}", fill)
+    return Exported(opened(folder), pickle.loads((folder / "report.pickle").read_bytes()))

@@ -5,6 +5,7 @@ from math import inf, nan
 
 import pytest
 import torch
+from quick_exports import ONE_OF_EACH
 from shallow import shallow
 
 from featherseg import models
@@ -86,7 +87,9 @@ def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
     assert row.ok == ok
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS]
+)
 def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
     model = shallow(name, 3)
     fresh = deepcopy(model.state_dict())

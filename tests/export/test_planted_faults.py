@@ -12,6 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from openvino import Core
+from shared_exports import small_graph
 from small_model import FACTS, SmallModel, small_model
 
 from featherseg.exporters import openvino
@@ -209,7 +210,7 @@ def model():
 def files(model, tmp_path_factory) -> dict[str, bytes]:
     """The right files: "logits", "masks", "int8"."""
     folder = tmp_path_factory.mktemp("files")
-    logits = to_onnx(model, FACTS)
+    logits, masks = small_graph(tmp_path_factory), small_graph(tmp_path_factory, masks=True)
     (folder / "logits.onnx").write_bytes(logits)
     quantize_static(
         folder / "logits.onnx",
@@ -219,7 +220,7 @@ def files(model, tmp_path_factory) -> dict[str, bytes]:
         per_channel=True,
         op_types_to_quantize=["Conv"],
     )
-    return {"logits": logits, "masks": to_onnx(model, FACTS, True), "int8": (folder / "int8.onnx").read_bytes()}
+    return {"logits": logits, "masks": masks, "int8": (folder / "int8.onnx").read_bytes()}
 
 
 def check(model, content: bytes, kind: str, folder) -> ParityReport:

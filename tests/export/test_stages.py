@@ -3,10 +3,10 @@
 import onnx
 import pytest
 import torch
-from small_model import FACTS, small_model
+from shared_exports import small_graph
+from small_model import small_model
 from torch import nn
 
-from featherseg.exporters.onnx import to_onnx
 from featherseg.exporters.stages import PREFIX, Stages, run_tensors, signal_to_noise_db, tensor_names
 
 ORDER = (
@@ -28,7 +28,7 @@ ORDER = (
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("stages") / "model.onnx"
-    path.write_bytes(to_onnx(small_model(), FACTS))
+    path.write_bytes(small_graph(tmp_path_factory))
     return path
 
 
