@@ -14,7 +14,7 @@ class Tiny:
 
     name, channels, licence = "tiny", 3, "none"
     classes = (ClassInfo("a", (0, 0, 0)),)
-    keys = [str(i) for i in range(7)]  # noqa: RUF012
+    keys = [str(i) for i in range(7)]
 
     def __len__(self):
         return 7

@@ -20,7 +20,7 @@ class Town:
 
     name, channels, licence = "town", 3, "none"
     classes = tuple(ClassInfo(name, (0, 0, 0)) for name in "abcd")
-    keys = [str(i) for i in range(6)]  # noqa: RUF012
+    keys = [str(i) for i in range(6)]
 
     def __len__(self):
         return len(self.keys)

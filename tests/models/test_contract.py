@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from quick_exports import ONE_OF_EACH
 from shallow import shallow
 from torch.testing import assert_close
 
@@ -17,7 +18,11 @@ SHIFTS = ("attention.key.bias", "attention.unary.bias")
 """Of FRM's attention: they shift all scores of a softmax alike, which changes nothing."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
+EVERY = [pytest.param(n, marks=[] if n in ONE_OF_EACH or MODELS[n].panoptic else pytest.mark.slow) for n in MODELS]
+"""Without its repetitions a variant is another width of the same layers: all of them are slow."""
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def name(request):
     return request.param
 
@@ -65,9 +70,11 @@ def test_every_parameter_learns(net):
     assert {name for name in still if not name.endswith(SHIFTS)} == set()
 
 
-def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(net):
+@pytest.mark.parametrize("largest", [False, True])
+def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(net, largest):
     torch.manual_seed(0)
-    size = (7, 9)  # one position is left of it at the coarsest stride: a batch norm has no variance there
+    # one position is left of these at the coarsest stride: a batch norm has no variance there
+    size = (net.lone_side or 32, net.lone_side or 32) if largest else (7, 9)
     training, images = copy.deepcopy(net).train(), torch.randn(1, 3, *size)
     before = [parameter.clone() for parameter in training.parameters()]
     optimiser = torch.optim.AdamW(training.parameters(), lr=1e-4)
@@ -93,10 +100,25 @@ def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
 
 @pytest.mark.parametrize("channels", [1, 6])
 def test_other_channels_are_taken(name, channels):
-    model = models.build(name, classes=2, channels=channels).eval()
-    assert len(model.mean) == len(model.std) == channels
-    with torch.no_grad():
+    with torch.device("meta"):
+        model = models.build(name, classes=2, channels=channels).eval()
         assert model(torch.zeros(1, channels, 64, 64)).logits.shape[1] == 2
+    assert len(model.mean) == len(model.std) == channels
+
+
+def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(net):
+    images = torch.randn(2, 3, 64, 96)
+    for mode in (True, False):
+        out = copy.deepcopy(net).train(mode)(images)
+        assert out.aux is None
+        if net.feature_channels is None or not mode:
+            assert out.features is None
+        else:
+            assert out.features.shape[:2] == (2, net.feature_channels)
+    aux = net(images, aux=True).aux or {}
+    assert set(aux) == set(net.aux_heads)
+    for head, logits in aux.items():
+        assert logits.shape[:2] == (2, 1 if head == net.boundary_head else 5)
 
 
 def test_it_has_a_recipe_of_its_name(name):

@@ -1,17 +1,14 @@
 """Held against the authors' network (tests/golden), counts measured on it, and the paper's figure of a stage."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_golden import WithAux, figures, gmacs, golden, unfit
+from peer import Peer
+from peer_golden import golden
 from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.exporters.parity import perturb
 from featherseg.models.ddrnet import VARIANTS, BilateralStage, DDRNet, DDRNetConfig
 
@@ -28,45 +25,27 @@ WITH_AUX = {"ddrnet-23-slim": 37.53, "ddrnet-23": 147.97, "ddrnet-39": 290.94}
 """GMACs at 1024x2048 of 19 classes."""
 
 
-def network(name="ddrnet-23-slim", classes=5):
-    return DDRNet(VARIANTS[name].config, classes)
+class TestDDRNet(Peer):
+    model, config, variants, name = DDRNet, DDRNetConfig, VARIANTS, "ddrnet-23-slim"
+    reference = "ddrnet_23_slim"
+    misses = {"names": SWAPPED}
+    counts = COUNTS
+    costs_with_aux = WITH_AUX
+    aux_keys = ("seghead_extra.",)
+    maps = [(32, 25, 33), (64, 13, 17), (128, 13, 17), (512, 2, 3)]
+
+    def test_the_reference_swaps_the_names_of_its_outputs(self):
+        for case in golden(self.reference).reference["cases"]:
+            for output, head in (("aux", "final_layer"), ("main", "seghead_extra")):
+                assert case["outputs"][output]["mean"] == case["stages"][head]["mean"]
+
+    def test_the_last_bias_is_the_authors(self):
+        ours, state = self.network(classes=19), golden(self.reference).state()
+        load_official(ours, state)
+        assert_close(ours.head[1][2].bias.double(), state["final_layer.conv2.bias"])
 
 
-def test_the_reference_s_logits_come_out():
-    reference = golden("ddrnet_23_slim")
-    for case in reference.reference["cases"]:  # why the names are swapped
-        for output, head in (("aux", "final_layer"), ("main", "seghead_extra")):
-            assert case["outputs"][output]["mean"] == case["stages"][head]["mean"]
-    assert reference.misses(network(classes=19), names=SWAPPED) == []
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    assert figures(partial(network, name)) == COUNTS[name]
-
-
-@pytest.mark.parametrize("name", WITH_AUX)
-def test_with_its_auxiliary_head_it_costs_what_was_measured(name):
-    with torch.device("meta"):
-        ours = WithAux(network(name, 19)).eval()
-    assert round(gmacs(ours, (1024, 2048))["macs"], 2) == WITH_AUX[name]
-
-
-def test_other_weights_are_refused():
-    ours = network(classes=19)
-    for message, state in unfit(golden("ddrnet_23_slim").state()).items():
-        with pytest.raises(WeightsError, match=message):
-            load_official(ours, state)
-
-
-def test_weights_without_the_auxiliary_head_leave_it_as_it_is():
-    ours, state = network(classes=19), golden("ddrnet_23_slim").state()
-    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
-    load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
-    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
-    assert_close(ours.head[1][2].bias.double(), state["final_layer.conv2.bias"])
-    with pytest.raises(WeightsError, match=r"missing: aux_heads"):
-        load_official(ours, {k: v for k, v in state.items() if k != "seghead_extra.conv1.weight"})
+network = TestDDRNet.network
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [
@@ -104,31 +83,3 @@ def test_each_branch_is_added_to_the_other_at_that_one_s_size(stride, down, size
     assert_close(got_coarse, own_coarse + x)
     lifted = F.interpolate(stage.to_fine(own_coarse.clamp(min=0)), size=fine_size, mode="bilinear", align_corners=False)
     assert_close(got_fine, own_fine + lifted)
-
-
-def test_auxiliary_logits_come_when_asked_for():
-    ours, images = network(), seeded(2, 3, 64, 96)
-    for mode in (ours.eval(), ours.train()):
-        assert mode(images).aux is None
-        assert mode(images, aux=True).aux["aux"].shape == (2, 5, 8, 12)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (20, 9), (65, 96)])
-def test_one_image_can_be_trained_on(size):
-    ours = network().train()
-    out = ours(seeded(1, 3, *size), aux=True)
-    (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()
-    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
-
-
-def test_the_backbone_gives_the_maps_it_says():
-    with torch.device("meta"):
-        backbone = network().backbone
-        maps = backbone(torch.empty(1, 3, 97, 131))
-    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels
-    assert [tuple(x.shape[1:]) for x in maps] == [(32, 25, 33), (64, 13, 17), (128, 13, 17), (512, 2, 3)]
-
-
-def test_a_foreign_backbone_is_refused():
-    with pytest.raises(ConfigError, match="backbone"):
-        parse(DDRNetConfig, {"backbone": "resnet-18"}, "model ddrnet-23")

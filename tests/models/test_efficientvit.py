@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_golden import gmacs, golden, unfit
+from peer import Peer
+from peer_golden import gmacs, golden
 from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.models.efficientvit import VARIANTS, EfficientViT, EfficientViTConfig, LinearAttention, resize_bicubic
@@ -22,34 +22,28 @@ COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x
 }
 
 
-def network(name="efficientvit-seg-b0", classes=5, **options):
-    return EfficientViT(parse(EfficientViTConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
+class TestEfficientViT(Peer):
+    model, config, variants, name = EfficientViT, EfficientViTConfig, VARIANTS, "efficientvit-seg-b0"
+    reference = "efficientvit_seg_b0"
+    counts = COUNTS
+    maps = [(16, 25, 33), (32, 13, 17), (64, 7, 9), (128, 4, 5)]
+    slips = [*Peer.slips, ({"channels": 0}, "channels")]
+    test_with_its_auxiliary_heads_it_costs_what_was_measured = None
+    test_weights_without_auxiliary_heads_leave_them_as_they_are = None
+
+    def measured(self, name):
+        with torch.device("meta"):
+            ours, of_ade20k = network(name, 19).eval(), network(name, 150, classifier_expansion=0).eval()
+        found = (count_parameters(ours) / 1e6, gmacs(ours, (1024, 2048))["macs"], gmacs(of_ade20k, (512, 512))["macs"])
+        return tuple(round(figure, 3) for figure in found)
+
+
+network = TestEfficientViT.network
 
 
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-def test_the_reference_s_logits_come_out():
-    assert golden("efficientvit_seg_b0").misses(network(classes=19)) == []
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    params, full, square = COUNTS[name]
-    with torch.device("meta"):
-        ours, of_ade20k = network(name, 19).eval(), network(name, 150, classifier_expansion=0).eval()
-    assert round(count_parameters(ours) / 1e6, 3) == params
-    assert round(gmacs(ours, (1024, 2048))["macs"], 3) == full
-    assert square is None or round(gmacs(of_ade20k, (512, 512))["macs"], 3) == square
-
-
-def test_other_weights_are_refused():
-    ours = network(classes=19)
-    for message, state in unfit(golden("efficientvit_seg_b0").state()).items():
-        with pytest.raises(WeightsError, match=message):
-            load_official(ours, state)
 
 
 def test_without_the_widened_layer_the_authors_classifier_has_its_place():
@@ -109,30 +103,3 @@ def test_coarse_maps_come_up_as_torch_scales_them_bicubically(factor):
     x = seeded(2, 3, 4, 5)
     expected = F.interpolate(x, scale_factor=factor, mode="bicubic", align_corners=False)
     assert_close(resize_bicubic(x, (4 * factor, 5 * factor)), expected)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])
-def test_one_image_can_be_trained_on(size):
-    ours = network().train()
-    ours(seeded(1, 3, *size)).logits.square().mean().backward()
-    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
-
-
-def test_features_come_with_training_only():
-    ours = network()
-    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
-def test_the_backbone_gives_the_maps_it_says():
-    with torch.device("meta"):
-        backbone = network().backbone
-        maps = backbone(torch.empty(1, 3, 97, 131))
-    assert [tuple(x.shape[1:]) for x in maps] == [(16, 25, 33), (32, 13, 17), (64, 7, 9), (128, 4, 5)]
-    assert backbone.stage_channels == (16, 32, 64, 128)
-
-
-@pytest.mark.parametrize(("options", "said"), [({"backbone": "van-b0"}, "backbone"), ({"channels": 0}, "channels")])
-def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
-    with pytest.raises(ConfigError, match=said):
-        network(**options)

@@ -1,16 +1,11 @@
 """Held against the authors' network (tests/golden), counts measured on it, and loops over the paper's figures."""
 
-from functools import partial
-
 import pytest
 import torch
-from peer_golden import WithAux, figures, gmacs, golden, unfit
+from peer import Peer
 from seeded import seeded
 from torch.testing import assert_close
 
-from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.exporters.parity import perturb
 from featherseg.models.pidnet import (
     VARIANTS,
@@ -31,40 +26,16 @@ WITH_AUX = {"pidnet-s": 50.30, "pidnet-m": 184.66, "pidnet-l": 287.18}
 """GMACs at 1024x2048 of 19 classes, rounded twice: 50.295 before, of 50.2949."""
 
 
-def network(name="pidnet-s", classes=5):
-    return PIDNet(VARIANTS[name].config, classes)
+class TestPIDNet(Peer):
+    model, config, variants, name = PIDNet, PIDNetConfig, VARIANTS, "pidnet-s"
+    reference = "pidnet_s"
+    counts = COUNTS
+    costs_with_aux = WITH_AUX
+    aux_keys = ("seghead_p.", "seghead_d.")
+    maps = [(32, 25, 33), (64, 13, 17), (64, 13, 17), (128, 13, 17), (512, 2, 3)]
 
 
-def test_the_reference_s_logits_come_out():
-    assert golden("pidnet_s").misses(network(classes=19)) == []
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    assert figures(partial(network, name)) == COUNTS[name]
-
-
-@pytest.mark.parametrize("name", WITH_AUX)
-def test_with_its_auxiliary_heads_it_costs_what_was_measured(name):
-    with torch.device("meta"):
-        ours = WithAux(network(name, 19)).eval()
-    assert abs(gmacs(ours, (1024, 2048))["macs"] - WITH_AUX[name]) < 0.0055  # half a printed digit, twice rounded
-
-
-def test_other_weights_are_refused():
-    ours = network(classes=19)
-    for message, state in unfit(golden("pidnet_s").state()).items():
-        with pytest.raises(WeightsError, match=message):
-            load_official(ours, state)
-
-
-def test_weights_without_the_auxiliary_heads_leave_them_as_they_are():
-    ours, state = network(classes=19), golden("pidnet_s").state()
-    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
-    load_official(ours, {k: v for k, v in state.items() if not k.startswith(("seghead_p.", "seghead_d."))})
-    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
-    with pytest.raises(WeightsError, match=r"missing: aux_heads\.aux_d"):
-        load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_d.")})
+network = TestPIDNet.network
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [
@@ -121,33 +92,3 @@ def test_the_parallel_pooling_adds_the_finest_scale_to_each_and_keeps_them_apart
     finest = net.finest(x)
     expected = net.compress(torch.cat([finest, net.process(finest.repeat(1, 4, 1, 1))], dim=1)) + net.shortcut(x)
     assert_close(net(x), expected)
-
-
-def test_auxiliary_logits_come_when_asked_for():
-    ours, images = network(), seeded(2, 3, 64, 96)
-    for mode in (ours.eval(), ours.train()):
-        assert mode(images).aux is None
-        aux = mode(images, aux=True).aux
-        assert {name: tuple(x.shape) for name, x in aux.items()} == {"aux_p": (2, 5, 8, 12), "aux_d": (2, 1, 8, 12)}
-
-
-@pytest.mark.parametrize("name", ["pidnet-s", "pidnet-l"])
-@pytest.mark.parametrize("size", [(64, 64), (20, 9), (65, 96)])
-def test_one_image_can_be_trained_on(name, size):
-    ours = network(name).train()
-    out = ours(seeded(1, 3, *size), aux=True)
-    sum(x.square().mean() for x in (out.logits, *out.aux.values())).backward()
-    assert [key for key, p in ours.named_parameters() if p.grad is None] == []
-
-
-def test_the_backbone_gives_the_maps_it_says():
-    with torch.device("meta"):
-        backbone = network().backbone
-        maps = backbone(torch.empty(1, 3, 97, 131))
-    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels == (32, 64, 64, 128, 512)
-    assert [tuple(x.shape[2:]) for x in maps] == [(25, 33), (13, 17), (13, 17), (13, 17), (2, 3)]
-
-
-def test_a_foreign_backbone_is_refused():
-    with pytest.raises(ConfigError, match="backbone"):
-        parse(PIDNetConfig, {"backbone": "resnet-18"}, "model pidnet-s")

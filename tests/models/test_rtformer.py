@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_golden import gmacs, golden, unfit
+from peer import Peer
+from peer_golden import gmacs, golden
 from seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.models.rtformer import (
@@ -30,28 +30,30 @@ COUNTS = {  # M parameters of 19 classes without and with the auxiliary head; GM
 PADDLE = {".running_mean": "._mean", ".running_var": "._variance"}
 
 
-def network(name="rtformer-slim", classes=5):
-    return RTFormer(VARIANTS[name].config, classes)
+class TestRTFormer(Peer):
+    model, config, variants, name = RTFormer, RTFormerConfig, VARIANTS, "rtformer-slim"
+    reference = "rtformer_slim"
+    misses = {"rtol": 1e-5, "upsampled": True}
+    counts = COUNTS
+    aux_keys = ("seghead_extra.",)
+    maps = [(32, 25, 33), (64, 13, 17), (64, 13, 17), (256, 4, 5)]
+    test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # not measured
+
+    def measured(self, name):
+        with torch.device("meta"):
+            ours = network(name, 19).eval()
+        everything, head = count_parameters(ours), count_parameters(ours.aux_heads)
+        millions = [round((everything - head) / 1e6, 3), round(everything / 1e6, 3)]
+        return (*millions, round(16 * gmacs(ours, (256, 512))["macs"], 1))
+
+
+network = TestRTFormer.network
 
 
 def normed(norm, x):
     """A batch norm in evaluation, from its definition."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-
-
-def test_the_reference_s_logits_come_out():
-    """Paddle's are in float32."""
-    assert golden("rtformer_slim").misses(network(classes=19), rtol=1e-5, upsampled=True) == []
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    with torch.device("meta"):
-        ours = network(name, 19).eval()
-    everything, head = count_parameters(ours), count_parameters(ours.aux_heads)
-    figures = [round((everything - head) / 1e6, 3), round(everything / 1e6, 3)]
-    assert (*figures, round(16 * gmacs(ours, (256, 512))["macs"], 1)) == COUNTS[name]
 
 
 def test_the_fine_branch_looks_at_144_positions_whatever_the_size():
@@ -70,24 +72,12 @@ def test_paddle_s_own_names_of_statistics_are_read():
     assert load_official(network(classes=19), state) == []
 
 
-def test_other_weights_are_refused():
+def test_weights_of_its_own_parts_are_asked_for_by_name():
     ours, state = network(classes=19), golden("rtformer_slim").state()
-    for message, wrong in unfit(state).items():
-        with pytest.raises(WeightsError, match=message):
-            load_official(ours, wrong)
     with pytest.raises(WeightsError, match=r"missing: backbone\.blocks\.1\.coarse_attention\.key\.weight"):
         load_official(ours, {k: v for k, v in state.items() if k != "layer5.attn_l.k"})
     with pytest.raises(WeightsError, match=r"shape of backbone\.stem\.0\.weight"):
         load_official(network("rtformer-base", 19), state)
-
-
-def test_weights_without_the_auxiliary_head_leave_it_as_it_is():
-    ours, state = network(classes=19), golden("rtformer_slim").state()
-    before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
-    load_official(ours, {k: v for k, v in state.items() if not k.startswith("seghead_extra.")})
-    assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
-    with pytest.raises(WeightsError, match=r"missing: aux_heads"):
-        load_official(ours, {k: v for k, v in state.items() if k != "seghead_extra.conv1.weight"})
 
 
 @torch.no_grad()
@@ -145,36 +135,8 @@ def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inje
     assert_close(got_high, high)
 
 
-def test_the_backbone_gives_the_maps_it_says():
-    with torch.device("meta"):
-        backbone = network().backbone
-        maps = backbone(torch.empty(1, 3, 97, 131))
-    assert tuple(x.shape[1] for x in maps) == backbone.stage_channels
-    assert [tuple(x.shape[1:]) for x in maps] == [(32, 25, 33), (64, 13, 17), (64, 13, 17), (256, 4, 5)]
-
-
-def test_auxiliary_logits_come_when_asked_for():
-    ours, images = network(), torch.zeros(2, 3, 64, 96)
-    for mode in (ours.eval(), ours.train()):
-        assert mode(images).aux is None
-        assert mode(images, aux=True).aux["aux"].shape == (2, 5, 8, 12)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (20, 9), (33, 32)])
-def test_one_image_can_be_trained_on(size):
-    ours = network().train()
-    out = ours(seeded(1, 3, *size).float(), aux=True)
-    (out.logits.square().mean() + out.aux["aux"].square().mean()).backward()
-    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
-
-
 def test_attention_starts_small():
     ours = network().backbone
     for block in ours.blocks:
         assert float(block.coarse_attention.key.weight.detach().std()) == pytest.approx(0.001, rel=0.05)
         assert float(block.fine_attention.key_value[2].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
-
-
-def test_a_foreign_backbone_is_refused():
-    with pytest.raises(ConfigError, match="backbone"):
-        parse(RTFormerConfig, {"backbone": "resnet-18"}, "model rtformer-slim")

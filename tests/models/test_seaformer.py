@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from peer_golden import gmacs, golden, unfit
+from peer import Peer
+from peer_golden import gmacs, golden
 from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.counting.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
@@ -24,35 +23,29 @@ COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x204
 }
 
 
-def network(name="seaformer-tiny", classes=5, **options):
-    return SeaFormer(parse(SeaFormerConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
+class TestSeaFormer(Peer):
+    model, config, variants, name = SeaFormer, SeaFormerConfig, VARIANTS, "seaformer-tiny"
+    reference = "seaformer_tiny"
+    counts = COUNTS
+    slips = [*Peer.slips, ({"widths": ()}, "widths"), ({"widths": (8, 0)}, "widths")]
+    test_with_its_auxiliary_heads_it_costs_what_was_measured = None
+    test_weights_without_auxiliary_heads_leave_them_as_they_are = None
+    test_the_backbone_gives_the_maps_it_says = None  # five: below
+
+    def measured(self, name):
+        with torch.device("meta"):
+            small, large = network(name, 19).eval(), network(name, 150).eval()
+        found = [count_parameters(net) / 1e6 for net in (small, large)]
+        found += [gmacs(small, size)["macs"] for size in ((1024, 2048), (512, 1024))]
+        return tuple(round(figure, 3) for figure in (*found, gmacs(large, (512, 512))["macs"]))
+
+
+network = TestSeaFormer.network
 
 
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-def test_the_reference_s_logits_come_out():
-    assert golden("seaformer_tiny").misses(network(classes=19)) == []
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    with torch.device("meta"):
-        small, large = network(name, 19).eval(), network(name, 150).eval()
-    found = [count_parameters(net) / 1e6 for net in (small, large)]
-    found += [gmacs(small, size)["macs"] for size in ((1024, 2048), (512, 1024))]
-    found.append(gmacs(large, (512, 512))["macs"])
-    for figure, expected in zip(found, COUNTS[name], strict=True):
-        assert expected is None or round(figure, 3) == expected
-
-
-def test_other_weights_are_refused():
-    ours = network(classes=19)
-    for message, state in unfit(golden("seaformer_tiny").state()).items():
-        with pytest.raises(WeightsError, match=message):
-            load_official(ours, state)
 
 
 def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head():
@@ -120,12 +113,6 @@ def test_one_image_can_be_trained_on(size):
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []
 
 
-def test_features_come_with_training_only():
-    ours = network()
-    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
 def test_the_backbone_gives_five_maps():
     with torch.device("meta"):
         backbone = network("seaformer-large").backbone
@@ -133,11 +120,3 @@ def test_the_backbone_gives_five_maps():
     expected = [(64, 25, 33), (128, 13, 17), (192, 7, 9), (256, 4, 5), (320, 2, 3)]
     assert [tuple(x.shape[1:]) for x in maps] == expected
     assert backbone.stage_channels == tuple(shape[0] for shape in expected)
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"backbone": "van-b0"}, "backbone"), ({"widths": ()}, "widths"), ({"widths": (8, 0)}, "widths"),
-])  # fmt: skip
-def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
-    with pytest.raises(ConfigError, match=said):
-        network(**options)

@@ -6,13 +6,13 @@ The authors draw the bases of the factorisation anew in every forward: there can
 import pytest
 import torch
 import torch.nn.functional as F
+from peer import Peer
 from peer_golden import gmacs, unfit
 from seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
@@ -25,23 +25,30 @@ COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x204
 CHANNELS, DEPTHS, EXPANSIONS = (32, 64, 160, 256), (3, 3, 5, 2), (8, 8, 4, 4)  # of segnext-t
 
 
-def network(name="segnext-t", classes=5, **options):
-    return SegNeXt(parse(SegNeXtConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
+class TestSegNeXt(Peer):
+    model, config, variants, name = SegNeXt, SegNeXtConfig, VARIANTS, "segnext-t"
+    counts = COUNTS
+    maps = [(32, 25, 33), (64, 13, 17), (160, 7, 9), (256, 4, 5)]
+    slips = [*Peer.slips, ({"channels": 40}, "channels"), ({"rank": 0}, "rank")]
+    test_the_reference_s_logits_come_out = None  # there is none
+    test_other_weights_are_refused = None  # below, over made-up weights
+    test_with_its_auxiliary_heads_it_costs_what_was_measured = None
+    test_weights_without_auxiliary_heads_leave_them_as_they_are = None
+
+    def measured(self, name):
+        with torch.device("meta"):
+            small, large = network(name, 19).eval(), network(name, 150).eval()
+        full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
+        found = [count_parameters(net) / 1e6 for net in (small, large)]
+        return tuple(round(x, 3) for x in (*found, full["macs"], full["ptflops-0.6"], square["macs"]))
+
+
+network = TestSegNeXt.network
 
 
 @pytest.fixture(scope="module")
 def net():
     return perturb(network())
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_it_weighs_and_costs_what_was_measured(name):
-    with torch.device("meta"):
-        small, large = network(name, 19).eval(), network(name, 150).eval()
-    full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
-    found = [count_parameters(net) / 1e6 for net in (small, large)]
-    found += [full["macs"], full["ptflops-0.6"], square["macs"]]
-    assert tuple(round(figure, 3) for figure in found) == COUNTS[name]
 
 
 def vectors(key, channels):
@@ -232,27 +239,3 @@ def test_stochastic_depth_grows_from_none_to_a_tenth():
     with torch.device("meta"):
         rates = [m.rate for m in network().modules() if isinstance(m, StochasticDepth)]
     assert_close(torch.tensor(rates), torch.linspace(0, 0.1, 13))
-
-
-@pytest.mark.parametrize("size", [(64, 64), (9, 20), (1, 40)])
-def test_one_image_can_be_trained_on(size):
-    ours = network().train()
-    for layer in ours.modules():
-        if isinstance(layer, StochasticDepth):
-            layer.rate = 0.0
-    ours(seeded(1, 3, *size)).logits.square().mean().backward()
-    assert [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-
-
-def test_features_come_with_training_only():
-    ours = network()
-    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"backbone": "van-b0"}, "backbone"), ({"channels": 40}, "channels"), ({"rank": 0}, "rank"),
-])  # fmt: skip
-def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
-    with pytest.raises(ConfigError, match=said):
-        network(**options)
