@@ -133,7 +133,7 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
     assert any("the 3 runs of deeplabv3-lite0 have only 2 seeds" in caution for caution in found["cautions"])
     with_settings(field[5], "train", seed=2)
     text = run(*field, third, "--no-costs").stdout
-    assert "nothing is said of frm-lite0 (train.lr=0.5): it has fewer than three seeds" in text
+    assert "frm-lite0 (train.lr=0.5) is not compared: it has fewer than three seeds" in text
     assert "than every other model with three seeds" in text
     assert "not trained alike, they differ in: train.lr" in text
 
@@ -181,7 +181,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
     assert all(word in html for word in ("deeplabv3-lite0", "grass", "default-src 'none'", "How to read this"))
-    assert "Classes told apart: none" in html
+    assert "Classes that differ: none" in html
     assert "<script" not in html
 
 

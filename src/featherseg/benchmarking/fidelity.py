@@ -1,4 +1,4 @@
-"""Is it still the same model: logits, masks and mIoU of a variant beside those of plain float32 PyTorch."""
+"""Is it still the same model: logits, masks and mIoU of a variant against plain float32 PyTorch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from featherseg.uncertainty.clusters import clusters_of
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A variant beside the reference on the same images.
+    """A variant against the reference on the same images.
 
     max_difference is the largest of its logits, of_range that over the range (largest less smallest) of the
     reference's; same_class the share of pixels of one class in both masks, 0..1; images names what it was measured on.

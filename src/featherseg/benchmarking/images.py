@@ -38,7 +38,7 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
     """
     names, splits = {d.name for d in own}, {d.val_split for d in own}
     if data is None and len(names) != 1:
-        found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run tells its dataset"
+        found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run is among them"
         raise ConfigError(f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml.")
     name = data or own[0].name
     split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")

@@ -4,7 +4,7 @@ Models that are timed one after the other are timed on two machines: clocks, cac
 seconds. Here every round runs each model once, so that a ratio is taken between neighbours in time, and as in
 `featherseg benchmark` all of it is done several times with processes started anew. The time is that of the model's
 forward on one image, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
-of the whole way from an image file to a mask file.
+of a process from an image file to a mask file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,16 +69,16 @@ class Latency:
 
     @property
     def memory_mib(self) -> float | None:
-        """On a GPU what it took there, else what its process took."""
+        """Peak on the GPU where there is one, else that of its process."""
         return self.process_mib if self.gpu_mib is None else self.gpu_mib
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What N models took at one size (height, width).
+    """Times and memory of N models at one size (height, width).
 
-    times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does not
-    tell; gpu_mib (N,) what torch took on a GPU, NaN without one; `machine` names device and threads.
+    times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does
+    not report them; gpu_mib (N,) torch's peaks on a GPU, NaN without one; `machine` names device and threads.
     """
 
     names: tuple[str, ...]
@@ -89,7 +89,7 @@ class SideBySide:
     gpu_mib: np.ndarray
 
     def latency(self, place: int) -> Latency:
-        """What one model took."""
+        """Of one model."""
         p50, p95 = np.percentile(self.times_ms[place], [50, 95]).tolist()
         memory = (None if np.isnan(mib[place]) else float(mib[place]) for mib in (self.process_mib, self.gpu_mib))
         return Latency(p50, p95, *memory)

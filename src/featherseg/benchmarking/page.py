@@ -53,7 +53,7 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
 def cautions(benchmark: Benchmark) -> list[str]:
     """What a reader of the figures has to know first; also for the terminal."""
     found = [
-        f"{model.name} is untrained: latency only. What a lower precision does to its masks says nothing here."
+        f"{model.name} is untrained: latency only. How a lower precision changes its masks means nothing here."
         for model in benchmark.plan.models
         if model.run is None
     ]

@@ -115,7 +115,7 @@ class Samples:
     """All that was measured of one variant in one setting; arrays are (S, R): starts, rounds of each.
 
     wall, cpu and queue hold milliseconds by stage, see `worker.Times`; the others one value a start.
-    process_mib is NaN where the system does not tell, gpu_mib None without a GPU.
+    process_mib is NaN where the system does not report it, gpu_mib None without a GPU.
     """
 
     wall: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""How fast a model is in every build, with proof beside it that the masks are the same.
+"""The latency of a model in every build, and how far its masks are from those of plain PyTorch.
 
 One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
 and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a

@@ -1,4 +1,4 @@
-"""From raw times to what may be said of them: percentiles, and ratios of neighbours in time with an interval.
+"""From raw times to what they show: percentiles, and ratios of neighbours in time with an interval.
 
 Letters: S starts (a set of processes, one per variant, started together), R rounds in each. A round runs every variant
 once, so that a ratio is taken between times that lie next to each other on the same machine in the same mood. Rounds of
@@ -45,7 +45,7 @@ class Speedup:
 
     @property
     def itself(self) -> bool:
-        """Whether this is the baseline beside itself."""
+        """Whether this is the baseline compared with itself."""
         return self.low == self.value == self.high == 1
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ def speedup(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed
 
     The interval is that value, times and divided by exp(t * spread): spread is that of the logarithm over bootstrap
     replicates, each of S - 1 of the S starts drawn with replacement (which makes its variance unbiased, as in
-    bootstrap.py), t Student's with S - 1 degrees of freedom. Of several pairs that are looked at together, `pairs`,
+    bootstrap.py), t Student's with S - 1 degrees of freedom. Of several pairs that are compared together, `pairs`,
     each has its share of the 5 % (Bonferroni). Raises ConfigError for fewer than two starts, or where rounds do not
     pair up.
     """
@@ -77,8 +77,8 @@ def speedup(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed
             f"{MIN_STARTS} starts, as the spread between starts is part of the interval."
         )
     logs, starts = np.log(baseline_ms / own_ms), len(own_ms)
-    drawn = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))
-    medians = np.median(logs[drawn].reshape(REPLICATES, -1), axis=1)
+    chosen = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))
+    medians = np.median(logs[chosen].reshape(REPLICATES, -1), axis=1)
     t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])
     middle, reach = np.median(logs), t * medians.std()
     return Speedup(*np.exp([middle, middle - reach, middle + reach]).tolist())
@@ -88,7 +88,7 @@ def run_queue_wait(wall_ms: np.ndarray, cpu_ms: np.ndarray, queue_ms: np.ndarray
     """How many times as long the machine took as it would have alone: median over the rounds, 1 = undisturbed.
 
     Wall over CPU time, and CPU time plus the time that threads waited for a core (NaN where the kernel does not
-    tell it) over CPU time; the larger. With several threads the first is below 1 by itself.
+    report it) over CPU time; the larger. With several threads the first is below 1 by itself.
     """
     cpu = np.maximum(cpu_ms, 1e-6)
     by_queue = 1 + np.nan_to_num(queue_ms) / cpu

@@ -51,7 +51,7 @@ class BenchmarkModel:
 
     @property
     def size(self) -> Size:
-        """(height, width) it is timed at unless told otherwise: its training images', or its paper's."""
+        """(height, width) it is timed at by default: its training images', or its paper's."""
         if self.run:
             return self.run.info.image_size
         return next((size for name, size in CATALOGUE_SIZES.items() if self.name.startswith(name)), USUAL_SIZE)
@@ -88,7 +88,7 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
 
     A file belongs to the run in whose export/ it lies, else to the only run that is named beside it. A run has all the
     files of its export/. Raises RunError, DataNotFound, and ConfigError for a file of which no run is known: without
-    it nobody could say whether the file's masks are right.
+    it the file's masks have no reference.
     """
     runs: dict[str, BenchmarkModel] = {}
     for name in (n for n in names if not is_exported_file(n)):
@@ -166,7 +166,7 @@ def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
         return same[0] if same else BenchmarkModel(run.name, run, builds=False)
     if len(named) != 1:
         raise ConfigError(
-            f"{file} lies in no run's export/, so that nobody can say whether its masks are right. "
+            f"{file} lies in no run's export/, so that its masks have no reference. "
             f"Name the run it was exported from as well: featherseg benchmark RUN {file}"
         )
     return named[0]

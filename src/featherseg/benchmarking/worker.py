@@ -221,7 +221,7 @@ def wait(device: torch.device) -> None:
 
 
 def run_queue_ms() -> float:
-    """How long the threads of this process have waited for a core so far; NaN where the kernel does not tell."""
+    """How long the threads of this process have waited for a core so far; NaN where the kernel does not report it."""
     waited = 0
     try:
         for task in os.scandir("/proc/self/task"):
@@ -232,7 +232,7 @@ def run_queue_ms() -> float:
 
 
 def peak_mib() -> float | None:
-    """The peak of this process's memory in MiB as Linux or Windows has it; None where neither tells.
+    """The peak of this process's memory in MiB as Linux or Windows has it; None where neither reports it.
 
     Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
     """

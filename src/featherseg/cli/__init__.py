@@ -63,8 +63,8 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"featherseg {__version__}")
         raise typer.Exit
 
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _messages_to_stderr() -> None:
-    """stdout is for results; what the package has to say besides (a licence, a tile size) goes to stderr."""
+    """stdout is for results; messages of the package (a licence, a tile size) go to stderr."""
     logger = logging.getLogger("featherseg")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)

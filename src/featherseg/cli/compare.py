@@ -55,8 +55,8 @@ def compare(
 ) -> None:
     """Compare models on your own images: mIoU with intervals, size, latency, memory, the best for a budget.
 
-    Runs that differ in their seed alone are runs of one model: with three of each it is said which models differ,
-    with fewer only which files. `featherseg sweep` trains such runs.
+    Runs that differ in their seed alone are runs of one model: three of each show which models differ,
+    fewer only which files. `featherseg sweep` trains such runs.
     """
     inference = asdict(parse_inference(None, scales, tta, resize))
     if resize is None:
@@ -95,7 +95,7 @@ def compare(
 def show(
     result: Comparison | Sweep, comparison: Comparison, console: Console, page: Path | None, *, as_json: bool
 ) -> None:
-    """Print the comparison of a result, or the result as JSON; write the page where one is asked for."""
+    """Print the comparison of a result, or the result as JSON; write the page if one is wanted."""
     from featherseg.comparison.page import comparison_html
     from featherseg.core.files import write_text
 

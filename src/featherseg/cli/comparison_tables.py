@@ -19,14 +19,14 @@ WIDEST = 16
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """What to know first, rankings, what may be said of each pair, picks, files, times."""
+    """Cautions, rankings, differences of pairs, picks for the budgets, files, latency."""
     from rich.markup import escape
 
     from featherseg.core.wording import counted
 
     where = escape(one_line(f"{comparison.data} {comparison.split}"))
     console.print(
-        f"{where}: {counted(comparison.images, 'image')}, looked at {comparison.inference}; "
+        f"{where}: {counted(comparison.images, 'image')}, inference: {comparison.inference}; "
         f"intervals by drawing {comparison.clusters}"
     )
     for caution in comparison.cautions:
@@ -61,14 +61,14 @@ def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -
     console.print(escape(one_line(ranking.verdict())))
     names = [s.name for s in ranking.results]
     for name in ranking.left_out:
-        console.print(escape(one_line(f"  nothing is said of {name}: it has fewer than three seeds")))
+        console.print(escape(one_line(f"  {name} is not compared: it has fewer than three seeds")))
     _print_differences(console, ranking.differences, names, classes)
 
 
 def _print_differences(
     console: Console, differences: Sequence[Difference], names: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """A line a pair in points of mIoU, and below it the classes that are told apart."""
+    """A line a pair in points of mIoU, and below it the classes that differ."""
     from rich.markup import escape
 
     for d in differences:
@@ -133,14 +133,14 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
     notes = []
     for found in checked.rows:
         row = found.row
-        words = list(dict.fromkeys(filter(None, (row.method, row.backbone))))
-        name = " ".join(words)
+        parts = list(dict.fromkeys(filter(None, (row.method, row.backbone))))
+        name = " ".join(parts)
         at = f"G, {row.size}" if row.size != "-" else "G"
         figures = [*zip(checked.table.measured, found.measured, strict=True), (at, found.gflops), ("M", found.params)]
         shown = [(what, figure) for what, figure in figures if figure.printed != "-" or figure.ours]
         for number, (what, figure) in enumerate(shown):
             ours = f"{figure.ours.value:.3f}" if figure.ours else "-"
-            first = "" if number else "\n".join(words)
+            first = "" if number else "\n".join(parts)
             verdict = NOT_RECOUNTED if figure.words == NOT_RECOUNTED else figure.verdict or "-"
             table.add_row(*map(escape, (first, what, figure.printed, ours, verdict)))
             if figure.verdict not in (None, "equal", "not testable here"):

@@ -20,7 +20,7 @@ TITLES = {"broken": "broken", "warning": "worth mending", "missing": "not instal
 def doctor(
     as_json: AsJson = False,
 ) -> None:
-    """Print versions, devices, compiled loops, places and extras; beside each fault what mends it.
+    """Print versions, devices, compiled loops, places and extras; with each fault how to mend it.
 
     Every extra whose packages are all here is tried on next to nothing: a frame is encoded, a layer exported and run.
     Exit code 0 where all that is needed works, 1 where something is broken: a core package that is missing or cannot
@@ -35,7 +35,7 @@ def doctor(
 
         findings += [*probes.findings(usable_extras(findings)), *system()]
     else:
-        findings.append(Finding("machine", "the rest", "not looked at, as the core cannot be used"))
+        findings.append(Finding("machine", "the rest", "not checked, as the core cannot be used"))
     if as_json:
         content = {"healthy": is_healthy(findings), "findings": [asdict(finding) for finding in findings]}
         print(json_text(content))

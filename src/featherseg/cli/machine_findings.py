@@ -16,11 +16,11 @@ from featherseg.core.installation import PACKAGE, Finding, reinstall
 SHARED_MEMORY = Path("/dev/shm")
 NO_COMPILER = "install a C compiler such as gcc, then featherseg from its source: pip install --force-reinstall ."
 LITTLE_DISK_GIB = 2.0
-"""Free space under which it is said that a run or prepared data may not fit."""
+"""Free space under which a warning says that a run or prepared data may not fit."""
 
 
 def system() -> list[Finding]:
-    """All findings beside those of the packages, in the order they are printed."""
+    """All findings except those of the packages, in the order they are printed."""
     return [
         finding for section in (_machine, _devices, _kernels, _places, _shared_memory) for finding in _guarded(section)
     ]
@@ -42,7 +42,7 @@ def _machine() -> Iterator[Finding]:
 
     facts = processor()
     yield Finding("machine", "processor", facts["processor"])
-    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that decide the speed of models")
+    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that models run faster with")
     yield Finding("machine", "cores", f"{usable_cores()} usable")
     yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
 
@@ -51,19 +51,19 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     yield Finding("devices", "cpu", f"{torch.get_num_threads()} threads")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     for number, device in enumerate(names):
         yield Finding("devices", f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB")
     if not names:
-        yield Finding("devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in said])}")
+        yield Finding("devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in caught])}")
     if sys.platform == "darwin":
         there = torch.backends.mps.is_available()
         yield Finding("devices", "mps", "available" if there else "none: this torch or this system has no Metal")
 
 
-def _why_no_cuda(said: list[str]) -> str:
+def _why_no_cuda(messages: list[str]) -> str:
     import torch
 
     if torch.version.cuda is None:
@@ -71,7 +71,7 @@ def _why_no_cuda(said: list[str]) -> str:
     if not shutil.which("nvidia-smi"):
         return f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver here"
     return f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device" + "".join(
-        f"; {line}" for line in said
+        f"; {line}" for line in messages
     )
 
 
@@ -84,15 +84,15 @@ def _kernels() -> Iterator[Finding]:
     elif os.environ.get("FEATHERSEG_NO_EXT") == "1":
         yield Finding("kernels", "compiled loops", "left aside, numpy runs instead: FEATHERSEG_NO_EXT=1 is set")
     else:
-        words = f"none, numpy runs instead, slower with the same results: {_why_no_extension()}"
-        yield Finding("kernels", "compiled loops", words, "warning", NO_COMPILER)
+        found = f"none, numpy runs instead, slower with the same results: {_why_no_extension()}"
+        yield Finding("kernels", "compiled loops", found, "warning", NO_COMPILER)
     if keep_freed_memory():
-        words = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
+        found = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
     elif os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
-        words = "left as it is: FEATHERSEG_ALLOCATOR=off is set"
+        found = "left as it is: FEATHERSEG_ALLOCATOR=off is set"
     else:
-        words = "left as it is: only glibc on Linux is told to keep freed memory"
-    yield Finding("kernels", "allocator", words)
+        found = "left as it is: only glibc on Linux is told to keep freed memory"
+    yield Finding("kernels", "allocator", found)
 
 
 def _why_no_extension() -> str:
@@ -108,14 +108,14 @@ def _places() -> Iterator[Finding]:
     from featherseg.runs import runs_by_name
 
     here = [name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()]
-    words = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
-    yield Finding("places", "ImageNet weights", words)
+    found = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
+    yield Finding("places", "ImageNet weights", found)
     home = os.environ.get("FEATHERSEG_HOME")
-    words = f"those in {home} among them" if home else "$FEATHERSEG_HOME may name a folder of yours"
-    yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {words}")
+    found = f"those in {home} among them" if home else "$FEATHERSEG_HOME may name a folder of yours"
+    yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {found}")
     caches = [f"below {place.parent}" if place.parent.name == "data" else str(place) for place in _caches()]
-    words = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
-    yield Finding("places", "prepared data", words)
+    found = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
+    yield Finding("places", "prepared data", found)
     for name, path in (("here", Path.cwd()), ("home", Path.home()), ("temporary files", Path(tempfile.gettempdir()))):
         if path.is_dir():
             yield _disk(name, path)
@@ -143,12 +143,12 @@ def _shared_memory() -> Iterator[Finding]:
 
     needed, recipe = max((loader_bytes(name), name) for name in shipped_recipes())
     size = shutil.disk_usage(SHARED_MEMORY).total
-    words = f"{size / 2**20:,.0f} MiB; the loader of {recipe}, the largest, holds up to {needed / 2**20:,.0f} MiB there"
+    found = f"{size / 2**20:,.0f} MiB; the loader of {recipe}, the largest, holds up to {needed / 2**20:,.0f} MiB there"
     if size >= needed:
-        yield Finding("places", str(SHARED_MEMORY), words)
+        yield Finding("places", str(SHARED_MEMORY), found)
     else:
         remedy = f"docker run --shm-size={-(-needed // 2**30)}g, or --set data.workers=0 for such recipes"
-        yield Finding("places", str(SHARED_MEMORY), words, "warning", remedy)
+        yield Finding("places", str(SHARED_MEMORY), found, "warning", remedy)
 
 
 def loader_bytes(recipe: str) -> int:

@@ -75,7 +75,7 @@ def parse_inference(window: str | None, scales: str, tta: str | None, resize: st
     from featherseg.inference.settings import InferenceSettings
 
     if tta not in (None, "flip"):
-        raise ConfigError(f"--tta {tta!r}: expected flip. Several scales are asked for with --scales 0.75,1,1.25.")
+        raise ConfigError(f"--tta {tta!r}: expected flip. Several scales are given as --scales 0.75,1,1.25.")
     return InferenceSettings(
         window=parse_size(window, "--window") if window else None,
         scales=parse_scales(scales),
@@ -85,7 +85,7 @@ def parse_inference(window: str | None, scales: str, tta: str | None, resize: st
 
 
 def with_own_resize(inference: InferenceSettings, resize: str | None, runtime: Runtime) -> InferenceSettings:
-    """The settings at the size that the model was validated at, unless --resize asked for another."""
+    """The settings at the size that the model was validated at, unless --resize names another."""
     return inference if resize else replace(inference, resize=runtime.test_resize)
 
 

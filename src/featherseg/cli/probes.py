@@ -1,6 +1,6 @@
 """What `doctor` tries of each extra: the calls that verbs make, on next to nothing, each extra in its own process.
 
-A version number does not tell that a call is gone. `python -m featherseg.cli.probes video` is such a process: exit
+A version number does not show that a call is gone. `python -m featherseg.cli.probes video` is such a process: exit
 code 0 and what was done as its last line, or a traceback, or it dies.
 """
 
@@ -41,8 +41,8 @@ def findings(extras: Iterable[str]) -> list[Finding]:
     found = []
     for extra, process in begun.items():
         try:
-            told = process.communicate(timeout=max(0.0, end - time.monotonic()))[0].strip().splitlines()
-            last = told[-1] if told else f"the process died of it, exit code {process.returncode}"
+            lines = process.communicate(timeout=max(0.0, end - time.monotonic()))[0].strip().splitlines()
+            last = lines[-1] if lines else f"the process died of it, exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

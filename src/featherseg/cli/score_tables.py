@@ -61,7 +61,7 @@ def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str,
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """A paper's row beside the run's own figures."""
+    """A paper's row and the run's own figures."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -52,7 +52,7 @@ class Candidate:
         return self.run.recipe.train.seed if self.run else None
 
     def cost(self, size: Size) -> Cost | None:
-        """What its model weighs and costs at (height, width); None for a file that does not tell its model."""
+        """What its model weighs and costs at (height, width); None for a file that does not name its model."""
         try:
             with torch.device("meta"):
                 if self.run:
@@ -102,7 +102,7 @@ def seeds_of(files: Sequence[Candidate]) -> int:
 def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, keys: Sequence[str]) -> list[str]:
     """What a reader of the scores has to know: runs that are not finished, or were trained on images of these keys.
 
-    labelled is what is scored; files that were exported do not tell what they learned from.
+    labelled is what is scored; files that were exported do not record what they learned from.
     """
     unfinished = [one for one in candidates if one.run and one.run.unfinished]
     found = [f"{one.name} is not finished: its training was stopped on the way" for one in unfinished]
@@ -116,7 +116,7 @@ def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, keys: Se
 
 
 def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """The settings of the training, without those of the model itself, in which these differ, as far as they tell."""
+    """The recorded settings of the training, without those of the model itself, in which these differ."""
     settings = [_settings(one.run) for one in candidates if one.run]
     names = {name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING}
     return tuple(sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1))
@@ -182,7 +182,7 @@ def _refuse_copies(candidates: Sequence[Candidate]) -> None:
             digest = hashlib.sha256((one.path / WEIGHTS).read_bytes()).hexdigest() if one.run else str(one.path)
             if digest in seen:
                 raise ConfigError(
-                    f"{seen[digest]} and {one.name} hold the same weights of the same training: a copy says nothing "
+                    f"{seen[digest]} and {one.name} hold the same weights of the same training: a copy shows nothing "
                     f"that the first does not. Name one of them, or runs with other seeds."
                 )
             seen[digest] = one.name

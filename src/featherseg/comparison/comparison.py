@@ -1,7 +1,7 @@
-"""Models side by side on one dataset: how good, how costly, and what may be said of the difference.
+"""Models side by side on one dataset: how good, how costly, and which differences are shown.
 
-Models that started from different weights are never ranked in one list: what is seen would be the weights. What is said
-of *these models* needs runs with several seeds; of *these files* it is said apart.
+Models that started from different weights are never ranked in one list: what is seen would be the weights. A
+statement about *these models* needs runs with several seeds; one about *these files* is kept apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,15 +47,15 @@ def compare(
 ) -> Comparison:
     """Compare runs and exported files on the same images: mIoU with intervals, parameters, MACs, latency, memory.
 
-    Runs that differ in their seed alone are runs of one model. Each look at a split counts in every run, as `evaluate`
-    counts it.
+    Runs that differ in their seed alone are runs of one model. Each evaluation of a split counts in every run, as with
+    `evaluate`.
 
     Args:
         runs: Two run folders, names of runs or exported files, or more.
         data: A dataset by name, a dataset.toml or a dataset of your own; default: what the runs were trained on.
         data_root: The folder in which it lies; default: the runs' own.
         split: Part of the dataset; default: what training validated on.
-        inference: How images are looked at, or what differs from how each run was validated: {"flip": True}.
+        inference: Inference settings, or what differs from how each run was validated: {"flip": True}.
         size: (height, width) that latency and MACs are measured at; default: that of a typical image.
         costs: False leaves latency and memory out.
         budgets: Latency and memory within which the best model is named.
@@ -105,7 +105,7 @@ def compare(
         for one, own in zip(candidates, settings, strict=True)
     }
 
-    # What the figures allow to say: of models where their runs suffice, else of these files.
+    # Which differences the figures show: of models where their runs suffice, else of these files.
     clusters = clusters_of(images.keys)
     results = {
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)

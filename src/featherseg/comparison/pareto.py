@@ -66,7 +66,7 @@ def pick(
     """The highest mIoU that costs `budget` at most, the cheapest of equals.
 
     undecided holds the pairs of names between which no difference is shown: the reason names the cheapest model that
-    is not told apart from the pick, as a user may prefer it.
+    is not shown to differ from the pick, as a user may prefer it.
     """
     if not points:
         return Pick(None, f"{quantity.name} was not measured here.")

@@ -18,7 +18,7 @@ from featherseg.uncertainty.bootstrap import Difference, Interval, best
 class CandidateResult:
     """A model and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
 
-    params and gmacs (by `macs`, at the size that was timed) are None for a file that does not tell its model.
+    params and gmacs (by `macs`, at the size that was timed) are None for a file that does not name its model.
     """
 
     name: str
@@ -56,8 +56,8 @@ class CandidateResult:
 class Ranking:
     """Models of one initialisation, the highest mean mIoU first.
 
-    differences are those of every pair, by their places in the list; none where `reason` says why nothing can be said.
-    left_out are models of which nothing is said as they have too few runs; unlike are settings of the training in
+    differences are those of every pair, by their places in the list; none where `reason` says why.
+    left_out are models that are not compared as they have too few runs; unlike are settings of the training in
     which these models differ.
     """
 
@@ -70,7 +70,7 @@ class Ranking:
 
     @property
     def best(self) -> CandidateResult | None:
-        """The one that is better than every other of which something is said, if any is shown to be."""
+        """The one that is better than every other that is compared, if any is shown to be."""
         place = best(self.differences)
         return None if place is None else self.results[place]
 
@@ -89,7 +89,7 @@ class Ranking:
         return f"trained {self.init if self.init.startswith('from ') else f'from {self.init}'}"
 
     def verdict(self) -> str:
-        """What the figures allow to say of the list as a whole; no full stop."""
+        """What the figures show of the list as a whole; no full stop."""
         if self.reason:
             return self.reason
         others = "every other model with three seeds" if self.left_out else "every other model of this list"

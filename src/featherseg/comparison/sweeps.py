@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featherseg.training.recorder import Reporter
 
 SEEDS = (0, 1, 2)
-"""As few as something can be said about the models with."""
+"""The fewest with which models, not only files, can be compared."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def train_all(
         own = [f'model.name="{name}"']
         if catalogue.configure(name).backbone not in PRETRAINED:
             own.append("model.pretrained=false")
-        one = replace(request, overrides=(*own, *request.overrides))  # what the user asked for comes last and counts
+        one = replace(request, overrides=(*own, *request.overrides))  # the user's own come last and count
         check_request(one, lambda message: None)
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))

@@ -1,13 +1,13 @@
 """Is one model better than another, or did the images (or the seeds) only happen to favour it?
 
-Two questions, kept apart. *These two files*: what is drawn again are images (`compare_files`). *These two models*:
-images and training runs are drawn again together (`compare_models`). Counts are pooled in each replicate and IoU
+Two questions, kept apart. *These two files*: images are resampled (`compare_files`). *These two models*:
+images and training runs are resampled together (`compare_models`). Counts are pooled in each replicate and IoU
 is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N images, U clusters,
 K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then each class's IoU.
 
 An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U clusters, m - 1 of m runs:
 that makes its variance unbiased (McCarthy and Snowden, Vital and Health Statistics 2(95), 1985). Student's t has as
-many degrees of freedom as the clusters and runs leave (`_freedom`). Where several pairs or classes are looked at, their
+many degrees of freedom as the clusters and runs leave (`_freedom`). Where several pairs or classes are compared, their
 intervals are widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of
 Statistics 6(2), 1979).
 """
@@ -25,12 +25,12 @@ from featherseg.uncertainty.clusters import Clusters
 LEVEL = 0.95
 REPLICATES = 2000
 MIN_RUNS = 3
-"""Runs of each model from which something can be said about the models."""
+"""Runs of each model from which the models can be compared."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference and its 95 % interval; low and high are NaN where nothing can be said."""
+    """A difference and its 95 % interval; low and high are NaN where there is none."""
 
     value: float
     low: float
@@ -140,10 +140,10 @@ def _compare(counts: Sequence[np.ndarray], clusters: Clusters, replicates: int, 
     pairs = np.array(list(combinations(range(len(runs)), 2)))  # (P, 2)
     rng = np.random.default_rng(seed)
     iou = _iou(pooled.sum(axis=0), np.full(pooled.shape[-1], np.nan))  # (T, K)
-    scores, drawn = _with_mean(iou), _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (T, Q), (R, T, Q)
+    scores, resampled = _with_mean(iou), _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (T, Q), (R, T, Q)
     value = _pairwise(_over_runs(scores[None], runs), pairs)[0]  # (P, Q)
-    by_images = _pairwise(_over_runs(drawn, runs), pairs)  # (R, P, Q)
-    by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(drawn, runs, rng), pairs)
+    by_images = _pairwise(_over_runs(resampled, runs), pairs)  # (R, P, Q)
+    by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(resampled, runs, rng), pairs)
     freedom = _freedom(by_images, _class_freedom(pooled), _run_terms(scores, runs, pairs))  # (P, Q)
     return _intervals(value, by_both, freedom, pairs)
 
@@ -186,7 +186,7 @@ def _with_mean(iou: np.ndarray) -> np.ndarray:
 
 
 def _over_runs(scores: np.ndarray, runs: Sequence[int], rng: np.random.Generator | None = None) -> np.ndarray:
-    """(R, T, Q) -> the mean over each model's runs, (R, S, Q); over m - 1 runs drawn with replacement where asked."""
+    """(R, T, Q) -> the mean over each model's runs, (R, S, Q); of m - 1 drawn with replacement where `rng` is given."""
     parts = np.split(scores, np.cumsum(runs)[:-1], axis=1)  # S of (R, m, Q)
     if rng is None:
         return np.stack([part.mean(axis=1) for part in parts], axis=1)
@@ -225,13 +225,13 @@ def _run_terms(scores: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> tu
     return variance[pairs].sum(axis=1), squared[pairs].sum(axis=1)
 
 
-def _freedom(drawn: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Degrees of freedom of every difference, (P, Q); drawn (R, P, Q) holds images drawn alone, classes (K,).
+def _freedom(resampled: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Degrees of freedom of every difference, (P, Q); resampled (R, P, Q) resamples images alone, classes (K,).
 
     1 / freedom of mIoU is the mean over the classes (1 for a class without any), weighted by each one's share in the
     variance of mIoU; NaN where no class has any. Runs join by Satterthwaite's rule (Biometrics Bulletin 2(6), 1946).
     """
-    deviation = np.nan_to_num(drawn - drawn.mean(axis=0))
+    deviation = np.nan_to_num(resampled - resampled.mean(axis=0))
     covariance = np.einsum("rpk,rp->pk", deviation[..., 1:], deviation[..., 0]).clip(0)  # (P, K)
     inverse = covariance @ (1 / np.nan_to_num(classes, nan=1)) / np.maximum(covariance.sum(axis=1), 1e-300)  # (P,)
     miou = np.full_like(inverse, np.nan) if np.isnan(classes).all() else 1 / np.maximum(inverse, 1e-3)
@@ -242,9 +242,9 @@ def _freedom(drawn: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray
     return np.where(denominator > 0, (variance + run_variance) ** 2 / np.maximum(denominator, 1e-300), images)
 
 
-def _intervals(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray, pairs: np.ndarray) -> list[Difference]:
-    """value, freedom (P, Q), drawn (R, P, Q) -> the differences with their intervals."""
-    spread = drawn.std(axis=0)  # (P, Q)
+def _intervals(value: np.ndarray, resampled: np.ndarray, freedom: np.ndarray, pairs: np.ndarray) -> list[Difference]:
+    """value, freedom (P, Q), resampled (R, P, Q) -> the differences with their intervals."""
+    spread = resampled.std(axis=0)  # (P, Q)
     families = (slice(0, 1), slice(1, None))  # mIoU of all pairs; IoU of all pairs and classes
     reach = np.concatenate([_holm_reach(value[:, f], spread[:, f], freedom[:, f]) for f in families], axis=1)
     rows = np.stack([value, value - reach, value + reach], axis=-1)  # (P, Q, 3)

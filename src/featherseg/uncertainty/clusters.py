@@ -1,6 +1,6 @@
-"""What a bootstrap draws: whole sequences where the names of the images tell enough of them, else blocks in time.
+"""What a bootstrap resamples: whole sequences where the names of the images show enough of them, else blocks in time.
 
-Neighbouring images of a drive look alike, so that 233 of them say less than 233 unrelated ones.
+Neighbouring images of a drive look alike, so that 233 of them count for less than 233 unrelated ones.
 """
 
 import re
@@ -33,12 +33,12 @@ class Clusters:
 
 
 def clusters_of(keys: Sequence[str], block: int = BLOCK) -> Clusters:
-    """The clusters of the images with these keys; the frames' numbers tell their order in time.
+    """The clusters of the images with these keys; the frames' numbers give their order in time.
 
-    A sequence is what a key says without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
-    tell sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are cut
+    A sequence is a key without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007". Names
+    show sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are cut
     into blocks of about `block` consecutive images, none across two sequences; so is the list as a whole where names
-    tell nothing.
+    show nothing.
     """
     names = [_FRAME.sub("", key) for key in keys]
     found, index, lengths = np.unique(names, return_inverse=True, return_counts=True)
