@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from featherseg.core.errors import ConfigError, DataNotFound, require
-from featherseg.core.notebook import percent, progress_or_bar
+from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
@@ -96,7 +96,7 @@ def train(
         KeyboardInterrupt: It was stopped; its checkpoint is written.
     """
     require("lightning", "train", "training")
-    from featherseg.training.job import this_rank
+    from featherseg.training.job import this_rank, torch_as_it_was
     from featherseg.training.job import train as train_run
     from featherseg.training.objects import Objects
     from featherseg.training.prepare import OBJECT_RECIPE, Request
@@ -112,8 +112,8 @@ def train(
         overrides=tuple(texts),
         objects=Objects(own, pair, loss, augment),
     )
-    reporter: Reporter = progress if isinstance(progress, Reporter) else LoggedProgress(progress_or_bar(progress))
-    with _torch_as_it_was():
+    reporter = reporter_of(progress)
+    with torch_as_it_was():
         run = train_run(request, Path(out), reporter, resume=resume)
         page = run.path / REPORT
         current = page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime
@@ -125,26 +125,6 @@ def train(
     seconds = time.monotonic() - start
     reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %; {page} is written ({seconds:.0f} s)")
     return run
-
-
-class LoggedProgress:
-    """Tells of a training by a `Progress`; its messages go to the logger "featherseg"."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.tell = progress
-
-    def message(self, text: str) -> None:
-        """A sentence."""
-        log.info(text)
-
-    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
-        """One step further."""
-        score = f", mIoU {percent(record['val_miou'])} %" if record.get("val_miou") is not None else ""
-        self.tell(f"training, loss {record['loss']:.3f}{score}", step, steps)
-
-    def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Of work between two steps."""
-        self.tell(doing, done, total)
 
 
 def evaluate(
@@ -363,20 +343,6 @@ def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
 
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-@contextmanager
-def _torch_as_it_was() -> Iterator[None]:
-    """What a training sets in torch for the whole process is put back: random state, deterministic algorithms."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from featherseg.benchmarking.statistics import Speedup, speedup
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, find_models
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
+from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.runs import Run
@@ -44,7 +45,7 @@ def benchmark(
         models: Run folders, names of runs, exported files, names of the catalogue (seeded weights).
         plan: Sizes, batches, threads, device, baseline, repeats; its defaults are those of `featherseg benchmark`.
         data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
-        progress: Called as work goes on.
+        progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
         A Benchmark: a table a setting, with 95 % intervals.
@@ -57,7 +58,7 @@ def benchmark(
     if not (data is None and data_root is None and split is None):
         own = [model.run.recipe.data for model in found if model.run]
         plan = replace(plan, labelled=replace(labelled_set(own, data, data_root, split), size=None))
-    return measure(plan.completed(found), progress)
+    return measure(plan.completed(found), progress_or_bar(progress))
 
 
 def measure(plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND) -> Benchmark:

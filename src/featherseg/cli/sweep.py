@@ -65,10 +65,10 @@ def sweep(
             seeds=[int(seed) for seed in seeds.split(",")],
             data=data,
             data_root=data_root,
-            overrides=overrides or (),
+            settings=overrides or (),
             costs=costs,
             device=device,
-            reporter=progress,
+            progress=progress,
         )
     found = replace(found, comparison=replace(found.comparison, budgets=budgets))
     show(found, found.comparison, progress.console, page, as_json=as_json)

@@ -15,6 +15,7 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
+from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
@@ -60,7 +61,7 @@ def compare(
         costs: False leaves latency and memory out.
         budgets: Latency and memory within which the best model is named.
         device: auto, cpu, cuda, cuda:N or mps.
-        progress: Called as work goes on.
+        progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
         A Comparison: rankings, differences with 95 % intervals, picks.
@@ -71,6 +72,7 @@ def compare(
         DataNotFound, DataError: Images or masks are missing or damaged.
     """
     budgets.check(costs)
+    progress = progress_or_bar(progress)
     candidates = open_candidates([str(run.path) if isinstance(run, Run) else str(run) for run in runs], device)
 
     # Everything that can be refused is, before anything is scored.
@@ -145,9 +147,11 @@ def compare(
 
 
 def _score(
-    one: Candidate, data: SegmentationData, split: str, inference: InferenceSettings, progress: Progress | None
+    one: Candidate, data: SegmentationData, split: str, inference: InferenceSettings, progress: Progress
 ) -> Scores:
-    named = progress and (lambda doing, done, of: progress(f"{doing} {one.name}", done, of))
+    def named(doing: str, done: int, of: int | None) -> None:
+        progress(f"{doing} {one.name}", done, of)
+
     scores = evaluate(one.runtime, data, inference, boundary=False, progress=named)
     if one.run and not one.run.shipped:
         log_evaluation(one.run, data, split, inference, scores)

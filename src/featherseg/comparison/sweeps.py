@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from featherseg.comparison.results import Comparison
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import check_folder
 from featherseg.core.machine import pick_device
+from featherseg.core.notebook import reporter_of
+from featherseg.core.types import Progress, Reporter
 from featherseg.runs import RESOLVED, open_run
 
 if TYPE_CHECKING:
     from featherseg.training.prepare import Request
-    from featherseg.training.recorder import Reporter
 
 SEEDS = (0, 1, 2)
 """The fewest with which models, not only files, can be compared."""
@@ -47,10 +49,10 @@ def sweep(
     seeds: Sequence[int] = SEEDS,
     data: str | None = None,
     data_root: Path | None = None,
-    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
     costs: bool = True,
     device: str | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress | Reporter | None = None,
 ) -> Sweep:
     """Train every model under one recipe, a run a seed, then compare them on what training validated on.
 
@@ -64,36 +66,32 @@ def sweep(
         out: The folder of the runs: OUT/MODEL-SEED.
         seeds: One run of each model a seed.
         data, data_root: A dataset in place of the recipe's, and the folder in which it lies.
-        overrides: Settings in place of the recipe's, as in "train.epochs=40".
+        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"].
         costs: False leaves latency and memory out of the comparison.
         device: auto, cpu, cuda, cuda:N or mps, for training and comparing; default: the recipe's.
-        reporter: Hears how it goes; default: nobody.
+        progress: As of `featherseg.train`.
 
     Raises:
         UnknownName, ConfigError, WeightsError and so on, before the first is trained.
     """
     require("lightning", "train", "training")
+    from featherseg.training.job import torch_as_it_was
     from featherseg.training.prepare import Request
 
     if len(models) * len(seeds) < 2:
         raise ConfigError("one model and one seed make one run: name two models or seeds, or more.")
+    pairs = settings.items() if isinstance(settings, Mapping) else ()
+    texts = [f"{k}={json.dumps(v)}" for k, v in pairs] or list(settings)
     if device:
         pick_device(device)  # raises for a wrong one, not after the training
-        overrides = (*overrides, f'train.device="{device}"')
-    out, reporter = Path(out), reporter or _Silent()
+        texts.append(f'train.device="{device}"')
+    out, reporter = Path(out), reporter_of(progress)
     check_folder(out)
-    request = Request(recipe, data, data_root, None, tuple(overrides))
-    runs = train_all(request, models, seeds, out, reporter)
+    request = Request(recipe, data, data_root, None, tuple(texts))
+    with torch_as_it_was():
+        runs = train_all(request, models, seeds, out, reporter)
     found = compare(runs, data, data_root=data_root, costs=costs, device=device or "auto", progress=reporter.progress)
     return Sweep(tuple(runs), found)
-
-
-class _Silent:
-    """A reporter that nobody hears."""
-
-    def message(self, text: str) -> None: ...
-    def step(self, step: int, steps: int, record: dict[str, Any]) -> None: ...
-    def progress(self, doing: str, done: int, total: int | None) -> None: ...
 
 
 def train_all(

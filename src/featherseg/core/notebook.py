@@ -1,12 +1,13 @@
 """What results and long work show in Jupyter: tables, and a bar that moves. Nothing is shown anywhere else."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from featherseg.core.types import Progress
+from featherseg.core.types import Progress, Reporter
 
 REDRAW_SECONDS = 0.2  # between two drawings of a bar: each is a message to the browser
 
@@ -18,6 +19,31 @@ def progress_or_bar(progress: Progress | None) -> Progress:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return NotebookBar() if getattr(shell, "kernel", None) else lambda doing, done, total: None
+
+
+def reporter_of(progress: Progress | Reporter | None) -> Reporter:
+    """`progress` itself where it is a Reporter; else one that calls it, its messages going to the logger."""
+    return progress if isinstance(progress, Reporter) else _LoggedProgress(progress_or_bar(progress))
+
+
+class _LoggedProgress:
+    """Reports a training to a `Progress`; its messages go to the logger "featherseg"."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.call = progress
+
+    def message(self, text: str) -> None:
+        """For people."""
+        logging.getLogger("featherseg").info(text)
+
+    def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
+        """One step further."""
+        score = f", mIoU {percent(record['val_miou'])} %" if record.get("val_miou") is not None else ""
+        self.call(f"training, loss {record['loss']:.3f}{score}", step, steps)
+
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Of work between two steps."""
+        self.call(doing, done, total)
 
 
 class NotebookBar:

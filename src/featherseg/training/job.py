@@ -59,6 +59,20 @@ ADVERTS = [f"lightning.pytorch.{part}" for part in ("utilities.rank_zero", "trai
 """Loggers of Lightning that advertise, and say a line a checkpoint."""
 
 
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """What a training sets in torch for the whole process is put back: random state, deterministic algorithms."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
     """Train as asked and write the run folder `out`; with `resume` go on with what is there, as it was begun.
 
