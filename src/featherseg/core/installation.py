@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from featherseg._version import __version__
 
@@ -157,7 +157,11 @@ def installation() -> list[Finding]:
     faults = import_faults([row.module for row in core if row.found] or ["torch", "numpy"])
     findings = [*_versions(), *(_core_package(row, faults.get(row.module)) for row in core)]
     if not asked:
-        findings.append(_no_metadata(faults))
+        # The package lies on the path but was not installed: which packages it needs is not known here.
+        tried = "; ".join(f"{name}: {fault}" for name, fault in faults.items()) or "torch and numpy can be imported"
+        state: State = "broken" if faults else "warning"
+        found = f"is not installed, but runs from a folder; {tried}"
+        findings.append(Finding("core", PACKAGE, found, state, "pip install -e . in its checkout"))
     extras = [row for row in asked if row.extra != CORE]
     return findings + [_package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras]
 
@@ -204,14 +208,3 @@ def _package(row: Requirement, section: str, what: str) -> Finding:
     if satisfies(row.found, row.versions):
         return Finding(section, row.name, f"{row.found}, {wanted}")
     return Finding(section, row.name, f"{row.found}, but {wanted}", "broken", f"pip install --upgrade {what}")
-
-
-def _no_metadata(faults: dict[str, str]) -> Finding:
-    """The package lies on the path but was not installed: which packages it needs is not known here."""
-    tried = "; ".join(f"{name}: {fault}" for name, fault in faults.items()) or "torch and numpy can be imported"
-    found = f"is not installed, but runs from a folder; {tried}"
-    return Finding("core", PACKAGE, found, "broken" if faults else "warning", "pip install -e . in its checkout")
-
-
-if TYPE_CHECKING:
-    pass

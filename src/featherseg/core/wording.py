@@ -28,7 +28,7 @@ def visible(text: str) -> str:
     Names of files and classes come from others: `a\x1b[2J` is shown as `a\\x1b[2J`. Line breaks and tabs stay; half
     characters, as Python holds bytes of a name that are no UTF-8, are shown as `\\udcff`.
     """
-    return "".join(_escaped(c) if _steers(c) else c for c in text)
+    return "".join(c.encode("unicode_escape").decode("ascii") if _steers(c) else c for c in text)
 
 
 def one_line(text: str) -> str:
@@ -46,10 +46,6 @@ def _steers(character: str) -> bool:
     if character in "\n\t":
         return False
     return character in _DIRECTION_MARKS or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _escape_lacking(error: UnicodeError) -> tuple[str, int]:

@@ -192,11 +192,17 @@ def _check_pair(
     for twin in pair.twins:
         fault("twins", f"{twin} has the same stem as another file")
     if pair.image is None or pair.mask is None:
-        return fault("unpaired", _unpaired(pair))
+        if pair.image is None and pair.mask is None:
+            return fault("unpaired", f"{pair.key} is listed, but has neither an image nor a mask")
+        alone, lacking = (pair.image, "mask") if pair.mask is None else (pair.mask, "image")
+        return fault("unpaired", f"{alone} has no {lacking}")
     image, ids, entry = None, None, report.splits[split]
     try:
         image = read_image(pair.image, listing.channels)  # (H, W, C)
-        first_split, first_key = first_places.setdefault(_fingerprint(image), (split, pair.key))
+        # Of the decoded pixels, so that the same image in another format or with other metadata is found.
+        digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
+        digest.update(np.ascontiguousarray(image).data)
+        first_split, first_key = first_places.setdefault(digest.digest(), (split, pair.key))
         if first_split != split:
             fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:
@@ -234,19 +240,6 @@ def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
     entry.sizes[size] = entry.sizes.get(size, 0) + 1
     if ignored == label.size:
         entry.only_ignored.append(key)
-
-
-def _fingerprint(image: np.ndarray) -> bytes:
-    """A hash of the decoded pixels: equal for the same image in two files of different format or metadata."""
-    digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
-
-
-def _unpaired(pair: Pair) -> str:
-    if pair.image is None and pair.mask is None:
-        return f"{pair.key} is listed, but has neither an image nor a mask"
-    return f"{pair.mask} has no image" if pair.image is None else f"{pair.image} has no mask"
 
 
 def _notes(report: CheckReport, listing: Listing) -> list[str]:

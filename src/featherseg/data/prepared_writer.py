@@ -81,7 +81,8 @@ def prepare_data(
     folders = [out] if out else cache_folders(data_folder(name, root))
     if not folders:
         raise ConfigError("FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first.")
-    place = _writable(folders)
+    # The first of the folders that is there or can be made; the last where that cannot be said of any.
+    place = next((f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1])
     if place.parent == data_folder(name, root):  # the dataset may be somebody else's; `out` is the user's own
         refuse_links(place.parent, place.name)
     refuse_links(place, folder_name(data.name))
@@ -102,11 +103,6 @@ def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
 
 def _drawn(name: str) -> ConfigError:
     return ConfigError(f"{name} is generated on the fly, so there are no files to prepare.")
-
-
-def _writable(folders: Sequence[Path]) -> Path:
-    """The first of the folders that is there or can be made; the last where that cannot be said of any."""
-    return next((f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1])
 
 
 def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None) -> Prepared:

@@ -240,7 +240,10 @@ def _write_names(image: Image.Image, numbers: np.ndarray, infos: Sequence[ClassI
         y = max(min(middle[0], image.height - bottom), -top)
         x = max(min(middle[1], image.width - right), -left)
         box = (left + x, top + y, right + x, bottom + y)
-        if not any(_overlap(box, other) for other in written):
+        if not any(
+            left + x <= other[2] and other[0] <= right + x and top + y <= other[3] and other[1] <= bottom + y
+            for other in written
+        ):
             pen.text((x, y), name, _PAPER, font=font, anchor="mm", stroke_width=stroke, stroke_fill=_INK)
             written.append(box)
 
@@ -250,8 +253,3 @@ def _middle(part: np.ndarray) -> tuple[int, int]:
     rows, columns = np.nonzero(part)
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     return int(rows[nearest]), int(columns[nearest])
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    """Whether two boxes share a point."""
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

@@ -79,9 +79,11 @@ def plan(
     pixels = _pixels_that_fit(runtime, size, inference, budget, largest)
     if inference.window is None:
         if pixels >= size[0] * size[1]:
-            run = _costs(runtime, size, inference)[1] * size[0] * size[1]
-            keeps = run <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
-            return Plan(inference, f"whole{fitted}", _at_once(runtime, size, inference, budget), keeps)
+            kept, run, _ = (cost * size[0] * size[1] for cost in _costs(runtime, size, inference))
+            at_once = max(1, int(budget.free / (kept + run)))
+            return Plan(
+                inference, f"whole{fitted}", at_once, keeps=run <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
+            )
         if runtime.panoptic:
             side = int(max(size) * resize_factor(size, inference.resize) * (pixels / (size[0] * size[1])) ** 0.5)
             return Plan(
@@ -125,12 +127,6 @@ def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings,
             f"image."
         )
     return max(pixels, least)
-
-
-def _at_once(runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget) -> int:
-    """How many images of `size`, each as a whole, may be held and go through the model together."""
-    kept, run, _ = _costs(runtime, size, inference)
-    return max(1, int(budget.free / ((kept + run) * size[0] * size[1])))
 
 
 def _costs(runtime: Runtime, size: Size, inference: InferenceSettings) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ def size_of(content: bytes, most_pixels: int) -> Size:
     """(height, width) of an image, upright, from its header. Raises Refused: 400, 413, 415."""
     if not content:
         raise Refused(400, "empty", "The image is empty: the field holds no bytes.")
-    if not _known(content):
+    if not content.startswith(_STARTS) and not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
         raise Refused(415, "format", "This is no JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
     if content.startswith(_STARTS[0]) and scan_count(content) > MOST_SCANS:
         raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
@@ -43,10 +43,6 @@ def size_of(content: bytes, most_pixels: int) -> Size:
 def decode(content: bytes, channels: int) -> np.ndarray:
     """The image as (H, W, channels) uint8 or uint16, as `featherseg predict` reads it. Raises Refused: 400, 413."""
     return _readable(lambda source: read_image(source, channels), content)
-
-
-def _known(content: bytes) -> bool:
-    return content.startswith(_STARTS) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
 
 
 def scan_count(content: bytes) -> int:

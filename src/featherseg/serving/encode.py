@@ -28,7 +28,9 @@ def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:
     It raises Refused (413) for a mask that is too ragged.
     """
     if form == "png":
-        return lambda prediction: _json(_head(model, prediction) | {"mask_png": _base64(mask_png(prediction))})
+        return lambda prediction: _json(
+            _head(model, prediction) | {"mask_png": b64encode(mask_png(prediction)).decode("ascii")}
+        )
     draw_part = {"rle": _rle, "polygons": _polygons}[form]
     check = {"rle": _check_runs, "polygons": _check_corners}[form]
 
@@ -113,7 +115,3 @@ def _check_corners(numbers: np.ndarray) -> None:
 
 def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _base64(content: bytes) -> str:
-    return b64encode(content).decode("ascii")

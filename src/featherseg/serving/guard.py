@@ -114,7 +114,8 @@ class Guard:
         if not is_allowed(host, hosts):
             raise Refused(403, "host", f"Host {shown(host)} is not answered. Start the service with --allow-host NAME.")
         origin = headers.get("origin")
-        if origin is not None and not is_allowed(_host_of(origin), hosts):
+        scheme, _, from_host = (origin or "").partition("://")
+        if origin is not None and not (scheme in ("http", "https") and is_allowed(from_host, hosts)):  # "null" is none
             raise Refused(403, "origin", f"Requests from pages of {shown(origin)} are not answered.")
         if settings.token is not None and path not in OPEN_PATHS and not path.startswith(PAGE):
             check_token(headers.get("authorization", ""), settings.token)
@@ -139,12 +140,6 @@ def own_address(scope: Scope) -> str:
         return f"{LOOPBACK_NAMES[0]}:{port}"
     mapped = getattr(address, "ipv4_mapped", None) or address
     return f"[{mapped}]:{port}" if mapped.version == 6 else f"{mapped}:{port}"
-
-
-def _host_of(origin: str) -> str:
-    """`http://localhost:8000` -> `localhost:8000`; empty for what is no origin of a page on the web, as `null`."""
-    scheme, _, host = origin.partition("://")
-    return host if scheme in ("http", "https") else ""
 
 
 def check_token(authorization: str, token: str) -> None:

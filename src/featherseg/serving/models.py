@@ -54,7 +54,8 @@ def open_models(
     for run in runs:
         predictor = Predictor(open_runtime(run, device), batch=batch, memory_gb=memory_gb)
         name = _free_name(predictor.runtime.name, {model.name for model in opened})
-        predictor(_small_image(predictor))
+        height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
+        predictor(np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8))
         opened.append(Served(name, predictor))
     return opened
 
@@ -62,9 +63,3 @@ def open_models(
 def _free_name(name: str, taken: set[str]) -> str:
     numbered = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
     return next(candidate for candidate in numbered if candidate not in taken)
-
-
-def _small_image(predictor: Predictor) -> np.ndarray:
-    """(H, W, C) zeros, of the size that a file is made for where it takes one alone."""
-    height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
-    return np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8)

@@ -68,7 +68,7 @@ def _find_base(root: Path) -> Path:
             return base
     if not root.is_dir():
         state = "is not a folder."
-    elif _is_full_release(root):
+    elif next(root.rglob("*_seg.png"), None):  # a colour mask beside its image, as in images/ADE/training/urban/street
         state = (
             "is the full release of ADE20K, whose masks (*_seg.png) encode some 3000 object names as colours instead "
             "of the 150 classes. Download SceneParsing, or convert it as described in docs/data/ade20k.md."
@@ -78,8 +78,3 @@ def _find_base(root: Path) -> Path:
     else:
         state = "has neither images nor annotations."
     raise DataNotFound(f"{root} {state} {_EXPECTED}")
-
-
-def _is_full_release(root: Path) -> bool:
-    """Whether a colour-coded mask lies beside its image, as in images/ADE/training/urban/street."""
-    return next(root.rglob("*_seg.png"), None) is not None

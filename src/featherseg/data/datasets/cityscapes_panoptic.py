@@ -72,7 +72,8 @@ class CityscapesPanoptic(NamedData, PanopticData):
             )
             images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
             place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
-            keys = [_key(str(annotation.image_id), place) for annotation in content.annotations]
+            stems = [str(annotation.image_id) for annotation in content.annotations]
+            keys = [place.get(stem, f"{stem.partition('_')[0]}/{stem}") for stem in stems]  # the city is in the name
             pairs[split] = annotated_pairs(content, folders[split], images, keys)
             annotations |= dict(zip(keys, content.annotations, strict=True))
         void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
@@ -85,11 +86,6 @@ class CityscapesPanoptic(NamedData, PanopticData):
             class_of=class_of,
             annotations=annotations,
         )
-
-
-def _key(image_id: str, place: dict[str, str]) -> str:
-    """The key of an image; one that is not there gets the city of its name."""
-    return place.get(image_id, f"{image_id.partition('_')[0]}/{image_id}")
 
 
 def _check_names(path: Path, content: PanopticJson, layout: Layout) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
@@ -33,7 +34,9 @@ def list_folder(config: DatasetToml, base: Path) -> Listing:
     """The files that `config` describes, its paths starting from `base`."""
     pairs = {pair.key: pair for pair in _all_pairs(config, base)}
     splits = _by_share(config, list(pairs)) or {
-        name: _by_list(base / part) if part.endswith(".txt") else [key for key in pairs if _lies_in(key, part)]
+        name: _by_list(base / part)
+        if part.endswith(".txt")
+        else [key for key in pairs if key.startswith(part.removeprefix("./").rstrip("/") + "/")]
         for name, part in config.splits.items()
     }
     listed = {key for keys in splits.values() for key in keys}
@@ -63,10 +66,6 @@ def _all_pairs(config: DatasetToml, base: Path) -> list[Pair]:
     return make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
 
 
-def _lies_in(key: str, folder: str) -> bool:
-    return key.startswith(folder.removeprefix("./").rstrip("/") + "/")
-
-
 def _by_list(path: Path) -> list[str]:
     """The stems of a list file, one a line; empty lines and lines that start with `#` are passed over."""
     try:
@@ -77,13 +76,9 @@ def _by_list(path: Path) -> list[str]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    return [_stem(line) for line in lines if line and not line.startswith("#")]
-
-
-def _stem(line: str) -> str:
-    """`seq1/0001.png` and `seq1/0001` both name the stem `seq1/0001`."""
-    ending = next((suffix for suffix in IMAGE_SUFFIXES if line.lower().endswith(suffix)), "")
-    return line[: len(line) - len(ending)]
+    endings = "|".join(map(re.escape, IMAGE_SUFFIXES))
+    ending = re.compile(rf"(?:{endings})\Z", re.IGNORECASE)  # "seq1/0001.png" names the stem "seq1/0001"
+    return [ending.sub("", line) for line in lines if line and not line.startswith("#")]
 
 
 def _by_share(config: DatasetToml, keys: list[str]) -> dict[str, list[str]]:

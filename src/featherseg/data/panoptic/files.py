@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,7 +78,7 @@ def read_ids(path: Path) -> np.ndarray:
 
 def write_ids(path: Path, ids: np.ndarray) -> None:
     """Write ids (H, W), 0..MAX_ID, as a PNG, whole or not at all. Raises DataError for an id outside."""
-    write_atomic(path, partial(_save_png, Image.fromarray(to_colors(ids))))
+    write_atomic(path, partial(Image.fromarray(to_colors(ids)).save, format="PNG"))
 
 
 def read_two_channels(path: Path) -> Panoptic:
@@ -148,10 +148,6 @@ def _read_colors(path: Path) -> np.ndarray:
     if image_channels(path) != 3:
         raise DataError(f"{path} is a grey image: expected colours, of which each is an id (R + 256 G + 65536 B).")
     return read_mask(path, colors=True)  # (H, W, 3)
-
-
-def _save_png(image: Image.Image, file: BinaryIO) -> None:
-    image.save(file, format="PNG")
 
 
 def _load(path: Path) -> Any:

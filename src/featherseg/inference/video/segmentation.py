@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.files import refuse_links
 from featherseg.core.types import Progress
 from featherseg.inference.drawing import save_index_png
-from featherseg.inference.predictor import Prediction, Predictor
+from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
@@ -95,7 +95,10 @@ def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None
         _write_segments(predictor, frames, parts, job.masks, progress)
         parts.finish(job.target)
     if job.masks:
-        _remove_masks_from(job.masks, parts.frames)
+        number = parts.frames  # masks of an older, longer video go
+        while (file := mask_file(job.masks, number)).is_file():
+            file.unlink()
+            number += 1
     how = predictor.plan(facts.size).how
     return VideoResult(facts, parts.frames, resumed, frames.unreadable, frames.damaged, how)
 
@@ -122,16 +125,12 @@ def draw_frames(
         frame = times.popleft()
         if masks:
             save_index_png(result.mask, result.classes, mask_file(masks, number))
-        yield OverlaidFrame(_overlay(result), frame.begin, frame.duration)
+        yield OverlaidFrame(np.array(result.overlay()), frame.begin, frame.duration)
 
 
 def mask_file(folder: Path, number: int) -> Path:
     """The mask of frame `number`, from 0 on."""
     return folder / f"{number:06d}.png"
-
-
-def _overlay(result: Prediction) -> np.ndarray:
-    return np.array(result.overlay())  # (H, W, 3)
 
 
 def _write_segments(
@@ -171,10 +170,3 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
         "masks": job.masks.name if job.masks else None,
         "segment_frames": SEGMENT_FRAMES,
     }
-
-
-def _remove_masks_from(folder: Path, number: int) -> None:
-    """Masks of an older, longer video."""
-    while mask_file(folder, number).is_file():
-        mask_file(folder, number).unlink()
-        number += 1
