@@ -42,7 +42,7 @@ from featherseg.models.sctnet import ConvolutionalAttention
 from featherseg.models.seaformer import AxisAttention, AxisPosition
 from featherseg.models.segnext import MatrixFactorisation
 
-CASES = [((128, 192), 2), ((97, 131), 19)]
+CASES = [pytest.param((128, 192), 2, marks=pytest.mark.slow), ((97, 131), 19)]
 """(size, classes)"""
 
 EVERY_NETWORK = [pytest.param(n, marks=[] if n in ONE_OF_EACH else pytest.mark.slow) for n in MODELS]
@@ -172,7 +172,11 @@ def on_meta(name: str, classes: int) -> nn.Module:
         return models.build(name, classes=classes).eval()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+QUICK = ("efficientformerv2-s0", "efficientnet-b0", "efficientnet-lite0", "mit-b0", "resnet-18", "resnet-50", "van-b0")
+"""One backbone of every kind of block."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in BACKBONES])
 def test_backbones_cost_what_ptflops_and_torch_count(name):
     size = (97, 131)
     with torch.device("meta"):
@@ -186,8 +190,8 @@ def test_backbones_cost_what_ptflops_and_torch_count(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_parts_add_up_to_the_totals(name):
     with torch.device("meta"):
-        model = shallow(name, 19)
-    result = cost_of(model, name, (20, 300))
+        model = models.build(name, 19)
+    result = cost(name, (512, 1024), 19)  # counted for test_catalogue.py as well
     assert sum(part.params for part in result.parts.values()) == result.params
     assert sum(part.macs for part in result.parts.values()) == result.macs["macs"]
     assert result.params == count_parameters(model) - count_parameters(model.aux_heads)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -144,8 +145,9 @@ class Cost:
         return html_table(f"{self.model}, {height}x{width}", ("part", "parameters", "GMACs (macs)"), rows)
 
 
+@cache
 def cost(name: str, size: Size, classes: int) -> Cost:
-    """The cost of a model of the catalogue for one RGB image of (H, W) pixels.
+    """The cost of a model of the catalogue for one RGB image of (H, W) pixels, counted once.
 
     Raises UnknownName for a name that is in no catalogue, ConfigError for a size or class count that cannot be.
     """

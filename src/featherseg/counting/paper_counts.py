@@ -15,7 +15,7 @@ from torch import nn
 
 from featherseg import models
 from featherseg.core.types import Size
-from featherseg.counting.cost import Cost, Counts, cost, count_layers
+from featherseg.counting.cost import Counts, cost, count_layers
 from featherseg.counting.paper_rows import Counting
 
 Verdict = Literal["equal", "other convention", "mislabelled", "not reproducible", "not testable here"]
@@ -104,15 +104,9 @@ def meeting(printed: str, counts: Sequence[Count], rounded: bool = False) -> lis
     return [one for one in counts if any(one.value.quantize(figure, way) == figure for way in ways)]
 
 
-@cache
-def cached_cost(model: str, size: Size, classes: int) -> Cost:
-    """`cost`, once for every model, image size (H, W) and number of classes."""
-    return cost(model, size, classes)
-
-
 def parameters(counting: Counting) -> Count:
     """Millions of parameters."""
-    found = cached_cost(counting.model, counting.size, counting.classes).params
+    found = cost(counting.model, counting.size, counting.classes).params
     return Count(Decimal(found).scaleb(-6), "parameters", counting.size, counting.classes)
 
 
@@ -120,7 +114,7 @@ def gmacs(counting: Counting) -> list[Count]:
     """G, first by `macs` as the row is labelled, then by the other conventions, then the same elsewhere."""
     counts = []
     for size, classes in ((counting.size, counting.classes), *counting.elsewhere):
-        found = dict(cached_cost(counting.model, size, classes).macs)
+        found = dict(cost(counting.model, size, classes).macs)
         found |= {by: _further(counting.model, size, classes, by) for by in counting.further}
         counts += [Count(Decimal(macs).scaleb(-9), by, size, classes) for by, macs in found.items()]
     return counts

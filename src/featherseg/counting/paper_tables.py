@@ -8,14 +8,13 @@ from typing import Any
 from featherseg.core.errors import unknown
 from featherseg.core.types import Size
 from featherseg.core.wording import size_text
-from featherseg.counting.cost import CONVENTIONS
+from featherseg.counting.cost import CONVENTIONS, cost
 from featherseg.counting.deeplab import beside_deeplabv3
 from featherseg.counting.paper_counts import (
     FURTHER,
     VERDICTS,
     Count,
     Verdict,
-    cached_cost,
     gmacs,
     meeting,
     parameters,
@@ -225,8 +224,8 @@ def _ratio_in_words(ratio: Ratio) -> str:
 
 
 def _ratio(model: Counting, beside: Counting) -> Ratio:
-    ours = cached_cost(model.model, model.size, model.classes)
-    theirs = cached_cost(beside.model, model.size, model.classes)
+    ours = cost(model.model, model.size, model.classes)
+    theirs = cost(beside.model, model.size, model.classes)
     return Ratio(
         ours.model,
         theirs.model,
@@ -241,7 +240,7 @@ def _ratio(model: Counting, beside: Counting) -> Ratio:
 
 def _deeplab_ratios(countings: Sequence[Counting]) -> tuple[Ratio, ...]:
     """Each beside every DeepLabV3; all have one image size and number of classes."""
-    costs = [cached_cost(counting.model, counting.size, counting.classes) for counting in countings]
+    costs = [cost(counting.model, counting.size, counting.classes) for counting in countings]
     deeplabs = beside_deeplabv3(costs[0]) if costs else []
     return tuple(
         Ratio(ours.model, row.name, ours.size, ours.classes, ours.params, ours.macs["macs"], row.params, row.macs)
