@@ -39,6 +39,7 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
     size = (images.shape[1], images.shape[2])
     passes = []
     for window in windows(size, inference.window, inference.overlap):
+        # Crop, normalise, then one pass a scale and mirror image.
         crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
         pixels = normalise(pixels, runtime.mean, runtime.std)

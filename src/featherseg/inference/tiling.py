@@ -77,6 +77,8 @@ def plan(
     fitted = f", fitted to {size_text(inference.resize)}" if inference.resize else ""
     budget = Budget(memory_gb, share)
     pixels = _pixels_that_fit(runtime, size, inference, budget, largest)
+
+    # Whole where it fits, shrunk where objects would be cut, else in tiles.
     if inference.window is None:
         if pixels >= size[0] * size[1]:
             kept, run, _ = (cost * size[0] * size[1] for cost in _costs(runtime, size, inference))

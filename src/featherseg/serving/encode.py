@@ -22,17 +22,17 @@ def mask_png(prediction: Prediction) -> bytes:
     return drawing.png_bytes(drawing.index_image(prediction.mask, prediction.classes))
 
 
-def encoder(model: str, form: Format) -> Callable[[Prediction], bytes]:
+def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:
     """What makes the JSON of a prediction by the model `model`: with its PNG in base64, runs or polygons.
 
     It raises Refused (413) for a mask that is too ragged.
     """
-    if form == "png":
+    if format == "png":
         return lambda prediction: _json(
             _head(model, prediction) | {"mask_png": b64encode(mask_png(prediction)).decode("ascii")}
         )
-    draw_part = {"rle": _rle, "polygons": _polygons}[form]
-    check = {"rle": _check_runs, "polygons": _check_corners}[form]
+    draw_part = {"rle": _rle, "polygons": _polygons}[format]
+    check = {"rle": _check_runs, "polygons": _check_corners}[format]
 
     def encode(prediction: Prediction) -> bytes:
         numbers, parts = _parts(prediction)

@@ -68,6 +68,7 @@ class Guard:
         status, started, request = GONE, time.perf_counter(), Headers(scope=scope)
         unread = request.get("content-length", "0") != "0" or "transfer-encoding" in request
 
+        # What comes in and goes out is watched: whether a body was read to its end, and which status was sent.
         async def watched_receive() -> Message:
             nonlocal unread
             message = await receive()
@@ -85,6 +86,7 @@ class Guard:
                     headers["Connection"] = "close"
             await send(message)
 
+        # A client that left is no fault; any other error is one of ours, answered without its text.
         try:
             await self._checked(scope, watched_receive, send_with_headers)
         except ClientDisconnect:

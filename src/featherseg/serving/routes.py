@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 
 from featherseg.serving.admission import Body
 from featherseg.serving.encode import encoder, mask_png
-from featherseg.serving.forms import read_files
 from featherseg.serving.models import Served
 from featherseg.serving.refusal import Refused, failed, stopping
 from featherseg.serving.schema import (
@@ -29,6 +28,7 @@ from featherseg.serving.schema import (
 )
 from featherseg.serving.service import Service
 from featherseg.serving.settings import Limits
+from featherseg.serving.uploads import read_files
 
 T = TypeVar("T")
 

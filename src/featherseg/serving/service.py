@@ -149,6 +149,8 @@ class Service:
     async def _segment_large(self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:
         """In the lane of large images; given up, it ends there soon."""
         assert self._lane is not None
+
+        # A predictor of its own, with the memory of the lane and, where the model takes turns, short passes.
         predictor = _with_share(model.predictor, LARGE)
         takes_turns = not _runs_beside_others(model.predictor)
         whole = model.panoptic or getattr(model.predictor.runtime, "fixed_size", None)
@@ -163,6 +165,7 @@ class Service:
             stop()
             return encode(prediction)
 
+        # It waits in the lane; what the image cannot have is refused before.
         try:
             predictor.plan(size)  # too large for the memory is said before it waits
             with self._large.take():

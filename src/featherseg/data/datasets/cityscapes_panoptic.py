@@ -54,6 +54,7 @@ class CityscapesPanoptic(NamedData, PanopticData):
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> PanopticListing:
+        # The first layout that is there.
         for layout in LAYOUTS:
             folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{layout.ending}" for split in splits}
             files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
@@ -62,6 +63,8 @@ class CityscapesPanoptic(NamedData, PanopticData):
                 break
         else:
             raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
+
+        # Of each split its JSON, its images, and the masks that the JSON names.
         class_of = {category: index for index, category in enumerate(layout.category_ids)}
         pairs, annotations = {}, dict[str, Annotation]()
         for split in present:

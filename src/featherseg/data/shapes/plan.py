@@ -99,6 +99,7 @@ def _skyline(dice: Dice, camera: Camera) -> Skyline:
 
 
 def _street(dice: Dice) -> Street:
+    # Widths in metres, and where the camera is.
     lane, start = dice.uniform(2.9, 3.6), dice.uniform(9, 40)
     here, there = dice.choose(((1, 1), (1, 1), (2, 1), (2, 2), (1, 0), (1, 2)))
     bays = dice.choose((0.0, 0.0, 2.2)), dice.choose((0.0, 2.2, 2.2))
@@ -110,6 +111,8 @@ def _street(dice: Dice) -> Street:
         move = dice.choose(
             (-right - pavements[1] * dice.uniform(0.3, 0.7), -left + pavements[0] * dice.uniform(0.3, 0.7))
         )
+
+    # Colours.
     tone = dice.uniform(72, 158)
     road = jitter(dice, (tone, tone, tone * 1.03), 10)
     pavement = jitter(dice, dice.choose(SLABS), 18)

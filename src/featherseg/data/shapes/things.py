@@ -123,6 +123,8 @@ def _flank(car: Car, y: np.ndarray, along: np.ndarray, setback: float | None = N
     h, length = np.float32(car.height), car.length
     belt = car.height * _BELTS[car.kind]
     start, end, steep_back, steep_front = _CABINS[car.kind]
+
+    # The roof line of the cabin; an end that is visible has a steep edge of its own.
     rear, front = (along - start * length) * steep_back, (end * length - along) * steep_front
     if setback is not None and car.ahead:
         rear = (along - setback) * 40 + 1
@@ -130,6 +132,8 @@ def _flank(car: Car, y: np.ndarray, along: np.ndarray, setback: float | None = N
         front = (length - setback - along) * 40 + 1
     cabin = np.minimum(rear, front) + belt
     cabin = np.minimum(cabin, h)  # (w,) roof line
+
+    # Body, glass, pillars, lights and seams; what lies above the outline is no car.
     ends = np.minimum(along, length - along)
     body = np.minimum(ends * 2.5 + h * 0.4, belt)  # (w,) bonnet and boot
     parts = np.full(y.shape, BODY, np.uint8)
@@ -142,6 +146,8 @@ def _flank(car: Car, y: np.ndarray, along: np.ndarray, setback: float | None = N
     parts[(np.abs(along - length * 0.46) < 0.02) & (y < belt) & (y > h * 0.2)] = SEAM
     parts[(ends < 0.22) & (y > h * 0.44) & (y < h * 0.55)] = LIGHT
     parts[(y < h * 0.17) | (y > np.maximum(cabin, body))] = 0
+
+    # Wheels, of 0.32 m radius in arches of 0.4 m.
     rise = (y - np.float32(0.32)) * (y - np.float32(0.32))
     for wheel in (0.19, 0.81):
         run = along - np.float32(length * wheel)
@@ -190,6 +196,8 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
     patch = _stand(camera, person.x, person.near, 0.56 * person.height, person.height)
     if patch is None or patch.y.shape[0] < 5:
         return
+
+    # Places on the body, in units of its height: a across, y from the ground up.
     a = _facing(patch, camera, person.x) * np.float32(1 / person.height)  # (w,)
     middle_column = patch.y.shape[1] // 2
     y = patch.y[:, middle_column : middle_column + 1] * np.float32(1 / person.height)  # (h, 1): people stand upright
@@ -199,6 +207,7 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
     def band(part: int, low: float, high: float, middle: np.ndarray | float, half: np.ndarray | float) -> None:
         parts[(np.abs(a - middle) < half) & (y >= low) & (y < high)] = part
 
+    # From the ground up, what is in front painted last.
     for leg in (-1, 1):
         middle = (0.5 - y) * (leg * stride * 0.22) + leg * 0.035
         band(LEG, 0.03, 0.52, middle, (y * 0.05 + 0.0325) * wide)
@@ -218,6 +227,8 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
     band(HAIR, 0.94, 1.0, 0.0, round_ * 0.06)
     if person.bag:
         band(BAG, 0.42, 0.6, 0.13 * wide, 0.045)
+
+    # One side is in the sun.
     colors = [(34.0, 30.0, 30.0), person.legs, person.skin, person.coat, gained(person.coat, 0.82), person.hair,
               gained(person.legs, 0.6)]  # fmt: skip
     shade = np.where(a * weather.sun > 0, np.float32(0.9), np.float32(1.06))
@@ -232,6 +243,8 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
     if patch is None or patch.y.shape[0] < 4:
         return
     a = _facing(patch, camera, tree.x) * np.float32(1 / tree.spread)  # (w,) in half widths of the crown
+
+    # Places in the crown, -1..1 either way, and two scales of noise there.
     start = tree.height * (0.3, 0.14, 0.1, 0.0)[tree.kind]
     middle, half = (tree.height + start) / 2, (tree.height - start) / 2
     b = (patch.y - middle) * (1 / half)  # (h, w) -1..1 within the crown
@@ -240,6 +253,8 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
     clumps = np.take(fractal(), ((row & 511) << 9) + (column & 511))  # (h, w)
     column, row = ((a + 4) * 230).astype(np.int32), ((b + 4) * (230 * half / tree.spread)).astype(np.int32)
     leaves = np.take(fractal(512, 9), ((row + tree.number & 511) << 9) + (column & 511))
+
+    # How far a place lies inside the outline: tiers of a conifer, or a ball.
     if tree.kind == CONIFER:
         tier = b * 3.5
         room = (1 - b) * (0.56 - (tier - np.floor(tier)) * 0.16) - np.abs(a) + leaves * 0.1 + clumps * 0.1
@@ -247,8 +262,12 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
         room = 0.82 - a * a - b * b + clumps * 0.4 + leaves * 0.3
     inside = (room > 0) & (b > -1) & (b < 1)
     inside &= leaves * 0.55 + clumps * 0.45 < np.minimum(room, 0.6) + tree.density * 1.3 - 0.75
+
+    # Six tones of leaves.
     tone = (b + a * (weather.sun * -0.5)) * 1.3 + clumps * 1.6 + leaves * 2.4
     parts = np.where(inside, np.clip(tone + 2.6, 0, 5.99).astype(np.uint8) + np.uint8(2), np.uint8(0))
+
+    # Trunk and branches, where no leaves are.
     x = np.abs(a) * np.float32(tree.spread)
     wood = x < tree.height * 0.022 * (1 - 0.4 * b)
     if tree.kind != CONIFER:

@@ -191,6 +191,7 @@ def walk_openvino(content: bytes, weights_bytes: int) -> None:
     """Raises Refused for the content of an OpenVINO .xml file that is not to be opened beside so many bytes."""
     depth = 0
 
+    # What expat calls as it reads: nothing is built of the file.
     def doctype(*_: object) -> None:
         raise Refused("a document type, which can define entities")
 
