@@ -106,8 +106,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = draw(folder)
-        for way, form in CACHES.items():
-            prepare_split(data, folder / way, form)
+        for way, storage in CACHES.items():
+            prepare_split(data, folder / way, storage)
         commands = {label: [__file__, "--serve", way, name] for label, way in WAYS.items()}
         off = {"usual": {"FEATHERSEG_ALLOCATOR": "off"}}
         table = paired.processes(commands, arguments.rounds, arguments.clock, environments=off)

@@ -125,7 +125,7 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     with pytest.raises(ConfigError, match="no recipe at"):
         read_recipe(str(tmp_path / "no.toml"))
     (tmp_path / "bad.toml").write_text("[model\n")
-    with pytest.raises(ConfigError, match="no valid TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         parse_recipe(read_recipe(str(tmp_path / "bad.toml")))
 
 

@@ -69,13 +69,13 @@ def test_a_near_name_is_offered_and_else_the_list():
 
 @pytest.mark.parametrize("text", ["a = ", "a = " + "9" * 5000, "a = " + "[" * 5000, "a = 1\na = 2", "\x00"])
 def test_what_is_no_toml_is_refused_by_the_file_s_name(text):
-    with pytest.raises(ConfigError, match="here is no valid TOML: "):
+    with pytest.raises(ConfigError, match="here is not valid TOML: "):
         parse_toml(text, "here")
 
 
 def test_what_is_no_text_is_refused_by_the_file_s_name(tmp_path):
     (tmp_path / "a.toml").write_bytes(b"name = '\xff'")
-    with pytest.raises(ConfigError, match=r"a\.toml is no text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"a\.toml is not UTF-8 text"):
         read_text(tmp_path / "a.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_text(tmp_path)

@@ -235,7 +235,7 @@ def test_a_copy_fits_into_an_empty_folder(yard: Path, tmp_path: Path):
 def test_nothing_sound_gives_no_copy(yard: Path, tmp_path: Path):
     for path in yard.glob("masks/*/*"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="no sound sample"):
+    with pytest.raises(DataError, match="no valid sample"):
         write_mended(check_data(str(yard)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -374,7 +374,7 @@ def test_a_drawn_dataset_is_counted_and_cannot_be_mended(tmp_path, monkeypatch):
     report = check_data("shapes")
     assert report.clean
     assert {split.images for split in report.splits.values()} == {2}
-    with pytest.raises(DataError, match="no files to mend"):
+    with pytest.raises(DataError, match="no files to fix"):
         write_mended(report, tmp_path / "out")
 
 

@@ -218,7 +218,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path):
         read_image(tmp_path / "b.png")
     Image.new("L", (2, 2)).save(tmp_path / "real.gif")
     (tmp_path / "real.gif").rename(tmp_path / "a.png")  # GIF is not on the list, whatever the name says
-    with pytest.raises(DataError, match=r"a\.png cannot be read: it is no image of a known format"):
+    with pytest.raises(DataError, match=r"a\.png cannot be read: it is not an image of a supported format"):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="cannot be read"):
         read_image(tmp_path)

@@ -75,9 +75,9 @@ CHANGES = {
         TOML.replace('"plant"]', '"plant", "sky"]') + '3 = "sky"\n'
     ),
     "2 images added to train: 6, 7": lambda y: edit(y / "train.txt", "3\n", "3\n6\n7\n"),
-    "1 image gone from train: 1": lambda y: edit(y / "train.txt", "1\n", ""),
-    "1 image gone from val: 4": lambda y: (edit(y / "train.txt", "3\n", "3\n4\n"), edit(y / "val.txt", "4\n", "")),
-    "the images of train are in another order": lambda y: edit(y / "train.txt", "0\n1\n", "1\n0\n"),
+    "1 image removed from train: 1": lambda y: edit(y / "train.txt", "1\n", ""),
+    "1 image removed from val: 4": lambda y: (edit(y / "train.txt", "3\n", "3\n4\n"), edit(y / "val.txt", "4\n", "")),
+    "the images of train are in a different order": lambda y: edit(y / "train.txt", "0\n1\n", "1\n0\n"),
     "2 masks of train changed: 0, 1": lambda y: [
         shutil.copy(y / "masks" / "7.png", y / "masks" / f"{number}.png") for number in (0, 1)
     ],
@@ -140,7 +140,7 @@ def test_a_run_from_before_goes_on_with_a_note_and_its_classes_are_compared(move
 def test_images_that_were_prepared_with_a_loss_meanwhile_are_refused(moved, monkeypatch):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     prepare_data(str(moved / "yard" / "dataset.toml"), "train", storage=Storage(60))
-    with pytest.raises(DataError, match="prepared otherwise: as in their files; now 4 of 4 images as JPEG"):
+    with pytest.raises(DataError, match="prepared differently: as in their files; now 4 of 4 images as JPEG"):
         go_on(moved)
 
 
@@ -154,4 +154,4 @@ def test_a_damaged_fingerprint_gets_a_message(moved, damage):
 def test_a_generated_dataset_is_known_by_its_samples():
     known = Fingerprint.of({"train": open_dataset("shapes", "train", size=4)})
     assert known.differences({"train": open_dataset("shapes", "train", size=4)}) == []
-    assert "1 image gone from train: " in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]
+    assert "1 image removed from train: " in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]

@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     try:
         return read_bounded(path).decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text in UTF-8: {error}.") from None
+        raise ConfigError(f"{path} is not UTF-8 text: {error}.") from None
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
     except FileNotFoundError:
@@ -38,9 +38,9 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{where} is no valid TOML: its brackets are nested too deep.") from None
+        raise ConfigError(f"{where} is not valid TOML: its brackets are nested too deeply.") from None
     except ValueError as error:  # TOML's own error is one, and so is that of a number of 5000 digits
-        raise ConfigError(f"{where} is no valid TOML: {error}.") from None
+        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
 
 
 def parse(cls: type[T], values: dict[str, Any], where: str) -> T:

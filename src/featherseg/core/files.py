@@ -67,8 +67,8 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
             _sync_folder(folder)
     except OSError as error:
         raise FeathersegError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is unchanged; "
-            f"make room (or check the rights of {path.parent}) and run the same command again."
+            f"cannot write {path}: {error.strerror or error}. Existing files are unchanged. Make room (or check the "
+            f"permissions of {path.parent}) and run the same command again."
         ) from error
     finally:
         for temporary in temporaries.values():
@@ -109,7 +109,7 @@ def check_writable(path: Path) -> None:
     _refuse_special(path)
     check_folder(path.parent)
     if name_too_long(path):
-        raise FeathersegError(f"{path} cannot be written: the file system takes no name of that length.")
+        raise FeathersegError(f"{path} cannot be written: its name is too long for the file system.")
 
 
 def name_too_long(path: Path) -> bool:
@@ -142,8 +142,8 @@ def check_folder(folder: Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise FeathersegError(
-            f"nothing can be written to {folder}: {there} is no folder, or takes no files "
-            f"({error.strerror or error}). Name another place."
+            f"nothing can be written to {folder}: {there} is not a folder, or cannot be written "
+            f"({error.strerror or error}). Choose another location."
         ) from None
 
 
@@ -158,8 +158,8 @@ def refuse_links(folder: Path, *names: str) -> None:
         place = waiting.pop()
         if place.is_symlink():
             raise FeathersegError(
-                f"{place} is a symbolic link, and nothing is written through links inside {folder}: they may lead "
-                f"anywhere. Remove it (and put what it leads to in its place), then run the same command again."
+                f"{place} is a symbolic link, and nothing is written through links inside {folder}, because they may "
+                "point anywhere. Replace it with a real file or folder, then run the same command again."
             )
         if place.is_dir():
             waiting += place.iterdir()
@@ -180,7 +180,7 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
         raise taken from None
     except OSError as error:
         raise FeathersegError(
-            f"cannot lock {path}: {error.strerror or error}. Remove it, or check the rights of {path.parent}."
+            f"cannot lock {path}: {error.strerror or error}. Remove it, or check the permissions of {path.parent}."
         ) from error
     try:
         yield
@@ -242,7 +242,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("its brackets are nested too deep") from None
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     if path.stat().st_size > MOST_LINES:
-        raise FeathersegError(f"{path} is larger than {MOST_LINES:,} bytes, the limit. Move it away, or shorten it.")
+        raise FeathersegError(f"{path} is larger than {MOST_LINES:,} bytes, the limit. Move it away or shorten it.")
     records = []
     for line in path.read_bytes().splitlines():
         try:
@@ -262,7 +262,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _refuse_special(path: Path) -> None:
     if (os.path.exists(path) and not os.path.isfile(path)) or str(path.parent.absolute()) == "/dev":
-        raise FeathersegError(f"{path} is a folder or a device, not a file: it is not replaced. Name a file.")
+        raise FeathersegError(f"{path} is a folder or a device, not a file, and is not replaced. Choose a file name.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -188,11 +188,11 @@ def pick_device(name: str = "auto") -> torch.device:
         raise DeviceError(f"unknown device {name!r}. Expected auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            f"devices here. Use --device cpu or --device auto, or install a CUDA build of torch and a driver."
+            f"device {name!r} was requested, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices here. Use --device cpu or --device auto, or install a CUDA build of torch and a driver."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device 'mps' was asked for, but this machine has none. Use --device cpu or --device auto.")
+        raise DeviceError("device 'mps' was requested, but this machine has none. Use --device cpu or --device auto.")
     return device
 
 

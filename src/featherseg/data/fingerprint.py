@@ -78,7 +78,7 @@ class Fingerprint(Config):
                 found.append(f"split {name!r} was {'' if name in self.splits else 'not '}part of the run")
         if not found and loss_of(train) != self.prepared:
             was, now = (text or "as in their files" for text in (self.prepared, loss_of(train)))
-            found.append(f"the training images were prepared otherwise: {was}; now {now}")
+            found.append(f"the training images were prepared differently: {was}; now {now}")
         return found
 
 
@@ -92,7 +92,8 @@ def read_fingerprint(path: Path) -> Fingerprint | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). It says what data the run was begun with: delete it to go on unchecked."
+            f"{path} cannot be read ({error}). It records the data that the run was started with: delete it to "
+            "continue without this check."
         ) from None
     return parse(Fingerprint, values if isinstance(values, dict) else {}, str(path))
 
@@ -121,9 +122,9 @@ def _sample_differences(split: str, rows: Sequence[SampleRow], data: Segmentatio
     if added:
         yield f"{counted(len(added), 'image')} added to {split}: {_named(added)}"
     if gone:
-        yield f"{counted(len(gone), 'image')} gone from {split}: {_named(gone)}"
+        yield f"{counted(len(gone), 'image')} removed from {split}: {_named(gone)}"
     if not added and not gone and list(known) != list(data.keys):
-        yield f"the images of {split} are in another order"
+        yield f"the images of {split} are in a different order"
     files = _files(data)
     if files is None:
         return

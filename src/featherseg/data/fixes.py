@@ -36,7 +36,7 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
     is not empty, where nothing sound is left, and where the disk refuses.
     """
     if report.listing is None:
-        raise DataError(f"{report.name} is drawn by the program: there are no files to mend.")
+        raise DataError(f"{report.name} is synthetic: there are no files to fix.")
     temporary = free_target(out)
     try:
         temporary.mkdir(parents=True)
@@ -44,7 +44,7 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
         os.replace(temporary, out)
     except OSError as error:
         raise DataError(
-            f"cannot write {out}: {error.strerror or error}. Make room or give --fix another folder."
+            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder with --fix."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -57,7 +57,7 @@ def free_target(out: Path) -> Path:
     Raises DataError where `out` is in use, FeathersegError where nothing can be written there.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty. Give --fix a new folder.")
+        raise DataError(f"{out} exists and is not empty. Choose a new folder with --fix.")
     check_folder(out.parent)
     return temporary_beside(out)
 
@@ -81,7 +81,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
             if progress is not None:
                 progress("writing", number, total)
     if not kept:
-        raise DataError(f"{report.name} has no sound sample: nothing was written.")
+        raise DataError(f"{report.name} has no valid sample: nothing was written.")
     config = _config(listing, name, list(dict.fromkeys(kept)))
     (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
     return done

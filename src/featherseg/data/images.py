@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 """A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
 
-LOSSY = "JPEG or lossy WebP, which smear values along edges: write masks as PNG"
+LOSSY = "JPEG or lossy WebP, which change values along edges: write masks as PNG"
 """What to say of masks for which `is_lossy` holds."""
 
 MAX_PIXELS = 2 * 89_478_485
@@ -158,15 +158,15 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
         raise DataNotFound(f"{path} does not exist.") from None
     except Image.UnidentifiedImageError:
         raise DataError(
-            f"{path} cannot be read: it is no image of a known format, or its header is damaged. "
-            f"Expected one of {', '.join(_FORMATS)}."
+            f"{path} cannot be read: it is not an image of a supported format, or its header is damaged. Expected one "
+            f"of {', '.join(_FORMATS)}."
         ) from None
     except Image.DecompressionBombError:
-        name = f"its header says more than {MAX_PIXELS:,} pixels, the limit. Cut it into parts."
+        name = f"its header declares more than {MAX_PIXELS:,} pixels, the limit. Split it into parts."
         raise TooLarge(f"{path} is too large: {name}") from None
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read: {reason}. The file is damaged or cut short; replace it.") from error
+        raise DataError(f"{path} cannot be read: {reason}. The file is damaged or truncated; replace it.") from error
 
 
 def _file(source: Source) -> BinaryIO:
@@ -174,7 +174,7 @@ def _file(source: Source) -> BinaryIO:
     if isinstance(source, EncodedImage):
         return BytesIO(source.content)
     if source.exists() and not source.is_file():
-        raise DataError(f"{source} cannot be read: it is no file, but a folder, a pipe or a device.")
+        raise DataError(f"{source} cannot be read: it is not a file but a folder, a pipe or a device.")
     return source.open("rb")
 
 
@@ -183,16 +183,16 @@ def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
     _check_bound(path, *image.size)
     tags = getattr(image, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
-        raise DataError(f"{path} holds signed 8-bit values, which have no place in an image. Save it as 0 to 255.")
+        raise DataError(f"{path} holds signed 8-bit values, which are not supported in images. Save it as 0 to 255.")
     if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
-        raise DataError(f"{path} stores more than 8 bits a channel in separate planes. Save it in one plane, as RGB.")
+        raise DataError(f"{path} stores more than 8 bits per channel in separate planes. Save it as interleaved RGB.")
 
 
 def _check_bound(path: Source, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise TooLarge(
-            f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, "
-            f"the limit is {MAX_PIXELS:,}. Cut it into parts."
+            f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, the limit is "
+            f"{MAX_PIXELS:,}. Split it into parts."
         )
 
 
@@ -243,7 +243,7 @@ def _pages(image: ImageFile.ImageFile, path: Source) -> int:
     except EOFError:
         image.seek(0)
         return pages
-    raise DataError(f"{path} holds more than {MAX_PAGES} pages. Expected one page a channel; store fewer.")
+    raise DataError(f"{path} holds more than {MAX_PAGES} pages. Expected one page per channel.")
 
 
 def _is_single(image: ImageFile.ImageFile) -> bool:
@@ -262,13 +262,13 @@ def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.n
         if image.size != (width, height):  # before it is decoded: callers asked for the size of the first
             raise DataError(
                 f"{path} holds pages of different size ({height}x{width}, {image.height}x{image.width}; height x "
-                f"width). Expected one channel a page, all of one size."
+                "width). Expected one channel per page, all of the same size."
             )
         planes.append(_pixels(image, path, keep_fourth=False))
     if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
         found = ", ".join(f"{p.shape[2]} of {p.dtype}" for p in planes)
         raise DataError(
-            f"{path} holds pages of different form (channels: {found}). Expected one channel a page, all alike."
+            f"{path} holds pages of different kinds (channels: {found}). Expected one channel per page, all alike."
         )
     return np.concatenate(planes, axis=2)  # (H, W, pages)
 
@@ -277,7 +277,8 @@ def _deep_color(image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fo
     """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
     if raw_mode not in _LOW_BYTE:
         raise DataError(
-            f"{path} stores 16-bit colour as {raw_mode}. Save it as plain RGB, one TIFF page a channel, or 8 bits."
+            f"{path} stores 16-bit colour as {raw_mode}. Save it as plain RGB, with one TIFF page per channel, or "
+            "with 8 bits."
         )
     with _opened(path) as again:
         again.seek(image.tell())
@@ -300,10 +301,11 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
     if image.mode in ("F", "LAB") or image.mode.startswith("I"):
         raise DataError(
-            f"{path} is an image of mode {image.mode}, which has no RGB storage. Save it with 8 bits a channel."
+            f"{path} is an image of mode {image.mode}, which cannot be converted to RGB. Save it with 8 bits per "
+            "channel."
         )
     if image.mode == "P" and image.palette is None:
-        raise DataError(f"{path} holds numbers of colours, but not the colours: its palette is missing.")
+        raise DataError(f"{path} holds palette indices, but its palette is missing.")
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if has_alpha:
         return image.convert("RGBA").convert("RGB")
@@ -323,6 +325,6 @@ def _sixteen_bits(raw: np.ndarray, path: Source) -> np.ndarray:
 
 def _other_channels(path: Source, found: int, asked: int) -> DataError:
     return DataError(
-        f"{path} has {found} channel{'s' * (found != 1)}, but channels = {asked} was asked. "
-        f"Set channels to {found}, or store a TIFF with {asked} single-channel pages."
+        f"{path} has {found} channel{'s' * (found != 1)}, but channels = {asked} was requested. Set channels to "
+        f"{found}, or store a TIFF with {asked} single-channel pages."
     )

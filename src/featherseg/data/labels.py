@@ -80,9 +80,9 @@ class LabelMap:
             return red << 16 | green << 8 | blue
         if (raw == raw[:, :, :1]).all():  # grey, stored as RGB
             return raw[:, :, 0]
-        text = f"the mask is a colour image, but its values are looked up as numbers in {self.expected}."
+        text = f"the mask is a colour image, but class numbers are expected, those of {self.expected}."
         if self.expected.startswith(TOML):
             colors, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
             common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
-            text += f' Write colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
+            text += f' Use colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
         raise DataError(text)

@@ -171,18 +171,18 @@ def make_splits(files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: s
 def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs themselves; raises DataNotFound with counts and the first names where there is none, or one is half."""
     if not pairs:
-        raise DataNotFound(f"{name}: there is no image in this split.")
+        raise DataNotFound(f"{name}: this split has no images.")
     for part in ("image", "mask"):
         half = [pair.key for pair in pairs if getattr(pair, part) is None]
         if half:
             names = ", ".join(half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
             raise DataNotFound(
-                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. "
-                f"Run `featherseg check` on the dataset for the whole list."
+                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. `featherseg check` lists all "
+                "of them."
             )
     twins = [pair for pair in pairs if pair.twins]
     if twins:
-        raise DataError(f"{name}: {twins[0].twins[0]} has the stem of another file. Keep one file a stem.")
+        raise DataError(f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per stem.")
     return list(pairs)
 
 

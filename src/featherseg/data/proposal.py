@@ -45,7 +45,7 @@ def propose(folder: Path) -> Proposal:
     images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
     pixels = _raw_values(path for paths in masks.values() for path in paths)
     if not pixels:
-        raise DataError(f"{folder / 'masks'} holds no mask that can be read.")
+        raise DataError(f"{folder / 'masks'} has no readable mask.")
     raw_map = _raw_map(folder, pixels)
     config = DatasetToml(
         name=folder.resolve().name or "folder",
@@ -100,8 +100,8 @@ def _raw_map(folder: Path, pixels: Mapping[str, int]) -> dict[str, str]:
         if len(values) < 2:
             raise DataError(
                 f"{folder / 'masks'} holds {len(pixels)} different values, of which {len(values)} cover {COMMON:.1%} "
-                f"of the pixels. Expected masks whose values are classes: are these photographs, instance ids, or "
-                f"masks that were saved as JPEG?"
+                "of the pixels. Expected masks whose values are classes: are these photographs, instance ids, or "
+                "masks saved as JPEG?"
             )
     if len(values) == 2 and values[0] in ("0", "#000000"):
         return {values[0]: "background", values[1]: "foreground"}

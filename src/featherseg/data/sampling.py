@@ -58,7 +58,7 @@ def find_class_points(data: SegmentationData, tile: int, progress: Progress | No
         if progress is not None:
             progress("looking for classes", image + 1, len(data))
     if not rows:
-        raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be drawn.")
+        raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be sampled.")
     return ClassPoints(np.array(rows, dtype=np.int32))
 
 

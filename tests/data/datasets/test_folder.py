@@ -140,7 +140,7 @@ def test_missing_partners_are_counted_and_three_are_named(yard: Path):
         add(yard, f"train/{name}")
         (yard / f"masks/train/{name}.png").unlink()
     with pytest.raises(
-        DataNotFound, match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. Run `featherseg check`"
+        DataNotFound, match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. `featherseg check` lists"
     ):
         FolderData(yard / "dataset.toml", "train")
     (yard / "images/val/c.png").unlink()
@@ -150,7 +150,7 @@ def test_missing_partners_are_counted_and_three_are_named(yard: Path):
 
 def test_two_files_of_one_stem_are_named(yard: Path):
     Image.new("RGB", (3, 2)).save(yard / "images/val/c.jpg")
-    with pytest.raises(DataError, match=r"c\.png has the stem of another file"):
+    with pytest.raises(DataError, match=r"c\.png has the same stem as another file"):
         FolderData(yard / "dataset.toml", "val")
 
 
@@ -214,7 +214,7 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
     with pytest.raises(UnknownName, match=r"unknown split .* 'trainn'\. Did you mean 'train'"):
         FolderData(yard / "dataset.toml", "trainn")
     toml = write(yard, splits='train = "train"\nval = "missing"')
-    with pytest.raises(DataNotFound, match="yard val: there is no image"):
+    with pytest.raises(DataNotFound, match="yard val: this split has no images"):
         FolderData(toml, "val")
 
 
@@ -229,14 +229,14 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ('9 = "path"', '-1 = "path"', r"'-1' in \[map\] is not a raw mask value"),
         ('9 = "path"', '"#00ff00" = "path"', r"\[map\] mixes numbers and '#rrggbb' colours"),
         ('"#c8b496"', '"#3A7D2C"', r"'path' and 'grass' have the same colour"),
-        ('"#c8b496"', '"brown"', r"'brown' is no colour"),
+        ('"#c8b496"', '"brown"', r"'brown' is not a colour"),
         ('path = "#c8b496"', 'ignore = "#c8b496"', r"a class cannot be named 'ignore'"),
         ('train = "train"', "train = 0.5", r"fractions must be given for all splits or none"),
         ('val = "val"', "", None),
         ('train = "train"\nval = "val"', "train = 0.8\nval = 0.3", r"sum to at most 1"),
         ('train = "train"', "train = 0", r"a fraction between 0 and 1"),
         ('train = "train"', 'train = "../train"', r"expected a folder inside images"),
-        ("[map]", "[map", r"dataset\.toml is no valid TOML: .*line"),
+        ("[map]", "[map", r"dataset\.toml is not valid TOML: .*line"),
         ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
         ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),
     ],

@@ -165,7 +165,7 @@ def test_file_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("annotations", "sentence"),
     [
-        ({}, "no panoptic JSON: expected an object with a list 'annotations'"),
+        ({}, "not a panoptic JSON: expected an object with a list 'annotations'"),
         ([7], "annotation 0 has no list 'segments_info'"),
         ([annotated(), {"image_id": 2, "bbox": [1]}], "annotation 1 has no list 'segments_info'.*another task"),
         ([annotated(image_id=None)], "annotation 0 lacks 'image_id'"),
@@ -192,7 +192,7 @@ def test_a_file_that_is_no_json_too_large_or_not_there(tmp_path, monkeypatch):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(DataError, match=r"a\.json cannot be read as JSON"):
             read_panoptic_json(tmp_path / "a.json")
-    with pytest.raises(DataError, match="'categories' is no list of objects with an 'id'"):
+    with pytest.raises(DataError, match="'categories' is not a list of objects with an 'id'"):
         read_panoptic_json(write(tmp_path / "a.json", [], categories=[{"name": "road"}]))
     monkeypatch.setattr(panoptic_files, "MAX_JSON_BYTES", 10)
     with pytest.raises(DataError, match="the limit is 10"):

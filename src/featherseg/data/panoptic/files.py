@@ -88,7 +88,7 @@ def read_two_channels(path: Path) -> Panoptic:
     """
     colors = _read_colors(path)
     if colors[:, :, 2].any():
-        raise DataError(f"{path} has values in blue: expected categories in red and instances in green alone.")
+        raise DataError(f"{path} has values in blue: expected only categories in red and instances in green.")
     ids = np.where(colors[:, :, 0] > 0, from_colors(colors), 0)  # (H, W)
     present = np.unique(ids).tolist()
     return list_segments(ids, {i: i & 255 for i in present}, frozenset(i for i in present if i >> 8 == CROWD))
@@ -102,16 +102,16 @@ def read_panoptic_json(path: Path) -> PanopticJson:
     """
     content = _load(path)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise DataError(f"{path} is no panoptic JSON: expected an object with a list 'annotations'.")
+        raise DataError(f"{path} is not a panoptic JSON: expected an object with a list 'annotations'.")
     annotations = tuple(_annotation(path, number, row) for number, row in enumerate(content["annotations"]))
     for key in ("image_id", "file_name"):
         values = [getattr(annotation, key) for annotation in annotations]
         twice, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
-            raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one an image.")
+            raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one per image.")
     categories = content.get("categories", [])
     if not isinstance(categories, list) or not all(isinstance(row, dict) and "id" in row for row in categories):
-        raise DataError(f"{path}: 'categories' is no list of objects with an 'id'.")
+        raise DataError(f"{path}: 'categories' is not a list of objects with an 'id'.")
     return PanopticJson(annotations, {row["id"]: row for row in categories})
 
 
@@ -146,7 +146,7 @@ class PanopticWriter:
 
 def _read_colors(path: Path) -> np.ndarray:
     if image_channels(path) != 3:
-        raise DataError(f"{path} is a grey image: expected colours, of which each is an id (R + 256 G + 65536 B).")
+        raise DataError(f"{path} is a grey image: expected colours that encode ids (R + 256 G + 65536 B).")
     return read_mask(path, colors=True)  # (H, W, 3)
 
 
@@ -165,7 +165,7 @@ def _annotation(path: Path, number: int, row: Any) -> Annotation:
     """One annotation; raises DataError for what is missing or wrong in it."""
     where = f"{path}, annotation {number}"
     if not isinstance(row, dict) or not isinstance(row.get("segments_info"), list):
-        raise DataError(f"{where} has no list 'segments_info': is this a JSON of another task?")
+        raise DataError(f"{where} has no list 'segments_info': is this a JSON for another task?")
     image_id, file_name = row.get("image_id"), row.get("file_name")
     if not isinstance(image_id, int | str) or not isinstance(file_name, str):
         raise DataError(f"{where} lacks 'image_id' (a number or a name) or 'file_name'.")
@@ -186,7 +186,7 @@ def _segment(where: str, segment: Any) -> tuple[int, int, int, int]:
     if not all(isinstance(value, int) for value in row) or not (0 < row[ID] <= MAX_ID and row[CATEGORY] >= 0):
         raise DataError(
             f"{where} has the segment {segment!r}: expected whole numbers, an id from 1 to {MAX_ID}, a category_id, "
-            f"and where they are known area and iscrowd."
+            "and optionally area and iscrowd."
         )
     return row[ID], row[CATEGORY], max(0, row[AREA]), int(bool(row[IS_CROWD]))
 
