@@ -98,7 +98,7 @@ def test_the_dataset_can_be_given_apart():
         ("train.epochs=many", "valid integer"),
         ("epochs=3", "expected TABLE.KEY=VALUE"),
         ("train.epochs", "expected TABLE.KEY=VALUE"),
-        ("model.name.x=3", "is no table"),
+        ("model.name.x=3", "is not a table"),
         ("augment.scale=[2.0, 0.5]", "expected [low, high]"),
         ("train.optimizer=adam", "'adamw' or 'sgd'"),
         ("train.batch_size=some", "auto"),

@@ -164,7 +164,7 @@ def test_a_model_has_at_most_64_layers_of_a_kind(model, option):
     ("text", "said"),
     [
         ('{"format_version": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
-        ('{"format_version": ' + "9" * 5000 + "}", "no valid JSON"),
+        ('{"format_version": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"format_version": 1, "featherseg": "' + "x" * 2**24 + '"}', "more than 16,777,216 bytes"),
     ],
 )

@@ -30,7 +30,7 @@ Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 def _short_then_long(size: tuple[int, int]) -> tuple[int, int]:
     if size[0] > size[1]:
-        raise ValueError("expected [short side, long side] in pixels, the short one first")
+        raise ValueError("expected [short side, long side] in pixels, short side first")
     return size
 
 
@@ -237,7 +237,9 @@ def read_recipe(name: str) -> RecipeFile:
     if file:
         return RecipeFile(name, _whole_recipe(file, model))
     if model in models.MODELS and data in DATASETS:
-        raise UnknownName(f"no recipe {name!r} is shipped. The default recipe takes that data: {model} --data {data}")
+        raise UnknownName(
+            f"there is no shipped recipe {name!r}. Use the default recipe with that data: {model} --data {data}"
+        )
     raise unknown("model or recipe", name, shipped_recipes())
 
 
@@ -328,5 +330,5 @@ def _assign(values: dict[str, Any], path: list[str], value: Any, where: str) -> 
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: {part!r} is no table.")
+            raise ConfigError(f"{where}: {part!r} is not a table.")
     values[path[-1]] = value

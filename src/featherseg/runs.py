@@ -145,8 +145,8 @@ class Run:
         path = self.path / WEIGHTS
         if not path.is_file():
             raise RunError(
-                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. "
-                f"Go on with: featherseg train --resume --out {self.path}"
+                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. Continue "
+                f"with: featherseg train --resume --out {self.path}"
             )
         state = read_state(path)
         kept = sum(tensor.numel() for tensor in state.values())
@@ -209,14 +209,14 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     file = path / RESOLVED
     if not path.is_dir():
         raise RunError(
-            f"no run folder at {path}.{near_path(path)} A run is what `featherseg train ... --out {path}` writes."
+            f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
         )
     if not file.is_file():
-        raise RunError(f"{path} is no run folder: it holds no {RESOLVED}. Was its training stopped before it began?")
+        raise RunError(f"{path} is not a run folder: it has no {RESOLVED}. Was training stopped before it started?")
     try:
         values = load_json(file)
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} is no valid JSON ({error}); the run folder is damaged.") from None
+        raise RunError(f"{file} is not valid JSON ({error}); the run folder is damaged.") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if not isinstance(version, int):
         raise RunError(f"{file} has no format_version: it was not written by featherseg.")
@@ -247,7 +247,7 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
     """
     run = open_run(find_run(name), None if model is None else as_model(model))
     if run.shipped:
-        log.warning("%s has learned from synthetic street scenes alone: on photographs it is often wrong", run.name)
+        log.warning("%s was trained on synthetic street scenes only: on photographs it is often wrong", run.name)
     if any(word in run.licence.lower() for word in RESTRICTED):
         log.warning("%s: %s", run.name, run.licence)
     return run
@@ -263,15 +263,15 @@ def find_run(name: str | Path) -> Path:
         return named[path.name]
     if path.name in IN_REPOSITORY:
         raise RunError(
-            f"no run {str(name)!r} here: pip does not install it ({IN_REPOSITORY[path.name]}). It is the folder "
-            f"weights/{path.name} of featherseg's repository: work in a checkout, or copy the folder here. "
-            f"{STARTER} comes with featherseg and works at once, with synthetic streets as all it has learned."
+            f"no run {str(name)!r} here: it is not installed by pip ({IN_REPOSITORY[path.name]}). It is the folder "
+            f"weights/{path.name} of featherseg's repository: work in a checkout or copy the folder here. {STARTER} "
+            "is included in featherseg and works at once, but was trained on synthetic streets only."
         )
     if len(path.parts) != 1:
         return path
     raise RunError(
-        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named, here=True)} "
-        f"A run of your own is found by its path, or by its name in the folder that $FEATHERSEG_HOME names."
+        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named, here=True)} Use "
+        "the path of your own run, or its name if it is in the folder $FEATHERSEG_HOME."
     )
 
 

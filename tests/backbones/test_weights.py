@@ -106,7 +106,7 @@ def test_a_download_whose_name_holds_its_checksum_is_held_against_it(monkeypatch
     file.parent.mkdir()
     file.write_bytes(b"cut off")
     digest = hashlib.sha256(b"cut off").hexdigest()
-    with pytest.raises(WeightsError, match=rf"its sha256 is {digest}, expected it to begin with 0676ba61"):
+    with pytest.raises(WeightsError, match=rf"its sha256 is {digest}, expected one that begins with 0676ba61"):
         find_pretrained("resnet-50")
     monkeypatch.setitem(weights.PRETRAINED, "resnet-50", replace(PRETRAINED["resnet-50"], sha256=digest[:8]))
     assert find_pretrained("resnet-50") == file

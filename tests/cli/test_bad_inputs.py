@@ -187,7 +187,7 @@ def test_a_pipe_is_refused_and_not_waited_for(run, call, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     code, _, stderr = call("predict", run, tmp_path / "pipe.png", "-o", tmp_path / "out")
     assert code == 2
-    assert "no file" in stderr
+    assert "not a file" in stderr
 
 
 def test_hostile_class_names_reach_the_terminal_as_text(run, call, tmp_path):

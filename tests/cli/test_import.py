@@ -53,7 +53,7 @@ def test_an_imported_run_is_scored_used_and_reported(file, lawn, tmp_path):
 def test_a_dataset_toml_does_not_say_how_large_images_are(file, lawn, tmp_path):
     result = imported(file, lawn, tmp_path / "out", "--licence", "MIT")
     assert isinstance(result.exception, ConfigError)
-    assert "give --size HEIGHTxWIDTH" in str(result.exception)
+    assert "set --size HEIGHTxWIDTH" in str(result.exception)
 
 
 def test_without_a_terminal_the_licence_must_be_given(file, lawn, tmp_path):
@@ -90,4 +90,4 @@ def test_keys_without_a_use_steer_no_terminal(lawn, tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     result = imported(tmp_path / "weights.pth", lawn, tmp_path / "out", "--licence", "MIT", "--size", "64x72")
     assert result.exit_code == 0
-    assert r"without a use here: loss.a\x1b[2J\nerror: b" in result.stdout
+    assert r"not used here: loss.a\x1b[2J\nerror: b" in result.stdout

@@ -278,7 +278,7 @@ def test_a_file_with_another_number_of_modules_is_refused_with_a_sentence(name, 
     found, own = (6, 5) if file == "b" else (5, 6)
     with torch.device("meta"):
         ours = network(name, 150)
-    with pytest.raises(WeightsError, match=rf"has {found} modules, that of this network {own}.*cgrseg-b6"):
+    with pytest.raises(WeightsError, match=rf"has {found} modules, that of this model {own}.*cgrseg-b6"):
         load_official(ours, numbered(f"cgrseg_{file}"))
 
 

@@ -203,7 +203,7 @@ def test_every_switch_builds_a_network_that_learns(options, stride):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"output_stride": 4}, "output_stride"), ({"rates": (1, 2)}, "rates"), ({"backbone": "van-b0"}, "no dilated form"),
+    ({"output_stride": 4}, "output_stride"), ({"rates": (1, 2)}, "rates"), ({"backbone": "van-b0"}, "no dilated"),
 ])  # fmt: skip
 def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
     with pytest.raises(ConfigError, match=said):

@@ -39,7 +39,7 @@ def test_the_run_keeps_the_points_of_its_training_labels_in_tiles_of_the_crop(wh
     data = open_dataset("shapes", "train", size=8)
     expected = find_class_points(data, 96)  # crops of 64 x 96
     np.testing.assert_array_equal(np.load(run.path / CLASS_POINTS), expected.rows)
-    assert "looking for the classes in 8 masks, to draw samples by them" in messages
+    assert "locating the classes in 8 masks, to sample by class" in messages
 
 
 def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_labels_again(whole, tmp_path):
@@ -51,7 +51,7 @@ def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_label
     resumed = trained(tmp_path / "run", *SETTINGS, resume=True, reporter=reporter)
     assert equal_state(dict(resumed.model.state_dict()), dict(run.model.state_dict()))
     assert (tmp_path / "run" / CLASS_POINTS).stat().st_mtime_ns == before
-    assert not any("looking for the classes" in message for message in reporter.messages)
+    assert not any("locating the classes" in message for message in reporter.messages)
 
 
 def test_off_is_the_default_and_writes_nothing(tmp_path: Path):
@@ -65,7 +65,7 @@ def test_off_is_the_default_and_writes_nothing(tmp_path: Path):
 def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Path):
     _, recipe = request(*SETTINGS).read()
     data = open_dataset("shapes", "train", size=4)
-    with pytest.raises(RunError, match=rf"{CLASS_POINTS} cannot be read .*anew with another --out"):
+    with pytest.raises(RunError, match=rf"{CLASS_POINTS} cannot be read .*new run with another --out"):
         open_class_uniform(tmp_path, recipe, data)
     write_class_points(tmp_path, recipe, data, lambda text: None)
     settings = open_class_uniform(tmp_path, recipe, data)

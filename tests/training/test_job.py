@@ -86,7 +86,7 @@ def test_an_existing_folder_is_never_overwritten(small_run, tmp_path):
     with pytest.raises(RunError, match="--resume"):
         train(request(), small_run.path, Silent())
     (tmp_path / "thesis.txt").write_text("all my work")
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="already exists"):
         train(request(), tmp_path, Silent())
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -191,7 +191,7 @@ def test_a_folder_of_a_newer_version_gets_a_sentence(small_run, tmp_path):
     values = json.loads((small_run.path / "resolved.json").read_text())
     for broken, sentence in [
         (json.dumps(values | {"format_version": 99}), "Update with"),
-        ("{", "no valid JSON"),
+        ("{", "not valid JSON"),
         ("{}", "not written by featherseg"),
         (json.dumps(values | {"classes": 3}), "classes"),
     ]:

@@ -196,5 +196,5 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
         check_instances(contrasted, net, objects, Objects())
     for key, value in (("hardest", 0.2), ("center_sigma", 3)):
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
-        with pytest.raises(ConfigError, match=rf"loss\.{key} is of panoptic models"):
+        with pytest.raises(ConfigError, match=rf"loss\.{key} is for panoptic models"):
             check_instances(foreign, models.build("frm-lite0", 8), objects, Objects())

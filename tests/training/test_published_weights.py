@@ -65,7 +65,7 @@ def test_an_imported_run_gives_the_logits_of_the_model_that_was_saved(tmp_path, 
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(open_run(tmp_path / "run").model(images).logits, model(images).logits)
-    assert said == ([f"every key began with {prefix!r}: taken off"] if prefix else [])
+    assert said == ([f"removed the prefix {prefix!r} from all keys"] if prefix else [])
 
 
 def test_a_prefix_that_one_key_lacks_stays():
@@ -100,7 +100,7 @@ def test_checkpoints_load_as_their_authors_training_saves_them(tmp_path, model):
     assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items() if not k.startswith("aux_heads."))
     assert run.info.loaded["unused"] == unused
     keys, more = ("7 keys", " and 2 more") if model == "sctnet-s" else ("1 key", "")
-    assert said[-1] == f"{keys} of the file without a use here: {', '.join(unused[:5])}{more}"
+    assert said[-1] == f"{keys} of the file not used here: {', '.join(unused[:5])}{more}"
 
 
 @pytest.mark.parametrize("model", ["pidnet-s", "ddrnet-23-slim"])
@@ -170,7 +170,7 @@ def test_another_number_of_classes_is_a_sentence_with_both(tmp_path, file):
 
 def test_weights_of_a_backbone_alone_are_told_apart(tmp_path):
     file = find_pretrained("efficientnet-lite0")
-    with pytest.raises(WeightsError, match="holds the backbone efficientnet-lite0 alone") as refused:
+    with pytest.raises(WeightsError, match="contains only the backbone efficientnet-lite0") as refused:
         imported(tmp_path, file)
     assert f"featherseg train frm-lite0 --data shapes --init {file} --out RUN" in str(refused.value)
 
@@ -215,7 +215,7 @@ def test_a_missing_file_and_a_folder_in_the_way_are_sentences(tmp_path):
         imported(tmp_path, tmp_path / "nowhere.pth")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="already exists"):
         imported(tmp_path, tmp_path / "nowhere.pth")
 
 

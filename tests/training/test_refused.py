@@ -47,7 +47,7 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
         (tmp_path / name).write_bytes(b"")
     trained(tmp_path, "train.epochs=1")
     (tmp_path / "resolved.json").unlink()
-    with pytest.raises(RunError, match="exists already"):  # weights are nobody's leftover
+    with pytest.raises(RunError, match="already exists"):  # weights are nobody's leftover
         trained(tmp_path, "train.epochs=1")
 
 

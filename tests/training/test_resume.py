@@ -71,7 +71,7 @@ def test_without_a_checkpoint_it_starts_anew_and_says_so(uninterrupted, tmp_path
 def test_resume_begins_a_run_that_was_never_begun(tmp_path):
     reporter = Silent()
     run = trained(tmp_path / "run", "train.epochs=1", resume=True, reporter=reporter)
-    assert "starts anew" in reporter.messages[0]
+    assert "starting a new one" in reporter.messages[0]
     assert sorted(run.metrics()) == [1, 2]
 
 

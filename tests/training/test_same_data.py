@@ -133,7 +133,7 @@ def test_a_run_from_before_goes_on_with_a_note_and_its_classes_are_compared(move
     edit(moved / "yard" / "dataset.toml", "weed", "plant")
     reporter = Silent()
     go_on(moved, reporter)
-    assert any("cannot be said" in message for message in reporter.messages)
+    assert any("cannot be checked" in message for message in reporter.messages)
     assert (moved / "run" / "data.json").is_file()
 
 

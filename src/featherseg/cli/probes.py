@@ -154,9 +154,9 @@ def _serve(folder: Path) -> str:
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
     asyncio.run(config.loaded_app({**scope, "asgi": {"version": "3.0"}, "http_version": "1.1"}, receive, send))
     if sent[0]["status"] != 200 or sent[1]["body"] != b"7":
-        raise RuntimeError(f"a format was answered with {sent}")
+        raise RuntimeError(f"a form was answered with {sent}")
     prometheus_client.generate_latest()
-    return "a format with a file was answered"
+    return "a form with a file was answered"
 
 
 def _video(folder: Path) -> str:

@@ -50,9 +50,9 @@ HEADS = ("figure", "published", "ours", "difference")
 def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
-    None as well for a run on other data than the row's, or of a model with settings of its own. mIoU is the last
-    score of each split that was found in the row's inference, at the run's own test size; the number of images is named
-    with it. Counts are of the model with the row's classes.
+    None as well for a run on other data than the row's, or of a model with settings of its own. mIoU is the last score
+    of each split that was computed with the row's scales and flips, at the run's own test size; it names the number of
+    images. Counts are of the model with the row's classes.
     """
     paper = run.recipe.paper
     if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:
@@ -62,7 +62,7 @@ def compare(run: Run) -> Comparison | None:
     counted = cost_of(model, run.recipe.model.name, paper.size)
     height, width = paper.size
     convention = "macs" if paper.convention == "other" else paper.convention
-    inference = "ours by macs, theirs in another inference" if paper.convention == "other" else convention
+    counted_by = "ours by macs, theirs by another convention" if paper.convention == "other" else convention
     of = "" if paper.classes == len(run.info.classes) else f", {paper.classes} classes"
     return Comparison(
         paper.row,
@@ -70,7 +70,7 @@ def compare(run: Run) -> Comparison | None:
             *_accuracy(run, paper),
             Figure(f"parameters, M{of}", paper.params_m, counted.params / 1e6, 3),
             Figure(
-                f"GMACs ({inference}), {height}x{width}{of}",
+                f"GMACs ({counted_by}), {height}x{width}{of}",
                 paper.gmacs,
                 counted.macs[convention] / 1e9,
                 3,

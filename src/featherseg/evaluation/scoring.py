@@ -88,10 +88,10 @@ def evaluate(
     boundary: bool = True,
     progress: Progress | None = None,
 ) -> Scores:
-    """Score a model on every image of `data`; `inference` as for predictions, by default the one of validation.
+    """Score a model on every image of `data`; `inference` as for predictions, by default that of validation.
 
     A panoptic model on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
-    classes or channels of model and data differ, or the inference is not for a panoptic model.
+    classes or channels of model and data differ, or the inference settings are not for a panoptic model.
     """
     check_resize(runtime, data)
     objects = PanopticScorer(data) if runtime.panoptic else None

@@ -28,7 +28,7 @@ def predict_panoptic(
 ) -> list[tuple[np.ndarray, Panoptic]]:
     """Classes and objects: images (B, H, W, C) uint8 or uint16 -> of each its mask (H, W) uint8 and its segmentation.
 
-    The model runs once, over the whole image. Raises ConfigError for an inference that asks for more.
+    The model runs once, over the whole image. Raises ConfigError for settings that ask for more.
     """
     assert runtime.panoptic is not None
     inference = inference or own_settings(runtime)

@@ -69,7 +69,7 @@ def plan(
 
     share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass.
     Objects are not put together from tiles: for a panoptic model the image is shrunk instead. Raises ConfigError
-    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the inference is not for a
+    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the settings are not for a
     panoptic model.
     """
     if runtime.panoptic:

@@ -24,7 +24,7 @@ def confusion_counts(label: Labels, prediction: Labels, classes: int, ignore_ind
     if not 1 <= classes <= BYTES:
         raise DataError(f"classes = {classes}: expected 1 to {BYTES}.")
     if label.shape != prediction.shape:
-        raise DataError(f"truth {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected one shape.")
+        raise DataError(f"truth {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected equal shapes.")
     counts = _square(label, prediction, classes, ignore_index)
     return torch.from_numpy(counts).to(label.device) if isinstance(label, Tensor) else counts
 

@@ -49,8 +49,8 @@ def upsample_argmax(logits: Tensor, size: Size, align_corners: bool = False, cro
         finite = _fill(logits.numpy(), mask.numpy(), rows, columns)
     if not finite:
         raise FeathersegError(
-            "the logits hold NaN or infinite values: no class can be chosen. Expected finite numbers; a training that "
-            "diverged, or half precision where a value does not fit, gives such."
+            "the logits contain NaN or infinite values, so no class can be chosen. Expected finite numbers; likely "
+            "causes are a training that diverged, or overflow in half precision."
         )
     return mask
 

@@ -66,8 +66,8 @@ class Backbone(nn.Module):
         Raises ConfigError where a backbone cannot.
         """
         raise ConfigError(
-            f"output_stride = {output_stride}: {type(self).__name__} has no dilated form. Expected a ResNet or an "
-            f"EfficientNet as backbone."
+            f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. Expected a ResNet or an "
+            "EfficientNet as backbone."
         )
 
     def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -76,8 +76,8 @@ class Backbone(nn.Module):
         Raises ConfigError for a backbone that no published configuration sorts so.
         """
         raise ConfigError(
-            f"train.groups = 'mmseg' repeats how CGRSeg's authors sorted the parameters of EfficientFormerV2, but the "
-            f"backbone is {type(self).__name__}. Use train.groups = 'structure'."
+            "train.groups = 'mmseg' reproduces how CGRSeg's authors grouped the parameters of EfficientFormerV2, but "
+            f"the backbone is {type(self).__name__}. Use train.groups = 'structure'."
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

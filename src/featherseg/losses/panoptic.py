@@ -65,7 +65,7 @@ class PanopticLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < hardest <= 1:
-            raise ConfigError(f"hardest = {hardest}: expected a share of the pixels, above 0 and at most 1.")
+            raise ConfigError(f"hardest = {hardest}: expected a fraction of the pixels, above 0 and at most 1.")
         self.hardest, self.offset_weight = hardest, OFFSET_WEIGHT * 8 / center_sigma
         weights = None if class_weights is None else torch.tensor([*class_weights, *[0.0] * (IGNORE + 1)])[: IGNORE + 1]
         self.class_weights: Tensor | None  # by label value

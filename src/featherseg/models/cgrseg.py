@@ -300,9 +300,9 @@ class CGRSeg(SegmentationModel):
         own = 0 if self.context is None else len(self.context.refine)
         if found and own and found != own:
             raise WeightsError(
-                f"the pyramid context of these weights has {found} modules, that of this network {own}. The paper's "
-                f"CGRSeg-B has 5 (cgrseg-b), the authors' configuration of it 6 (cgrseg-b6). Take the network that "
-                f"fits, or build this one with model.repeats = {found}."
+                f"the pyramid context of these weights has {found} modules, that of this model {own}. The paper's "
+                "CGRSeg-B has 5 (cgrseg-b), the authors' configuration 6 (cgrseg-b6). Choose the model that matches, "
+                f"or build this one with model.repeats = {found}."
             )
 
 

@@ -76,7 +76,7 @@ def _loss(run: Run) -> list[str]:
 
 
 def _scored(evaluations: list[dict[str, Any]]) -> list[str]:
-    """The last score of every split and inference, and how often the split was looked at."""
+    """The last score of every split and settings, and how often the split was evaluated."""
     evaluations = [
         evaluation
         for evaluation in evaluations

@@ -65,9 +65,7 @@ def check_memory(net: SegmentationModel, recipe: Recipe, say: Callable[[str], No
             else f"--set train.batch_size={settings.devices * settings.nodes} --set augment.crop={smaller}"
         )
         raise ConfigError(f"{takes} at least {least / 1e9:.1f} GB of memory, and {free}. What fits: {remedy}.")
-    doubt = (
-        ": it may not fit. Less is taken by a smaller train.batch_size or augment.crop" if likely > available else ""
-    )
+    doubt = ": it may not fit. A smaller train.batch_size or augment.crop needs less" if likely > available else ""
     say(f"{takes} about {likely / 1e9:.1f} GB of memory, {free}{doubt}")
 
 

@@ -24,7 +24,7 @@ def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: C
     """
     if recipe.data.class_uniform:
         assert recipe.augment.crop is not None
-        say(f"looking for the classes in {len(data)} masks, to draw samples by them")
+        say(f"locating the classes in {len(data)} masks, to sample by class")
         find_class_points(data, max(recipe.augment.crop)).save(out / CLASS_POINTS)
 
 
@@ -41,12 +41,12 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
         last = int(rows[:, 1].max())
     except (OSError, ValueError, IndexError, EOFError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}): it was written when this run began, and data.class_uniform needs it. "
-            f"Start the run anew with another --out."
+            f"{path} cannot be read ({error}): it was written when this run started, and data.class_uniform needs it. "
+            "Start a new run with another --out."
         ) from None
     if last >= len(data):
         raise RunError(
-            f"{path} names image {last + 1}, but {data.name} holds {len(data)}: this run began with more images. "
-            f"Give it the same ones with --data-root."
+            f"{path} names image {last + 1}, but {data.name} has {len(data)}: this run started with more images. "
+            "Point --data-root to the same images."
         )
     return ClassUniform(recipe.data.class_uniform, ClassPoints(rows))

@@ -38,8 +38,8 @@ class KeyTable:
             shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             rows.append(f"  {len(names)} {what}" + (f": {shown}" if names else ""))
         if self.classes_kept or self.classes_new:
-            rows.append(f"  classes kept by name: {', '.join(self.classes_kept) or 'none'}")
-            rows.append(f"  classes new: {', '.join(self.classes_new) or 'none'}")
+            rows.append(f"  classes matched by name: {', '.join(self.classes_kept) or 'none'}")
+            rows.append(f"  new classes: {', '.join(self.classes_new) or 'none'}")
         return rows
 
 
@@ -154,6 +154,6 @@ def _refuse_foreign(own: Mapping[str, Tensor], table: KeyTable, init: str) -> No
     matched = len(set(backbone) & set(table.loaded))
     if matched < LEAST_BACKBONE * len(backbone):
         raise WeightsError(
-            f"{init} does not fit this model: {matched} of the backbone's {len(backbone)} tensors match, at least "
+            f"{init} does not fit this model: {matched} of the backbone's {len(backbone)} tensors match; at least "
             f"{LEAST_BACKBONE:.0%} must. Were these weights trained with another model? See `featherseg models`."
         )

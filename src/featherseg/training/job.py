@@ -87,7 +87,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
             run = _continue(out, request, reporter, resume=resume)
         else:
             if resume:
-                reporter.message(f"there is no run at {out} yet: it starts anew")
+                reporter.message(f"there is no run at {out} yet: starting a new one")
             try:
                 training = begin(request, out, reporter.message)
                 if resume:
@@ -116,7 +116,7 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     refuse_links(out, METRICS, TENSORBOARD)
-    with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it, or stop it first.")):
+    with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it or stop it first.")):
         try:
             yield
         finally:
@@ -146,8 +146,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     run = open_run(out, request.objects.model)
     if run.imported:
         raise RunError(
-            f"{out} was imported from {run.imported}, so there is no training to resume. To train these weights "
-            f"further, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
+            f"{out} was imported from {run.imported}, so there is no training to resume. To continue training these "
+            f"weights, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
         )
     recipe = resumed_recipe(run, request) if resume else run.recipe
     checkpoint = _read_checkpoint(out / CHECKPOINT)
@@ -239,7 +239,7 @@ def _run_trainer(
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
             recorder.reporter.message(
-                f"stopped at step {trainer.global_step}. Go on with: featherseg train --resume --out {out}"
+                f"stopped at step {trainer.global_step}. Continue with: featherseg train --resume --out {out}"
             )
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
@@ -326,9 +326,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         missing = {"global_step", "micro_batch", "average", "callbacks"} - set(checkpoint)
     except Exception as error:  # a dozen kinds for a file that is damaged
         raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to start the "
-            f"run anew from step 0; {path.parent}/weights.safetensors is not touched."
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to restart the "
+            f"run from step 0; {path.parent}/weights.safetensors stays as it is."
         ) from error
     if missing:
-        raise RunError(f"{path} is no checkpoint of featherseg: it holds no {', '.join(sorted(missing))}.")
+        raise RunError(f"{path} is not a featherseg checkpoint: it has no {', '.join(sorted(missing))}.")
     return checkpoint

@@ -108,13 +108,13 @@ class SegmentationModule(pl.LightningModule):
     def _diverged(self, what: str, step: int) -> TrainingError:
         """The error for a training that ran away at `step`, with what helps."""
         settings = self.settings
-        remedies = [f"a lower rate (--set train.lr={settings.lr / 10:.3g})"]
+        remedies = [f"a lower learning rate (--set train.lr={settings.lr / 10:.3g})"]
         remedies += [] if settings.warmup_steps else ["a warm-up (--set train.warmup_steps=500)"]
         remedies += [] if settings.precision == "fp32" else ["--set train.precision=fp32"]
         return TrainingError(
-            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. It stopped there: last.ckpt and the "
-            f"kept weights are from steps before. A resume would come to the same step, so begin a new run (from these "
-            f"weights with --init RUN, where a validation has kept some) and try {', '.join(remedies)}."
+            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped there: last.ckpt and the "
+            "kept weights are from earlier steps. Resuming would lead to the same step, so start a new run (from "
+            f"these weights with --init RUN, if a validation has kept some) and try {', '.join(remedies)}."
         )
 
     def take_record(self) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Request:
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
         if self.recipe is None:
-            raise ConfigError("no recipe was named. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
+            raise ConfigError("no recipe was given. Name a model or a recipe: featherseg train frm-lite0 --out RUN")
         file = read_recipe(self.recipe)
         return file, self.with_objects(with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys)))
 
@@ -87,8 +87,8 @@ def refuse_existing(out: Path) -> None:
     unbegun = LOCK in names and all(name in (LOCK, *BEGINNINGS) or name.endswith(".tmp") for name in names)
     if out.exists() and not unbegun and (names or not out.is_dir()):
         raise RunError(
-            f"{out} exists already. Go on with it by adding --resume, or name another folder with --out; "
-            f"nothing was changed."
+            f"{out} already exists. Add --resume to continue it, or choose another folder with --out; nothing was "
+            "changed."
         )
 
 
@@ -191,8 +191,8 @@ def check_machine(recipe: Recipe) -> None:
     ranks = settings.devices * settings.nodes
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(
-            f"train.batch_size = {settings.batch_size} cannot be shared out over {ranks} devices: "
-            f"it is the number of images a step over all of them, so it must be a multiple of {ranks}."
+            f"train.batch_size = {settings.batch_size} cannot be divided among {ranks} devices: it is the number of "
+            f"images per step over all devices, so it must be a multiple of {ranks}."
         )
 
 
@@ -219,7 +219,7 @@ def new_model(
     else:
         net = copy.deepcopy(own)
     if recipe.loss.contrast and net.feature_channels is None:
-        raise ConfigError(f"loss.contrast: {recipe.model.name} gives no features to contrast. Set loss.contrast=0.")
+        raise ConfigError(f"loss.contrast: {recipe.model.name} has no features to contrast. Set loss.contrast=0.")
     keep_supervised_heads(net, recipe)
     sort_parameters(net, [], recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(net, recipe, init, classes)
@@ -235,18 +235,18 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
         raise ConfigError(f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own.")
     if not net.panoptic:
         if recipe.loss.hardest != default.hardest:
-            raise ConfigError(f"loss.hardest is of panoptic models; {name} is none. See loss.ohem_threshold.")
+            raise ConfigError(f"loss.hardest is for panoptic models; {name} is not one. See loss.ohem_threshold.")
         if recipe.loss.center_sigma != default.center_sigma:
-            raise ConfigError(f"loss.center_sigma is of panoptic models; {name} is none. Leave it out.")
+            raise ConfigError(f"loss.center_sigma is for panoptic models; {name} is not one. Leave it out.")
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
-            f"{name} learns to tell objects apart, but {train.name} does not say which pixels are of one object. Train "
-            f"it on a panoptic dataset, such as coco-panoptic or shapes, or take a model without panoptic."
+            f"{name} learns to separate objects, but {train.name} has no instance ids. Train it on a panoptic "
+            "dataset, such as coco-panoptic or shapes, or choose a model without panoptic."
         )
     for key in ("label_smoothing", "mean", "ohem_threshold", "contrast", "auxiliary", "boundary"):
         if getattr(recipe.loss, key) != getattr(default, key):
-            raise ConfigError(f"loss.{key} is not part of the loss of a panoptic model ({name}): leave it out.")
+            raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
 
 
 def resolve_numbers(recipe: Recipe, net: SegmentationModel, size: Size, images: int, say: Say) -> Recipe:

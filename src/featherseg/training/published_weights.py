@@ -84,17 +84,17 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     every key that is missing, unexpected or of another shape.
     """
     if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise RunError(f"{out} exists already. Name another folder with --out; nothing was changed.")
+        raise RunError(f"{out} already exists. Choose another folder with --out; nothing was changed.")
     check_folder(out)
     if not request.licence.strip():
-        raise ConfigError("the licence is empty: say under which terms these weights may be used, with --licence TEXT.")
+        raise ConfigError("the licence is empty: state the terms of use of these weights with --licence TEXT.")
     file, recipe = request.read()
     facts = dataset_facts(recipe.data.name)
     size = request.size or facts.image_size
     if size is None:
         raise ConfigError(
-            f"{recipe.data.name} does not say how large the images are that these weights were trained on: "
-            f"give --size HEIGHTxWIDTH."
+            f"{recipe.data.name} does not define the image size that these weights were trained on: set --size "
+            "HEIGHTxWIDTH."
         )
     net = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
     loaded = _load(net, request, recipe, say)
@@ -107,11 +107,11 @@ def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: C
     """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
     path = request.file
     if not path.is_file():
-        raise WeightsError(f"{path} is no file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
+        raise WeightsError(f"{path} is not a file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
     state, losses = split_losses(read_state(path))
     state, prefix = strip_prefix(state)
     if prefix:
-        say(f"every key began with {prefix!r}: taken off")
+        say(f"removed the prefix {prefix!r} from all keys")
     try:
         unused = losses + load_official(net, state)
     except WeightsError as error:
@@ -120,7 +120,7 @@ def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: C
         raise WeightsError(f"{path}: {error}") from None
     if unused:
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
-        say(f"{counted(len(unused), 'key')} of the file without a use here: {', '.join(unused[:NAMED])}{more}")
+        say(f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {"imported": path.name, "sha256": digest, "licence": request.licence.strip(), "unused": unused}
@@ -165,9 +165,9 @@ def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], reque
     except WeightsError:
         return
     raise WeightsError(
-        f"{request.file} holds the backbone {name} alone, as it is trained on ImageNet, and nothing of the rest of "
-        f"{model.name}: such a model cannot segment yet. Train it from these weights: "
-        f"featherseg train {model.name} --data {request.data} --init {request.file} --out RUN"
+        f"{request.file} contains only the backbone {name}, as trained on ImageNet, and nothing else of {model.name}: "
+        f"such a model cannot segment yet. Train it from these weights: featherseg train {model.name} --data "
+        f"{request.data} --init {request.file} --out RUN"
     )
 
 

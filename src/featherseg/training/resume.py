@@ -51,9 +51,9 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     told = [f"{key} is {a!r} in the run and {b!r} now" for key, (a, b) in different.items() if key not in same]
     if told:
         raise ConfigError(
-            f"{run.path} was begun with other settings: {'; '.join(told)}. A run that goes on keeps its settings: "
-            f"leave these options out. To train longer or otherwise, start a new run from its weights: "
-            f"featherseg train {own.model.name} --init {run.path} --out NEW"
+            f"{run.path} was started with other settings: {'; '.join(told)}. A resumed run keeps its settings: leave "
+            "these options out. To train longer or with other settings, start a new run from its weights: featherseg "
+            f"train {own.model.name} --init {run.path} --out NEW"
         )
     data = own.data.model_copy(
         update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
@@ -74,11 +74,13 @@ def check_same_data(run: Run, train: SegmentationData, val: SegmentationData, sa
         different = known.differences(splits)
     if different:
         raise DataError(
-            f"the data of {run.path} are not those that it was begun with: {'; '.join(different)}. Put them back, or "
-            f"start a new run on the new data: featherseg train {run.recipe.model.name} --init {run.path} --out NEW"
+            f"the data of {run.path} are not those that it was started with: {'; '.join(different)}. Put them back, "
+            f"or start a new run on the new data: featherseg train {run.recipe.model.name} --init {run.path} --out NEW"
         )
     if known is None:
-        say(f"{run.path} holds no {DATA}: whether its images and masks are those it was begun with cannot be said")
+        say(
+            f"{run.path} has no {DATA}, so whether its images and masks are those it was started with cannot be checked"
+        )
         Fingerprint.of(splits).save(run.path / DATA)
 
 
