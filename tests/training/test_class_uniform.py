@@ -71,7 +71,7 @@ def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Pat
     settings = open_class_uniform(tmp_path, recipe, data)
     assert settings is not None
     assert settings.share == 0.5
-    with pytest.raises(RunError, match="names image 4, but shapes holds 2"):
+    with pytest.raises(RunError, match="names image 4, but shapes has 2"):
         open_class_uniform(tmp_path, recipe, open_dataset("shapes", "train", size=2))
     content = (tmp_path / CLASS_POINTS).read_bytes()
     for damaged in (b"", b"\x93NUMPY", content[:90], b"not points"):

@@ -211,7 +211,7 @@ def test_a_slip_is_a_sentence(tmp_path, changes, error, sentence):
 
 
 def test_a_missing_file_and_a_folder_in_the_way_are_sentences(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth is no file"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth is not a file"):
         imported(tmp_path, tmp_path / "nowhere.pth")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note.txt").write_text("mine")
