@@ -1,30 +1,16 @@
 """The page and its drawings, of a benchmark whose workers made up their times."""
 
 import re
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from featherseg.benchmarking.charts import STAGE_CLASSES, latency_svg, roofline_svg, stages_svg
 from featherseg.benchmarking.page import benchmark_html, cautions
-from featherseg.benchmarking.results import Benchmark, Plan
-from featherseg.benchmarking.session import measure
-from featherseg.benchmarking.variants import find_models
 from featherseg.benchmarking.worker import STAGES
 from featherseg.uncertainty.bootstrap import Interval
-
-FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
-
-
-@pytest.fixture(scope="module")
-def outcome(tmp_path_factory) -> Benchmark:
-    folder = tmp_path_factory.mktemp("workers")
-    plan = Plan(sizes=[(32, 48)], threads=[1], device="cpu", starts=2, rounds=4, calibrate=True)
-    return measure(plan.completed(find_models(["frm-lite0"])), command=(sys.executable, str(FAKE), str(folder)))
 
 
 def texts(svg: str) -> list[str]:

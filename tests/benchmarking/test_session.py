@@ -87,15 +87,49 @@ def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_i
     assert not workers.alive()
 
 
-def test_no_speed_without_fidelity_and_that_is_measured_against_plain_eager(workers):
-    outcome = measure(plan(), command=workers.command)
+def test_fidelity_is_measured_against_plain_eager(outcome):
     found = {row.variant.name: row.fidelity for row in outcome.tables[0].rows}
     assert (found["eager"].max_difference, found["eager"].same_class) == (0, 1)
-    assert found["ours-bf16"].max_difference == 0.5
-    assert found["ours-bf16"].of_range == pytest.approx(0.5 / 9)
-    assert found["ours-bf16"].same_class == pytest.approx(0.99)
-    assert found["ours-bf16"].miou is None
-    assert "synthetic" in found["ours-bf16"].images
+    bf16 = found["ours-bf16"]
+    assert (bf16.max_difference, bf16.miou) == (0.5, None)
+    assert (bf16.of_range, bf16.same_class) == pytest.approx((0.5 / 9, 0.99))
+    assert "synthetic" in bf16.images
+
+
+def test_the_limit_is_the_longer_of_arithmetic_and_memory(outcome):
+    row, bandwidth = outcome.tables[0].rows[0], 40
+    assert row.limit_ms == pytest.approx(max(2 * row.work.macs / 100, 4 * row.work.elements / bandwidth) / 1e6)
+    assert outcome.limits[0].peak("int8") is None
+
+
+def test_progress_ends_at_its_total(measured):
+    seen = [(done, of) for _, done, of in measured[1]]
+    assert seen[-1][0] == seen[-1][1]
+    assert seen == sorted(seen)
+
+
+def test_the_json_holds_a_schema_every_raw_time_and_the_machine(outcome):
+    found = json.loads(json.dumps(outcome.as_dict()))
+    assert (found["schema"], found["version"]) == ("featherseg-benchmark", 2)
+    assert found["machine"]["versions"]["torch"] == version("torch")
+    row = found["tables"][0]["rows"][-1]
+    assert np.shape(row["samples"]["wall"]["forward"]) == (2, 2)
+    assert row["speedup"]["by_wall"]["eager"]["verdict"] == "faster"
+    assert row["fidelity"]["same_class"] == pytest.approx(0.99)
+    assert found["plan"]["models"] == [{"name": "frm-lite0", "trained": False}]
+    assert found["limits"][0]["memory"] == {"copy": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("turn", "its process ended with status 3: no such instruction"), ({"open": {"error": "needs 'x'"}}, "needs 'x'")],
+)
+def test_a_variant_that_fails_is_left_out_with_its_reason_and_the_others_go_on(workers, fault, reason):
+    workers.fault("ours-bf16", fault)
+    outcome = measure(plan(), command=workers.command)
+    assert outcome.left_out == (("ours-bf16", reason),)
+    assert [row.variant.name for row in outcome.tables[0].rows][-1] == "ours-fp32"
+    assert (outcome.limits, outcome.tables[0].rows[0].limit_ms) == ((), None)  # as nothing was calibrated
 
 
 def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row_more(workers):
@@ -105,29 +139,6 @@ def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row
     assert len(outcome.tables) == 4
     assert "eager-1x1" in builds_for("cpu", 1)
     assert "eager-1x1" not in builds_for("cpu", 2)
-
-
-def test_the_limit_is_the_longer_of_arithmetic_and_memory_and_only_told_when_measured(workers):
-    measured = measure(plan(calibrate=True), command=workers.command)
-    row = measured.tables[0].rows[0]
-    work, bandwidth = row.work, 40
-    assert row.limit_ms == pytest.approx(max(2 * work.macs / 100, 4 * work.elements / bandwidth) / 1e6)
-    assert measured.limits[0].peak("int8") is None
-    without = measure(plan(), command=workers.command)
-    assert without.limits == ()
-    assert without.tables[0].rows[0].limit_ms is None
-
-
-def test_a_worker_that_dies_is_left_out_with_its_last_words_and_the_others_go_on(workers):
-    workers.fault("ours-bf16", "turn")
-    outcome = measure(plan(), command=workers.command)
-    assert outcome.left_out == (("ours-bf16", "its process ended with status 3: no such instruction"),)
-    assert [row.variant.name for row in outcome.tables[0].rows][-1] == "ours-fp32"
-
-
-def test_a_variant_that_cannot_be_opened_is_left_out_with_its_own_sentence(workers):
-    workers.fault("ours-fp32", {"open": {"error": "needs the package 'x'"}})
-    assert measure(plan(), command=workers.command).left_out == (("ours-fp32", "needs the package 'x'"),)
 
 
 def test_without_a_baseline_there_is_no_benchmark(workers):
@@ -154,13 +165,6 @@ def test_an_interrupt_ends_every_process(workers):
     assert not workers.alive()
 
 
-def test_progress_ends_at_its_total(workers):
-    seen = []
-    measure(plan(), lambda words, done, of: seen.append((done, of)), workers.command)
-    assert seen[-1][0] == seen[-1][1]
-    assert seen == sorted(seen)
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -179,18 +183,6 @@ def test_what_cannot_be_measured_is_refused_before_any_process_starts(workers, c
     with pytest.raises(FeathersegError, match=sentence):
         measure(plan(**changes), command=workers.command)
     assert not workers.started
-
-
-def test_the_json_holds_a_schema_every_raw_time_and_the_machine(workers):
-    found = json.loads(json.dumps(measure(plan(calibrate=True), command=workers.command).as_dict()))
-    assert (found["schema"], found["version"]) == ("featherseg-benchmark", 2)
-    assert found["machine"]["versions"]["torch"] == version("torch")
-    row = found["tables"][0]["rows"][-1]
-    assert np.shape(row["samples"]["wall"]["forward"]) == (2, 2)
-    assert row["speedup"]["by_wall"]["eager"]["verdict"] == "faster"
-    assert row["fidelity"]["same_class"] == pytest.approx(0.99)
-    assert found["plan"]["models"] == [{"name": "frm-lite0", "trained": False}]
-    assert found["limits"][0]["memory"] == {"copy": 40.0}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import typer
 from three_layers import ThreeLayers
 from typer.testing import CliRunner
 
+import featherseg
 from featherseg import models
 from featherseg.benchmarking import latency as side_by_side
 from featherseg.cli.compare import compare
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
+from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
 
@@ -38,6 +41,12 @@ def run(*arguments: object, verb: str = "compare"):
     return CliRunner().invoke(APP, [verb, *(str(argument) for argument in arguments)])
 
 
+@cache
+def weights(model: str, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return models.build(model, 2).state_dict()
+
+
 @pytest.fixture
 def field(lawn_run, tmp_path):
     """Three runs each of two models, untrained: frm-lite0-0 ... deeplabv3-lite0-2."""
@@ -46,8 +55,7 @@ def field(lawn_run, tmp_path):
         for seed in range(3):
             path = tmp_path / f"{model}-{seed}"
             path.mkdir()
-            torch.manual_seed(seed)
-            save_weights(path, models.build(model, 2).state_dict())
+            save_weights(path, weights(model, seed))
             train = info.recipe.train.model_copy(update={"seed": seed})
             named = info.recipe.model.model_copy(update={"name": model})
             recipe = info.recipe.model_copy(update={"model": named, "train": train})
@@ -64,6 +72,19 @@ def test_one_run_each_says_nothing_about_the_models_but_about_the_files(field):
     assert {n["name"] for n in ranking["models"]} == {"frm-lite0", "deeplabv3-lite0"}
     (pair,) = found["files"]
     assert {pair["first"], pair["second"]} == {"frm-lite0-0", "deeplabv3-lite0-0"}
+
+
+def test_the_function_takes_data_of_one_s_own_and_its_result_shows_itself_escaped(field):
+    hostile, steps = field[0].with_name("a<b>"), []
+    field[0].rename(hostile)
+    data = open_dataset(open_run(field[3]).recipe.data.name, "test")
+    found = featherseg.compare([hostile, open_run(field[3])], data, costs=False, progress=lambda *s: steps.append(s))
+    assert (found.images, found.split) == (2, "val")
+    assert ("scoring a<b>", 2, 2) in steps
+    assert json.loads(json.dumps(found.as_dict()))["files"][0]["message"].endswith("is shown")
+    html = found._repr_html_()
+    assert "a&lt;b&gt;" in html
+    assert "<b>" not in html
 
 
 def test_a_name_that_breaks_lines_stands_in_one(field):
