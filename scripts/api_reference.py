@@ -16,6 +16,7 @@ result that shows itself in Jupyter and gives plain values with `as_dict()`. Not
 torch set otherwise than it was. What is worth knowing on the way (a licence, a split that is scored once more) goes to
 the logger `featherseg`: `logging.basicConfig(level="INFO")` shows it. Long work takes `progress`, a function that is
 called with (what is being done, steps done, steps in all); a notebook shows a bar without one.
+[examples/quickstart.ipynb](../examples/quickstart.ipynb) trains, scores, predicts and exports.
 """
 PARTS = {
     "Functions": [

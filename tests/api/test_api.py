@@ -7,6 +7,7 @@ import pkgutil
 import signal
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,14 +124,15 @@ def test_results_show_themselves_and_give_plain_values(trained, tmp_path):
     results = [
         run,
         featherseg.evaluate(run, DATA[1]),
-        featherseg.predict(run, DATA[1][0].image),
         featherseg.cost("frm-lite0", (64, 64), 2),
         featherseg.report(run, tmp_path / "page.html"),
     ]
     for result in results:
         json.dumps(result.as_dict(), allow_nan=False)
         assert result._repr_html_().startswith("<")
-    assert results[2]._repr_png_().startswith(b"\x89PNG")
+    prediction = featherseg.predict(run, DATA[1][0].image)
+    assert json.loads(json.dumps(prediction.as_dict()))["size"] == [32, 48]
+    assert prediction._repr_png_().startswith(b"\x89PNG")
 
 
 def test_names_of_others_are_escaped_where_they_are_shown():
@@ -168,5 +170,9 @@ def test_every_public_function_is_callable_after_every_module_was_imported():
     assert [name for name in functions if name not in folders and not callable(getattr(featherseg, name))] == []
     for name in ("models", "backbones", "losses", "exporters", "training", "comparison", "evaluation", "data"):
         package = import_module(f"featherseg.{name}")
-        exported = [n for n in getattr(package, "__all__", []) if n.islower()]
+        exported = {n for n in getattr(package, "__all__", []) if n.islower()}
         assert [n for n in exported if not callable(getattr(package, n))] == [], name
+        assert exported.isdisjoint(path.stem for path in Path(package.__file__).parent.iterdir()), name
+    assert (
+        set(functions).difference(folders).isdisjoint(path.stem for path in Path(featherseg.__file__).parent.iterdir())
+    )

@@ -1,11 +1,9 @@
 """The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
-import base64
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +13,6 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
-from featherseg.core.wording import size_text
 from featherseg.data.images import image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
@@ -66,11 +63,6 @@ class Prediction:
         buffer = BytesIO()
         self.overlay(legend=True).save(buffer, "PNG")
         return buffer.getvalue()
-
-    def _repr_html_(self) -> str:
-        image = base64.b64encode(self._repr_png_()).decode()
-        title = f"{self.name}: {size_text(self.mask.shape)}, {self.how}"
-        return f'<figure><img src="data:image/png;base64,{image}"><figcaption>{escape(title)}</figcaption></figure>'
 
     def probabilities(self) -> np.ndarray:
         """(K, H, W) float32, summing to 1 over the classes. The model runs again: nobody else needs so much room."""
