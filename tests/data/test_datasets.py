@@ -2,7 +2,9 @@
 
 import pytest
 
+from featherseg.core.errors import DataNotFound, UnknownName
 from featherseg.data import DATASETS, dataset_facts, open_dataset
+from featherseg.inference.submissions import SUBMISSIONS
 
 ROOTS = {"camvid": "data/camvid"}  # below the folder of real data; shapes is drawn
 
@@ -32,3 +34,24 @@ def test_a_dataset_toml_is_known_without_its_images(tmp_path):
     facts = dataset_facts(str(toml))
     assert [info.name for info in facts.classes] == ["grass", "path"]
     assert (facts.licence, facts.channels, facts.image_size) == ("CC0", 4, None)
+
+
+ON_DISK = [name for name in DATASETS if name != "shapes"]
+UNPUBLISHED = r"labels of the (split test|splits test|test images) .* are not public.*: use val"
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_splits_without_labels_and_unknown_ones_are_refused_before_a_file_is_read(name, tmp_path):
+    with pytest.raises(UnknownName, match=f"unknown split of {name} 'trian'. Did you mean 'train'"):
+        open_dataset(name, "trian", tmp_path)
+    if "test" not in DATASETS[name].splits:
+        expected = r"test\.txt are the val split" if name == "coco-stuff-10k" else UNPUBLISHED
+        expected += f".*--submission {name}" if name in SUBMISSIONS else ""
+        with pytest.raises(DataNotFound, match=expected):
+            open_dataset(name, "test", tmp_path)
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_a_root_that_is_not_there_is_named(name, tmp_path):
+    with pytest.raises(DataNotFound, match=r"nowhere is not a folder\. Expected.*--data-root"):
+        open_dataset(name, "train", tmp_path / "nowhere")

@@ -20,8 +20,6 @@ from featherseg.data.datasets.coco_stuff_classes import (
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_pairs, make_splits, read_list
 
-_NO_TEST_10K = "the 1000 images of test.txt are the val split of coco-stuff-10k; there is no test split."
-
 COCO_STUFF_LICENCE = (
     "trained on COCO-Stuff: its labels are CC BY 4.0, its images belong to Flickr users, each under the licence "
     "chosen by its owner, some of them non-commercial"
@@ -72,7 +70,7 @@ class CocoStuff10k(NamedData):
     """
 
     facts = DataFacts("coco-stuff-10k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
-    no_test = _NO_TEST_10K
+    no_test = "the 1000 images of test.txt are the val split of coco-stuff-10k; there is no test split."
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
