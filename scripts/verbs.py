@@ -11,8 +11,8 @@ from featherseg.cli import VERBS, build_app
 PAGE = Path(__file__).parents[1] / "docs" / "verbs.md"
 HEAD = """# Every verb
 
-Written from the command line by `python scripts/verbs.py`; `--help` behind a verb says the same. Exit codes: 0 done,
-1 faults found (`check`, `doctor`) or a bug, 2 a slip of the user's, 130 stopped by Ctrl-C.
+Generated from the command line by `python scripts/verbs.py`; `--help` after a verb prints the same. Exit codes: 0
+success, 1 faults found (`check`, `doctor`) or a bug, 2 a user error, 130 stopped by Ctrl-C.
 """
 
 

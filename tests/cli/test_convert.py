@@ -37,7 +37,7 @@ def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
     ]
     sample = open_dataset("cityscapes-panoptic", "val", release)[0]
     assert sample.instances.tolist() == [[0, 0, 26001], [-26, -26, 0]]
-    assert f"{json}: 1 image, 1 of them there before" in run("cityscapes-panoptic", "--data-root", release).stdout
+    assert f"{json}: 1 image, 1 of them already there" in run("cityscapes-panoptic", "--data-root", release).stdout
 
 
 def test_another_folder_and_train_ids(release, tmp_path):

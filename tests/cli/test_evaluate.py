@@ -59,7 +59,7 @@ def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, l
     write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": table})}))
     ours = f" {cost('frm-lite0', (64, 64), 2).params / 1e6:.3f} "
     printed = run(lawn_run).stdout
-    assert "Published in Table 9, beside this run" in printed
+    assert "Published in Table 9, and this run" in printed
     assert any("parameters, M" in line and " 3.5 " in line and ours in line for line in printed.splitlines())
     assert "Published" not in run(lawn_run, "--json").stdout
 

@@ -153,7 +153,7 @@ def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refus
     assert "Did you mean 'cityscapes'" in str(result.exception)
     result = run(street_run, photos, "-o", out, "--submission", "cityscapes")
     assert isinstance(result.exception, ConfigError)
-    assert "two images have one name" in str(result.exception)
+    assert "two images have the same name" in str(result.exception)
     assert not out.exists()
 
 

@@ -24,7 +24,7 @@ def test_all_splits_are_prepared_beside_the_data_and_kept_the_second_time(lawn: 
     assert first.exit_code == second.exit_code == 0, first.exception
     folder = lawn.parent / ".featherseg/lawn/raw"
     assert first.stdout.splitlines() == [f"{split}: 2 images; {folder} has 0.00 GB" for split in ("val", "test")]
-    assert second.stdout.splitlines()[0] == f"val: 2 images, 2 of them there before; {folder} has 0.00 GB"
+    assert second.stdout.splitlines()[0] == f"val: 2 images, 2 of them already there; {folder} has 0.00 GB"
     for split in ("val", "test"):
         data = open_dataset(str(lawn), split)
         assert isinstance(data, PreparedData)

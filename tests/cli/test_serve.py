@@ -46,7 +46,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(lawn_run: Pat
             address, _, token = lines[-1].partition("#token=")
             assert token == TOKEN
             assert lines[0] == "lawn-run: 2 classes; Apache-2.0"
-            assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 images under way"
+            assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 images in flight"
             assert httpx.get(f"{address}healthz").status_code == 200
             assert httpx.get(f"{address}v1/models").status_code == 401
             response = httpx.post(
@@ -89,5 +89,5 @@ def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, cap
 def test_at_all_addresses_the_one_of_this_machine_is_printed_with_the_token(lawn_run, capsys):
     print_start(open_models([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81)
     *_, before, last = capsys.readouterr().out.splitlines()
-    assert before == "listening at all addresses of this machine, port 81; from itself:"
+    assert before == "listening on all addresses of this machine, port 81; locally:"
     assert last == f"http://127.0.0.1:81/#token={TOKEN}"

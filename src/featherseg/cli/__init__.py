@@ -23,7 +23,7 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
-    "check": "Check a dataset for faults and mend them.",
+    "check": "Check a dataset for faults and fix them.",
     "convert": "Convert labels to the layout that is read.",
     "prepare": "Decode a dataset once, to read it faster.",
     "train": "Train a model by a recipe.",
@@ -133,9 +133,9 @@ def _run() -> int:
         return _fail(str(error))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            return _fail(f"{error.strerror}: {error.filename}. Name another place.")
+            return _fail(f"{error.strerror}: {error.filename}. Choose another location.")
         if error.errno in DISK_ERRORS:
-            return _fail(f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the rights.")
+            return _fail(f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the permissions.")
         raise
     except KeyboardInterrupt:
         return _stopped()

@@ -16,38 +16,39 @@ from featherseg.core.wording import json_text
 def benchmark(
     models: Annotated[
         list[str],
-        typer.Argument(help="Runs, exported files, names of the catalogue.", metavar="RUN_OR_FILE_OR_MODEL..."),
+        typer.Argument(help="Runs, exported files, model names.", metavar="RUN_OR_FILE_OR_MODEL..."),
     ],
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="HxW", help="Size of the images; may be repeated [default: the run's]."),
+        typer.Option(metavar="HxW", help="Image size; may be repeated [default: the run's]."),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(help="Threads of each process; may be repeated [default: all cores].")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(help="Images at a time; may be repeated [default: 1; on a GPU 1 and 8].")
+        list[int] | None, typer.Option(help="Batch size; may be repeated [default: 1; on a GPU 1 and 8].")
     ] = None,
     device: Device = "auto",
-    baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "eager",
-    pairs: Annotated[int, typer.Option(help="How often every variant's process is started anew.")] = 5,
+    baseline: Annotated[str, typer.Option(help="The variant to compare the others with.")] = "eager",
+    pairs: Annotated[int, typer.Option(help="How often the process of every variant is started.")] = 5,
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds of all starts together [default: 20; on a GPU 100].")
+        int | None, typer.Option(help="Number of rounds, over all starts [default: 20; on a GPU 100].")
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
     split: Split = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure the machine's limits too, and how near each variant is.")
+        bool,
+        typer.Option("--calibrate", help="Also measure the limits of the machine, and how close each variant gets."),
     ] = False,
     out: Annotated[Path | None, out_option("Write the benchmark as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time models in every build beside plain PyTorch, and compare their masks with its masks.
+    """Time models in every build against plain PyTorch, and compare their masks with PyTorch's.
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
-    float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A name
-    of the catalogue is timed with seeded weights. mIoU is measured with --data, --data-root or --split.
+    float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A
+    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
     from featherseg.benchmarking import session

@@ -29,10 +29,10 @@ SHOWN_SIZES = 4
 def check(
     data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder with images/ and masks/.")],
     data_root: DataRoot = None,
-    fix: Annotated[Path | None, typer.Option(help="Write a mended copy into this new folder.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a corrected copy to this new folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look for missing pairs, sizes, stray mask values, unreadable files and images in two splits; count the classes.
+    """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
 
     Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
     """
@@ -49,7 +49,7 @@ def check(
     if fix is not None and report.mended is not None:
         _print_mended(console, report.mended, fix)
     elif not report.clean and report.listing is not None:
-        console.print("A copy without these faults is written by the same command with --fix OUT.")
+        console.print("The same command with --fix OUT writes a copy without these faults.")
     raise typer.Exit(0 if report.clean else 1)
 
 
@@ -87,7 +87,7 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
     console.print(table)
     if len(proposal.pixels) > SHOWN_FAULTS:
         console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
-    console.print("There is no dataset.toml. Proposed (put it beside images and masks, and name the classes):\n")
+    console.print("There is no dataset.toml. Proposal (put it next to images and masks, and name the classes):\n")
     console.print(proposal.text)
 
 
@@ -96,7 +96,7 @@ def _class_table(report: CheckReport) -> Table:
     from rich.table import Table
 
     splits = report.splits.values()
-    table = Table("class", title="Share of the labelled pixels in % (images)", title_justify="left")
+    table = Table("class", title="Labelled pixels, % (images)", title_justify="left")
     for name in (*report.splits, "weight"):
         table.add_column(name, justify="right")
     for index, info in enumerate(report.classes):

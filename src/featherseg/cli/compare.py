@@ -44,7 +44,8 @@ def compare(
     tta: Tta = None,
     resize: ResizeTo = None,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size to time and count at [default: a typical image's].")
+        str | None,
+        typer.Option(metavar="HxW", help="Image size for latency and MACs [default: that of a typical image]."),
     ] = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
@@ -53,10 +54,10 @@ def compare(
     out: Annotated[Path | None, out_option("Write the comparison as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare models on your own images: mIoU with intervals, size, latency, memory, the best for a budget.
+    """Compare models on your own images: mIoU with intervals, size, latency, memory, and the best model for a budget.
 
-    Runs that differ in their seed alone are runs of one model: three of each show which models differ,
-    fewer only which files. `featherseg sweep` trains such runs.
+    Runs that differ only in their seed count as runs of one model: three of each show which models differ, fewer only
+    which files. `featherseg sweep` trains such runs.
     """
     inference = asdict(parse_inference(None, scales, tta, resize))
     if resize is None:

@@ -26,8 +26,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
     where = escape(one_line(f"{comparison.data} {comparison.split}"))
     console.print(
-        f"{where}: {counted(comparison.images, 'image')}, inference: {comparison.inference}; "
-        f"intervals by drawing {comparison.clusters}"
+        f"{where}: {counted(comparison.images, 'image')}, inference: {comparison.inference}; intervals from "
+        f"{comparison.clusters}"
     )
     for caution in comparison.cautions:
         console.print(f"NOTE: {escape(one_line(caution))}.")

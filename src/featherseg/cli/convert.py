@@ -14,14 +14,14 @@ DATASETS = ("cityscapes-panoptic",)
 
 
 def convert(
-    dataset: Annotated[str, typer.Argument(help="What to make: cityscapes-panoptic.")],
-    data_root: Annotated[Path, typer.Option(help="Where the release lies: the folder above gtFine.")],
-    out: Annotated[Path | None, out_option("Where to write [default: gtFine below --data-root].")] = None,
-    train_ids: Annotated[bool, typer.Option("--train-ids", help="Categories are train ids, not label ids.")] = False,
+    dataset: Annotated[str, typer.Argument(help="What to write: cityscapes-panoptic.")],
+    data_root: Annotated[Path, typer.Option(help="The folder of the release, above gtFine.")],
+    out: Annotated[Path | None, out_option("Output folder [default: gtFine in --data-root].")] = None,
+    train_ids: Annotated[bool, typer.Option("--train-ids", help="Use train ids as categories, not label ids.")] = False,
 ) -> None:
     """Write the panoptic masks of Cityscapes as PNG and JSON, from the instance ids of its release.
 
-    An interrupted conversion goes on where it stopped when the same command runs again.
+    After an interruption the same command continues where it stopped.
     """
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
@@ -31,7 +31,7 @@ def convert(
     with progress_bar(Console(highlight=False)) as progress:
         converted = convert_cityscapes(data_root, out, train_ids=train_ids, progress=progress)
     for split in converted:
-        kept = f", {split.kept} of them there before" if split.kept else ""
+        kept = f", {split.kept} of them already there" if split.kept else ""
         print(one_line(f"{split.json}: {counted(split.images, 'image')}{kept}"))
     if out is None:
         print(one_line(f"Use it with --data cityscapes-panoptic --data-root {data_root}"))

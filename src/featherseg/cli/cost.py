@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="A model of the catalogue; `featherseg models` lists them.")],
+    model: Annotated[str, typer.Argument(help="A model's name; `featherseg models` lists them.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image, in pixels.")] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: AsJson = False,
@@ -76,7 +76,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
 
 
 def _way(row: PaperTable) -> str:
-    return "counted in a way of their own" if row.convention == "other" else f"by {row.convention}"
+    return "counted by a convention of its own" if row.convention == "other" else f"by {row.convention}"
 
 
 def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:

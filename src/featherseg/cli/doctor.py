@@ -20,11 +20,11 @@ TITLES = {"broken": "broken", "warning": "worth mending", "missing": "not instal
 def doctor(
     as_json: AsJson = False,
 ) -> None:
-    """Print versions, devices, compiled loops, places and extras; with each fault how to mend it.
+    """Print versions, devices, compiled loops, places and extras; for each fault how to fix it.
 
-    Every extra whose packages are all here is tried on next to nothing: a frame is encoded, a layer exported and run.
-    Exit code 0 where all that is needed works, 1 where something is broken: a core package that is missing or cannot
-    be imported, a package in a version that cannot be used, an extra that fails. A missing extra is no fault.
+    Every extra whose packages are installed is tried out briefly: a frame is encoded, a layer exported and run.
+    Exit code 0 if everything needed works, 1 if something is broken: a core package that is missing or cannot be
+    imported, a package version that cannot be used, an extra that fails. A missing extra is not a fault.
     """
     from featherseg.core.installation import Finding, installation, is_healthy, usable_extras
 

@@ -27,16 +27,16 @@ from featherseg.core.wording import json_text
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="A run folder, the name of one, or an exported file.", metavar="RUN")
+        str | None, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score this folder of index PNGs (KEY.png) instead of a model.")
+        Path | None, typer.Option(help="Evaluate this folder of index PNGs (KEY.png) instead of a model.")
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
     split: Split = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Score all images, also those that the run's data.val_size left out.")
+        bool, typer.Option("--full", help="Evaluate all images, including those left out by the run's data.val_size.")
     ] = False,
     device: Device = "auto",
     tta: Tta = None,
@@ -45,11 +45,11 @@ def evaluate(
     resize: ResizeTo = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score at the labels' full resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
+    """Evaluate at full label resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
-    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/). With an
-    exported file, --predictions or a run that comes with featherseg nothing is written. Where the run's recipe names
-    the row of a paper, its figures are printed beside the run's own.
+    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/). Nothing
+    is written for an exported file, --predictions or a run included in featherseg. If the run's recipe names the row
+    of a paper, its figures are printed next to the run's own.
     """
     asked = asdict(parse_inference(window, scales, tta, resize))
     inference = {key: value for key, value in asked.items() if resize or key != "resize"}  # else as it was validated

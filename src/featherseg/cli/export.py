@@ -24,24 +24,27 @@ def export(
     ] = "onnx",
     output: Annotated[Path | None, out_option("A folder; for one format, a file [default: RUN/export/].")] = None,
     masks: Annotated[
-        bool, typer.Option("--masks", help="Images in, masks out: normalising and upsampling are in the file.")
+        bool,
+        typer.Option(
+            "--masks", help="Take images and return masks: normalisation and upsampling become part of the file."
+        ),
     ] = False,
     score: Annotated[
-        bool, typer.Option("--score", help="Score every file on the run's labelled images; int8 files always are.")
+        bool, typer.Option("--score", help="Evaluate every file on the run's labelled images; int8 files always are.")
     ] = False,
     max_drop: Annotated[
-        float, typer.Option(help="Points of mIoU that int8 may lose; layers are left out of int8 to stay within.")
+        float, typer.Option(help="Points of mIoU that int8 may lose; layers are kept out of int8 to meet this.")
     ] = 1.0,
-    calibration: Annotated[int, typer.Option(help="Training images that int8 is calibrated with.")] = 64,
-    seed: Annotated[int, typer.Option(help="Which images those are.")] = 0,
+    calibration: Annotated[int, typer.Option(help="Number of training images for int8 calibration.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed that selects these images.")] = 0,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's model, and check each file against it at sizes that it was not exported at.
+    """Export a run's model, and compare each file with it at sizes other than the one it was exported at.
 
-    The files take normalised images of any height and width, those of ncnn and litert of one size; `predict`,
-    `evaluate` and `compare` take the files.
-    Exit code 2 where one format could not be written: the others are there all the same.
+    The files take normalised images of any height and width (ncnn and litert: one fixed size); `predict`, `evaluate`
+    and `compare` accept the files.
+    Exit code 2 if a format could not be written; the others are still written.
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
@@ -50,7 +53,9 @@ def export(
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names:
-        raise ExportError("--format names no format. Expected one or several with commas, such as onnx,openvino.")
+        raise ExportError(
+            "--format names no format. Expected one or several, separated by commas, such as onnx,openvino."
+        )
     settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root)
     keep_freed_memory()
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -93,7 +98,7 @@ def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
 
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
     if file and (lines := usage_lines(file, open_file(file, "cpu").facts)):
-        console.print(f"\nWithout featherseg (docs/formats.md tells of other files):\n\n{lines}", markup=False)
+        console.print(f"\nWithout featherseg (for other files see docs/formats.md):\n\n{lines}", markup=False)
 
 
 def _remarks(report: ExportReport) -> str:

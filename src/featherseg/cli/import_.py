@@ -13,23 +13,23 @@ from featherseg.core.wording import one_line
 
 def import_(
     file: Annotated[Path, typer.Argument(help="The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")],
-    model: Annotated[str, typer.Option(help="Of which model; `featherseg models` lists them.")],
+    model: Annotated[str, typer.Option(help="The model's name; `featherseg models` lists them.")],
     data: Annotated[
         str,
-        typer.Option(help="On whose classes it was trained: a dataset by name, or a dataset.toml. No images needed."),
+        typer.Option(help="The dataset whose classes it was trained on: a name or a dataset.toml. No images needed."),
     ],
     out: Annotated[Path, out_option("The run folder to write; must be new.")],
     licence: Annotated[
-        str | None, typer.Option(help="Under which terms the weights may be used [default: asked on the terminal].")
+        str | None, typer.Option(help="Terms of use of the weights [default: asked on the terminal].")
     ] = None,
     data_root: DataRoot = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Of the images it was trained on [default: as the dataset's are]."),
+        typer.Option(metavar="HxW", help="Size of the images it was trained on [default: the dataset's]."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make a run folder of a model's published weights, to evaluate, export and serve them.
+    """Make a run folder from a model's published weights, to evaluate, export and serve them.
 
     Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
     """

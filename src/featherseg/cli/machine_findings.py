@@ -82,9 +82,9 @@ def _kernels() -> Iterator[Finding]:
     if chosen := native():
         yield Finding("kernels", "compiled loops", f"in use ({chosen})")
     elif os.environ.get("FEATHERSEG_NO_EXT") == "1":
-        yield Finding("kernels", "compiled loops", "left aside, numpy runs instead: FEATHERSEG_NO_EXT=1 is set")
+        yield Finding("kernels", "compiled loops", "disabled, numpy is used instead: FEATHERSEG_NO_EXT=1 is set")
     else:
-        found = f"none, numpy runs instead, slower with the same results: {_why_no_extension()}"
+        found = f"none, numpy is used instead, slower with the same results: {_why_no_extension()}"
         yield Finding("kernels", "compiled loops", found, "warning", NO_COMPILER)
     if keep_freed_memory():
         found = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
@@ -111,7 +111,7 @@ def _places() -> Iterator[Finding]:
     found = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
     yield Finding("places", "ImageNet weights", found)
     home = os.environ.get("FEATHERSEG_HOME")
-    found = f"those in {home} among them" if home else "$FEATHERSEG_HOME may name a folder of yours"
+    found = f"including those in {home}" if home else "$FEATHERSEG_HOME may name a folder of yours"
     yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {found}")
     caches = [f"below {place.parent}" if place.parent.name == "data" else str(place) for place in _caches()]
     found = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"

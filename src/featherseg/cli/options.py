@@ -17,32 +17,34 @@ if TYPE_CHECKING:
     from featherseg.inference.runtimes import Runtime
     from featherseg.inference.settings import InferenceSettings
 
-RunOrFile = Annotated[str, typer.Argument(help="A run folder, the name of one, or an exported file.", metavar="RUN")]
-RunFolder = Annotated[str, typer.Argument(help="A run folder, or the name of one.")]
+RunOrFile = Annotated[str, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="A run (folder or name).")]
 RunsAndFiles = Annotated[
-    list[str], typer.Argument(help="Run folders, names of runs, exported files.", metavar="RUN...")
+    list[str], typer.Argument(help="Runs (folders or names) and exported files.", metavar="RUN...")
 ]
-Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset by name, or a dataset.toml.")]
+Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name or a dataset.toml.")]
 Data = Annotated[
-    str | None, typer.Option("--data", help="A dataset by name, or a dataset.toml [default: the run's or recipe's].")
+    str | None, typer.Option("--data", help="A dataset's name or a dataset.toml [default: the run's or recipe's].")
 ]
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data-root", help="The folder in which the dataset lies."),
+    typer.Option("--data-root", help="The folder that contains the dataset."),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", help="Part of the dataset [default: what training validated on].")
+    str | None, typer.Option("--split", help="Split of the dataset [default: the validation split of the training].")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 TrainingDevice = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; short for train.device.")
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; sets train.device.")
 ]
 Tta = Annotated[
     str | None,
-    typer.Option("--tta", metavar="flip", help="Test-time augmentation: average with the mirrored image."),
+    typer.Option("--tta", metavar="flip", help="Test-time augmentation: average with the flipped image."),
 ]
-Scales = Annotated[str, typer.Option("--scales", help="Average over several sizes, as in 0.75,1,1.25.")]
-Window = Annotated[str | None, typer.Option("--window", metavar="HxW", help="Slide a window of this size, blended.")]
+Scales = Annotated[str, typer.Option("--scales", help="Average over several scales, such as 0.75,1,1.25.")]
+Window = Annotated[
+    str | None, typer.Option("--window", metavar="HxW", help="Sliding window of this size; overlaps are blended.")
+]
 ResizeTo = Annotated[
     str | None,
     typer.Option(
@@ -51,17 +53,21 @@ ResizeTo = Annotated[
         help="Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize].",
     ),
 ]
-MemoryGb = Annotated[
-    float, typer.Option("--memory-gb", help="Memory to stay within; larger images are cut into tiles.")
-]
+MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory limit; larger images are tiled.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in train.epochs=40. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as train.epochs=40; may be repeated."
+    ),
 ]
-MaxMs = Annotated[float | None, typer.Option("--max-ms", help="Name the best model within so many ms (p50).")]
-MaxMib = Annotated[float | None, typer.Option("--max-mib", help="Name the best model within so much peak memory.")]
-Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Measure latency and memory too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+MaxMs = Annotated[
+    float | None, typer.Option("--max-ms", help="Recommend the best model within this latency (p50, in ms).")
+]
+MaxMib = Annotated[
+    float | None, typer.Option("--max-mib", help="Recommend the best model within this peak memory, in MiB.")
+]
+Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure latency and memory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def out_option(help: str) -> OptionInfo:
@@ -110,4 +116,4 @@ def parse_scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--scales {text!r}: expected factors with commas between, such as 0.75,1,1.25.") from None
+        raise ConfigError(f"--scales {text!r}: expected factors separated by commas, such as 0.75,1,1.25.") from None

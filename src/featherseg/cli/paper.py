@@ -11,7 +11,7 @@ def paper(
     name: Annotated[str, typer.Argument(help="frm, cgrseg or rsp.")],
     as_json: AsJson = False,
 ) -> None:
-    """Count every row of a paper's tables again: its figures beside ours, each with a verdict. Nothing is run."""
+    """Recount every row of a paper's tables: its figures and ours, each with a verdict. Nothing is run."""
     from featherseg.cli.comparison_tables import print_paper
     from featherseg.cli.terminal import Console
 

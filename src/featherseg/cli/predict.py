@@ -41,36 +41,41 @@ def predict(
     run: RunOrFile,
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Images, folders of images, videos; or camera, camera:N.", metavar="PATH..."),
+        typer.Argument(help="Images, folders of images, or videos; camera or camera:N.", metavar="PATH..."),
     ],
     output: Annotated[
         Path,
-        out_option("The folder to write into; of one video or a camera, a .mp4 or .webm."),
+        out_option("The output folder; for one video or a camera, a .mp4 or .webm."),
     ] = Path("predictions"),
     device: Device = "auto",
-    batch: Annotated[int, typer.Option(help="Images of one size that go through the model at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size, for images of the same size.")] = 1,
     tta: Tta = None,
     scales: Scales = "1",
     window: Window = None,
     resize: ResizeTo = None,
     memory_gb: MemoryGb = 4.0,
     max_side: Annotated[
-        int | None, typer.Option(help="Shrink longer images to this side for the model; masks keep full size.")
+        int | None,
+        typer.Option(help="Longer side to downscale larger images to, for the model; masks keep full size."),
     ] = None,
     submission: Annotated[
         str | None,
-        typer.Option(metavar="BENCHMARK", help="Write NAME.png alone, as cityscapes or bdd100k scores it."),
+        typer.Option(
+            metavar="BENCHMARK", help="Write only NAME.png, in the format of the cityscapes or bdd100k benchmark."
+        ),
     ] = None,
-    masks: Annotated[bool, typer.Option("--masks", help="Of a video write the masks as well, a PNG a frame.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="For a video, also write the masks, one PNG per frame.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing predictions.")] = False,
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.
 
-    A panoptic model also writes its objects as official tools take them: panoptic/NAME.png and panoptic.json.
+    A panoptic model also writes its objects in the official format: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
-    A video becomes NAME_overlay.mp4, or what -o names; stopped or killed, the same command goes on where it was.
-    A camera is recorded until Ctrl-C. Exit code 1 where an image or frames of a video could not be read: the others
-    are written all the same.
+    A video becomes NAME_overlay.mp4, or the file named by -o; after an interruption the same command continues.
+    A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read; the others
+    are still written.
     """
     moving = find_moving(paths, output, submission)
     files = find_images([path for path in paths if path not in moving.paths], output)
@@ -87,7 +92,7 @@ def predict(
     out = Output(output, None if submission is None else find_submission(submission))
     names = unique_names(files)
     if out.submission and names != [file.stem for file in files]:
-        raise ConfigError(f"two images have one name, but {submission} takes one mask an image, named like it.")
+        raise ConfigError(f"two images have the same name, but {submission} takes one mask per image, named like it.")
     runtime = open_runtime(run, device)
     if runtime.panoptic and files and not out.submission:
         out = replace(out, panoptic=PanopticOutput(output, runtime.classes))
@@ -253,8 +258,8 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
         return False
     model = escape(one_line(predictor.runtime.name))
     console.print(
-        f"[yellow]hint[/] {model} was trained on images of {size_text(trained)}; "
-        f"in this one things may be larger than it ever saw. If the mask is poor, try --max-side {max(trained)}."
+        f"[yellow]hint[/] {model} was trained on images of {size_text(trained)}; in this one, objects may be larger "
+        f"than in training. If the mask is poor, try --max-side {max(trained)}."
     )
     return True
 

@@ -23,17 +23,17 @@ class Stored(StrEnum):
 def prepare(
     data: Dataset,
     data_root: DataRoot = None,
-    split: Annotated[list[str] | None, typer.Option(help="A part to prepare; may be repeated [default: all].")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="A split to prepare; may be repeated [default: all].")] = None,
     storage: Annotated[
-        Stored, typer.Option(help="raw loses nothing; jpeg is smaller, and for training alone.")
+        Stored, typer.Option(help="raw is lossless; jpeg is smaller, and for training only.")
     ] = Stored.RAW,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of --storage jpeg.")] = 95,
-    out: Annotated[Path | None, out_option("Write below this folder [default: .featherseg beside the data].")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg.")] = 95,
+    out: Annotated[Path | None, out_option("Write to this folder [default: .featherseg next to the data].")] = None,
 ) -> None:
-    """Store the images and labels of a dataset decoded; training and scoring then use them by themselves.
+    """Store the decoded images and labels of a dataset; training and evaluation then use them automatically.
 
-    An interrupted preparation goes on where it stopped when the same command runs again; after a change to the data it
-    stores what has changed.
+    After an interruption the same command continues where it stopped; after a change to the data it stores what has
+    changed.
     """
     from featherseg.cli.terminal import Console
     from featherseg.data.prepared import Storage
@@ -44,7 +44,7 @@ def prepare(
     for name in split or splits_on_disk(data, data_root):
         with progress_bar(console) as progress:
             done = prepare_data(data, name, data_root, stored_as, out, progress)
-        kept = f", {done.kept} of them there before" if done.kept else ""
+        kept = f", {done.kept} of them already there" if done.kept else ""
         gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
         print(one_line(f"{name}: {counted(done.images, 'image')}{kept}; {done.folder} has {gigabytes}"))
     if out is not None:

@@ -11,12 +11,12 @@ from featherseg.core.wording import one_line
 
 def report(
     run: RunFolder,
-    output: Annotated[Path | None, out_option("The page [default: RUN/report.html].")] = None,
+    output: Annotated[Path | None, out_option("The file to write [default: RUN/report.html].")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.
 
-    The page is one file: no network access, no script. What the run does not hold yet is named as missing.
+    The page is one file without scripts or network access. Whatever the run lacks is listed as missing.
     """
     import featherseg
     from featherseg.core.files import check_writable

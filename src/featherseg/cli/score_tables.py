@@ -67,7 +67,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
     from featherseg.counting.published import HEADS
 
-    table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, beside this run", title_justify="left")
+    table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, and this run", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for figure in comparison.figures:

@@ -22,27 +22,31 @@ TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
 
 def serve(
     runs: RunsAndFiles,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for all addresses of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8000,
     token: Annotated[
         str | None,
         typer.Option(envvar=TOKEN_VARIABLE, show_envvar=False, help=f"What requests carry; better ${TOKEN_VARIABLE}."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another name by which this machine is reached.")
+        list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another host name of this machine.")
     ] = None,
     device: Device = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through a model at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, for images of the same size.")] = 4,
     memory_gb: MemoryGb = 4.0,
-    max_mb: Annotated[float, typer.Option(min=0.01, help="Largest request, in 10^6 bytes.")] = 20.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest image, in 10^6 pixels.")] = 32.0,
-    queue: Annotated[int, typer.Option(min=1, help="Images under way; more are refused with 429.")] = 64,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and again for its answer.")] = 60.0,
+    max_mb: Annotated[float, typer.Option(min=0.01, help="Maximum request size, in 10^6 bytes.")] = 20.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Maximum image size, in 10^6 pixels.")] = 32.0,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum number of images in flight; more get 429.")] = 64,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time for a request to arrive, and again for its response.")
+    ] = 60.0,
 ) -> None:
     """Serve models over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
 
-    At an address that others reach, requests need a token: --token, or one is made and printed. On SIGTERM what runs is
-    finished for up to 15 s, and the exit code is 0.
+    On an address that others can reach, requests need a token: --token, or one is generated and printed. On SIGTERM,
+    running requests get up to 15 s to finish, and the exit code is 0.
     """
     for package in PACKAGES:
         require(package, "serve", "`featherseg serve`")
@@ -81,11 +85,11 @@ def print_start(models: Sequence[Served], settings: Settings, host: str, port: i
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
-        f"{limits.queue} images under way"
+        f"{limits.queue} images in flight"
     )
     shown = f"[{host}]" if ":" in host else host
     fragment = f"#token={settings.token}" if settings.token else ""
     if host in EVERYWHERE:
-        console.print(f"listening at all addresses of this machine, port {port}; from itself:")
+        console.print(f"listening on all addresses of this machine, port {port}; locally:")
         shown = "127.0.0.1"
     console.print(escape(f"http://{shown}:{port}/{fragment}"))

@@ -24,9 +24,9 @@ from featherseg.core.errors import ConfigError
 
 def sweep(
     recipe: Annotated[str, typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file.")],
-    models: Annotated[str, typer.Option(help="The models to train, as in frm-lite0,rsp-lite0.")],
-    out: Annotated[Path, out_option("The folder of the runs, OUT/MODEL-SEED; goes on where it was.")],
-    seeds: Annotated[str, typer.Option(help="One run of each model a seed.")] = "0,1,2",
+    models: Annotated[str, typer.Option(help="The models to train, such as frm-lite0,rsp-lite0.")],
+    out: Annotated[Path, out_option("The folder for the runs, OUT/MODEL-SEED; a stopped sweep continues.")],
+    seeds: Annotated[str, typer.Option(help="Seeds; one run of each model per seed.")] = "0,1,2",
     data: Data = None,
     data_root: DataRoot = None,
     overrides: Overrides = None,
@@ -37,13 +37,13 @@ def sweep(
     page: Annotated[Path | None, typer.Option(help="Write the comparison as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train several models under one recipe, then compare them on what training validated on.
+    """Train several models under one recipe, then compare them on the validation split.
 
-    Kill it at any time: the same command keeps finished runs and goes on with a stopped one. To compare the runs on
-    another split or in another way: `featherseg compare OUT/*`.
+    It can be killed at any time: the same command keeps finished runs and continues a stopped one. To compare the runs
+    on another split or with other settings: `featherseg compare OUT/*`.
     """
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, such as 0,1,2.")
+        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers separated by commas, such as 0,1,2.")
     from featherseg.cli.compare import show
     from featherseg.cli.train import TrainingProgress
     from featherseg.comparison import sweeps

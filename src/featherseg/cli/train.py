@@ -28,16 +28,17 @@ def train(
     overrides: Overrides = None,
     device: TrainingDevice = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run in --out was stopped, as it was begun.")
+        bool, typer.Option("--resume", help="Continue the stopped run in --out, with its settings.")
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Score the run on its validation split and write its report.")
+        bool,
+        typer.Option("--report/--no-report", help="Evaluate the run on its validation split and write its report."),
     ] = True,
 ) -> None:
-    """Train a model and write a run folder; in the end score it on its validation split and write report.html.
+    """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
 
-    Kill it at any time: `featherseg train --resume --out RUN` goes on from the last checkpoint.
-    Settings cannot change on the way: to train longer or otherwise, start a new run from the weights with --init RUN.
+    It can be killed at any time: `featherseg train --resume --out RUN` continues from the last checkpoint.
+    Settings cannot change on resume: to train longer or with other settings, start a new run with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
