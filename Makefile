@@ -17,7 +17,7 @@ demo: setup ## Train, score, predict, export and report on drawn scenes, in a fe
 
 test: check ## Run the checks and all quick tests
 	@scripts/browser.sh
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --durations=20
 
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow

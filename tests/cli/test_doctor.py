@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import torch
 
 from featherseg._version import __version__
@@ -25,7 +26,9 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
     return {f"{row['section']}/{row['name']}" if "extra" in row["section"] else row["name"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command():
+    """Every extra is tried in a process of its own, which imports all of it."""
     done = doctor("--json", FEATHERSEG_NO_EXT="1")
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["healthy"] is True

@@ -86,7 +86,10 @@ def test_every_file_as_a_mask_or_a_size_is_read_or_refused_in_a_sentence(tmp_pat
     assert not [words for path, words in told if words and str(path) not in words]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=[pytest.mark.slow] if part is bombs else [], id=part.__name__) for part in PARTS],
+)  # Pillow itself decodes what the bombs hold, gigabytes of it
 @pytest.mark.filterwarnings("ignore")  # the program opens the file by itself, and Pillow warns it
 def test_every_file_that_pillow_opened_gives_its_own_mask_or_a_sentence(predictor, part):
     faults = []
