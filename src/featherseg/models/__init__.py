@@ -24,6 +24,7 @@ from featherseg.models import (
     segformer,
     segnext,
     sfnet,
+    trial,
 )
 
 MOST_CHANNELS = 512
@@ -52,6 +53,7 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
         **segformer.VARIANTS,
         **segnext.VARIANTS,
         **sfnet.VARIANTS,
+        **trial.VARIANTS,
     },
     lambda entry: isinstance(entry, ModelEntry),
     "a featherseg.models.ModelEntry",
