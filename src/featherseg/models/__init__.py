@@ -24,7 +24,6 @@ from featherseg.models import (
     segformer,
     segnext,
     sfnet,
-    trial,
 )
 
 MOST_CHANNELS = 512
@@ -53,7 +52,6 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
         **segformer.VARIANTS,
         **segnext.VARIANTS,
         **sfnet.VARIANTS,
-        **trial.VARIANTS,
     },
     lambda entry: isinstance(entry, ModelEntry),
     "a featherseg.models.ModelEntry",
