@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featherseg.core.errors import ConfigError, DataNotFound, require
+from featherseg.core.errors import ConfigError, require
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
@@ -30,7 +30,7 @@ from featherseg.counting.published import compare
 from featherseg.data import open_dataset
 from featherseg.data.checks import CheckReport, check_data
 from featherseg.data.fixes import free_target, write_mended
-from featherseg.data.images import IMAGE_SUFFIXES, is_image
+from featherseg.data.images import images_in
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.predictor import Predictor
@@ -298,17 +298,6 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
         RunError: There is no such run, or a file in it is damaged.
     """
     return write_report(run if isinstance(run, Run) else open_run(find_run(run)), _path(out))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The images directly inside a folder, by name. Raises DataNotFound where there is none."""
-    inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
-    if not inside:
-        raise DataNotFound(
-            f"{folder} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
-            f"where they are named themselves, as in {folder}/*.mp4."
-        )
-    return inside
 
 
 def _named_data(

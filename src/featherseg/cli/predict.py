@@ -159,7 +159,7 @@ def find_submission(name: str) -> Submission:
 
 def find_images(paths: list[Path], output: Path) -> list[Path]:
     """The files themselves, and the images directly inside the folders, by name. Raises DataNotFound, ConfigError."""
-    from featherseg.data.images import IMAGE_SUFFIXES, is_image
+    from featherseg.data.images import images_in
 
     files: list[Path] = []
     for path in paths:
@@ -170,13 +170,7 @@ def find_images(paths: list[Path], output: Path) -> list[Path]:
             continue
         if output.resolve() == path.resolve():
             raise ConfigError(f"-o {output} is the folder of the images itself. Choose another folder.")
-        inside = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
-        if not inside:
-            raise DataNotFound(
-                f"{path} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
-                f"where they are named themselves, as in {path}/*.mp4."
-            )
-        files += inside
+        files += images_in(path)
     return files
 
 
@@ -224,11 +218,13 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     from rich.markup import escape
     from rich.progress import Progress
 
+    import featherseg
+
     readable = ReadableOnly(files, names, predictor, out, console)
     hinted = False
     with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(files))
-        for done, result in enumerate(predictor(iter(readable)), start=1):
+        for done, result in enumerate(featherseg.predict(predictor, iter(readable)), start=1):
             name, file = readable.given[done - 1]
             out.save(result, name, file)
             console.print(f"{escape(one_line(name))}: {size_text(result.mask.shape)}, {result.how}")

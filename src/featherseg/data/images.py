@@ -75,6 +75,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images directly inside a folder, by name. Raises DataNotFound where there is none."""
+    inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
+    if not inside:
+        raise DataNotFound(
+            f"{folder} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
+            f"where they are named themselves, as in {folder}/*.mp4."
+        )
+    return inside
+
+
 def is_lossy(path: Path) -> bool:
     """Whether the file is a JPEG or a WebP that is not lossless: its pixels are near what was stored, not equal."""
     try:
