@@ -96,7 +96,9 @@ def test_a_name_that_breaks_lines_stands_in_one(field):
 
 
 def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
-    found = json.loads(run(*field, "--no-costs", "--json", "--split", "test").stdout)
+    page = field[0].with_name("page.html")
+    found = json.loads(run(*field, "--no-costs", "--json", "--split", "test", "-o", page).stdout)
+    assert "Differences between these models" in page.read_text()
     (ranking,) = found["rankings"]
     assert sorted(len(n["runs"]) for n in ranking["models"]) == [3, 3]
     assert ranking["models"][0]["miou"] >= ranking["models"][1]["miou"]

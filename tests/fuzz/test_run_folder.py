@@ -30,7 +30,7 @@ READ_BY = {
     "evaluations.jsonl": "report",
     "environment.json": "report",
     "parity.json": "report",
-    "images/examples.json": "report",
+    "examples/examples.json": "report",
 }
 """The files that are mutated, and what reads them."""
 

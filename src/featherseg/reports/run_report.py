@@ -4,22 +4,23 @@ No script, nothing loaded; light and dark, phone and paper. A part that is not t
 named with the command that makes it. Class names, keys and settings come from others and are escaped where shown.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import load_json, write_text
 from featherseg.core.old_names import with_new_names
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.published import compare
-from featherseg.reports import sections
 from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
 from featherseg.reports.record import SCORES, times_scored
-from featherseg.reports.sections import Evidence
+from featherseg.reports.sections import SECTIONS, Evidence, section_html
 from featherseg.runs import Run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
@@ -106,17 +107,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def report_html(evidence: Evidence) -> str:
-    """The whole page."""
-    body = "\n".join(_drawn(section, evidence) for section in sections.SECTIONS)
-    return page_html(f"{evidence.run.name} · featherseg report", body)
-
-
-def _drawn(section: Callable[[Evidence], str], evidence: Evidence) -> str:
-    """A section of the page. Raises RunError where the files hold other values than featherseg writes."""
-    try:
-        return section(evidence)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"the section {section.__name__!r} of the report cannot be drawn: {SCORES}, {PARITY} or another file in "
-            f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."
-        ) from error
+    """The whole page. Raises RunError where the files hold other values than featherseg writes."""
+    body = []
+    for name in SECTIONS:
+        try:
+            body.append(section_html(name, evidence))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+            raise RunError(
+                f"the section {name!r} of the report cannot be drawn: {SCORES}, {PARITY} or another file in "
+                f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."
+            ) from error
+    return page_html(f"{evidence.run.name} · featherseg report", "\n".join(body))
