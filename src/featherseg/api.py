@@ -164,7 +164,7 @@ def evaluate(
         DataNotFound, DataError: Images, masks or predictions are missing or damaged.
     """
     if (run is None) == (predictions is None):
-        raise ConfigError("name what to score: a RUN (or an exported file), or --predictions DIR, and not both.")
+        raise ConfigError("expected either a RUN (or an exported file) or --predictions DIR to evaluate.")
     progress = progress_or_bar(progress)
     if predictions is not None:
         return scoring.evaluate_predictions(Path(predictions), _named_data(data, split, data_root), progress=progress)
@@ -185,10 +185,10 @@ def evaluate(
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         notes += _looked_at(settings)
         if run.shipped:
-            notes += (f"{run.name} comes with featherseg: its scores are shown, and nothing is kept of them",)
+            notes += (f"{run.name} is included in featherseg: its scores are shown but not stored",)
         else:
             times = record(run, runtime, chosen, split, settings, scores)
-            notes += (f"test has been looked at {counted(times, 'time')} by this run",) if split == "test" else ()
+            notes += (f"this run has been evaluated on test {counted(times, 'time')}",) if split == "test" else ()
     return replace(scores, published=compare(run), notes=notes)
 
 
@@ -304,7 +304,9 @@ def _named_data(
     data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None
 ) -> SegmentationData:
     if data is None:
-        raise ConfigError("name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own.")
+        raise ConfigError(
+            "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
+        )
     return open_dataset(str(data), split or "val", _path(root)) if isinstance(data, str | Path) else data
 
 
@@ -327,7 +329,7 @@ def _settings(runtime: Runtime, inference: InferenceSettings | Mapping[str, Any]
 
 
 def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
-    return (f"images are looked at: {settings}",) if str(settings) != "whole" else ()
+    return (f"images are processed: {settings}",) if str(settings) != "whole" else ()
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -156,7 +156,7 @@ def test_a_folder_and_an_iterator_are_predicted(trained, tmp_path):
 
 def test_the_run_that_ships_is_scored_and_nothing_is_written():
     scores = featherseg.evaluate(STARTER, "shapes", "test", progress=lambda doing, done, total: None)
-    assert "nothing is kept" in scores.notes[-1]
+    assert "not stored" in scores.notes[-1]
 
 
 def test_every_public_function_is_callable_after_every_module_was_imported():

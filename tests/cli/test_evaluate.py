@@ -37,7 +37,7 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
 def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
     for times in ("1 time ", "2 times "):
         result = run(lawn_run, "--split", "test")
-        assert f"test has been looked at {times}by this run" in result.stdout
+        assert f"this run has been evaluated on test {times.strip()}" in result.stdout
     assert "grass" in result.stdout
     assert "2 images: mIoU" in result.stdout
     assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
@@ -78,9 +78,9 @@ def test_a_run_is_scored_at_the_size_it_was_validated_at_unless_told_otherwise(l
     info = open_run(lawn_run).info
     data = info.recipe.data.model_copy(update={"test_resize": (32, 100)})
     write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
-    assert "images are looked at: whole, fitted to 32x100" in run(lawn_run).stdout
+    assert "images are processed: whole, fitted to 32x100" in run(lawn_run).stdout
     run(lawn_run, "--resize", "64x64", "--scales", "0.5,1")
-    assert "looked at" not in run(lawn_run, "--resize", "off").stdout
+    assert "are processed" not in run(lawn_run, "--resize", "off").stdout
     modes = ["whole, fitted to 32x100", "whole, fitted to 64x64, scales 0.5 1.0", "whole"]
     assert [line["inference"] for line in lines(lawn_run)] == modes
 
@@ -104,7 +104,7 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
     ("arguments", "named"),
     [
         ((), "RUN"),
-        (("a", "--predictions", "b"), "not both"),
+        (("a", "--predictions", "b"), "expected either a RUN"),
         (("--predictions", "b"), "--data NAME"),
         (("a.onnx",), "--data NAME"),
         (("a", "--scales", "big"), "--scales 'big'"),

@@ -30,7 +30,7 @@ def shipped(lawn_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "written", "said"),
     [
-        ("evaluate lawn-run", "", "nothing is kept"),
+        ("evaluate lawn-run", "", "not stored"),
         ("report lawn-run", "report.html", "report.html"),
         ("export lawn-run --format torch-export", "export/model.pt2", "export/model.pt2"),
         ("compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml -o page.html", "page.html", ""),

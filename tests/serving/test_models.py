@@ -51,7 +51,7 @@ def test_names_are_unique(file):
 def test_what_cannot_be_served_is_refused_before_anything_is(tmp_path, file):
     masks = tmp_path / "masks.onnx"
     masks.write_bytes(to_onnx(three_layers(), FACTS, masks=True))
-    with pytest.raises(ExportError, match="gives finished masks"):
+    with pytest.raises(ExportError, match="returns masks"):
         open_models([masks], "cpu")
     with pytest.raises(RunError, match="no run folder"):
         open_models([tmp_path / "missing"], "cpu")

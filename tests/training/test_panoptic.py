@@ -154,7 +154,7 @@ def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_
     [InferenceSettings(flip=True), InferenceSettings(window=(64, 64)), InferenceSettings(scales=(0.5, 1.0))],
 )
 def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, inference):
-    with pytest.raises(ConfigError, match="looks at an image whole and once"):
+    with pytest.raises(ConfigError, match="runs once, on the whole image"):
         Predictor(panoptic_run, "cpu", inference=inference)(np.zeros((64, 96, 3), np.uint8))
 
 

@@ -37,7 +37,7 @@ def read_input(x: Any, channels: int) -> InputImage:
     if isinstance(x, str | Path):
         path = Path(x)
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
-            raise DataError(f"{path} is a folder: give its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
+            raise DataError(f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
         return InputImage(read_image(path, channels), path.stem)
     if isinstance(x, Image.Image):
         pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
@@ -46,7 +46,7 @@ def read_input(x: Any, channels: int) -> InputImage:
     elif isinstance(x, Tensor):
         pixels, name = _from_tensor(x, channels), "image"
     else:
-        raise DataError(f"an image of type {type(x).__name__} is not known. Expected {KNOWN}.")
+        raise DataError(f"an image of type {type(x).__name__} is not supported. Expected {KNOWN}.")
     return InputImage(_checked(pixels, channels), name)
 
 
@@ -63,7 +63,7 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
         return np.repeat(deep, channels, axis=2)  # (H, W, C)
     if sixteen_bits or upright.mode in ("I", "F", "LAB"):
         raise DataError(
-            f"a PIL image of mode {upright.mode} has no {channels}-channel form. Give an (H, W, {channels}) array."
+            f"a PIL image of mode {upright.mode} has no {channels}-channel version. Pass an (H, W, {channels}) array."
         )
     if channels == 3:
         upright = upright.convert("RGBA") if "transparency" in upright.info else upright
@@ -77,10 +77,10 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
 def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
     """(C, H, W) -> (H, W, C); floats are taken as 0..1, as torchvision gives them."""
     if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
-        raise DataError(f"a {tensor.type()} holds no plain pixels: expected a dense ({channels}, H, W) tensor.")
+        raise DataError(f"a {tensor.type()} has no plain pixels: expected a dense ({channels}, H, W) tensor.")
     if tensor.ndim != 3 or tensor.shape[0] != channels:
         hint = " It looks like (H, W, C): use .permute(2, 0, 1)." if tensor.shape[-1:] == (channels,) else ""
-        hint = " Give a batch as a list: list(tensor)." if tensor.ndim == 4 else hint
+        hint = " Pass a batch as a list: list(tensor)." if tensor.ndim == 4 else hint
         raise DataError(f"a tensor of shape {tuple(tensor.shape)}: expected ({channels}, H, W).{hint}")
     values = tensor.detach().cpu()
     if values.is_floating_point() and values.numel():
@@ -88,8 +88,8 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high <= 1):
             raise DataError(
-                f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 values 0 to 255 "
-                f"(not normalised: the model brings its own mean and std)."
+                f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 values 0 to 255 (not "
+                "normalised: the model has its own mean and std)."
             )
         values = (values * 255).round().to(torch.uint8)
     return values.permute(1, 2, 0).numpy()  # (H, W, C)
@@ -103,7 +103,7 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
         pixels = pixels[:, :, None]  # (H, W, 1)
     if pixels.ndim != 3 or pixels.shape[2] != channels:
         hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
-        hint = " Give a batch as a list: list(array)." if pixels.ndim == 4 else hint
+        hint = " Pass a batch as a list: list(array)." if pixels.ndim == 4 else hint
         raise DataError(
             f"an image of shape {pixels.shape}: expected (H, W, {channels}), the model takes {channels} "
             f"channel{'s' * (channels != 1)}.{hint}"

@@ -89,7 +89,7 @@ def plan(
         if runtime.panoptic:
             side = int(max(size) * resize_factor(size, inference.resize) * (pixels / (size[0] * size[1])) ** 0.5)
             return Plan(
-                replace(inference, resize=(side, side)), f"whole, shrunk to {side} pixels for the memory", at_once=1
+                replace(inference, resize=(side, side)), f"whole, shrunk to {side} pixels to fit into memory", at_once=1
             )
         inference = replace(inference, window=_tile(size, pixels))
     tiles = windows(size, inference.window, inference.overlap)
@@ -124,9 +124,9 @@ def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings,
     needed = max(kept * area + run * least, ends * area)
     if needed > budget.free:
         raise ConfigError(
-            f"{budget.memory_gb:g} GB of memory is too little for an image of {size_text(size)} (height x width) "
-            f"with {runtime.name}: allow at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or shrink the "
-            f"image."
+            f"{budget.memory_gb:g} GB of memory is too little for an image of {size_text(size)} (height x width) with "
+            f"{runtime.name}: set it to at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or downscale "
+            "the image."
         )
     return max(pixels, least)
 

@@ -63,5 +63,5 @@ def test_a_batch_comes_out_as_the_model_gives_it_at_its_size_alone(tmp_path):
     found = runtime(images)
     assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
-    with pytest.raises(ExportError, match=r"takes images of 96x128 .* alone, not of 64x64"):
+    with pytest.raises(ExportError, match=r"takes images of 96x128 .* only, not of 64x64"):
         runtime(torch.zeros(1, 3, 64, 64))

@@ -19,7 +19,7 @@ def test_a_run_that_is_not_there_is_refused_by_name(tmp_path):
 
 
 def test_a_file_of_an_unknown_kind_is_answered_with_the_endings(tmp_path):
-    with pytest.raises(FeathersegError, match=r"ends like no exported file.*\.onnx"):
+    with pytest.raises(FeathersegError, match=r"does not have the suffix of an exported file.*\.onnx"):
         open_file(tmp_path / "net.bin")
 
 

@@ -224,7 +224,7 @@ def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
         (playlist, "cannot be read as a video"),
         (empty, "cannot be read as a video"),
         (image, "cannot be read as a video"),
-        (cut, "lacks its index"),
+        (cut, "has no index"),
     ):
         with pytest.raises(DataError, match=named):
             segment_video(predictor, job(source, tmp_path / "out.mp4"))
@@ -257,13 +257,13 @@ def test_sound_alone_is_no_video(predictor, tmp_path):
         tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         tone.sample_rate, tone.pts = 44100, 0
         container.mux([*stream.encode(tone), *stream.encode()])
-    with pytest.raises(DataError, match="holds no moving images"):
+    with pytest.raises(DataError, match="has no video stream"):
         segment_video(predictor, job(path, tmp_path / "out.mp4"))
 
 
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor, tmp_path, clip, monkeypatch):
     monkeypatch.setattr(video_read, "MAX_PIXELS", 3000)
-    with pytest.raises(DataError, match=r"48x64 .* 3,072 pixels, the limit is 3,000"):
+    with pytest.raises(DataError, match=r"48x64 .* 3,072 pixels; the limit is 3,000"):
         segment_video(predictor, job(clip, tmp_path / "out.mp4"))
 
 

@@ -76,7 +76,9 @@ def open_file(path: str | Path, device: str = "auto") -> FileRuntime:
     for ending, runtime in FILE_RUNTIMES.items():
         if str(path).endswith(ending):
             return runtime(Path(path), device)
-    raise UnknownName(f"{path} ends like no exported file. Known endings: {', '.join(FILE_RUNTIMES)}.")
+    raise UnknownName(
+        f"{path} does not have the suffix of an exported file. Known suffixes: {', '.join(FILE_RUNTIMES)}."
+    )
 
 
 def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
@@ -103,7 +105,7 @@ def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
 def _without_masks(runtime: FileRuntime) -> Runtime:
     if runtime.masks:
         raise ExportError(
-            f"{runtime.name} gives finished masks of images, but logits are expected here. "
-            f"Export again without --masks for predict, evaluate and compare."
+            f"{runtime.name} returns masks, but logits are needed here. Export it without --masks for predict, "
+            "evaluate and compare."
         )
     return runtime

@@ -52,9 +52,9 @@ class FileFacts(Config):
     @model_validator(mode="after")
     def _lengths_agree(self) -> "FileFacts":
         if not len(self.classes) == len(self.colors) == len(self.things):
-            raise ValueError("classes, colors and things are not of one length")
+            raise ValueError("classes, colors and things differ in length")
         if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError("mean and std do not have one value a channel")
+            raise ValueError("mean and std do not have one value per channel")
         return self
 
 
@@ -111,8 +111,8 @@ class FileRuntime(ABC):
         if self.fixed_size not in (None, size):
             height, width = self.fixed_size or size
             raise ExportError(
-                f"{self.name} takes images of {height}x{width} (height x width) alone, not of {size_text(size)}: "
-                f"its kind of file has no other sizes. Resize the image, or export the model as onnx, for any size."
+                f"{self.name} takes images of {height}x{width} (height x width) only, not of {size_text(size)}: this "
+                "format has a fixed size. Resize the image, or export the model as onnx, which takes any size."
             )
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
         shape_only = torch.empty(images.shape, device="meta")  # the size the graph pads to; no pixel is touched

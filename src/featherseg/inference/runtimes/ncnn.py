@@ -49,7 +49,7 @@ class NcnnRuntime(FileRuntime):
         texts = _texts(facts)
         super().__init__(path, read_facts(texts, path))
         if texts.get("sha256") != json.dumps(read_pair_hash(graph, weights)):
-            raise ExportError(f"{graph} and {weights.name} are not the pair that {facts.name} tells of: export again.")
+            raise ExportError(f"{graph} and {weights.name} do not match {facts.name}: export again.")
         self._net = _load(graph, weights)
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
@@ -80,9 +80,9 @@ def _texts(path: Path) -> dict[str, str]:
     try:
         texts = load_json(path)
     except ValueError as error:
-        raise ExportError(f"{path} is no JSON ({error}); it was not written by featherseg.") from None
+        raise ExportError(f"{path} is not JSON ({error}); it was not written by featherseg.") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise ExportError(f"{path} holds no metadata of a model; it was not written by featherseg.")
+        raise ExportError(f"{path} has no model metadata; it was not written by featherseg.")
     return texts
 
 
@@ -94,9 +94,9 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
     try:
         text = read_bounded(path).decode(errors="replace")
     except ValueError as error:
-        raise ExportError(f"{path} is no graph of ncnn: {error}.") from None
+        raise ExportError(f"{path} is not an ncnn graph: {error}.") from None
     if odd := re.search(r"(?!\r\n)[^\n\x20-\x7e]", text):  # ncnn writes names to the terminal as they are
-        raise ExportError(f"{path} holds {odd[0]!r}, where ncnn has plain letters alone. Export it again.")
+        raise ExportError(f"{path} holds {odd[0]!r}, where ncnn has only plain letters. Export it again.")
     lines = [line.split() for line in text.splitlines() if line.strip()]
     try:
         layers = int(lines[1][0])
@@ -106,12 +106,12 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
     except (IndexError, ValueError):
         whole = False
     if not whole:
-        raise ExportError(f"{path} is no graph of ncnn, or is damaged. Export it again.")
+        raise ExportError(f"{path} is not an ncnn graph, or is damaged. Export it again.")
     for kind, texts in settings:
         numbers = [int(found[1]) for text in texts if (found := re.fullmatch(r"\d+=(\d{1,19})", text))]
         large = max(numbers, default=0) > max(weights_bytes, MOST_SETTING)
         if large or (kind == "MemoryData" and prod(max(number, 1) for number in numbers) > weights_bytes):
-            raise ExportError(f"{path} holds a {kind} that asks for more than its weights have. Export it again.")
+            raise ExportError(f"{path} holds a {kind} that needs more weights than the file has. Export it again.")
 
 
 def _load(graph: Path, weights: Path) -> Any:

@@ -101,8 +101,8 @@ def _check_weights(path: Path) -> None:
     weights = path.with_suffix(".bin")
     if stated and stated[1] != weights_hash(weights):
         raise ExportError(
-            f"{weights} does not hold the weights that {path.name} was written with: the two are of different "
-            f"exports, or damaged. Export again."
+            f"{weights} does not contain the weights that {path.name} was written with: the two are from different "
+            "exports, or damaged. Export again."
         )
 
 

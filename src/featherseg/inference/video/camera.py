@@ -151,7 +151,7 @@ class _Camera:
 
 def _no_camera(name: str, place: str, error: Exception) -> str:
     found = sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
-    there = f" There is {', '.join(found)}: camera:N names one." if found else " This machine has none that is known."
+    there = f" There is {', '.join(found)}: camera:N names one." if found else " No camera was found on this machine."
     if isinstance(error, PermissionError):
-        there = " This user may not read it; on most systems the group `video` may."
+        there = " This user may not read it; on most systems members of the group `video` can."
     return f"camera {name!r} cannot be opened ({place}: {getattr(error, 'strerror', None) or error}).{there}"

@@ -75,7 +75,7 @@ def open_parts(target: Path, format: VideoFormat, origin: Origin) -> Iterator[Pa
     folder = parts_folder(target)
     refuse_links(folder.parent, folder.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it, or stop it first.")):
+    with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it or stop it first.")):
         _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
         try:
             yield Parts(folder, format)
@@ -96,14 +96,15 @@ def _check_origin(folder: Path, origin: Origin) -> None:
     except (OSError, ValueError):
         before = None
     if not isinstance(before, dict):
-        raise RunError(f"{folder} lacks a readable {RECORD}, so nothing can go on from it. Delete it to start over.")
+        raise RunError(f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start over.")
     now = _flat(json.loads(json.dumps(origin)))  # tuples as the lists that a file gives
     then = _flat(before)
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
         was = "; ".join(f"{key} was {json.dumps(then.get(key))}, now {json.dumps(now.get(key))}" for key in changed)
         raise RunError(
-            f"{folder} was begun otherwise: {was}. Go on with the earlier command, or delete {folder} to start over."
+            f"{folder} was started with other settings: {was}. Use the earlier command, or delete {folder} to "
+            "start over."
         )
 
 

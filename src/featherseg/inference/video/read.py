@@ -81,7 +81,7 @@ def read_facts(path: Path) -> VideoFacts:
     with _opened(path) as (container, stream):
         first = next(Frames.decode(container, stream), None)
         if first is None:
-            raise DataError(f"{path} holds no frame that can be read: it is empty or damaged. Replace it.")
+            raise DataError(f"{path} has no readable frame: it is empty or damaged. Replace it.")
         stored = (first.height, squared_width(first.width, stream.sample_aspect_ratio))
         _check_bound(path, stored)
         turn = turn_of(first)
@@ -237,7 +237,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
         if stream is None:
-            raise DataError(f"{path} holds no moving images (sound alone?). Expected a video.")
+            raise DataError(f"{path} has no video stream (audio only?). Expected a video.")
         _check_bound(path, (stream.height or 0, stream.width or 0))
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # also where a later frame is larger
         yield container, stream
@@ -246,7 +246,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 def _hint(path: Path) -> str:
     with open(path, "rb") as file:
         is_mp4 = file.read(12)[4:8] == b"ftyp"
-    return " It begins like an mp4 but lacks its index, as one that was cut short: copy it again." * is_mp4
+    return " It starts like an mp4 but has no index, so it is probably truncated: copy it again." * is_mp4
 
 
 def _is_cover(stream: Any) -> bool:
@@ -257,6 +257,6 @@ def _is_cover(stream: Any) -> bool:
 def _check_bound(path: Path, size: Size) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise TooLarge(
-            f"{path} is too large: frames of {size_text(size)} (height x width) have {size[0] * size[1]:,} pixels, "
-            f"the limit is {MAX_PIXELS:,}. Write it smaller first."
+            f"{path} is too large: frames of {size_text(size)} (height x width) have {size[0] * size[1]:,} pixels; "
+            f"the limit is {MAX_PIXELS:,}. Downscale it first."
         )

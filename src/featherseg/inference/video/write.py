@@ -80,7 +80,7 @@ class OverlaidFrame:
 def encoding_of(target: Path) -> Encoding:
     """How a file of that name is encoded. Raises ConfigError for an ending that is not written."""
     if target.suffix.lower() not in ENCODINGS:
-        raise ConfigError(f"{target}: videos are written as {' or '.join(ENCODINGS)}. Name the output like that.")
+        raise ConfigError(f"{target}: videos are written as {' or '.join(ENCODINGS)}. Use one of these suffixes.")
     return ENCODINGS[target.suffix.lower()]
 
 
@@ -88,7 +88,7 @@ def check_format(format: VideoFormat) -> None:
     """Raises DataError for a size that the codec does not know."""
     longest = ENCODINGS[format.suffix].longest
     if max(format.size) > longest:
-        other = " Write .webm, which takes more." if format.suffix == ".mp4" else ""
+        other = " Use .webm, which allows more." if format.suffix == ".mp4" else ""
         raise DataError(
             f"frames of {size_text(format.size)} (height x width) are too long for {format.suffix}: "
             f"its sides go up to {longest} pixels.{other}"
