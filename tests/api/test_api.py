@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pkgutil
+import shutil
 import signal
 import warnings
 from importlib import import_module
@@ -133,6 +134,26 @@ def test_results_show_themselves_and_give_plain_values(trained, tmp_path):
     prediction = featherseg.predict(run, DATA[1][0].image)
     assert json.loads(json.dumps(prediction.as_dict()))["size"] == [32, 48]
     assert prediction._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_report_before_any_evaluation_says_what_is_missing_and_what_is_known(trained, tmp_path):
+    run, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("scores.json", "evaluations.jsonl", "examples"))
+    made = featherseg.report(featherseg.load_run(copy, model=own_model()))
+    page = made.path.read_text()
+    best = max(record["val_miou"] for record in run.metrics().values() if "val_miou" in record)
+    assert made.missing[0] == f"not scored: featherseg evaluate {copy}"
+    assert f"<dd>{100 * best:.1f}</dd><dt>mIoU in training&#x27;s best validation, %</dt>" in page
+    assert f"featherseg evaluate {copy}" in page
+    assert "<dd>\N{EN DASH}</dd>" not in page
+
+
+def test_a_training_that_is_asked_for_no_report_scores_nothing(tmp_path):
+    settings = {**SETTINGS, "train.epochs": 1}
+    run = featherseg.train(own_model(), DATA, out=tmp_path / "run", settings=settings, report=False)
+    assert run.evaluations() == []
+    assert not (run.path / "report.html").exists()
 
 
 def test_names_of_others_are_escaped_where_they_are_shown():
