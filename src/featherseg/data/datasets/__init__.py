@@ -10,7 +10,6 @@ from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic
 from featherseg.data.datasets.coco_panoptic import CocoPanoptic
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
 from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
-from featherseg.data.datasets.trial import TrialData
 from featherseg.data.pairs import NamedData
 from featherseg.data.shapes import Shapes
 
@@ -29,7 +28,6 @@ DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
         "bdd100k-panoptic": BDD100KPanoptic,
         "pascal-context-59": PascalContext,
         "pascal-context-60": PascalContext60,
-        "trial": TrialData,
         "shapes": Shapes,
     },
     lambda entry: isinstance(entry, type) and issubclass(entry, NamedData),
