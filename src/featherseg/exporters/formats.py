@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.exporters import coreml, litert, ncnn, onnx, onnx_int8, openvino, openvino_int8, tensorrt, trial, web
+from featherseg.exporters import coreml, litert, ncnn, onnx, onnx_int8, openvino, openvino_int8, tensorrt, web
 from featherseg.exporters import pt2 as torch_export
 from featherseg.exporters.job import Job, Quantised
 from featherseg.inference.runtimes import FILE_RUNTIMES
@@ -54,6 +54,5 @@ EXPORTERS: dict[str, Format] = {
     "litert": Format("model.tflite", litert.write, "litert", ("litert_torch", "ai_edge_litert")),
     "web": Format("web", web.write, packages=ONNX, checked="web/model.onnx", need=web.find_runtime),
     "tensorrt": Format("tensorrt", tensorrt.write, packages=ONNX, verified=False),
-    "trial": Format("model.safetensors", trial.write, verified=False),
     "coreml": Format("model.mlpackage", coreml.write, "coreml", ("coremltools",), verified=False),
 }
