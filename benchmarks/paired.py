@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featherseg.benchmarking.statistics import MOST_WAIT
-from featherseg.core.machine import load_average, machine_in_words
+from featherseg.core.machine import load_average, machine_text
 from featherseg.core.machine import machine as featherseg_machine
 
 Clock = Literal["cpu", "wall"]
@@ -214,7 +214,7 @@ def machine() -> str:
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS", "not set")
     allocator = os.environ.get("FEATHERSEG_ALLOCATOR", "on")
-    return f"{machine_in_words(facts)}; threads {threads}, FEATHERSEG_ALLOCATOR {allocator}"
+    return f"{machine_text(facts)}; threads {threads}, FEATHERSEG_ALLOCATOR {allocator}"
 
 
 class _Child:

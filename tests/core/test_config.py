@@ -5,7 +5,7 @@ import pytest
 from pydantic import Field
 
 from featherseg.core.config import Config, parse, parse_toml, read_text
-from featherseg.core.errors import OTHER_WORDS, ConfigError, did_you_mean, near_path
+from featherseg.core.errors import OTHER_NAMES, ConfigError, did_you_mean, near_path
 from featherseg.recipe import Recipe, parse_recipe, read_recipe
 
 
@@ -20,10 +20,10 @@ class Outer(Config):
 
 
 def test_what_other_tools_call_a_key_leads_to_ours():
-    for theirs, ours in OTHER_WORDS.items():
+    for theirs, ours in OTHER_NAMES.items():
         assert did_you_mean(theirs, ["epochs", "backbone_lr", ours]) == f" Did you mean {ours!r}?"
     tables = Recipe.model_fields["train"].annotation, Recipe.model_fields["augment"].annotation
-    assert set(OTHER_WORDS.values()) <= {key for table in tables for key in table.model_fields}
+    assert set(OTHER_NAMES.values()) <= {key for table in tables for key in table.model_fields}
     with pytest.raises(ConfigError, match=r"'train.learning_rate'. Did you mean 'lr'\?"):
         parse_recipe(read_recipe("frm-lite0"), ["train.learning_rate=0.1"])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from featherseg.core.errors import DeviceError
-from featherseg.core.machine import load_average, machine, machine_in_words, pick_device, usable_cores
+from featherseg.core.machine import load_average, machine, machine_text, pick_device, usable_cores
 
 
 def test_the_record_is_plain_values_with_processor_versions_and_load():
@@ -19,7 +19,7 @@ def test_the_record_is_plain_values_with_processor_versions_and_load():
     assert found["usable_cores"] == usable_cores() >= 1
     assert found["load_average"] is None or found["load_average"] >= 0
     assert (load_average() is None) == (found["load_average"] is None)
-    assert found["processor"] in machine_in_words(found)
+    assert found["processor"] in machine_text(found)
 
 
 def test_variables_that_change_times_are_in_it_and_no_others(monkeypatch):

@@ -9,7 +9,7 @@ from featherseg.benchmarking.builds import TORCH_BUILDS
 from featherseg.benchmarking.charts import CHART_STYLE, latency_svg, roofline_svg, share, stage_keys, stages_svg
 from featherseg.benchmarking.results import USUAL_STARTS, Benchmark
 from featherseg.benchmarking.statistics import MOST_WAIT, NO_DIFFERENCE, summarise
-from featherseg.core.machine import machine_in_words
+from featherseg.core.machine import machine_text
 from featherseg.reports.page import page_html, render
 
 
@@ -40,7 +40,7 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
         head=head,
         tables=tables,
         cautions=cautions(benchmark),
-        machine=machine_in_words(dict(benchmark.machine)),
+        machine=machine_text(dict(benchmark.machine)),
         facts=[(key.replace("_", " "), _text(value)) for key, value in facts.items()],
         builds=[(build, TORCH_BUILDS[build].description) for build in builds],
         versus=[f"vs {baseline}" for baseline in benchmark.plan.baselines],

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     """Two tables a setting, then what was left out and what to beware of."""
     from featherseg.benchmarking.page import cautions
-    from featherseg.core.machine import machine_in_words
+    from featherseg.core.machine import machine_text
 
     for table in benchmark.tables:
         _print_latencies(console, table, benchmark.plan.baselines)
         _print_rest(console, table)
-    console.print(machine_in_words(dict(benchmark.machine)), markup=False)
+    console.print(machine_text(dict(benchmark.machine)), markup=False)
     for name, reason in benchmark.left_out:
         console.print(one_line(f"left out: {name}: {reason}"), markup=False)
     for text in cautions(benchmark):

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-OTHER_WORDS = {
+OTHER_NAMES = {
     "learning_rate": "lr",
     "base_lr": "lr",
     "wd": "weight_decay",
@@ -89,8 +89,8 @@ def did_you_mean(name: str, known: Iterable[str], *, here: bool = False) -> str:
     With `here` what lies in the working folder counts as known, too.
     """
     known = list(known)
-    if OTHER_WORDS.get(name) in known:
-        return f" Did you mean {OTHER_WORDS[name]!r}?"
+    if OTHER_NAMES.get(name) in known:
+        return f" Did you mean {OTHER_NAMES[name]!r}?"
     close = get_close_matches(name, [*known, *(_names_in(Path()) if here else ())], n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"

@@ -29,7 +29,7 @@ _LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-[0-9a-f]{16}\.tmp", re.DOTALL)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 """What file systems without a sync of folders answer."""
 
-_looked_through: set[Path] = set()
+_entries: set[Path] = set()
 _looking = threading.Lock()
 
 
@@ -43,7 +43,7 @@ MOST_LINES = 2**28
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write(file)` writes: a crash, a full disk or a kill leaves the old or the new file.
 
-    The temporary file is a new one (see `temporary_beside`); a link at `path` itself is replaced, not followed. Raises
+    The temporary file is a new one (see `temporary_path`); a link at `path` itself is replaced, not followed. Raises
     FeathersegError naming the file where the disk refuses, or `path` is a device or anything else that is no file.
     """
     write_together({path: write})
@@ -56,7 +56,7 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
         for path, write in writes.items():
             _refuse_special(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporaries[path] = temporary_beside(path)
+            temporaries[path] = temporary_path(path)
             with open(temporaries[path], "xb") as file:
                 write(file)
                 file.flush()
@@ -75,7 +75,7 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
             remove_tree(temporary)
 
 
-def temporary_beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A name for a temporary file or folder beside `path`, which nobody can foresee and nothing has yet.
 
     Of a fixed name somebody else could have made a link, through which the write would go. What killed processes left
@@ -83,8 +83,8 @@ def temporary_beside(path: Path) -> Path:
     """
     folder = path.parent.absolute()
     with _looking:
-        if folder not in _looked_through:
-            _looked_through.add(folder)
+        if folder not in _entries:
+            _entries.add(folder)
             with suppress(OSError):  # a folder that may be written to, but not be listed
                 for name in os.listdir(folder):
                     made_by = _LEFTOVER.fullmatch(name)
@@ -135,7 +135,7 @@ def check_folder(folder: Path) -> None:
         for name in absolute.relative_to(there).parts:
             if name_too_long(there / name):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        probe = temporary_beside(there / "probe")
+        probe = temporary_path(there / "probe")
         try:
             open(probe, "xb").close()
         finally:

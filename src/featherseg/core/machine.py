@@ -108,7 +108,7 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def machine_in_words(found: dict[str, Any]) -> str:
+def machine_text(found: dict[str, Any]) -> str:
     """`AMD EPYC, 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
     gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())

@@ -37,8 +37,8 @@ FAULTS = {  # kind -> how a group of them is headed
 SHOWN_CLASSES = 10
 """How many classes without a pixel a note names."""
 
-DRAWN_SIZE = 200
-"""Scenes a split that are drawn to count the classes of a dataset without files."""
+SYNTHETIC_SIZE = 200
+"""Scenes a split that are generated to count the classes of a dataset without files."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def check_data(data: str, root: Path | None = None, progress: Progress | None = 
     dataset raises (UnknownName, ConfigError, DataNotFound); the faults of single files are in the report.
     """
     if DATASETS.get(data) is Shapes:
-        return _count_drawn(data, progress)
+        return _count_synthetic(data, progress)
     listing, proposal = _open_listing(data, root)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     total, done = sum(map(len, listing.splits.values())), 0
@@ -165,19 +165,19 @@ def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | Non
     return proposal.listing, proposal
 
 
-def _count_drawn(name: str, progress: Progress | None) -> CheckReport:
+def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
     """The class counts of a dataset that has no files and so no faults."""
-    drawn = {split: open_dataset(name, split, size=DRAWN_SIZE) for split in DATASETS[name].splits}
-    report = CheckReport(name, next(iter(drawn.values())).classes)
-    done, total = 0, sum(map(len, drawn.values()))
-    for split, data in drawn.items():
+    scenes = {split: open_dataset(name, split, size=SYNTHETIC_SIZE) for split in DATASETS[name].splits}
+    report = CheckReport(name, next(iter(scenes.values())).classes)
+    done, total = 0, sum(map(len, scenes.values()))
+    for split, data in scenes.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(data.classes)))
         for index, key in enumerate(data.keys):
             _count(report.splits[split], key, data.label(index))
             done += 1
             if progress is not None:
                 progress("reading", done, total)
-    report.notes.append(f"{name} is synthetic; up to {DRAWN_SIZE} scenes per split were counted")
+    report.notes.append(f"{name} is synthetic; up to {SYNTHETIC_SIZE} scenes per split were counted")
     return report
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import DataError
-from featherseg.core.files import check_folder, temporary_beside
+from featherseg.core.files import check_folder, temporary_path
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
@@ -59,7 +59,7 @@ def free_target(out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty. Choose a new folder with --fix.")
     check_folder(out.parent)
-    return temporary_beside(out)
+    return temporary_path(out)
 
 
 def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:

@@ -73,11 +73,11 @@ def prepare_data(
     """Prepare one split of a dataset; `name`, `split` and `root` as for `open_dataset`.
 
     Written below `out`, which $FEATHERSEG_CACHE must name then, or to where it is looked for anyway. Raises the errors
-    of `open_dataset` and `prepare_split`, and ConfigError for a dataset that is drawn.
+    of `open_dataset` and `prepare_split`, and ConfigError for a synthetic dataset.
     """
     data = open_files(name, split, root)
     if not isinstance(data, PairedFiles):
-        raise _drawn(name)
+        raise _synthetic(name)
     folders = [out] if out else cache_folders(data_folder(name, root))
     if not folders:
         raise ConfigError("FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first.")
@@ -96,12 +96,12 @@ def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
         return list(folder_listing(Path(name), root).splits)
     dataset = find_dataset(name)
     if issubclass(dataset, Shapes):
-        raise _drawn(name)
+        raise _synthetic(name)
     present = dataset.list_files(given_root(name, root), dataset.splits).splits
     return [split for split in dataset.splits if split in present]
 
 
-def _drawn(name: str) -> ConfigError:
+def _synthetic(name: str) -> ConfigError:
     return ConfigError(f"{name} is generated on the fly, so there are no files to prepare.")
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
-from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_beside, write_together
+from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.types import ClassInfo
 from featherseg.data.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
@@ -333,7 +333,7 @@ def move(draft: Path, format: Format, place: Path) -> int:
 def _replace_folder(source: Path, place: Path) -> None:
     """Put a copy of a folder where an older one may be, with the shortest time in which neither is there."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    new, old = temporary_beside(place), temporary_beside(place)
+    new, old = temporary_path(place), temporary_path(place)
     try:
         new.mkdir()
         for item in sorted(source.rglob("*")):

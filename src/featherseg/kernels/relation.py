@@ -67,14 +67,14 @@ def _check(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composabili
         kinds = ", ".join(f"{x.dtype} on {x.device}" for x in tensors)
         raise FeathersegError(f"query, key, value and prior are {kinds}: expected torch.float32 on the CPU.")
     shapes = [tuple(x.shape) for x in tensors]
-    if not _fit(*shapes):
+    if not _shapes_agree(*shapes):
         raise FeathersegError(
             f"query, key, value and prior {', '.join(map(str, shapes))}: expected (B, n d, 2h, 2w), (B, n d, h, w), "
             f"(B, C, h, w) and (n, 4, R), C a multiple of n, R the square of one of {WINDOWS}, each at least 1."
         )
 
 
-def _fit(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], prior: tuple[int, ...]) -> bool:
+def _shapes_agree(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], prior: tuple[int, ...]) -> bool:
     if [len(query), len(key), len(value), len(prior)] != [4, 4, 4, 3] or min(*key[1:], value[1], prior[0]) < 1:
         return False
     batch, channels, height, width = key

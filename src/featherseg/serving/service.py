@@ -152,7 +152,7 @@ class Service:
 
         # A predictor of its own, with the memory of the lane and, where the model takes turns, short passes.
         predictor = _with_share(model.predictor, LARGE)
-        takes_turns = not _runs_beside_others(model.predictor)
+        takes_turns = not _runs_in_parallel(model.predictor)
         whole = model.panoptic or getattr(model.predictor.runtime, "fixed_size", None)
         predictor.largest = TURN_PIXELS if takes_turns and not whole else LARGEST_PASS
 
@@ -195,7 +195,7 @@ def _with_share(predictor: Predictor, share: float) -> Predictor:
     return own
 
 
-def _runs_beside_others(predictor: Predictor) -> bool:
+def _runs_in_parallel(predictor: Predictor) -> bool:
     """Whether two threads may use the model at once: torch and onnxruntime on the CPU; others take turns."""
     runtime = predictor.runtime
     of_file = isinstance(runtime, FileRuntime)

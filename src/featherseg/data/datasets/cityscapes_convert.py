@@ -49,7 +49,7 @@ def convert_cityscapes(
     is kept, so that an interrupted conversion goes on where it stopped. Raises DataNotFound where there is nothing to
     convert, and DataError for a file that is no mask of Cityscapes; the JSON of its split is then not written.
     """
-    form = LAYOUTS[train_ids]
+    layout = LAYOUTS[train_ids]
     sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}
     total, done = sum(map(len, sources.values())), 0
     if not total:
@@ -57,16 +57,16 @@ def convert_cityscapes(
         raise DataNotFound(f"{state}. {_EXPECTED} Set the folder above gtFine with --data-root.")
     target = out or root / "gtFine"
     check_folder(target)
-    refuse_links(target, *(f"cityscapes_panoptic_{split}{form.ending}" for split in sources))
+    refuse_links(target, *(f"cityscapes_panoptic_{split}{layout.ending}" for split in sources))
     converted = []
     for split, paths in sources.items():
         if not paths:
             continue
-        folder = target / f"cityscapes_panoptic_{split}{form.ending}"
-        writer = PanopticWriter(folder, categories(CITYSCAPES_CLASSES, form.category_ids))
+        folder = target / f"cityscapes_panoptic_{split}{layout.ending}"
+        writer = PanopticWriter(folder, categories(CITYSCAPES_CLASSES, layout.category_ids))
         kept = 0
         for path in paths:
-            kept += _convert(path, writer, form)
+            kept += _convert(path, writer, layout)
             done += 1
             if progress is not None:
                 progress("converting", done, total)
@@ -97,12 +97,12 @@ def panoptic_of_instances(raw: np.ndarray, category_ids: Sequence[int], name: st
     return list_segments(np.where(np.isin(raw, void), 0, raw), category_of | {0: 0}, frozenset(crowds))
 
 
-def _convert(path: Path, writer: PanopticWriter, form: Layout) -> bool:
+def _convert(path: Path, writer: PanopticWriter, layout: Layout) -> bool:
     """Add one mask; returns whether its PNG was there already."""
     image_id = path.name.removesuffix(SUFFIX)  # "frankfurt_000000_000294"
     file_name = f"{image_id}_gtFine_panoptic.png"
     target = writer.folder / file_name
     there = target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
-    panoptic = panoptic_of_instances(read_mask(path), form.category_ids, str(path))
+    panoptic = panoptic_of_instances(read_mask(path), layout.category_ids, str(path))
     writer.add(image_id, f"{image_id}_leftImg8bit.png", file_name, panoptic, draw=not there)
     return there

@@ -86,9 +86,9 @@ def from_sample(
 
 def check_agreement(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], name: str) -> None:
     """Raises DataError, naming `name`, where map and list of segments do not hold the same ids."""
-    drawn = set(np.unique(_runs(ids)[0]).tolist()) - {0}
+    in_map = set(np.unique(_runs(ids)[0]).tolist()) - {0}
     listed = {segment["id"] for segment in segments}
-    for found, missing, where in ((drawn, listed, "draws"), (listed, drawn, "lists")):
+    for found, missing, where in ((in_map, listed, "draws"), (listed, in_map, "lists")):
         if strangers := sorted(found - missing):
             shown = ", ".join(map(str, strangers[:SHOWN_IDS])) + ", ..." * (len(strangers) > SHOWN_IDS)
             other = "its annotation does not list" if where == "draws" else "no pixel has"

@@ -19,8 +19,8 @@ from featherseg.core.types import Progress, Size
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.video.parts import open_parts
 from featherseg.inference.video.read import PURPOSE, UPRIGHT, Frame, upright_pixels
-from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames
-from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
+from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames, with_progress
+from featherseg.inference.video.write import VideoFormat, check_format, encoding_of
 
 CAMERAS = {
     "linux": ("video4linux2", "/dev/video{}"),
@@ -63,18 +63,11 @@ def record(
         with open_parts(target, format, origin) as parts:
             frames = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(frames, None)) is not None:
-                drawn = draw_frames(predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None)
-                parts.add(_watched(drawn, parts.frames, progress))
+                overlaid = draw_frames(predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None)
+                parts.add(with_progress(overlaid, parts.frames, None, progress))
             if parts.frames:
                 parts.finish(target)
         return Recording(parts.frames, source.arrived - source.taken, source.size)
-
-
-def _watched(drawn: Iterator[OverlaidFrame], done: int, progress: Progress | None) -> Iterator[OverlaidFrame]:
-    for number, frame in enumerate(drawn, start=done + 1):
-        yield frame
-        if progress:
-            progress("frames", number, None)
 
 
 class _Camera:

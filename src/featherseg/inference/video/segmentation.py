@@ -139,16 +139,16 @@ def _write_segments(
     """All frames behind those that the parts hold, SEGMENT_FRAMES at a time."""
     rest = frames.after(parts.frames)
     while (head := next(rest, None)) is not None:
-        drawn = draw_frames(predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks)
-        parts.add(_watched(drawn, parts.frames, frames.facts.frames, progress))
+        overlaid = draw_frames(predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks)
+        parts.add(with_progress(overlaid, parts.frames, frames.facts.frames, progress))
 
 
-def _watched(
-    drawn: Iterator[OverlaidFrame], done: int, total: int | None, progress: Progress | None
+def with_progress(
+    overlaid: Iterator[OverlaidFrame], done: int, total: int | None, progress: Progress | None
 ) -> Iterator[OverlaidFrame]:
     if progress:
         progress("frames", done, total)
-    for number, frame in enumerate(drawn, start=done + 1):
+    for number, frame in enumerate(overlaid, start=done + 1):
         yield frame
         if progress:
             progress("frames", number, total)

@@ -110,9 +110,9 @@ def write_segment(file: BinaryIO, format: VideoFormat, frames: Iterable[Overlaid
                 packet.duration = duration
                 container.mux(packet)
 
-        for number, drawn in enumerate(frames):
-            times.append((drawn.begin, drawn.duration))
-            frame = av.VideoFrame.from_ndarray(drawn.pixels, format="rgb24")
+        for number, overlaid in enumerate(frames):
+            times.append((overlaid.begin, overlaid.duration))
+            frame = av.VideoFrame.from_ndarray(overlaid.pixels, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
             frame.pts, frame.time_base = number, stream.codec_context.time_base
             mux(stream.encode(frame))
