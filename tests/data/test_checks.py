@@ -369,8 +369,8 @@ def test_what_is_no_dataset_is_named(tmp_path: Path):
         check_data("camvid")
 
 
-def test_a_drawn_dataset_is_counted_and_cannot_be_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr(check_module, "DRAWN_SIZE", 2)
+def test_a_synthetic_dataset_is_counted_and_cannot_be_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_module, "SYNTHETIC_SIZE", 2)
     report = check_data("shapes")
     assert report.clean
     assert {split.images for split in report.splits.values()} == {2}
