@@ -37,7 +37,6 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
-from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record
 from featherseg.reports.run_report import REPORT, Report, write_report
@@ -264,7 +263,7 @@ def check(
     return report
 
 
-def cost(model: SegmentationModel | Run | str, size: Size = (1024, 2048), classes: int = 19) -> Cost:
+def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int = 19) -> Cost:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it.
 
     Args:
@@ -281,7 +280,9 @@ def cost(model: SegmentationModel | Run | str, size: Size = (1024, 2048), classe
     """
     if isinstance(model, Run):
         return cost_of(model.untrained_model(), model.recipe.model.name, size)
-    return cost_by_name(model, size, classes) if isinstance(model, str) else cost_of(model, type(model).__name__, size)
+    if isinstance(model, str):
+        return cost_by_name(model, size, classes)
+    return cost_of(as_model(model), type(model).__name__, size)
 
 
 def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
@@ -317,6 +318,8 @@ def _data_of(
     own = run.recipe.data
     if data is not None and not (isinstance(data, str | Path) and str(data) == own.name):
         return _named_data(data, split, root), split or "val", ()
+    if "data" in run.info.objects:
+        raise ConfigError(f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one.")
     split = split or own.val_split
     size = own.val_size if split == own.val_split and not full else None
     note = f"{counted(size or 0, 'image')} of {split}, as in training (data.val_size); all of them with --full"

@@ -150,6 +150,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             f"weights, start a new run from them: featherseg train {run.recipe.model.name} --init {out} --out NEW"
         )
     recipe = resumed_recipe(run, request) if resume else run.recipe
+
+    # Nothing is left to do where its last checkpoint says so
     checkpoint = _read_checkpoint(out / CHECKPOINT)
     if checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]:
         if recipe.train.device != run.recipe.train.device:
@@ -158,6 +160,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             check_same_data(run, *open_data(recipe, request.objects), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
+
+    # Data and model: with a checkpoint Lightning brings the weights, else the model is as it was begun
     check_machine(recipe)
     train_data, val_data = open_data(recipe, request.objects)
     if checkpoint:
@@ -166,6 +170,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         init = run.info.loaded.get("init")
         net, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
     training = Training(run, recipe, train_data, val_data, net, request.objects)
+
+    # The first process writes down that it goes on, on the data that it was begun with
     if resume and not this_rank():
         check_same_data(run, train_data, val_data, reporter.message)
         _note_resume(training, checkpoint, reporter)

@@ -131,10 +131,15 @@ class Training:
 
 def begin(request: Request, out: Path, say: Say) -> Training:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
+    # Data and model, opened once: what is wrong is found here
     file, recipe, (train, val), net, loaded = check_request(request, say)
+
+    # What the recipe leaves open becomes a number, and must fit into the memory
     size, asked = typical_size(train), recipe
     recipe = resolve_numbers(recipe, net, size, len(train), say)
     check_memory(net, recipe, say)
+
+    # The record of the run: with the weights, all that is needed to use the model
     info = RunInfo(
         format_version=FORMAT_VERSION,
         featherseg=__version__,
@@ -155,6 +160,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         device=pick_device(recipe.train.device).type,
         objects=request.objects.names,
     )
+
+    # The folder; until resolved.json is there it is no run
     write_class_points(out, recipe, train, say)
     Fingerprint.of({"train": train, "val": val}).save(out / DATA)
     write_text(out / "recipe.toml", file.text)
