@@ -12,7 +12,7 @@ import numpy as np
 from featherseg.benchmarking.results import Row, Table
 from featherseg.benchmarking.roofline import Limits
 from featherseg.benchmarking.statistics import NO_DIFFERENCE, Speedup, summarise
-from featherseg.reports.charts import ticks
+from featherseg.reports.charts import Plot, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
 
 LABELS, FIGURES = 190, 150
@@ -118,10 +118,10 @@ def roofline_svg(rows: Sequence[Row], limits: Limits, batch: int = 1) -> str:
     across = [row.work.intensity(row.precision) for row in known]
     reached = [2 * row.work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row in known]  # GFLOP/s
     ridges = [peak / limits.bandwidth for peak in roofs.values()]
-    plot = _LogPlot(
-        (min([*across, *ridges]) / 2, max([*across, *ridges]) * 4), (min(reached) / 2, max(roofs.values()) * 1.6)
-    )
-    parts, lines = plot.axes(), []
+    xs = min([*across, *ridges]) / 2, max([*across, *ridges]) * 4
+    ys = min(reached) / 2, max(roofs.values()) * 1.6
+    plot = Plot(xs, ys, (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), log=True)
+    parts, lines = plot.axes(_powers(xs), _powers(ys)), []
     start = max(plot.xs[0], plot.ys[0] / limits.bandwidth)
     slope = plot.at(start, start * limits.bandwidth), plot.at(max(ridges), max(roofs.values()))
     parts.append(f'<path class="roof slope" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in slope)}"/>')
@@ -160,31 +160,6 @@ class _Scale:
 
     def at(self, value: float) -> float:
         return LABELS + (WIDTH - LABELS - FIGURES) * value / self.most
-
-
-class _LogPlot:
-    """Both axes logarithmic; xs and ys are (least, most)."""
-
-    def __init__(self, xs: tuple[float, float], ys: tuple[float, float]) -> None:
-        self.xs, self.ys = xs, ys
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Values below the least are drawn on the edge."""
-        across = math.log(max(x, self.xs[0]) / self.xs[0]) / math.log(self.xs[1] / self.xs[0])
-        down = 1 - math.log(max(y, self.ys[0]) / self.ys[0]) / math.log(self.ys[1] / self.ys[0])
-        return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * down
-
-    def axes(self) -> list[str]:
-        """Grid lines at 1, 2 and 5 times each power of ten."""
-        parts = []
-        for y in _powers(self.ys):
-            level = self.at(self.xs[0], y)[1]
-            parts.append(f'<path class="grid" d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text x="{LEFT - 8}" y="{level + 4:.1f}" text-anchor="end">{y:g}</text>')
-        for x in _powers(self.xs):
-            place = self.at(x, self.ys[0])[0]
-            parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
-        return parts
 
 
 def _powers(between: tuple[float, float]) -> list[float]:

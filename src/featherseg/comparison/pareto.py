@@ -6,7 +6,7 @@ from html import escape
 from itertools import pairwise
 
 from featherseg.core.wording import counted
-from featherseg.reports.charts import STYLE, ticks
+from featherseg.reports.charts import STYLE, Plot, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, Mark, place_labels
 
 LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
@@ -95,13 +95,21 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     """
     if not points:
         return ""
-    plot, kept = _Plot(points), pareto_front(points)
+    kept = pareto_front(points)
+    xs, ys = ticks(0, max(p.cost for p in points)), ticks(min(p.miou for p in points), max(p.miou for p in points))
+    plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
     marks = [plot.at(p.cost, p.miou) for p in points]
     stairs = _stairs([plot.at(p.cost, p.miou) for p in kept])
-    parts = [*_axes(plot, quantity), f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in stairs)}"/>']
+    parts = [
+        f'<text class="name" x="{LEFT}" y="20">mIoU</text>',
+        *plot.axes(xs, ys),
+        f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">'
+        f"{escape(f'{quantity.name}, {quantity.unit}')}</text>",
+        f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in stairs)}"/>',
+    ]
     lines = list(pairwise(stairs))
-    if budget is not None and budget <= plot.xs[-1]:
-        x = plot.at(budget, 0)[0]
+    if budget is not None and budget <= xs[-1]:
+        x = plot.at(budget, ys[0])[0]
         parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
     labels = place_labels([_short(p.name) for p in points], marks, lines)
@@ -120,32 +128,6 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
         f'width="{WIDTH}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
         f"{''.join(parts)}</svg>\n"
     )
-
-
-class _Plot:
-    """From values to SVG units; cost starts at 0."""
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        self.xs = ticks(0, max(p.cost for p in points))
-        self.ys = ticks(min(p.miou for p in points), max(p.miou for p in points))
-
-    def at(self, cost: float, miou: float) -> tuple[float, float]:
-        across, down = cost / self.xs[-1], (self.ys[-1] - miou) / (self.ys[-1] - self.ys[0])
-        return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * down
-
-
-def _axes(plot: _Plot, quantity: Quantity) -> list[str]:
-    parts = [f'<text class="name" x="{LEFT}" y="20">mIoU</text>']
-    for miou in plot.ys:
-        y = plot.at(0, miou)[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{miou:.4g}</text>')
-    for cost in plot.xs:
-        x = plot.at(cost, plot.ys[0])[0]
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{cost:g}</text>')
-    caption = f"{quantity.name}, {quantity.unit}"
-    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(caption)}</text>')
-    return parts
 
 
 def _stairs(front: Sequence[Mark]) -> list[Mark]:

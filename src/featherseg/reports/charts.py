@@ -99,21 +99,48 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [step * i for i in range(first, last + 1)]
 
 
+@dataclass(frozen=True)
+class Plot:
+    """From values to SVG units: xs and ys are (least, most), box is left, top, right, bottom; log: of both axes."""
+
+    xs: tuple[float, float]
+    ys: tuple[float, float]
+    box: tuple[float, float, float, float]
+    log: bool = False
+
+    def at(self, x: float, y: float) -> Point:
+        """Where a value lies; on logarithmic axes those below the least lie on the edge."""
+        left, top, right, bottom = self.box
+        return left + (right - left) * self._share(x, self.xs), bottom - (bottom - top) * self._share(y, self.ys)
+
+    def axes(self, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
+        """Grid lines at ys, and the values of both axes."""
+        left, _, right, bottom = self.box
+        parts = []
+        for y in ys:
+            level = self.at(self.xs[0], y)[1]
+            parts.append(f'<path class="grid" d="M{left} {level:.1f}H{right}"/>')
+            parts.append(f'<text x="{left - 8}" y="{level + 4:.1f}" text-anchor="end">{y:g}</text>')
+        for x in xs:
+            across = self.at(x, self.ys[0])[0]
+            parts.append(f'<text x="{across:.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
+        return parts
+
+    def _share(self, value: float, between: tuple[float, float]) -> float:
+        least, most = between
+        if self.log:
+            return math.log(max(value, least) / least) / math.log(most / least)
+        return (value - least) / (most - least)
+
+
 def _chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = None) -> str:
     every = [point for line in lines for point in line.points]
     xs, ys = ticks(0, max(x for x, _ in every)), ticks(min(y for _, y in every), max(y for _, y in every))
     right = max(x for x, _ in every) or 1.0
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-        return LEFT + plot_width * x / right, TOP + plot_height * (ys[-1] - y) / (ys[-1] - ys[0])
-
+    plot = Plot((0, right), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    at = plot.at
     parts = [f'<text class="name" x="{LEFT}" y="18">{escape(name)}</text>']
-    for y in ys:
-        parts.append(f'<path class="grid" d="M{LEFT} {at(0, y)[1]:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{y:.4g}</text>')
-    for x in (x for x in xs if x <= right):
-        parts.append(f'<text x="{at(x, 0)[0]:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x:g}</text>')
+    parts += plot.axes([x for x in xs if x <= right], ys)
     for line in lines:
         path = "L".join(f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points))
         parts.append(f'<path class="{line.style}" d="M{path}{"h.1" if len(line.points) == 1 else ""}"/>')
