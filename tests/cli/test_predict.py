@@ -85,7 +85,7 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
     (tmp_path / "empty").mkdir()
     for arguments, named in (
         ((photos / "none.jpg",), "none.jpg does not exist"),
-        ((tmp_path / "empty",), "holds no image"),
+        ((tmp_path / "empty",), "has no images"),
         ((photos, "-o", photos), "folder of the images itself"),
     ):
         result = run("no-such-run", *arguments)

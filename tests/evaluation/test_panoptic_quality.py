@@ -294,7 +294,7 @@ MAP, SEGMENTS = plain([[1, 1, 2, 2]], _1=1, _2=2)
         (1, MAP, [*SEGMENTS, SEGMENTS[0]], "two segments of the prediction have the id 1"),
         (1, MAP, [*SEGMENTS, {"id": 0, "category_id": 1}], "has the id 0: expected a whole number above 0"),
         (1, MAP, [*SEGMENTS, {"category_id": 1}], "has the id None"),
-        (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the ground truth has the area 0"),
+        (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the ground truth has area 0"),
         (1, MAP[:, :3], SEGMENTS, r"the prediction is 1x3, its ground truth 1x4 \(height x width\)"),
         (1, MAP.astype(np.float32), SEGMENTS, r"ids of the prediction are float32 of shape 1x4"),
         (0, np.stack([MAP] * 3, axis=2), SEGMENTS, r"ids of the ground truth are int64 of shape 1x4x3"),

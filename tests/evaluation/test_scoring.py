@@ -89,7 +89,7 @@ def test_json_has_fractions_counts_and_null_for_what_does_not_occur(runtime):
         (("road", "sky", "car", "van"), 3, "only in the model: bus; only in the data: van"),
         (("road", "sky", "car"), 3, "4 and 3.*only in the model: bus; only in the data: none"),
         (("sky", "road", "car", "bus"), 3, "class 0 is 'road' in the model, 'sky' in the data"),
-        (("road", "sky", "car", "bus"), 1, "3 channels, other has 1"),
+        (("road", "sky", "car", "bus"), 1, "3 channels; other has 1"),
     ],
 )
 def test_other_classes_or_channels_are_refused_with_the_difference(runtime, names, channels, named):

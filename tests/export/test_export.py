@@ -147,7 +147,7 @@ def test_a_target_that_fails_does_not_stop_the_others(tmp_path):
     reports, errors = export_formats(OtherWhenExported(), ["onnx", "onnx-int8"], tmp_path)
     assert (reports, len(errors)) == ([], 2)
     assert "the onnx file is off by" in str(errors[0])
-    assert "int8 needs images" in str(errors[1])
+    assert "int8 needs calibration images" in str(errors[1])
 
 
 def test_what_is_stopped_leaves_the_old_file(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def test_a_free_port_is_taken_and_a_busy_one_refused_in_a_sentence():
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert port > 0
-        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use"):
             bind("127.0.0.1", port)
 
 

@@ -80,8 +80,8 @@ def images_in(folder: Path) -> list[Path]:
     inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
     if not inside:
         raise DataNotFound(
-            f"{folder} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; videos are taken "
-            f"where they are named themselves, as in {folder}/*.mp4."
+            f"{folder} has no images. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; for videos, name the "
+            f"files, as in {folder}/*.mp4."
         )
     return inside
 

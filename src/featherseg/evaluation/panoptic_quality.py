@@ -73,15 +73,15 @@ class PanopticQuality:
         maps and segments do not agree.
         """
         true_runs, predicted_runs, lengths = _runs(ground_truth_ids, predicted_ids)
-        ground_truth = self._read("truth", true_runs, lengths, ground_truth_segments)
+        ground_truth = self._read("ground truth", true_runs, lengths, ground_truth_segments)
         predicted = self._read("prediction", predicted_runs, lengths, predicted_segments)
         area = np.array([0, *map(_area, ground_truth_segments)])
         overlap = _overlap(ground_truth, predicted, lengths)
         empty = np.flatnonzero(overlap.sum(axis=0)[1:] == 0)
         if empty.size:
             raise DataError(
-                f"the prediction lists {_named([predicted_segments[i]['id'] for i in empty.tolist()])}, which no pixel "
-                f"of its map has. Leave out segments without pixels."
+                f"the prediction lists {_named([predicted_segments[i]['id'] for i in empty.tolist()])}, which no "
+                "pixel of its map has. Leave out segments without pixels."
             )
         self._count(ground_truth, predicted, overlap, np.where(area > 0, area, overlap.sum(axis=1)))
 
@@ -181,7 +181,7 @@ def _runs(ground_truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray,
     (R,) int64 each. Raises DataError for maps of different size, of numbers that are not whole, or not (H, W).
     """
     ground_truth, prediction = np.asarray(ground_truth), np.asarray(prediction)
-    for name, ids in (("truth", ground_truth), ("prediction", prediction)):
+    for name, ids in (("ground truth", ground_truth), ("prediction", prediction)):
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
                 f"the ids of the {name} are {ids.dtype} of shape {size_text(ids.shape)}: expected whole "

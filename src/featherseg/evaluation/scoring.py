@@ -126,8 +126,8 @@ def evaluate_predictions(
             label, prediction = data.label(index), read_mask(file)  # (H, W), (H, W) raw values
             if prediction.shape != label.shape:
                 raise DataError(
-                    f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is "
-                    f"{size_text(label.shape)} (height x width). Expected one class index a pixel, full size."
+                    f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is {size_text(label.shape)} "
+                    "(height x width). Expected one class index per pixel, at full size."
                 )
             yield key, label, prediction
 
@@ -137,7 +137,7 @@ def evaluate_predictions(
 def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
     """The prediction of each key, see `evaluate_predictions`. Raises DataNotFound with counts and the first names."""
     if not folder.is_dir():
-        raise DataNotFound(f"no folder of predictions at {folder}.")
+        raise DataNotFound(f"there is no folder of predictions at {folder}.")
     stems = [key.rpartition("/")[2] for key in keys]
     shared = {stem for stem in stems if stems.count(stem) > 1}
     found: list[Path] = []
@@ -160,7 +160,7 @@ def check_resize(runtime: Runtime, data: SegmentationData) -> None:
     ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
     if runtime.channels != data.channels:
         raise ConfigError(
-            f"{runtime.name} takes images of {runtime.channels} channels, {data.name} has {data.channels}."
+            f"{runtime.name} takes images with {runtime.channels} channels; {data.name} has {data.channels}."
         )
     if ours == theirs:
         return
@@ -169,10 +169,13 @@ def check_resize(runtime: Runtime, data: SegmentationData) -> None:
         difference = f"only in the model: {_names(only_ours)}; only in the data: {_names(only_theirs)}"
     else:
         at = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        difference = f"they are in another order: class {at} is {ours[at]!r} in the model, {theirs[at]!r} in the data"
+        difference = (
+            f"they are in a different order: class {at} is {ours[at]!r} in the model, {theirs[at]!r} in the data"
+        )
     raise ConfigError(
-        f"{runtime.name} and {data.name} have other classes ({len(ours)} and {len(theirs)}): {difference}. "
-        f"Score on data with the model's classes, or fine-tune to these with: featherseg train --init {runtime.name}"
+        f"{runtime.name} and {data.name} have different classes ({len(ours)} and {len(theirs)}): {difference}. "
+        "Evaluate on data with the model's classes, or fine-tune on these with: featherseg train --init "
+        f"{runtime.name}"
     )
 
 

@@ -68,8 +68,7 @@ def check_calibration(job: Job) -> None:
     """Raises ExportError where there are no images to calibrate with."""
     if not job.calibration:
         raise ExportError(
-            "int8 needs images to calibrate with, and takes them from a run's training data: "
-            "export a run, not a bare model."
+            "int8 needs calibration images, which it takes from a run's training data: export a run, not a bare model."
         )
 
 
@@ -104,7 +103,7 @@ def _key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 def _too_far(job: Job, miou: float, kept: int, layers: int) -> str:
     return (
-        f"in int8 the model scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left "
-        f"out; {100 * job.floor:.2f} is the least that was allowed. Nothing was written. Allow more with --max-drop, "
-        f"or calibrate with more images (--calibration)."
+        f"in int8 the model scores {100 * miou:.2f} mIoU even with {kept} of its {counted(layers, 'layer')} left out; "
+        f"{100 * job.floor:.2f} is the minimum allowed. Nothing was written. Allow a larger drop with --max-drop, or "
+        "calibrate with more images (--calibration)."
     )

@@ -24,7 +24,7 @@ def confusion_counts(label: Labels, prediction: Labels, classes: int, ignore_ind
     if not 1 <= classes <= BYTES:
         raise DataError(f"classes = {classes}: expected 1 to {BYTES}.")
     if label.shape != prediction.shape:
-        raise DataError(f"truth {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected equal shapes.")
+        raise DataError(f"label {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected equal shapes.")
     counts = _square(label, prediction, classes, ignore_index)
     return torch.from_numpy(counts).to(label.device) if isinstance(label, Tensor) else counts
 
@@ -76,7 +76,7 @@ def _counted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of integers that are no bytes: those that count, as bytes, (N,) each."""
     if label.dtype.kind not in "biu" or prediction.dtype.kind not in "biu":
-        raise DataError(f"truth of {label.dtype}, prediction of {prediction.dtype}: expected integers.")
+        raise DataError(f"label of {label.dtype}, prediction of {prediction.dtype}: expected integers.")
     refuse_outside(label, classes, ignore_index)
     counted = (label != ignore_index) & (prediction >= 0) & (prediction < classes)
     return label[counted].astype(np.uint8), prediction[counted].astype(np.uint8)

@@ -28,7 +28,7 @@ class Slots:
     def check(self, number: int = 1) -> None:
         """Raises Refused (429) where `number` slots are not free."""
         if self.taken + number > self.most:
-            raise busy(f"The queue is full: {self.taken} of {self.most} images are under way.")
+            raise busy(f"The queue is full: {self.taken} of {self.most} images are in flight.")
 
 
 class Budget:

@@ -20,7 +20,7 @@ from featherseg.serving.schema import SegmentQuery
 from featherseg.serving.service import Service
 from featherseg.serving.settings import Settings
 
-CODES = {404: ("path", "There is nothing at this address."), 405: ("method", "This address does not take that method.")}
+CODES = {404: ("path", "There is nothing at this URL."), 405: ("method", "This URL does not support that method.")}
 
 
 def create_app(models: Sequence[Served], settings: Settings | None = None) -> FastAPI:

@@ -40,7 +40,7 @@ class _Counted(h11.Connection):
         elif isinstance(event, h11.Data):
             self.pieces, self.size = self.pieces + 1, self.size + len(event.data)
             if self.pieces > FREE_PIECES + self.size // PIECE_BYTES:
-                raise h11.RemoteProtocolError("the body comes in too small pieces")
+                raise h11.RemoteProtocolError("the body arrives in pieces that are too small")
         return event
 
 

@@ -26,7 +26,7 @@ def size_of(content: bytes, most_pixels: int) -> Size:
     if not content:
         raise Refused(400, "empty", "The image is empty: the field holds no bytes.")
     if not content.startswith(_STARTS) and not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
-        raise Refused(415, "format", "This is no JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
+        raise Refused(415, "format", "This is not a JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
     if content.startswith(_STARTS[0]) and scan_count(content) > MOST_SCANS:
         raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
     height, width = _readable(image_size, content)
@@ -34,8 +34,8 @@ def size_of(content: bytes, most_pixels: int) -> Size:
         raise Refused(
             413,
             "pixels",
-            f"The image has {height}x{width} (height x width), {height * width:,} pixels; "
-            f"the limit is {most_pixels:,}. Shrink it.",
+            f"The image has {height}x{width} (height x width), {height * width:,} pixels; the limit is "
+            f"{most_pixels:,}. Downscale it.",
         )
     return height, width
 

@@ -114,11 +114,11 @@ class Guard:
         hosts = settings.hosts | {own}
         host = headers.get("host", "")
         if not is_allowed(host, hosts):
-            raise Refused(403, "host", f"Host {shown(host)} is not answered. Start the service with --allow-host NAME.")
+            raise Refused(403, "host", f"Host {shown(host)} is not allowed. Start the service with --allow-host NAME.")
         origin = headers.get("origin")
         scheme, _, from_host = (origin or "").partition("://")
         if origin is not None and not (scheme in ("http", "https") and is_allowed(from_host, hosts)):  # "null" is none
-            raise Refused(403, "origin", f"Requests from pages of {shown(origin)} are not answered.")
+            raise Refused(403, "origin", f"Requests from pages of {shown(origin)} are not allowed.")
         if settings.token is not None and path not in OPEN_PATHS and not path.startswith(PAGE):
             check_token(headers.get("authorization", ""), settings.token)
         if self.service.stopping and path != "/healthz":
@@ -151,7 +151,7 @@ def check_token(authorization: str, token: str) -> None:
         raise Refused(
             401,
             "token",
-            "A token is needed: open the address that was printed at the start, or send Authorization: Bearer TOKEN.",
+            "A token is required: open the address printed at start-up, or send Authorization: Bearer TOKEN.",
             {"WWW-Authenticate": "Bearer"},
         )
 

@@ -15,17 +15,17 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._requests = Counter("featherseg_requests", "Answers.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
-            "featherseg_request_seconds", "From request to answer.", ["path"], buckets=SECONDS, registry=registry
+            "featherseg_request_seconds", "From request to response.", ["path"], buckets=SECONDS, registry=registry
         )
         self._batches = Histogram(
             "featherseg_batch_size",
-            "Images that went through a model together.",
+            "Batch size of a model's passes.",
             ["model"],
             buckets=BATCHES,
             registry=registry,
         )
         self._pixels = Counter("featherseg_pixels", "Pixels that were segmented.", ["model"], registry=registry)
-        queue = Gauge("featherseg_queue_length", "Images between arrival and answer.", registry=registry)
+        queue = Gauge("featherseg_queue_length", "Images between arrival and response.", registry=registry)
         queue.set_function(under_way)
         ProcessCollector(registry=registry)  # memory and processor time, on Linux
 

@@ -31,7 +31,7 @@ def router() -> APIRouter:
 
     def answer(name: str) -> Response:
         if name not in contents:
-            raise Refused(404, "path", "There is nothing at this address.")
+            raise Refused(404, "path", "There is nothing at this URL.")
         content, media_type = contents[name]
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 

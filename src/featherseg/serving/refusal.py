@@ -26,11 +26,9 @@ class Refused(FeathersegError):
 
 def stopping() -> Refused:
     """Of what comes, or is not done, while the service stops."""
-    return Refused(503, "stopping", "The service is stopping: what runs is finished, nothing new is taken.")
+    return Refused(503, "stopping", "The service is stopping: running requests are finished, new ones are refused.")
 
 
 def failed() -> Refused:
     """Of whatever we did not foresee: the client hears nothing of it."""
-    return Refused(
-        500, "internal", "Something went wrong on the server. Its log says what; the request may be repeated."
-    )
+    return Refused(500, "internal", "Something went wrong on the server. See its log; the request may be repeated.")

@@ -37,24 +37,24 @@ log = logging.getLogger("featherseg")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
     for status, description in {
-        400: "The form or the image cannot be read, or the model does not take such an image.",
+        400: "The form or the image cannot be read, or the model does not accept such an image.",
         401: "The token is missing or wrong.",
         403: "The host or the origin is not allowed.",
         404: "There is no such model.",
         408: "The body took too long to arrive.",
         413: "Too many bytes, pixels or images.",
-        415: "Not one of the formats that are read.",
-        422: "The query cannot be right.",
+        415: "Not one of the supported formats.",
+        422: "The query is invalid.",
         429: "The queue is full; Retry-After says when to try again.",
-        500: "A fault of ours; the server's log tells it.",
+        500: "A server error; see its log.",
         503: "The service is stopping.",
-        504: "The answer took too long.",
+        504: "The response took too long.",
     }.items()
 }
 MASK = {
     "model": MaskAnswer,
     "content": {"image/png": {}},
-    "description": "PNG, or JSON where rle or polygons were asked.",
+    "description": "PNG, or JSON for rle and polygons.",
 }
 JSON = "application/json"
 
@@ -70,11 +70,11 @@ def router(service: Service) -> APIRouter:
 def _add_facts(routes: APIRouter, service: Service) -> None:
     """What the service says of itself."""
 
-    @routes.get("/healthz", summary="Whether the process answers")
+    @routes.get("/healthz", summary="Whether the process responds")
     async def health() -> StatusAnswer:
         return StatusAnswer(status="ok")
 
-    @routes.get("/readyz", summary="Whether images are taken", responses={503: REFUSALS[503]})
+    @routes.get("/readyz", summary="Whether images are accepted", responses={503: REFUSALS[503]})
     async def ready() -> StatusAnswer:
         if not service.ready:
             raise Refused(503, "not_ready", "The service is starting or stopping.")
@@ -88,7 +88,7 @@ def _add_facts(routes: APIRouter, service: Service) -> None:
     async def models() -> ModelsAnswer:
         return ModelsAnswer(models=[model_answer(model) for model in service.models.values()])
 
-    @routes.get("/v1/limits", summary="What a request may ask for")
+    @routes.get("/v1/limits", summary="What a request may contain")
     async def limits() -> Limits:
         return service.settings.limits
 
@@ -114,7 +114,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 
     @routes.post(
         "/v1/segment/batch",
-        summary="Segment several images; one that is refused leaves the others alone",
+        summary="Segment several images; if one is refused, the others are unaffected",
         response_class=Response,
         responses={**REFUSALS, 200: {"model": BatchAnswer}},
         openapi_extra=multipart("images", several=True),
@@ -167,7 +167,7 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise Refused(504, "time", "The answer took too long. Send a smaller image, or try again later.") from None
+        raise Refused(504, "time", "The response took too long. Send a smaller image, or try again later.") from None
 
 
 async def while_wanted(request: Request, service: Service, work: Awaitable[T]) -> T:

@@ -52,10 +52,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _bind_message(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken by another program. Choose another with --port, or 0 for a free one."
+        return f"port {port} of {host} is in use by another program. Choose another with --port, or 0 for a free one."
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host}: this machine has no such address. 127.0.0.1 is itself alone, 0.0.0.0 all its addresses."
-    return f"nothing can listen at {host}, port {port}: {error.strerror or error}. Choose another port with --port."
+        return (
+            f"--host {host}: this machine has no such address. 127.0.0.1 is reachable only locally, 0.0.0.0 means all "
+            "its addresses."
+        )
+    return f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another port with --port."
 
 
 def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -> None:

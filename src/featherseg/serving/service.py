@@ -119,7 +119,7 @@ class Service:
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise Refused(404, "model", f"There is no model of that name. Known: {', '.join(self.models)}.")
+            raise Refused(404, "model", f"There is no model with that name. Known: {', '.join(self.models)}.")
         return self.models[name]
 
     async def segment(

@@ -43,7 +43,7 @@ def choose_token(given: str | None, address: str) -> str | None:
     if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given:
         raise ConfigError(
             f"a token of {len(given)} characters was given: expected at least {SHORTEST_TOKEN} letters, digits and "
-            f"signs, without spaces. Leave it out, and one is made where it is needed."
+            "signs, without spaces. Leave it out to have one generated when needed."
         )
     return given
 

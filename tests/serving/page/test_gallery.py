@@ -93,7 +93,7 @@ def test_an_image_that_is_refused_leaves_the_others_alone(page):
                                         ("A.jpg", png)))  # fmt: skip
     says(page, "Done: a.png.")
     page.keyboard.press("ArrowRight")
-    says(page, "This is no JPEG.*")
+    says(page, "This is not a JPEG.*")
     expect(page.locator("#result")).to_be_hidden()
     page.keyboard.press("ArrowRight")
     says(page, "long.png has 0.3 MB.*")
@@ -103,7 +103,7 @@ def test_an_image_that_is_refused_leaves_the_others_alone(page):
     archive = saved(page)
     assert archive.namelist() == ["a_mask.png", "A_2_mask.png", "refused.txt"]
     assert re.fullmatch(
-        r"notes\.png: This is no JPEG.*\nlong\.png: .* at most .*\n", archive.read("refused.txt").decode()
+        r"notes\.png: This is not a JPEG.*\nlong\.png: .* at most .*\n", archive.read("refused.txt").decode()
     )
     assert page.locator("#list option").nth(1).inner_text() == "2. notes.png (not segmented)"
     refused(page)

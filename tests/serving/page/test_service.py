@@ -6,7 +6,7 @@ from page_driver import expect, image, look, opened, refused, says, serving
 
 def test_what_is_no_image_gets_the_sentence_of_the_service(page):
     page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"buy milk"})
-    says(page, "This is no JPEG, PNG, WebP, BMP or TIFF image.*")
+    says(page, "This is not a JPEG, PNG, WebP, BMP or TIFF image.*")
     expect(page.locator("#result")).to_be_hidden()
     refused(page)
 
@@ -41,12 +41,12 @@ def test_a_busy_service_is_waited_for(page):
 def test_the_token_of_the_address_is_used_and_hidden(browser, served):
     with serving([served["colors"]], token="s3cret-token") as address:
         page = opened(browser, address)
-        says(page, "A token is needed.*")
+        says(page, "A token is required.*")
         refused(page)
         page.fill("#secret", "wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
-        says(page, "A token is needed.*")
+        says(page, "A token is required.*")
         refused(page)
         page.fill("#secret", "s3cret-token")
         page.keyboard.press("Enter")
