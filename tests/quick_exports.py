@@ -1,5 +1,7 @@
 """The models of quick tests, in which each would take seconds; the others are in slow ones."""
 
+import pytest
+
 from featherseg.models import MODELS
 
 AS_ONNX = ("frm-van-t", "rsp-lite0-panoptic")
@@ -12,3 +14,9 @@ ONE_OF_EACH = (
     *(name for model, name in _SMALLEST.items() if model not in {MODELS[n].model for n in _CHOSEN}),
 )
 """One variant of every architecture."""
+
+EVERY_MODEL = [
+    pytest.param(name, marks=[] if name in ONE_OF_EACH or row.panoptic else pytest.mark.slow)
+    for name, row in MODELS.items()
+]
+"""For quick tests one variant of each architecture, for slow ones all: another has the same layers in other numbers."""

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from quick_exports import EVERY_MODEL
 
 from featherseg.counting.catalogue import CLASSES, SIZE, counts
 from featherseg.counting.cost import cost
 from featherseg.models import MODELS
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_the_counts_that_a_row_states_are_right(name):
     counted = cost(name, SIZE, CLASSES)
     assert (MODELS[name].params, MODELS[name].macs) == (counted.params, counted.macs["macs"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from ptflops import get_model_complexity_info
-from quick_exports import ONE_OF_EACH
+from quick_exports import EVERY_MODEL, ONE_OF_EACH
 from shallow import once_each, shallow
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,8 +44,6 @@ from featherseg.models.segnext import MatrixFactorisation
 
 CASES = [pytest.param((128, 192), 2, marks=pytest.mark.slow), ((97, 131), 19)]
 """(size, classes)"""
-
-EVERY_NETWORK = [pytest.param(n, marks=[] if n in ONE_OF_EACH else pytest.mark.slow) for n in MODELS]
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {}
 """(model, convention) -> why our figure is not the tool's. None today."""
@@ -129,7 +127,7 @@ def test_no_architecture_is_left_out_of_quick_tests():
     assert {MODELS[name].model for name in ONE_OF_EACH} == {entry.model for entry in MODELS.values()}
 
 
-@pytest.mark.parametrize("name", EVERY_NETWORK)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 @pytest.mark.parametrize(("size", "classes"), CASES)
 def test_models_cost_what_ptflops_and_torch_count(name, size, classes):
     with torch.device("meta"):
@@ -187,7 +185,7 @@ def test_backbones_cost_what_ptflops_and_torch_count(name):
     assert counted["macs"] == torch_macs(backbone, images)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_parts_add_up_to_the_totals(name):
     with torch.device("meta"):
         model = models.build(name, 19)

@@ -366,12 +366,6 @@ def test_one_small_image_can_be_trained_on(shape):
     logits.mean().backward()
 
 
-def test_features_come_with_training_only():
-    ours = network("cgrseg-lite0", 3)
-    assert ours(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 8, 8)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
 def test_dropout_acts_on_both_answers_in_training_only():
     ours, kept = network("cgrseg-lite0", 3, channels=16), []
     ours.drop.register_forward_hook(lambda _, given, out: kept.append(torch.equal(given[0], out)))

@@ -4,25 +4,20 @@ import copy
 
 import pytest
 import torch
-from quick_exports import ONE_OF_EACH
+from quick_exports import EVERY_MODEL
 from shallow import shallow
 from torch.testing import assert_close
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.layers.resize import to_image
-from featherseg.models import MODELS
 from featherseg.recipe import parse_recipe, read_recipe
 
 SHIFTS = ("attention.key.bias", "attention.unary.bias")
 """Of FRM's attention: they shift all scores of a softmax alike, which changes nothing."""
 
 
-EVERY = [pytest.param(n, marks=[] if n in ONE_OF_EACH or MODELS[n].panoptic else pytest.mark.slow) for n in MODELS]
-"""Without its repetitions a variant is another width of the same layers: all of them are slow."""
-
-
-@pytest.fixture(scope="module", params=EVERY)
+@pytest.fixture(scope="module", params=EVERY_MODEL)
 def name(request):
     return request.param
 

@@ -187,12 +187,6 @@ def test_of_several_images_the_pooled_norm_learns_its_statistics():
     assert not torch.equal(pooling[2].running_mean, torch.zeros(2))
 
 
-def test_features_come_with_training_only():
-    ours = network("deeplabv3-lite0", 3, channels=8)
-    assert ours.train()(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 4, 4)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
 @pytest.mark.parametrize(("options", "stride"), [({"output_stride": 8}, 8), ({"project_kernel": 3}, 16)])
 def test_every_switch_builds_a_network_that_learns(options, stride):
     ours = perturb(network("deeplabv3-lite0", 4, channels=8, **options)).train()

@@ -52,13 +52,6 @@ def test_the_refinement_adds_what_the_feed_forward_says_to_what_it_saw():
     assert_close(module(x), module.reduce(seen + module.feed_forward(seen)))
 
 
-def test_features_come_with_training_only():
-    net = models.build("frm-lite0", classes=3)
-    images = torch.zeros(2, 3, 64, 64)
-    assert net(images).features.shape == (2, 64, 16, 16)
-    assert net.eval()(images).features is None
-
-
 @pytest.mark.parametrize("name", ["frm-lite0", "frm-van-t"])
 @pytest.mark.parametrize("context", ["frm", "ppm", "dappm", "none"])
 @pytest.mark.parametrize("stages", ["all", "last"])

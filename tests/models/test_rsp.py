@@ -326,12 +326,6 @@ def test_the_baselines_have_no_heads_to_share_their_channels_among():
     network(channels=24, repeats=1, aggregation="sum")
 
 
-def test_features_come_with_training_only():
-    ours = network(classes=3, channels=16, repeats=1)
-    assert ours(torch.zeros(2, 3, 64, 64)).features.shape == (2, ours.feature_channels, 16, 16)
-    assert ours.eval()(torch.zeros(2, 3, 64, 64)).features is None
-
-
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 20, 7), (1, 32, 64), (2, 32, 32)])
 def test_one_small_image_can_be_trained_on(shape):
     """At 32 x 32 the coarsest level is one position, of which a batch norm has no variance."""

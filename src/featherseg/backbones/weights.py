@@ -252,10 +252,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copy the authors' checkpoint into a network or backbone, strictly; -> the keys that were accepted but not used.
+    """Copy the authors' checkpoint into a model or backbone, strictly, by the module's own `rename_official`.
 
-    A backbone's classification head and what the authors keep but never use are listed, num_batches_tracked may be
-    absent. Raises WeightsError, one for all: every key that is missing, unexpected or of another shape.
+    Args:
+        module: a model or a backbone.
+        state: tensors by the authors' key names; num_batches_tracked may be absent.
+
+    Returns:
+        The keys that were accepted but not used: a backbone's classification head, what the authors keep but never use.
+
+    Raises:
+        WeightsError: one for every key that is missing, unexpected or of another shape.
     """
     rename = getattr(module, "rename_official", None)
     renamed, unused = rename(state) if rename else (state, [])

@@ -157,11 +157,19 @@ def cost(name: str, size: Size, classes: int) -> Cost:
 
 
 def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
-    """The cost of a model as `models.build` gives it, for one image of (H, W) pixels; `name` is what to call it.
+    """The cost of a model for one image.
 
     Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
-    model's size divisor is counted; auxiliary heads, which only training has, are not. Raises ConfigError, and
-    UnknownName for a layer that has no rule.
+    model's size divisor is counted; auxiliary heads, which only training has, are not.
+
+    Args:
+        model: as `models.build` gives it.
+        name: what to call it.
+        size: (height, width) of the image in pixels.
+
+    Raises:
+        ConfigError: for a size that cannot be.
+        UnknownName: for a layer that has no rule.
     """
     height, width = size
     if height < 1 or width < 1:

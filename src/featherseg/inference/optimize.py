@@ -24,13 +24,23 @@ PRECISIONS = ("fp32", "bf16")
 def optimize(
     model: SegmentationModel, precision: Precision = "fp32", device: torch.device | None = None
 ) -> SegmentationModel:
-    """A copy of the model for inference on `device` (the model's own): in eval mode, without gradients.
+    """A copy of the model for inference: in eval mode, without gradients, with folded weights.
 
-    It is called as the model is: normalised float32 images (B, C, H, W) of any size -> SegOutput in float32. In
-    "fp32" its logits differ by rounding alone, by at most 1e-5 of their range from those of the model in exact
-    arithmetic (held for every model of the catalogue); in "bf16" weights and maps have 8 bits of precision.
     Its weights are not those of a run: save the model's own.
-    Raises ConfigError for another precision, DeviceError where the device does not compute in bf16.
+
+    Args:
+        model: stays as it is.
+        precision: in "fp32" logits differ by rounding alone, by at most 1e-5 of their range from those of the model in
+            exact arithmetic (held for every model of the catalogue); in "bf16" weights and maps have 8 bits.
+        device: the model's own where left out.
+
+    Returns:
+        A model that is called as the model is: normalised float32 images (B, C, H, W) of any size -> SegOutput in
+        float32.
+
+    Raises:
+        ConfigError: for another precision.
+        DeviceError: where the device does not compute in bf16.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}.")

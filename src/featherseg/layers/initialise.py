@@ -1,4 +1,4 @@
-"""How convolutions start where a network is trained from scratch."""
+"""How convolutions start where a model is trained from scratch."""
 
 import math
 

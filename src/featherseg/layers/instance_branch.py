@@ -1,6 +1,6 @@
-"""Class-agnostic instances beside a semantic network: where objects have their centre, which centre a pixel belongs to.
+"""Class-agnostic instances beside a semantic model: where objects have their centre, which centre a pixel belongs to.
 
-The branch of Panoptic-DeepLab (Cheng et al., CVPR 2020, Sec. 3.1) in a light form, on the pyramid of the network whose
+The branch of Panoptic-DeepLab (Cheng et al., CVPR 2020, Sec. 3.1) in a light form, on the pyramid of the model whose
 semantic branch it stands beside. Letters: B images, C_i channels of pyramid level i.
 """
 

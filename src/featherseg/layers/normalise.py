@@ -1,4 +1,4 @@
-"""The one place where pixel values become network input."""
+"""The one place where pixel values become model input."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Sizes: how images are padded before a network and how its logits come back to the image."""
+"""Sizes: how images are padded before a model and how its logits come back to the image."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
 
 
 def scale_images(images: Tensor, factor: float) -> Tensor:
-    """Images brought to another size for a network, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
+    """Images brought to another size for a model, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
     if factor == 1.0:
         return images
     size = [max(1, round(length * factor)) for length in images.shape[2:]]
@@ -45,7 +45,7 @@ def _padding(length: int, divisor: int, minimum: int) -> int:
 def to_image(out: SegOutput, size: Size) -> Tensor:
     """Logits at the image's size: (B, K, h, w) -> (B, K, *size).
 
-    Straight for a network that runs at any size; where the images were padded, the logits are brought to the padded
+    Straight for a model that runs at any size; where the images were padded, the logits are brought to the padded
     size and cropped at full resolution first, so that no class is moved by the padding.
     """
     logits = out.logits

@@ -12,7 +12,7 @@ from featherseg.losses.cross_entropy import CrossEntropy
 class AuxiliaryLoss(nn.Module):
     """heads * (cross-entropy of every head of classes) + boundaries * L_1 + L_3 (PIDNet, arXiv:2206.02066, Sec. 3.4).
 
-    plain is what the heads of classes are judged by, hard what L_3 judges the network's own logits by, at the
+    plain is what the heads of classes are judged by, hard what L_3 judges the model's own logits by, at the
     boundaries that the head `boundary_head` finds; without `boundaries` that head is left alone.
     """
 
@@ -24,7 +24,7 @@ class AuxiliaryLoss(nn.Module):
         self.heads, self.boundaries, self.boundary_head = heads, boundaries, boundary_head
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """A network's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
+        """A model's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
         assert out.aux is not None
         size = (labels.shape[1], labels.shape[2])
         at_size = {name: to_image(out._replace(logits=logits), size) for name, logits in out.aux.items()}

@@ -25,7 +25,7 @@ class Hybrid(nn.Module):
         self.auxiliary = auxiliary
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """A network's output in training and labels (B, H, W) int64 -> scalar, float32."""
+        """A model's output in training and labels (B, H, W) int64 -> scalar, float32."""
         loss = self.cross_entropy(to_image(out, (labels.shape[1], labels.shape[2])), labels)
         if self.auxiliary is not None:
             loss = loss + self.auxiliary(out, labels)

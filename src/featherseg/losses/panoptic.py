@@ -1,4 +1,4 @@
-"""The loss of a panoptic network: classes, centres and offsets together (Panoptic-DeepLab, Cheng et al., CVPR 2020).
+"""The loss of a panoptic model: classes, centres and offsets together (Panoptic-DeepLab, Cheng et al., CVPR 2020).
 
 Everything is compared at the image's size. Each part is a weighted mean, sum(loss w) / sum(w), 0 where nothing
 counts; the authors' code divides the semantic part by the number of pixels instead.
@@ -72,7 +72,7 @@ class PanopticLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, out: SegOutput, labels: Tensor, targets: Targets) -> PanopticLosses:
-        """A panoptic network's output, labels (B, H, W) int64 and the targets of the batch -> the parts, float32.
+        """A panoptic model's output, labels (B, H, W) int64 and the targets of the batch -> the parts, float32.
 
         In full precision whatever autocast says.
         """

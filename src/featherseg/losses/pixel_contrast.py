@@ -12,7 +12,7 @@ class PixelContrast(nn.Module):
     """Pulls the embeddings of pixels of one class together and pushes those of other classes away.
 
     The embedding head is one 1x1 convolution, used in training only. Pixels are drawn before it, half of them such as
-    the network gets wrong, and only they are embedded: the same values as embedding the whole map.
+    the model gets wrong, and only they are embedded: the same values as embedding the whole map.
     max_samples: anchors of a group at most; max_views: of a class in one image at most, and a class counts only where
     it has more pixels than that. groups_of: images that are contrasted with each other, all of a batch where None.
     """
@@ -103,7 +103,7 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
 def sample_pixels(labels: Tensor, wrong: Tensor, classes: int, max_samples: int, max_views: int) -> Tensor:
     """Draw the pixels to contrast, the same number of every class of every image that has more than max_views of it.
 
-    labels (B, h, w) with -1 = ignore, wrong (B, h, w) bool: the network's mistakes -> (M,) positions in the flattened
+    labels (B, h, w) with -1 = ignore, wrong (B, h, w) bool: the model's mistakes -> (M,) positions in the flattened
     batch. Half of a draw are mistakes, or as near to it as there are. Drawn with torch's generator.
     """
     images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""The catalogue of networks. To add one: its file, its row in MODELS, a test, a recipe (docs/architecture.md)."""
+"""The catalogue of models. To add one: its file, its row in MODELS, a test, a recipe (docs/architecture.md)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +30,10 @@ MOST_CHANNELS = 512
 """Of an image: as many as a TIFF may have pages."""
 
 MOST_PARAMETERS = 2**28
-"""Of a network: 1 GiB of weights; the largest of the catalogue has 59 million."""
+"""Of a model: 1 GiB of weights; the largest of the catalogue has 59 million."""
 
 MOST_OPTION = 4096
-"""No number among a network's settings is larger."""
+"""No number among a model's settings is larger."""
 
 MODELS: Catalogue[ModelEntry] = Catalogue(
     "model",
@@ -60,14 +60,14 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
 
 
 def entry(name: str) -> ModelEntry:
-    """The row of a network. Raises UnknownName ("did you mean")."""
+    """The row of a model. Raises UnknownName ("did you mean")."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name]
 
 
 def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The settings of a network: its row of the catalogue, with `options` in place of some keys.
+    """The settings of a model: its row of the catalogue, with `options` in place of some keys.
 
     Raises UnknownName, and ConfigError for a key it does not have or a value it cannot take.
     """
@@ -100,13 +100,24 @@ def build(
     options: Mapping[str, Any] | None = None,
     most_parameters: int = MOST_PARAMETERS,
 ) -> SegmentationModel:
-    """An untrained network by its catalogue name, for `classes` classes and images of `channels` channels.
+    """An untrained model by its catalogue name.
 
-    `options` are keys of its settings, as in a recipe's [model]: {"context": "ppm"}.
-    Every network has: `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
-    logits; `size_divisor` and `minimum_size` in pixels (what its own forward pads to); and
-    `model(images (B, C, H, W), normalised) -> SegOutput`. With options it is first built without memory, to count its
-    parameters. Raises UnknownName, and ConfigError also where these are more than `most_parameters`.
+    Args:
+        name: a row of `featherseg models`, or of an installed package.
+        classes: 1 to 255.
+        channels: of the images; for others than three the first convolution is widened.
+        options: keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}. With options it is first
+            built without memory, to count its parameters.
+        most_parameters: with options, more are refused.
+
+    Returns:
+        A model with `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
+        logits; `size_divisor` and `minimum_size` in pixels (what its own forward pads to); called with normalised
+        images (B, C, H, W) it gives a SegOutput.
+
+    Raises:
+        UnknownName: for the name.
+        ConfigError: for a number or an option that cannot be.
     """
     config = configure(name, options)
     if not 1 <= classes <= 255:
@@ -117,7 +128,7 @@ def build(
         try:
             with torch.device("meta"):
                 parameters = sum(tensor.numel() for tensor in _built(name, config, classes, channels).parameters())
-        except Exception as error:  # a network checks its settings by failing
+        except Exception as error:  # a model checks its settings by failing
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"{name} cannot be built with {dict(options)}: {reason}.") from error
         if parameters > most_parameters:
