@@ -80,16 +80,12 @@ def _way(row: PaperTable) -> str:
 
 
 def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:
-    from rich.table import Table
-
     from featherseg.cli.terminal import Console
 
     console = Console(highlight=False)
-    table = Table("DeepLabV3, same image and classes", "parameters", "GMACs (macs)", f"{result.model} costs")
-    for row in deeplabs:
-        table.add_row(row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    console.print(table)
+    console.print_table(
+        ("DeepLabV3, same image and classes", "parameters", "GMACs (macs)", f"{result.model} costs"),
+        [(row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it") for row in deeplabs],
+    )
     note = "-os16 and -lite0: output stride 16, the others 8. -mmseg: mmsegmentation's layout, with 512 channels."
     console.print(note, soft_wrap=True)

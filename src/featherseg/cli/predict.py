@@ -261,14 +261,7 @@ def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> b
 
 
 def _print_shares(console: Console, result: Prediction) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from featherseg.inference.drawing import printable
 
-    table = Table("class", "share")
-    table.columns[1].justify = "right"
-    for name, share in sorted(result.shares.items(), key=lambda item: -item[1]):
-        if share > 0:
-            table.add_row(escape(printable(name)), f"{share:.1%}")
-    console.print(table)
+    shares = sorted(result.shares.items(), key=lambda item: -item[1])
+    console.print_table(("class", "share"), [(printable(name), f"{share:.1%}") for name, share in shares if share > 0])

@@ -16,63 +16,47 @@ if TYPE_CHECKING:
 
 def print_scores(console: Console, scores: Scores) -> None:
     """IoU and boundary F of each class, their means, and where objects were scored their panoptic quality."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from featherseg.inference.drawing import printable
 
-    table = Table("class", "IoU %", "boundary F %", "share of pixels %")
-    for column in table.columns[1:]:
-        column.justify = "right"
     pixels = scores.confusion.sum(axis=1) + scores.void
-    shares = pixels / max(1, pixels.sum())
-    for name, iou, contour, share in zip(scores.classes, scores.iou, scores.class_boundary_f, shares, strict=True):
-        table.add_row(escape(printable(name)), _percent(iou), _percent(contour), _percent(share))
-    table.add_section()
-    table.add_row("mean", _percent(scores.miou), _percent(scores.boundary_f), "")
-    console.print(table)
+    figures = zip(scores.iou, scores.class_boundary_f, pixels / max(1, pixels.sum()), strict=True)
+    names = [printable(name) for name in scores.classes]
+    console.print_table(
+        ("class", "IoU %", "boundary F %", "share of pixels %"),
+        [(name, *map(_percent, row)) for name, row in zip(names, figures, strict=True)],
+        [("mean", _percent(scores.miou), _percent(scores.boundary_f), "")],
+    )
     console.print(
         f"{counted(scores.images, 'image')}: mIoU {_percent(scores.miou)}, "
         f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
         f"boundary F {_percent(scores.boundary_f)} (all in %)"
     )
     if scores.panoptic is not None:
-        _print_objects(console, scores.classes, scores.panoptic)
+        _print_objects(console, names, scores.panoptic)
 
 
 def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str, Any]) -> None:
     """Panoptic quality of each class, and the means over things, stuff and all."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from featherseg.evaluation.panoptic_quality import quality
-    from featherseg.inference.drawing import printable
 
-    table = Table("class", "PQ %", "SQ %", "RQ %", "found", "false", "missed")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, counts in zip(classes, found["per_category"].values(), strict=True):
-        figures = [_percent(value) for value in quality(counts).values()]
-        table.add_row(escape(printable(name)), *figures, *(str(counts[key]) for key in ("tp", "fp", "fn")))
-    table.add_section()
-    for name, mean in (("things", found["things"]), ("stuff", found["stuff"]), ("all", found)):
-        table.add_row(f"{name} ({mean['n']})", *(_percent(mean[key]) for key in ("pq", "sq", "rq")))
-    console.print(table)
+    counts = found["per_category"].values()
+    kinds = (("things", found["things"]), ("stuff", found["stuff"]), ("all", found))
+    console.print_table(
+        ("class", "PQ %", "SQ %", "RQ %", "found", "false", "missed"),
+        [
+            (name, *map(_percent, quality(one).values()), *(str(one[key]) for key in ("tp", "fp", "fn")))
+            for name, one in zip(classes, counts, strict=True)
+        ],
+        [(f"{name} ({mean['n']})", *(_percent(mean[key]) for key in ("pq", "sq", "rq"))) for name, mean in kinds],
+    )
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """A paper's row and the run's own figures."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from featherseg.counting.published import HEADS
 
-    table = Table(*HEADS, title=f"Published in {escape(comparison.row)}, and this run", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for figure in comparison.figures:
-        table.add_row(*figure.texts())
-    console.print(table)
+    title = f"Published in {comparison.row}, and this run"
+    console.print_table(HEADS, [figure.texts() for figure in comparison.figures], title=title)
 
 
 def _percent(share: float) -> str:
