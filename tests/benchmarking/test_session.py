@@ -150,7 +150,7 @@ def test_without_a_baseline_there_is_no_benchmark(workers):
 
 def test_a_model_of_other_classes_is_refused(workers):
     workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
-    with pytest.raises(FeathersegError, match=r"other classes than frm-lite0: road, sky \(2\)"):
+    with pytest.raises(FeathersegError, match=r"different classes from frm-lite0: road, sky \(2\)"):
         measure(plan(), command=workers.command)
 
 
@@ -221,7 +221,7 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     of_scenes = ["2 images of two, brought to 32x48", "3 synthetic images (shapes val), brought to 32x48"]
     assert words() == of_scenes
     toml.unlink()  # moved away: drawn ones then, and it is said
-    assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} is not here (--data-root says where)"
+    assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} was not found (set --data-root)"
 
 
 def _two_scenes(folder: Path) -> Path:

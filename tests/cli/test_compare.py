@@ -141,7 +141,7 @@ def test_a_copy_of_a_run_is_no_further_run_of_its_model(field):
     save_weights(field[1], load_run(field[0]).model.state_dict())
     error = run(*field, "--no-costs").exception
     assert isinstance(error, ConfigError)
-    assert "frm-lite0-0 and frm-lite0-1 hold the same weights" in str(error)
+    assert "frm-lite0-0 and frm-lite0-1 have the same weights" in str(error)
 
 
 def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(field, tmp_path):
@@ -168,7 +168,7 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
     found = json.loads(run(field[0], field[3], "--no-costs", "--json", "--split", "test").stdout)
     images = found["images"]
     assert found["cautions"][:3] == [
-        "deeplabv3-lite0-0 is not finished: its training was stopped on the way",
+        "deeplabv3-lite0-0 is not finished: its training was stopped",
         f"frm-lite0-0 was trained on {images} of these {images} images",
         f"deeplabv3-lite0-0 was trained on {images} of these {images} images",
     ]

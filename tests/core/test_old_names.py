@@ -42,7 +42,7 @@ def test_what_an_older_run_scored_is_counted_and_shown(old_run):
     assert times_scored(run, "test") >= 1
     assert {line["inference"] for line in run.evaluations()} == {"whole"}
     assert "66.68" in card(run)
-    assert "the split was looked at 1 time" in card(run)
+    assert "this run was evaluated on the split 1 time" in card(run)
 
 
 def test_an_older_run_s_score_stands_beside_its_paper_s(old_run):

@@ -112,12 +112,12 @@ def test_a_bare_model_needs_a_path():
 
 def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FeathersegError, match="is no folder"):
+    with pytest.raises(FeathersegError, match="is not a folder"):
         export(OneLayer(), path=tmp_path / "file" / "a.onnx")
 
 
 def test_the_wrong_number_of_classes_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="1 classes were named, but the model tells 3 apart"):
+    with pytest.raises(ExportError, match="1 classes were named, but the model has 3"):
         export(OneLayer(), path=tmp_path / "a.onnx", classes=[ClassInfo("a", (0, 0, 0))])
 
 

@@ -57,7 +57,7 @@ def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: R
         return write_images(folder, size, channels, batch, data)
     except FeathersegError:
         found = write_images(folder, size, channels, batch, None)
-        description = f"{found.description}, as {run.name}'s own {own.name} is not here (--data-root says where)"
+        description = f"{found.description}, as {run.name}'s own {own.name} was not found (set --data-root)"
         return Images(found.files, description)
 
 

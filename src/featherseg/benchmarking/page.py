@@ -53,15 +53,15 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
 def cautions(benchmark: Benchmark) -> list[str]:
     """What a reader of the figures has to know first; also for the terminal."""
     found = [
-        f"{model.name} is untrained: latency only. How a lower precision changes its masks means nothing here."
+        f"{model.name} is untrained: latency only. The effect of a lower precision on its masks is meaningless here."
         for model in benchmark.plan.models
         if model.run is None
     ]
     worst = max((table.run_queue_wait for table in benchmark.tables), default=1.0)
     if worst > MOST_WAIT:
         found.append(
-            f"The machine was not ours alone: passes took up to {worst:.1f} times as long as their CPU time. "
-            f"Ratios suffer less than times; repeat on a quiet machine before you quote any."
+            f"Other processes used the machine: passes took up to {worst:.1f} times as long as their CPU time. Ratios "
+            "are affected less than times; repeat on an idle machine before quoting any."
         )
     if benchmark.plan.starts < USUAL_STARTS:
         found.append(f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual.")

@@ -310,9 +310,9 @@ def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
     wanted = [info.name for info in variant.model.classes]
     if opened["classes"] != wanted:
         raise ConfigError(
-            f"{variant.file} has other classes than {variant.model.name}: {', '.join(opened['classes'][:8])} "
-            f"({len(opened['classes'])}) beside {', '.join(wanted[:8])} ({len(wanted)}). "
-            f"Name the run that it was exported from."
+            f"{variant.file} has different classes from {variant.model.name}: {', '.join(opened['classes'][:8])} "
+            f"({len(opened['classes'])}) against {', '.join(wanted[:8])} ({len(wanted)}). Name the run that it was "
+            "exported from."
         )
 
 
@@ -324,6 +324,6 @@ def _check_labelled(model: BenchmarkModel, data: SegmentationData | None) -> Non
     ours, theirs = [info.name for info in model.classes], [info.name for info in data.classes]
     if ours != theirs:
         raise ConfigError(
-            f"{model.name} and {data.name} have other classes: {', '.join(ours[:8])} ({len(ours)}) beside "
+            f"{model.name} and {data.name} have different classes: {', '.join(ours[:8])} ({len(ours)}) against "
             f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the model's classes."
         )

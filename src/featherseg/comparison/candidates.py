@@ -105,7 +105,7 @@ def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, keys: Se
     labelled is what is scored; files that were exported do not record what they learned from.
     """
     unfinished = [one for one in candidates if one.run and one.run.unfinished]
-    found = [f"{one.name} is not finished: its training was stopped on the way" for one in unfinished]
+    found = [f"{one.name} is not finished: its training was stopped" for one in unfinished]
     for one in candidates:
         if seen := len(_learned_from(one, labelled).intersection(keys)):
             found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'image')}")
@@ -182,8 +182,8 @@ def _refuse_copies(candidates: Sequence[Candidate]) -> None:
             digest = hashlib.sha256((one.path / WEIGHTS).read_bytes()).hexdigest() if one.run else str(one.path)
             if digest in seen:
                 raise ConfigError(
-                    f"{seen[digest]} and {one.name} hold the same weights of the same training: a copy shows nothing "
-                    f"that the first does not. Name one of them, or runs with other seeds."
+                    f"{seen[digest]} and {one.name} have the same weights from the same training, so a copy adds "
+                    "nothing. Name one of them, or runs with other seeds."
                 )
             seen[digest] = one.name
 

@@ -122,7 +122,7 @@ def compare(
             "the images are one block, so that no interval can be given and nothing is called better: score more"
         )
     elif clusters.count < FEW_CLUSTERS:
-        found.append(f"intervals rest on {clusters.description} alone")
+        found.append(f"intervals are based on only {clusters.description}")
     pairs = None
     if too_few_runs([s.seeds for s in results.values()]):
         if len(candidates) > MOST_FILES:
@@ -186,7 +186,7 @@ def _rank(
     known = [place for place, s in enumerate(ranked) if s.seeds >= MIN_RUNS]
     reason, found = "", []
     if len(ranked) < 2:
-        reason = "one model alone: nothing to compare it with"
+        reason = "only one model: nothing to compare it with"
     elif len(known) < 2:
         reason = too_few_runs([s.seeds for s in ranked])
     else:

@@ -255,8 +255,8 @@ def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Rule]]:
     if unknown:
         listed = ", ".join(f"{kind} (at {name})" for kind, name in unknown.items())
         raise UnknownName(
-            f"no rule says what these layers cost: {listed}. Give each a method macs(x, y) that returns its "
-            f"multiply-accumulates, or macs = 0 where it costs nothing (counting/cost.py)."
+            f"there is no counting rule for these layers: {listed}. Give each a method macs(x, y) that returns its "
+            "multiply-accumulates, or macs = 0 if it costs nothing (counting/cost.py)."
         )
 
 

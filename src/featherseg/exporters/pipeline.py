@@ -149,7 +149,7 @@ def export_formats(
     if run and (int8 or settings.score) and not settings.masks:
         split = labelled_split(run, settings.data_root)
         if split is None:
-            on_message("the run's labelled images are not here: mIoU is not measured (--data-root says where)")
+            on_message("the run's labelled images were not found: mIoU is not measured (set --data-root)")
 
     @cache
     def model_miou() -> float | None:
@@ -255,7 +255,7 @@ def describe(model: SegmentationModel, run: Run | None, classes: Sequence[ClassI
     elif classes is None:
         classes = [ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(model.classes))]
     if len(classes) != model.classes:
-        raise ExportError(f"{len(classes)} classes were named, but the model tells {model.classes} apart.")
+        raise ExportError(f"{len(classes)} classes were named, but the model has {model.classes}.")
     if run is None:
         return Facts(type(model).__name__, tuple(classes), "not stated")
     recipe = run.recipe

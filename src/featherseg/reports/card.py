@@ -47,10 +47,10 @@ def card(run: Run) -> str:
     lines += _scored(run.evaluations())
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
-        lines += ["- It has learned from synthetic scenes alone: on photographs it is often wrong"]
+        lines += ["- It was trained on synthetic scenes only: on photographs it is often wrong"]
     lines += [
         "",
-        "Figures on one dataset say little about another camera, place or season: score the run on images of yours.",
+        "Results on one dataset say little about another camera, place or season: evaluate the run on your own images.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,8 +88,8 @@ def _scored(evaluations: list[dict[str, Any]]) -> list[str]:
     }
     return [
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
-        f"{counted(evaluation['images'], 'image')} ({_text(inference)}); the split was looked at "
-        f"{counted(sum(evaluation['split'] == split for evaluation in evaluations), 'time')} by this run"
+        f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
+        f"{counted(sum(evaluation['split'] == split for evaluation in evaluations), 'time')}"
         for (data, split, inference), evaluation in latest.items()
     ]
 
@@ -119,4 +119,4 @@ def _paper(run: Run) -> list[str]:
         return []
     rows = [HEADS, ("---",) * len(HEADS), *(figure.texts() for figure in comparison.figures)]
     table = [f"| {' | '.join(map(_text, row))} |" for row in rows]
-    return ["", f"Published in {_text(comparison.row)}, beside this run:", "", *table]
+    return ["", f"Published in {_text(comparison.row)}, and this run:", "", *table]

@@ -114,7 +114,7 @@ def report_html(evidence: Evidence) -> str:
             body.append(section_html(name, evidence))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
             raise RunError(
-                f"the section {name!r} of the report cannot be drawn: {SCORES}, {PARITY} or another file in "
+                f"the section {name!r} of the report cannot be written: {SCORES}, {PARITY} or another file in "
                 f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."
             ) from error
     return page_html(f"{evidence.run.name} · featherseg report", "\n".join(body))
