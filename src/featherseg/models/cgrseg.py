@@ -306,29 +306,20 @@ class CGRSeg(SegmentationModel):
             )
 
 
-PAPER = "CGRSeg, arXiv:2405.06228"
+_entry = partial(ModelEntry, CGRSeg, paper="CGRSeg, arXiv:2405.06228")
+_lite = partial(ModelEntry, CGRSeg, paper="CGRSeg, arXiv:2405.06228, on EfficientNet-Lite (ours)")
 VARIANTS = {
-    "cgrseg-t": ModelEntry(CGRSeg, CGRSegConfig(backbone="efficientformerv2-s1"), PAPER, 9_347_748, 9_715_977_984),
-    "cgrseg-b": ModelEntry(
-        CGRSeg, CGRSegConfig(backbone="efficientformerv2-s2", channels=256), PAPER, 18_076_308, 18_038_271_488
+    "cgrseg-t": _entry(CGRSegConfig(backbone="efficientformerv2-s1"), params=9_347_748, macs=9_715_977_984),
+    "cgrseg-b": _entry(
+        CGRSegConfig(backbone="efficientformerv2-s2", channels=256), params=18_076_308, macs=18_038_271_488
     ),  # the paper's 18.1 M
-    "cgrseg-b6": ModelEntry(
-        CGRSeg,
-        CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6),
-        PAPER,
-        19_081_204,
-        18_166_199_808,
+    "cgrseg-b6": _entry(
+        CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6), params=19_081_204, macs=18_166_199_808
     ),  # the authors' config, 19.1 M
-    "cgrseg-l": ModelEntry(
-        CGRSeg, CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9), PAPER, 35_644_036, 33_966_431_744
+    "cgrseg-l": _entry(
+        CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9), params=35_644_036, macs=33_966_431_744
     ),
-    "cgrseg-lite0": ModelEntry(
-        CGRSeg,
-        CGRSegConfig(backbone="efficientnet-lite0"),
-        PAPER + ", on EfficientNet-Lite (ours)",
-        8_177_868,
-        5_000_836_864,
-    ),
+    "cgrseg-lite0": _lite(CGRSegConfig(backbone="efficientnet-lite0"), params=8_177_868, macs=5_000_836_864),
 }
 
 

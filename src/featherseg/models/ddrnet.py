@@ -10,6 +10,7 @@ Letters: B images, H x W the image, W_p planes of the stem, K classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -160,15 +161,13 @@ class DDRNet(SegmentationModel):
         return self.with_own_aux_heads(renamed), []
 
 
-PAPER = "DDRNet, arXiv:2101.06085"
+_entry = partial(ModelEntry, DDRNet, paper="DDRNet, arXiv:2101.06085")
 VARIANTS = {
-    "ddrnet-23-slim": ModelEntry(
-        DDRNet, DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64), PAPER, 5_695_987, 9_070_379_008
+    "ddrnet-23-slim": _entry(
+        DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64), params=5_695_987, macs=9_070_379_008
     ),
-    "ddrnet-23": ModelEntry(DDRNet, DDRNetConfig(backbone="ddrnet-23"), PAPER, 20_148_947, 35_765_223_424),
-    "ddrnet-39": ModelEntry(
-        DDRNet, DDRNetConfig(backbone="ddrnet-39", head_channels=256), PAPER, 32_360_275, 70_279_102_464
-    ),
+    "ddrnet-23": _entry(DDRNetConfig(backbone="ddrnet-23"), params=20_148_947, macs=35_765_223_424),
+    "ddrnet-39": _entry(DDRNetConfig(backbone="ddrnet-39", head_channels=256), params=32_360_275, macs=70_279_102_464),
 }
 
 

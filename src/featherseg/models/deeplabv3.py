@@ -7,6 +7,7 @@ Letters: B images, C channels of the last stage, H x W the image, h x w its map 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -115,22 +116,19 @@ class DeepLabV3(SegmentationModel):
         return renamed, unused + auxiliary
 
 
-PAPER = "DeepLabV3, arXiv:1706.05587"
+_entry = partial(ModelEntry, DeepLabV3, paper="DeepLabV3, arXiv:1706.05587")
+_lite = partial(ModelEntry, DeepLabV3, paper="DeepLabV3, arXiv:1706.05587, on EfficientNet-Lite (ours)")
 VARIANTS = {
-    "deeplabv3-r50": ModelEntry(DeepLabV3, DeepLabV3Config(backbone="resnet-50"), PAPER, 39_638_355, 327_154_139_136),
-    "deeplabv3-r50-os16": ModelEntry(
-        DeepLabV3, DeepLabV3Config(backbone="resnet-50", output_stride=16), PAPER, 39_638_355, 96_806_633_472
+    "deeplabv3-r50": _entry(DeepLabV3Config(backbone="resnet-50"), params=39_638_355, macs=327_154_139_136),
+    "deeplabv3-r50-os16": _entry(
+        DeepLabV3Config(backbone="resnet-50", output_stride=16), params=39_638_355, macs=96_806_633_472
     ),
-    "deeplabv3-r101": ModelEntry(DeepLabV3, DeepLabV3Config(backbone="resnet-101"), PAPER, 58_630_483, 482_309_832_704),
-    "deeplabv3-r101-os16": ModelEntry(
-        DeepLabV3, DeepLabV3Config(backbone="resnet-101", output_stride=16), PAPER, 58_630_483, 135_595_556_864
+    "deeplabv3-r101": _entry(DeepLabV3Config(backbone="resnet-101"), params=58_630_483, macs=482_309_832_704),
+    "deeplabv3-r101-os16": _entry(
+        DeepLabV3Config(backbone="resnet-101", output_stride=16), params=58_630_483, macs=135_595_556_864
     ),
-    "deeplabv3-lite0": ModelEntry(
-        DeepLabV3,
-        DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),
-        PAPER + ", on EfficientNet-Lite (ours)",
-        6_260_499,
-        13_705_461_760,
+    "deeplabv3-lite0": _lite(
+        DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16), params=6_260_499, macs=13_705_461_760
     ),  # ours
 }
 

@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -252,23 +253,19 @@ class EfficientViT(SegmentationModel):
         return renamed, []
 
 
-PAPER = "EfficientViT, arXiv:2205.14756"
+_entry = partial(ModelEntry, EfficientViT, paper="EfficientViT, arXiv:2205.14756")
 VARIANTS = {
-    "efficientvit-seg-b0": ModelEntry(
-        EfficientViT,
-        EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1),
-        PAPER,
-        706_691,
-        1_097_859_072,
+    "efficientvit-seg-b0": _entry(
+        EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1), params=706_691, macs=1_097_859_072
     ),
-    "efficientvit-seg-b1": ModelEntry(
-        EfficientViT, EfficientViTConfig(backbone="efficientvit-b1", channels=64), PAPER, 4_803_443, 6_276_251_648
+    "efficientvit-seg-b1": _entry(
+        EfficientViTConfig(backbone="efficientvit-b1", channels=64), params=4_803_443, macs=6_276_251_648
     ),
-    "efficientvit-seg-b2": ModelEntry(
-        EfficientViT, EfficientViTConfig(backbone="efficientvit-b2", channels=96), PAPER, 15_323_779, 18_410_373_120
+    "efficientvit-seg-b2": _entry(
+        EfficientViTConfig(backbone="efficientvit-b2", channels=96), params=15_323_779, macs=18_410_373_120
     ),
-    "efficientvit-seg-b3": ModelEntry(
-        EfficientViT, EfficientViTConfig(backbone="efficientvit-b3", channels=128), PAPER, 39_603_155, 44_806_963_200
+    "efficientvit-seg-b3": _entry(
+        EfficientViTConfig(backbone="efficientvit-b3", channels=128), params=39_603_155, macs=44_806_963_200
     ),
 }
 

@@ -7,6 +7,7 @@ The authors published no code: what the paper leaves open was decided by its pri
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -136,30 +137,25 @@ class FRM(SegmentationModel):
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
 
 
-PAPER = "FRM, arXiv:2412.08670"
+_entry = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670")
+_lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)")
 VARIANTS = {
-    "frm-van-t": ModelEntry(FRM, FRMConfig(backbone="van-b0"), PAPER, 5_567_221, 35_778_002_944),
-    "frm-van-s": ModelEntry(FRM, FRMConfig(backbone="van-b1"), PAPER, 16_477_525, 53_430_517_760),  # the paper's
-    "frm-van-s-ppm": ModelEntry(
-        FRM, FRMConfig(backbone="van-b1", context="ppm"), PAPER, 15_229_395, 52_949_680_128
+    "frm-van-t": _entry(FRMConfig(backbone="van-b0"), params=5_567_221, macs=35_778_002_944),
+    "frm-van-s": _entry(FRMConfig(backbone="van-b1"), params=16_477_525, macs=53_430_517_760),  # the paper's
+    "frm-van-s-ppm": _entry(
+        FRMConfig(backbone="van-b1", context="ppm"), params=15_229_395, macs=52_949_680_128
     ),  # Table 2
-    "frm-van-s-dappm": ModelEntry(
-        FRM, FRMConfig(backbone="van-b1", context="dappm"), PAPER, 15_979_987, 53_342_765_056
+    "frm-van-s-dappm": _entry(
+        FRMConfig(backbone="van-b1", context="dappm"), params=15_979_987, macs=53_342_765_056
     ),  # Table 2
-    "frm-van-b": ModelEntry(FRM, FRMConfig(backbone="van-b2"), PAPER, 29_194_197, 79_526_952_960),
-    "frm-lite0": ModelEntry(
-        FRM,
-        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
-        PAPER + ", on EfficientNet-Lite (ours)",
-        3_776_749,
-        10_697_953_280,
+    "frm-van-b": _entry(FRMConfig(backbone="van-b2"), params=29_194_197, macs=79_526_952_960),
+    "frm-lite0": _lite(
+        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
     ),
-    "frm-lite0-panoptic": ModelEntry(
-        FRM,
+    "frm-lite0-panoptic": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
-        PAPER + ", on EfficientNet-Lite (ours)",
-        3_851_088,
-        11_526_590_464,
+        params=3_851_088,
+        macs=11_526_590_464,
         panoptic=True,
     ),
 }

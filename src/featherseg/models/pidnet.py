@@ -10,6 +10,7 @@ Letters: B images, H x W the image, W_p planes of the stem, K classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -238,16 +239,14 @@ class PIDNet(SegmentationModel):
         return self.with_own_aux_heads(renamed), []
 
 
-PAPER = "PIDNet, arXiv:2206.02066"
+_entry = partial(ModelEntry, PIDNet, paper="PIDNet, arXiv:2206.02066")
 VARIANTS = {
-    "pidnet-s": ModelEntry(PIDNet, PIDNetConfig(backbone="pidnet-s"), PAPER, 7_625_715, 11_798_593_536),
-    "pidnet-m": ModelEntry(PIDNet, PIDNetConfig(backbone="pidnet-m"), PAPER, 28_538_515, 44_332_253_184),
-    "pidnet-l": ModelEntry(
-        PIDNet,
+    "pidnet-s": _entry(PIDNetConfig(backbone="pidnet-s"), params=7_625_715, macs=11_798_593_536),
+    "pidnet-m": _entry(PIDNetConfig(backbone="pidnet-m"), params=28_538_515, macs=44_332_253_184),
+    "pidnet-l": _entry(
         PIDNetConfig(backbone="pidnet-l", light=False, context_channels=112, head_channels=256),
-        PAPER,
-        36_939_571,
-        68_733_452_288,
+        params=36_939_571,
+        macs=68_733_452_288,
     ),
 }
 

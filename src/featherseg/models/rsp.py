@@ -262,17 +262,17 @@ class RSP(SegmentationModel):
         return self.head(pyramid)
 
 
-PAPER = "RSP, arXiv:2106.01744 (reconstruction)"
+_entry = partial(ModelEntry, RSP, paper="RSP, arXiv:2106.01744 (reconstruction)")
 VARIANTS = {
-    "rsp-lite0": ModelEntry(RSP, RSPConfig(backbone="efficientnet-lite0"), PAPER, 3_149_941, 5_680_117_504),
-    "rsp-lite0-w128": ModelEntry(
-        RSP, RSPConfig(backbone="efficientnet-lite0", channels=128), PAPER, 3_618_421, 10_513_299_200
+    "rsp-lite0": _entry(RSPConfig(backbone="efficientnet-lite0"), params=3_149_941, macs=5_680_117_504),
+    "rsp-lite0-w128": _entry(
+        RSPConfig(backbone="efficientnet-lite0", channels=128), params=3_618_421, macs=10_513_299_200
     ),
-    "rsp-lite2": ModelEntry(RSP, RSPConfig(backbone="efficientnet-lite2"), PAPER, 4_552_117, 7_664_555_776),
-    "rsp-b3": ModelEntry(RSP, RSPConfig(backbone="efficientnet-b3"), PAPER, 10_301_085, 11_628_312_384),
-    "rsp-b5": ModelEntry(RSP, RSPConfig(backbone="efficientnet-b5"), PAPER, 27_498_149, 25_955_209_792),
-    "rsp-lite0-panoptic": ModelEntry(
-        RSP, RSPConfig(backbone="efficientnet-lite0"), PAPER, 3_208_920, 6_590_543_616, panoptic=True
+    "rsp-lite2": _entry(RSPConfig(backbone="efficientnet-lite2"), params=4_552_117, macs=7_664_555_776),
+    "rsp-b3": _entry(RSPConfig(backbone="efficientnet-b3"), params=10_301_085, macs=11_628_312_384),
+    "rsp-b5": _entry(RSPConfig(backbone="efficientnet-b5"), params=27_498_149, macs=25_955_209_792),
+    "rsp-lite0-panoptic": _entry(
+        RSPConfig(backbone="efficientnet-lite0"), params=3_208_920, macs=6_590_543_616, panoptic=True
     ),
 }
 

@@ -10,6 +10,7 @@ Letters: B images, P planes of the stem, H x W the image, N positions of a map, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -245,11 +246,11 @@ class RTFormer(SegmentationModel):
         return self.with_own_aux_heads(renamed), []
 
 
-PAPER = "RTFormer, arXiv:2210.07124"
+_entry = partial(ModelEntry, RTFormer, paper="RTFormer, arXiv:2210.07124")
 VARIANTS = {
-    "rtformer-slim": ModelEntry(RTFormer, RTFormerConfig(backbone="rtformer-slim"), PAPER, 5_365_043, 9_455_304_704),
-    "rtformer-base": ModelEntry(
-        RTFormer, RTFormerConfig(backbone="rtformer-base", head_channels=256), PAPER, 17_765_971, 34_750_398_464
+    "rtformer-slim": _entry(RTFormerConfig(backbone="rtformer-slim"), params=5_365_043, macs=9_455_304_704),
+    "rtformer-base": _entry(
+        RTFormerConfig(backbone="rtformer-base", head_channels=256), params=17_765_971, macs=34_750_398_464
     ),
 }
 

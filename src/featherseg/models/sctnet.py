@@ -10,6 +10,7 @@ Letters: B images, P planes of the stem, H x W the image, h x w a map, M keys, K
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -173,15 +174,13 @@ class SCTNet(SegmentationModel):
         return self.with_own_aux_heads(renamed), teacher
 
 
-PAPER = "SCTNet, arXiv:2312.17071"
+_entry = partial(ModelEntry, SCTNet, paper="SCTNet, arXiv:2312.17071")
 VARIANTS = {
-    "sctnet-s": ModelEntry(SCTNet, SCTNetConfig(backbone="sctnet-s"), PAPER, 4_654_643, 8_006_549_504),
-    "sctnet-b": ModelEntry(
-        SCTNet,
+    "sctnet-s": _entry(SCTNetConfig(backbone="sctnet-s"), params=4_654_643, macs=8_006_549_504),
+    "sctnet-b": _entry(
         SCTNetConfig(backbone="sctnet-b", context_channels=128, head_channels=256),
-        PAPER,
-        17_437_779,
-        29_880_811_520,
+        params=17_437_779,
+        macs=29_880_811_520,
     ),
 }
 

@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -333,23 +334,19 @@ class SeaFormer(SegmentationModel):
         return renamed | {_rename_head(key): value for key, value in rest.items()}, unused
 
 
-PAPER = "SeaFormer, arXiv:2301.13156"
+_entry = partial(ModelEntry, SeaFormer, paper="SeaFormer, arXiv:2301.13156")
 VARIANTS = {
-    "seaformer-tiny": ModelEntry(
-        SeaFormer, SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)), PAPER, 1_654_611, 1_021_136_896
+    "seaformer-tiny": _entry(
+        SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)), params=1_654_611, macs=1_021_136_896
     ),
-    "seaformer-small": ModelEntry(
-        SeaFormer, SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)), PAPER, 3_973_219, 1_920_930_816
+    "seaformer-small": _entry(
+        SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)), params=3_973_219, macs=1_920_930_816
     ),
-    "seaformer-base": ModelEntry(
-        SeaFormer, SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)), PAPER, 8_584_563, 3_335_094_272
+    "seaformer-base": _entry(
+        SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)), params=8_584_563, macs=3_335_094_272
     ),
-    "seaformer-large": ModelEntry(
-        SeaFormer,
-        SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)),
-        PAPER,
-        13_926_227,
-        12_461_494_272,
+    "seaformer-large": _entry(
+        SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)), params=13_926_227, macs=12_461_494_272
     ),
 }
 

@@ -7,6 +7,7 @@ Letters: B images, C_i channels of a stage, D width of the head, H x W the image
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -82,10 +83,10 @@ class SegFormer(SegmentationModel):
         return renamed, unused
 
 
-PAPER = "SegFormer, arXiv:2105.15203"
+_entry = partial(ModelEntry, SegFormer, paper="SegFormer, arXiv:2105.15203")
 VARIANTS = {
-    "segformer-b0": ModelEntry(SegFormer, SegFormerConfig(backbone="mit-b0"), PAPER, 3_719_027, 17_757_110_272),
-    "segformer-b1": ModelEntry(SegFormer, SegFormerConfig(backbone="mit-b1"), PAPER, 13_682_131, 34_817_966_080),
+    "segformer-b0": _entry(SegFormerConfig(backbone="mit-b0"), params=3_719_027, macs=17_757_110_272),
+    "segformer-b1": _entry(SegFormerConfig(backbone="mit-b1"), params=13_682_131, macs=34_817_966_080),
 }
 
 

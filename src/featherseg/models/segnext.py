@@ -11,6 +11,7 @@ Letters: B images, C channels, H x W the image, h x w a map, N = h * w positions
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Annotated, Literal
 
@@ -312,10 +313,10 @@ class SegNeXt(SegmentationModel):
         return renamed | {rename_start(key, OFFICIAL_HEAD): value for key, value in rest.items()}, unused
 
 
-PAPER = "SegNeXt, arXiv:2209.08575"
+_entry = partial(ModelEntry, SegNeXt, paper="SegNeXt, arXiv:2209.08575")
 VARIANTS = {
-    "segnext-t": ModelEntry(SegNeXt, SegNeXtConfig(backbone="mscan-t"), PAPER, 4_229_747, 12_532_973_568),
-    "segnext-s": ModelEntry(SegNeXt, SegNeXtConfig(backbone="mscan-s"), PAPER, 13_899_219, 31_016_812_544),
+    "segnext-t": _entry(SegNeXtConfig(backbone="mscan-t"), params=4_229_747, macs=12_532_973_568),
+    "segnext-s": _entry(SegNeXtConfig(backbone="mscan-s"), params=13_899_219, macs=31_016_812_544),
 }
 
 

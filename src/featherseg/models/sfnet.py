@@ -8,6 +8,7 @@ Letters: B images, H x W the image, D decoder width, K classes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -102,9 +103,9 @@ class SFNet(SegmentationModel):
         return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
 
 
-PAPER = "SFNet, arXiv:2002.10120"
+_entry = partial(ModelEntry, SFNet, paper="SFNet, arXiv:2002.10120")
 VARIANTS = {
-    "sfnet-r18": ModelEntry(SFNet, SFNetConfig(backbone="resnet-18-deep"), PAPER, 12_869_715, 60_743_614_464),
+    "sfnet-r18": _entry(SFNetConfig(backbone="resnet-18-deep"), params=12_869_715, macs=60_743_614_464),
 }
 
 
