@@ -58,8 +58,10 @@ def export(
         )
     settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root)
     keep_freed_memory()
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
-    reports, errors = export_formats(load_run(run), names, output, settings=settings, on_message=progress.print)
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    reports, errors = export_formats(
+        load_run(run), names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
+    )
     if as_json:
         print(json_text([report.as_dict() for report in reports]))
     elif reports:

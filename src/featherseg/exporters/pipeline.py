@@ -18,7 +18,8 @@ from torch import nn
 
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
-from featherseg.core.types import ClassInfo
+from featherseg.core.notebook import progress_or_bar
+from featherseg.core.types import ClassInfo, Progress
 from featherseg.data.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
@@ -74,6 +75,7 @@ def export(
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
     settings: ExportSettings = DEFAULTS,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Write a run's model, or a bare one, as a file, after it was found to give the model's logits.
 
@@ -93,7 +95,7 @@ def export(
         model_or_run = load_run(model_or_run)
     elif isinstance(model_or_run, nn.Module):
         model_or_run = as_model(model_or_run)
-    reports, errors = export_formats(model_or_run, [format], path, classes, settings)
+    reports, errors = export_formats(model_or_run, [format], path, classes, settings, progress)
     if errors:
         raise errors[0]
     return reports[0]
@@ -105,7 +107,7 @@ def export_formats(
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
     settings: ExportSettings = DEFAULTS,
-    on_message: Callable[[str], None] = lambda message: None,
+    progress: Progress | None = None,
 ) -> tuple[list[ExportReport], list[FeathersegError]]:
     """`export` to several formats; one that fails does not stop the others: -> (reports, errors).
 
@@ -138,6 +140,13 @@ def export_formats(
         if kept:
             check_writable(run.path / PARITY)
 
+    reports: list[ExportReport] = []
+    errors: list[FeathersegError] = []
+    shown = progress_or_bar(progress)
+
+    def tell(message: str) -> None:
+        shown(message, len(reports) + len(errors), len(formats))
+
     # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = describe(original, run, classes)
@@ -149,24 +158,22 @@ def export_formats(
     if run and (int8 or settings.score) and not settings.masks:
         split = labelled_split(run, settings.data_root)
         if split is None:
-            on_message("the run's labelled images were not found: mIoU is not measured (set --data-root)")
+            tell("the run's labelled images were not found: mIoU is not measured (set --data-root)")
 
     @cache
     def model_miou() -> float | None:
         """Of the model itself on the labelled split, in fp32."""
         if run is None or split is None:
             return None
-        on_message(f"scoring the model on {len(split.data)} images of {split.split}")
+        tell(f"scoring the model on {len(split.data)} images of {split.split}")
         return split.score(run)
 
     graph = cache(partial(to_onnx, model, facts, settings.masks))
-    shared = Shared(model, facts, graph, calibration, checked, split, model_miou, settings, on_message)
+    shared = Shared(model, facts, graph, calibration, checked, split, model_miou, settings, tell)
 
     # One format after the other
-    reports: list[ExportReport] = []
-    errors: list[FeathersegError] = []
     for name, place in places.items():
-        on_message(f"{name}: writing")
+        tell(f"{name}: writing")
         try:
             reports.append(_export_one(name, place, shared))
         except FeathersegError as error:
@@ -189,7 +196,7 @@ class Shared:
     split: LabelledSplit | None
     model_miou: Callable[[], float | None]
     settings: ExportSettings
-    on_message: Callable[[str], None]
+    tell: Callable[[str], None]
 
 
 def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
@@ -221,7 +228,7 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
                     try:
                         miou = split.score(file)
                     except ExportError as error:  # it gives masks, or takes images of one size alone
-                        shared.on_message(f"the file's mIoU is not measured: {error}")
+                        shared.tell(f"the file's mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
                 runtime, times = open_file(file, "cpu"), []
