@@ -126,7 +126,8 @@ def test_the_image_that_was_opened_last_is_shown_however_late_the_others_are_ans
     choose(page, folder)
     waiting = []
     page.route("**/v1/segment*", lambda route: route.continue_() if waiting else waiting.append(route))
-    page.keyboard.press("ArrowRight")
+    with page.expect_request("**/v1/segment*"):
+        page.keyboard.press("ArrowRight")
     says(page, f"Segmenting {NAMES[1]}.")
     page.keyboard.press("ArrowRight")
     says(page, f"Done: {NAMES[2]}.")
