@@ -269,7 +269,7 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor
 
 def test_sides_that_mpeg_4_does_not_know_are_sent_to_webm(predictor, tmp_path):
     source = write_video(tmp_path / "a.mkv", moving_images(1, (16, 8200)), codec="ffv1", pixels="bgr0")
-    with pytest.raises(DataError, match=r"sides go up to 8191 pixels. Write .webm"):
+    with pytest.raises(DataError, match=r"sides go up to 8191 pixels. Use .webm"):
         segment_video(predictor, job(source, tmp_path / "out.mp4"))
     assert segment_video(predictor, job(source, tmp_path / "out.webm")).frames == 1
 
