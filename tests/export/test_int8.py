@@ -85,7 +85,7 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
 @pytest.mark.parametrize("miou", [0.2, float("nan")])
 def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
     proto = onnx.load_from_string(graph())
-    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers left out; 50\.00 is the least"):
+    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers left out; 50\.00 is the minimum"):
         quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
 
 

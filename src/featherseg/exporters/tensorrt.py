@@ -16,7 +16,7 @@ NOTE = """\
 
 Where the model will run, with TensorRT's Python package installed:
     python build_engine.py --height {height} --width {width}
-That writes model.engine for images from 64x64 to {size_text(largest)} (height x width).
+That writes model.engine for images from 64x64 to {largest} (height x width).
 It is made for {height}x{width}.
 Input "images" (B, C, H, W) float32, normalised as model.json says; output "logits" (B, K, h, w).
 Compare its logits with those of model.onnx before it is used.
@@ -39,4 +39,4 @@ def write(job: Job) -> None:
 
 def _note(name: str, size: Size) -> str:
     height, width = size
-    return NOTE.format(name=one_line(name), height=height, width=width, largest=(2 * height, 2 * width))
+    return NOTE.format(name=one_line(name), height=height, width=width, largest=f"{2 * height}x{2 * width}")
