@@ -114,7 +114,7 @@ def test_a_deep_stem_s_last_norm_is_torchvision_s_bn1():
 
 
 def test_a_backbone_without_a_dilated_form_says_so():
-    with pytest.raises(ConfigError, match=r"output_stride = 16: VAN has no dilated form. Expected a ResNet"):
+    with pytest.raises(ConfigError, match=r"output_stride = 16: VAN has no dilated version. Expected a ResNet"):
         backbones.build("van-b0", 16)
 
 
