@@ -120,7 +120,7 @@ def test_a_slip_gets_a_sentence(override, sentence):
 def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     with pytest.raises(UnknownName, match="Did you mean 'frm-lite0"):
         read_recipe("frm-lite")
-    with pytest.raises(UnknownName, match=r"takes that data: frm-lite0 --data shapes$"):
+    with pytest.raises(UnknownName, match=r"with that data: frm-lite0 --data shapes$"):
         read_recipe("frm-lite0_shapes")
     with pytest.raises(ConfigError, match="no recipe at"):
         read_recipe(str(tmp_path / "no.toml"))

@@ -1,6 +1,6 @@
 """Run folders and exported files of format 1, written before names were settled, keep loading.
 
-tests/golden/format-1 holds copies: the run weights/frm-lite0-camvid, one whose recipe resizes images, an .onnx file.
+tests/format_1 holds copies, written by featherseg at 8293532: the run weights/frm-lite0-camvid, one whose recipe resizes images, an .onnx file.
 """
 
 import json
@@ -18,7 +18,7 @@ from featherseg.reports.card import card
 from featherseg.reports.record import times_scored
 from featherseg.runs import open_run
 
-FORMAT_1 = Path(__file__).parents[1] / "golden" / "format-1"
+FORMAT_1 = Path(__file__).parents[1] / "format_1"
 
 
 @pytest.fixture

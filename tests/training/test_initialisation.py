@@ -44,7 +44,7 @@ def test_without_a_common_class_the_classifier_starts_anew(small_run):
     net = model(2)
     table = carry_over(net, str(small_run.path), SETTINGS, (ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))))
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
-    assert any("classes new: weed, crop" in line for line in table.lines())
+    assert any("new classes: weed, crop" in line for line in table.lines())
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module."])

@@ -64,7 +64,7 @@ def test_weights_of_another_export_are_refused(pair):
     content = bytearray(weights.read_bytes())
     content[0] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ExportError, match=r"model\.bin does not hold the weights"):
+    with pytest.raises(ExportError, match=r"model\.bin does not contain the weights"):
         OpenvinoRuntime(pair)
 
 
