@@ -29,7 +29,7 @@ KEY_SETS = {
         for size in ("s0", "s1", "s2", "l")
     },
     **{
-        f"van_b{size}": (f"keys_van_b{size}.json", "Visual-Attention-Model/VAN-Classification (Apache-2.0)")
+        f"van_b{size}": (f"keys_van_b{size}.json", "Visual-Attention-Network/VAN-Classification (Apache-2.0)")
         for size in range(4)
     },
 }
