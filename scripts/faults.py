@@ -70,7 +70,7 @@ def measure(fault: dict[str, str]) -> dict[str, object]:
 
     # the nearest tests first: most faults are caught there, in seconds
     own = sorted(COPY.glob(f"tests/**/test_{spoiled.stem}.py"))
-    folder = COPY / "tests" / Path(fault["file"]).parts[0]
+    folder = COPY / "tests" / Path(fault["file"]).parts[0].replace("exporters", "export")
     caught: list[str] = []
     for places in (own, [folder] if folder.is_dir() else [], [COPY / "tests"]):
         caught = caught or (failures(places) if places else [])
