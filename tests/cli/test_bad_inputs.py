@@ -107,7 +107,7 @@ def test_names_in_json_steer_nothing(call, tmp_path):
     assert not steering(stdout)
 
 
-def test_a_name_with_a_leading_dash_is_a_image_behind_two_dashes(run, call, tmp_path, monkeypatch):
+def test_a_name_with_a_leading_dash_is_an_image_behind_two_dashes(run, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("-rf.png").write_bytes(saved(RGB, "PNG"))
     assert call("predict", run, "-o", "out", "--", "-rf.png")[0] == 0
@@ -115,7 +115,7 @@ def test_a_name_with_a_leading_dash_is_a_image_behind_two_dashes(run, call, tmp_
 
 
 @pytest.mark.parametrize("path", ["", "x" * 300, "a/" * 3000, "no\x1b[2J.png", "no\udcff.png"])
-def test_a_image_that_cannot_be_is_refused_in_a_sentence(run, call, tmp_path, monkeypatch, path):
+def test_an_image_that_cannot_be_is_refused_in_a_sentence(run, call, tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     code, stdout, stderr = call("predict", run, path, "-o", "out")
     assert code == 2

@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_gives_three_files_a_image_and_names_stay_apart(lawn_run, photos, tmp_path):
+def test_a_folder_gives_three_files_an_image_and_names_stay_apart(lawn_run, photos, tmp_path):
     out = tmp_path / "out"
     result = run(lawn_run, photos, "-o", out)
     assert result.exit_code == 0
@@ -93,7 +93,7 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
         assert named in str(result.exception)
 
 
-def test_a_image_much_larger_than_those_of_the_training_earns_one_hint(lawn_run, tmp_path):
+def test_an_image_much_larger_than_those_of_the_training_earns_one_hint(lawn_run, tmp_path):
     for name in ("c.png", "d.png"):
         Image.new("RGB", (160, 130), (9, 90, 9)).save(tmp_path / name)
     result = run(lawn_run, tmp_path / "c.png", tmp_path / "d.png", "-o", tmp_path / "out")
@@ -121,7 +121,7 @@ def street_run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))])
-def test_a_submission_holds_one_mask_a_image_and_nothing_else(street_run, tmp_path, benchmark, values):
+def test_a_submission_holds_one_mask_an_image_and_nothing_else(street_run, tmp_path, benchmark, values):
     for city in ("berlin", "bielefeld"):  # as in leftImg8bit/test
         image = tmp_path / "test" / city / f"{city}_000000_000019_leftImg8bit.png"
         image.parent.mkdir(parents=True)

@@ -26,7 +26,7 @@ def test_a_small_split_gives_all_that_it_has(tmp_path):
     assert sorted(calibrated.keys) == sorted(checked.keys) == Shapes("train", 3).keys
 
 
-def test_a_image_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
+def test_an_image_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
     run = three_layer_run(tmp_path / "run")
     images, _ = training_images(run, 2, seed=0)
     pixels = Shapes("train", 12)[images.indices[0]].image.astype(np.float32)

@@ -20,7 +20,7 @@ def predictor(make_runtime):
     return Predictor(make_runtime())
 
 
-def test_every_form_of_a_image_gives_the_same_mask(frm_runtime, image, tmp_path):
+def test_every_form_of_an_image_gives_the_same_mask(frm_runtime, image, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     predictor = Predictor(frm_runtime)

@@ -76,7 +76,7 @@ def test_what_an_export_holds_equals_torchs_bicubic_resize(size, dtype):
 
 
 @pytest.mark.parametrize(("queries", "keys"), [((2, 3), (4, 6)), ((5, 9), (10, 18)), ((1, 1), (1, 1))])
-def test_the_flattened_bias_is_the_tables_matrix_resized_as_a_image(queries, keys):
+def test_the_flattened_bias_is_the_tables_matrix_resized_as_an_image(queries, keys):
     bias = bias_of(8, stride=2)
     matrix = bias.table[:, by_first_appearance(8, 2)]
     expected = F.interpolate(matrix[None], size=(math.prod(queries), math.prod(keys)), mode="bicubic")[0]

@@ -34,7 +34,7 @@ def test_padded_logits_are_cropped_at_full_resolution():
     assert to_image(out, (40, 60)).shape == (1, 1, 40, 60)
 
 
-def test_a_image_smaller_than_the_network_takes_keeps_its_own_part_of_the_logits():
+def test_an_image_smaller_than_the_network_takes_keeps_its_own_part_of_the_logits():
     ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(1, 1, 16, 16)  # of a 64 x 64 padded image
     out = SegOutput(ramp, (64, 32), (64, 64), align_corners=False)
     assert to_image(out, (64, 32)).max() <= 8

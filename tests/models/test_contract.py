@@ -44,7 +44,7 @@ def test_any_size_goes_in_and_comes_back(net, stride, size):
     assert to_image(out, size).shape == (2, 5, *size)
 
 
-def test_a_image_is_judged_alone(net):
+def test_an_image_is_judged_alone(net):
     exact = copy.deepcopy(net).double()  # untrained gates may be steep: in fp32 they show its rounding
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():

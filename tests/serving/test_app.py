@@ -86,7 +86,7 @@ def test_above_the_queue_429_says_when_to_try_again(gated):
     assert client.post("/v1/segment", files=form(encoded(image()))).status_code == 200
 
 
-def test_a_batch_takes_a_slot_a_image(start):
+def test_a_batch_takes_a_slot_an_image(start):
     client = start(limits={"queue": 3})
     content = encoded(image())
     assert client.post("/v1/segment/batch", files=several(*[content] * 3)).status_code == 200

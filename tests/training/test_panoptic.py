@@ -158,7 +158,7 @@ def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, in
         Predictor(panoptic_run, "cpu", inference=inference)(np.zeros((64, 96, 3), np.uint8))
 
 
-def test_a_image_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
+def test_an_image_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
     predictor = Predictor(panoptic_run, "cpu", memory_gb=2.5)
     plan = predictor.plan((3000, 4000))
     assert plan.how.startswith("whole, shrunk to ")
