@@ -43,3 +43,18 @@ def test_without_an_average_the_weights_themselves_are_kept():
     ours.on_fit_start()
     assert not ours.average
     assert ours.kept_state().keys() == ours.net.state_dict().keys()
+
+
+def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights():
+    class Trainer:
+        global_step = 1000  # the decay is no longer warmed up
+
+    ours, trainer = module(ema=0.9), Trainer()
+    ours.trainer = trainer
+    ours.on_fit_start()
+    weight = ours.net.classifier.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1)
+    ours.optimizer_step(0, 0, torch.optim.SGD([weight], lr=0.0), lambda: None)
+    torch.testing.assert_close(ours.average["classifier.weight"], 0.9 * before + 0.1 * (before + 1))
