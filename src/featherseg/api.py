@@ -149,9 +149,9 @@ def evaluate(
         split: The part of the dataset. Default: what training validated on; "val" for other data.
         data_root: The folder in which the dataset lies. Default: where it lay for the training.
         predictions: A folder of index PNGs (KEY.png) to score in place of a model.
-        full: Score all images, also those that the run's `data.val_size` left out.
+        full: Score all images of a run's own data, also those that its `data.val_size` left out.
         device: auto, cpu, cuda, cuda:N or mps.
-        inference: How images are looked at, or what differs from how the run was validated: {"flip": True}.
+        inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
         progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
@@ -159,15 +159,19 @@ def evaluate(
 
     Raises:
         RunError, ExportError: The run or the file cannot be used.
-        ConfigError: Classes or channels of model and data differ, or it is not clear what to score.
+        ConfigError: Classes or channels of model and data differ, or it is not clear what to score, or an option is
+            given that has no effect on it.
         DataNotFound, DataError: Images, masks or predictions are missing or damaged.
     """
     if (run is None) == (predictions is None):
         raise ConfigError("expected either a RUN (or an exported file) or --predictions DIR to evaluate.")
     progress = progress_or_bar(progress)
     if predictions is not None:
+        unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
+        _refuse_unused(unused, "predictions are scored as they are, all of them")
         return scoring.evaluate_predictions(Path(predictions), _named_data(data, split, data_root), progress=progress)
     if not isinstance(run, Run) and is_exported_file(str(run)):
+        _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device)
         settings = _settings(runtime, inference)
@@ -176,7 +180,7 @@ def evaluate(
 
     run = run if isinstance(run, Run) else load_run(str(run))
     if not run.shipped:
-        check_recordable(run)  # before the look
+        check_recordable(run)
     chosen, split, notes = _data_of(run, data, split, data_root, full)
     runtime = open_runtime(run, device)
     settings = _settings(runtime, inference)
@@ -206,12 +210,12 @@ def predict(
     For one image after the other keep a `featherseg.Predictor`: it opens the model once.
 
     Args:
-        run: A Run, a run folder, the name of one, an exported file, or a Predictor (the options are its own then).
+        run: A Run, a run folder, the name of one, an exported file, or a Predictor (which has options of its own).
         images: A path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor; a list of them, an iterator
             (read as it is used), or a folder: the images directly inside, by name.
         device: auto, cpu, cuda, cuda:N or mps.
         batch: How many images of one size go through the model at a time.
-        inference: How images are looked at, or what differs from how the run was validated: {"flip": True}.
+        inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
         memory_gb: Memory to stay within; larger images are cut into tiles.
         max_side: Shrink longer images to this side for the model; masks keep the full size.
 
@@ -221,10 +225,15 @@ def predict(
     Raises:
         RunError, ExportError, DeviceError: The model cannot be used.
         DataError, DataNotFound: An image is missing or cannot be read.
-        ConfigError: A value is out of range, or an image does not fit into `memory_gb`.
+        ConfigError: A value is out of range or has no effect, or an image does not fit into `memory_gb`.
     """
-    if not isinstance(run, Predictor):
+    if isinstance(run, Predictor):
+        given = {"device": device != "auto", "batch": batch != 1, "inference": inference is not None}
+        given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None}
+        _refuse_unused(given, "a Predictor was made with options of its own")
+    else:
         runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
+        _refuse_unused({"device": device != "auto" and runtime is run}, "a runtime is on its device already")
         settings = _settings(runtime, inference)
         run = Predictor(runtime, batch=batch, inference=settings, memory_gb=memory_gb, max_side=max_side)
     if isinstance(images, str | Path) and os.path.isdir(images):
@@ -263,25 +272,26 @@ def check(
     return report
 
 
-def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int = 19) -> Cost:
+def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int | None = None) -> Cost:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it.
 
     Args:
         model: A name of the catalogue, a model, or a Run.
         size: (height, width) of the image in pixels.
-        classes: How many the model of that name tells apart; a model and a Run have their own number.
+        classes: How many the model of that name tells apart, 19 by default; a model and a Run have their own number.
 
     Returns:
         Cost: parameters, MACs by each convention, and both by part.
 
     Raises:
         UnknownName: No model has that name, or a layer of the model has no rule.
-        ConfigError: The size or the number of classes cannot be.
+        ConfigError: The size or the number of classes cannot be, or `classes` is given for a model or a Run.
     """
+    if isinstance(model, str):
+        return cost_by_name(model, size, 19 if classes is None else classes)
+    _refuse_unused({"classes": classes is not None}, "a model and a Run have their own number")
     if isinstance(model, Run):
         return cost_of(model.untrained_model(), model.recipe.model.name, size)
-    if isinstance(model, str):
-        return cost_by_name(model, size, classes)
     return cost_of(as_model(model), type(model).__name__, size)
 
 
@@ -308,7 +318,10 @@ def _named_data(
         raise ConfigError(
             "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
         )
-    return open_dataset(str(data), split or "val", _path(root)) if isinstance(data, str | Path) else data
+    if isinstance(data, str | Path):
+        return open_dataset(str(data), split or "val", _path(root))
+    _refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
+    return data
 
 
 def _data_of(
@@ -317,6 +330,7 @@ def _data_of(
     """What to score a run on, its split, and a note: the run's own data, as training validated on it, unless named."""
     own = run.recipe.data
     if data is not None and not (isinstance(data, str | Path) and str(data) == own.name):
+        _refuse_unused({"full": full}, "all images of other data than the run's own are scored")
         return _named_data(data, split, root), split or "val", ()
     if "data" in run.info.objects:
         raise ConfigError(f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one.")
@@ -324,6 +338,19 @@ def _data_of(
     size = own.val_size if split == own.val_split and not full else None
     note = f"{counted(size or 0, 'image')} of {split}, as in training (data.val_size); all of them with --full"
     return open_dataset(own.name, split, _path(root or own.root), size), split, (note,) if size else ()
+
+
+def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
+    """Whether it asks for anything else than whole images."""
+    if isinstance(inference, Mapping):
+        return replace(InferenceSettings(), **inference) != InferenceSettings()
+    return inference is not None
+
+
+def _refuse_unused(given: Mapping[str, bool], reason: str) -> None:
+    """No option is ignored silently. Raises ConfigError where one is given that has no effect."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(f"{', '.join(names)} would have no effect: {reason}. Leave it out.")
 
 
 def _settings(runtime: Runtime, inference: InferenceSettings | Mapping[str, Any] | None) -> InferenceSettings:

@@ -18,6 +18,7 @@ from own_objects import SETTINGS, Halves, darken, loss, own_model
 
 import featherseg
 from featherseg.core.errors import ConfigError, RunError
+from featherseg.inference.runtimes import open_runtime
 from featherseg.runs import STARTER
 
 DATA = (Halves(8), Halves(6))
@@ -181,6 +182,29 @@ def test_a_folder_and_an_iterator_are_predicted(trained, tmp_path):
 def test_the_run_that_ships_is_scored_and_nothing_is_written():
     scores = featherseg.evaluate(STARTER, "shapes", "test", progress=lambda doing, done, total: None)
     assert "not stored" in scores.notes[-1]
+
+
+def test_an_option_without_effect_is_refused(trained, tmp_path):
+    run, _ = trained
+    scored = len(run.evaluations())
+    predictor, image = featherseg.Predictor(open_runtime(run)), np.zeros((40, 60, 3), np.uint8)
+    for option, call in {
+        "device": lambda: featherseg.predict(predictor, image, device="cpu"),
+        "batch": lambda: featherseg.predict(predictor, image, batch=2),
+        "inference": lambda: featherseg.predict(predictor, image, inference={"flip": True}),
+        "memory_gb": lambda: featherseg.predict(predictor, image, memory_gb=1.5),
+        "max_side": lambda: featherseg.predict(predictor, image, max_side=32),
+        "classes": lambda: featherseg.cost(run.model, (64, 64), classes=3),
+        "full, device, inference": lambda: featherseg.evaluate(
+            predictions=tmp_path, data=DATA[1], full=True, device="cpu", inference={"flip": True}
+        ),
+        "full": lambda: featherseg.evaluate(run, DATA[1], full=True),
+        "data_root": lambda: featherseg.evaluate(run, DATA[1], data_root=tmp_path),
+    }.items():
+        with pytest.raises(ConfigError, match=f"^{option} would have no effect"):
+            call()
+    assert featherseg.predict(predictor, image).mask.shape == (40, 60)
+    assert len(run.evaluations()) == scored
 
 
 def test_every_public_function_is_callable_after_every_module_was_imported():

@@ -82,6 +82,12 @@ def test_the_scripts_hold_the_model_and_the_runtime(archive, job):
     assert (folder / "ort.wasm.min.js").read_bytes() == b"of ort.wasm.min.js"
 
 
+def test_the_page_reads_only_what_it_is_given(archive, job):
+    web.write(job)
+    facts = unpack(job.folder / "web" / "model.js", "model")["facts"]
+    assert set(re.findall(r"\bfacts\.(\w+)", (job.folder / "web" / "page.js").read_text())) == set(facts)
+
+
 def test_names_from_others_end_no_script_of_the_page(archive, job):
     hostile = "</script><script>alert(1)</script>\u2028\n'\"`${x}\\"
     facts = replace(job.facts, name=hostile, licence=hostile, classes=[replace(c, name=hostile) for c in FACTS.classes])
@@ -214,6 +220,19 @@ def test_a_browser_gives_the_predictors_mask_from_disk(opened, job, tmp_path):
     assert opened.errors == []
 
 
+def test_a_browser_resizes_as_the_model_was_validated(page, job, tmp_path):
+    image(tmp_path / "street.png")
+    try:
+        web.write(replace(job, facts=replace(FACTS, test_resize=(48, 64))))
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    page.goto((job.folder / "web" / "index.html").as_uri())
+    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+    look(page, tmp_path / "street.png")
+    assert "131 x 97 pixels, resized to 64 x 47" in page.inner_text("#caption")
+    assert download(page, tmp_path / "mask.png").shape == (97, 131)
+
+
 def test_a_class_can_be_hidden_and_the_colours_made_stronger(opened, tmp_path):
     pixels = image(tmp_path / "street.png")
     look(opened, tmp_path / "street.png")
@@ -232,9 +251,9 @@ def test_a_class_can_be_hidden_and_the_colours_made_stronger(opened, tmp_path):
     assert np.array_equal(shown()[mask == mask[0, 0]], pixels[mask == mask[0, 0]])
 
 
-def test_what_is_no_image_gets_a_sentence(opened, tmp_path):
+def test_what_is_no_image_gets_a_message(opened, tmp_path):
     (tmp_path / "not.png").write_bytes(b"nothing")
-    assert "not.png could not be looked at" in look(opened, tmp_path / "not.png")
+    assert "not.png could not be segmented" in look(opened, tmp_path / "not.png")
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(opened, tmp_path):

@@ -1,4 +1,4 @@
-"""`featherseg benchmark`: the latency of models in every build, and how far their masks are from the model's."""
+"""`featherseg benchmark`: the latency of models in every variant, and how far their masks are from the model's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def benchmark(
     out: Annotated[Path | None, out_option("Write the benchmark as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time models in every build against plain PyTorch, and compare their masks with PyTorch's.
+    """Time every variant of a model against plain PyTorch, and compare their masks with PyTorch's.
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
     float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A

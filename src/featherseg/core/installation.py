@@ -133,7 +133,7 @@ State = Literal["ok", "missing", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: section and name of what was looked at, what was found, its state, and what to do where not "ok".
+    """One line: section and name of what was checked, what was found, its state, and what to do where not "ok".
 
     "broken" keeps the core or an installed extra from working; "missing" is optional; "warning" may cost time or room.
     """

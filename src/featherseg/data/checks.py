@@ -1,4 +1,4 @@
-"""Looking through a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
+"""Checking a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
 
 import hashlib
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from featherseg.core.files import load_json, write_bytes, write_json
 from featherseg.core.old_names import OLD_EXAMPLES
 from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
-from featherseg.inference.drawing import overlay_panoptic
+from featherseg.inference.drawing import overlay_panoptic, rgb_view
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 
@@ -64,11 +64,11 @@ def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> li
     """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image))
-        return [shown(sample.image), *(painted(mask, classes) for mask in masks)]
+        return [rgb_view(sample.image), *(painted(mask, classes) for mask in masks)]
     ((_, found),) = predict_panoptic(runtime, sample.image[None])
     label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
     seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (label, found)]
-    return [shown(sample.image), *seen]
+    return [rgb_view(sample.image), *seen]
 
 
 def choose(mious: Mapping[str, float], count: int) -> list[Example]:
@@ -112,12 +112,6 @@ def panel_file(run_path: Path, example: Example, panel: str) -> Path:
     """The drawn file of a panel, whichever format the run has."""
     folder = examples_folder(run_path)
     return folder / example.file("truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel)
-
-
-def shown(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 or uint16 as an image to look at: RGB, or the first channel in grey where C is not 3."""
-    eight_bit = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
-    return Image.fromarray(eight_bit if image.shape[2] == 3 else np.ascontiguousarray(eight_bit[:, :, 0]))
 
 
 def painted(label: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:

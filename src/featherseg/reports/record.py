@@ -1,6 +1,6 @@
-"""What an evaluation leaves in its run: a line for every look at the data, the card, the last scores, images.
+"""What an evaluation leaves in its run: a line for every evaluation, the card, the last scores, images.
 
-Choosing by a test split is the mistake that this counts: reports say how often it was looked at.
+Choosing by a test split is the mistake that this counts: reports say how often it was scored.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SCORES = "scores.json"
 
 
 def check_recordable(run: Run) -> None:
-    """Raises RunError where a look at the data could not be recorded in the run: asked before the look."""
+    """Raises RunError where an evaluation could not be recorded in the run: asked before the data is scored."""
     try:
         check_folder(run.path)
         refuse_links(run.path, EVALUATIONS, FOLDER)
@@ -46,7 +46,7 @@ def record(
 def log_evaluation(
     run: Run, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
 ) -> dict[str, str]:
-    """Append the line of one look to evaluations.jsonl and write the card; -> what was looked at, and how."""
+    """Append the line of one evaluation to evaluations.jsonl and write the card; -> what was scored, and how."""
     weights = run.path / WEIGHTS
     where = {"data": data.name, "split": split, "inference": str(inference)}
     line = {

@@ -59,7 +59,7 @@ function say(text, isError = false) {
 
 async function look(file) {
   if (!session || !file) return;
-  say(`Looking at ${file.name || "the image"}.`);
+  say(`Segmenting ${file.name || "the image"}.`);
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // let the page show that
   try {
     const image = await createImageBitmap(file, { colorSpaceConversion: "none" });
@@ -75,13 +75,13 @@ async function look(file) {
     tell(model, milliseconds);
     draw();
   } catch (error) {
-    say(`${file.name || "The image"} could not be looked at: ${error.message}`, true);
+    say(`${file.name || "The image"} could not be segmented: ${error.message}`, true);
   }
 }
 
-function modelSize([height, width]) { // as the model was validated (facts.fit), and as memory allows
-  const fit = facts.fit;
-  let factor = fit ? Math.min(fit[0] / Math.min(height, width), fit[1] / Math.max(height, width)) : 1;
+function modelSize([height, width]) { // as the model was validated, and as memory allows
+  const resize = facts.resize; // [shorter, longer] side at most, or null
+  let factor = resize ? Math.min(resize[0] / Math.min(height, width), resize[1] / Math.max(height, width)) : 1;
   factor = Math.min(factor, Math.sqrt(MEMORY / facts.peak_bytes_per_pixel / (height * width)));
   return [height, width].map((side) => Math.max(1, Math.round(side * factor)));
 }
@@ -118,7 +118,7 @@ function tell(model, milliseconds) {
   const counts = facts.classes.map(() => 0);
   for (const index of seen.mask) counts[index]++;
   const [height, width] = seen.size;
-  const other = model[0] !== height || model[1] !== width ? `, seen at ${model[1]} x ${model[0]}` : "";
+  const other = model[0] !== height || model[1] !== width ? `, resized to ${model[1]} x ${model[0]}` : "";
   element("caption").textContent = `${width} x ${height} pixels${other}, ${Math.round(milliseconds)} ms`;
   facts.classes.forEach((info, index) => {
     const row = element("classes").children[index];
