@@ -148,3 +148,76 @@ def test_the_extension_writes_no_context_that_is_read_only(extension):
     fixed.setflags(write=False)
     with pytest.raises((ValueError, BufferError)):
         extension.pixel_to_region(*(relation_arguments() | {"context": fixed}).values())
+
+
+def loss_arguments() -> dict[str, object]:
+    """Two classes of 3x4, labels of the 4x8 whose source row is 0 or 1."""
+    return {
+        "logits": np.zeros((2, 3, 4), np.float32),
+        "labels": np.zeros((4, 8), np.int64),
+        "rows": np.array([0, 0, 1, 1], np.int32),
+        "row_shares": np.zeros(4, np.float32),
+        "columns": np.array([0, 0, 0, 1, 1, 2, 2, 3], np.int32),
+        "column_shares": np.zeros(8, np.float32),
+        "weights": np.ones(2, np.float32),
+        "scales": np.ones((4, 8), np.float32),
+        "losses": np.zeros((4, 8), np.float32),
+        "gradient": np.zeros((2, 3, 4), np.float32),
+        "edge": np.zeros((2, 4), np.float32),
+        "last": 2,
+        "ignored": 255,
+        "smoothing": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"logits": np.zeros((2, 1, 4), np.float32)},
+        {"logits": np.zeros((2, 3, 4))},
+        {"logits": np.frombuffer(bytes(100), np.float32, 24, 1).reshape(2, 3, 4)},
+        {"labels": np.zeros((4, 8), np.int32)},
+        {"labels": np.zeros((4, 8))},
+        {"labels": np.zeros((4, 7), np.uint8)},
+        {"labels": np.zeros((5, 8), np.uint8)},
+        {"rows": np.array([0, 0, 1, 2], np.int32)},
+        {"rows": np.array([-1, 0, 1, 1], np.int32)},
+        {"rows": np.zeros(4, np.int64)},
+        {"row_shares": np.full(4, np.nan, np.float32)},
+        {"columns": np.full(8, 4, np.int32)},
+        {"column_shares": np.full(8, 2, np.float32)},
+        {"column_shares": np.zeros(7, np.float32)},
+        {"weights": np.ones(3, np.float32)},
+        {"scales": np.ones((4, 7), np.float32)},
+        {"losses": np.zeros((3, 8), np.float32)},
+        {"gradient": np.zeros((2, 3, 5), np.float32)},
+        {"gradient": np.zeros((1, 3, 4), np.float32)},
+        {"gradient": None},
+        {"edge": np.zeros((2, 3), np.float32)},
+        {"edge": None},
+        {"last": 0},
+        {"last": 4},
+        {"smoothing": -0.1},
+        {"smoothing": float("nan")},
+    ],
+)
+def test_the_extension_takes_only_losses_that_fit(extension, wrong):
+    assert extension.upsample_cross_entropy(*loss_arguments().values())[0] is False
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.upsample_cross_entropy(*(loss_arguments() | wrong).values())
+
+
+def test_the_extension_finds_labels_outside_before_it_reads_by_them(extension):
+    for value in (2, -1, 2**62, -(2**63)):
+        labels = np.full((4, 8), 255)
+        labels[3, 7] = value
+        given = loss_arguments() | {"labels": labels}
+        assert extension.upsample_cross_entropy(*given.values()) == (True, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["losses", "gradient", "edge"])
+def test_the_extension_writes_no_losses_that_are_read_only(extension, name):
+    given = loss_arguments()
+    given[name].setflags(write=False)
+    with pytest.raises((ValueError, BufferError)):
+        extension.upsample_cross_entropy(*given.values())

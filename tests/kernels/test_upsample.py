@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from bilinear import interpolated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
@@ -14,25 +15,9 @@ many = settings(deadline=None, max_examples=60, suppress_health_check=[HealthChe
 sides = st.integers(1, 40)
 
 
-def weights(source: int, target: int, align_corners: bool) -> np.ndarray:
-    """What every source place gives to every output place, (target, source) float64."""
-    found = np.zeros((target, source))
-    for i in range(target):
-        if align_corners:
-            place = i * (source - 1) / max(target - 1, 1)
-        else:
-            place = min(max((i + 0.5) * source / target - 0.5, 0.0), source - 1)
-        low = min(int(place), source - 1)
-        found[i, low] += 1 - (place - low)
-        found[i, min(low + 1, source - 1)] += place - low
-    return found
-
-
 def scores_of(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> np.ndarray:
     """Interpolated scores by the definition, (B, K, H, W) float64."""
-    down = weights(logits.shape[2], size[0], align_corners)
-    across = weights(logits.shape[3], size[1], align_corners)
-    return np.einsum("bkhw,yh,xw->bkyx", logits.double().numpy(), down, across, optimize=True)
+    return interpolated(logits.numpy(), size, align_corners)
 
 
 def assert_chosen_from(mask: torch.Tensor, scores: np.ndarray, logits: torch.Tensor) -> None:

@@ -1,12 +1,13 @@
-"""Loops that are written by hand, as the usual operations spend their time on memory: classes, counts, relations.
+"""Loops written by hand, where the usual operations spend their time on memory: losses, classes, counts, relations.
 
-Compiled where a compiler was at install, in numpy otherwise; classes and counts by Triton on a CUDA device. Classes and
-counts are the same everywhere, relations within rounding.
+Compiled where a compiler was at install, in numpy or torch otherwise; losses, classes and counts by Triton on a CUDA
+device. Classes and counts are the same everywhere, losses and relations within rounding.
 """
 
 from featherseg.kernels.confusion import confusion_counts, joint_counts
+from featherseg.kernels.cross_entropy import upsample_cross_entropy
 from featherseg.kernels.library import native
 from featherseg.kernels.relation import pixel_to_region
 from featherseg.kernels.upsample import upsample_argmax
 
-__all__ = ["confusion_counts", "joint_counts", "native", "pixel_to_region", "upsample_argmax"]
+__all__ = ["confusion_counts", "joint_counts", "native", "pixel_to_region", "upsample_argmax", "upsample_cross_entropy"]

@@ -21,5 +21,6 @@ int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *fo
 int featherseg_aligned(const Py_buffer *view);
 
 PyObject *featherseg_pixel_to_region(PyObject *module, PyObject *arguments);
+PyObject *featherseg_upsample_cross_entropy(PyObject *module, PyObject *arguments);
 
 #endif

@@ -1,4 +1,4 @@
-"""The C extension; `portable` has the first three in numpy."""
+"""The C extension; `portable` has the first three in numpy, `cross_entropy` the fourth in torch."""
 
 import numpy as np
 
@@ -26,6 +26,23 @@ def pixel_to_region(
     stop: int,
     /,
 ) -> None: ...
+def upsample_cross_entropy(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    row_shares: np.ndarray,
+    columns: np.ndarray,
+    column_shares: np.ndarray,
+    weights: np.ndarray,
+    scales: np.ndarray | None,
+    losses: np.ndarray | None,
+    gradient: np.ndarray | None,
+    edge: np.ndarray | None,
+    last: int,
+    ignored: int,
+    smoothing: float,
+    /,
+) -> tuple[bool, float, float]: ...
 def clones() -> list[str]: ...
 def chosen() -> str: ...
 def use(name: str, /) -> None: ...

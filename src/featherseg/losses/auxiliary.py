@@ -26,13 +26,12 @@ class AuxiliaryLoss(nn.Module):
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
         """A model's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
         assert out.aux is not None
-        size = (labels.shape[1], labels.shape[2])
-        at_size = {name: to_image(out._replace(logits=logits), size) for name, logits in out.aux.items()}
-        losses = [self.plain(logits, labels) for name, logits in at_size.items() if name != self.boundary_head]
+        heads = {name: out._replace(logits=logits) for name, logits in out.aux.items()}
+        losses = [self.plain(head, labels) for name, head in heads.items() if name != self.boundary_head]
         loss = self.heads * torch.stack(losses).sum()
         if not self.boundaries:
             return loss
         assert self.boundary_head is not None  # refused before training starts
-        found = at_size[self.boundary_head]  # (B, 1, H, W)
-        at_boundaries = self.hard(to_image(out, size), labels_at_boundaries(labels, found))
+        found = to_image(heads[self.boundary_head], (labels.shape[1], labels.shape[2]))  # (B, 1, H, W)
+        at_boundaries = self.hard(out, labels_at_boundaries(labels, found))
         return loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import IGNORE
+from featherseg.core.types import IGNORE, SegOutput
+from featherseg.kernels import upsample_cross_entropy
+from featherseg.layers.precision import autocast_off
+from featherseg.layers.resize import to_image
 
 Mean = Literal["labelled", "number", "all"]
 """What the sum of a batch's losses is divided by, see CrossEntropy."""
@@ -50,39 +53,55 @@ class CrossEntropy(nn.Module):
         self.mean: Mean = mean
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (B, K, H, W), labels (B, H, W) int64 -> scalar, float32."""
+    def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
+        """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) int64 -> scalar, float32."""
+        logits, covered, align_corners = cover(out, labels, self.ignore_index)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise ConfigError(f"{len(weights)} class weights were given for {logits.shape[1]} classes.")
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
-            losses = F.cross_entropy(
-                logits,
-                labels,
-                weight=weights,
-                ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing,
-                reduction="none",
-            )  # (B, H, W), already weighted, 0 where ignored
-            counts = (labels != self.ignore_index).float()  # (B, H, W)
+        with autocast_off(logits.device):
             if self.ohem_threshold is not None:
-                counts = counts * self._hard(logits.detach(), labels)
-            if self.mean == "all":
-                return (losses * counts).sum() / labels.numel()
-            share = counts
-            if self.mean == "labelled" and weights is not None:
-                share = counts * weights[labels.clamp(max=len(weights) - 1)]
-            return (losses * counts).sum() / share.sum().clamp(min=torch.finfo(torch.float32).tiny)
+                covered = covered.masked_fill(~self._hard(logits.detach(), covered, align_corners), self.ignore_index)
+            loss = upsample_cross_entropy(
+                logits,
+                covered,
+                ignore_index=self.ignore_index,
+                class_weights=weights,
+                label_smoothing=self.label_smoothing,
+                align_corners=align_corners,
+                reduction="mean" if self.mean == "labelled" else "sum",
+            )
+            if self.mean == "number":
+                return loss / (covered != self.ignore_index).sum().clamp(min=1)
+            return loss / labels.numel() if self.mean == "all" else loss
 
-    def _hard(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """1 at the pixels that OHEM keeps, else 0; (B, H, W)."""
+    def _hard(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+        """Where the pixels are that OHEM keeps, (B, H, W) bool."""
         assert self.ohem_threshold is not None
+        losses = upsample_cross_entropy(
+            logits, labels, ignore_index=self.ignore_index, align_corners=align_corners, reduction="none"
+        )
         valid = labels != self.ignore_index
-        true = labels.masked_fill(~valid, 0)[:, None]  # (B, 1, H, W)
-        probability = logits.log_softmax(1).gather(1, true)[:, 0].exp()  # (B, H, W)
+        probability = losses.neg().exp()  # (B, H, W), of the true class
         probability = probability.masked_fill(~valid, 2.0).flatten(1)  # ignored pixels come last
         kept = min(self.ohem_min_kept, probability.shape[1])
         hardest = probability.kthvalue(kept, dim=1).values[:, None]  # (B, 1)
         limit = hardest.clamp(min=self.ohem_threshold)
-        return ((probability <= limit) & (probability <= 1.0)).view_as(labels).float()
+        return valid & ~(probability > limit).view_as(labels)  # NaN is kept, so that it is seen
+
+
+def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor, bool]:
+    """What `upsample_cross_entropy` takes: logits (B, K, h, w), labels of what they cover (B, H', W'), align_corners.
+
+    Where the images were padded, so are the labels, with ignore_index; labels of another size than the images get
+    logits of theirs, as `to_image` makes them.
+    """
+    if isinstance(out, Tensor):
+        return out, labels, False
+    size = (labels.shape[1], labels.shape[2])
+    if size != out.image_size and out.padded_size != out.image_size:
+        return to_image(out, size), labels, False
+    rows, columns = (padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True))
+    if rows or columns:
+        labels = F.pad(labels, (0, columns, 0, rows), value=ignore_index)
+    return out.logits, labels, out.align_corners

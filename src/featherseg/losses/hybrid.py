@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.core.types import IGNORE, SegOutput
-from featherseg.layers.resize import to_image
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
 from featherseg.losses.pixel_contrast import PixelContrast
@@ -26,7 +25,7 @@ class Hybrid(nn.Module):
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
         """A model's output in training and labels (B, H, W) int64 -> scalar, float32."""
-        loss = self.cross_entropy(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+        loss = self.cross_entropy(out, labels)
         if self.auxiliary is not None:
             loss = loss + self.auxiliary(out, labels)
         if self.contrast is None:

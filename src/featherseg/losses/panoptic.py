@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import IGNORE, SegOutput
+from featherseg.kernels import upsample_cross_entropy
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
+from featherseg.losses.cross_entropy import cover
 
 CENTER_WEIGHT, OFFSET_WEIGHT = 200.0, 0.01
 
@@ -80,20 +81,22 @@ class PanopticLoss(nn.Module):
         assert out.offsets is not None
         size = (labels.shape[1], labels.shape[2])
         with autocast_off(out.logits.device):
-            logits, centers, offsets = (
-                to_image(out._replace(logits=at_least_fp32(x)), size) for x in (out.logits, out.centers, out.offsets)
-            )  # (B, K, H, W), (B, 1, H, W), (B, 2, H, W)
+            centers, offsets = (
+                to_image(out._replace(logits=at_least_fp32(x)), size) for x in (out.centers, out.offsets)
+            )  # (B, 1, H, W), (B, 2, H, W)
             center = (centers[:, 0] - targets.center).square()  # (B, H, W)
             offset = (offsets - targets.offset).abs().mean(dim=1)  # (B, H, W), over dy and dx
             return PanopticLosses(
-                self._semantic(logits, labels, targets.semantic_weight),
+                self._semantic(out, labels, targets.semantic_weight),
                 CENTER_WEIGHT * weighted_mean(center, targets.center_weight),
                 self.offset_weight * weighted_mean(offset, targets.offset_weight),
             )
 
-    def _semantic(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def _semantic(self, out: SegOutput, labels: Tensor, weights: Tensor) -> Tensor:
         """Weighted cross-entropy over the hardest pixels, scalar."""
-        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")  # (B, H, W), 0 where ignored
+        logits, covered, align_corners = cover(out, labels)
+        losses = upsample_cross_entropy(logits, covered, align_corners=align_corners, reduction="none")
+        losses = losses[:, : labels.shape[1], : labels.shape[2]]  # (B, H, W), 0 where ignored
         weights = weights * (labels != IGNORE)
         if self.class_weights is not None:
             weights = weights * self.class_weights[labels]

@@ -1,0 +1,157 @@
+/* The inner loops of upsample_cross_entropy. _cross_entropy.c includes this once a clone, CLONE(name), TARGET and LANES
+   defined. Cells side by side lie in lanes, each with its classes one after the other, so that every clone adds up in
+   the same order. */
+
+#include "_lanes.h"
+
+/* a where the mask is set, else b. */
+TARGET static inline Lanes CLONE(where)(Bits mask, Lanes a, Lanes b) {
+#if LANES > 1
+    return (Lanes)(((Bits)a & mask) | ((Bits)b & ~mask));
+#else
+    return mask ? a : b;
+#endif
+}
+
+/* ln x of a normal x > 0, within 1.2e-7 of itself (the polynomial is that of Cephes' logf); NaN stays NaN. */
+TARGET static inline Lanes CLONE(logarithm)(Lanes x) {
+    Bits bits, whole;
+    Lanes rest, exponent;
+    memcpy(&bits, &x, sizeof bits);
+    bits += 0x3f800000u - 0x3f3504f3u; /* the rest then lies between the roots of 1/2 and 2 */
+    whole = (bits >> 23) | 0x4b000000u; /* the bits of 2^23 + the exponent */
+    bits = (bits & 0x007fffffu) + 0x3f3504f3u;
+    memcpy(&rest, &bits, sizeof rest);
+    memcpy(&exponent, &whole, sizeof exponent);
+    exponent = exponent - (8388608.0f + 127.0f);
+    Lanes f = rest - 1.0f, square = f * f;
+    Lanes sum = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    sum = sum * f + 1.1676998740e-1f;
+    sum = sum * f - 1.2420140846e-1f;
+    sum = sum * f + 1.4249322787e-1f;
+    sum = sum * f - 1.6668057665e-1f;
+    sum = sum * f + 2.0000714765e-1f;
+    sum = sum * f - 2.4999993993e-1f;
+    sum = sum * f + 3.3333331174e-1f;
+    sum = sum * f * square + exponent * -2.12194440e-4f - square * 0.5f;
+    return f + sum + exponent * 0.693359375f + (x - x);
+}
+
+/* A source row (K, 2, CELLS) as `score` takes it: the greatest of each column taken off, in powers of 2. */
+TARGET static void CLONE(settle)(ptrdiff_t classes, float *planes) {
+    for (ptrdiff_t i = 0; i < 2 * CELLS; i += LANES) {
+        Lanes most = CLONE(load)(planes + i);
+        for (ptrdiff_t k = 1; k < classes; k++) most = CLONE(larger)(most, CLONE(load)(planes + k * 2 * CELLS + i));
+        for (ptrdiff_t k = 0; k < classes; k++) {
+            float *place = planes + k * 2 * CELLS + i;
+            CLONE(store)(place, (CLONE(load)(place) - most) * LOG2_E);
+        }
+    }
+}
+
+/* Of LANES columns: the powers of 2 of all classes, their sum, and the exponent of the column's own class; `most` is
+   taken off the exponents. */
+TARGET static inline Lanes CLONE(sum_powers)(const Block *b, ptrdiff_t i, Lanes most, Lanes *own) {
+    const ptrdiff_t cell = i % CELLS, step = b->phases * CELLS;
+    const Lanes keep = CLONE(load)(b->keep + i), share = CLONE(load)(b->share + i), label = CLONE(load)(b->label + i);
+    const float *line = b->line + cell;
+    float *power = b->powers + i, number = 0.0f;
+    Lanes sum = CLONE(all)(0.0f), found = sum;
+    for (ptrdiff_t k = 0; k < b->classes; k++, line += 2 * CELLS, power += step, number += 1.0f) {
+        Lanes exponent = CLONE(load)(line) * keep + CLONE(load)(line + CELLS) * share - most;
+        Lanes value = CLONE(power)(exponent);
+        CLONE(store)(power, value);
+        sum += value;
+        found = CLONE(where)((Bits)(label == number), exponent, found);
+    }
+    *own = found;
+    return sum;
+}
+
+/* The greatest exponent of LANES columns. */
+TARGET static Lanes CLONE(greatest)(const Block *b, ptrdiff_t i) {
+    const Lanes keep = CLONE(load)(b->keep + i), share = CLONE(load)(b->share + i);
+    Lanes most = CLONE(all)(-INFINITY);
+    for (ptrdiff_t k = 0; k < b->classes; k++) {
+        const float *line = b->line + k * 2 * CELLS + i % CELLS;
+        most = CLONE(larger)(most, CLONE(load)(line) * keep + CLONE(load)(line + CELLS) * share);
+    }
+    return most;
+}
+
+/* The losses of a block's columns, and what `spread` needs: the factor of the powers and what the own class loses. */
+TARGET static void CLONE(score)(const Block *b) {
+    const Lanes zero = CLONE(all)(0.0f), one = CLONE(all)(1.0f);
+    Lanes mean[2 * CELLS / LANES];  /* of the exponents at the cells' ends, weighted as smoothing weights the classes */
+    for (ptrdiff_t i = 0; i < 2 * CELLS; i += LANES) {
+        Lanes sum = zero;
+        for (ptrdiff_t k = 0; k < b->classes; k++) {
+            ptrdiff_t place = k * 2 * CELLS + i;
+            Lanes value = CLONE(load)(b->above + place) * (1.0f - b->down) + CLONE(load)(b->below + place) * b->down;
+            CLONE(store)(b->line + place, value);
+            if (b->smoothing > 0.0f) sum += value * b->weights[k];
+        }
+        mean[i / LANES] = sum * b->smoothing;
+    }
+    for (ptrdiff_t i = 0; i < b->phases * CELLS; i += LANES) {
+        /* The ends' greatest bound the greatest between them. Where that bound is far off, the greatest itself is. */
+        Lanes own, most = zero, sum = CLONE(sum_powers)(b, i, most, &own);
+        int small = 0;
+        CLONE(store)(b->loss + i, sum);
+        for (int l = 0; l < LANES; l++) small |= b->loss[i + l] < LEAST;
+        if (small) {
+            most = CLONE(where)((Bits)(sum < LEAST), CLONE(greatest)(b, i), zero);
+            sum = CLONE(sum_powers)(b, i, most, &own);
+        }
+        const Bits live = (Bits)(CLONE(load)(b->label + i) >= zero);
+        const Lanes weight = CLONE(load)(b->weight + i) * b->certain, scale = CLONE(load)(b->scale + i);
+        Lanes logarithm = CLONE(logarithm)(sum), whole = weight;
+        Lanes loss = weight * CLONE(larger)(logarithm - own * LN_2, zero); /* rounding may leave it below 0 */
+        if (b->smoothing > 0.0f) {
+            const ptrdiff_t end = i % CELLS / LANES;
+            Lanes apart = mean[end] * CLONE(load)(b->keep + i) + mean[end + CELLS / LANES] * CLONE(load)(b->share + i);
+            loss += (logarithm + most * LN_2) * b->spread - apart * LN_2;
+            whole += CLONE(where)(live, one, zero) * b->spread;
+        }
+        CLONE(store)(b->loss + i, CLONE(where)(live, loss, zero));
+        CLONE(store)(b->factor + i, whole * scale / sum);
+        CLONE(store)(b->target + i, weight * scale);
+    }
+}
+
+/* Add the gradient of a block's columns to that of the source rows around it. */
+TARGET static void CLONE(spread)(const Block *b) {
+    const Lanes zero = CLONE(all)(0.0f);
+    const ptrdiff_t columns = b->phases * CELLS;
+    for (ptrdiff_t c = 0; c < CELLS; c += LANES) {
+        Lanes even_left = zero, even_right = zero;  /* what smoothing takes off every class, but for its weight */
+        for (ptrdiff_t i = c; i < columns && b->smoothing > 0.0f; i += CELLS) {
+            Lanes scale = CLONE(where)((Bits)(CLONE(load)(b->label + i) >= zero), CLONE(load)(b->scale + i), zero);
+            even_left += CLONE(load)(b->keep + i) * scale * b->smoothing;
+            even_right += CLONE(load)(b->share + i) * scale * b->smoothing;
+        }
+        for (ptrdiff_t k = 0; k < b->classes; k++) {
+            const float *power = b->powers + k * columns;
+            const float number = (float)k;
+            Lanes left = zero, right = zero;
+            for (ptrdiff_t i = c; i < columns; i += CELLS) {
+                Lanes own = CLONE(where)((Bits)(CLONE(load)(b->label + i) == number), CLONE(load)(b->target + i), zero);
+                Lanes slope = CLONE(load)(power + i) * CLONE(load)(b->factor + i) - own;
+                left += slope * CLONE(load)(b->keep + i);
+                right += slope * CLONE(load)(b->share + i);
+            }
+            if (b->smoothing > 0.0f) {
+                left -= even_left * b->weights[k];
+                right -= even_right * b->weights[k];
+            }
+            float *above = b->above_gradient + k * 2 * CELLS + c, *below = b->below_gradient + k * 2 * CELLS + c;
+            CLONE(store)(above, CLONE(load)(above) + left * (1.0f - b->down));
+            CLONE(store)(above + CELLS, CLONE(load)(above + CELLS) + right * (1.0f - b->down));
+            CLONE(store)(below, CLONE(load)(below) + left * b->down);
+            CLONE(store)(below + CELLS, CLONE(load)(below + CELLS) + right * b->down);
+        }
+    }
+}
+
+#undef Lanes
+#undef Bits

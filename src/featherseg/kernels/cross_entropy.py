@@ -1,0 +1,208 @@
+"""Cross-entropy of logits that are upsampled bilinearly, without the K x H x W scores: loss and gradient in one pass.
+
+Letters: B images, K classes, h x w the logits, H x W the labels.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from featherseg.core.errors import FeathersegError
+from featherseg.core.types import IGNORE
+from featherseg.kernels import library
+from featherseg.kernels.confusion import refuse_outside
+from featherseg.kernels.upsample import axis
+
+Reduction = Literal["mean", "none", "sum"]
+STRIP = 16
+"""Source rows that are worked on together, whatever the number of threads: partial sums are added in their order."""
+THREAD_WORK = 2**21
+"""Pixels x classes from which another thread is worth its start."""
+BLOCK_BYTES = 16 * 2**20
+"""How large a block of rows of scores at the labels' size may be where torch's own operations run."""
+
+
+class Task(NamedTuple):
+    """What a pass computes beside its logits (B, K, h, w), float32 or float64, and labels (B, H, W).
+
+    weights (K,) of the logits' type; scales (B, H, W) float32: the upstream gradient of every pixel, 1 where None.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    ignore_index: int
+    smoothing: float
+    align_corners: bool
+    scales: Tensor | None = None
+
+
+class Outcome(NamedTuple):
+    """Sums of the losses and of the pixels' weights, scalars; the losses (B, H, W) and the gradient of their sum."""
+
+    total: Tensor
+    weight: Tensor
+    losses: Tensor | None
+    gradient: Tensor | None
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = IGNORE,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    align_corners: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """`cross_entropy(interpolate(logits.float(), labels' size, mode="bilinear"), labels)`, but 0 where all is ignored.
+
+    logits (B, K, h, w) of any floating type and strides, labels (B, H, W) int64 or uint8, class_weights (K,) -> scalar,
+    or (B, H, W) for "none"; float32, of float64 logits float64. Differentiable once, with respect to the logits; with
+    "mean" and "sum" the gradient is made along with the loss, with "none" in a second pass. On a CPU the result has
+    the same bits for any number of threads (torch's is used). NaN goes through.
+    Raises DataError for labels that are neither a class nor `ignore_index`, FeathersegError for other types and shapes.
+    """
+    _check(logits, labels, class_weights, label_smoothing, reduction)
+    kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    ones = torch.ones(logits.shape[1], dtype=kind, device=logits.device)
+    weights = ones if class_weights is None else class_weights.detach().to(ones)
+    task = Task(labels.detach(), weights, ignore_index, label_smoothing, align_corners)
+    wanted = torch.is_grad_enabled() and logits.requires_grad
+    loss: Tensor = _CrossEntropy.apply(logits, task, reduction, wanted)
+    return loss
+
+
+class _CrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, task: Task, reduction: Reduction, wanted: bool) -> Tensor:
+        ctx.kind, ctx.task = logits.dtype, None
+        exact = logits.detach().to(task.weights.dtype)
+        if reduction == "none":
+            losses = _compute(exact, task, losses=True).losses
+            assert losses is not None
+            if wanted:
+                ctx.task = task
+                ctx.save_for_backward(logits)
+            return losses
+        total, weight, _, gradient = _compute(exact, task, gradient=wanted)
+        if reduction == "mean":
+            weight = torch.where(weight > 0, weight, 1.0)
+            total = total / weight
+        if gradient is not None:
+            ctx.save_for_backward(gradient if reduction == "sum" else gradient.div_(weight.to(gradient)))
+        return total.to(exact.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (saved,) = ctx.saved_tensors
+        if ctx.task is None:
+            return (saved * upstream).to(ctx.kind), None, None, None
+        exact = saved.detach().to(ctx.task.weights.dtype)
+        gradient = _compute(exact, ctx.task._replace(scales=upstream.contiguous()), gradient=True).gradient
+        assert gradient is not None
+        return gradient.to(ctx.kind), None, None, None
+
+
+def _compute(logits: Tensor, task: Task, *, losses: bool = False, gradient: bool = False) -> Outcome:
+    """One pass, by the code that suits the device and the type."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and library.native():
+        return _in_strips(logits, task, losses, gradient)
+    return _in_blocks(logits, task, losses, gradient)
+
+
+def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
+    """The extension, strip of source rows by strip; what two strips give to the row between them is added after."""
+    batch, classes, height, width = logits.shape
+    labels = task.labels.contiguous()
+    rows = axis(height, labels.shape[1], labels.shape[1], task.align_corners)
+    columns = axis(width, labels.shape[2], labels.shape[2], task.align_corners)
+    each = torch.empty(labels.shape) if losses else None
+    slopes = torch.zeros_like(logits) if gradient else None
+    starts = range(0, height, STRIP)
+    edges = torch.zeros(batch, len(starts), classes, width) if gradient else None
+    bounds = np.searchsorted(rows.low, [*starts, height])  # rows of the labels
+
+    def array(x: Tensor | None, *place: Any) -> np.ndarray | None:
+        return None if x is None else x[place].numpy()
+
+    kernel = library.kernels.upsample_cross_entropy
+    rest = task.ignore_index, task.smoothing
+    work: list[Callable[[], tuple[bool, float, float]]] = []
+    for b in range(batch):
+        for i, start in enumerate(starts):
+            part = slice(bounds[i], bounds[i + 1])
+            if part.start == part.stop:
+                continue
+            tables = rows.low[part], rows.share[part], *columns, task.weights.numpy()
+            results = array(each, b, part), array(slopes, b), array(edges, b, i)
+            inputs = array(logits, b), array(labels, b, part), *tables, array(task.scales, b, part)
+            work.append(partial(kernel, *inputs, *results, min(start + STRIP, height), *rest))
+    found = library.run(work, max(1, min(torch.get_num_threads(), labels.numel() * classes // THREAD_WORK)))
+    if any(outside for outside, _, _ in found):
+        refuse_outside(labels.numpy(), classes, task.ignore_index)
+    if slopes is not None and edges is not None and len(starts) > 1:
+        slopes[:, :, STRIP::STRIP] += edges[:, :-1].transpose(1, 2)
+    total, weight = (torch.tensor(sum(one[i] for one in found), dtype=torch.float64) for i in (1, 2))
+    return Outcome(total, weight, each, slopes)
+
+
+def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
+    """Torch's own operations, block of the labels' rows by block: only h x W scores exist as a whole."""
+    classes, height, width = logits.shape[1], *task.labels.shape[1:]
+    labels = task.labels.long()
+    counted = labels != task.ignore_index
+    if bool((counted & ((labels < 0) | (labels >= classes))).any()):
+        refuse_outside(labels.cpu().numpy(), classes, task.ignore_index)
+
+    # Down to the labels' rows at once, across block by block; each block's gradient goes to rows of its own
+    resize = partial(F.interpolate, mode="bilinear", align_corners=task.align_corners)
+    leaf = logits.detach().requires_grad_(gradient)
+    with torch.set_grad_enabled(gradient):
+        lines = resize(leaf, (height, logits.shape[3]))  # (B, K, H, w)
+    each = torch.empty(labels.shape, dtype=logits.dtype, device=logits.device)
+    slopes = torch.empty_like(lines) if gradient else None
+    step = max(1, BLOCK_BYTES // (logits.element_size() * max(1, len(logits)) * classes * width))
+    for start in range(0, height, step):
+        part = slice(start, start + step)
+        with torch.set_grad_enabled(gradient):
+            block = lines.detach()[:, :, part].requires_grad_(gradient)
+            scores = resize(block, (block.shape[2], width))  # (B, K, n, W)
+            found = F.cross_entropy(
+                scores, labels[:, part], task.weights, ignore_index=task.ignore_index,
+                label_smoothing=task.smoothing, reduction="none",
+            )  # fmt: skip
+            each[:, part] = found.detach()
+            if slopes is not None:
+                total = found.sum() if task.scales is None else (found * task.scales[:, part]).sum()
+                slopes[:, :, part] = torch.autograd.grad(total, block)[0]
+    weight = (task.weights[labels.clamp(0, classes - 1)] * counted).sum()
+    whole = None if slopes is None else torch.autograd.grad(lines, leaf, slopes)[0]
+    return Outcome(each.sum(), weight, each if losses else None, whole)
+
+
+def _check(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, reduction: str) -> None:
+    if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
+        raise FeathersegError(
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
+        )
+    if labels.dtype not in (torch.int64, torch.uint8) or labels.ndim != 3 or len(labels) != len(logits):
+        raise FeathersegError(
+            f"labels {tuple(labels.shape)} of {labels.dtype}: expected ({len(logits)}, H, W) of int64 or uint8."
+        )
+    if labels.device != logits.device:
+        raise FeathersegError(f"labels on {labels.device}: expected them on {logits.device}, as the logits.")
+    if weights is not None and weights.shape != logits.shape[1:2]:
+        raise FeathersegError(f"class_weights {tuple(weights.shape)}: expected ({logits.shape[1]},), one a class.")
+    if not 0 <= smoothing <= 1:
+        raise FeathersegError(f"label_smoothing = {smoothing}: expected 0 to 1.")
+    if reduction not in ("mean", "none", "sum"):
+        raise FeathersegError(f"reduction = {reduction!r}: expected 'mean', 'none' or 'sum'.")
