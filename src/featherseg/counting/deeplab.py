@@ -5,11 +5,13 @@ is counted, at the same image and classes.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from featherseg import models
+from featherseg.core.types import Size
 from featherseg.counting.cost import Cost, cost_of
 
 
@@ -33,12 +35,17 @@ def deeplabs() -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
-    """Every row of `deeplabs` at the image size and number of classes of `cost`, RGB."""
-    rows = []
+@cache
+def _counted(size: Size, classes: int) -> list[Cost]:
+    costs = []
     for name, (model, options) in deeplabs().items():
         with torch.device("meta"):
-            counted = cost_of(models.build(model, cost.classes, options=options), name, cost.size)
-        macs = counted.macs["macs"]
-        rows.append(DeepLabRatios(name, counted.params, macs, cost.macs["macs"] / macs))
-    return rows
+            built = models.build(model, classes, options=options)
+        costs.append(cost_of(built, name, size))
+    return costs
+
+
+def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
+    """Every row of `deeplabs` at the image size and number of classes of `cost`, RGB."""
+    counted = [(other, other.macs["macs"]) for other in _counted(cost.size, cost.classes)]
+    return [DeepLabRatios(other.model, other.params, macs, cost.macs["macs"] / macs) for other, macs in counted]
