@@ -221,3 +221,63 @@ def test_the_extension_writes_no_losses_that_are_read_only(extension, name):
     given[name].setflags(write=False)
     with pytest.raises((ValueError, BufferError)):
         extension.upsample_cross_entropy(*given.values())
+
+
+def depthwise_arguments() -> dict[str, object]:
+    """A kernel of 3x3 with stride 2 over a map of 5x6, three channels; the lines of the second image."""
+    return {
+        "x": np.zeros((2, 5, 6, 3), np.float32),
+        "pull": np.zeros((2, 3, 3, 3), np.float32),
+        "weight": np.zeros((3, 3, 3), np.float32),
+        "to_x": np.zeros((2, 5, 6, 3), np.float32),
+        "to_weight": np.zeros((3, 3, 3), np.float32),
+        "to_bias": np.zeros(3, np.float32),
+        "stride": (2, 2),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+        "first": 5,
+        "stop": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"x": np.zeros((2, 5, 6, 3), np.int16)},
+        {"x": np.zeros((2, 5, 6, 3))},
+        {"x": np.zeros((2, 5, 6, 4), np.float32)},
+        {"x": np.zeros((2, 5, 0, 3), np.float32)},
+        {"pull": np.zeros((2, 3, 3, 3), np.int16)},
+        {"pull": np.zeros((1, 3, 3, 3), np.float32)},
+        {"pull": np.zeros((2, 3, 3, 2), np.float32)},
+        {"pull": np.zeros((2, 4, 3, 3), np.float32)},  # a fourth line would start below the map
+        {"weight": np.zeros((3, 3, 4), np.float32)},
+        {"weight": np.zeros((65, 3, 3), np.float32), "to_weight": np.zeros((65, 3, 3), np.float32)},
+        {"to_x": np.zeros((2, 5, 5, 3), np.float32)},
+        {"to_x": np.zeros((2, 5, 6, 3), np.int16)},
+        {"to_weight": np.zeros((3, 2, 3), np.float32)},
+        {"to_bias": np.zeros(2, np.float32)},
+        {"stride": (0, 2)},
+        {"stride": (2, 65)},
+        {"padding": (3, 1)},
+        {"padding": (1, -1)},
+        {"dilation": (0, 1)},
+        {"dilation": (1, 2)},
+        {"first": -1},
+        {"first": 8, "stop": 7},
+        {"stop": 11},
+    ],
+)
+def test_the_extension_takes_gradients_only_of_what_fits(extension, wrong):
+    assert extension.depthwise_backward(*depthwise_arguments().values()) is None
+    assert extension.depthwise_backward(*(depthwise_arguments() | {"to_bias": None}).values()) is None
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.depthwise_backward(*(depthwise_arguments() | wrong).values())
+
+
+@pytest.mark.parametrize("name", ["to_x", "to_weight", "to_bias"])
+def test_the_extension_writes_no_gradients_that_are_read_only(extension, name):
+    arguments = depthwise_arguments()
+    arguments[name].setflags(write=False)
+    with pytest.raises((ValueError, BufferError)):
+        extension.depthwise_backward(*arguments.values())

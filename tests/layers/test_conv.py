@@ -56,11 +56,27 @@ def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(kernel, s
         assert_close(ours, theirs, atol=0.01 * float(theirs.abs().max()), rtol=0.02)
 
 
-def test_convolve_is_the_plain_convolution_outside_mixed_training():
-    conv, x = nn.Conv2d(4, 4, 3, groups=4, bias=False), torch.randn(1, 4, 8, 8)
-    assert torch.equal(convolve(conv, x), conv(x))
+class Convolved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=4, bias=False)
+
+    def forward(self, x):
+        return convolve(self.conv, x)
+
+
+def test_convolve_is_the_plain_convolution_outside_training_and_in_every_graph():
+    layer, x = Convolved().train(), torch.randn(1, 4, 8, 8)
+    assert "Depthwise" in layer(x).grad_fn.name()
+    assert torch.equal(layer(x), layer.conv(x))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x), layer.conv(x))
+    with pytest.deprecated_call():
+        graphs = [str(torch.jit.trace(layer, x).inlined_graph), str(torch.export.export(layer, (x,)).graph)]
+    assert all("conv" in graph and "epthwise" not in graph for graph in graphs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(convolve(conv.eval(), x), conv(x))
+        assert torch.equal(layer.eval()(x), layer.conv(x))
+        assert "Convolution" in layer(x).grad_fn.name()
 
 
 @pytest.mark.parametrize("channels", [1, 4, 8])

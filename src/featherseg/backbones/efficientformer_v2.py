@@ -45,12 +45,11 @@ class ConvNorm(nn.Sequential):
             nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups),
             nn.BatchNorm2d(out_channels),
         )
-        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
-        return norm(conv(x) if self.stride == 1 else convolve(conv, x))
+        return norm(convolve(conv, x))
 
 
 def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.backbones.staged import StagedBackbone
+from featherseg.layers.conv import convolve
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -25,7 +26,7 @@ DROP_PATH = 0.1
 
 def convolve_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution of a map whose channels come last: (B, h, w, C_in) -> (B, h', w', C_out)."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return convolve(conv, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class EfficientAttention(nn.Module):

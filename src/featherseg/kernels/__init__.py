@@ -1,13 +1,22 @@
 """Loops written by hand, where the usual operations spend their time on memory: losses, classes, counts, relations.
 
 Compiled where a compiler was at install, in numpy or torch otherwise; losses, classes and counts by Triton on a CUDA
-device. Classes and counts are the same everywhere, losses and relations within rounding.
+device. Classes and counts are the same everywhere, losses, relations and gradients within rounding.
 """
 
 from featherseg.kernels.confusion import confusion_counts, joint_counts
 from featherseg.kernels.cross_entropy import upsample_cross_entropy
+from featherseg.kernels.depthwise import depthwise_conv2d
 from featherseg.kernels.library import native
 from featherseg.kernels.relation import pixel_to_region
 from featherseg.kernels.upsample import upsample_argmax
 
-__all__ = ["confusion_counts", "joint_counts", "native", "pixel_to_region", "upsample_argmax", "upsample_cross_entropy"]
+__all__ = [
+    "confusion_counts",
+    "depthwise_conv2d",
+    "joint_counts",
+    "native",
+    "pixel_to_region",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+]

@@ -22,5 +22,6 @@ int featherseg_aligned(const Py_buffer *view);
 
 PyObject *featherseg_pixel_to_region(PyObject *module, PyObject *arguments);
 PyObject *featherseg_upsample_cross_entropy(PyObject *module, PyObject *arguments);
+PyObject *featherseg_depthwise_backward(PyObject *module, PyObject *arguments);
 
 #endif

@@ -1,4 +1,4 @@
-"""The C extension; `portable` has the first three in numpy, `cross_entropy` the fourth in torch."""
+"""The C extension; `portable` has the first three in numpy, torch has the others."""
 
 import numpy as np
 
@@ -43,6 +43,20 @@ def upsample_cross_entropy(
     smoothing: float,
     /,
 ) -> tuple[bool, float, float]: ...
+def depthwise_backward(
+    x: np.ndarray,
+    pull: np.ndarray,
+    weight: np.ndarray,
+    to_x: np.ndarray,
+    to_weight: np.ndarray,
+    to_bias: np.ndarray | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    first: int,
+    stop: int,
+    /,
+) -> None: ...
 def clones() -> list[str]: ...
 def chosen() -> str: ...
 def use(name: str, /) -> None: ...

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featherseg.kernels import depthwise_conv2d
+
 
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size. (B, C_in, h, w) -> (B, C_out, h, w)."""
@@ -76,44 +78,18 @@ def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`; a depthwise one that is trained in half precision on a CPU runs its backward in fp32.
+    """`conv(x)`; a depthwise one that is trained on a CPU has its backward from `featherseg.kernels`.
 
-    oneDNN has no fast half-precision backward for 5x5, dilated or strided depthwise kernels: on 2 AVX512 cores with
-    torch 2.13 the fp32 one takes 17 ms where bf16 takes 95 (8 x 96 x 176 x 240, 3x3, stride 2).
+    Graphs that are compiled or exported and everything that needs no gradient hold the plain convolution.
     """
-    mixed = conv.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if mixed and conv.groups == conv.in_channels == conv.out_channels:
-        x = x.to(torch.get_autocast_dtype("cpu"))
-        return _MixedDepthwise.apply(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
-    return conv(x)
-
-
-class _MixedDepthwise(torch.autograd.Function):
-    """Depthwise convolution: forward in the type of x, backward in fp32."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias, ctx.geometry = bias is not None, (stride, padding, dilation)
-        typed_bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, weight.to(x.dtype), typed_bias, stride, padding, dilation, groups=len(weight))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        geometry = (*ctx.geometry, False, [0, 0], len(weight))  # transposed, output padding, groups
-        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
-            gradients[0].float(), x.float(), weight, [len(weight)], *geometry, [True, True, ctx.has_bias]
-        )
-        return to_x.to(x.dtype), to_weight, to_bias if ctx.has_bias else None, None, None, None
+    if not (conv.training and torch.is_grad_enabled() and x.device.type == "cpu"):
+        return conv(x)
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
+    if not depthwise or isinstance(conv.padding, str) or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return conv(x)
+    x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+    geometry: list[Any] = [conv.stride, conv.padding, conv.dilation]
+    return depthwise_conv2d(x, conv.weight, conv.bias, *geometry)
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:

@@ -57,7 +57,8 @@ class RectangularAttention(nn.Module):
         if self.band:
             gate = self.act(self.norm(convolve(self.along_row, gate)))
             gate = convolve(self.along_column, gate)
-        return gate.sigmoid() * self.local(x)
+        local = convolve(self.local, x) if isinstance(self.local, nn.Conv2d) else x
+        return gate.sigmoid() * local
 
     def key_areas(self, x: Tensor) -> Tensor:
         """g: (B, C, h, w) -> (B, C, h, w)."""

@@ -58,7 +58,7 @@ class ConvLayer(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         conv, *rest = self
         assert isinstance(conv, nn.Conv2d)
-        x = conv(x) if conv.stride == (1, 1) else convolve(conv, x)
+        x = convolve(conv, x)
         for layer in rest:
             x = layer(x)
         return x

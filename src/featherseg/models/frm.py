@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.conv import ConvNormAct, convolve
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 
@@ -37,7 +37,7 @@ class ConvFeedForward(nn.Module):
         self.restore = nn.Conv2d(hidden, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
-        return self.restore(self.act(self.depthwise(self.squeeze(x))))  # (B, C, h, w)
+        return self.restore(self.act(convolve(self.depthwise, self.squeeze(x))))  # (B, C, h, w)
 
 
 class FeatureRefinement(nn.Module):

@@ -49,10 +49,9 @@ class ConvNorm(nn.Module):
         padding = kernel_size // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
-        self.plain = stride == 1 and kernel_size <= 3
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x) if self.plain else convolve(self.conv, x))
+        return self.norm(convolve(self.conv, x))
 
 
 class InvertedResidual(nn.Module):
@@ -154,7 +153,7 @@ class FeedForward(nn.Module):
         self.project = ConvNorm(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.act(self.depthwise(self.expand(x))))
+        return self.project(self.act(convolve(self.depthwise, self.expand(x))))
 
 
 class Block(nn.Module):
