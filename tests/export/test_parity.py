@@ -17,6 +17,7 @@ from featherseg.exporters.parity import (
     TOLERANCE,
     ParityReport,
     ParityRow,
+    _compare_masks,
     perturb,
     verify,
 )
@@ -100,3 +101,9 @@ def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
         if not key.endswith("num_batches_tracked"):
             assert not torch.isclose(first[key], value).all(), key
             assert first[key].count_nonzero() > 0.999 * first[key].numel()
+
+
+def test_a_mask_is_as_wrong_as_the_score_that_would_give_it():
+    scores = torch.tensor([[[[4.0, 1.0]], [[0.0, 3.0]], [[2.0, 2.0]]]])  # (1, 3, 1, 2), over a range of 4
+    error, relative, same, _ = _compare_masks(torch.tensor([[[2, 2]]]), scores)
+    assert (error, relative, same) == (1.0, 0.25, 0.0)  # class 2 for 0: 4 and 2 meet at 3, each off by 1
