@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import IGNORE
-from featherseg.kernels import library
+from featherseg.kernels import cuda, library
 from featherseg.kernels.confusion import refuse_outside
 from featherseg.kernels.upsample import axis
 
@@ -25,8 +25,8 @@ STRIP = 16
 """Source rows that are worked on together, whatever the number of threads: partial sums are added in their order."""
 THREAD_WORK = 2**21
 """Pixels x classes from which another thread is worth its start."""
-BLOCK_BYTES = 16 * 2**20
-"""How large a block of rows of scores at the labels' size may be where torch's own operations run."""
+BLOCK_BYTES = 2**20
+"""How large a block of rows of scores may be where torch's own operations run; elsewhere than on a CPU 64 of them."""
 
 
 class Task(NamedTuple):
@@ -114,9 +114,13 @@ class _CrossEntropy(Function):
 
 def _compute(logits: Tensor, task: Task, *, losses: bool = False, gradient: bool = False) -> Outcome:
     """One pass, by the code that suits the device and the type."""
-    if logits.device.type == "cpu" and logits.dtype == torch.float32 and library.native():
+    if logits.dtype == torch.float32 and logits.device.type == "cpu" and library.native():
         return _in_strips(logits, task, losses, gradient)
-    return _in_blocks(logits, task, losses, gradient)
+    labels, classes = task.labels, logits.shape[1]
+    if bool(((labels != task.ignore_index) & ((labels < 0) | (labels >= classes))).any()):
+        refuse_outside(labels.cpu().numpy(), classes, task.ignore_index)
+    compute = _by_triton if logits.dtype == torch.float32 and cuda.has_triton(logits) else _in_blocks
+    return compute(logits, task, losses, gradient)
 
 
 def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
@@ -155,13 +159,43 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     return Outcome(total, weight, each, slopes)
 
 
+def _by_triton(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
+    """The losses by one kernel, the gradient by another, which makes the scores once more."""
+    from featherseg.kernels import triton_kernels
+
+    labels, weights = task.labels.contiguous(), task.weights
+    axes = [
+        axis(source, target, target, task.align_corners)
+        for source, target in zip(logits.shape[2:], labels.shape[1:], strict=True)
+    ]
+    tables = [torch.from_numpy(values).to(logits.device) for one in axes for values in one]
+    rest = task.ignore_index, task.smoothing
+    each, sums = triton_kernels.cross_entropy(logits, labels, weights, tables, *rest)
+    slopes = None
+    if gradient:
+        starts = [
+            np.searchsorted(one.low, np.arange(source + 1)).astype(np.int32)
+            for one, source in zip(axes, logits.shape[2:], strict=True)
+        ]
+        most = int((starts[1][2:] - starts[1][:-2]).max(initial=0)) or labels.shape[2]
+        places = [torch.from_numpy(values).to(logits.device) for values in starts]
+        scales = torch.ones_like(each) if task.scales is None else task.scales
+        slopes = triton_kernels.cross_entropy_gradient(
+            logits, labels, weights, scales, sums, tables, places, most, *rest
+        )
+    return Outcome(each.sum(dtype=torch.float64), _weight(task), each if losses else None, slopes)
+
+
+def _weight(task: Task) -> Tensor:
+    """The sum of the pixels' weights."""
+    counted = task.labels != task.ignore_index
+    return (task.weights[task.labels.long().clamp(0, len(task.weights) - 1)] * counted).sum(dtype=torch.float64)
+
+
 def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
     """Torch's own operations, block of the labels' rows by block: only h x W scores exist as a whole."""
     classes, height, width = logits.shape[1], *task.labels.shape[1:]
     labels = task.labels.long()
-    counted = labels != task.ignore_index
-    if bool((counted & ((labels < 0) | (labels >= classes))).any()):
-        refuse_outside(labels.cpu().numpy(), classes, task.ignore_index)
 
     # Down to the labels' rows at once, across block by block; each block's gradient goes to rows of its own
     resize = partial(F.interpolate, mode="bilinear", align_corners=task.align_corners)
@@ -170,7 +204,8 @@ def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
         lines = resize(leaf, (height, logits.shape[3]))  # (B, K, H, w)
     each = torch.empty(labels.shape, dtype=logits.dtype, device=logits.device)
     slopes = torch.empty_like(lines) if gradient else None
-    step = max(1, BLOCK_BYTES // (logits.element_size() * max(1, len(logits)) * classes * width))
+    limit = BLOCK_BYTES if logits.device.type == "cpu" else 64 * BLOCK_BYTES
+    step = max(1, limit // (logits.element_size() * max(1, len(logits)) * classes * width))
     for start in range(0, height, step):
         part = slice(start, start + step)
         with torch.set_grad_enabled(gradient):
@@ -184,9 +219,8 @@ def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
             if slopes is not None:
                 total = found.sum() if task.scales is None else (found * task.scales[:, part]).sum()
                 slopes[:, :, part] = torch.autograd.grad(total, block)[0]
-    weight = (task.weights[labels.clamp(0, classes - 1)] * counted).sum()
     whole = None if slopes is None else torch.autograd.grad(lines, leaf, slopes)[0]
-    return Outcome(each.sum(), weight, each if losses else None, whole)
+    return Outcome(each.sum(), _weight(task), each if losses else None, whole)
 
 
 def _check(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, reduction: str) -> None:
