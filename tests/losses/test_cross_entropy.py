@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.core.errors import ConfigError
-from featherseg.layers.resize import resize
-from featherseg.losses import CrossEntropy
+from featherseg.core.types import SegOutput
+from featherseg.layers import resize as resizing
+from featherseg.layers.resize import resize, to_image
+from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid
 
 
 def scene(seed=0, classes=4, size=(5, 6), ignored=0.3):
@@ -134,3 +136,35 @@ def test_weights_that_cannot_be_are_refused(weights):
 def test_the_number_of_weights_must_be_that_of_the_classes():
     with pytest.raises(ConfigError, match="3 class weights were given for 4 classes"):
         CrossEntropy([1.0, 1.0, 1.0])(*scene())
+
+
+@pytest.mark.parametrize("size", [(24, 32), (21, 30), (42, 60)])
+@pytest.mark.parametrize("image", [(24, 32), (21, 30)])
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("options", [{}, {"mean": "number"}, {"mean": "all"}, {"ohem_threshold": 0.4}])
+def test_logits_of_a_model_give_what_they_give_at_the_image_s_size(size, image, align, options):
+    logits = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    _, labels = scene(size=size)
+    out = SegOutput(logits, image, (24, 32), align)
+    loss = CrossEntropy([0.5, 2.0, 1.0, 3.0], ohem_min_kept=9, **options)
+    found, expected = loss(out, labels), loss(to_image(out, size), labels)
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(value, logits)[0] for value in (found, expected)))
+
+
+@pytest.mark.parametrize("image", [(24, 32), (21, 30)])
+def test_logits_of_the_image_s_size_are_never_made(image, monkeypatch):
+    monkeypatch.setattr(resizing, "resize", None)
+    hard = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=0.7, ohem_min_kept=5, label_smoothing=0.1)
+    loss = Hybrid(hard, auxiliary=AuxiliaryLoss(hard, hard, heads=0.4, boundaries=0.0, boundary_head=None))
+    logits = torch.randn(2, 3, 6, 8, requires_grad=True)
+    loss(SegOutput(logits, image, (24, 32), False, aux={"p": logits}), torch.ones(2, *image).long()).backward()
+    assert logits.grad.any()
+
+
+def test_one_pixel_that_is_no_number_is_seen():
+    logits, labels = scene(ignored=0)
+    with torch.no_grad():
+        logits[0, 1, 2, 3] = torch.nan
+    for options in ({}, {"mean": "number"}, {"ohem_threshold": 0.7, "ohem_min_kept": 2}):
+        assert CrossEntropy(**options)(logits, labels).isnan()

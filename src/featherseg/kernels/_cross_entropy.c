@@ -27,13 +27,14 @@ typedef struct {  /* (K, h, w) floats of one image, any strides (in bytes) */
 
 typedef struct {  /* CELLS cells of one output row; (P, CELLS) where nothing else is said */
     ptrdiff_t classes, phases;
-    const float *above, *below;                /* (K, 2, CELLS): the source rows around it at the cells' left and right */
+    const float *above, *below;                /* (K, 2, CELLS): the source rows around it, at the cells' ends */
     float down;                                /* how far it lies from the one to the other */
     const float *keep, *share;                 /* the same of columns; 0 both where a cell has no such column */
     float *label, *weight, *scale;             /* -1: does not count; of the own class, 0 there; upstream gradient */
     const float *weights;                      /* (K,) */
     float certain, smoothing, spread;          /* 1 - e, e / K, e / K times the sum of weights */
     float *line, *powers;                      /* (K, 2, CELLS); (K, P, CELLS) */
+    float *sum, *own, *most;                   /* of the powers; the own class's exponent; taken off all of them */
     float *loss, *factor, *target;
     float *above_gradient, *below_gradient;    /* (K, 2, CELLS) */
 } Block;
@@ -145,13 +146,14 @@ static int reserve(Scratch *s, const Strip *strip) {
     }
     s->cells = (find_cells(strip, phases, NULL) + CELLS - 1) / CELLS * CELLS;
     const size_t plane = (size_t)classes * 2 * CELLS, columns = (size_t)phases * CELLS, parts[] = {
-        3 * (size_t)s->cells, columns, columns, columns, columns, columns, columns, columns, columns,
+        3 * (size_t)s->cells, columns, columns, columns, columns, columns, columns, columns, columns, columns,
+        columns, columns,
         plane, plane, plane, plane, plane, classes * columns,
     };
     Block *b = &s->block;
     float *cells, **places[] = {
-        &cells, &s->keep, &s->share, &b->label, &b->weight, &b->scale, &b->loss, &b->factor, &b->target, &s->rows[0],
-        &s->rows[1], &s->gradients[0], &s->gradients[1], &b->line, &b->powers,
+        &cells, &s->keep, &s->share, &b->label, &b->weight, &b->scale, &b->sum, &b->own, &b->most, &b->loss,
+        &b->factor, &b->target, &s->rows[0], &s->rows[1], &s->gradients[0], &s->gradients[1], &b->line, &b->powers,
     };
     enum { PARTS = sizeof parts / sizeof *parts };
     size_t total = ALIGNMENT / sizeof(float);
@@ -194,13 +196,14 @@ static void write_back(Scratch *s, const Strip *strip, ptrdiff_t start, int pari
     if (row < 0 || !g->data) return;
     for (ptrdiff_t lane = 0; lane < 2 * CELLS; lane++) {
         if (!s->count[start + lane % CELLS]) continue;
-        ptrdiff_t column = end_of(s, g, start, lane);
-        for (ptrdiff_t k = 0; k < g->classes; k++) {
-            float *place = strip->edge + k * g->width + column;
-            if (row < strip->last)
-                place = (float *)(g->data + k * g->class_stride + row * g->row_stride + column * g->column_stride);
-            *place += planes[k * 2 * CELLS + lane];
+        ptrdiff_t column = end_of(s, g, start, lane), step = g->class_stride;
+        char *place = g->data + row * g->row_stride + column * g->column_stride;
+        if (row == strip->last) {
+            place = (char *)(strip->edge + column);
+            step = g->width * (ptrdiff_t)sizeof(float);
         }
+        const float *slope = planes + lane, *stop = slope + g->classes * 2 * CELLS;
+        for (; slope < stop; slope += 2 * CELLS, place += step) *(float *)place += *slope;
     }
     memset(planes, 0, (size_t)g->classes * 2 * CELLS * sizeof(float));
 }
@@ -214,8 +217,8 @@ static const float *source_row(Scratch *s, const Strip *strip, const Clone *clon
     s->held[row & 1] = row;
     for (ptrdiff_t lane = 0; lane < 2 * CELLS; lane++) {
         const char *source = x->data + row * x->row_stride + end_of(s, x, start, lane) * x->column_stride;
-        for (ptrdiff_t k = 0; k < x->classes; k++)
-            planes[k * 2 * CELLS + lane] = *(const float *)(source + k * x->class_stride);
+        float *place = planes + lane, *stop = place + x->classes * 2 * CELLS;
+        for (; place < stop; place += 2 * CELLS, source += x->class_stride) *place = *(const float *)source;
     }
     clone->settle(x->classes, planes);
     return planes;
@@ -257,7 +260,7 @@ static void add_up(const Scratch *s, const Strip *strip, ptrdiff_t y, ptrdiff_t 
             strip->losses[y * strip->width + s->first[start + c] + p] = b->loss[p * CELLS + c];
 }
 
-/* sums: of losses and of weights. */
+/* The whole strip; total: of losses and of weights, added to. */
 static void work(Scratch *s, const Strip *strip, const Clone *clone, double *total) {
     Block *b = &s->block;
     double sums[2][CELLS] = {{0.0}};
@@ -285,8 +288,8 @@ static void work(Scratch *s, const Strip *strip, const Clone *clone, double *tot
         write_back(s, strip, start, 0);
         write_back(s, strip, start, 1);
     }
-    for (int i = 0; i < 2; i++)
-        for (ptrdiff_t c = total[i] = 0; c < CELLS; c++) total[i] += sums[i][c];
+    for (int c = 0; c < CELLS; c++)
+        for (int i = 0; i < 2; i++) total[i] += sums[i][c];
 }
 
 /* --- arguments --- */

@@ -79,38 +79,60 @@ TARGET static Lanes CLONE(greatest)(const Block *b, ptrdiff_t i) {
     return most;
 }
 
+/* Interpolate between the source rows above and below; where labels are smoothed, `mean` gets what the exponents come
+   to when each is weighted as smoothing weights its class. */
+TARGET static void CLONE(interpolate)(const Block *b, Lanes *mean) {
+    const float *above = b->above, *below = b->below, *weights = b->weights;
+    const float down = b->down, keep = 1.0f - down, smoothing = b->smoothing;
+    const ptrdiff_t classes = b->classes;
+    float *line = b->line;
+    for (ptrdiff_t i = 0; i < 2 * CELLS; i += LANES) {
+        Lanes sum = CLONE(all)(0.0f);
+        for (ptrdiff_t k = 0, place = i; k < classes; k++, place += 2 * CELLS)
+            CLONE(store)(line + place, CLONE(load)(above + place) * keep + CLONE(load)(below + place) * down);
+        for (ptrdiff_t k = 0; k < classes && smoothing > 0.0f; k++)
+            sum += CLONE(load)(line + k * 2 * CELLS + i) * weights[k];
+        mean[i / LANES] = sum * smoothing;
+    }
+}
+
 /* The losses of a block's columns, and what `spread` needs: the factor of the powers and what the own class loses. */
 TARGET static void CLONE(score)(const Block *b) {
     const Lanes zero = CLONE(all)(0.0f), one = CLONE(all)(1.0f);
-    Lanes mean[2 * CELLS / LANES];  /* of the exponents at the cells' ends, weighted as smoothing weights the classes */
-    for (ptrdiff_t i = 0; i < 2 * CELLS; i += LANES) {
-        Lanes sum = zero;
-        for (ptrdiff_t k = 0; k < b->classes; k++) {
-            ptrdiff_t place = k * 2 * CELLS + i;
-            Lanes value = CLONE(load)(b->above + place) * (1.0f - b->down) + CLONE(load)(b->below + place) * b->down;
-            CLONE(store)(b->line + place, value);
-            if (b->smoothing > 0.0f) sum += value * b->weights[k];
-        }
-        mean[i / LANES] = sum * b->smoothing;
+    const ptrdiff_t columns = b->phases * CELLS;
+    Lanes mean[2 * CELLS / LANES], own;
+    CLONE(interpolate)(b, mean);
+
+    /* The ends' greatest exponents bound the greatest between them. Where that bound is far off, it is looked for. */
+    Lanes least = one;
+    for (ptrdiff_t i = 0; i < columns; i += LANES) {
+        Lanes sum = CLONE(sum_powers)(b, i, zero, &own);
+        CLONE(store)(b->sum + i, sum);
+        CLONE(store)(b->own + i, own);
+        CLONE(store)(b->most + i, zero);
+        least = CLONE(where)((Bits)(sum < least), sum, least);
     }
-    for (ptrdiff_t i = 0; i < b->phases * CELLS; i += LANES) {
-        /* The ends' greatest bound the greatest between them. Where that bound is far off, the greatest itself is. */
-        Lanes own, most = zero, sum = CLONE(sum_powers)(b, i, most, &own);
-        int small = 0;
-        CLONE(store)(b->loss + i, sum);
-        for (int l = 0; l < LANES; l++) small |= b->loss[i + l] < LEAST;
-        if (small) {
-            most = CLONE(where)((Bits)(sum < LEAST), CLONE(greatest)(b, i), zero);
-            sum = CLONE(sum_powers)(b, i, most, &own);
-        }
+    float lanes[LANES];
+    int small = 0;
+    CLONE(store)(lanes, least);
+    for (int l = 0; l < LANES; l++) small |= lanes[l] < LEAST;
+    for (ptrdiff_t i = 0; i < columns && small; i += LANES) {
+        Lanes most = CLONE(where)((Bits)(CLONE(load)(b->sum + i) < LEAST), CLONE(greatest)(b, i), zero);
+        CLONE(store)(b->sum + i, CLONE(sum_powers)(b, i, most, &own));
+        CLONE(store)(b->own + i, own);
+        CLONE(store)(b->most + i, most);
+    }
+
+    for (ptrdiff_t i = 0; i < columns; i += LANES) {
         const Bits live = (Bits)(CLONE(load)(b->label + i) >= zero);
         const Lanes weight = CLONE(load)(b->weight + i) * b->certain, scale = CLONE(load)(b->scale + i);
-        Lanes logarithm = CLONE(logarithm)(sum), whole = weight;
-        Lanes loss = weight * CLONE(larger)(logarithm - own * LN_2, zero); /* rounding may leave it below 0 */
+        Lanes sum = CLONE(load)(b->sum + i), logarithm = CLONE(logarithm)(sum), whole = weight;
+        /* rounding may leave it below 0 */
+        Lanes loss = weight * CLONE(larger)(logarithm - CLONE(load)(b->own + i) * LN_2, zero);
         if (b->smoothing > 0.0f) {
             const ptrdiff_t end = i % CELLS / LANES;
             Lanes apart = mean[end] * CLONE(load)(b->keep + i) + mean[end + CELLS / LANES] * CLONE(load)(b->share + i);
-            loss += (logarithm + most * LN_2) * b->spread - apart * LN_2;
+            loss += (logarithm + CLONE(load)(b->most + i) * LN_2) * b->spread - apart * LN_2;
             whole += CLONE(where)(live, one, zero) * b->spread;
         }
         CLONE(store)(b->loss + i, CLONE(where)(live, loss, zero));
@@ -122,33 +144,31 @@ TARGET static void CLONE(score)(const Block *b) {
 /* Add the gradient of a block's columns to that of the source rows around it. */
 TARGET static void CLONE(spread)(const Block *b) {
     const Lanes zero = CLONE(all)(0.0f);
-    const ptrdiff_t columns = b->phases * CELLS;
+    const ptrdiff_t classes = b->classes, columns = b->phases * CELLS;
+    const float *keep = b->keep, *share = b->share, *label = b->label, *factor = b->factor, *target = b->target;
+    const float *powers = b->powers, down = b->down, up = 1.0f - down, smoothing = b->smoothing;
     for (ptrdiff_t c = 0; c < CELLS; c += LANES) {
-        Lanes even_left = zero, even_right = zero;  /* what smoothing takes off every class, but for its weight */
-        for (ptrdiff_t i = c; i < columns && b->smoothing > 0.0f; i += CELLS) {
-            Lanes scale = CLONE(where)((Bits)(CLONE(load)(b->label + i) >= zero), CLONE(load)(b->scale + i), zero);
-            even_left += CLONE(load)(b->keep + i) * scale * b->smoothing;
-            even_right += CLONE(load)(b->share + i) * scale * b->smoothing;
+        Lanes even_left = zero, even_right = zero; /* what smoothing takes off every class, but for its weight */
+        for (ptrdiff_t i = c; i < columns && smoothing > 0.0f; i += CELLS) {
+            Lanes scale = CLONE(where)((Bits)(CLONE(load)(label + i) >= zero), CLONE(load)(b->scale + i), zero);
+            even_left += CLONE(load)(keep + i) * scale * smoothing;
+            even_right += CLONE(load)(share + i) * scale * smoothing;
         }
-        for (ptrdiff_t k = 0; k < b->classes; k++) {
-            const float *power = b->powers + k * columns;
-            const float number = (float)k;
-            Lanes left = zero, right = zero;
+        float *above = b->above_gradient + c, *below = b->below_gradient + c;
+        const float *power = powers;
+        for (ptrdiff_t k = 0; k < classes; k++, power += columns, above += 2 * CELLS, below += 2 * CELLS) {
+            const Lanes number = CLONE(all)((float)k);
+            Lanes left = even_left * -b->weights[k], right = even_right * -b->weights[k];
             for (ptrdiff_t i = c; i < columns; i += CELLS) {
-                Lanes own = CLONE(where)((Bits)(CLONE(load)(b->label + i) == number), CLONE(load)(b->target + i), zero);
-                Lanes slope = CLONE(load)(power + i) * CLONE(load)(b->factor + i) - own;
-                left += slope * CLONE(load)(b->keep + i);
-                right += slope * CLONE(load)(b->share + i);
+                Lanes own = CLONE(where)((Bits)(CLONE(load)(label + i) == number), CLONE(load)(target + i), zero);
+                Lanes slope = CLONE(load)(power + i) * CLONE(load)(factor + i) - own;
+                left += slope * CLONE(load)(keep + i);
+                right += slope * CLONE(load)(share + i);
             }
-            if (b->smoothing > 0.0f) {
-                left -= even_left * b->weights[k];
-                right -= even_right * b->weights[k];
-            }
-            float *above = b->above_gradient + k * 2 * CELLS + c, *below = b->below_gradient + k * 2 * CELLS + c;
-            CLONE(store)(above, CLONE(load)(above) + left * (1.0f - b->down));
-            CLONE(store)(above + CELLS, CLONE(load)(above + CELLS) + right * (1.0f - b->down));
-            CLONE(store)(below, CLONE(load)(below) + left * b->down);
-            CLONE(store)(below + CELLS, CLONE(load)(below + CELLS) + right * b->down);
+            CLONE(store)(above, CLONE(load)(above) + left * up);
+            CLONE(store)(above + CELLS, CLONE(load)(above + CELLS) + right * up);
+            CLONE(store)(below, CLONE(load)(below) + left * down);
+            CLONE(store)(below + CELLS, CLONE(load)(below + CELLS) + right * down);
         }
     }
 }

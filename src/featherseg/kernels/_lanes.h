@@ -1,5 +1,5 @@
-/* Vectors of LANES floats and what is done to them, for loops that a file includes once a clone, CLONE(name), TARGET and
-   LANES defined. A lane takes the same steps in the same order however many there are, and contraction is off (no fused
+/* Vectors of LANES floats and what is done to them, for loops that a file includes once a clone, CLONE(name), TARGET
+   and LANES defined. A lane takes the same steps in the same order however many there are, and contraction is off (no fused
    multiply-add), so all clones give the same bits. Who includes this undefines Lanes and Bits at the end. */
 
 #if LANES > 1 /* the vectors of gcc and clang: operators work lane by lane */
