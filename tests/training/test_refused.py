@@ -13,8 +13,9 @@ from featherseg.training import Request, batch_size, train
 from featherseg.training.module import SegmentationModule
 
 
-@pytest.mark.parametrize("folder", ["new", "empty"])
-@pytest.mark.parametrize("late", [False, True], ids=["refused", "failed in the first step"])
+@pytest.mark.parametrize(
+    ("folder", "late"), [("new", True), ("empty", False)], ids=["failed in the first step", "refused"]
+)
 def test_the_mended_command_runs(tmp_path, monkeypatch, folder, late):
     out = tmp_path / "run"
     if folder == "empty":
@@ -65,7 +66,7 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
 def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypatch, asked, sentence):
     monkeypatch.setattr(batch_size, "available_memory", lambda device: 4e9)
     with pytest.raises(ConfigError, match=sentence) as told:
-        trained(tmp_path / "run", *asked)
+        trained(tmp_path / "run", "model.name=frm-lite0", *asked)
     assert not (tmp_path / "run").exists()
     fitting = str(told.value).rpartition("What fits: ")[2].rstrip(".").split("--set ")[1:]
     recipe = parse_recipe(read_recipe("frm-lite0"), [*SMALL, *asked, *map(str.strip, fitting)])

@@ -15,8 +15,7 @@ from featherseg.training.recorder import AtomicCheckpoints
 
 # a checkpoint every step; the embedding head of the contrast is resumed too
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
-SMALLEST = "model.name=efficientvit-seg-b0"
-LONG = (SMALLEST, "train.epochs=4", "train.ema=0.9", "train.lr=1e-3", *CONTRAST, "train.checkpoint_seconds=1e-9")
+LONG = ("train.epochs=4", "train.ema=0.9", "train.lr=1e-3", *CONTRAST, "train.checkpoint_seconds=1e-9")
 
 
 def outcome(run):
