@@ -4,10 +4,10 @@ import pytest
 
 from featherseg.models import MODELS
 
-AS_ONNX = ("frm-van-t", "rsp-lite0-panoptic")
-AS_PT2 = ("rtformer-slim", "segformer-b0")
+AS_ONNX = ("rsp-lite0-panoptic",)
+AS_PT2 = ("rtformer-slim",)
 
-_CHOSEN = (*AS_ONNX, *AS_PT2, "cgrseg-lite0", "pidnet-s")
+_CHOSEN = (*AS_ONNX, *AS_PT2, "frm-van-t", "segformer-b0", "cgrseg-lite0", "pidnet-s")
 _SMALLEST = {row.model: name for name, row in sorted(MODELS.items(), key=lambda item: -(item[1].params or 0))}
 ONE_OF_EACH = (
     *_CHOSEN,

@@ -26,8 +26,8 @@ for verb in (compare, sweep, paper):
     APP.command()(verb)
 
 TRAINED = (
-    "model.pretrained=false", "data.train_size=8", "data.val_size=4", "data.workers=0", "augment.crop=[64, 96]",
-    "loss.class_weights=none", "train.epochs=1", "train.batch_size=4", "train.precision=fp32",
+    "model.pretrained=false", "data.train_size=4", "data.val_size=2", "data.workers=0", "augment.crop=[64, 96]",
+    "loss.class_weights=none", "train.epochs=1", "train.batch_size=2", "train.precision=fp32",
 )  # fmt: skip
 
 
@@ -49,9 +49,9 @@ def weights(model: str, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def field(lawn_run, tmp_path):
-    """Three runs each of two models, untrained: frm-lite0-0 ... deeplabv3-lite0-2."""
+    """Three runs each of two models, untrained: frm-lite0-0 ... efficientvit-seg-b0-2."""
     info, paths = open_run(lawn_run).info, []
-    for model in ("frm-lite0", "deeplabv3-lite0"):
+    for model in ("frm-lite0", "efficientvit-seg-b0"):
         for seed in range(3):
             path = tmp_path / f"{model}-{seed}"
             path.mkdir()
@@ -69,9 +69,9 @@ def test_one_run_each_says_nothing_about_the_models_but_about_the_files(field):
     (ranking,) = found["rankings"]
     assert ranking["reason"] == "one run each: says nothing about the models"
     assert (ranking["best"], ranking["differences"]) == (None, [])
-    assert {n["name"] for n in ranking["models"]} == {"frm-lite0", "deeplabv3-lite0"}
+    assert {n["name"] for n in ranking["models"]} == {"frm-lite0", "efficientvit-seg-b0"}
     (pair,) = found["files"]
-    assert {pair["first"], pair["second"]} == {"frm-lite0-0", "deeplabv3-lite0-0"}
+    assert {pair["first"], pair["second"]} == {"frm-lite0-0", "efficientvit-seg-b0-0"}
 
 
 def test_the_function_takes_data_of_one_s_own_and_its_result_shows_itself_escaped(field):
@@ -113,7 +113,7 @@ def test_other_starts_are_never_in_one_list(field):
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
     assert [(r["init"], [n["name"] for n in r["models"]]) for r in found["rankings"]] == [
         ("ImageNet weights", ["frm-lite0"]),
-        ("from scratch", ["deeplabv3-lite0"]),
+        ("from scratch", ["efficientvit-seg-b0"]),
     ]
 
 
@@ -153,7 +153,7 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
     (ranking,) = found["rankings"]
     assert ranking["reason"].endswith("runs: says nothing about the models")
     assert sorted(n["seeds"] for n in ranking["models"]) == [1, 2, 3]
-    assert any("the 3 runs of deeplabv3-lite0 have only 2 seeds" in caution for caution in found["cautions"])
+    assert any("the 3 runs of efficientvit-seg-b0 have only 2 seeds" in caution for caution in found["cautions"])
     with_settings(field[5], "train", seed=2)
     text = run(*field, third, "--no-costs").stdout
     assert "frm-lite0 (train.lr=0.5) is not compared: it has fewer than three seeds" in text
@@ -168,9 +168,9 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
     found = json.loads(run(field[0], field[3], "--no-costs", "--json", "--split", "test").stdout)
     images = found["images"]
     assert found["cautions"][:3] == [
-        "deeplabv3-lite0-0 is not finished: its training was stopped",
+        "efficientvit-seg-b0-0 is not finished: its training was stopped",
         f"frm-lite0-0 was trained on {images} of these {images} images",
-        f"deeplabv3-lite0-0 was trained on {images} of these {images} images",
+        f"efficientvit-seg-b0-0 was trained on {images} of these {images} images",
     ]
 
 
@@ -203,7 +203,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "says nothing about the models" in result.output
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
-    assert all(word in html for word in ("deeplabv3-lite0", "grass", "default-src 'none'", "How to read this"))
+    assert all(word in html for word in ("efficientvit-seg-b0", "grass", "default-src 'none'", "How to read this"))
     assert "Classes that differ: none" in html
     assert "<script" not in html
 
