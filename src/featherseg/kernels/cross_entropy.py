@@ -25,8 +25,8 @@ STRIP = 16
 """Source rows that are worked on together, whatever the number of threads: partial sums are added in their order."""
 THREAD_WORK = 2**21
 """Pixels x classes from which another thread is worth its start."""
-BLOCK_BYTES = 2**20
-"""How large a block of rows of scores may be where torch's own operations run; elsewhere than on a CPU 64 of them."""
+BLOCK_BYTES = 2**23
+"""How large a block of rows of scores may be where torch's own operations run; 8 times that on other devices."""
 
 
 class Task(NamedTuple):
@@ -204,7 +204,7 @@ def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
         lines = resize(leaf, (height, logits.shape[3]))  # (B, K, H, w)
     each = torch.empty(labels.shape, dtype=logits.dtype, device=logits.device)
     slopes = torch.empty_like(lines) if gradient else None
-    limit = BLOCK_BYTES if logits.device.type == "cpu" else 64 * BLOCK_BYTES
+    limit = BLOCK_BYTES if logits.device.type == "cpu" else 8 * BLOCK_BYTES
     step = max(1, limit // (logits.element_size() * max(1, len(logits)) * classes * width))
     for start in range(0, height, step):
         part = slice(start, start + step)
