@@ -34,6 +34,13 @@ def code(request, use) -> str:
     return request.param
 
 
+@pytest.fixture(params=CODES[1:])
+def clone(request, use) -> str:
+    """The test runs once an instruction set of the extension."""
+    use(request.param)
+    return request.param
+
+
 @pytest.fixture
 def every_code(use):
     """Results of a function by each code, for tests that draw many cases."""

@@ -281,3 +281,53 @@ def test_the_extension_writes_no_gradients_that_are_read_only(extension, name):
     arguments[name].setflags(write=False)
     with pytest.raises((ValueError, BufferError)):
         extension.depthwise_backward(*arguments.values())
+
+
+def norm_arguments() -> dict[str, object]:
+    """Two and a half rows of 32 values, backward."""
+    return {
+        "x": np.zeros(80, np.float32),
+        "pull": np.zeros(80, np.float32),
+        "table": np.zeros((3, 32), np.float32),
+        "sums": np.zeros((2, 32)),
+        "low": 0.0,
+        "high": 6.0,
+        "first": 0,
+        "stop": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"x": np.zeros(80, np.int16)},
+        {"x": np.zeros(80)},
+        {"x": np.zeros(0, np.float32)},
+        {"x": np.zeros((2, 40), np.float32)},
+        {"pull": np.zeros(79, np.float32)},
+        {"pull": None},  # as many rows as backward needs
+        {"table": np.zeros((4, 32), np.float32)},
+        {"table": np.zeros((3, 48), np.float32)},
+        {"table": np.zeros((3, 64), np.float32)},  # sums of 32
+        {"sums": np.zeros((2, 64))},
+        {"sums": np.zeros((2, 32), np.float32)},
+        {"first": -1},
+        {"first": 3, "stop": 2},
+        {"stop": 4},
+    ],
+)
+def test_the_extension_normalises_only_what_fits(extension, wrong):
+    assert extension.norm_sums(*norm_arguments().values()) is None
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.norm_sums(*(norm_arguments() | wrong).values())
+
+
+@pytest.mark.parametrize("out", [np.zeros(81, np.float32), np.zeros(80, np.int16), np.zeros((2, 40), np.float32)])
+def test_the_extension_writes_normalised_values_only_where_they_fit(extension, out):
+    arguments = list((norm_arguments() | {"table": np.zeros((4, 32), np.float32)}).values())
+    arguments[3] = np.ones(80, np.float32)
+    assert extension.norm_apply(*arguments) is None
+    assert not arguments[3].any()
+    arguments[3] = out
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.norm_apply(*arguments)

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from featherseg.layers.conv import DepthwiseSeparable, convolve, pad_same, replace_strides, widen_input
+from featherseg.layers.conv import (
+    ConvNormAct,
+    DepthwiseSeparable,
+    convolve,
+    normalise_act,
+    pad_same,
+    replace_strides,
+    widen_input,
+)
 
 
 def same_convolution(x, weight, stride):
@@ -110,3 +118,23 @@ def test_replaced_strides_give_what_the_strides_gave_and_what_lies_between(outpu
     strided, step = nn.Sequential(*stages)(x), 32 // output_stride
     replace_strides(stages, output_stride)
     assert_close(nn.Sequential(*stages)(x)[:, :, ::step, ::step], strided)
+
+
+@pytest.mark.parametrize("act", [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.SiLU()], ids=lambda act: type(act).__name__)
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 6, 4, 4), (1, 6, 1, 2)])
+def test_norm_and_activation_are_those_of_the_layers_in_training(act, shape):
+    torch.manual_seed(0)
+    ours, theirs = nn.BatchNorm2d(6, momentum=0.3), nn.BatchNorm2d(6, momentum=0.3)
+    for _ in range(3):
+        x = torch.randn(shape).to(memory_format=torch.channels_last)
+        assert_close(normalise_act(ours, act, x), act(theirs(x)))
+    assert_close(ours.state_dict(), theirs.state_dict())
+    graph = torch.export.export(ConvNormAct(3, 6, 1).train(), (torch.randn(1, 3, 2, 2),)).graph
+    assert "batch_norm" in str(graph)
+    ours, theirs = ours.eval(), theirs.eval()
+    assert torch.equal(normalise_act(ours, act, x), act(ours(x)))
+
+
+def test_one_value_a_channel_has_no_variance_and_is_refused():
+    with pytest.raises(ValueError, match="more than 1 value"):
+        normalise_act(nn.BatchNorm2d(3), nn.ReLU(), torch.zeros(1, 3, 1, 1))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, pad_same, replace_strides
+from featherseg.layers.conv import convolve, normalise_act, pad_same, replace_strides
 from featherseg.layers.model import Backbone
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -79,13 +79,11 @@ class ConvNorm(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, *norm_act = self
+        conv, norm, *act = self
         assert isinstance(conv, nn.Conv2d)
         x = x if conv.stride == (1, 1) else pad_same(x, conv.kernel_size[0], conv.stride[0])
         x = convolve(conv, x)  # (B, C_out, ceil(h / stride), ceil(w / stride))
-        for layer in norm_act:
-            x = layer(x)
-        return x
+        return normalise_act(norm, act[0] if act else nn.Identity(), x)
 
 
 class SqueezeExcitation(nn.Module):

@@ -8,6 +8,7 @@ from featherseg.kernels.confusion import confusion_counts, joint_counts
 from featherseg.kernels.cross_entropy import upsample_cross_entropy
 from featherseg.kernels.depthwise import depthwise_conv2d
 from featherseg.kernels.library import native
+from featherseg.kernels.norm import norm_act
 from featherseg.kernels.relation import pixel_to_region
 from featherseg.kernels.upsample import upsample_argmax
 
@@ -16,6 +17,7 @@ __all__ = [
     "depthwise_conv2d",
     "joint_counts",
     "native",
+    "norm_act",
     "pixel_to_region",
     "upsample_argmax",
     "upsample_cross_entropy",

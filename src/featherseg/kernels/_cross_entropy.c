@@ -39,12 +39,6 @@ typedef struct {  /* CELLS cells of one output row; (P, CELLS) where nothing els
     float *above_gradient, *below_gradient;    /* (K, 2, CELLS) */
 } Block;
 
-#if defined(__GNUC__) || defined(__clang__)
-#define BASELINE_LANES 4
-#else
-#define BASELINE_LANES 1
-#endif
-
 #define LANES BASELINE_LANES
 #define CLONE(name) name##_baseline
 #define TARGET

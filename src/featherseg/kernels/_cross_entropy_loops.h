@@ -4,15 +4,6 @@
 
 #include "_lanes.h"
 
-/* a where the mask is set, else b. */
-TARGET static inline Lanes CLONE(where)(Bits mask, Lanes a, Lanes b) {
-#if LANES > 1
-    return (Lanes)(((Bits)a & mask) | ((Bits)b & ~mask));
-#else
-    return mask ? a : b;
-#endif
-}
-
 /* ln x of a normal x > 0, within 1.2e-7 of itself (the polynomial is that of Cephes' logf); NaN stays NaN. */
 TARGET static inline Lanes CLONE(logarithm)(Lanes x) {
     Bits bits, whole;
@@ -172,6 +163,3 @@ TARGET static void CLONE(spread)(const Block *b) {
         }
     }
 }
-
-#undef Lanes
-#undef Bits

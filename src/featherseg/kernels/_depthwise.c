@@ -36,15 +36,6 @@ typedef struct { /* some channels of a line of a map, or of its copy: span pixel
     ptrdiff_t pixels, pitch, channels, span; /* pitch: values from pixel to pixel */
 } Line;
 
-#if defined(__GNUC__) || defined(__clang__)
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#define PREFETCH(address) __builtin_prefetch(address)
-#define BASELINE_LANES 4
-#else
-#define ALWAYS_INLINE inline
-#define PREFETCH(address)
-#define BASELINE_LANES 1
-#endif
 #ifdef X86_CLONES
 #define KEEP(vector) __asm__("" : "+x"(vector)) /* in its register: gcc would load it twice */
 #else

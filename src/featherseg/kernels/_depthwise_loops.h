@@ -1,53 +1,6 @@
-/* The inner loops of depthwise_backward. _depthwise.c includes this once a clone, CLONE(name), TARGET and LANES defined.
-   LANES channels side by side are worked on together, each in its own lane. A lane takes the same steps in the same
-   order however many there are, and contraction is off (no fused multiply-add), so all clones give the same bits. */
+/* The inner loops of depthwise_backward: included once a clone, channels as lanes. */
 
-#if LANES > 1 /* the vectors of gcc and clang: operators work lane by lane */
-typedef float CLONE(Lanes) __attribute__((vector_size(LANES * sizeof(float))));
-typedef uint32_t CLONE(Bits) __attribute__((vector_size(LANES * sizeof(float))));
-typedef uint16_t CLONE(Halves) __attribute__((vector_size(LANES * sizeof(uint16_t))));
-#define CONVERT(x, type) __builtin_convertvector(x, type)
-#else
-typedef float CLONE(Lanes);
-typedef uint32_t CLONE(Bits);
-typedef uint16_t CLONE(Halves);
-#define CONVERT(x, type) ((type)(x))
-#endif
-#define Lanes CLONE(Lanes)
-#define Bits CLONE(Bits)
-#define Halves CLONE(Halves)
-
-TARGET static inline Lanes CLONE(load)(const void *from) {
-    Lanes x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-TARGET static inline void CLONE(store)(void *to, Lanes x) { memcpy(to, &x, sizeof x); }
-
-TARGET static inline Lanes CLONE(widen)(const void *from) {
-    Halves half;
-    memcpy(&half, from, sizeof half);
-    Bits bits = CONVERT(half, Bits) << 16;
-    Lanes x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* To the nearest bfloat16, of two as near to the even one; NaN stays NaN. */
-TARGET static inline void CLONE(narrow)(void *to, Lanes x) {
-    Bits bits, rounded;
-    memcpy(&bits, &x, sizeof bits);
-    rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-#if LANES > 1
-    Bits nan = (Bits)(x != x);
-    rounded = (rounded & ~nan) | (0x7fc0 & nan);
-#else
-    rounded = x != x ? 0x7fc0 : rounded;
-#endif
-    Halves half = CONVERT(rounded, Halves);
-    memcpy(to, &half, sizeof half);
-}
+#include "_lanes.h"
 
 /* `pixels` of a line with `channels` of the map's C each -> (blocks, span, LANES) floats, zeros for missing channels.
    What lies `next` values on will be read next: memory answers while others work. */
@@ -133,8 +86,3 @@ TARGET static void CLONE(sweep_line)(const Sweep *s) {
     default: CLONE(sweep)(s, 9); break;
     }
 }
-
-#undef Lanes
-#undef Bits
-#undef Halves
-#undef CONVERT

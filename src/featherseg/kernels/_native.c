@@ -398,6 +398,8 @@ static PyMethodDef METHODS[] = {
     {"pixel_to_region", featherseg_pixel_to_region, METH_VARARGS, "Fill in some rows of the context of one image."},
     {"upsample_cross_entropy", featherseg_upsample_cross_entropy, METH_VARARGS, "Loss and gradient of a strip's labels."},
     {"depthwise_backward", featherseg_depthwise_backward, METH_VARARGS, "Fill in the gradients of some lines."},
+    {"norm_sums", featherseg_norm_sums, METH_VARARGS, "Add up what a batch norm or its gradient needs."},
+    {"norm_apply", featherseg_norm_apply, METH_VARARGS, "Fill in normalised values, or their gradients."},
     {"clones", clones, METH_NOARGS, "Names of the instruction sets that this processor has."},
     {"chosen", chosen_clone, METH_NOARGS, "The instruction set in use."},
     {"use", use, METH_O, "Use another instruction set, by its name."},

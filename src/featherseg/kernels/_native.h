@@ -7,9 +7,20 @@
 #include <Python.h>
 
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#include <immintrin.h>
 #define X86_CLONES 1
 #define FOR_AVX2 __attribute__((target("avx2")))
 #define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define PREFETCH(address) __builtin_prefetch(address)
+#define BASELINE_LANES 4
+#else
+#define ALWAYS_INLINE inline
+#define PREFETCH(address)
+#define BASELINE_LANES 1
 #endif
 
 extern int featherseg_clone; /* the instruction set in use: 0 baseline, 1 avx2, 2 avx512 */
@@ -23,5 +34,7 @@ int featherseg_aligned(const Py_buffer *view);
 PyObject *featherseg_pixel_to_region(PyObject *module, PyObject *arguments);
 PyObject *featherseg_upsample_cross_entropy(PyObject *module, PyObject *arguments);
 PyObject *featherseg_depthwise_backward(PyObject *module, PyObject *arguments);
+PyObject *featherseg_norm_sums(PyObject *module, PyObject *arguments);
+PyObject *featherseg_norm_apply(PyObject *module, PyObject *arguments);
 
 #endif

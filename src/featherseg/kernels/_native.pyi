@@ -57,6 +57,28 @@ def depthwise_backward(
     stop: int,
     /,
 ) -> None: ...
+def norm_sums(
+    x: np.ndarray,
+    pull: np.ndarray | None,
+    table: np.ndarray,
+    sums: np.ndarray,
+    low: float,
+    high: float,
+    first: int,
+    stop: int,
+    /,
+) -> None: ...
+def norm_apply(
+    x: np.ndarray,
+    pull: np.ndarray | None,
+    table: np.ndarray,
+    out: np.ndarray,
+    low: float,
+    high: float,
+    first: int,
+    stop: int,
+    /,
+) -> None: ...
 def clones() -> list[str]: ...
 def chosen() -> str: ...
 def use(name: str, /) -> None: ...

@@ -37,12 +37,6 @@ typedef struct {  /* one head of LANES cells side by side */
     char *place;  /* of the first cell's first child */
 } Block;
 
-#if defined(__GNUC__) || defined(__clang__)
-#define BASELINE_LANES 4
-#else
-#define BASELINE_LANES 1
-#endif
-
 #define LANES BASELINE_LANES
 #define CLONE(name) name##_baseline
 #define TARGET

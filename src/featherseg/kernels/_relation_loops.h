@@ -74,6 +74,3 @@ TARGET static void CLONE(relate)(const Block *b, float *scratch) {
                 *(float *)(place + d * b->context.channel) = source[d * LANES];
         }
 }
-
-#undef Lanes
-#undef Bits

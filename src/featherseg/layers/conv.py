@@ -1,5 +1,6 @@
 """Convolutions with their norm and activation, and TensorFlow's "same" padding."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featherseg.kernels import depthwise_conv2d
+from featherseg.kernels import depthwise_conv2d, norm_act
+from featherseg.kernels.norm import takes
 
 
 class ConvNormAct(nn.Sequential):
@@ -22,6 +24,10 @@ class ConvNormAct(nn.Sequential):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, act = self
+        return normalise_act(norm, act, conv(x))
 
 
 class DepthwiseSeparable(nn.Module):
@@ -40,7 +46,7 @@ class DepthwiseSeparable(nn.Module):
         self.act = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
-        return self.act(self.norm(self.pointwise(convolve(self.depthwise, x))))  # (B, C_out, h, w)
+        return normalise_act(self.norm, self.act, self.pointwise(convolve(self.depthwise, x)))  # (B, C_out, h, w)
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
@@ -82,14 +88,46 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
     Graphs that are compiled or exported and everything that needs no gradient hold the plain convolution.
     """
-    if not (conv.training and torch.is_grad_enabled() and x.device.type == "cpu"):
-        return conv(x)
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
-    if not depthwise or isinstance(conv.padding, str) or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if not (depthwise and conv.training and trains_on_cpu(x)) or isinstance(conv.padding, str):
         return conv(x)
     x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
     geometry: list[Any] = [conv.stride, conv.padding, conv.dilation]
     return depthwise_conv2d(x, conv.weight, conv.bias, *geometry)
+
+
+CUTS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Identity: (-math.inf, math.inf),
+    nn.ReLU: (0.0, math.inf),
+    nn.ReLU6: (0.0, 6.0),
+}
+"""Activations that cut values off below and above."""
+
+
+def normalise_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """`act(norm(x))`; a batch norm that is trained on a CPU has kernels of its own, and takes one of CUTS along.
+
+    Graphs that are compiled or exported and everything that needs no gradient hold the plain layers.
+    """
+    if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_on_cpu(x) and takes(x)):
+        return act(norm(x))
+    mean, variance, tracked, rate = norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum
+    if mean is None or variance is None or tracked is None or rate is None or norm.weight.dtype != torch.float32:
+        return act(norm(x))
+    cut = CUTS.get(type(act))
+    out, *found = norm_act(x, norm.weight, norm.bias, norm.eps, *(cut or CUTS[nn.Identity]))
+    count = x.numel() // x.shape[1]
+    with torch.no_grad():
+        tracked += 1
+        mean.mul_(1 - rate).add_(found[0], alpha=rate)
+        variance.mul_(1 - rate).add_(found[1], alpha=rate * count / (count - 1))
+    return out if cut else act(out)
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether the operation on x is one of a training step on a CPU, and not one of a graph that is being made."""
+    graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not graph
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:

@@ -1,0 +1,124 @@
+"""Batch norm with the batch's own statistics and an activation behind it, for training on a CPU: two passes each way.
+
+torch takes two passes for the norm and one for the activation, and three and two backward, over maps that fit no cache.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from math import lcm
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from featherseg.kernels import library, portable
+
+MOST_PIECES = 16
+"""Parts that a map is cut into; their sums are added in order, whatever number of threads made them."""
+LEAST_VALUES = 2**15
+"""Values of a part, at least: so much is worth a thread's start."""
+LANES = 32
+"""Values that the kernels work on together, at most: the widths of their tables are multiples of it."""
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `norm_act` has a kernel for such a map (B, C, h, w) here."""
+    known = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu" and library.kernels is not portable
+    return known and x.is_contiguous(memory_format=torch.channels_last) and x.numel() > x.shape[1]
+
+
+def norm_act(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of x (B, C, h, w), cut off below `low` and above `high`; -> (that, mean (C,), biased variance (C,)).
+
+    x as `takes` says; weight, bias, mean and variance float32. The same bits for every number of threads.
+    """
+    out, (mean, variance) = _NormAct.apply(x, weight, bias, eps, low, high)
+    return out, mean, variance
+
+
+class _NormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
+    ) -> tuple[Tensor, Tensor]:
+        values, count = _flat(x), x.numel() // x.shape[1]
+        centre = x.detach()[0, :, 0, 0].float().numpy()  # sums of squares of what lies around 0 lose nothing
+        with np.errstate(all="ignore"):
+            first, second = _sums(values, None, [centre], (low, high)) / count
+            mean, variance = centre + first, np.maximum(second - first**2, 0)
+            inverse = 1 / np.sqrt(variance + eps)
+            scale = weight.detach().numpy() * inverse
+            shift = bias.detach().numpy() - mean * scale
+            out = torch.empty_like(x)
+            _apply(values, None, [scale, shift], _flat(out), (low, high))
+            found = torch.from_numpy(np.array([mean, variance], np.float32))
+        ctx.save_for_backward(x)
+        ctx.norm = (scale, shift, mean, inverse, (low, high))
+        ctx.mark_non_differentiable(found)
+        return out, found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        scale, shift, mean, inverse, limits = ctx.norm
+        count, to_x = x.numel() // x.shape[1], torch.empty_like(x)
+        values = _flat(x), _flat(gradients[0].to(x.dtype).contiguous(memory_format=torch.channels_last))
+        with np.errstate(all="ignore"):
+            to_bias, product = _sums(*values, [scale, shift, mean], limits)
+            along = -product * inverse**2 * scale / count
+            _apply(*values, [scale, shift, along, -to_bias * scale / count - mean * along], _flat(to_x), limits)
+            to_weight, to_bias = torch.from_numpy(np.array([product * inverse, to_bias], np.float32)).unbind()
+        return to_x, to_weight, to_bias, None, None, None
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    """A channels-last map as one row of numpy, bfloat16 as int16."""
+    x = x.detach().permute(0, 2, 3, 1)
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy().reshape(-1)
+
+
+def _table(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows (C,) side by side until LANES divides their length: (rows, lcm(C, LANES)) float32.
+
+    For bfloat16 even columns stand before odd ones, as they lie in the halves of 32-bit words.
+    """
+    channels = len(rows[0])
+    table = np.tile(np.array(rows, np.float32), lcm(channels, LANES) // channels)
+    if values.dtype == np.int16:
+        return np.concatenate([table[:, ::2], table[:, 1::2]], axis=1)
+    return table
+
+
+def _sums(
+    x: np.ndarray, pull: np.ndarray | None, rows: Sequence[np.ndarray], limits: tuple[float, float]
+) -> np.ndarray:
+    """Two sums a channel of what the kernel makes of each value: (2, C) float64."""
+    table = _table(x, rows)
+    period = table.shape[1]
+    lines = -(-x.size // period)
+    step = max(-(-lines // MOST_PIECES), LEAST_VALUES // period, 1)
+    starts = range(0, lines, step)
+    sums = np.zeros((len(starts), 2, period))
+    kernel = library.kernels.norm_sums
+    work = [partial(kernel, x, pull, table, sums[n], *limits, i, min(i + step, lines)) for n, i in enumerate(starts)]
+    library.run(work, min(torch.get_num_threads(), len(work)))
+    total = sums.sum(0)
+    if x.dtype == np.int16:
+        total = total.reshape(2, 2, -1).swapaxes(1, 2)
+    return total.reshape(2, -1, len(rows[0])).sum(1)
+
+
+def _apply(
+    x: np.ndarray, pull: np.ndarray | None, rows: Sequence[np.ndarray], out: np.ndarray, limits: tuple[float, float]
+) -> None:
+    table = _table(x, rows)
+    lines = -(-x.size // table.shape[1])
+    threads = max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES))
+    step, kernel = -(-lines // threads), library.kernels.norm_apply
+    work = [partial(kernel, x, pull, table, out, *limits, i, min(i + step, lines)) for i in range(0, lines, step)]
+    library.run(work, threads)
