@@ -331,3 +331,40 @@ def test_the_extension_writes_normalised_values_only_where_they_fit(extension, o
     arguments[3] = out
     with pytest.raises(ValueError, match=r"expected|fit"):
         extension.norm_apply(*arguments)
+
+
+def resize_arguments() -> dict[str, object]:
+    """The gradient of 3x2 from 2x2, five channels."""
+    return {
+        "pull": np.zeros((3, 2, 5), np.float32),
+        "out": np.ones((2, 2, 5), np.float32),
+        "rows": np.array([0, 0, 1], np.int32),
+        "row_shares": np.zeros(3, np.float32),
+        "columns": np.array([0, 1], np.int32),
+        "column_shares": np.zeros(2, np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pull": np.zeros((3, 2, 5))},
+        {"pull": np.zeros((3, 2, 5), np.int16)},
+        {"pull": np.zeros((3, 2, 4), np.float32)},
+        {"pull": np.zeros((2, 2, 5), np.float32)},
+        {"pull": np.zeros((3, 2, 10), np.float32)[:, :, ::2]},
+        {"out": np.zeros((2, 2, 10), np.float32)[:, :, ::2]},
+        {"out": np.zeros((2, 1, 5), np.float32)},
+        {"out": np.zeros((0, 2, 5), np.float32)},
+        {"rows": np.array([0, 0, 2], np.int32)},
+        {"rows": np.array([0, -1, 0], np.int32)},
+        {"rows": np.zeros(3, np.int64)},
+        {"columns": np.zeros(3, np.int32)},
+        {"row_shares": np.zeros(2, np.float32)},
+        {"column_shares": np.zeros(3, np.float32)},
+    ],
+)
+def test_the_extension_resizes_back_only_what_fits(extension, wrong):
+    assert extension.resize_backward(*resize_arguments().values()) is None
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.resize_backward(*(resize_arguments() | wrong).values())

@@ -10,6 +10,7 @@ from featherseg.kernels.depthwise import depthwise_conv2d
 from featherseg.kernels.library import native
 from featherseg.kernels.norm import norm_act
 from featherseg.kernels.relation import pixel_to_region
+from featherseg.kernels.resize import resize_bilinear
 from featherseg.kernels.upsample import upsample_argmax
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "native",
     "norm_act",
     "pixel_to_region",
+    "resize_bilinear",
     "upsample_argmax",
     "upsample_cross_entropy",
 ]

@@ -285,10 +285,9 @@ PyObject *featherseg_depthwise_backward(PyObject *Py_UNUSED(module), PyObject *a
                           &objects[TO_X], &objects[TO_WEIGHT], &objects[TO_BIAS], &d.rows.stride, &d.columns.stride,
                           &d.rows.padding, &d.columns.padding, &d.rows.dilation, &d.columns.dilation, &first, &stop))
         return NULL;
-    Py_buffer x;
-    if (PyObject_GetBuffer(objects[X], &x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0) return NULL;
-    const char *format = x.format && strcmp(x.format, "h") == 0 ? "h" : "f"; /* of the maps: bfloat16 comes as int16 */
-    PyBuffer_Release(&x);
+    const int half = featherseg_is_half(objects[X]);
+    if (half < 0) return NULL;
+    const char *format = half ? "h" : "f"; /* of the maps */
     const int count = objects[TO_BIAS] == Py_None ? TO_BIAS : ARGUMENTS;
     for (; taken < count; taken++)
         if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags,

@@ -224,6 +224,14 @@ int featherseg_aligned(const Py_buffer *view) {
     return bits % sizeof(float) == 0;
 }
 
+int featherseg_is_half(PyObject *object) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_STRIDED_RO | PyBUF_FORMAT) < 0) return -1;
+    int half = view.format && strcmp(view.format, "h") == 0;
+    PyBuffer_Release(&view);
+    return half;
+}
+
 static int within(const Axis *axis, int length) {
     for (int i = 0; i < axis->length; i++)
         if (axis->low[i] < 0 || axis->low[i] >= length || !(axis->share[i] >= 0.0f && axis->share[i] <= 1.0f)) return 0;
@@ -400,6 +408,7 @@ static PyMethodDef METHODS[] = {
     {"depthwise_backward", featherseg_depthwise_backward, METH_VARARGS, "Fill in the gradients of some lines."},
     {"norm_sums", featherseg_norm_sums, METH_VARARGS, "Add up what a batch norm or its gradient needs."},
     {"norm_apply", featherseg_norm_apply, METH_VARARGS, "Fill in normalised values, or their gradients."},
+    {"resize_backward", featherseg_resize_backward, METH_VARARGS, "Fill in the gradient of a bilinear resize."},
     {"clones", clones, METH_NOARGS, "Names of the instruction sets that this processor has."},
     {"chosen", chosen_clone, METH_NOARGS, "The instruction set in use."},
     {"use", use, METH_O, "Use another instruction set, by its name."},

@@ -28,6 +28,9 @@ extern int featherseg_clone; /* the instruction set in use: 0 baseline, 1 avx2, 
 /* A buffer of that format with so many dimensions, none of them empty; 0 and an exception otherwise. */
 int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions, const char *name);
 
+/* Whether its values are bfloat16, which come as int16; -1 and an exception where it is no buffer. */
+int featherseg_is_half(PyObject *object);
+
 /* Whether its address and strides are multiples of a float's size. */
 int featherseg_aligned(const Py_buffer *view);
 
@@ -36,5 +39,6 @@ PyObject *featherseg_upsample_cross_entropy(PyObject *module, PyObject *argument
 PyObject *featherseg_depthwise_backward(PyObject *module, PyObject *arguments);
 PyObject *featherseg_norm_sums(PyObject *module, PyObject *arguments);
 PyObject *featherseg_norm_apply(PyObject *module, PyObject *arguments);
+PyObject *featherseg_resize_backward(PyObject *module, PyObject *arguments);
 
 #endif

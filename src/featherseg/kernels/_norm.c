@@ -84,14 +84,6 @@ static void work_through(const Norm *norm, Loop loop, ptrdiff_t first, ptrdiff_t
 
 /* --- arguments --- */
 
-static int is_half(PyObject *object) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0) return -1;
-    int half = view.format && strcmp(view.format, "h") == 0; /* bfloat16 comes as int16 */
-    PyBuffer_Release(&view);
-    return half;
-}
-
 enum { X, PULL, TABLE, OUT, ARGUMENTS };
 
 /* (x, gradient or None, table, sums or out, low, high, first, stop) -> None */
@@ -102,7 +94,7 @@ static PyObject *run(PyObject *arguments, int applies) {
     Py_ssize_t first, stop;
     if (!PyArg_ParseTuple(arguments, "OOOOffnn", &objects[X], &objects[PULL], &objects[TABLE], &objects[OUT], &n.low,
                           &n.high, &first, &stop) ||
-        (n.half = is_half(objects[X])) < 0)
+        (n.half = featherseg_is_half(objects[X])) < 0)
         return NULL;
     const int backward = objects[PULL] != Py_None, flags = PyBUF_C_CONTIGUOUS;
     const char *format = n.half ? "h" : "f";

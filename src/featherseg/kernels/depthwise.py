@@ -81,7 +81,7 @@ def _backward(
     maps = [t.contiguous(memory_format=torch.channels_last) for t in (x, pull.to(x.dtype))]
     to_x = torch.empty_like(maps[0])
     table = np.ascontiguousarray(weight.detach().float()[:, 0].permute(1, 2, 0).numpy())  # (k, k, C)
-    arrays = (_numbers(maps[0]), _numbers(maps[1]), table, _numbers(to_x))
+    arrays = (library.numbers(maps[0]), library.numbers(maps[1]), table, library.numbers(to_x))
     lines, reach = len(x) * x.shape[2], (len(table) - 1) * geometry[2][0]
     step = max(LEAST_LINES, 2 * reach, -(-lines // MOST_PIECES))
     starts = range(0, lines, step)
@@ -96,9 +96,3 @@ def _backward(
     library.run(work, max(1, min(torch.get_num_threads(), products // THREAD_WORK)))
     total = torch.from_numpy(to_weight.sum(0, dtype=np.float64).astype(np.float32))
     return to_x, total.permute(2, 0, 1)[:, None], torch.from_numpy(to_bias.sum(0))
-
-
-def _numbers(x: Tensor) -> np.ndarray:
-    """A channels-last map as (B, h, w, C) of numpy, bfloat16 as int16."""
-    x = x.detach().permute(0, 2, 3, 1)
-    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()

@@ -3,8 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from types import ModuleType
 from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from featherseg.kernels import portable
 
@@ -32,9 +37,26 @@ def native() -> str | None:
     return None if kernels is portable else kernels.chosen()
 
 
+def trains_here(x: Tensor) -> bool:
+    """Whether the operation on x is one of a training step on a CPU, and not one of a graph that is being made."""
+    graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not graph
+
+
+def numbers(x: Tensor) -> np.ndarray:
+    """A map (B, C, h, w) as (B, h, w, C) of numpy, bfloat16 as int16; nothing is copied."""
+    x = x.detach().permute(0, 2, 3, 1)
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
 def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
     """What the pieces of a work give, in their order; the code of this folder lets go of Python's lock."""
     if threads == 1:
         return [piece() for piece in pieces]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda piece: piece(), pieces))
+    return list(_pool(threads, os.getpid()).map(lambda piece: piece(), pieces))
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that wait for work; a process that was forked has none of its parent's."""
+    return ThreadPoolExecutor(threads)

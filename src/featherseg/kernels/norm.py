@@ -45,7 +45,7 @@ class _NormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
     ) -> tuple[Tensor, Tensor]:
-        values, count = _flat(x), x.numel() // x.shape[1]
+        values, count = library.numbers(x).reshape(-1), x.numel() // x.shape[1]
         centre = x.detach()[0, :, 0, 0].float().numpy()  # sums of squares of what lies around 0 lose nothing
         with np.errstate(all="ignore"):
             first, second = _sums(values, None, [centre], (low, high)) / count
@@ -54,7 +54,7 @@ class _NormAct(torch.autograd.Function):
             scale = weight.detach().numpy() * inverse
             shift = bias.detach().numpy() - mean * scale
             out = torch.empty_like(x)
-            _apply(values, None, [scale, shift], _flat(out), (low, high))
+            _apply(values, None, [scale, shift], library.numbers(out).reshape(-1), (low, high))
             found = torch.from_numpy(np.array([mean, variance], np.float32))
         ctx.save_for_backward(x)
         ctx.norm = (scale, shift, mean, inverse, (low, high))
@@ -67,19 +67,19 @@ class _NormAct(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         scale, shift, mean, inverse, limits = ctx.norm
         count, to_x = x.numel() // x.shape[1], torch.empty_like(x)
-        values = _flat(x), _flat(gradients[0].to(x.dtype).contiguous(memory_format=torch.channels_last))
+        pull = gradients[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
+        values = library.numbers(x).reshape(-1), library.numbers(pull).reshape(-1)
         with np.errstate(all="ignore"):
             to_bias, product = _sums(*values, [scale, shift, mean], limits)
             along = -product * inverse**2 * scale / count
-            _apply(*values, [scale, shift, along, -to_bias * scale / count - mean * along], _flat(to_x), limits)
+            _apply(
+                *values,
+                [scale, shift, along, -to_bias * scale / count - mean * along],
+                library.numbers(to_x).reshape(-1),
+                limits,
+            )
             to_weight, to_bias = torch.from_numpy(np.array([product * inverse, to_bias], np.float32)).unbind()
         return to_x, to_weight, to_bias, None, None, None
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    """A channels-last map as one row of numpy, bfloat16 as int16."""
-    x = x.detach().permute(0, 2, 3, 1)
-    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy().reshape(-1)
 
 
 def _table(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:

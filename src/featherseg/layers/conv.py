@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.kernels import depthwise_conv2d, norm_act
+from featherseg.kernels.library import trains_here
 from featherseg.kernels.norm import takes
 
 
@@ -89,7 +90,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Graphs that are compiled or exported and everything that needs no gradient hold the plain convolution.
     """
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
-    if not (depthwise and conv.training and trains_on_cpu(x)) or isinstance(conv.padding, str):
+    if not (depthwise and conv.training and trains_here(x)) or isinstance(conv.padding, str):
         return conv(x)
     x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
     geometry: list[Any] = [conv.stride, conv.padding, conv.dilation]
@@ -109,7 +110,7 @@ def normalise_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
 
     Graphs that are compiled or exported and everything that needs no gradient hold the plain layers.
     """
-    if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_on_cpu(x) and takes(x)):
+    if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_here(x) and takes(x)):
         return act(norm(x))
     mean, variance, tracked, rate = norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum
     if mean is None or variance is None or tracked is None or rate is None or norm.weight.dtype != torch.float32:
@@ -122,12 +123,6 @@ def normalise_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         mean.mul_(1 - rate).add_(found[0], alpha=rate)
         variance.mul_(1 - rate).add_(found[1], alpha=rate * count / (count - 1))
     return out if cut else act(out)
-
-
-def trains_on_cpu(x: Tensor) -> bool:
-    """Whether the operation on x is one of a training step on a CPU, and not one of a graph that is being made."""
-    graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return torch.is_grad_enabled() and x.device.type == "cpu" and not graph
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:

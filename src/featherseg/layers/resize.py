@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherseg.core.types import Resize, SegOutput, Size
+from featherseg.kernels import resize_bilinear
+from featherseg.kernels.library import trains_here
 
 
 def resize_factor(size: Size, fit: Resize | None) -> float:
@@ -14,6 +16,8 @@ def resize_factor(size: Size, fit: Resize | None) -> float:
 
 def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     """Bilinear resize, (B, C, h, w) -> (B, C, *size)."""
+    if trains_here(x):
+        return resize_bilinear(x, size, align_corners=align_corners)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
