@@ -103,7 +103,7 @@ def work(folder, form=""):
     with suppress(Killed):
         trained(run, *settings, reporter=KilledAt(4))
     for verb in (
-        f"train --resume --out {run}",
+        f"train --resume --out {run} --set data.workers=0",
         f"predict {run} {image} -o {folder / 'predictions'}",
         f"evaluate {run}",
         *([f"export {run} --format {form}"] if form else []),

@@ -18,6 +18,7 @@ from own_objects import SETTINGS, Halves, darken, loss, own_model
 
 import featherseg
 from featherseg.core.errors import ConfigError, RunError
+from featherseg.data.shapes import Shapes
 from featherseg.inference.runtimes import open_runtime
 from featherseg.runs import STARTER
 
@@ -180,7 +181,7 @@ def test_a_folder_and_an_iterator_are_predicted(trained, tmp_path):
 
 
 def test_the_run_that_ships_is_scored_and_nothing_is_written():
-    scores = featherseg.evaluate(STARTER, "shapes", "test", progress=lambda doing, done, total: None)
+    scores = featherseg.evaluate(STARTER, Shapes("test", 2), "test", progress=lambda doing, done, total: None)
     assert "not stored" in scores.notes[-1]
 
 

@@ -48,6 +48,7 @@ def test_other_channels_learn_from_the_averaged_imagenet_weights(tmp_path, chann
     toml = write_field(tmp_path, channels, dtype)
     settings = (
         "train.epochs=8",
+        "train.validate_every=8",
         "train.batch_size=4",
         "train.precision=fp32",
         "data.workers=0",

@@ -5,26 +5,21 @@ model and compares them fairly. A data lead looks at the errors in a report and 
 """
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from running_service import running
 from small_video import read_video, write_video
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.data import open_dataset
 from featherseg.runs import load_run
+from featherseg.serving.models import open_models
 
 TOML = """
 name = "yard"
@@ -176,23 +171,6 @@ def test_a_student_ablates_a_module_and_compares_the_runs(run, mended, tmp_path)
     assert ablated < whole
 
 
-@contextmanager
-def served(run: Path) -> Iterator[str]:
-    """`featherseg serve RUN` at a free port; -> its address. It stops as asked, with exit code 0."""
-    command = [sys.executable, "-m", "featherseg", "serve", str(run), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout
-    try:
-        lines = iter(process.stdout.readline, "")
-        yield next(line.strip().rstrip("/") for line in lines if line.startswith("http://"))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
 def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
     """What the browser downloads is what `predict` writes, byte for byte."""
     call("evaluate", run, "--split", "val")
@@ -204,8 +182,7 @@ def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
 
     images = sorted((yard / "images" / "val").iterdir())
     call("predict", run, *images, "-o", tmp_path / "masks")
-    with served(run) as address, httpx.Client(base_url=address, timeout=60) as client:
-        until_ready(client)
+    with running(*open_models([run], "cpu")) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
         assert "<html" in client.get("/").text
         names = [row["name"] for row in client.get("/v1/models").json()["models"][0]["classes"]]
         assert names == ["ground", "wall", "thing"]
@@ -214,14 +191,3 @@ def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
             assert mask.content == (tmp_path / "masks" / f"{image.stem}_mask.png").read_bytes()
         refused = client.post("/v1/segment", files={"image": ("street.png", b"no image")})
         assert refused.status_code in (400, 415)
-
-
-def until_ready(client: httpx.Client) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            continue
-    pytest.fail("the service does not get ready")

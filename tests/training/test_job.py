@@ -55,10 +55,8 @@ def test_scoring_the_run_again_gives_the_logged_figure_to_the_bit(small_run):
 
 
 def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_the_run(tmp_path):
-    fits = ("augment.resize=[80, 120]", "data.test_resize=[48, 200]")
-    run = trained(
-        tmp_path / "run", *fits, "augment.photometric=true", "loss.mean=all", "train.epochs=1", "model.name=frm-lite0"
-    )
+    settings = ("model.name=frm-lite0", "augment.photometric=true", "loss.mean=all", "train.epochs=1")
+    run = trained(tmp_path / "run", *settings, "augment.resize=[80, 120]", "data.test_resize=[48, 200]")
     (logged,) = (r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None)
     runtime, data = open_runtime(run), open_dataset("shapes", "val", size=2)
     assert runtime.test_resize == (48, 200)

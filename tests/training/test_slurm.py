@@ -7,10 +7,11 @@ import sys
 import time
 
 import pytest
-from small_training import SMALL, trained
+from small_training import SMALL, Killed, KilledAt, trained
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
+from featherseg.training import Request, train
 
 SLURM = {
     "SLURM_NTASKS": "1",
@@ -23,15 +24,15 @@ SLURM = {
 }
 
 
-def start(folder, *more):
-    command = [sys.executable, "-m", "featherseg", "train", "--out", str(folder / "run"), *more]
+def start(folder):
+    command = [sys.executable, "-m", "featherseg", "train", "--out", str(folder / "run")]
     settings = [part for text in (*SMALL, "train.epochs=400", "train.validate_every=400") for part in ("--set", text)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "frm-lite0", *settings], cwd=folder, env=os.environ | SLURM, **pipes)
 
 
 @pytest.mark.parametrize("warning", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, warning):
+def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
     metrics = tmp_path / "run" / "metrics.jsonl"
     with start(tmp_path) as training:
@@ -44,12 +45,11 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, wa
     last = read_lines(metrics)[-1]["step"]
     assert f"stopped at step {last}" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
-    with start(tmp_path, "--resume") as training:
-        while len(read_lines(metrics)) < last + 2:
-            assert training.poll() is None, training.communicate()
-            time.sleep(0.02)
-        training.kill()
-        training.communicate()
+    monkeypatch.chdir(tmp_path)
+    for key, value in SLURM.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(Killed):
+        train(Request(None), tmp_path / "run", KilledAt(last + 1), resume=True)
     assert {"resumed_from": last} in read_lines(metrics)  # nothing was lost
 
 
