@@ -64,7 +64,7 @@ def test_check_train_evaluate_predict_export_report(yard, tmp_path):
     data, run = yard / "dataset.toml", tmp_path / "run"
     call("check", data)
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    call("train", "sctnet-s", "--data", data, *settings, "--out", run)
+    call("train", "ddrnet-23-slim", "--data", data, *settings, "--out", run)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
 
     scores = json.loads(call("evaluate", run, "--split", "val", "--json").stdout)
