@@ -18,7 +18,7 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.types import IGNORE
 from featherseg.kernels import cuda, library
 from featherseg.kernels.confusion import refuse_outside
-from featherseg.kernels.upsample import axis
+from featherseg.kernels.upsample import Axis, axis
 
 Reduction = Literal["mean", "none", "sum"]
 STRIP = 16
@@ -127,8 +127,7 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     """The extension, strip of source rows by strip; what two strips give to the row between them is added after."""
     batch, classes, height, width = logits.shape
     labels = task.labels.contiguous()
-    rows = axis(height, labels.shape[1], labels.shape[1], task.align_corners)
-    columns = axis(width, labels.shape[2], labels.shape[2], task.align_corners)
+    rows, columns = _axes(logits, task)
     each = torch.empty(labels.shape) if losses else None
     slopes = torch.zeros_like(logits) if gradient else None
     starts = range(0, height, STRIP)
@@ -163,11 +162,7 @@ def _by_triton(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     """The losses by one kernel, the gradient by another, which makes the scores once more."""
     from featherseg.kernels import triton_kernels
 
-    labels, weights = task.labels.contiguous(), task.weights
-    axes = [
-        axis(source, target, target, task.align_corners)
-        for source, target in zip(logits.shape[2:], labels.shape[1:], strict=True)
-    ]
+    labels, weights, axes = task.labels.contiguous(), task.weights, _axes(logits, task)
     tables = [torch.from_numpy(values).to(logits.device) for one in axes for values in one]
     rest = task.ignore_index, task.smoothing
     each, sums = triton_kernels.cross_entropy(logits, labels, weights, tables, *rest)
@@ -186,10 +181,16 @@ def _by_triton(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     return Outcome(each.sum(dtype=torch.float64), _weight(task), each if losses else None, slopes)
 
 
+def _axes(logits: Tensor, task: Task) -> tuple[Axis, Axis]:
+    """Where rows and columns of the labels lie in the logits."""
+    (_, height, width), (_, _, h, w) = task.labels.shape, logits.shape
+    return axis(h, height, height, task.align_corners), axis(w, width, width, task.align_corners)
+
+
 def _weight(task: Task) -> Tensor:
     """The sum of the pixels' weights."""
     counted = task.labels != task.ignore_index
-    return (task.weights[task.labels.long().clamp(0, len(task.weights) - 1)] * counted).sum(dtype=torch.float64)
+    return (task.weights[task.labels.long().clamp(0, len(task.weights) - 1)] * counted).sum()
 
 
 def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
