@@ -1,47 +1,75 @@
-"""Seconds of one CPU training step of frm-lite0 (batch 8 of 352x480, bf16), without and with what makes it faster.
+"""Seconds of one CPU training step (batch 8 of 352x480, bf16, channels-last), from plain PyTorch to what `train` does.
 
-python benchmarks/train_step.py [ROUNDS]
+python benchmarks/train_step.py [ROUNDS] [MODEL] [bf16 or fp32] [BATCH]
 
-Three processes take turns, so that a machine that slows down slows all of them; the median of each is printed, with the
-median of its ratios to the first.
+A process for every row; they take turns, so that a machine that slows down slows all of them. The median of each is
+printed, with the median of its speed-ups over the first: that one's seconds over these, larger is faster.
 """
 
-import os
 import statistics
 import subprocess
 import sys
 import time
 
-VARIANTS = {
-    "as it comes": {"FEATHERSEG_ALLOCATOR": "off", "PLAIN_DEPTHWISE": "1"},
-    "freed memory kept": {"PLAIN_DEPTHWISE": "1"},
-    "and depthwise backward in fp32": {},
-}
+ROWS = (
+    "as it comes",
+    "freed memory kept",
+    "depthwise backward in fp32",
+    "depthwise backward in one pass",
+    "batch norm and activation in one",
+    "backward of resizing in one pass",
+    "loss inside the upsampling",
+)
+"""Each with everything of those before; the last is what `train` does."""
 SIZE = (352, 480)
+CLASSES = 11
 
 
-def serve() -> None:
+def leave_out(done: int) -> None:
+    """Put torch's own operations where the kernels of the rows after row `done` are."""
+    import torch.nn.functional as F
+
+    from featherseg.kernels import depthwise
+    from featherseg.layers import conv, resize
+
+    if done < 2:
+        conv.depthwise_conv2d = lambda x, weight, bias, *geometry: F.conv2d(
+            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry, groups=len(weight)
+        )
+    if done < 3:
+        depthwise._kernel_takes = lambda *_: False
+    if done < 4:
+        conv.takes = lambda _: False
+    if done < 5:
+        resize.trains_here = lambda _: False
+
+
+def serve(done: int, model: str, precision: str, batch: int) -> None:
     """Take a step for every line on stdin; answer with its seconds."""
     import torch
+    import torch.nn.functional as F
 
     from featherseg import models
-    from featherseg.backbones import efficientnet
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.layers.resize import to_image
     from featherseg.losses import CrossEntropy
 
-    keep_freed_memory()
-    if os.environ.get("PLAIN_DEPTHWISE"):
-        efficientnet.convolve = lambda conv, x: conv(x)
+    if done >= 1:
+        keep_freed_memory()
+    leave_out(done)
     torch.manual_seed(0)
-    net = models.build("frm-lite0", 11).train().to(memory_format=torch.channels_last)
+    net = models.build(model, CLASSES).train().to(memory_format=torch.channels_last)
     optimizer, loss = torch.optim.AdamW(net.parameters(), 1e-3), CrossEntropy()
-    images = torch.randn(8, 3, *SIZE).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 11, (8, *SIZE))
+    images = torch.randn(batch, 3, *SIZE).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch, *SIZE))
     for _ in sys.stdin:
         begin = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = loss(to_image(net(images), SIZE), labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            out = net(images)
+            if done >= 6:
+                value = loss(out, labels)
+            else:
+                logits = F.interpolate(out.logits, SIZE, mode="bilinear", align_corners=out.align_corners)
+                value = F.cross_entropy(logits, labels, ignore_index=255)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -49,12 +77,12 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+def main(rounds: int, model: str, precision: str, batch: int) -> None:
     command = [sys.executable, __file__, "--serve"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    served = {name: subprocess.Popen(command, env=os.environ | env, **pipes) for name, env in VARIANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    rest = [model, precision, str(batch)]
+    served = {name: subprocess.Popen([*command, str(done), *rest], **pipes) for done, name in enumerate(ROWS)}
+    seconds: dict[str, list[float]] = {name: [] for name in ROWS}
     for number in range(rounds + 2):  # two to warm up
         for name, process in served.items():
             process.stdin.write("step\n")
@@ -62,13 +90,17 @@ def main() -> None:
             taken = float(process.stdout.readline())
             if number >= 2:
                 seconds[name].append(taken)
-    first = seconds["as it comes"]
+    first = seconds[ROWS[0]]
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
-        print(f"{name:32} {statistics.median(values):6.3f} s   {ratio:.2f}x")
+        print(f"{name:34} {statistics.median(values):6.3f} s   {ratio:.2f}x")
         served[name].stdin.close()
         served[name].wait()
 
 
 if __name__ == "__main__":
-    serve() if "--serve" in sys.argv else main()
+    if "--serve" in sys.argv:
+        serve(int(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5]))
+    else:
+        rounds, *names = [*sys.argv[1:], *["9", "frm-lite0", "bf16", "8"][len(sys.argv) - 1 :]]
+        main(int(rounds), *names[:2], int(names[2]))
