@@ -15,10 +15,14 @@ hypothesis.settings.register_profile("fixed seeds", derandomize=True)
 hypothesis.settings.load_profile("fixed seeds")
 
 
+gc.disable()  # until all is imported: it would look through the same million objects again and again
+
+
 def pytest_collection_finish():
     """Let the garbage collector pass over what is imported by now: a fifth of the time of all tests went there."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
