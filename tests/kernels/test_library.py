@@ -368,3 +368,40 @@ def test_the_extension_resizes_back_only_what_fits(extension, wrong):
     assert extension.resize_backward(*resize_arguments().values()) is None
     with pytest.raises(ValueError, match=r"expected|fit"):
         extension.resize_backward(*(resize_arguments() | wrong).values())
+
+
+def relation_gradients() -> dict[str, object]:
+    """One head with queries of width 2 and values of width 3, a window of 3, a map of 2x16."""
+    planes = {"query": (2, 4, 2, 16), "key": (2, 4, 18), "value": (3, 4, 18), "pull": (3, 4, 2, 16), "prior": (4, 9)}
+    planes |= {"outside": (4, 18), "to_query": (2, 4, 2, 16), "to_key": (2, 4, 18), "to_value": (3, 4, 18)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in planes.items()}
+    return arrays | {"to_prior": np.zeros((4, 9)), "scale": 1.0, "difference": False}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"query": (2, 3, 2, 16)},
+        {"query": (2, 4, 2, 15)},
+        {"query": (3, 4, 2, 16)},
+        {"key": (2, 4, 17)},
+        {"key": (2, 3, 18)},
+        {"value": (3, 5, 18)},
+        {"value": (3, 4, 20)},
+        {"pull": (2, 4, 2, 16)},
+        {"pull": (3, 4, 3, 16)},
+        {"prior": (4, 8)},
+        {"prior": (4, 16)},
+        {"prior": (4, 121)},
+        {"outside": (4, 16)},
+        {"to_query": (2, 4, 1, 16)},
+        {"to_key": (1, 4, 18)},
+        {"to_value": (3, 4, 17)},
+        {"to_prior": (4, 9)},  # of float32
+    ],
+)
+def test_the_extension_takes_gradients_of_relations_only_where_all_fits(extension, wrong):
+    assert extension.pixel_to_region_backward(*relation_gradients().values()) is None
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in wrong.items()}
+    with pytest.raises(ValueError, match=r"expected|fit"):
+        extension.pixel_to_region_backward(*(relation_gradients() | arrays).values())

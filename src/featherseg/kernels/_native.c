@@ -404,6 +404,7 @@ static PyMethodDef METHODS[] = {
     {"upsample_argmax", upsample_argmax, METH_VARARGS, "Fill in the mask of one image; False: not all is finite."},
     {"joint_counts", joint_counts, METH_VARARGS, "Count pairs of labels; True: the truth holds another byte."},
     {"pixel_to_region", featherseg_pixel_to_region, METH_VARARGS, "Fill in some rows of the context of one image."},
+    {"pixel_to_region_backward", featherseg_pixel_to_region_backward, METH_VARARGS, "Fill in one head's gradients."},
     {"upsample_cross_entropy", featherseg_upsample_cross_entropy, METH_VARARGS, "Loss and gradient of a strip's labels."},
     {"depthwise_backward", featherseg_depthwise_backward, METH_VARARGS, "Fill in the gradients of some lines."},
     {"norm_sums", featherseg_norm_sums, METH_VARARGS, "Add up what a batch norm or its gradient needs."},

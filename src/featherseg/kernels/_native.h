@@ -35,6 +35,7 @@ int featherseg_is_half(PyObject *object);
 int featherseg_aligned(const Py_buffer *view);
 
 PyObject *featherseg_pixel_to_region(PyObject *module, PyObject *arguments);
+PyObject *featherseg_pixel_to_region_backward(PyObject *module, PyObject *arguments);
 PyObject *featherseg_upsample_cross_entropy(PyObject *module, PyObject *arguments);
 PyObject *featherseg_depthwise_backward(PyObject *module, PyObject *arguments);
 PyObject *featherseg_norm_sums(PyObject *module, PyObject *arguments);

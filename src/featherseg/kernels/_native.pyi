@@ -88,6 +88,21 @@ def resize_backward(
     column_shares: np.ndarray,
     /,
 ) -> None: ...
+def pixel_to_region_backward(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    pull: np.ndarray,
+    prior: np.ndarray,
+    outside: np.ndarray,
+    to_query: np.ndarray,
+    to_key: np.ndarray,
+    to_value: np.ndarray,
+    to_prior: np.ndarray,
+    scale: float,
+    difference: bool,
+    /,
+) -> None: ...
 def clones() -> list[str]: ...
 def chosen() -> str: ...
 def use(name: str, /) -> None: ...

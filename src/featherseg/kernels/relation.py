@@ -5,18 +5,23 @@ Letters: B images, h x w the coarse map, n heads, d the width of a head's querie
 
 from collections.abc import Callable
 from functools import partial
-from math import e, log2, sqrt
-from typing import Literal
+from math import e, isqrt, log2, sqrt
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from featherseg.core.errors import FeathersegError
-from featherseg.kernels import library
+from featherseg.kernels import library, portable
+from featherseg.kernels.library import trains_here
 
 COMPOSABILITIES = ("dot", "difference")
 WINDOWS = (1, 3, 5, 7, 9)
+CELLS = 16
+"""Cells of a row that the backward kernel works on together."""
 THREAD_WORK = 2**23
 """Products from which another thread is worth its start."""
 
@@ -34,14 +39,69 @@ def pixel_to_region(
     Raises FeathersegError for shapes that do not fit together, other types and other devices.
     """
     _check(query, key, value, prior, composability)
+    return _relate(query, key, value, prior, squared=composability == "difference")
+
+
+def learns(query: Tensor) -> bool:
+    """Whether `learnt_pixel_to_region` takes such a query here: in training on a CPU, where the extension is."""
+    return trains_here(query) and query.dtype == torch.float32 and library.kernels is not portable
+
+
+def learnt_pixel_to_region(
+    query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composability: Literal["dot", "difference"] = "dot"
+) -> Tensor:
+    """`pixel_to_region` with gradients of all four, the same bits for every number of threads."""
+    _check(query, key, value, prior, composability)
+    return _Relation.apply(query, key, value, prior, composability == "difference")
+
+
+def _relate(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, *, squared: bool) -> Tensor:
     shape = (*value.shape[:2], *query.shape[2:])
     context = torch.empty(shape, device=query.device, memory_format=torch.channels_last)
     if len(query) and query.device.type == "cpu":
-        factor, squared = log2(e), composability == "difference"  # the kernels take powers of 2
+        factor = log2(e)  # the kernels take powers of 2
         scale = (-factor if squared else factor) / sqrt(query.shape[1] // len(prior))
         table = (prior.detach() * factor).contiguous().numpy()
         _fill([x.detach().numpy() for x in (query, key, value, context)], table, scale, squared)
     return context
+
+
+class _Relation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, prior: Tensor, squared: bool) -> Tensor:
+        ctx.save_for_backward(query, key, value, prior)
+        ctx.squared = squared
+        return _relate(query, key, value, prior, squared=squared)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prior = ctx.saved_tensors
+        heads, (batch, channels, height, width) = len(prior), key.shape
+        reach, right = isqrt(prior.shape[2]) // 2, -width % CELLS  # planes as wide as the kernel works, zeros around
+        around = (reach, reach + right, reach, reach)
+        children = [F.pad(F.pixel_unshuffle(x, 2), (0, right)) for x in (query, gradients[0])]
+        planes = [children[0], F.pad(key, around), F.pad(value, around), children[1]]
+        border = F.pad(torch.zeros(height, width), (reach, reach, reach, reach), value=-torch.inf)
+        outside = F.pad(border, (0, right)).numpy()  # what is computed beyond the border counts nowhere
+        by_head = [x.contiguous().numpy().reshape(batch * heads, -1, *x.shape[2:]) for x in planes]
+        by_head[::3] = [x.reshape(len(x), -1, 4, *x.shape[2:]) for x in by_head[::3]]
+        found = [np.zeros_like(x) for x in by_head[:3]]
+        to_prior, table = np.zeros((batch, *prior.shape)), prior.detach().contiguous().numpy()
+        scale = (-1 if ctx.squared else 1) / sqrt(channels // heads)
+        work: list[Callable[[], None]] = []
+        for n in range(batch * heads):
+            given, sums = [x[n] for x in by_head], [x[n] for x in found]
+            rest = (table[n % heads], outside, *sums, to_prior[n // heads, n % heads], scale, ctx.squared)
+            work.append(partial(library.kernels.pixel_to_region_backward, *given, *rest))
+        products = 8 * table.shape[2] * batch * height * width * (channels + value.shape[1])
+        library.run(work, max(1, min(torch.get_num_threads(), products // THREAD_WORK)))
+        to_query, to_key, to_value = (
+            torch.from_numpy(x.reshape(batch, -1, *x.shape[-2:])[:, :, edge:, edge:][:, :, :height, :width])
+            for x, edge in zip(found, (0, reach, reach), strict=True)
+        )
+        prior_sum = torch.from_numpy(to_prior.sum(0).astype(np.float32))
+        return F.pixel_shuffle(to_query, 2), to_key, to_value, prior_sum, None
 
 
 def _fill(maps: list[np.ndarray], table: np.ndarray, scale: float, squared: bool) -> None:
