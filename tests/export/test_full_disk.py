@@ -16,17 +16,17 @@ from featherseg.exporters.pipeline import move
 
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
 
-LIMITS = {"onnx": 4_000, "openvino": 30_000, "torch-export": 30_000, "ncnn": 30_000}
+LIMITS = {"onnx": 4_000, "openvino": 30_000, "torch-export": 30_000, "ncnn": 10_000}
 """Target -> the largest file that may be written: OpenVINO's own ONNX draft passes, its files do not."""
 
 EXPORTS = """
 import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from small_model import small_model
+from three_layers import three_layers
 from featherseg.core.errors import ExportError
 from featherseg.exporters import export
-model, out, said = small_model(), Path(sys.argv[2]), {}
+model, out, said = three_layers(), Path(sys.argv[2]), {}
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 for target, limit in json.loads(sys.argv[3]).items():
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

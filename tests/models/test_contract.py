@@ -93,7 +93,7 @@ def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
         assert torch.equal(fresh(images).logits, net(images).logits)
 
 
-@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_other_channels_are_taken(name, channels):
     with torch.device("meta"):
         model = models.build(name, classes=2, channels=channels).eval()
