@@ -138,3 +138,16 @@ def test_norm_and_activation_are_those_of_the_layers_in_training(act, shape):
 def test_one_value_a_channel_has_no_variance_and_is_refused():
     with pytest.raises(ValueError, match="more than 1 value"):
         normalise_act(nn.BatchNorm2d(3), nn.ReLU(), torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("images", [1, 3, 16])
+def test_a_pointwise_convolution_is_the_same_for_rows_as_for_images(images):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(5, 7, 1), torch.randn(images, 5, 6, 9).to(memory_format=torch.channels_last).requires_grad_()
+    ours, theirs = convolve(conv, x), conv(x)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert_close(ours, theirs)
+    pull = torch.randn_like(theirs)
+    inputs = [x, *conv.parameters()]
+    for a, b in zip(torch.autograd.grad(ours, inputs, pull), torch.autograd.grad(theirs, inputs, pull), strict=True):
+        assert_close(a, b)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError
-from featherseg.layers.conv import convolve
+from featherseg.layers.conv import convolve, normalise_act
 from featherseg.layers.model import Backbone
 from featherseg.layers.position_bias import PositionBias, PositionResize, resize_table
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -49,7 +49,7 @@ class ConvNorm(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
-        return norm(convolve(conv, x))
+        return normalise_act(norm, None, convolve(conv, x))
 
 
 def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:

@@ -83,7 +83,7 @@ class ConvNorm(nn.Sequential):
         assert isinstance(conv, nn.Conv2d)
         x = x if conv.stride == (1, 1) else pad_same(x, conv.kernel_size[0], conv.stride[0])
         x = convolve(conv, x)  # (B, C_out, ceil(h / stride), ceil(w / stride))
-        return normalise_act(norm, act[0] if act else nn.Identity(), x)
+        return normalise_act(norm, act[0] if act else None, x)
 
 
 class SqueezeExcitation(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from featherseg.backbones.staged import StagedBackbone
-from featherseg.layers.conv import convolve
+from featherseg.layers.conv import convolve, normalise_act
 from featherseg.layers.folding import fold_shortcut
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.scale import LayerScale
@@ -37,7 +37,7 @@ class LargeKernelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         near = convolve(self.depthwise, x)  # (B, C, h, w)
-        return x * self.pointwise(convolve(self.dilated, near))  # (B, C, h, w)
+        return x * convolve(self.pointwise, convolve(self.dilated, near))  # (B, C, h, w)
 
 
 class Attention(nn.Module):
@@ -51,7 +51,8 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project_out(self.large_kernel(self.act(self.project_in(x))))  # (B, C, h, w)
+        gathered = self.large_kernel(self.act(convolve(self.project_in, x)))
+        return x + convolve(self.project_out, gathered)  # (B, C, h, w)
 
 
 class FeedForward(nn.Module):
@@ -66,8 +67,8 @@ class FeedForward(nn.Module):
         self.project = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(convolve(self.depthwise, self.expand(x)))  # (B, expansion * C, h, w)
-        return self.project(x)  # (B, C, h, w)
+        x = self.act(convolve(self.depthwise, convolve(self.expand, x)))  # (B, expansion * C, h, w)
+        return convolve(self.project, x)  # (B, C, h, w)
 
 
 class Block(nn.Module):
@@ -83,8 +84,9 @@ class Block(nn.Module):
         self.feed_forward_scale = LayerScale(channels, LAYER_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention_scale(self.attention(self.attention_norm(x)))
-        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))  # (B, C, h, w)
+        x = x + self.attention_scale(self.attention(normalise_act(self.attention_norm, None, x)))
+        normed = normalise_act(self.feed_forward_norm, None, x)
+        return x + self.feed_forward_scale(self.feed_forward(normed))  # (B, C, h, w)
 
     def fold_own(self) -> None:
         """In place, for inference: norm and scale into the attention, whose own shortcut hides them from `fold`."""
@@ -105,7 +107,8 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
+        conv, norm = self.embed
+        x = self.blocks(normalise_act(norm, None, conv(x)))  # (B, C, ceil(h / stride), ceil(w / stride))
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # no copy of a map that is in channels_last
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featherseg.kernels import depthwise_conv2d, norm_act
 from featherseg.kernels.library import trains_here
 from featherseg.kernels.norm import takes
+from featherseg.layers.pointwise import is_pointwise
 
 
 class ConvNormAct(nn.Sequential):
@@ -27,8 +28,9 @@ class ConvNormAct(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, norm, act = self
-        return normalise_act(norm, act, conv(x))
+        layers: Any = self
+        conv, norm, act = layers
+        return normalise_act(norm, act, convolve(conv, x))
 
 
 class DepthwiseSeparable(nn.Module):
@@ -47,7 +49,8 @@ class DepthwiseSeparable(nn.Module):
         self.act = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
-        return normalise_act(self.norm, self.act, self.pointwise(convolve(self.depthwise, x)))  # (B, C_out, h, w)
+        x = convolve(self.pointwise, convolve(self.depthwise, x))  # (B, C_out, h, w)
+        return normalise_act(self.norm, self.act, x)
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
@@ -84,20 +87,36 @@ def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
         dilation = rate
 
 
+MANY = 16
+"""Images from which torch leaves 1x1 convolutions to oneDNN."""
+
+
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """`conv(x)`; a depthwise one that is trained on a CPU has its backward from `featherseg.kernels`.
 
-    Graphs that are compiled or exported and everything that needs no gradient hold the plain convolution.
+    A 1x1 one in float32 sees the rows of a batch as images: with one thread and fewer than 16 torch hands them to BLAS,
+    which on AMD processors takes twice as long as oneDNN. Graphs that are compiled or exported and everything that
+    needs no gradient hold the plain convolution.
     """
+    if not (conv.training and trains_here(x)):
+        return conv(x)
+    if is_pointwise(conv) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        batch, channels, height, width = x.shape
+        if torch.get_num_threads() > 1 or batch >= MANY or not x.is_contiguous(memory_format=torch.channels_last):
+            return conv(x)
+        rows = x.permute(0, 2, 3, 1).reshape(batch * height, 1, width, channels).permute(0, 3, 1, 2)
+        out = conv(rows).permute(0, 2, 3, 1)  # (B h, 1, w, C_out)
+        return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
-    if not (depthwise and conv.training and trains_here(x)) or isinstance(conv.padding, str):
+    if not depthwise or isinstance(conv.padding, str):
         return conv(x)
     x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
     geometry: list[Any] = [conv.stride, conv.padding, conv.dilation]
     return depthwise_conv2d(x, conv.weight, conv.bias, *geometry)
 
 
-CUTS: dict[type[nn.Module], tuple[float, float]] = {
+CUTS: dict[type, tuple[float, float]] = {
+    type(None): (-math.inf, math.inf),
     nn.Identity: (-math.inf, math.inf),
     nn.ReLU: (0.0, math.inf),
     nn.ReLU6: (0.0, 6.0),
@@ -105,16 +124,16 @@ CUTS: dict[type[nn.Module], tuple[float, float]] = {
 """Activations that cut values off below and above."""
 
 
-def normalise_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
-    """`act(norm(x))`; a batch norm that is trained on a CPU has kernels of its own, and takes one of CUTS along.
+def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
+    """`act(norm(x))`, or `norm(x)`; a batch norm that is trained on a CPU has its own kernels, which do CUTS as well.
 
     Graphs that are compiled or exported and everything that needs no gradient hold the plain layers.
     """
     if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_here(x) and takes(x)):
-        return act(norm(x))
+        return norm(x) if act is None else act(norm(x))
     mean, variance, tracked, rate = norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum
     if mean is None or variance is None or tracked is None or rate is None or norm.weight.dtype != torch.float32:
-        return act(norm(x))
+        return norm(x) if act is None else act(norm(x))
     cut = CUTS.get(type(act))
     out, *found = norm_act(x, norm.weight, norm.bias, norm.eps, *(cut or CUTS[nn.Identity]))
     count = x.numel() // x.shape[1]
@@ -122,7 +141,7 @@ def normalise_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         tracked += 1
         mean.mul_(1 - rate).add_(found[0], alpha=rate)
         variance.mul_(1 - rate).add_(found[1], alpha=rate * count / (count - 1))
-    return out if cut else act(out)
+    return out if cut or act is None else act(out)
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:

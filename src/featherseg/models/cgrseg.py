@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.backbones.efficientformer_v2 import set_position_resize
 from featherseg.core.errors import WeightsError
-from featherseg.layers.conv import convolve
+from featherseg.layers.conv import convolve, normalise_act
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import StridedRegionMean
 from featherseg.layers.position_bias import PositionResize
@@ -55,7 +55,7 @@ class RectangularAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.key_areas(x)
         if self.band:
-            gate = self.act(self.norm(convolve(self.along_row, gate)))
+            gate = normalise_act(self.norm, self.act, convolve(self.along_row, gate))
             gate = convolve(self.along_column, gate)
         local = convolve(self.local, x) if isinstance(self.local, nn.Conv2d) else x
         return gate.sigmoid() * local
@@ -84,7 +84,7 @@ class RectangularModule(nn.Module):
         self.scale = LayerScale(channels, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.attention(x))
+        y = normalise_act(self.norm, None, self.attention(x))
         return x + self.scale(self.project(self.act(self.expand(y))))
 
 

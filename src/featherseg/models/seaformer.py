@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve
+from featherseg.layers.conv import convolve, normalise_act
 from featherseg.layers.initialise import initialise_by_fan_out
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.official_keys import rename_start
@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(convolve(self.conv, x))
+        return normalise_act(self.norm, None, convolve(self.conv, x))
 
 
 class InvertedResidual(nn.Module):
