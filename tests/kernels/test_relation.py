@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from featherseg import FeathersegError
 from featherseg.kernels import pixel_to_region, relation
+from featherseg.models.rsp import PixelToRegion
 
 many = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sides = st.integers(1, 6)
@@ -175,3 +176,17 @@ def test_other_types_and_ways_are_refused_by_name():
         pixel_to_region(query.double(), key, value, prior)
     with pytest.raises(FeathersegError, match=r"'cosine'.*dot, difference"):
         pixel_to_region(query, key, value, prior, "cosine")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the loop, which computes what is not finite
+def test_what_is_not_finite_comes_out_where_the_definition_has_it(which, broken, every_code):
+    arguments = case(height=6, width=10, heads=4)
+    arguments[which][0, 5, 3, 4] = broken
+    found, expected = pixel_to_region(*arguments), by_loop(*arguments, "dot")
+    assert np.array_equal(found.isfinite().numpy(), np.isfinite(expected))
+    assert not found.isfinite().all()
+    relation = PixelToRegion(8, window=3, heads=4)  # block by block: at least there
+    with torch.no_grad():
+        assert not relation.gather(*arguments[:3]).isfinite()[~found.isfinite()].any()

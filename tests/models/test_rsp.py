@@ -23,7 +23,6 @@ from featherseg.models.rsp import (
     RSPConfig,
     TopDownHead,
     distances,
-    inside,
 )
 
 PARTS = {  # (backbone, width): parameters of backbone, neck, head with 19 classes
@@ -181,8 +180,14 @@ def by_loop(block, low, high):
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
     block = perturb(PixelToRegion(8, window=window, heads=2, prior=prior, composability=composability)).double()
-    low, high = seeded(1, 8, 8, 12, dtype=torch.float64), seeded(1, 8, 4, 6, dtype=torch.float64).flip(1)
-    assert_close(block(low, high), by_loop(block, low, high), atol=1e-9, rtol=0)
+    for height, width in (4, 6), (3, 5), (1, 2):  # whole blocks and others
+        low = seeded(1, 8, 2 * height, 2 * width, dtype=torch.float64)
+        high = seeded(1, 8, height, width, dtype=torch.float64).flip(1)
+        expected = by_loop(block, low, high)
+        assert_close(block(low, high), expected, atol=1e-9, rtol=0)
+        block.gather = block.gather_unfolded
+        assert_close(block(low, high), expected, atol=1e-9, rtol=0)
+        del block.gather
 
 
 @torch.no_grad()
@@ -210,15 +215,6 @@ def test_alike_pixels_of_a_cell_gather_differently_by_their_place_alone():
     assert all((cell[:, i] - cell[:, j]).abs().max() > 1e-4 for i in range(4) for j in range(i))
     cell = without(low, high)[0, :, 2:4, 2:4].flatten(1)
     assert_close(cell, cell[:, :1].expand(4, 4))
-
-
-def test_cells_outside_the_map_are_marked():
-    assert inside(2, 3, 3, torch.device("cpu")).reshape(2, 3, 3, 3)[0, 0].tolist() == [
-        [False, False, False],
-        [False, True, True],
-        [False, True, True],
-    ]
-    assert inside(2, 3, 3, torch.device("cpu")).sum() == (2 * 2) * (2 + 3 + 2)
 
 
 @torch.no_grad()
