@@ -17,7 +17,7 @@ ROWS = (
     "depthwise backward in fp32",
     "depthwise backward in one pass",
     "batch norm and activation in one",
-    "backward of resizing in one pass",
+    "resizing and RSP's relation",
     "loss inside the upsampling",
 )
 """Each with everything of those before; the last is what `train` does."""
@@ -31,6 +31,7 @@ def leave_out(done: int) -> None:
 
     from featherseg.kernels import depthwise
     from featherseg.layers import conv, resize
+    from featherseg.models import rsp
 
     if done < 2:
         conv.depthwise_conv2d = lambda x, weight, bias, *geometry: F.conv2d(
@@ -41,7 +42,7 @@ def leave_out(done: int) -> None:
     if done < 4:
         conv.takes = lambda _: False
     if done < 5:
-        resize.trains_here = lambda _: False
+        resize.trains_here = rsp.learns = lambda _: False
 
 
 def serve(done: int, model: str, precision: str, batch: int) -> None:

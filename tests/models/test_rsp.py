@@ -339,3 +339,20 @@ def test_half_precision_moves_the_logits_little(net):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = net(images).logits
     assert float((half.float() - full).abs().max() / (full.max() - full.min())) < 0.1
+
+
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("composability", ["dot", "difference"])
+def test_training_on_a_cpu_gathers_the_same_and_learns_the_same(composability, prior):
+    torch.manual_seed(0)
+    block = perturb(PixelToRegion(16, window=3, heads=2, composability=composability, prior=prior))
+    inputs = [torch.randn(2, c, h, w, requires_grad=True) for c, h, w in ((8, 10, 14), (8, 5, 7), (16, 5, 7))]
+    learnt = [*inputs, *(block.prior.parameters() if prior else [])]
+    pull = torch.randn(2, 16, 10, 14)
+    (ours, found), (theirs, expected) = (
+        (context, torch.autograd.grad(context, learnt, pull))
+        for context in (block.train(mode).gather(*inputs) for mode in (True, False))
+    )
+    assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=1e-4)

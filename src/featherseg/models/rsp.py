@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.kernels import pixel_to_region
+from featherseg.kernels.relation import learns, learnt_pixel_to_region
 from featherseg.layers.conv import DepthwiseSeparable
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -76,10 +77,15 @@ class PixelToRegion(nn.Module):
         Block by block: the 4 T^2 pixels of T x T cells share the S^2 cells in reach of any of them, S = T + k - 1, so
         that all is products of small matrices, which torch and every runtime compute fast. What lies outside of a
         pixel's window or of the map has a logit of OUTSIDE, which softmax makes 0. T = BLOCK. A graph for one size of
-        image is for runtimes whose tensors have few dimensions: there all windows are unfolded.
+        image is for runtimes whose tensors have few dimensions: there all windows are unfolded. A training on a CPU
+        has a kernel.
         """
         if torch.compiler.is_exporting() and isinstance(key.shape[2], int):  # a size that may differ is no int there
             return self.gather_unfolded(query, key, value)
+        if self.training and learns(query):
+            none = query.new_zeros(self.heads, 4, self.window**2)
+            prior = none if self.prior is None else self.priors()
+            return learnt_pixel_to_region(query, key, value, prior, self.composability)
         batch, (height, width) = len(key), key.shape[2:]
         rows, columns = (height + BLOCK - 1) // BLOCK, (width + BLOCK - 1) // BLOCK
         below, right = BLOCK * rows - height, BLOCK * columns - width
