@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from seeded import seeded
+from torch import nn
+from torch.export import Dim, export
+from torch.fx import GraphModule
 from torch.testing import assert_close
 
 from featherseg.core.config import parse
@@ -188,6 +191,23 @@ def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
         block.gather = block.gather_unfolded
         assert_close(block(low, high), expected, atol=1e-9, rtol=0)
         del block.gather
+
+
+@pytest.mark.parametrize(("sizes", "unfolded"), [({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, 0), (None, 3)])
+def test_a_graph_of_any_size_has_blocks_and_one_of_a_single_size_windows(sizes, unfolded):
+    class Gathering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relation = PixelToRegion(8, window=3, heads=2)
+
+        def forward(self, high):
+            return self.relation(F.interpolate(high, scale_factor=2.0), high)
+
+    program = export(Gathering().eval(), (torch.zeros(2, 8, 5, 7),), dynamic_shapes={"high": sizes})
+    parts = [part for part in program.graph_module.modules() if isinstance(part, GraphModule)]
+    operations = [str(node.target) for part in parts for node in part.graph.nodes]
+    assert sum("im2col" in name for name in operations) == unfolded
+    assert ("aten.matmul.default" in operations) != bool(unfolded)
 
 
 @torch.no_grad()

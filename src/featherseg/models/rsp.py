@@ -86,7 +86,7 @@ class PixelToRegion(nn.Module):
             none = query.new_zeros(self.heads, 4, self.window**2)
             prior = none if self.prior is None else self.priors()
             return learnt_pixel_to_region(query, key, value, prior, self.composability)
-        batch, (height, width) = len(key), key.shape[2:]
+        batch, _, height, width = key.shape
         rows, columns = (height + BLOCK - 1) // BLOCK, (width + BLOCK - 1) // BLOCK
         below, right = BLOCK * rows - height, BLOCK * columns - width
         reach = self.window // 2
@@ -111,7 +111,7 @@ class PixelToRegion(nn.Module):
 
     def gather_unfolded(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The same as `gather`, cell by cell, from copies of all windows."""
-        batch, (height, width) = len(key), key.shape[2:]
+        batch, _, height, width = key.shape
 
         def windows(x: Tensor) -> Tensor:  # (B, n c, h, w) -> (B, n, c, R, h * w), zeros outside
             cells = F.unfold(x, self.window, padding=self.window // 2)
@@ -157,11 +157,12 @@ class PixelToRegion(nn.Module):
         """The cells in reach of each block, of a padded map: (B, n, T rows + k - 1, T columns + k - 1, c)
         -> (B, n, rows * columns, S^2, c).
         """
-        side = BLOCK + self.window - 1
-        across = [x[:, :, :, i : i + BLOCK * (columns - 1) + 1 : BLOCK] for i in range(side)]
-        x = torch.stack(across, dim=4)  # (B, n, T rows + k - 1, columns, S, c)
-        x = torch.stack([x[:, :, i : i + BLOCK * (rows - 1) + 1 : BLOCK] for i in range(side)], dim=4)
-        return x.reshape(*x.shape[:2], rows * columns, side**2, -1)
+        more = (self.window - 1) // BLOCK  # blocks beside a block that are in its reach
+        x = x.unflatten(3, (columns + more, BLOCK))
+        x = torch.cat([x[:, :, :, i : i + columns] for i in range(more + 1)], dim=4)  # (.., columns, S, c)
+        x = x.unflatten(2, (rows + more, BLOCK)).transpose(3, 4)  # (B, n, rows + more, columns, T, S, c)
+        x = torch.cat([x[:, :, i : i + rows] for i in range(more + 1)], dim=4)  # (B, n, rows, columns, S, S, c)
+        return x.flatten(4, 5).flatten(2, 3)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, n c, h, w) -> (B, n, h, w, c)."""
