@@ -18,6 +18,7 @@ def check(folder: Path, *form: str) -> None:
     assert [name for name in left if not (folder / name).is_file()] == []
 
 
+@pytest.mark.slow
 def test_train_resume_predict_evaluate_and_report_need_no_posix(tmp_path):
     check(tmp_path)
 

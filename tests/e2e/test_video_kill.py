@@ -51,6 +51,7 @@ def kill_after(segments, run, clip, out):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "count", "kills"),
     [

@@ -38,6 +38,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
     for package in ("onnxscript", "openvino", "pnnx"):
         pytest.importorskip(package)
