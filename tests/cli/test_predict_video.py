@@ -129,7 +129,7 @@ def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monk
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
-    clip = write_video(tmp_path / "long.mp4", moving_images(100))
+    clip = write_video(tmp_path / "long.mp4", moving_images(250))  # four more parts after the first
     out = tmp_path / "out.mp4"
     command = [sys.executable, "-c", STOPPABLE, "predict", str(lawn_run), str(clip), "-o", str(out)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
     again = run(lawn_run, clip, "-o", out)
     assert again.exit_code == 0
     assert "were there already" in again.stdout
-    assert len(read_video(out)[0]) == 100
+    assert len(read_video(out)[0]) == 250
 
 
 @pytest.mark.parametrize("folder", ["clip_overlay_masks", "clip_overlay.mp4.parts"])

@@ -54,11 +54,7 @@ def kill_after(segments, run, clip, out):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "count", "kills"),
-    [
-        (".mp4", 110, (1,)),
-        pytest.param(".mp4", 300, (1, 4), marks=pytest.mark.slow),
-        pytest.param(".webm", 300, (1, 4), marks=pytest.mark.slow),
-    ],
+    [(".mp4", 110, (1,)), (".mp4", 300, (1, 4)), (".webm", 300, (1, 4))],
 )
 def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, tmp_path, ending, count, kills):
     """Each kill comes when so many segments, of 50 frames, are finished."""
