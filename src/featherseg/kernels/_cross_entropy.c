@@ -39,30 +39,8 @@ typedef struct {  /* CELLS cells of one output row; (P, CELLS) where nothing els
     float *above_gradient, *below_gradient;    /* (K, 2, CELLS) */
 } Block;
 
-#define LANES BASELINE_LANES
-#define CLONE(name) name##_baseline
-#define TARGET
-#include "_cross_entropy_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-
-#ifdef X86_CLONES
-#define LANES 8
-#define CLONE(name) name##_avx2
-#define TARGET FOR_AVX2
-#include "_cross_entropy_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#define LANES 16
-#define CLONE(name) name##_avx512
-#define TARGET FOR_AVX512
-#include "_cross_entropy_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#endif
+#define LOOPS "_cross_entropy_loops.h"
+#include "_clones.h"
 
 typedef struct {
     void (*settle)(ptrdiff_t, float *);

@@ -42,30 +42,8 @@ typedef struct { /* some channels of a line of a map, or of its copy: span pixel
 #define KEEP(vector)
 #endif
 
-#define LANES BASELINE_LANES
-#define CLONE(name) name##_baseline
-#define TARGET
-#include "_depthwise_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-
-#ifdef X86_CLONES
-#define LANES 8
-#define CLONE(name) name##_avx2
-#define TARGET FOR_AVX2
-#include "_depthwise_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#define LANES 16
-#define CLONE(name) name##_avx512
-#define TARGET FOR_AVX512
-#include "_depthwise_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#endif
+#define LOOPS "_depthwise_loops.h"
+#include "_clones.h"
 
 typedef struct {
     ptrdiff_t lanes;

@@ -21,30 +21,8 @@ typedef struct {
     int half; /* bfloat16, else floats */
 } Norm;
 
-#define LANES BASELINE_LANES
-#define CLONE(name) name##_baseline
-#define TARGET
-#include "_norm_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-
-#ifdef X86_CLONES
-#define LANES 8
-#define CLONE(name) name##_avx2
-#define TARGET FOR_AVX2
-#include "_norm_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#define LANES 16
-#define CLONE(name) name##_avx512
-#define TARGET FOR_AVX512
-#include "_norm_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#endif
+#define LOOPS "_norm_loops.h"
+#include "_clones.h"
 
 typedef void (*Loop)(const Norm *);
 static const Loop CLONES[][2] = {

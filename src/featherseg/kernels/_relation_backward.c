@@ -27,30 +27,8 @@ typedef struct {
     float *query, *to_query, *pull, *weights, *logits, *to_prior; /* (d, CELLS) twice, (e, ..), (R, ..) twice, (4, R, ..) */
 } Spare;
 
-#define LANES BASELINE_LANES
-#define CLONE(name) name##_baseline
-#define TARGET
-#include "_relation_backward_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-
-#ifdef X86_CLONES
-#define LANES 8
-#define CLONE(name) name##_avx2
-#define TARGET FOR_AVX2
-#include "_relation_backward_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#define LANES 16
-#define CLONE(name) name##_avx512
-#define TARGET FOR_AVX512
-#include "_relation_backward_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#endif
+#define LOOPS "_relation_backward_loops.h"
+#include "_clones.h"
 
 typedef struct {
     void (*weigh)(const Gradient *, const Spare *, ptrdiff_t, ptrdiff_t);

@@ -26,30 +26,8 @@ typedef struct { /* some channels of one image, in channels-last */
     int half; /* bfloat16, else floats */
 } Resize;
 
-#define LANES BASELINE_LANES
-#define CLONE(name) name##_baseline
-#define TARGET
-#include "_resize_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-
-#ifdef X86_CLONES
-#define LANES 8
-#define CLONE(name) name##_avx2
-#define TARGET FOR_AVX2
-#include "_resize_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#define LANES 16
-#define CLONE(name) name##_avx512
-#define TARGET FOR_AVX512
-#include "_resize_loops.h"
-#undef LANES
-#undef CLONE
-#undef TARGET
-#endif
+#define LOOPS "_resize_loops.h"
+#include "_clones.h"
 
 typedef struct {
     void (*shrink)(const Resize *, const char *, float *);
