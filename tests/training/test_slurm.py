@@ -2,12 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from small_training import SMALL, Killed, KilledAt, trained
+from small_training import Killed, KilledAt, Silent, trained
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
@@ -24,33 +21,37 @@ SLURM = {
 }
 
 
-def start(folder):
-    command = [sys.executable, "-m", "featherseg", "train", "--out", str(folder / "run")]
-    settings = [part for text in (*SMALL, "train.epochs=400", "train.validate_every=400") for part in ("--set", text)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "frm-lite0", *settings], cwd=folder, env=os.environ | SLURM, **pipes)
+class Signalled(Silent):
+    """Sends this process a signal while a step is being written down, the moment at which one was lost once."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def step(self, step, steps, record):
+        super().step(step, steps, record)
+        if step == 2:
+            os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("warning", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning):
+@pytest.mark.parametrize(("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
+def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning, accumulate):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    with start(tmp_path) as training:
-        while len(read_lines(metrics)) < 2:
-            assert training.poll() is None, training.communicate()
-            time.sleep(0.02)
-        training.send_signal(warning)
-        out, err = training.communicate(timeout=120)
-    assert training.returncode == 130, out + err
-    last = read_lines(metrics)[-1]["step"]
-    assert f"stopped at step {last}" in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
     monkeypatch.chdir(tmp_path)
     for key, value in SLURM.items():
         monkeypatch.setenv(key, value)
+    settings = ("train.epochs=400", "train.validate_every=400", f"train.accumulate={accumulate}")
+    reporter, before = Signalled(warning), signal.getsignal(warning)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", *settings, reporter=reporter)
+    assert signal.getsignal(warning) == before
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert [line["step"] for line in read_lines(metrics)] == [1, 2, 3]  # the step that was under way is finished
+    assert any("stopped at step 3. Continue with" in text for text in reporter.messages)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
     with pytest.raises(Killed):
-        train(Request(None), tmp_path / "run", KilledAt(last + 1), resume=True)
-    assert {"resumed_from": last} in read_lines(metrics)  # nothing was lost
+        train(Request(None), tmp_path / "run", KilledAt(4), resume=True)
+    assert {"resumed_from": 3} in read_lines(metrics)  # nothing was lost
 
 
 @pytest.mark.parametrize(("tasks", "said"), [({"SLURM_NTASKS_PER_NODE": "4"}, "4"), ({}, "not set")])

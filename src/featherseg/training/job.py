@@ -7,8 +7,6 @@ was killed and resumed ends bit-identical (docs/decisions/0001).
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -240,19 +238,15 @@ def _run_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        before = _on_slurm_warning()
         try:
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
-        except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
+        except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             recorder.reporter.message(
                 f"stopped at step {trainer.global_step}. Continue with: featherseg train --resume --out {out}"
             )
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
-        finally:
-            if before is not None:
-                signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager
@@ -272,16 +266,6 @@ def _quiet(names: Sequence[str]) -> Iterator[None]:
 def _slurm() -> list[SLURMEnvironment]:
     """SLURM's processes without what Lightning does on its signals: a checkpoint of its own, and a new job."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def _on_slurm_warning() -> Any:
-    """Let SIGUSR1, SLURM's warning before a job ends, stop the run as SIGTERM does, with its checkpoint written.
-
-    -> the handler that was there before, None where nothing was changed.
-    """
-    if not _slurm() or threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _tensorboard(out: Path) -> Any:

@@ -5,14 +5,18 @@ One place decides what happens after a step, so that a kill between any two writ
 
 import io
 import math
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.types import Reporter, SegmentationData
@@ -43,6 +47,7 @@ class Recorder(Checkpoint):
         self.steps, self.every = steps, every  # of the whole run, and between validations
         self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
         self.saved_at = time.monotonic()
+        self.stop_asked = False  # by a signal
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -54,8 +59,18 @@ class Recorder(Checkpoint):
         self.finished = state_dict["finished"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock of the checkpoints starts with the first step."""
+        """The clock of the checkpoints starts with the first step; signals stop the run only where a step is saved.
+
+        SIGTERM and, in a SLURM job, SIGUSR1: its warning before the job ends. They take the place of Lightning's
+        handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
+        """
         self.saved_at = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])):
+                signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.stop_asked = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -67,8 +82,9 @@ class Recorder(Checkpoint):
         step = trainer.global_step
         record = {"step": step, **pl_module.take_record()}
         validate = step % self.every == 0 or step == self.steps
-        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds or trainer.received_sigterm
-        save = validate or trainer.strategy.broadcast(late)
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        late, stop = trainer.strategy.broadcast((late, self.stop_asked))
+        save = validate or late or stop
         if save:
             pl_module.check_finite(step)
         if validate:
@@ -83,6 +99,8 @@ class Recorder(Checkpoint):
         if save:
             trainer.save_checkpoint(self.run.path / CHECKPOINT)
             self.saved_at = time.monotonic()
+        if stop:
+            raise SIGTERMException
 
     def _validate(self, step: int, module: SegmentationModule) -> dict[str, Any]:
         """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
