@@ -1,8 +1,5 @@
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,16 +12,11 @@ from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.inference.video import camera as video_camera
+from featherseg.inference.video.parts import Parts
+from featherseg.inference.video.segmentation import SEGMENT_FRAMES
 
 APP = typer.Typer()
 APP.command()(predict)
-
-STOPPABLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
-from featherseg.cli import main
-main()
-"""
 
 
 def run(*arguments: object):
@@ -128,24 +120,25 @@ def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monk
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path):
-    clip = write_video(tmp_path / "long.mp4", moving_images(250))  # four more parts after the first
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path, monkeypatch):
+    clip = write_video(tmp_path / "long.mp4", moving_images(SEGMENT_FRAMES + 9))
     out = tmp_path / "out.mp4"
-    command = [sys.executable, "-c", STOPPABLE, "predict", str(lawn_run), str(clip), "-o", str(out)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.PIPE) as child:
-        while not (tmp_path / "out.mp4.parts" / "000000.nut").exists():
-            assert child.poll() is None, "it ended before it could be stopped"
-            time.sleep(0.005)
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate()
-    assert child.returncode == 130
-    assert "the same command goes on where it was stopped" in said
+    write = Parts.add
+
+    def write_one(parts, frames):
+        write(parts, frames)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "add", write_one)
+        stopped = run(lawn_run, clip, "-o", out)
+    assert stopped.exit_code != 0
+    assert "the same command goes on where it was stopped" in stopped.stdout
     assert not out.exists()
     again = run(lawn_run, clip, "-o", out)
     assert again.exit_code == 0
-    assert "were there already" in again.stdout
-    assert len(read_video(out)[0]) == 250
+    assert f"the first {SEGMENT_FRAMES} were there already" in " ".join(again.stdout.split())
+    assert len(read_video(out)[0]) == SEGMENT_FRAMES + 9
 
 
 @pytest.mark.parametrize("folder", ["clip_overlay_masks", "clip_overlay.mp4.parts"])

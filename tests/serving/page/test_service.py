@@ -44,7 +44,8 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         says(page, "A token is required.*")
         refused(page)
         page.fill("#secret", "wrong")
-        page.keyboard.press("Enter")
+        with page.expect_console_message():  # the browser's, of the 401
+            page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
         says(page, "A token is required.*")
         refused(page)
