@@ -62,6 +62,18 @@ def test_the_bits_depend_on_no_instruction_set_and_no_threads(extension, use):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_a_map_of_more_values_than_a_kernel_takes_at_once():
+    lines = torch.tensor([[1.0, 5.0, -2.0, 8.0], [3.0, -5.0, 4.0, 0.0]]).repeat(1, 8)  # of 32 channels
+    x = lines.to(torch.bfloat16).repeat(2**19 + 3, 1).view(1, -1, 2, 32).permute(0, 3, 1, 2).requires_grad_()
+    out, mean, variance = norm_act(x, torch.ones(32), torch.zeros(32), 0.0, -math.inf, math.inf)
+    assert x.numel() > 2**25
+    assert_close(mean, lines.mean(0))
+    assert_close(variance, lines.var(0, unbiased=False))
+    assert torch.equal(out, ((lines - mean) / variance.sqrt()).T[None, :, None].bfloat16().expand_as(out))
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(x))
+    assert gradient.abs().max() < 1e-6
+
+
 @pytest.mark.usefixtures("clone")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nan_is_passed_on_within_its_channel(dtype):

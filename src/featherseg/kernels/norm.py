@@ -19,6 +19,8 @@ MOST_PIECES = 16
 """Parts that a map is cut into; their sums are added in order, whatever number of threads made them."""
 LEAST_VALUES = 2**15
 """Values of a part, at least: so much is worth a thread's start."""
+MOST_VALUES = 2**24
+"""Values that a kernel is given at once, at most; twice as many it refuses."""
 LANES = 32
 """Values that the kernels work on together, at most: the widths of their tables are multiples of it."""
 
@@ -101,11 +103,21 @@ def _sums(
     table = _table(x, rows)
     period = table.shape[1]
     lines = -(-x.size // period)
-    step = max(-(-lines // MOST_PIECES), LEAST_VALUES // period, 1)
+    step = min(max(-(-lines // MOST_PIECES), LEAST_VALUES // period, 1), MOST_VALUES // period)
     starts = range(0, lines, step)
     sums = np.zeros((len(starts), 2, period))
-    kernel = library.kernels.norm_sums
-    work = [partial(kernel, x, pull, table, sums[n], *limits, i, min(i + step, lines)) for n, i in enumerate(starts)]
+    work = [
+        partial(
+            library.kernels.norm_sums,
+            *_part(period, i, step, x, pull),
+            table,
+            sums[n],
+            *limits,
+            0,
+            min(step, lines - i),
+        )
+        for n, i in enumerate(starts)
+    ]
     library.run(work, min(torch.get_num_threads(), len(work)))
     total = sums.sum(0)
     if x.dtype == np.int16:
@@ -117,8 +129,17 @@ def _apply(
     x: np.ndarray, pull: np.ndarray | None, rows: Sequence[np.ndarray], out: np.ndarray, limits: tuple[float, float]
 ) -> None:
     table = _table(x, rows)
-    lines = -(-x.size // table.shape[1])
-    threads = max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES))
-    step, kernel = -(-lines // threads), library.kernels.norm_apply
-    work = [partial(kernel, x, pull, table, out, *limits, i, min(i + step, lines)) for i in range(0, lines, step)]
+    period = table.shape[1]
+    lines, threads = -(-x.size // period), max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES))
+    step = min(-(-lines // threads), MOST_VALUES // period)
+    work = []
+    for i in range(0, lines, step):
+        own = _part(period, i, step, x, pull, out)
+        rows = (0, min(step, lines - i))
+        work.append(partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *rows))
     library.run(work, threads)
+
+
+def _part(period: int, line: int, lines: int, *arrays: np.ndarray | None) -> list[np.ndarray | None]:
+    """So many lines of `period` values of each of the arrays, from `line` on."""
+    return [None if values is None else values[line * period : (line + lines) * period] for values in arrays]
