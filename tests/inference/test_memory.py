@@ -4,14 +4,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from featherseg import models
+from featherseg import Predictor, models
+from featherseg.core.types import ClassInfo
 from featherseg.inference import memory
-from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
+from featherseg.inference.memory import LiveBytes, peak_bytes, peak_bytes_per_pixel
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.tiling import PROCESS_BYTES
+
+CLASSES = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(3))
 
 
 class Chain(nn.Module):
@@ -67,6 +72,16 @@ def test_live_bytes_on_real_tensors_are_those_foretold(monkeypatch):
     with torch.inference_mode(), LiveBytes() as live:
         model(images)
     assert live.peak / (64 * 96) + 12 == pytest.approx(peak_bytes_per_pixel(model))
+
+
+def test_the_bound_of_a_small_image_holds_for_larger_ones_and_spares_small_ones_the_measuring():
+    runtime = TorchRuntime(models.build("segformer-b0", 3), CLASSES, device="cpu")
+    Predictor(runtime)(np.zeros((100, 120, 3), np.uint8))
+    assert "peak_bytes_per_pixel" not in vars(runtime)
+    for height, width in ((96, 128), (97, 300), (256, 256)):
+        area = height * width
+        assert peak_bytes(runtime, torch.zeros(1, 3, height, width)) <= area * runtime.most_bytes_per_pixel(area)
+    assert runtime.peak_bytes_per_pixel == runtime.most_bytes_per_pixel(10**9)  # what is measured needs no bound
 
 
 TWELVE_MEGAPIXELS = r"""

@@ -27,6 +27,28 @@ def test_twelve_megapixels_go_whole_into_four_gigabytes():
     assert plan(Costs(), (3000, 4000), InferenceSettings(), OWN + 3.4).how == "whole"
 
 
+@dataclass
+class Bounded(Costs):
+    """The same, of which a bound is known as well."""
+
+    def most_bytes_per_pixel(self, area):
+        return 250.0 * max(1.0, area / 12_288)
+
+
+def test_a_bound_on_the_memory_decides_nothing_else_than_the_measure():
+    for size in ((100, 100), (360, 480), (700, 900), (400, 60_000), (3000, 4000), (10_000, 10_000)):
+        for gigabytes in (OWN + 0.4, 2.0, 4.0, 64.0):
+            for inference in (InferenceSettings(), InferenceSettings(scales=(0.5, 2.0)), InferenceSettings((512, 512))):
+                found = []
+                for runtime in (Costs(), Bounded()):
+                    try:
+                        answer = plan(runtime, size, inference, gigabytes, batch=8)
+                        found.append((answer.inference, answer.how, min(answer.at_once, 8)))
+                    except FeathersegError as error:
+                        found.append(str(error))
+                assert found[0] == found[1]
+
+
 def test_a_smaller_budget_gives_tiles_that_fit_it():
     found = plan(Costs(), (3000, 4000), InferenceSettings(), 2.0)
     height, width = found.inference.window

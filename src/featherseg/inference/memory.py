@@ -1,7 +1,8 @@
-"""How much memory a model needs, known without running it: live tensors counted on tensors that hold no data."""
+"""How much memory a model needs: its live tensors, counted while it runs on tensors that hold no data, or on few."""
 
 import copy
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._known: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: to skip it, torch would first import its compiler, a second of work."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):  # what comes from outside (weights, input) is no cost of this forward
@@ -47,6 +53,13 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+def peak_bytes(model: Callable[[Tensor], object], images: Tensor) -> int:
+    """Peak of live tensors in a forward of these images, they included, weights apart."""
+    with torch.inference_mode(), LiveBytes() as live:
+        model(images)
+    return live.peak + images.untyped_storage().nbytes()
+
+
 def peak_bytes_per_pixel(model: SegmentationModel) -> float:
     """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
 
@@ -54,7 +67,4 @@ def peak_bytes_per_pixel(model: SegmentationModel) -> float:
     counted as they are at that size; scratch memory of the kernels is not seen.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
-    images = torch.empty(1, len(shadow.mean), *SIZE, device="meta")
-    with torch.inference_mode(), LiveBytes() as live:
-        shadow(images)
-    return (live.peak + images.untyped_storage().nbytes()) / (SIZE[0] * SIZE[1])
+    return peak_bytes(shadow, torch.empty(1, len(shadow.mean), *SIZE, device="meta")) / (SIZE[0] * SIZE[1])

@@ -1,6 +1,7 @@
 """Whole or in tiles: how an image is predicted within a budget of memory."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -64,10 +65,12 @@ def plan(
     *,
     share: float = 1.0,
     largest: int = LARGEST_PASS,
+    batch: int = 1,
 ) -> Plan:
     """Keep `inference` where it names a window or the image of `size` fits into memory_gb as a whole, else add tiles.
 
-    share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass.
+    share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass. batch:
+    how many images of the size would be taken at a time; what the plan says beyond is not used.
     Objects are not put together from tiles: for a panoptic model the image is shrunk instead. Raises ConfigError
     where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the settings are not for a
     panoptic model.
@@ -75,19 +78,23 @@ def plan(
     if runtime.panoptic:
         check_panoptic(inference)
     fitted = f", fitted to {size_text(inference.resize)}" if inference.resize else ""
-    budget = Budget(memory_gb, share)
-    pixels = _pixels_that_fit(runtime, size, inference, budget, largest)
+    budget, area = Budget(memory_gb, share), size[0] * size[1]
+
+    # What fits even by a bound on its memory needs no measuring, which takes longer than a small image.
+    bound = getattr(runtime, "most_bytes_per_pixel", None)
+    costs = _costs(runtime, size, inference, bound(area * max(inference.factors(size)) ** 2)) if bound else None
+    if costs is None or area * max(batch * (costs.kept + costs.run), costs.ends) > budget.free:
+        costs = _costs(runtime, size, inference, runtime.peak_bytes_per_pixel)
+    pixels = _pixels_that_fit(runtime, size, inference, budget, largest, costs)
 
     # Whole where it fits, shrunk where objects would be cut, else in tiles.
     if inference.window is None:
-        if pixels >= size[0] * size[1]:
-            kept, run, _ = (cost * size[0] * size[1] for cost in _costs(runtime, size, inference))
-            at_once = max(1, int(budget.free / (kept + run)))
-            return Plan(
-                inference, f"whole{fitted}", at_once, keeps=run <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
-            )
+        if pixels >= area:
+            at_once = max(1, int(budget.free / (costs.kept * area + costs.run * area)))
+            keeps = costs.run * area <= KEPT_SHARE * Budget(memory_gb, share=1.0).free
+            return Plan(inference, f"whole{fitted}", at_once, keeps)
         if runtime.panoptic:
-            side = int(max(size) * resize_factor(size, inference.resize) * (pixels / (size[0] * size[1])) ** 0.5)
+            side = int(max(size) * resize_factor(size, inference.resize) * (pixels / area) ** 0.5)
             return Plan(
                 replace(inference, resize=(side, side)), f"whole, shrunk to {side} pixels to fit into memory", at_once=1
             )
@@ -114,9 +121,19 @@ class Budget:
         return (PROCESS_BYTES + free / self.share) / 1e9
 
 
-def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget, largest: int) -> int:
+class Costs(NamedTuple):
+    """Bytes a pixel of the image: kept while the model runs, of one run of it, and at the peak before and after it."""
+
+    kept: float
+    run: float
+    ends: float
+
+
+def _pixels_that_fit(
+    runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget, largest: int, costs: Costs
+) -> int:
     """Pixels of the image that one run of the model may see. Raises ConfigError where that is too few."""
-    kept, run, ends = _costs(runtime, size, inference)
+    kept, run, ends = costs
     area = size[0] * size[1]
     pixels = min(int((budget.free - kept * area) / run), int(largest / max(inference.factors(size)) ** 2))
     smallest = inference.window or (SMALLEST_TILE, SMALLEST_TILE)
@@ -131,8 +148,8 @@ def _pixels_that_fit(runtime: Runtime, size: Size, inference: InferenceSettings,
     return max(pixels, least)
 
 
-def _costs(runtime: Runtime, size: Size, inference: InferenceSettings) -> tuple[float, float, float]:
-    """Bytes a pixel: kept while the model runs, of one run of it, and at the peak before and after it.
+def _costs(runtime: Runtime, size: Size, inference: InferenceSettings, peak: float) -> Costs:
+    """What a model costs that takes `peak` bytes a pixel of its input.
 
     While it runs, memory holds for every pixel: the image (16 bit), the mask, and the logits of every pass at 1/4 of
     the side, overlaps counted.
@@ -144,9 +161,9 @@ def _costs(runtime: Runtime, size: Size, inference: InferenceSettings) -> tuple[
     kept = objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - inference.overlap) ** 2
     unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
     normalising = 3 * 4 * runtime.channels + image  # float32 copies before the model runs, of a window's own copy
-    run = MARGIN * max(runtime.peak_bytes_per_pixel * max(factors) ** 2 + unscaled, normalising)
+    run = MARGIN * max(peak * max(factors) ** 2 + unscaled, normalising)
     output = PANOPTIC_OUTPUT_BYTES if runtime.panoptic else OUTPUT_BYTES
-    return kept, run, max(DECODING_BYTES, 14 + 2 * image, image + 1 + output)
+    return Costs(kept, run, max(DECODING_BYTES, 14 + 2 * image, image + 1 + output))
 
 
 def _tile(size: Size, pixels: int) -> Size:

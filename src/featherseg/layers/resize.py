@@ -35,13 +35,14 @@ def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[T
     H' is the least multiple of `divisor` that is at least H and at least `minimum`; W' likewise.
     """
     height, width = images.shape[2:]
-    rows, columns = _padding(height, divisor, minimum), _padding(width, divisor, minimum)
+    rows, columns = padding(height, divisor, minimum), padding(width, divisor, minimum)
     if torch.compiler.is_exporting() or rows or columns:  # an exported graph must hold the pad for every size
         images = F.pad(images, (0, columns, 0, rows))
     return images, (height + rows, width + columns)
 
 
-def _padding(length: int, divisor: int, minimum: int) -> int:
+def padding(length: int, divisor: int, minimum: int) -> int:
+    """What `pad_images` adds to a side of `length`."""
     target = torch.sym_max(length, minimum)
     return (target + divisor - 1) // divisor * divisor - length
 

@@ -16,7 +16,7 @@ from featherseg.core.files import parse_json
 from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput
 from featherseg.core.wording import size_text
-from featherseg.layers.resize import pad_images
+from featherseg.layers.resize import padding
 from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
 
 FORMAT_VERSION = 2
@@ -115,7 +115,6 @@ class FileRuntime(ABC):
                 "format has a fixed size. Resize the image, or export the model as onnx, which takes any size."
             )
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
-        shape_only = torch.empty(images.shape, device="meta")  # the size the graph pads to; no pixel is touched
-        padded = pad_images(shape_only, divisor=self.size_divisor, minimum=self.minimum_size)[1]
-        out = SegOutput(maps[0], size, padded, self.align_corners)
+        height, width = (side + padding(side, self.size_divisor, self.minimum_size) for side in size)
+        out = SegOutput(maps[0], size, (height, width), self.align_corners)
         return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out

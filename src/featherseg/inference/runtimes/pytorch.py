@@ -7,7 +7,8 @@ from torch import Tensor
 
 from featherseg.core.machine import pick_device
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
-from featherseg.inference.memory import peak_bytes_per_pixel
+from featherseg.inference.dataflow import SIZE
+from featherseg.inference.memory import peak_bytes, peak_bytes_per_pixel
 from featherseg.inference.optimize import Precision, optimize
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
@@ -45,8 +46,21 @@ class TorchRuntime:
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
-        """As `memory.peak_bytes_per_pixel` measures it (about a second, once)."""
+        """As `memory.peak_bytes_per_pixel` measures it (once; torch imports its compiler for it: 1.4 s)."""
         return peak_bytes_per_pixel(self.model)
+
+    def most_bytes_per_pixel(self, area: float) -> float:
+        """A bound on the peak of a forward of `area` pixels, in bytes a pixel, known at once.
+
+        It is the peak of a small image, grown with the square of the pixels: nothing in a model grows faster.
+        """
+        if "peak_bytes_per_pixel" in vars(self):
+            return self.peak_bytes_per_pixel
+        return self._small_peak * max(1.0, area / (SIZE[0] * SIZE[1])) ** 2 / area
+
+    @cached_property
+    def _small_peak(self) -> int:
+        return peak_bytes(self, torch.zeros(1, self.channels, *SIZE, device=self.device))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> SegOutput:
