@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (else all plugins are loaded)
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.types import Size
