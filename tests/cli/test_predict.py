@@ -50,6 +50,22 @@ def test_a_folder_gives_three_files_an_image_and_names_stay_apart(lawn_run, phot
         assert np.array(mask).max() < 2
 
 
+def test_masks_alone_are_those_of_the_other_runs(lawn_run, photos, tmp_path):
+    assert run(lawn_run, photos, "-o", tmp_path / "all").exit_code == 0
+    result = run(lawn_run, photos, "-o", tmp_path / "masks", "--masks")
+    assert "3 images: NAME_mask.png in" in result.stdout
+    written = {file.name: file.read_bytes() for file in (tmp_path / "masks").iterdir()}
+    assert written == {file.name: file.read_bytes() for file in (tmp_path / "all").glob("*_mask.png")}
+
+
+def test_a_disk_that_refuses_ends_the_run_with_its_message(lawn_run, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    result = run(lawn_run, photos, "-o", tmp_path / "out")
+    assert isinstance(result.exception, FeathersegError)
+    assert "No space left" in str(result.exception)
+    assert not os.listdir(tmp_path / "out")
+
+
 def test_a_single_image_prints_its_shares(lawn_run, photos, tmp_path):
     result = run(lawn_run, photos / "b.webp", "-o", tmp_path / "out")
     assert "100.0%" in result.stdout or ("grass" in result.stdout and "path" in result.stdout)

@@ -1,12 +1,15 @@
 """Images in any form: the same pixels whatever holds them, and a sentence for what is not clear."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from featherseg import FeathersegError
-from featherseg.inference.inputs import read_input
+from featherseg.core.errors import DataError
+from featherseg.inference.inputs import read_ahead, read_input
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 
@@ -74,3 +77,22 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
     for path in (tmp_path, tmp_path / "none.jpg"):
         with pytest.raises(FeathersegError, match=path.name):
             read_input(path, 3)
+
+
+def test_the_next_is_read_ahead_beside_light_ones_only_and_errors_keep_their_place():
+    begun = []
+
+    def read(item):
+        begun.append(item)
+        if item == "bad":
+            raise DataError("bad")
+        return item
+
+    ahead, seen = [], []
+    for found in read_ahead(["a", "b", "HEAVY", "c", "bad", "d"], read, str.islower):
+        if isinstance(found, str):
+            time.sleep(0.05)  # what the thread reads ahead, it has read by now
+        seen.append(str(found))
+        ahead.append(len(begun) - len(seen))
+    assert seen == begun == ["a", "b", "HEAVY", "c", "bad", "d"]
+    assert [ahead[n] for n in (0, 1, 2, 3, 5)] == [1, 0, 0, 1, 0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -65,7 +67,8 @@ def predict(
         ),
     ] = None,
     masks: Annotated[
-        bool, typer.Option("--masks", help="For a video, also write the masks, one PNG per frame.")
+        bool,
+        typer.Option("--masks", help="Of images, write the masks alone; of a video, also the masks, a PNG per frame."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing predictions.")] = False,
 ) -> None:
@@ -89,7 +92,7 @@ def predict(
     if files:
         check_folder(output)
     moving.check(masks, overwrite)
-    out = Output(output, None if submission is None else find_submission(submission))
+    out = Output(output, None if submission is None else find_submission(submission), masks)
     names = unique_names(files)
     if out.submission and names != [file.stem for file in files]:
         raise ConfigError(f"two images have the same name, but {submission} takes one mask per image, named like it.")
@@ -112,13 +115,14 @@ def predict(
 
 @dataclass(frozen=True)
 class Output:
-    """The folder to write into, and what: mask, colours and overlay of an image, or a benchmark's mask alone.
+    """The folder to write into, and what: mask, colours and overlay of an image, the mask alone, or a benchmark's.
 
     `panoptic` writes the objects that a panoptic model saw.
     """
 
     folder: Path
     submission: Submission | None
+    masks: bool = False
     panoptic: PanopticOutput | None = None
 
     @property
@@ -127,7 +131,7 @@ class Output:
         if self.submission:
             return "NAME.png"
         objects = ", panoptic/NAME.png and panoptic.json" if self.panoptic else ""
-        return f"NAME_mask.png, NAME_color.png, NAME_overlay.png{objects}"
+        return ("NAME_mask.png" if self.masks else "NAME_mask.png, NAME_color.png, NAME_overlay.png") + objects
 
     def all_files(self, names: Sequence[str]) -> list[Path]:
         """The files of all images."""
@@ -136,14 +140,18 @@ class Output:
         if self.submission:
             return [self.submission.file(self.folder, name) for name in names]
         objects = self.panoptic.files(self.folder, names) if self.panoptic else []
-        return [file for name in names for file in output_files(self.folder, name)] + objects
+        kinds = 1 if self.masks else 3
+        return [file for name in names for file in output_files(self.folder, name)[:kinds]] + objects
 
     def save(self, result: Prediction, name: str, file: Path) -> None:
         """Write them, as NAME, of the image in `file`."""
         if self.submission:
             self.submission.save(result.mask, self.folder, name)
             return
-        result.save(self.folder, name)
+        if self.masks:
+            result.save(self.all_files([name])[0])
+        else:
+            result.save(self.folder, name)
         if self.panoptic and result.panoptic:
             self.panoptic.add(name, file.name, result.panoptic)
 
@@ -178,39 +186,77 @@ class ReadableOnly:
     """Reads images one after the other as (H, W, C) arrays; those that cannot be read are named and passed over.
 
     So are those whose name is too long for the files that `out` would write. `given` are the names and files of the
-    images that were given out, `failed` counts the others. Of a single image the error itself is raised.
+    images that were given out, `failed` counts the others. Of a single image the error itself is raised. Before an
+    image that needs the memory for itself, what `writer` has in hand is written.
     """
 
     def __init__(
-        self, files: list[Path], names: list[str], predictor: Predictor, out: Output, console: Console
+        self, files: list[Path], names: list[str], predictor: Predictor, out: Output, writer: Writer, console: Console
     ) -> None:
-        self.files, self.names, self.predictor, self.out, self.console = files, names, predictor, out, console
+        self.files, self.names, self.predictor, self.out = files, names, predictor, out
+        self.writer, self.console = writer, console
         self.given: list[tuple[str, Path]] = []
         self.failed = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         from rich.markup import escape
 
+        from featherseg.core.errors import FeathersegError
+        from featherseg.inference.inputs import read_ahead
+
+        pairs = list(zip(self.names, self.files, strict=True))
+        for pair, pixels in zip(pairs, read_ahead(pairs, self._read, self._is_light), strict=True):
+            if isinstance(pixels, FeathersegError):
+                if len(pairs) == 1 or not isinstance(pixels, DataError | ConfigError):
+                    raise pixels
+                self.failed += 1
+                self.console.print(f"[red]left out[/] {escape(one_line(str(pixels)))}")
+                continue
+            if not self.predictor.is_light(pixels.shape[:2]):
+                self.writer.wait()
+            self.given.append(pair)
+            yield pixels
+            del pixels  # not held while the next is read
+
+    def _read(self, image: tuple[str, Path]) -> np.ndarray:
         from featherseg.core.files import name_too_long
         from featherseg.data.images import image_size, read_image
 
-        for file, name in zip(self.files, self.names, strict=True):
-            try:
-                if too_long := [written for written in self.out.all_files([name]) if name_too_long(written)]:
-                    raise DataError(
-                        f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image."
-                    )
-                self.predictor.plan(image_size(file))  # too large for the memory is said before it is decoded
-                pixels = read_image(file, self.predictor.runtime.channels)
-            except (DataError, ConfigError) as error:
-                if len(self.files) == 1:
-                    raise
-                self.failed += 1
-                self.console.print(f"[red]left out[/] {escape(one_line(str(error)))}")
-                continue
-            self.given.append((name, file))
-            yield pixels
-            del pixels  # not held while the next is read
+        name, file = image
+        if too_long := [written for written in self.out.all_files([name]) if name_too_long(written)]:
+            raise DataError(f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image.")
+        self.predictor.plan(image_size(file))  # too large for the memory is said before it is decoded
+        return read_image(file, self.predictor.runtime.channels)
+
+    def _is_light(self, image: tuple[str, Path]) -> bool:
+        from featherseg.data.images import image_size
+
+        return self.predictor.is_light(image_size(image[1]))
+
+
+class Writer:
+    """Writes one result in a thread while the next is computed; closed, it has written all."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def write(self, save: Callable[[], None]) -> None:
+        """Begin with `save`, as soon as the one before is done. Raises what that one raised."""
+        self.wait()
+        self._last = self._thread.submit(save)
+
+    def wait(self) -> None:
+        """Until what was begun is written. Raises what it raised."""
+        if self._last:
+            self._last.result()
+        self._last = None
 
 
 def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out: Output, console: Console) -> int:
@@ -218,21 +264,23 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     from rich.markup import escape
     from rich.progress import Progress
 
-    import featherseg
-
-    readable = ReadableOnly(files, names, predictor, out, console)
     hinted = False
-    with Progress(console=console, transient=True, disable=len(files) == 1 or not console.is_terminal) as bar:
+    silent = len(files) == 1 or not console.is_terminal
+    with Writer() as writer, Progress(console=console, transient=True, disable=silent) as bar:
+        readable = ReadableOnly(files, names, predictor, out, writer, console)
         task = bar.add_task("predicting", total=len(files))
-        for done, result in enumerate(featherseg.predict(predictor, iter(readable)), start=1):
+        for done, result in enumerate(predictor(iter(readable)), start=1):
             name, file = readable.given[done - 1]
-            out.save(result, name, file)
+            writer.write(partial(out.save, result, name, file))
+            if not predictor.is_light(result.mask.shape):
+                writer.wait()
             console.print(f"{escape(one_line(name))}: {size_text(result.mask.shape)}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
                 _print_shares(console, result)
             bar.update(task, completed=done + readable.failed)
             del result  # its image and mask are not held while the next is read
+        writer.wait()
     if out.panoptic:
         out.panoptic.finish()
     written = len(readable.given)

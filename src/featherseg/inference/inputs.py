@@ -1,18 +1,23 @@
 """An image in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from featherseg.core.errors import DataError
+from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.wording import size_text
 from featherseg.data.images import read_image
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 KNOWN = (
     "a path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor (uint8, uint16, or float 0..1), "
@@ -30,6 +35,32 @@ class InputImage:
     def is_like(self, other: "InputImage") -> bool:
         """Of one size and type, so that both can go through a model together."""
         return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
+
+
+def read_ahead(
+    items: Sequence[S], read: Callable[[S], T], is_light: Callable[[S], bool]
+) -> Iterator[T | FeathersegError]:
+    """What `read` makes of each item, or its error, in order; the next is read while the last is used.
+
+    Only where both are light: then the memory holds them beside each other. One thread reads, and asks `is_light`.
+    """
+
+    def look(item: S) -> tuple[bool, T | None]:
+        return (True, read(item)) if is_light(item) else (False, None)
+
+    following: Future[tuple[bool, T | None]] | None = None
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        for number, item in enumerate(items):
+            found: T | FeathersegError | None
+            try:
+                light, found = (following or reader.submit(look, item)).result()
+                found = found if light else read(item)
+            except FeathersegError as error:
+                light, found = True, error
+            more = light and number + 1 < len(items)
+            following = reader.submit(look, items[number + 1]) if more else None
+            yield found  # type: ignore[misc]
+            del found  # not held while the next is read
 
 
 def read_input(x: Any, channels: int) -> InputImage:

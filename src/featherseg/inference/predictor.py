@@ -1,22 +1,23 @@
 """The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from PIL import Image
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.files import write_together
 from featherseg.core.types import ClassInfo
 from featherseg.data.images import image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
-from featherseg.inference.inputs import InputImage, read_input
+from featherseg.inference.inputs import InputImage, read_ahead, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -24,6 +25,9 @@ from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
 from featherseg.layers.resize import resize_factor
 from featherseg.runs import Run
+
+LIGHT_PIXELS = 1_000_000
+"""Of an image that may be read or written beside any other: 60 bytes a pixel, which PROCESS_BYTES has to spare."""
 
 COUNTED_PIXELS = 1_000_000
 """Pixels whose classes are counted at a time."""
@@ -90,11 +94,24 @@ class Prediction:
         if path.suffix.lower() == ".png":
             drawing.save_index_png(self.mask, self.classes, path)
             return [path]
+        draws = (
+            lambda: drawing.index_image(self.mask, self.classes),
+            lambda: drawing.color_mask(self.mask, self.classes),
+            lambda: self.overlay(legend=True),
+        )  # each is drawn when it is written: not all at a time
         files = output_files(path, name or self.name)
-        drawing.save_index_png(self.mask, self.classes, files[0])
-        drawing.save_image(drawing.color_mask(self.mask, self.classes), files[1])
-        drawing.save_image(self.overlay(legend=True), files[2])
+        write_together({file: partial(_write_png, draw) for file, draw in zip(files, draws, strict=True)})
         return files
+
+
+def _sound(image: InputImage | FeathersegError) -> InputImage:
+    if isinstance(image, FeathersegError):
+        raise image
+    return image
+
+
+def _write_png(draw: Callable[[], Image.Image], file: BinaryIO) -> None:
+    file.write(drawing.png_bytes(draw()))
 
 
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
@@ -162,9 +179,9 @@ class Predictor:
         tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
-            return list(self._many(x))
+            return list(self._many(_sound(image) for image in read_ahead(x, self._read, self._is_light_file)))
         if isinstance(x, Iterator):
-            return self._many(x)
+            return self._many(map(self._read, x))
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
@@ -172,19 +189,27 @@ class Predictor:
         inference = self.inference
         if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
             inference = replace(inference, resize=(self.max_side, self.max_side))
-        return plan(self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest)
+        return plan(
+            self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest, batch=self.batch
+        )
 
-    def _many(self, images: Iterable[Any]) -> Iterator[Prediction]:
+    def is_light(self, size: tuple[int, int]) -> bool:
+        """Whether the memory has room for the next image and the last beside one of (height, width)."""
+        return size[0] * size[1] <= LIGHT_PIXELS or self.plan(size).at_once >= 3
+
+    def _is_light_file(self, x: Any) -> bool:
+        return isinstance(x, str | Path) and not os.path.isdir(x) and self.is_light(image_size(Path(x)))
+
+    def _many(self, images: Iterable[InputImage]) -> Iterator[Prediction]:
         """In order; neighbours of one form go through the model together, at most `batch` of them."""
         waiting: list[InputImage] = []
-        for x in images:
-            image = self._read(x)
+        for image in images:
             if waiting and not waiting[0].is_like(image):
                 yield from self._together(waiting)
                 waiting = []
             waiting.append(image)
             if len(waiting) >= min(self.batch, self.plan(image.pixels.shape[:2]).at_once):
-                del image, x  # what was predicted is held by nobody while the next is read
+                del image  # what was predicted is held by nobody while the next is read
                 yield from self._together(waiting)
                 waiting = []
         if waiting:
