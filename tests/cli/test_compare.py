@@ -4,6 +4,7 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -12,10 +13,11 @@ from typer.testing import CliRunner
 
 import featherseg
 from featherseg import models
-from featherseg.benchmarking import latency as side_by_side
+from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
+from featherseg.comparison import comparison
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.data import open_dataset
 from featherseg.exporters import export
@@ -192,7 +194,12 @@ def test_every_look_at_test_is_counted_in_the_run(field):
 
 
 def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
-    monkeypatch.setattr(side_by_side, "STARTS", 2)  # processes a model, the fewest
+    def timed(names, paths, runtimes, size, progress):  # what tests/benchmarking starts processes for
+        assert (len(paths), size) == (len(names), (64, 72))
+        times = np.random.default_rng(0).normal(9.0, 0.1, (len(names), 2, 4))
+        return SideBySide(tuple(names), size, "cpu", times, np.full(len(names), 300.0), np.full(len(names), np.nan))
+
+    monkeypatch.setattr(comparison, "time_side_by_side", timed)
     page = tmp_path / "page.html"
     result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)
     assert result.exit_code == 0, result.output

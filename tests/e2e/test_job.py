@@ -1,4 +1,4 @@
-"""The job of an engineer with a folder of images and masks, verb by verb, through the command line."""
+"""The job of an engineer with a folder of images and masks, verb by verb; test_plugin.py exports and scores the file."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def call(*words, code=0):
     return result
 
 
-def test_check_train_evaluate_predict_export_report(yard, tmp_path):
+def test_check_train_evaluate_predict_report(yard, tmp_path):
     data, run = yard / "dataset.toml", tmp_path / "run"
     call("check", data)
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -77,11 +77,6 @@ def test_check_train_evaluate_predict_export_report(yard, tmp_path):
     assert again["confusion"] == scores["confusion"]
     val = open_dataset(str(data), "val")
     assert sum(map(sum, scores["confusion"])) == sum((val.label(i) != 255).sum() for i in range(2))
-
-    file = tmp_path / "yard.onnx"
-    call("export", run, "--format", "onnx", "-o", file)
-    exported = json.loads(call("evaluate", file, "--data", data, "--split", "val", "--json").stdout)
-    assert np.abs(np.subtract(exported["confusion"], scores["confusion"])).sum() <= 20  # pixels, of 65,536
 
     call("report", run)
     page = (run / "report.html").read_text()

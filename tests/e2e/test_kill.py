@@ -3,6 +3,7 @@
 The figures of a run of this test stand in docs/log.md.
 """
 
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -159,14 +160,14 @@ def test_a_killed_training_goes_on_and_ends_bit_identical(tmp_path):
     short = ("model.name=efficientvit-seg-b0", "train.epochs=1", "data.train_size=6", "data.val_size=1")
     short += ("train.checkpoint_seconds=0.001", "data.workers=0")
     whole, out = tmp_path / "whole", tmp_path / "run"
-    train(Request("frm-lite0", overrides=(*SETTINGS, *short)), whole, Silent())
-    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--no-report", "--out", str(out)]
-    command += [part for setting in (*SETTINGS, *short) for part in ("--set", setting)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    request = Request("frm-lite0", overrides=(*SETTINGS, *short))
+    train(request, whole, Silent())
+    process = multiprocessing.get_context("fork").Process(target=train, args=(request, out, Silent()))
+    process.start()
     while steps_by_life(out)[-1] < 2:
-        assert process.poll() is None, "the training ended before it could be killed"
+        assert process.is_alive(), "the training ended before it could be killed"
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.join()
     train(Request(None), out, Silent(), resume=True)
     assert equal_state(outcome(out), outcome(whole))

@@ -38,7 +38,6 @@ LAYERS = {
 
 
 QUICK = (
-    "dappm",
     "non-local, unpooled, without gamma",
     "attention between stages, its offsets resized in two directions",
     "atrous pyramid",
@@ -46,7 +45,7 @@ QUICK = (
     "region maxima",
     "linear attention, in which some queries meet no key",
 )
-"""The others are made of the same parts."""
+"""The others are made of the same parts, and those of an exported sctnet-s."""
 
 
 class Every(nn.ModuleDict):

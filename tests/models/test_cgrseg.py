@@ -72,7 +72,7 @@ def test_it_costs_what_the_authors_network_costs(name):
     assert (counted["macs"], counted["conv-bn"]) == COUNTS[name]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_stages_taps_logits_and_gradient_equal_those_of_the_official_network(dtype):
     assert misses("cgrseg_t", dtype) == (40, [])
 
