@@ -1,4 +1,4 @@
-"""The job of an engineer with a folder of images and masks, verb by verb; test_plugin.py exports and scores the file."""
+"""The job of an engineer with a folder of images and masks, verb by verb; test_plugin.py scores an export."""
 
 import json
 import re
