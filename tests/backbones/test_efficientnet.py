@@ -81,7 +81,7 @@ def official_state(net, blocks):
     return {key: noise(key, shape) for key, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("name", PACKAGE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-1] in "245")) for n in PACKAGE])
 def test_b_answers_as_the_package_does(name):
     blocks, _, expected = PACKAGE[name]
     net = backbones.build(name).eval()
@@ -143,8 +143,8 @@ def test_b_takes_images_normalised_by_imagenet_and_lite_by_127():
     ("efficientnet-b1", (24, 40, 112, 320)),
     ("efficientnet-b2", (24, 48, 120, 352)),
     ("efficientnet-b3", (32, 48, 136, 384)),
-    ("efficientnet-b4", (32, 56, 160, 448)),
-    ("efficientnet-b5", (40, 64, 176, 512)),
+    pytest.param("efficientnet-b4", (32, 56, 160, 448), marks=pytest.mark.slow),
+    pytest.param("efficientnet-b5", (40, 64, 176, 512), marks=pytest.mark.slow),
     ("efficientnet-lite0", (24, 40, 112, 320)),
     ("efficientnet-lite1", (24, 40, 112, 320)),
     ("efficientnet-lite2", (24, 48, 120, 352)),

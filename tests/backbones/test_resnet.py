@@ -83,7 +83,7 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("101" in n)) for n in VARIANTS])
 @pytest.mark.parametrize(("output_stride", "strides"), [
     (32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8)),
 ])  # fmt: skip
