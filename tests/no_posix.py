@@ -93,8 +93,8 @@ def work(folder, form=""):
 
     from featherseg import cli
     from featherseg.benchmarking.process import Process, VariantError
-    from featherseg.benchmarking.worker import peak_mib, run_queue_ms
-    from featherseg.core.machine import machine
+    from featherseg.benchmarking.worker import run_queue_ms
+    from featherseg.core.machine import machine, peak_memory
     from featherseg.data.shapes import Shapes
 
     run, image = folder / "run", folder / "image.png"
@@ -120,7 +120,7 @@ def work(folder, form=""):
     with Process("nothing", 1, (sys.executable, "-c", "print(1 / 0)")) as process, suppress(VariantError):
         process.receive()
     assert isnan(run_queue_ms())
-    assert (peak_mib() or 1) > 0  # of psutil, which tells it on some systems
+    assert (peak_memory() or 1) > 0  # of psutil, which tells it on some systems
     assert machine()["memory_gib"] > 0
 
 

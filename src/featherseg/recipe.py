@@ -139,6 +139,7 @@ class TrainTable(Config):
     epochs: Positive
     batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation
     accumulate: Positive = 1
+    checkpoint_activations: bool = False  # the backbone keeps no maps for the backward, it computes them again
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out

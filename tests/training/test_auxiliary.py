@@ -1,7 +1,5 @@
 """Auxiliary heads learn where the recipe gives them a weight, and only there; what PIDNet's recipes add up."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from seeded import seeded
@@ -68,7 +66,7 @@ def test_pidnet_s_recipe_weighs_and_divides_each_loss_as_its_code_does(kept):
     logits, aux_p, aux_d = 3 * seeded(1, 3, *SIZE), seeded(1, 3, *SIZE).flip(1), 2 + seeded(1, 1, *SIZE)
     weights = [0.5, 2.0, 3.0]
     recipe = parse_recipe(read_recipe("pidnet-s_cityscapes"), [f"loss.ohem_min_kept={kept}"])
-    loss = build_loss(SimpleNamespace(class_weights=weights), recipe, models.build("pidnet-s", 3))
+    loss = build_loss(weights, recipe, models.build("pidnet-s", 3))
     out = SegOutput(logits, SIZE, SIZE, True, aux={"aux_p": aux_p, "aux_d": aux_d})
     near = losses_of_pixels(logits, labels_at_boundaries(labels, aux_d), weights)
     assert len(near) > 25

@@ -9,7 +9,7 @@ from small_training import SMALL, Silent, request, trained
 from featherseg import models
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.training import Request, batch_size, train
+from featherseg.training import Request, memory, train
 from featherseg.training.module import SegmentationModule
 
 
@@ -55,29 +55,29 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("train.batch_size=4096",), r"4096 images of 64x96 takes at least .* are free on cpu. What fits: --set"),
+        (("train.batch_size=4096",), r"4096 images of 64x96 takes about .* are free on cpu. What fits: --set"),
         (
             ("augment.crop=[966, 1296]", "train.batch_size=8"),
-            r"8 images of 966x1296 .* fits: --set train.batch_size=\d",
+            r"8 images of 966x1296 .* fits: --set train.batch_size=[124] --set train.accumulate=[842]\.",
         ),
         (("augment.crop=[9660, 12960]", "train.batch_size=1"), r"What fits: .* --set augment.crop=\[\d+, \d+\]"),
     ],
 )
 def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypatch, asked, sentence):
-    monkeypatch.setattr(batch_size, "available_memory", lambda device: 4e9)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 4e9)
     with pytest.raises(ConfigError, match=sentence) as told:
         trained(tmp_path / "run", "model.name=frm-lite0", *asked)
     assert not (tmp_path / "run").exists()
     fitting = str(told.value).rpartition("What fits: ")[2].rstrip(".").split("--set ")[1:]
     recipe = parse_recipe(read_recipe("frm-lite0"), [*SMALL, *asked, *map(str.strip, fitting)])
     said = []
-    batch_size.check_memory(models.build("frm-lite0", 8), recipe, said.append)
+    memory.check_memory(memory.estimate_memory(models.build("frm-lite0", 8), recipe, (64, 96)), recipe, said.append)
     assert "may not fit" not in said[0]
 
 
-def test_of_memory_that_the_weights_alone_exceed_no_negative_batch_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_size, "available_memory", lambda device: 1e6)
-    with pytest.raises(ConfigError, match=r"What fits: --set train.batch_size=1 --set augment.crop"):
+def test_a_model_for_whose_weights_alone_there_is_no_room_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1e6)
+    with pytest.raises(ConfigError, match="efficientvit-seg-b0 alone takes more memory than is free on cpu"):
         trained(tmp_path / "run")
 
 
@@ -88,13 +88,13 @@ def test_what_fits_is_said_before_the_first_step(tmp_path):
 
 
 def test_what_is_free_is_within_the_limit_of_a_container(tmp_path, monkeypatch):
-    free = batch_size.available_memory(torch.device("cpu"))
-    monkeypatch.setattr(batch_size, "CGROUP", tmp_path)
+    free = memory.available_memory(torch.device("cpu"))
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     for name, text in (("max", "3000000"), ("current", "2500000"), ("stat", "anon 5\ninactive_file 250000\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert batch_size.available_memory(torch.device("cpu")) == 750_000 < free
+    assert memory.available_memory(torch.device("cpu")) == 750_000 < free
     (tmp_path / "memory.max").write_text("max\n")
-    assert batch_size.available_memory(torch.device("cpu")) > 750_000
+    assert memory.available_memory(torch.device("cpu")) > 750_000
 
 
 def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):

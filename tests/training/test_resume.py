@@ -39,13 +39,13 @@ def uninterrupted(finished):
 
 
 @pytest.mark.parametrize(
-    ("kills", "workers"),
-    [([1, 6], 0), ([3, 4], 0), ([2, 2], 2)],
-    ids=["first and last step", "resumes of resumes", "same step again"],
+    ("kills", "setting"),
+    [([1, 6], "train.checkpoint_activations=true"), ([3, 4], "data.workers=0"), ([2, 2], "data.workers=2")],
+    ids=["first and last step, blocks computed again", "resumes of resumes", "same step again"],
 )
-def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, kills, workers):
+def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, kills, setting):
     out = tmp_path / "run"
-    settings = (*LONG, f"data.workers={workers}")
+    settings = (*LONG, setting)
     for number, step in enumerate(kills):
         with pytest.raises(Killed):
             train(request(*settings), out, KilledAt(step), resume=number > 0)

@@ -265,6 +265,7 @@ class EfficientFormerV2(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
+    checkpointed = (AttentionDownsample, Block, ConvNorm)
 
     def __init__(self, config: EfficientFormerV2Config) -> None:
         super().__init__()

@@ -131,6 +131,7 @@ class EfficientNet(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
+    checkpointed = (ConvNorm, InvertedBottleneck)
 
     def __init__(self, width: float, depth: float, *, lite: bool = False) -> None:
         super().__init__()

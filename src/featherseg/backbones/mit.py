@@ -161,6 +161,7 @@ class MiT(StagedBackbone):
     """images (B, C, H, W), ImageNet-normalised, of at least 32 x 32 -> four stage maps: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stages.0.embed"
+    checkpointed = (Block,)
     official_embed = OFFICIAL_EMBED
     official_block = OFFICIAL_BLOCK
 

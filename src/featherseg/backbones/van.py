@@ -152,6 +152,7 @@ class VAN(StagedBackbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stages.0.embed.0"
+    checkpointed = (Block,)
     official_embed = OFFICIAL_EMBED
     official_block = OFFICIAL_BLOCK
 

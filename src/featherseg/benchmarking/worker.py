@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 
@@ -30,7 +29,7 @@ from featherseg.benchmarking.roofline import measure_limits
 from featherseg.benchmarking.variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.errors import FeathersegError
-from featherseg.core.machine import pick_device
+from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import SegOutput
 from featherseg.data import open_dataset
 from featherseg.data.images import read_image
@@ -153,7 +152,8 @@ class Worker:
         """Peaks of this process so far, in MiB; process_mib is None where not on Linux, gpu_mib without a GPU."""
         device = self.opened.runtime.device
         gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
-        return {"process_mib": peak_mib(), "gpu_mib": gpu}
+        peak = peak_memory()
+        return {"process_mib": None if peak is None else peak / MIB, "gpu_mib": gpu}
 
     def outputs(self, files: list[str], to: str) -> Answer:
         """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N images of one size into `to`, an .npz."""
@@ -229,19 +229,6 @@ def run_queue_ms() -> float:
     except (OSError, IndexError):
         return float("nan")
     return waited / 1e6
-
-
-def peak_mib() -> float | None:
-    """The peak of this process's memory in MiB as Linux or Windows has it; None where neither reports it.
-
-    Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
-    """
-    try:
-        rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) / 1024  # kB in the file
-    except (OSError, StopIteration):
-        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)  # bytes; Windows alone
-        return None if peak is None else peak / 2**20
 
 
 def serve(lines: Iterator[str], answers: TextIO) -> None:

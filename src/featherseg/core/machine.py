@@ -108,6 +108,18 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def peak_memory() -> float | None:
+    """The most that this process has held of the main memory, in bytes, as Linux or Windows has it; else None.
+
+    Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
+    """
+    try:
+        rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) * 1024.0  # kB in the file
+    except (OSError, StopIteration):
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows alone
+
+
 def machine_text(found: dict[str, Any]) -> str:
     """`AMD EPYC, 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
     gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])

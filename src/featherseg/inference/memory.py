@@ -17,11 +17,17 @@ SIZE = (512, 1024)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that operations create while it is alive; `peak` is the most at one time."""
+    """Counts the bytes of every storage that operations create while it is alive; `peak` is the most at one time.
+
+    sizes holds those of storage after storage, events what became of them: n where the n-th (from 1) was made, -n where
+    it was freed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self.sizes: list[int] = []
+        self.events: list[int] = []
         self._known: set[int] = set()
 
     @classmethod
@@ -31,8 +37,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):  # what comes from outside (weights, input) is no cost of this forward
-            if isinstance(leaf, Tensor):
-                self._known.add(leaf.untyped_storage()._cdata)
+            if isinstance(leaf, Tensor) and (key := (storage := leaf.untyped_storage())._cdata) not in self._known:
+                self._known.add(key)
+                weakref.finalize(storage, self._known.discard, key)  # the next storage may get its address
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -46,11 +53,14 @@ class LiveBytes(TorchDispatchMode):
         self._known.add(key)
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._remove, key, storage.nbytes())
+        self.sizes.append(storage.nbytes())
+        self.events.append(len(self.sizes))
+        weakref.finalize(storage, self._remove, key, len(self.sizes))
 
-    def _remove(self, key: int, size: int) -> None:
+    def _remove(self, key: int, number: int) -> None:
         self._known.discard(key)
-        self.now -= size
+        self.now -= self.sizes[number - 1]
+        self.events.append(-number)
 
 
 def peak_bytes(model: Callable[[Tensor], object], images: Tensor) -> int:

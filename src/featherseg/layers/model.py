@@ -11,6 +11,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.layers.conv import widen_input
 from featherseg.layers.instance_branch import InstanceBranch
+from featherseg.layers.residual import ResidualBlock
 from featherseg.layers.resize import pad_images
 
 
@@ -45,13 +46,15 @@ class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32.
 
     mean and std, 0..255, are what its published weights expect, ImageNet's unless it says otherwise; first_convolution
-    is the name of the layer that takes the image.
+    is the name of the layer that takes the image; checkpointed are the classes of the modules that need not keep their
+    maps for the backward (`train.checkpoint_activations`).
     """
 
     stage_channels: tuple[int, ...]
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     first_convolution: str
+    checkpointed: tuple[type[nn.Module], ...] = (ResidualBlock,)
 
     def widen(self, channels: int) -> None:
         """Take images of another number of channels than three; call after three-channel weights were loaded."""

@@ -173,6 +173,7 @@ class EfficientViTBackbone(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0.conv"
+    checkpointed = (Block, Bottleneck, ConvLayer)
 
     def __init__(self, config: EfficientViTBackboneConfig) -> None:
         super().__init__()

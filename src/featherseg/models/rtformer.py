@@ -23,7 +23,7 @@ from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.precision import at_least_fp32, autocast_off
-from featherseg.layers.residual import basic_block, conv_norm, open_basic_stage, start_kaiming
+from featherseg.layers.residual import ResidualBlock, basic_block, conv_norm, open_basic_stage, start_kaiming
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -142,6 +142,7 @@ class TwoBranchTransformer(Backbone):
     """
 
     first_convolution = "stem.0"
+    checkpointed = (ResidualBlock, RTFormerBlock)
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, 
 from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
-from featherseg.layers.residual import conv_norm, open_basic_stage, start_kaiming
+from featherseg.layers.residual import ResidualBlock, conv_norm, open_basic_stage, start_kaiming
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -92,6 +92,7 @@ class SingleBranch(Backbone):
     """
 
     first_convolution = "stem.0"
+    checkpointed = (CFBlock, ResidualBlock)
 
     def __init__(self, planes: int) -> None:
         super().__init__()

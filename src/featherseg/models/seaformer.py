@@ -241,6 +241,7 @@ class SeaFormerBackbone(Backbone):
     """images (B, C, H, W), ImageNet-normalised -> five stage maps, one more than others: 1/4, 1/8, ..., 1/64."""
 
     first_convolution = "stem.0.conv"
+    checkpointed = (Block, InvertedResidual)
 
     def __init__(self, config: SeaFormerBackboneConfig) -> None:
         super().__init__()

@@ -30,9 +30,10 @@ from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
 from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run
-from featherseg.training.batch_size import check_memory
+from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.class_uniform import open_class_uniform
 from featherseg.training.loss import build_loss, keep_supervised_heads
+from featherseg.training.memory import check_memory, estimate_memory, peak_held
 from featherseg.training.module import SegmentationModule
 from featherseg.training.objects import augment_sample
 from featherseg.training.prepare import (
@@ -45,6 +46,7 @@ from featherseg.training.prepare import (
     check_machine,
     new_model,
     note_loss,
+    note_memory,
     open_data,
     refuse_existing,
 )
@@ -173,7 +175,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     if resume and not this_rank():
         check_same_data(run, train_data, val_data, reporter.message)
         _note_resume(training, checkpoint, reporter)
-        check_memory(net, recipe, reporter.message)  # it may be another machine
+        estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
+        check_memory(estimate, recipe, reporter.message)  # it may be another machine
     return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
 
 
@@ -198,16 +201,22 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
     if not this_rank():
         note_loss(run.path, training.train, reporter.message)
     keep_supervised_heads(net, recipe)
+    if recipe.train.checkpoint_activations:
+        checkpoint_blocks(net)
     steps, every = count_steps(recipe, len(training.train))
     module = SegmentationModule(
         net,
-        build_loss(run.info, recipe, net, training.objects.loss),
+        build_loss(run.info.class_weights, recipe, net, training.objects.loss),
         recipe.train,
         steps=steps,
         make_loader=_loader_maker(training, steps),
     )
     recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, reporter=reporter)
+    before = peak_held(recipe)
     _run_trainer(module, recorder, recipe, run.path, resume_from=resume_from)
+    if not this_rank():
+        peak = peak_held(recipe)
+        note_memory(run.path, peak, reporter.message, at_most=peak == before)
     return run
 
 

@@ -1,5 +1,7 @@
 """The loss of a training, from the [loss] table of a recipe."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -8,11 +10,12 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
-from featherseg.runs import RunInfo
 from featherseg.training.objects import LossOfLogits, OwnLoss
 
 
-def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel, own: OwnLoss | None = None) -> nn.Module:
+def build_loss(
+    class_weights: Sequence[float] | None, recipe: Recipe, net: SegmentationModel, own: OwnLoss | None = None
+) -> nn.Module:
     """The loss of the recipe, or one's own; the embedding head of the contrast starts the same for the same seed.
 
     Raises UnknownName for a loss that no installed package has, ConfigError for options that it does not take.
@@ -28,13 +31,13 @@ def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel, own: OwnLo
             if key not in of_name and getattr(settings, key) != value:
                 raise ConfigError(f"loss.{key} is not part of the loss {settings.name!r}: leave it out.")
         try:
-            return LOSSES[settings.name](net, info.class_weights, **settings.options)
+            return LOSSES[settings.name](net, class_weights, **settings.options)
         except TypeError as error:
             raise ConfigError(f"loss.options do not fit the loss {settings.name!r}: {error}.") from error
     if net.panoptic:
-        return PanopticLoss(settings.hardest, info.class_weights, settings.center_sigma)
+        return PanopticLoss(settings.hardest, class_weights, settings.center_sigma)
     cross_entropy = CrossEntropy(
-        info.class_weights,
+        class_weights,
         label_smoothing=settings.label_smoothing,
         ohem_threshold=settings.ohem_threshold,
         ohem_min_kept=settings.ohem_min_kept,
@@ -46,7 +49,7 @@ def build_loss(info: RunInfo, recipe: Recipe, net: SegmentationModel, own: OwnLo
         # PIDNet's code averages L_0 over all pixels, whatever L_2 and L_3 are divided by
         plain_mean: Mean = "all" if settings.boundary else settings.mean
         auxiliary = AuxiliaryLoss(
-            CrossEntropy(info.class_weights, mean=plain_mean),
+            CrossEntropy(class_weights, mean=plain_mean),
             cross_entropy,
             heads=settings.auxiliary,
             boundaries=settings.boundary,

@@ -20,6 +20,15 @@ from featherseg.training.optimisers import build_optimizer, poly_schedule
 SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 
 
+def compute_loss(net: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch as the loader gives it -> what training minimises, scalar, and its parts where it has several."""
+    images, labels, *targets = batch
+    inputs = normalise(images, net.mean, net.std).contiguous(memory_format=torch.channels_last)
+    supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
+    found = loss(net(inputs, aux=supervised), labels.long(), *targets)
+    return (found.total, found._asdict()) if isinstance(found, PanopticLosses) else (found, {})
+
+
 class SegmentationModule(pl.LightningModule):
     """The model with its loss and optimiser, as Lightning drives it.
 
@@ -39,7 +48,6 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.net: Any = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
-        self.supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
         self.losses: list[dict[str, float]] = []  # since the last optimiser step, each with its parts
@@ -65,11 +73,7 @@ class SegmentationModule(pl.LightningModule):
         """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, targets of a panoptic model -> scalar loss."""
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
-        images, labels, *targets = batch
-        inputs = normalise(images, self.net.mean, self.net.std).contiguous(memory_format=torch.channels_last)
-        loss = self.loss(self.net(inputs, aux=self.supervised), labels.long(), *targets)
-        parts = loss._asdict() if isinstance(loss, PanopticLosses) else {}
-        total = loss.total if isinstance(loss, PanopticLosses) else loss
+        total, parts = compute_loss(self.net, self.loss, batch)
         self.losses.append({key: float(value.detach()) for key, value in {"loss": total, **parts}.items()})
         if not math.isfinite(self.losses[-1]["loss"]):  # the number is here already: no further wait for the device
             self.lr = self.trainer.optimizers[0].param_groups[-1]["lr"]

@@ -16,7 +16,7 @@ from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.machine import environment, pick_device
-from featherseg.core.types import ClassInfo, SegmentationData, Size
+from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.data import open_dataset
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.prepared import loss_of
@@ -25,10 +25,10 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
-from featherseg.training.batch_size import check_memory, fit_batch_size
 from featherseg.training.class_uniform import CLASS_POINTS, write_class_points
 from featherseg.training.initialisation import starting_weights
 from featherseg.training.loss import keep_supervised_heads
+from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import Objects
 from featherseg.training.optimisers import sort_parameters
 
@@ -136,8 +136,12 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 
     # What the recipe leaves open becomes a number, and must fit into the memory
     size, asked = typical_size(train), recipe
-    recipe = resolve_numbers(recipe, net, size, len(train), say)
-    check_memory(net, recipe, say)
+    recipe = recipe.model_copy(
+        update={"augment": recipe.augment.model_copy(update={"crop": asked.augment.crop or size})}
+    )
+    estimate = estimate_memory(net, recipe, size, own_loss=request.objects.loss is not None)
+    recipe = resolve_batch_size(recipe, estimate, len(train), say)
+    peak = check_memory(estimate, recipe, say)
 
     # The record of the run: with the weights, all that is needed to use the model
     info = RunInfo(
@@ -165,7 +169,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_class_points(out, recipe, train, say)
     Fingerprint.of({"train": train, "val": val}).save(out / DATA)
     write_text(out / "recipe.toml", file.text)
-    write_json(out / ENVIRONMENT, environment())
+    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": peak}})
     write_info(out, info)
     return Training(Run(out, info, request.objects.model), recipe, train, val, net, request.objects)
 
@@ -176,6 +180,16 @@ def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
         say(f"prepared data: {loss}")
         known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
         write_json(out / ENVIRONMENT, known | {"prepared_data": loss})
+
+
+def note_memory(out: Path, measured: float | None, say: Say, *, at_most: bool) -> None:
+    """Keep what the training took of the memory at its peak, in bytes, beside what was estimated, and say both."""
+    if measured is not None:
+        known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
+        estimated = known.get("memory_gb", {}).get("estimated")
+        taken = round(measured / 1e9, 2)
+        write_json(out / ENVIRONMENT, known | {"memory_gb": {"estimated": estimated, "measured": taken}})
+        say(f"the training held {'at most ' * at_most}{taken} GB of memory at its peak (estimated: {estimated} GB)")
 
 
 def check_machine(recipe: Recipe) -> None:
@@ -256,22 +270,18 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
             raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
 
 
-def resolve_numbers(recipe: Recipe, net: SegmentationModel, size: Size, images: int, say: Say) -> Recipe:
-    """The recipe with its crop and batch size as numbers."""
-    crop = recipe.augment.crop or size
-    batch = recipe.train.batch_size
-    if batch == "auto":
-        batch = fit_batch_size(
-            net, crop, pick_device(recipe.train.device), ranks=recipe.train.devices * recipe.train.nodes
-        )
-        batch = min(batch, max(1, images))
-        say(f"batch size {batch} fits this machine")
-    return recipe.model_copy(
-        update={
-            "augment": recipe.augment.model_copy(update={"crop": crop}),
-            "train": recipe.train.model_copy(update={"batch_size": batch}),
-        }
-    )
+def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, say: Say) -> Recipe:
+    """The recipe with its batch size as a number. Raises ConfigError where what fits is not known."""
+    settings = recipe.train
+    if settings.batch_size != "auto":
+        return recipe
+    if estimate is None:
+        raise ConfigError("train.batch_size = 'auto': the model takes no small images to try with. Give a number.")
+    assert recipe.augment.crop is not None
+    batch = fit_batch_size(estimate, recipe.augment.crop, ranks=settings.devices * settings.nodes)
+    batch = min(batch, max(1, images))
+    say(f"batch size {batch} fits this machine")
+    return recipe.model_copy(update={"train": settings.model_copy(update={"batch_size": batch})})
 
 
 def resolve_class_weights(recipe: Recipe, train: SegmentationData, say: Say) -> list[float] | None:

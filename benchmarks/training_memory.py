@@ -1,0 +1,102 @@
+"""Memory of trainings on a CPU: what `train` estimates before the first step, and what the process took at its peak.
+
+python benchmarks/training_memory.py [MODEL CLASSES BATCH HxW [TABLE.KEY=VALUE ...]]
+
+Without a model the rows below; each is a training of four steps on random images, in a process of its own.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROWS = """
+frm-lite0 11 8 352x480 train.precision=bf16
+frm-lite0 11 8 352x480 train.precision=fp32
+frm-lite0 11 2 352x480 train.precision=bf16 train.accumulate=2
+frm-lite0 11 8 352x480 train.precision=bf16 loss.contrast=0.5
+frm-lite0 11 8 352x480 train.precision=bf16 train.checkpoint_activations=true
+frm-lite0 150 8 512x512 train.precision=bf16
+frm-lite0 19 4 700x970 train.precision=bf16 loss.ohem_threshold=0.7
+frm-lite0 19 8 200x200 train.precision=bf16
+cgrseg-lite0 11 8 352x480 train.precision=bf16
+rsp-lite0 11 8 352x480 train.precision=bf16
+rsp-lite0-panoptic 11 4 352x480 train.precision=bf16
+pidnet-s 19 4 512x512 train.precision=bf16 loss.auxiliary=0.4 loss.boundary=20
+ddrnet-23-slim 19 8 512x512 train.precision=fp32 loss.auxiliary=0.4
+frm-van-t 19 2 512x512 train.precision=fp32
+frm-van-t 19 2 512x512 train.precision=fp32 train.checkpoint_activations=true
+cgrseg-t 150 4 512x512 train.precision=bf16
+segformer-b0 150 4 512x512 train.precision=bf16 train.accumulate=2
+"""
+STEPS = 4
+
+
+def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings: list[str]) -> None:
+    """Train, and print what the run's record says of the memory."""
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.types import ClassInfo, Sample
+    from featherseg.training import Request, train
+    from featherseg.training.objects import Objects
+
+    class Random:
+        """Images of noise, with squares of every class; those of the last three are objects."""
+
+        def __init__(self, count: int) -> None:
+            self.name, self.channels, self.licence = "random", 3, "CC0"
+            self.classes = tuple(ClassInfo(f"class {i}", (0, 0, 0), thing=i >= classes - 3) for i in range(classes))
+            self.keys = [f"image {i}" for i in range(count)]
+
+        def __len__(self) -> int:
+            return len(self.keys)
+
+        def label(self, index: int) -> np.ndarray:
+            return self[index].label
+
+        def __getitem__(self, index: int) -> Sample:
+            rng = np.random.default_rng(index)
+            squares = rng.integers(0, classes, [-(-side // 32) for side in size], dtype=np.uint8)
+            label = squares.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]]
+            image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            return Sample(self.keys[index], image, label, np.where(label >= classes - 3, label + np.int32(1), 0))
+
+    class Silent:
+        def message(self, text: str) -> None:
+            print(text, file=sys.stderr)
+
+        def step(self, *_: object) -> None: ...
+
+        def progress(self, *_: object) -> None: ...
+
+    keep_freed_memory()
+    fixed = [f"augment.crop={list(size)}", f"train.batch_size={batch}", "train.epochs=1", "model.pretrained=false"]
+    given = dict(text.split("=", 1) for text in settings)
+    images = STEPS * batch * int(given.get("train.accumulate", 1))
+    request = Request(model, overrides=(*fixed, *settings), objects=Objects(data=(Random(images), Random(2))))
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(request, Path(folder) / "run", Silent())
+        print((run.path / "environment.json").read_text())
+
+
+def main(rows: list[str]) -> None:
+    for row in rows:
+        command = [sys.executable, __file__, "--serve", *row.split()]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        gb = json.loads(found)["memory_gb"]
+        print(
+            f"{row:90} estimated {gb['estimated']:5.2f} GB   measured {gb['measured']:5.2f} GB   "
+            f"{gb['estimated'] / gb['measured']:.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    if "--serve" in sys.argv:
+        name, classes, batch, size, *settings = sys.argv[2:]
+        height, width = map(int, size.split("x"))
+        serve(name, int(classes), int(batch), (height, width), settings)
+    else:
+        main([" ".join(sys.argv[1:])] if sys.argv[1:] else ROWS.strip().splitlines())

@@ -1,0 +1,122 @@
+"""What a training is estimated to take of the memory, and what of it is kept in the run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from own_objects import TwoStrides
+from small_training import SMALL, Silent, equal_state, trained
+from torch import nn
+
+from featherseg import models
+from featherseg.layers.own_model import OwnModel
+from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.training import memory
+from featherseg.training.memory import check_memory, estimate_memory, fit_batch_size
+
+CROP = (256, 320)
+
+
+def recipe_of(*settings):
+    return parse_recipe(read_recipe("frm-lite0"), [*SMALL, f"augment.crop={list(CROP)}", *settings])
+
+
+@pytest.fixture(scope="module")
+def net():
+    return models.build("efficientvit-seg-b0", 3)
+
+
+class OneLayer(nn.Module):
+    """A 1x1 convolution from 3 to 3 channels."""
+
+    classes, mean, std = 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        return self.layer(images)
+
+
+def test_one_layer_takes_what_is_counted_by_hand():
+    """Bytes a pixel: image 3, label 1 and 8 as int64, images as floats, logits and their gradient 12 each."""
+    estimate = estimate_memory(OwnModel(OneLayer()), recipe_of("train.ema=0.9"), CROP)
+    living = (estimate.added(8, CROP) - estimate.lasting) / estimate.held
+    assert abs(living / (8 * 256 * 320 * (3 + 1 + 8 + 3 * 12)) - 1) < 0.1
+    weights = 4 * (9 + 3)
+    assert estimate.lasting == memory.PROCESS + 3 * weights + 4 * weights / 2  # AdamW's moments, EMA; a checkpoint
+
+
+def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(net):
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    estimate = estimate_memory(net, recipe_of(), CROP)
+    assert equal_state(before, dict(net.state_dict()))
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    one, two, wide = (estimate.added(*asked) for asked in ((8, CROP), (16, CROP), (8, (256, 640))))
+    assert 1.8 < two / one < 2
+    assert abs(wide / two - 1) < 0.01
+    fitting = [fit_batch_size(estimate, size) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
+    assert fitting == sorted(fitting, reverse=True)
+    assert fitting[-1] == 1
+
+
+def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
+    class Pairs(TwoStrides):
+        def forward(self, images):
+            x = self.layers(images)
+            flat = x.flatten(2)  # (B, 2, N)
+            return ((flat.mT @ flat).softmax(-1) @ flat.mT).mT.reshape(x.shape)
+
+    estimate = estimate_memory(OwnModel(Pairs()), recipe_of(), CROP)
+    living = [(estimate.added(1, size) - estimate.lasting) / estimate.held for size in ((512, 512), (1024, 1024))]
+    assert 15 < living[1] / living[0] < 16
+    assert 2 < living[0] / (4 * 128**4) < 4  # products, their softmax, and a gradient
+
+
+def test_images_of_validation_that_are_larger_than_a_batch_count(net):
+    small, large = (estimate_memory(net, recipe_of(), size).added(1, CROP) for size in (CROP, (4096, 4096)))
+    assert large > 5 * small
+
+
+def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
+    class Fixed(TwoStrides):
+        def forward(self, images):
+            return self.layers(images) + torch.zeros(1, 1, CROP[0] // 4, CROP[1] // 4)
+
+    said = []
+    assert check_memory(estimate_memory(OwnModel(Fixed()), recipe_of(), CROP), recipe_of(), said.append) is None
+    assert said == ["what a step takes of the memory is not known: the model takes no small images to try with"]
+
+
+def test_estimate_and_measurement_are_said_and_kept(tmp_path):
+    reporter = Silent()
+    run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
+    kept = json.loads((run.path / "environment.json").read_text())["memory_gb"]
+    said = next(text for text in reporter.messages if "at its peak" in text)
+    assert said.endswith(f"{kept['measured']} GB of memory at its peak (estimated: {kept['estimated']} GB)")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
+@pytest.mark.parametrize(
+    "row",
+    [
+        "frm-lite0 11 8 352x480 train.precision=bf16",
+        "frm-lite0 19 2 700x970 train.precision=fp32 train.accumulate=2",
+        "frm-lite0 11 8 352x480 train.precision=bf16 train.checkpoint_activations=true",
+        "rsp-lite0-panoptic 11 4 352x480 train.precision=bf16",
+        "ddrnet-23-slim 19 8 512x512 train.precision=fp32 loss.auxiliary=0.4",
+        "cgrseg-t 150 4 512x512 train.precision=bf16",
+    ],
+)
+def test_a_training_takes_what_was_estimated(row):
+    script = Path(__file__).parents[2] / "benchmarks" / "training_memory.py"
+    said = subprocess.run([sys.executable, str(script), *row.split()], capture_output=True, text=True, check=True)
+    ratio = float(re.search(r"([\d.]+)$", said.stdout.strip())[1])
+    assert 0.8 < ratio < 1.2
