@@ -16,7 +16,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.runs import open_run, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
-asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", pairs=2, rounds=4)
+asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", rounds=4)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_ru
         ({"size": ["512"]}, r"--size '512': expected HEIGHTxWIDTH in pixels"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"baseline": "onnx"}, "unknown baseline 'onnx'"),
-        ({"pairs": 1}, "expected at least 2 starts"),
+        ({"rounds": 1}, "2 starts and 1 rounds: expected at least 2 starts"),
     ],
 )
 def test_slips_get_a_sentence(changes, sentence):

@@ -16,7 +16,7 @@ COMMANDS = [
     "evaluate model.onnx --data {}",
     "train frm-lite0 --data {} --out run",
     "compare lawn-run lawn-run-2 --data {}",
-    "benchmark lawn-run --data {} --pairs 2 --rounds 4",
+    "benchmark lawn-run --data {} --rounds 4",
     "prepare {}",
     "import w.pth --model frm-lite0 --data {} --licence x --out run",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from featherseg.cli.benchmark_tables import print_benchmark
 from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, out_option, parse_size
 from featherseg.cli.progress import progress_bar
+from featherseg.core.types import Size
 from featherseg.core.wording import json_text
 
 
@@ -30,9 +32,8 @@ def benchmark(
     ] = None,
     device: Device = "auto",
     baseline: Annotated[str, typer.Option(help="The variant to compare the others with.")] = "eager",
-    pairs: Annotated[int, typer.Option(help="How often the process of every variant is started.")] = 5,
     rounds: Annotated[
-        int | None, typer.Option(help="Number of rounds, over all starts [default: 20; on a GPU 100].")
+        int | None, typer.Option(help="Number of rounds, over 5 starts of each process [default: 20; on a GPU 100].")
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -41,6 +42,10 @@ def benchmark(
         bool,
         typer.Option("--calibrate", help="Also measure the limits of the machine, and how close each variant gets."),
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="Time every operator of the exported graph instead (.onnx or .xml)."),
+    ] = False,
     out: Annotated[Path | None, out_option("Write the benchmark as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,12 +53,20 @@ def benchmark(
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
     float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A
-    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split.
+    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split. --operators
+    tells where ONNX Runtime or OpenVINO spends a pass: of a run in its export/model.onnx, exported first if need be.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
+    if operators:
+        given = {
+            "--device": device not in ("auto", "cpu"), "--baseline": baseline != "eager", "--data": data,
+            "--data-root": data_root, "--split": split, "--calibrate": calibrate, "--out": out,
+        }  # fmt: skip
+        _print_operators(models, (sizes, batch or (), threads or (), rounds or 10), given, as_json=as_json)
+        return
     from featherseg.benchmarking import session
     from featherseg.benchmarking.page import benchmark_html
-    from featherseg.benchmarking.results import Plan
+    from featherseg.benchmarking.results import USUAL_STARTS, Plan
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_text
 
@@ -66,7 +79,7 @@ def benchmark(
         threads=threads or (),
         device=device,
         baseline=baseline,
-        starts=pairs,
+        starts=min(USUAL_STARTS, max(2, rounds // 2)) if rounds else USUAL_STARTS,
         rounds=rounds or 0,
         calibrate=calibrate,
     )
@@ -79,3 +92,23 @@ def benchmark(
     if out:
         write_text(out, benchmark_html(found))
         console.print(f"the page is {out}")
+
+
+Repeats = tuple[Sequence[Size], Sequence[int], Sequence[int], int]
+"""Sizes, batches, threads, and passes."""
+
+
+def _print_operators(models: list[str], repeats: Repeats, given: Mapping[str, object], *, as_json: bool) -> None:
+    """Refuse what has no effect on a profile, then profile each of `models`."""
+    from featherseg.benchmarking.operators import time_operators
+    from featherseg.cli.benchmark_tables import print_operators
+    from featherseg.cli.terminal import Console
+    from featherseg.core.errors import ConfigError
+
+    if unused := [option for option, value in given.items() if value]:
+        raise ConfigError(f"{', '.join(unused)} has no effect with --operators, which runs on the CPU: leave it out.")
+    found = [times for model in models for times in time_operators(model, *repeats)]
+    if as_json:
+        print(json_text({"operators": [times.as_dict() for times in found]}))
+    else:
+        print_operators(Console(highlight=False, soft_wrap=True), found)

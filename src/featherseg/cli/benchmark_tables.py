@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from featherseg.core.wording import one_line
+from featherseg.core.wording import counted, one_line, size_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featherseg.benchmarking.operators import OperatorTimes
     from featherseg.benchmarking.results import Benchmark, Row, Table
     from featherseg.benchmarking.statistics import Speedup
     from featherseg.cli.terminal import Console
@@ -25,6 +28,26 @@ def print_benchmark(console: Console, benchmark: Benchmark) -> None:
         console.print(one_line(f"left out: {name}: {reason}"), markup=False)
     for text in cautions(benchmark):
         console.print(one_line(f"note: {text}"), markup=False)
+
+
+def print_operators(console: Console, found: Sequence[OperatorTimes]) -> None:
+    """A table a file and setting: the operators that take at least a hundredth of a pass."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    for times in found:
+        setting = f"batch {times.batch}, {size_text(times.size)}, {counted(times.threads, 'thread')}, {times.runtime}"
+        title = f"{times.name}, {setting}: {times.ms:.1f} ms in its operators"
+        grid = Grid("operator", title=escape(one_line(title)), title_justify="left", box=SIMPLE_HEAD)
+        for head in ("nodes", "ms", "share", "slowest ms"):
+            grid.add_column(head, justify="right")
+        grid.add_column("slowest", overflow="fold")
+        for row in times.operators:
+            if row.share >= 0.01:
+                cells = (str(row.nodes), f"{row.ms:.2f}", f"{100 * row.share:.1f} %", f"{row.slowest_ms:.2f}")
+                grid.add_row(escape(one_line(row.kind)), *cells, escape(one_line(row.slowest)))
+        console.print(grid)
 
 
 def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:

@@ -135,8 +135,8 @@ def _apply(
     work = []
     for i in range(0, lines, step):
         own = _part(period, i, step, x, pull, out)
-        rows = (0, min(step, lines - i))
-        work.append(partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *rows))
+        those = (0, min(step, lines - i))
+        work.append(partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *those))
     library.run(work, threads)
 
 
