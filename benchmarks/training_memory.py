@@ -1,4 +1,5 @@
-"""Memory of trainings on a CPU: what `train` estimates before the first step, and what the process took at its peak.
+"""Memory of trainings on a CPU: what `train` estimates before its first step, what the process held at its peak; and
+the seconds of a step.
 
 python benchmarks/training_memory.py [MODEL CLASSES BATCH HxW [TABLE.KEY=VALUE ...]]
 
@@ -6,9 +7,11 @@ Without a model the rows below; each is a training of four steps on random image
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +21,29 @@ frm-lite0 11 8 352x480 train.precision=bf16
 frm-lite0 11 8 352x480 train.precision=fp32
 frm-lite0 11 2 352x480 train.precision=bf16 train.accumulate=2
 frm-lite0 11 8 352x480 train.precision=bf16 loss.contrast=0.5
-frm-lite0 11 8 352x480 train.precision=bf16 train.checkpoint_activations=true
-frm-lite0 150 8 512x512 train.precision=bf16
-frm-lite0 19 4 700x970 train.precision=bf16 loss.ohem_threshold=0.7
 frm-lite0 19 8 200x200 train.precision=bf16
+frm-lite0 19 4 700x970 train.precision=bf16 loss.ohem_threshold=0.7
+frm-lite0 150 8 512x512 train.precision=bf16
 cgrseg-lite0 11 8 352x480 train.precision=bf16
 rsp-lite0 11 8 352x480 train.precision=bf16
 rsp-lite0-panoptic 11 4 352x480 train.precision=bf16
 pidnet-s 19 4 512x512 train.precision=bf16 loss.auxiliary=0.4 loss.boundary=20
 ddrnet-23-slim 19 8 512x512 train.precision=fp32 loss.auxiliary=0.4
-frm-van-t 19 2 512x512 train.precision=fp32
-frm-van-t 19 2 512x512 train.precision=fp32 train.checkpoint_activations=true
 cgrseg-t 150 4 512x512 train.precision=bf16
 segformer-b0 150 4 512x512 train.precision=bf16 train.accumulate=2
+frm-van-t 19 2 512x512 train.precision=fp32
+frm-lite0 19 4 1024x1024 train.precision=bf16
+frm-lite0 19 4 1024x1024 train.precision=bf16 train.checkpoint_activations=true
+frm-van-t 19 2 768x768 train.precision=fp32
+frm-van-t 19 2 768x768 train.precision=fp32 train.checkpoint_activations=true
+cgrseg-b 19 2 512x1024 train.precision=bf16
+cgrseg-b 19 2 512x1024 train.precision=bf16 train.checkpoint_activations=true
 """
 STEPS = 4
 
 
 def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings: list[str]) -> None:
-    """Train, and print what the run's record says of the memory."""
+    """Train, and print what the run's record says of the memory, and the seconds of a step."""
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.types import ClassInfo, Sample
     from featherseg.training import Request, train
@@ -63,11 +70,14 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
             image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
             return Sample(self.keys[index], image, label, np.where(label >= classes - 3, label + np.int32(1), 0))
 
-    class Silent:
-        def message(self, text: str) -> None:
-            print(text, file=sys.stderr)
+    class Clock:
+        def __init__(self) -> None:
+            self.times: list[float] = []
 
-        def step(self, *_: object) -> None: ...
+        def message(self, text: str) -> None: ...
+
+        def step(self, *_: object) -> None:
+            self.times.append(time.perf_counter())
 
         def progress(self, *_: object) -> None: ...
 
@@ -76,21 +86,21 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
     given = dict(text.split("=", 1) for text in settings)
     images = STEPS * batch * int(given.get("train.accumulate", 1))
     request = Request(model, overrides=(*fixed, *settings), objects=Objects(data=(Random(images), Random(2))))
+    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        run = train(request, Path(folder) / "run", Silent())
-        print((run.path / "environment.json").read_text())
+        run = train(request, Path(folder) / "run", clock)
+        gb = json.loads((run.path / "environment.json").read_text())["memory_gb"]
+    seconds = statistics.median(b - a for a, b in zip(clock.times[:-2], clock.times[1:-1], strict=True))
+    estimated, measured = gb["estimated"], gb["measured"]
+    print(f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, {seconds:6.2f} s a step, ratio", end=" ")
+    print(f"{estimated / measured:.2f}")
 
 
 def main(rows: list[str]) -> None:
     for row in rows:
         command = [sys.executable, __file__, "--serve", *row.split()]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        gb = json.loads(found)["memory_gb"]
-        print(
-            f"{row:90} estimated {gb['estimated']:5.2f} GB   measured {gb['measured']:5.2f} GB   "
-            f"{gb['estimated'] / gb['measured']:.2f}",
-            flush=True,
-        )
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        print(f"{row:92}", found, end="", flush=True)
 
 
 if __name__ == "__main__":

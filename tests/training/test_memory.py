@@ -1,15 +1,15 @@
 """What a training is estimated to take of the memory, and what of it is kept in the run."""
 
-import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from own_objects import TwoStrides
-from small_training import SMALL, Silent, equal_state, trained
+from small_training import SMALL, equal_state
 from torch import nn
 
 from featherseg import models
@@ -61,9 +61,15 @@ def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(net):
     one, two, wide = (estimate.added(*asked) for asked in ((8, CROP), (16, CROP), (8, (256, 640))))
     assert 1.8 < two / one < 2
     assert abs(wide / two - 1) < 0.01
+    for free in (5e8, 1e9, 4e9):  # what "auto" takes is not refused, but where one image is too many
+        less = replace(estimate, available=free)
+        settings = f"train.batch_size={fit_batch_size(less, CROP)}"
+        assert check_memory(less, recipe_of(settings), lambda text: None)
     fitting = [fit_batch_size(estimate, size) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
     assert fitting == sorted(fitting, reverse=True)
     assert fitting[-1] == 1
+    larger = estimate_memory(net, recipe_of(), (4096, 4096))  # images of validation
+    assert larger.added(1, CROP) > 5 * estimate.added(1, CROP)
 
 
 def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
@@ -79,11 +85,6 @@ def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
     assert 2 < living[0] / (4 * 128**4) < 4  # products, their softmax, and a gradient
 
 
-def test_images_of_validation_that_are_larger_than_a_batch_count(net):
-    small, large = (estimate_memory(net, recipe_of(), size).added(1, CROP) for size in (CROP, (4096, 4096)))
-    assert large > 5 * small
-
-
 def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
     class Fixed(TwoStrides):
         def forward(self, images):
@@ -92,14 +93,6 @@ def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
     said = []
     assert check_memory(estimate_memory(OwnModel(Fixed()), recipe_of(), CROP), recipe_of(), said.append) is None
     assert said == ["what a step takes of the memory is not known: the model takes no small images to try with"]
-
-
-def test_estimate_and_measurement_are_said_and_kept(tmp_path):
-    reporter = Silent()
-    run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
-    kept = json.loads((run.path / "environment.json").read_text())["memory_gb"]
-    said = next(text for text in reporter.messages if "at its peak" in text)
-    assert said.endswith(f"{kept['measured']} GB of memory at its peak (estimated: {kept['estimated']} GB)")
 
 
 @pytest.mark.slow

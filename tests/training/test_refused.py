@@ -1,5 +1,6 @@
 """What is refused, or fails before a step is taken, leaves no folder that is in the mended command's way."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,14 @@ def test_a_model_for_whose_weights_alone_there_is_no_room_is_refused(tmp_path, m
         trained(tmp_path / "run")
 
 
-def test_what_fits_is_said_before_the_first_step(tmp_path):
+def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(tmp_path):
     reporter = Silent()
-    trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
-    assert any("a step of 4 images of 64x96 takes about 0." in message for message in reporter.messages)
+    run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
+    kept = json.loads((run.path / "environment.json").read_text())["memory_gb"]
+    before, after = (text for text in reporter.messages if " GB" in text)
+    assert before.startswith("a step of 4 images of 64x96 takes about 0.")
+    assert before.endswith(f"this process will hold about {kept['estimated']} GB")
+    assert after.endswith(f"{kept['measured']} GB of memory at its peak (estimated: {kept['estimated']} GB)")
 
 
 def test_what_is_free_is_within_the_limit_of_a_container(tmp_path, monkeypatch):
