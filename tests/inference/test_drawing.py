@@ -1,5 +1,7 @@
 """Drawing: values stay indices, colours are the classes', names from strangers do no harm, any size works."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,3 +68,14 @@ def test_names_are_drawn_in_one_line_without_control_characters():
     assert drawing.printable("a\x1b[31m\n\u202eb") == "a [31m  b"
     assert drawing.printable("straße") == "straße"
     assert len(drawing.printable("x" * 500)) == drawing.LONGEST_NAME
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (37, 53)])
+def test_colours_are_read_from_the_png_as_they_were(size):
+    noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size, 3)).astype(np.uint8))
+    for image in (noise, noise.quantize(5), noise.convert("L"), Image.new("RGB", size[::-1], (200, 7, 9))):
+        with Image.open(BytesIO(drawing.png_bytes(image))) as read:
+            read.verify()  # the checksums
+        with Image.open(BytesIO(drawing.png_bytes(image))) as read:
+            assert (read.format, read.mode, read.size) == ("PNG", image.mode, image.size)
+            assert (np.array(read) == np.array(image)).all()

@@ -4,6 +4,7 @@ Class names come from strangers: shown, never trusted. The font is Pillow's own,
 machine.
 """
 
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import putchunk
 
 from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
@@ -26,10 +28,7 @@ LONGEST_NAME = 28
 SMALLEST_SHARE = 0.0005
 """Share of the image under which a class is left out of a legend: it would read 0.0 %."""
 
-_STRATEGY = zlib.Z_RLE
-"""How PNGs are compressed: on CamVid an overlay takes 10 ms in place of 40 and 182 kB in place of 176, a mask 6 kB in
-place of 5.
-"""
+_ABOVE = 2  # PNG's filter that stores the difference to the row above
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (28, 28, 30), (120, 120, 124)
 
@@ -67,9 +66,24 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
+    """The image as a PNG file, compressed by runs: a mask of CamVid takes a third of the time, 6 kB in place of 5.
+
+    Pillow tries five filters on every row of colours; one alone is nearly as small: of CamVid an overlay takes 5 ms and
+    204 kB in place of 40 and 176, colours 1 ms in place of 4.
+    """
     file = BytesIO()
-    image.save(file, format="PNG", compress_type=_STRATEGY)
+    if image.mode != "RGB":
+        image.save(file, format="PNG", compress_type=zlib.Z_RLE)
+        return file.getvalue()
+    pixels = np.asarray(image).reshape(image.height, -1)  # (H, 3 W)
+    rows = np.full((image.height, 1 + pixels.shape[1]), _ABOVE, dtype=np.uint8)
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    file.write(b"\x89PNG\r\n\x1a\n")
+    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0))  # 8 bits, RGB, not interlaced
+    putchunk(file, b"IDAT", packer.compress(rows.data), packer.flush())
+    putchunk(file, b"IEND")
     return file.getvalue()
 
 
