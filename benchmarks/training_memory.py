@@ -1,17 +1,16 @@
-"""Memory of trainings on a CPU: what `train` estimates before its first step, what the process held at its peak; and
-the seconds of a step.
+"""Memory of trainings on a CPU: what `train` estimates before its first step, and what the process held at its peak.
 
 python benchmarks/training_memory.py [MODEL CLASSES BATCH HxW [TABLE.KEY=VALUE ...]]
+python benchmarks/training_memory.py --price ROUNDS MODEL CLASSES BATCH HxW fp32|bf16
 
-Without a model the rows below; each is a training of four steps on random images, in a process of its own.
+Without a model the rows below; each is a training of four steps on random images, in a process of its own. --price: the
+time of steps that keep the activations over that of steps that compute them again, in turns.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +42,7 @@ STEPS = 4
 
 
 def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings: list[str]) -> None:
-    """Train, and print what the run's record says of the memory, and the seconds of a step."""
+    """Train, and print what the run's record says of the memory."""
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.types import ClassInfo, Sample
     from featherseg.training import Request, train
@@ -70,30 +69,21 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
             image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
             return Sample(self.keys[index], image, label, np.where(label >= classes - 3, label + np.int32(1), 0))
 
-    class Clock:
-        def __init__(self) -> None:
-            self.times: list[float] = []
+    class Silent:
+        def message(self, *_: object) -> None: ...
 
-        def message(self, text: str) -> None: ...
-
-        def step(self, *_: object) -> None:
-            self.times.append(time.perf_counter())
-
-        def progress(self, *_: object) -> None: ...
+        step = progress = message
 
     keep_freed_memory()
     fixed = [f"augment.crop={list(size)}", f"train.batch_size={batch}", "train.epochs=1", "model.pretrained=false"]
     given = dict(text.split("=", 1) for text in settings)
     images = STEPS * batch * int(given.get("train.accumulate", 1))
     request = Request(model, overrides=(*fixed, *settings), objects=Objects(data=(Random(images), Random(2))))
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        run = train(request, Path(folder) / "run", clock)
+        run = train(request, Path(folder) / "run", Silent())
         gb = json.loads((run.path / "environment.json").read_text())["memory_gb"]
-    seconds = statistics.median(b - a for a, b in zip(clock.times[:-2], clock.times[1:-1], strict=True))
     estimated, measured = gb["estimated"], gb["measured"]
-    print(f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, {seconds:6.2f} s a step, ratio", end=" ")
-    print(f"{estimated / measured:.2f}")
+    print(f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, ratio {estimated / measured:.2f}")
 
 
 def main(rows: list[str]) -> None:
@@ -103,10 +93,41 @@ def main(rows: list[str]) -> None:
         print(f"{row:92}", found, end="", flush=True)
 
 
+def price(rounds: int, model: str, classes: int, batch: int, size: tuple[int, int], precision: str) -> None:
+    """Time forward, loss and backward with and without checkpointed activations."""
+    import paired
+    import torch
+
+    from featherseg import models
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.losses import CrossEntropy
+    from featherseg.training.checkpointing import checkpoint_blocks
+    from featherseg.training.module import compute_loss
+
+    keep_freed_memory()
+    nets = [models.build(model, classes).train().to(memory_format=torch.channels_last) for _ in range(2)]
+    checkpoint_blocks(nets[1])
+    labels = torch.randint(0, classes, (batch, *size), dtype=torch.uint8)
+    images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
+
+    def step(net: torch.nn.Module) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss, _ = compute_loss(net, CrossEntropy(), (images, labels))
+        loss.backward()
+
+    calls = {"kept": lambda: step(nets[0]), "computed again": lambda: step(nets[1])}
+    paired.print_table(paired.compare(calls, rounds))
+
+
 if __name__ == "__main__":
-    if "--serve" in sys.argv:
-        name, classes, batch, size, *settings = sys.argv[2:]
+    arguments = [text for text in sys.argv[1:] if not text.startswith("--")]
+    if "--price" in sys.argv:
+        rounds, name, classes, batch, size, precision = arguments
+        height, width = map(int, size.split("x"))
+        price(int(rounds), name, int(classes), int(batch), (height, width), precision)
+    elif "--serve" in sys.argv:
+        name, classes, batch, size, *settings = arguments
         height, width = map(int, size.split("x"))
         serve(name, int(classes), int(batch), (height, width), settings)
     else:
-        main([" ".join(sys.argv[1:])] if sys.argv[1:] else ROWS.strip().splitlines())
+        main([" ".join(arguments)] if arguments else ROWS.strip().splitlines())

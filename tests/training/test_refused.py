@@ -10,7 +10,7 @@ from small_training import SMALL, Silent, request, trained
 from featherseg import models
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.training import Request, memory, train
+from featherseg.training import Request, job, memory, train
 from featherseg.training.module import SegmentationModule
 
 
@@ -82,14 +82,17 @@ def test_a_model_for_whose_weights_alone_there_is_no_room_is_refused(tmp_path, m
         trained(tmp_path / "run")
 
 
-def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(tmp_path):
-    reporter = Silent()
+@pytest.mark.parametrize(("peaks", "said"), [((1e9, 1.234e9), "held 1.23"), ((2e9, 2e9), "held at most 2.0")])
+def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(tmp_path, monkeypatch, peaks, said):
+    reporter, measured = Silent(), iter(peaks)
+    monkeypatch.setattr(job, "peak_held", lambda recipe: next(measured))
     run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
     kept = json.loads((run.path / "environment.json").read_text())["memory_gb"]
     before, after = (text for text in reporter.messages if " GB" in text)
     assert before.startswith("a step of 4 images of 64x96 takes about 0.")
     assert before.endswith(f"this process will hold about {kept['estimated']} GB")
-    assert after.endswith(f"{kept['measured']} GB of memory at its peak (estimated: {kept['estimated']} GB)")
+    assert after == f"the training {said} GB of memory (estimated: {kept['estimated']} GB)"
+    assert kept.get("measured") == (1.23 if peaks[0] < peaks[1] else None)
 
 
 def test_what_is_free_is_within_the_limit_of_a_container(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         check_same_data(run, train_data, val_data, reporter.message)
         _note_resume(training, checkpoint, reporter)
         estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
-        check_memory(estimate, recipe, reporter.message)  # it may be another machine
+        estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
+        training = replace(training, estimated_gb=estimated)
     return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
 
 
@@ -215,8 +217,7 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
     before = peak_held(recipe)
     _run_trainer(module, recorder, recipe, run.path, resume_from=resume_from)
     if not this_rank():
-        peak = peak_held(recipe)
-        note_memory(run.path, peak, reporter.message, at_most=peak == before)
+        note_memory(training, before, peak_held(recipe), reporter.message)
     return run
 
 

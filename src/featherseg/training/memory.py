@@ -86,6 +86,7 @@ def estimate_memory(
     sharing = 1 if device.type == "cuda" else settings.devices
     copies = (2 if settings.optimizer == "adamw" else settings.momentum > 0) * learning
     lasting = copies + weights * ((settings.ema > 0) + (device.type == "cuda"))
+    lasting += learning * (settings.devices * settings.nodes > 1)  # what the devices exchange gradients by
     if device.type != "cuda":  # a checkpoint is written in memory first; about half of it finds a place that is free
         lasting += PROCESS + (weights + lasting) / 2
     if 2 * weights + lasting + 2 * learning > available_memory(device) / sharing:  # with the trial's copy

@@ -1,7 +1,6 @@
 """Everything that can be known before training is checked here, then the run folder is begun."""
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, DeviceError, RunError
-from featherseg.core.files import write_json, write_text
+from featherseg.core.files import load_json, write_json, write_text
 from featherseg.core.machine import environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.data import open_dataset
@@ -127,6 +126,7 @@ class Training:
     val: SegmentationData
     net: SegmentationModel
     objects: Objects
+    estimated_gb: float | None = None  # what the process will hold
 
 
 def begin(request: Request, out: Path, say: Say) -> Training:
@@ -141,7 +141,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     )
     estimate = estimate_memory(net, recipe, size, own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
-    peak = check_memory(estimate, recipe, say)
+    estimated = check_memory(estimate, recipe, say)
 
     # The record of the run: with the weights, all that is needed to use the model
     info = RunInfo(
@@ -169,27 +169,39 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_class_points(out, recipe, train, say)
     Fingerprint.of({"train": train, "val": val}).save(out / DATA)
     write_text(out / "recipe.toml", file.text)
-    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": peak}})
+    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)
-    return Training(Run(out, info, request.objects.model), recipe, train, val, net, request.objects)
+    return Training(Run(out, info, request.objects.model), recipe, train, val, net, request.objects, estimated)
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
     """Keep in the run's record what the training images lost when they were prepared; nothing where nothing was."""
     if loss := loss_of(train):
         say(f"prepared data: {loss}")
-        known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
-        write_json(out / ENVIRONMENT, known | {"prepared_data": loss})
+        _note(out, prepared_data=loss)
 
 
-def note_memory(out: Path, measured: float | None, say: Say, *, at_most: bool) -> None:
-    """Keep what the training took of the memory at its peak, in bytes, beside what was estimated, and say both."""
-    if measured is not None:
-        known = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
-        estimated = known.get("memory_gb", {}).get("estimated")
-        taken = round(measured / 1e9, 2)
-        write_json(out / ENVIRONMENT, known | {"memory_gb": {"estimated": estimated, "measured": taken}})
-        say(f"the training held {'at most ' * at_most}{taken} GB of memory at its peak (estimated: {estimated} GB)")
+def note_memory(training: Training, before: float | None, peak: float | None, say: Say) -> None:
+    """Say what the process held of the memory at its peak, in bytes, and what was estimated; keep both in the record.
+
+    Where the peak before the training was as high it says nothing of the training, and is not kept.
+    """
+    if peak is None:
+        return
+    estimated, held = training.estimated_gb, round(peak / 1e9, 2)
+    beside = "" if estimated is None else f" (estimated: {estimated} GB)"
+    say(f"the training held {'at most ' if peak == before else ''}{held} GB of memory{beside}")
+    if peak != before:
+        _note(training.run.path, memory_gb={"estimated": estimated, "measured": held})
+
+
+def _note(out: Path, **facts: Any) -> None:
+    """Add to what a run keeps of its environment; a file that is no longer there, or damaged, is begun anew."""
+    try:
+        known = load_json(out / ENVIRONMENT)
+    except (OSError, ValueError):
+        known = {}
+    write_json(out / ENVIRONMENT, known | facts)
 
 
 def check_machine(recipe: Recipe) -> None:
