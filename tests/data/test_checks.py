@@ -407,6 +407,7 @@ def test_class_statistics_read_labels_only_and_ignore_no_size():
 
 
 @pytest.mark.data
+@pytest.mark.slow  # it reads 701 masks, several times
 def test_camvid_is_clean_and_its_weights_are_the_published_ones(shared: Path):
     facts = json.loads((shared / "data/camvid/classes.json").read_text())
     report = check_data("camvid", shared / "data/camvid")

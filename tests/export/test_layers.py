@@ -38,9 +38,7 @@ LAYERS = {
 
 
 QUICK = (
-    "non-local, unpooled, without gamma",
     "attention between stages, its offsets resized in two directions",
-    "atrous pyramid",
     "rectangular self-calibration",
     "region maxima",
     "linear attention, in which some queries meet no key",
