@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 COMMAND = "import sys; from featherseg.cli import main; sys.argv[0] = 'featherseg'; main()"
@@ -39,7 +40,7 @@ def work(run: str, files: list[str]) -> None:
         times.append(time.process_time())
         png_bytes(index_image(mask, runtime.classes))
         times.append(time.process_time())
-        laps.append([end - begin for begin, end in zip(times, times[1:], strict=False)])
+        laps.append([end - begin for begin, end in pairwise(times)])
     print(json.dumps([statistics.fmean(lap) for lap in zip(*laps[1:], strict=True)]))
 
 
