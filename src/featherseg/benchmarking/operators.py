@@ -17,6 +17,7 @@ from featherseg.benchmarking.variants import CATALOGUE_CLASSES, BenchmarkModel, 
 from featherseg.core.errors import ConfigError, ExportError
 from featherseg.core.types import Size
 from featherseg.exporters import export
+from featherseg.exporters.parity import perturb
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.runtimes.onnx import OnnxRuntime, open_session
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
@@ -73,7 +74,7 @@ def time_operators(
 
     Args:
         name: A run, an exported .onnx or .xml file, or a name of the catalogue. Of a run its export/model.onnx is
-            timed; where there is none it is exported for this, as is a catalogue's model (seeded weights).
+            timed; where there is none it is exported for this, as is a catalogue's model, filled with seeded noise.
         sizes: (height, width); default: the run's, or its paper's.
         batches: Images a pass; default 1.
         threads: Of the runtime; default: as many as torch has.
@@ -117,8 +118,7 @@ def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
     if model.run:
         shipped = model.run.path / EXPORTS / "model.onnx"
         return shipped if shipped.is_file() else export(model.run, path=folder / "model.onnx").path
-    torch.manual_seed(0)
-    return export(models.build(model.name, CATALOGUE_CLASSES), path=folder / "model.onnx").path
+    return export(perturb(models.build(model.name, CATALOGUE_CLASSES)), path=folder / "model.onnx").path
 
 
 def _profile_onnx(path: Path, images: np.ndarray, threads: int, passes: int, folder: Path) -> list[Timed]:
