@@ -46,6 +46,12 @@ def test_every_backbone_of_the_catalogue_has_blocks():
         assert list(net.state_dict()) == keys
 
 
-def test_a_model_without_blocks_is_refused():
+def test_a_model_of_one_s_own_names_its_blocks_or_is_refused():
+    module = TwoStrides()
     with pytest.raises(ConfigError, match="`checkpointed`"):
-        checkpoint_blocks(OwnModel(TwoStrides()))
+        checkpoint_blocks(OwnModel(module))
+    module.backbone, keys = module.layers, list(module.state_dict())
+    module.layers.checkpointed = (torch.nn.Conv2d,)
+    checkpoint_blocks(OwnModel(module))
+    assert [type(layer).__name__ for layer in module.layers[:2]] == ["CheckpointWrapper", "ReLU"]
+    assert [key for key in module.state_dict() if key in keys] == keys

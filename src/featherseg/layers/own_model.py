@@ -16,7 +16,8 @@ class OwnModel(SegmentationModel):
 
     The module states `classes`, `mean` and `std` (one value a channel, in units of 0..255); where it has them also
     `align_corners` of its logits, `size_divisor` and `minimum_size` in pixels, which its images are padded to, and
-    `backbone`, the part that learns at `train.backbone_lr`. Raises ConfigError naming what it does not state.
+    `backbone`, the part that learns at `train.backbone_lr`, which may name the classes of its blocks as `checkpointed`
+    (`train.checkpoint_activations`). Raises ConfigError naming what it does not state.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -53,6 +54,7 @@ class _OwnBackbone(Backbone):
     def __init__(self, module: nn.Module | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.module, self.mean, self.std = module, mean, std
+        self.checkpointed = getattr(module, "checkpointed", ())
 
     def widen(self, channels: int) -> None:
         if channels != len(self.mean):

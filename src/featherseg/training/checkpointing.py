@@ -18,8 +18,8 @@ def checkpoint_blocks(net: SegmentationModel) -> None:
     """
     if not _wrap_blocks(net.backbone, net.backbone.checkpointed):
         raise ConfigError(
-            "train.checkpoint_activations: found no blocks to compute again. A backbone of one's own names the classes "
-            "of its blocks as `checkpointed`."
+            "train.checkpoint_activations: found no blocks to compute again. A model of one's own has a `backbone`, "
+            "which names the classes of its blocks as `checkpointed`."
         )
 
 
