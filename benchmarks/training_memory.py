@@ -31,6 +31,7 @@ ddrnet-23-slim 19 8 512x512 train.precision=fp32 loss.auxiliary=0.4
 cgrseg-t 150 4 512x512 train.precision=bf16
 segformer-b0 150 4 512x512 train.precision=bf16 train.accumulate=2
 frm-van-t 19 2 512x512 train.precision=fp32
+frm-lite0 11 8 352x480 train.precision=bf16 train.checkpoint_activations=true
 frm-lite0 19 4 1024x1024 train.precision=bf16
 frm-lite0 19 4 1024x1024 train.precision=bf16 train.checkpoint_activations=true
 frm-van-t 19 2 768x768 train.precision=fp32
