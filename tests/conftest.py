@@ -9,9 +9,6 @@ import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-CHROMIUM = Path("/usr/bin/chromium")
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-
 hypothesis.settings.register_profile("fixed seeds", derandomize=True)
 hypothesis.settings.load_profile("fixed seeds")
 
@@ -57,20 +54,3 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared")
     return SHARED
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, with a camera that is none.
-
-    Of a module, not of the session: loader workers that other tests fork meanwhile would keep its pipes open, and it
-    would never end.
-    """
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--disable-dev-shm-usage", *CAMERA]
-        program = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield program
-        program.close()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from featherseg.core.errors import FeathersegError
 
-SHORT, LONG = 2, 600
+SHORT, LONG = 1, 600
 """Seconds: in the ordinary tests, and behind the slow marker."""
 
 HANG = 20

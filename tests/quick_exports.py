@@ -4,7 +4,7 @@ import pytest
 
 from featherseg.models import MODELS
 
-AS_ONNX = AS_PT2 = ("sctnet-s",)
+AS_ONNX = ("sctnet-s",)
 
 _CHOSEN = ("rsp-lite0-panoptic", "rtformer-slim", "frm-van-t", "segformer-b0", "cgrseg-lite0", "pidnet-s")
 _SMALLEST = {row.model: name for name, row in sorted(MODELS.items(), key=lambda item: -(item[1].params or 0))}

@@ -80,6 +80,7 @@ def test_a_run_of_a_model_of_one_s_own_asks_for_it(trained):
     assert (mask == DATA[1].label(0)).mean() > 0.9
 
 
+@pytest.mark.slow  # quick: a package's model in tests/e2e/test_plugin.py
 def test_a_run_of_one_s_own_exports_and_the_file_gives_its_masks(trained, tmp_path):
     run, _ = trained
     report = featherseg.export(run, format="onnx", path=tmp_path / "own.onnx")

@@ -59,7 +59,8 @@ def test_a_key_that_does_not_fit_is_refused():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "output_stride"), [
-    ("resnet-18", 32), ("resnet-18", 16), ("resnet-18", 8), ("resnet-50", 32), ("resnet-50", 16), ("resnet-50", 8),
+    ("resnet-18", 32), ("resnet-18", 16), ("resnet-18", 8), ("resnet-50", 16),
+    pytest.param("resnet-50", 32, marks=pytest.mark.slow), pytest.param("resnet-50", 8, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_stages_are_those_computed_over_the_official_keys(name, output_stride):
     state, net = loaded(name, output_stride)

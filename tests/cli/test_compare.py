@@ -1,5 +1,6 @@
 import json
 import shutil
+from decimal import Decimal
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,8 @@ from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
 from featherseg.comparison import comparison
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
+from featherseg.counting import paper_tables
+from featherseg.counting.paper_counts import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
@@ -267,22 +270,17 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
     assert "--data NAME" in str(error)
 
 
-def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(tmp_path):
+@pytest.mark.parametrize(
+    "models", [["efficientvit-seg-b0"], pytest.param(["efficientvit-seg-b0", "frm-lite0"], marks=pytest.mark.slow)]
+)
+def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(models, tmp_path):
     settings = [word for setting in TRAINED for word in ("--set", setting)]
-    words = [
-        "frm-lite0",
-        "--models",
-        "frm-lite0,efficientvit-seg-b0",
-        "--seeds",
-        "0,1",
-        "--out",
-        tmp_path / "field",
-    ]
+    words = ["frm-lite0", "--models", ",".join(models), "--seeds", "0,1", "--out", tmp_path / "field"]
     settings += ["--no-costs", "--json"]
     found = json.loads(run(*words, *settings, verb="sweep").stdout)
-    assert [len(n["runs"]) for n in found["rankings"][0]["models"]] == [2, 2]
+    assert [len(n["runs"]) for n in found["rankings"][0]["models"]] == [2] * len(models)
     names = sorted(path.name for path in (tmp_path / "field").iterdir())
-    assert names == ["efficientvit-seg-b0-0", "efficientvit-seg-b0-1", "frm-lite0-0", "frm-lite0-1"]
+    assert names == [f"{model}-{seed}" for model in models for seed in range(2)]
     before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
     assert run(*words, *settings, verb="sweep").exit_code == 0
     assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}
@@ -298,7 +296,10 @@ def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models,
     assert not (tmp_path / "field").exists()
 
 
-def test_a_paper_s_tables_are_printed_whole_at_80_columns():
+def test_a_paper_s_tables_are_printed_whole_at_80_columns(monkeypatch):
+    count = Count(Decimal("123.456"), "macs", (1024, 2048), 19)  # tests/counting counts what is printed here
+    monkeypatch.setattr(paper_tables, "parameters", lambda counting: count)
+    monkeypatch.setattr(paper_tables, "gmacs", lambda counting: [count])
     text = run("frm", verb="paper").stdout
     rows = [line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]
     assert not any("\N{HORIZONTAL ELLIPSIS}" in row or len(row) > 80 for row in rows)

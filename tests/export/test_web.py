@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import chromium
 from export_job import job_of
 from PIL import Image
 from small_model import FACTS, small_model
@@ -155,6 +156,12 @@ def test_a_model_of_other_channels_is_refused(job):
     model.mean = model.std = (1.0,)
     with pytest.raises(ExportError, match="takes 1 channels"):
         web.write(replace(job, model=model))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as program:
+        yield program
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_refinement_adds_what_the_feed_forward_says_to_what_it_saw():
     assert_close(module(x), module.reduce(seen + module.feed_forward(seen)))
 
 
-@pytest.mark.parametrize("name", ["frm-lite0", "frm-van-t"])
+@pytest.mark.parametrize("name", ["frm-lite0", pytest.param("frm-van-t", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("context", ["frm", "ppm", "dappm", "none"])
 @pytest.mark.parametrize("stages", ["all", "last"])
 def test_every_context_stands_on_all_stages_or_on_the_last(name, context, stages):

@@ -114,6 +114,7 @@ def starve(size: tuple[int, int], seconds: float, leave: float, *options: str) -
     return max(waits), highest
 
 
+@pytest.mark.slow  # quick: the lanes, without a process of their own, in tests/serving/test_lanes.py
 def test_a_few_seconds_of_large_images_whose_senders_leave_keep_memory_and_small_images():
     allowed = PROCESS_BYTES / 1e9 + 0.4
     wait, highest = starve((1500, 2000), 1, 0.5, "--memory-gb", str(allowed))

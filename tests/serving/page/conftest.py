@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import chromium
 from page_driver import noise_run, opened, says, served_models, serving
 
 from featherseg.serving.models import open_models
@@ -24,6 +25,12 @@ def served(run):
 def address(served) -> Iterator[str]:
     with serving(list(served.values())) as found:
         yield found
+
+
+@pytest.fixture(scope="package")
+def browser():
+    with chromium() as program:
+        yield program
 
 
 @pytest.fixture

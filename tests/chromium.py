@@ -1,0 +1,27 @@
+"""Debian's Chromium, with a camera that is none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path("/usr/bin/chromium")
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Playwright's Browser. Skips where it is not installed.
+
+    It must end before other tests fork loader workers: these would keep its pipes open, and it would never end.
+    """
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not PROGRAM.is_file():
+        pytest.skip(f"no browser at {PROGRAM}")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", *CAMERA]
+        program = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
+        yield program
+        program.close()
