@@ -5,7 +5,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
@@ -25,6 +24,9 @@ def checkpoint_blocks(net: SegmentationModel) -> None:
 
 def _wrap_blocks(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> int:
     """The outermost modules of these classes; -> how many."""
+    # here, as some builds of torch come without torch.distributed; its wrapper hides itself from names of weights
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
     found = 0
     for name, child in module.named_children():
         if isinstance(child, classes):
