@@ -205,7 +205,9 @@ class ReadableOnly:
         from featherseg.inference.inputs import read_ahead
 
         pairs = list(zip(self.names, self.files, strict=True))
-        for pair, pixels in zip(pairs, read_ahead(pairs, self._read, self._is_light), strict=True):
+        ahead = read_ahead(pairs, self._read, self._is_light)
+        for pair in pairs:  # not by zip, which would hold an image while the next is read
+            pixels = next(ahead)
             if isinstance(pixels, FeathersegError):
                 if len(pairs) == 1 or not isinstance(pixels, DataError | ConfigError):
                     raise pixels
@@ -264,13 +266,14 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
     from rich.markup import escape
     from rich.progress import Progress
 
-    hinted = False
+    done, hinted = 0, False
     silent = len(files) == 1 or not console.is_terminal
     with Writer() as writer, Progress(console=console, transient=True, disable=silent) as bar:
         readable = ReadableOnly(files, names, predictor, out, writer, console)
         task = bar.add_task("predicting", total=len(files))
-        for done, result in enumerate(predictor(iter(readable)), start=1):
-            name, file = readable.given[done - 1]
+        for result in predictor(iter(readable)):
+            name, file = readable.given[done]
+            done += 1
             writer.write(partial(out.save, result, name, file))
             if not predictor.is_light(result.mask.shape):
                 writer.wait()
