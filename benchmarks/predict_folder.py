@@ -12,16 +12,21 @@ turns too.
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
 COMMAND = "import sys; from featherseg.cli import main; sys.argv[0] = 'featherseg'; main()"
+
+
+def processor_seconds(whose: int) -> float:
+    usage = resource.getrusage(whose)
+    return usage.ru_utime + usage.ru_stime
 
 
 def work(run: str, files: list[str]) -> None:
@@ -33,13 +38,13 @@ def work(run: str, files: list[str]) -> None:
 
     runtime, laps = Predictor(run).runtime, []
     for file in [files[0], *files]:
-        times = [time.process_time()]
+        times = [processor_seconds(resource.RUSAGE_SELF)]
         pixels = read_image(Path(file))
-        times.append(time.process_time())
+        times.append(processor_seconds(resource.RUSAGE_SELF))
         mask = predict_mask(runtime, pixels)
-        times.append(time.process_time())
+        times.append(processor_seconds(resource.RUSAGE_SELF))
         png_bytes(index_image(mask, runtime.classes))
-        times.append(time.process_time())
+        times.append(processor_seconds(resource.RUSAGE_SELF))
         laps.append([end - begin for begin, end in pairwise(times)])
     print(json.dumps([statistics.fmean(lap) for lap in zip(*laps[1:], strict=True)]))
 
@@ -47,13 +52,12 @@ def work(run: str, files: list[str]) -> None:
 def run_python(arguments: list[str], source: str | None = None) -> tuple[float, float, str]:
     """Processor and wall seconds of a process of Python with one thread to compute, and what it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": source} if source else {})
-    begin, before = time.perf_counter(), os.times()
+    begin, before = os.times().elapsed, processor_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    wall, after = time.perf_counter() - begin, os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return used, wall, done.stdout.decode()
+    used = processor_seconds(resource.RUSAGE_CHILDREN) - before
+    return used, os.times().elapsed - begin, done.stdout.decode()
 
 
 def main(run: str, folder: str, rounds: str = "5", images: str = "1000000") -> None:
