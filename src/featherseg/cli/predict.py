@@ -201,6 +201,7 @@ class ReadableOnly:
     def __iter__(self) -> Iterator[np.ndarray]:
         from rich.markup import escape
 
+        from featherseg.core.allocator import return_freed_memory
         from featherseg.core.errors import FeathersegError
         from featherseg.inference.inputs import read_ahead
 
@@ -216,6 +217,7 @@ class ReadableOnly:
                 continue
             if not self.predictor.is_light(pixels.shape[:2]):
                 self.writer.wait()
+                return_freed_memory()  # each thread has a heap of its own, which keeps some
             self.given.append(pair)
             yield pixels
             del pixels  # not held while the next is read
@@ -274,9 +276,10 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
         for result in predictor(iter(readable)):
             name, file = readable.given[done]
             done += 1
-            writer.write(partial(out.save, result, name, file))
-            if not predictor.is_light(result.mask.shape):
-                writer.wait()
+            if predictor.is_light(result.mask.shape):
+                writer.write(partial(out.save, result, name, file))
+            else:
+                out.save(result, name, file)
             console.print(f"{escape(one_line(name))}: {size_text(result.mask.shape)}, {result.how}")
             hinted = hinted or _print_hint(console, result, predictor)
             if len(files) == 1:
