@@ -179,6 +179,7 @@ def export_formats(
         except FeathersegError as error:
             errors.append(error)
             continue
+        tell(f"{name}: written")
         if run and kept:
             keep_reports(run.path, reports)
     return reports, errors
