@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from chromium import chromium
-from page_driver import noise_run, opened, says, served_models, serving
+from page_driver import noise_run, opened, says, served_models, serving, unexpected
 
 from featherseg.serving.models import open_models
 
@@ -40,4 +40,4 @@ def page(browser, address):
     says(page, "Ready.")
     yield page
     page.context.close()
-    assert page.errors == []
+    assert unexpected(page) == []

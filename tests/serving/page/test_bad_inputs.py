@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from bad_inputs import sample
-from page_driver import expect, mask, opened, says, serving
+from page_driver import expect, mask, opened, refused, says, serving, unexpected
 from pixel_model import mask_of, pixel_runtime
 
 from featherseg.inference.predictor import Predictor
@@ -23,6 +23,7 @@ def address():
 @pytest.fixture(scope="module")
 def page(browser, address):
     page = opened(browser, address)
+    refused(page)
     yield page
     page.context.close()
 
@@ -43,4 +44,4 @@ def test_a_file_is_shown_rightly_or_refused_in_a_sentence(number, page):
     else:
         assert said.startswith("Done")
         assert np.array_equal(mask(page), mask_of(case.pixels))
-    assert all(error.startswith("Failed to load resource") for error in page.errors)
+    assert unexpected(page) == []

@@ -1,7 +1,7 @@
 """What the service refuses is said, and a busy one is waited for."""
 
 from color_model import encoded
-from page_driver import expect, image, look, opened, refused, says, serving
+from page_driver import expect, image, look, opened, refused, says, serving, unexpected
 
 
 def test_what_is_no_image_gets_the_sentence_of_the_service(page):
@@ -44,11 +44,10 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         says(page, "A token is required.*")
         refused(page)
         page.fill("#secret", "wrong")
-        with page.expect_console_message():  # the browser's, of the 401
+        with page.expect_response(lambda answer: answer.status == 401):
             page.keyboard.press("Enter")
         expect(page.locator("#token")).to_be_visible()
         says(page, "A token is required.*")
-        refused(page)
         page.fill("#secret", "s3cret-token")
         page.keyboard.press("Enter")
         says(page, "Ready.")
@@ -60,5 +59,5 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         other.reload()
         says(other, "Ready.")
         look(other, image())
-        assert page.errors == other.errors == []
+        assert unexpected(page) == unexpected(other) == []
         other.context.close()
