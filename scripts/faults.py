@@ -5,7 +5,8 @@
 The faults stand in scripts/faults.toml. What was found is added to scripts/faults.jsonl, a line a fault; one that has a
 line is not planted again, so that a stopped run goes on and a line that is taken out is measured anew. The tests of the
 spoiled file are run first, then those of its folder, then all quick ones, until some fail. Exit code 1 where nobody
-catches a fault. It is to be run where `make test` passes, and takes ten minutes for each fault that nobody catches. Faults in C need a compiler.
+catches a fault. It is to be run where `make test` passes, and takes ten minutes for each fault that nobody catches.
+Faults in C need a compiler.
 """
 
 import contextlib

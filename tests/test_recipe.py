@@ -106,7 +106,7 @@ def test_the_dataset_can_be_given_apart():
         ("paper.convention=flops", "'macs', 'ptflops-0.6' or 'conv-bn'"),
         ("data.test_resize=[2048, 512]", "expected [short side, long side]"),
         ("augment.resize=[0, 512]", "greater than 0"),
-        ("train.groups=names", "'structure' or 'mmseg'"),
+        ("train.groups=names", "'structure', 'mmseg' or 'uniform'"),
         ("loss.mean=some", "'labelled', 'number' or 'all'"),
         ("paper.gflops=3", "unknown key 'paper.gflops'"),
     ],

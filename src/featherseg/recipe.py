@@ -144,7 +144,7 @@ class TrainTable(Config):
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    groups: Literal["structure", "mmseg"] = "structure"  # what decays and which rate it has (training/optimisers.py)
+    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # what decays, at which rate (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
     power: Annotated[float, Field(gt=0)] = 0.9  # lr * (1 - step / steps) ** power
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -54,6 +54,11 @@ def test_position_tables_do_not_decay_wherever_they_are():
     }
 
 
+def test_uniformly_everything_decays_as_by_an_optimiser_that_is_told_nothing():
+    found = learns(Tables(), "uniform")
+    assert found == {name: (1.0 if name.startswith("backbone.") else 2.0, 0.5) for name in found}
+
+
 @pytest.fixture(scope="module")
 def cgrseg():
     return models.build("cgrseg-t", 150)
