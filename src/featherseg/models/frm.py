@@ -26,7 +26,7 @@ from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 class ConvFeedForward(nn.Module):
     """Feed-forward network, Sec. 2.2: 1x1, depthwise 3x3, ReLU, 1x1.
 
-    The text says the first 1x1 expands; the printed counts only fit a squeeze to 128, which is the default here.
+    The text says the first 1x1 expands; before the reduction, where it stands, only a squeeze to 128 fits the counts.
     """
 
     def __init__(self, channels: int, *, hidden: int) -> None:
