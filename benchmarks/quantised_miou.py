@@ -32,6 +32,7 @@ from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import passes_over
+from featherseg.reports.record import log_evaluation
 from featherseg.runs import Run, load_run
 from featherseg.uncertainty.bootstrap import Difference, compare_files
 from featherseg.uncertainty.clusters import clusters_of
@@ -146,7 +147,9 @@ def main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     data = open_dataset(run.recipe.data.name, given.split, given.data_root)
     runtimes = runtimes_of(run)
-    found = print_scores(score(runtimes, data), data)
+    scores = score(runtimes, data)
+    log_evaluation(run, data, given.split, own_settings(runtimes["model"]), scores["model"])  # a look is counted
+    found = print_scores(scores, data)
     if given.rounds:
         table = time_files(run, runtimes, data, given)
         paired.print_table(table)

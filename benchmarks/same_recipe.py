@@ -16,6 +16,8 @@ import numpy as np
 from featherseg.comparison.candidates import Candidate, by_model, open_candidates
 from featherseg.data import LabelledImages
 from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.settings import own_settings
+from featherseg.reports.record import log_evaluation
 from featherseg.uncertainty.bootstrap import compare_models
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -47,6 +49,8 @@ def main() -> None:
     data = LabelledImages(table.name, asked.split, root).open()
     scores = [evaluate(one.runtime, data, boundary=False) for one in files]
     for one, score in zip(files, scores, strict=True):
+        if one.run:
+            log_evaluation(one.run, data, asked.split, own_settings(one.runtime), score)  # a look is counted
         print(f"{one.name}: {100 * score.miou:.2f}")
     found = called_better(np.stack([score.counts for score in scores]), data.keys)
     splits = len(list(combinations(range(1, len(files)), len(files) // 2 - 1)))

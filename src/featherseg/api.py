@@ -27,12 +27,12 @@ from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
-from featherseg.data import open_dataset
+from featherseg.data import LabelledImages, open_dataset, score_split
 from featherseg.data.checks import CheckReport, check_data
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in
 from featherseg.evaluation import scoring
-from featherseg.evaluation.scoring import Scores
+from featherseg.evaluation.scoring import SELECTED, Scores
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
@@ -122,7 +122,8 @@ def train(
         scores = evaluate(run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress)
         write_report(run)
     seconds = time.monotonic() - start
-    reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %; {page} is written ({seconds:.0f} s)")
+    selected = f" ({SELECTED})" if scores.selected else ""
+    reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)")
     return run
 
 
@@ -141,12 +142,14 @@ def evaluate(
     """Score a run, an exported file or a folder of predictions at the full resolution of the labels.
 
     A run keeps its scores: scores.json, a line in evaluations.jsonl, its card, the best and worst images in examples/.
-    Of an exported file, of predictions and of a run that comes with featherseg nothing is written.
+    Of an exported file, of predictions and of a run that comes with featherseg nothing is written, and so no look at
+    test is counted.
 
     Args:
         run: A Run, a run folder, the name of one, or an exported file.
         data: A dataset's name, a dataset.toml, or a dataset of your own. Default: what the run was trained on.
-        split: The part of the dataset. Default: what training validated on; "val" for other data.
+        split: The part of the dataset. Default: that of the paper's row where the recipe names one, else test where it
+            has masks, else what training validated on ("val" of other data).
         data_root: The folder in which the dataset lies. Default: where it lay for the training.
         predictions: A folder of index PNGs (KEY.png) to score in place of a model.
         full: Score all images of a run's own data, also those that its `data.val_size` left out.
@@ -155,7 +158,8 @@ def evaluate(
         progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
-        Scores: mIoU, IoU by class, accuracies, boundary F, the confusion matrix, and the paper's row beside them.
+        Scores: mIoU, IoU by class, accuracies, boundary F, the confusion matrix, and the paper's row beside them;
+        `selected` where the run's weights were kept because they are the best on these images.
 
     Raises:
         RunError, ExportError: The run or the file cannot be used.
@@ -169,29 +173,31 @@ def evaluate(
     if predictions is not None:
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
         _refuse_unused(unused, "predictions are scored as they are, all of them")
-        return scoring.evaluate_predictions(Path(predictions), _named_data(data, split, data_root), progress=progress)
+        chosen, note = _named_data(data, split, data_root)
+        return replace(scoring.evaluate_predictions(Path(predictions), chosen, progress=progress), notes=note)
     if not isinstance(run, Run) and is_exported_file(str(run)):
         _refuse_unused({"full": full}, "an exported file is scored on all images")
-        chosen = _named_data(data, split, data_root)
+        chosen, note = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device)
         settings = _settings(runtime, inference)
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        return replace(scores, notes=_looked_at(settings))
+        return replace(scores, notes=note + _looked_at(settings))
 
     run = run if isinstance(run, Run) else load_run(str(run))
     if not run.shipped:
         check_recordable(run)
-    chosen, split, notes = _data_of(run, data, split, data_root, full)
+    chosen, split, selected, notes = _data_of(run, data, split, data_root, full)
     runtime = open_runtime(run, device)
     settings = _settings(runtime, inference)
     with _threads(run.info.threads):
-        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
+        scores = replace(scoring.evaluate(runtime, chosen, settings, progress=progress), selected=selected)
         notes += _looked_at(settings)
         if run.shipped:
             notes += (f"{run.name} is included in featherseg: its scores are shown but not stored",)
         else:
             times = record(run, runtime, chosen, split, settings, scores)
-            notes += (f"this run has been evaluated on test {counted(times, 'time')}",) if split == "test" else ()
+            if split == "test":
+                notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
 
 
@@ -313,31 +319,54 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
 
 def _named_data(
     data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None
-) -> SegmentationData:
+) -> tuple[SegmentationData, tuple[str, ...]]:
+    """What to score without a run, and a note."""
     if data is None:
         raise ConfigError(
             "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
         )
-    if isinstance(data, str | Path):
-        return open_dataset(str(data), split or "val", _path(root))
-    _refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
-    return data
+    if not isinstance(data, str | Path):
+        _refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
+        return data, ()
+    split = split or score_split(str(data), _path(root))
+    return open_dataset(str(data), split, _path(root)), (f"scored on {split}{_UNCOUNTED if split == 'test' else ''}",)
+
+
+_UNCOUNTED = ": only a run counts its looks at test"
+_ALL = "all images of other data than the run's own are scored"
 
 
 def _data_of(
     run: Run, data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None, full: bool
-) -> tuple[SegmentationData, str, tuple[str, ...]]:
-    """What to score a run on, its split, and a note: the run's own data, as training validated on it, unless named."""
-    own = run.recipe.data
-    if data is not None and not (isinstance(data, str | Path) and str(data) == own.name):
-        _refuse_unused({"full": full}, "all images of other data than the run's own are scored")
-        return _named_data(data, split, root), split or "val", ()
+) -> tuple[SegmentationData, str, bool, tuple[str, ...]]:
+    """What to score a run on, its split, whether the weights were selected on it, and a note on which it is."""
+    own, paper = run.recipe.data, run.recipe.paper
+
+    # Other data than the run's, or a dataset of one's own, of which nothing but its name is known
+    if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
+        _refuse_unused({"full": full}, _ALL)
+        split = split or score_split(str(data), _path(root))
+        return open_dataset(str(data), split, _path(root)), split, False, (f"scored on {split} of {data}",)
+    if data is not None and not isinstance(data, str | Path):
+        _refuse_unused({"full": full}, _ALL)
+        chosen, _ = _named_data(data, split, root)
+        split = split or "val"
+        return chosen, split, chosen.name == own.name and run.selected_on(split), ()
+
+    # The run's own
     if "data" in run.info.objects:
         raise ConfigError(f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one.")
-    split = split or own.val_split
+    root = _path(root or own.root)
+    if split is None:
+        split = score_split(own.name, root, own.val_split)
+        if paper is not None and own.name == paper.data and split not in paper.miou:
+            split = next(iter(paper.miou))
     size = own.val_size if split == own.val_split and not full else None
-    note = f"{counted(size or 0, 'image')} of {split}, as in training (data.val_size); all of them with --full"
-    return open_dataset(own.name, split, _path(root or own.root), size), split, (note,) if size else ()
+    selected = run.selected_on(split)
+    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
+    if size:
+        notes += [f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"]
+    return open_dataset(own.name, split, root, size), split, selected, tuple(notes)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

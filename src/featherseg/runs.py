@@ -134,6 +134,11 @@ class Run:
             return f"weights of {'/'.join(Path(str(init)).parts[-2:])}"
         return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
 
+    def selected_on(self, split: str) -> bool:
+        """Whether its weights were kept because they scored best on that split of its own data."""
+        data, keep = self.recipe.data, self.recipe.train.keep
+        return not self.imported and keep == "best" and split == data.val_split
+
     @property
     def unfinished(self) -> bool:
         """Whether its training was stopped on the way: it can go on, and its curve is not drawn yet."""

@@ -190,6 +190,18 @@ def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path,
         assert message in str(error)
 
 
+def test_choosing_on_the_validation_split_is_called_selected_and_test_is_the_last_look(field):
+    page = field[0].with_name("page.html")
+    result = run(field[0], field[3], "--no-costs", "-o", page)
+    assert result.stdout.count("selected on these images") == 2  # the note, and the table's title
+    assert page.read_text().count("selected on these images") == 3
+    found = json.loads(run(field[0], field[3], "--no-costs", "--json").stdout)
+    assert (found["split"], found["selected"]) == ("val", True)
+    result = run(field[0], field[3], "--no-costs", "--split", "test", "-o", page)
+    assert "selected" not in result.stdout + page.read_text()
+    assert "looks at test, this one included: frm-lite0-0 1, efficientvit-seg-b0-0 1" in result.stdout
+
+
 def test_every_look_at_test_is_counted_in_the_run(field):
     run(field[0], field[3], "--no-costs", "--split", "test")
     lines = (field[0] / "evaluations.jsonl").read_text().splitlines()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from featherseg.api import report
 from featherseg.cli.evaluate import evaluate
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.counting.cost import cost
+from featherseg.data import score_split
 from featherseg.recipe import PaperTable
 from featherseg.runs import open_run, write_info
 
@@ -26,7 +29,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
-    result = run(lawn_run, "--json")
+    result = run(lawn_run, "--split", "val", "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert {"miou", "iou", "pixel_accuracy", "confusion", "void"} <= set(found)
@@ -35,13 +38,59 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
 
 
 def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
-    for times in ("1 time ", "2 times "):
-        result = run(lawn_run, "--split", "test")
-        assert f"this run has been evaluated on test {times.strip()}" in result.stdout
+    for look, times in enumerate(("1 time ", "2 times "), start=1):
+        result = run(lawn_run)
+        assert f"look {look} at test: this run has been evaluated on test {times.strip()}" in result.stdout
+        assert "selected" not in result.stdout
     assert "grass" in result.stdout
     assert "2 images: mIoU" in result.stdout
     assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
     assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
+
+
+def with_recipe(path: Path, table: str, **settings: object) -> None:
+    """Give a run other settings of a table of its recipe."""
+    info = open_run(path).info
+    changed = getattr(info.recipe, table).model_copy(update=settings)
+    write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})}))
+
+
+def test_scores_on_the_split_that_kept_the_weights_are_called_selected(lawn_run, lawn):
+    result = run(lawn_run, "--split", "val")
+    assert result.stdout.count("selected on these images") == 2  # the split, and behind the figures
+    assert json.loads(run(lawn_run, "--split", "val", "--data", lawn, "--json").stdout)["selected"] is True
+    assert "selected" not in json.loads(run(lawn_run, "--json").stdout)
+    assert [line["selected"] for line in lines(lawn_run)] == [True, True, False]
+    run(lawn_run, "--split", "val")
+    assert "mIoU on lawn val (selected on these images), %" in report(lawn_run).path.read_text()
+
+
+def test_the_last_weights_are_not_selected_by_any_split(lawn_run):
+    with_recipe(lawn_run, "train", keep="last")
+    assert "selected" not in run(lawn_run, "--split", "val").stdout
+
+
+@pytest.mark.parametrize("masks", ["none", "no split"])
+def test_a_test_split_without_masks_leaves_the_validation_split(lawn_run, lawn, masks):
+    if masks == "none":
+        shutil.rmtree(lawn.parent / "masks" / "test")
+    else:
+        lawn.write_text(lawn.read_text().replace('test = "test"\n', ""))
+    assert "scored on val: selected on these images" in run(lawn_run).stdout
+    assert [line["split"] for line in lines(lawn_run)] == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("camvid", "test"), ("shapes", "test"), ("cityscapes", "val"), ("ade20k", "val")]
+)
+def test_named_datasets_are_scored_on_test_where_it_has_labels(name, split):
+    assert score_split(name) == split
+
+
+def test_without_a_run_no_look_is_counted_and_that_is_said(tmp_path, lawn):
+    for number in range(2):
+        Image.fromarray(np.zeros((64, 72), np.uint8)).save(tmp_path / f"{number}.png")
+    assert "scored on test: only a run counts its looks" in run("--predictions", tmp_path, "--data", lawn).stdout
 
 
 def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, lawn):
@@ -59,14 +108,16 @@ def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, l
     write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": table})}))
     ours = f" {cost('frm-lite0', (64, 64), 2).params / 1e6:.3f} "
     printed = run(lawn_run).stdout
+    assert "scored on val" in printed  # the split of the row
     assert "Published in Table 9, and this run" in printed
     assert any("parameters, M" in line and " 3.5 " in line and ours in line for line in printed.splitlines())
     assert "Published" not in run(lawn_run, "--json").stdout
 
 
 def test_a_run_is_scored_on_the_whole_split_where_that_is_asked(lawn_run, lawn):
-    assert json.loads(run(lawn_run, "--json", "--full").stdout)["images"] == 2
-    assert json.loads(run(lawn_run, "--json", "--data", lawn).stdout)["images"] == 1  # by name its own data
+    assert json.loads(run(lawn_run, "--split", "val", "--json", "--full").stdout)["images"] == 2
+    own = run(lawn_run, "--split", "val", "--json", "--data", lawn)  # by name its own data
+    assert json.loads(own.stdout)["images"] == 1
 
 
 def test_modes_are_written_down(lawn_run):

@@ -32,7 +32,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for caution in comparison.cautions:
         console.print(f"NOTE: {escape(one_line(caution))}.")
     for ranking in comparison.rankings:
-        _print_ranking(console, ranking, comparison.classes)
+        _print_ranking(console, ranking, comparison)
         for _, chosen in comparison.budgets.picks(ranking):
             console.print(escape(one_line(f"for a budget: {chosen.reason}")))
     if comparison.files:
@@ -44,11 +44,14 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
             console.print(escape(one_line(f"  {ratio.message(comparison.timing.names)}")))
 
 
-def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -> None:
+def _print_ranking(console: Console, ranking: Ranking, comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(one_line(ranking.title)), title_justify="left")
+    from featherseg.evaluation.scoring import SELECTED
+
+    title = f"{ranking.title}{f', {SELECTED}' if comparison.selected else ''}"
+    table = Table(title=escape(one_line(title)), title_justify="left")
     longest = max(len(s.name) for s in ranking.results)
     table.add_column("model", overflow="fold", min_width=min(longest, WIDEST))
     for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
@@ -62,7 +65,7 @@ def _print_ranking(console: Console, ranking: Ranking, classes: Sequence[str]) -
     names = [s.name for s in ranking.results]
     for name in ranking.left_out:
         console.print(escape(one_line(f"  {name} is not compared: it has fewer than three seeds")))
-    _print_differences(console, ranking.differences, names, classes)
+    _print_differences(console, ranking.differences, names, comparison.classes)
 
 
 def _print_differences(

@@ -15,7 +15,7 @@ from featherseg.cli.options import (
     Device,
     ResizeTo,
     Scales,
-    Split,
+    ScoreSplit,
     Tta,
     Window,
     parse_inference,
@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
-    split: Split = None,
+    split: ScoreSplit = None,
     full: Annotated[
         bool, typer.Option("--full", help="Evaluate all images, including those left out by the run's data.val_size.")
     ] = False,
@@ -47,9 +47,10 @@ def evaluate(
 ) -> None:
     """Evaluate at full label resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
-    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/). Nothing
-    is written for an exported file, --predictions or a run included in featherseg. If the run's recipe names the row
-    of a paper, its figures are printed next to the run's own.
+    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/) and counts
+    its looks at test. "selected on these images" marks the split that kept the run's best weights: unseen images score
+    lower. Nothing is written for an exported file, --predictions or a run included in featherseg. If the run's recipe
+    names the row of a paper, its figures are printed next to the run's own.
     """
     asked = asdict(parse_inference(window, scales, tta, resize))
     inference = {key: value for key, value in asked.items() if resize or key != "resize"}  # else as it was validated

@@ -33,6 +33,13 @@ DataRoot = Annotated[
 Split = Annotated[
     str | None, typer.Option("--split", help="Split of the dataset [default: the validation split of the training].")
 ]
+ScoreSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split of the dataset [default: that of the paper's row, else test where it has masks, else val].",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 TrainingDevice = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; sets train.device.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def print_scores(console: Console, scores: Scores) -> None:
     """IoU and boundary F of each class, their means, and where objects were scored their panoptic quality."""
+    from featherseg.evaluation.scoring import SELECTED
     from featherseg.inference.drawing import printable
 
     pixels = scores.confusion.sum(axis=1) + scores.void
@@ -29,7 +30,7 @@ def print_scores(console: Console, scores: Scores) -> None:
     console.print(
         f"{counted(scores.images, 'image')}: mIoU {_percent(scores.miou)}, "
         f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
-        f"boundary F {_percent(scores.boundary_f)} (all in %)"
+        f"boundary F {_percent(scores.boundary_f)} (all in %){f'; {SELECTED}' if scores.selected else ''}"
     )
     if scores.panoptic is not None:
         _print_objects(console, names, scores.panoptic)

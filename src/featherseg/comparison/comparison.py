@@ -19,9 +19,9 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
-from featherseg.evaluation.scoring import Scores, check_resize, evaluate
+from featherseg.evaluation.scoring import SELECTED, Scores, check_resize, evaluate
 from featherseg.inference.settings import InferenceSettings
-from featherseg.reports.record import check_recordable, log_evaluation
+from featherseg.reports.record import check_recordable, log_evaluation, times_scored
 from featherseg.runs import Run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import Clusters, clusters_of
@@ -55,7 +55,8 @@ def compare(
         runs: Two run folders, names of runs or exported files, or more.
         data: A dataset by name, a dataset.toml or a dataset of your own; default: what the runs were trained on.
         data_root: The folder in which it lies; default: the runs' own.
-        split: Part of the dataset; default: what training validated on.
+        split: Part of the dataset; default: what training validated on, as comparing is choosing: what is chosen is
+            "selected on these images". "test" is for the last look.
         inference: Inference settings, or what differs from how each run was validated: {"flip": True}.
         size: (height, width) that latency and MACs are measured at; default: that of a typical image.
         costs: False leaves latency and memory out.
@@ -103,8 +104,7 @@ def compare(
         for one in candidates
     ]
     scores = {
-        one.path: _score(one, images, labelled.split, own, progress)
-        for one, own in zip(candidates, settings, strict=True)
+        one.path: _score(one, images, labelled, own, progress) for one, own in zip(candidates, settings, strict=True)
     }
 
     # Which differences the figures show: of models where their runs suffice, else of these files.
@@ -117,6 +117,10 @@ def compare(
     inits = dict.fromkeys(one.init for one in firsts)
     rankings = [_rank([one for one in firsts if one.init == init], results, counts, clusters) for init in inits]
     found = cautions(candidates, labelled, images.keys)
+    if labelled.split != "test":
+        found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
+    elif looks := [f"{one.name} {times_scored(one.run, 'test', images.name)}" for one in candidates if one.run]:
+        found.append(f"looks at test, this one included: {', '.join(looks)}")
     if clusters.count == 1:
         found.append(
             "the images are one block, so that no interval can be given and nothing is called better: score more"
@@ -147,14 +151,15 @@ def compare(
 
 
 def _score(
-    one: Candidate, data: SegmentationData, split: str, inference: InferenceSettings, progress: Progress
+    one: Candidate, data: SegmentationData, labelled: LabelledImages, inference: InferenceSettings, progress: Progress
 ) -> Scores:
     def named(doing: str, done: int, of: int | None) -> None:
         progress(f"{doing} {one.name}", done, of)
 
     scores = evaluate(one.runtime, data, inference, boundary=False, progress=named)
     if one.run and not one.run.shipped:
-        log_evaluation(one.run, data, split, inference, scores)
+        selected = labelled.is_of(one.run.recipe.data.name) and one.run.selected_on(labelled.split)
+        log_evaluation(one.run, data, labelled.split, inference, replace(scores, selected=selected))
     return scores
 
 

@@ -176,6 +176,11 @@ class Comparison:
     cautions: tuple[str, ...]
     budgets: Budgets = Budgets()
 
+    @property
+    def selected(self) -> bool:
+        """Whether to choose by it is to select on these images: of every split but test."""
+        return self.split != "test"
+
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values: mIoU and IoU as fractions, null where nothing was measured."""
         timing, files = self.timing, self.files
@@ -184,6 +189,7 @@ class Comparison:
         return {
             "data": self.data,
             "split": self.split,
+            **({"selected": True} if self.selected else {}),
             "images": self.images,
             "classes": list(self.classes),
             "inference": self.inference,

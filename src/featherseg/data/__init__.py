@@ -9,7 +9,7 @@ from featherseg.core.errors import DataNotFound, near_path, unknown
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
-from featherseg.data.datasets.folder import FolderData
+from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.pairs import NamedData, PairedFiles
 from featherseg.data.prepared import with_cache
 from featherseg.data.shapes import Shapes
@@ -51,6 +51,17 @@ def dataset_facts(name: str) -> DataFacts:
         config = read_dataset_toml(Path(name))
         return DataFacts(config.name, config.class_infos(), config.licence, config.channels)
     return find_dataset(name).facts
+
+
+def score_split(name: str, root: Path | None = None, validated: str = "val") -> str:
+    """The split that a dataset is scored on unless another is named: test where it has masks, else `validated`.
+
+    Raises what `open_dataset` does.
+    """
+    if name.endswith(".toml"):
+        test = folder_listing(Path(name), root).splits.get("test", ())
+        return "test" if any(pair.mask for pair in test) else validated
+    return "test" if "test" in find_dataset(name).splits else validated
 
 
 def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
 
+SELECTED = "selected on these images"
+"""What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -36,7 +39,8 @@ class Scores:
     key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the ground truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
     categories in the order of the classes; None where model or data know no objects. published is the paper's row
-    beside these figures, where the run's recipe names one; notes are sentences on how it was scored.
+    beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
+    notes are sentences on how it was scored.
     """
 
     classes: tuple[str, ...]
@@ -53,11 +57,12 @@ class Scores:
     counts: np.ndarray
     panoptic: dict[str, Any] | None = None
     published: Comparison | None = None
+    selected: bool = False
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN."""
-        return {
+        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN; "selected" only where it is."""
+        found = {
             "miou": number(self.miou),
             "iou": [number(v) for v in self.iou],
             "pixel_accuracy": number(self.pixel_accuracy),
@@ -67,7 +72,9 @@ class Scores:
             "images": self.images,
             "confusion": self.confusion.tolist(),
             "void": self.void.tolist(),
-        } | ({"panoptic": plain(self.panoptic)} if self.panoptic else {})
+        }
+        found |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
+        return found | ({"selected": True} if self.selected else {})
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -77,6 +84,7 @@ class Scores:
         rows.append(("mean", percent(self.miou), percent(self.boundary_f)))
         objects = [f"PQ {percent(self.panoptic['pq'])} %"] if self.panoptic else []
         title = f"{self.images} images: mIoU {percent(self.miou)} %, pixel accuracy {percent(self.pixel_accuracy)} %"
+        title += f" ({SELECTED})" if self.selected else ""
         return html_table(title, ("class", "IoU %", "boundary F %"), rows, (*objects, *self.notes))
 
 

@@ -40,7 +40,7 @@ def record(
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     write_json(run.path / SCORES, {**where, **scores.as_dict(), "per_image": per_image})
     draw_examples(run.path, runtime, data, scores.per_image)
-    return times_scored(run, split)
+    return times_scored(run, split, data.name)
 
 
 def log_evaluation(
@@ -55,6 +55,7 @@ def log_evaluation(
         "images": scores.images,
         "miou": number(scores.miou),
         **({"pq": number(scores.panoptic["pq"])} if scores.panoptic else {}),
+        "selected": scores.selected,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
     append_line(run.path / EVALUATIONS, line)
@@ -62,6 +63,6 @@ def log_evaluation(
     return where
 
 
-def times_scored(run: Run, split: str) -> int:
-    """How often a split was scored with this run."""
-    return sum(line.get("split") == split for line in run.evaluations())
+def times_scored(run: Run, split: str, data: str | None = None) -> int:
+    """How often a split was scored with this run, of one dataset (by its name) or of all."""
+    return sum(line.get("split") == split and data in (None, line.get("data")) for line in run.evaluations())

@@ -14,6 +14,7 @@ from featherseg.core.wording import size_text
 from featherseg.counting.cost import CONVENTIONS, Cost
 from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
+from featherseg.evaluation.scoring import SELECTED
 from featherseg.reports.charts import loss_chart, miou_chart
 from featherseg.reports.examples import PANELS, Example, panel_file
 from featherseg.reports.page import macro, percent
@@ -171,4 +172,5 @@ def _objects(e: Evidence) -> Mapping[str, Any] | None:
 
 def _where(scores: Mapping[str, Any] | None) -> str:
     named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
-    return f" on {' '.join(named)}" if named else ""
+    selected = f" ({SELECTED})" if scores and scores.get("selected") else ""
+    return f" on {' '.join(named)}{selected}" if named else ""
