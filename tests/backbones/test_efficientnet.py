@@ -11,10 +11,18 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.testing import assert_close
 
 from featherseg import backbones
-from featherseg.backbones.efficientnet import OFFICIAL_PARTS, InvertedBottleneck, SqueezeExcitation, _rename
+from featherseg.backbones.efficientnet import (
+    OFFICIAL_PARTS,
+    Group,
+    InvertedBottleneck,
+    PaddedBottleneck,
+    SqueezeExcitation,
+    _rename,
+)
 from featherseg.backbones.weights import find_pretrained, load_official, read_state
 from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
+from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
@@ -173,3 +181,24 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
     assert_close(same, fine)
     first = 1 - size[0] % 2
     assert_close(dense[:, :, first::2, first::2], coarse, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lite", [True, False])
+@pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (24, 5), (7, 3)])
+def test_a_block_padded_in_front_of_its_first_convolution_gives_the_same(channels, kernel, lite):
+    block = perturb(InvertedBottleneck(channels, Group(kernel, 2, 6, 8, 1), 2, lite=lite, drop_rate=0.0))
+    form = block.for_graph(1)
+    assert isinstance(form, PaddedBottleneck)
+    for size in [(8, 12), (9, 12), (8, 11), (7, 7), (1, 1), (2, 1)]:
+        x = torch.randn(2, channels, *size)
+        assert_close(form(x), block(x), atol=1e-5, rtol=1e-5)
+
+
+def test_only_strided_blocks_of_models_that_take_odd_sizes_are_padded_otherwise():
+    strided, plain = (
+        InvertedBottleneck(8, Group(3, 1, 6, 8, 1), stride, lite=True, drop_rate=0.0) for stride in (2, 1)
+    )
+    narrow = InvertedBottleneck(8, Group(3, 1, 1, 8, 1), 2, lite=True, drop_rate=0.0)
+    assert [block.for_graph(divisor) is block for block, divisor in ((strided, 32), (plain, 1), (narrow, 1))] == [
+        True
+    ] * 3

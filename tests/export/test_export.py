@@ -130,6 +130,20 @@ def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeyp
     assert reports[1].bytes == sum((tmp_path / name).stat().st_size for name in ("model.bin", "model.xml"))
 
 
+class KnowsAForm(nn.ReLU):
+    def for_graph(self, size_divisor: int) -> nn.Module:
+        return nn.Threshold(0.0, 0.0)
+
+
+def test_onnx_runtime_alone_gets_the_layers_in_its_form(tmp_path, monkeypatch):
+    model, seen = OneLayer(), []
+    model.conv = nn.Sequential(model.conv, KnowsAForm())
+    monkeypatch.setattr(pipeline, "to_onnx", lambda form, *args: seen.append(form.conv[1]) or to_onnx(form, *args))
+    export_formats(model, ["onnx", "openvino"], tmp_path)
+    assert [type(layer) for layer in seen] == [nn.Threshold, KnowsAForm]
+    assert type(model.conv[1]) is KnowsAForm
+
+
 def test_one_bad_name_in_the_list_is_refused_before_any_work(tmp_path):
     with pytest.raises(UnknownName, match=r"'openvno'. Did you mean 'openvino'\?"):
         export_formats(OneLayer(), ["onnx", "openvno"], tmp_path)

@@ -1,7 +1,10 @@
+import math
+
+import pytest
 import torch
 from torch.testing import assert_close
 
-from featherseg.layers.align import FlowAlignment, warp
+from featherseg.layers.align import FlowAlignment, warp, warp_rows
 from featherseg.layers.resize import resize
 
 
@@ -35,3 +38,26 @@ def test_positions_are_in_full_precision_under_autocast():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = net(fine, coarse)
     assert_close(mixed.float(), exact)
+
+
+@pytest.mark.parametrize("coarse", [(5, 7), (1, 1), (1, 6), (4, 3)])
+@pytest.mark.parametrize("far", [0.0, 3.0, 100.0, 1e9, 1e30])
+def test_gathered_rows_are_what_sampling_gives(coarse, far):
+    x, flow = torch.randn(3, 4, *coarse), torch.randn(3, 2, 9, 14) * far
+    assert_close(warp_rows(x, flow), warp(x, flow), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_gathered_rows_are_nan_where_sampling_is(value):
+    x, flow = torch.randn(2, 4, 3, 5), torch.zeros(2, 2, 6, 8)
+    flow[1, 0, 2, 3] = flow[0, 1, 5, 0] = value
+    assert warp(x, flow).isnan().sum() == 2 * 4
+    assert_close(warp_rows(x, flow), warp(x, flow), equal_nan=True)
+
+
+def test_the_form_for_graphs_aligns_alike():
+    layer = FlowAlignment(4, flow_channels=2).eval()
+    fine, coarse = torch.randn(2, 4, 11, 6), torch.randn(2, 4, 6, 3)
+    form = layer.for_graph(1)
+    assert form.state_dict().keys() == layer.state_dict().keys()
+    assert_close(form(fine, coarse), layer(fine, coarse))

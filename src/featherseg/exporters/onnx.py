@@ -5,6 +5,7 @@ used without featherseg: the lines that `export` prints; docs/formats.md shows t
 """
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> byte
     _strip(proto.graph)
     onnx.helper.set_model_props(proto, metadata(model, facts, masks))
     return proto.SerializeToString()
+
+
+def graph_form(model: SegmentationModel) -> SegmentationModel:
+    """The model for ONNX Runtime: a copy whose layers have the form that it is fast at, where they know one.
+
+    It is the same within rounding. The model itself where no layer knows another form.
+    """
+    forms = {
+        name: form
+        for name, layer in model.named_modules()
+        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor)) is not layer
+    }
+    model = deepcopy(model) if forms else model
+    for name, form in forms.items():
+        model.set_submodule(name, form)
+    return model
 
 
 class Staged(nn.Module):

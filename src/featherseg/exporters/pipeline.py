@@ -24,7 +24,7 @@ from featherseg.data.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
 from featherseg.exporters.job import Facts, Job
-from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.exporters.parity import SAME_CLASS, TOLERANCE, ParityReport, verify
 from featherseg.exporters.quiet import DISK_REFUSES
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
@@ -168,8 +168,8 @@ def export_formats(
         tell(f"scoring the model on {len(split.data)} images of {split.split}")
         return split.score(run)
 
-    graph = cache(partial(to_onnx, model, facts, settings.masks))
-    shared = Shared(model, facts, graph, calibration, checked, split, model_miou, settings, tell)
+    graph = cache(lambda form: to_onnx(form, facts, settings.masks))
+    shared = Shared(model, graph_form(model), facts, graph, calibration, checked, split, model_miou, settings, tell)
 
     # One format after the other
     for name, place in places.items():
@@ -187,11 +187,15 @@ def export_formats(
 
 @dataclass(frozen=True)
 class Shared:
-    """What the formats of one export share; calibration and checked are None without a run's images."""
+    """What the formats of one export share; calibration and checked are None without a run's images.
+
+    form is `onnx.graph_form` of the model, graph gives the content of the .onnx file of either.
+    """
 
     model: SegmentationModel
+    form: SegmentationModel
     facts: Facts
-    graph: Callable[[], bytes]
+    graph: Callable[[SegmentationModel], bytes]
     calibration: Images | None
     checked: Images | None
     split: LabelledSplit | None
@@ -208,7 +212,8 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
     try:
         with TemporaryDirectory() as folder:
             # Draft it. Only int8 is given images, and the score down to which it may leave fp32
-            job = Job(model, facts, Path(folder), shared.graph, masks=shared.settings.masks)
+            graph = partial(shared.graph, model if row.plain else shared.form)
+            job = Job(model, facts, Path(folder), graph, masks=shared.settings.masks)
             if row.quantised:
                 floor = (shared.model_miou() or 0.0) - shared.settings.max_drop / 100
                 score = split.score if split else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from featherseg.core.errors import ExportError, MissingExtra
 from featherseg.exporters.job import Job
-from featherseg.exporters.onnx import to_onnx
+from featherseg.exporters.onnx import graph_form, to_onnx
 
 VERSION = "1.30.0"
 """Of onnxruntime-web: the one that the page was tested with."""
@@ -47,7 +47,7 @@ def write(job: Job) -> None:
     if len(job.model.mean) != 3:
         raise ExportError(f"a page shows RGB images, but this model takes {len(job.model.mean)} channels.")
     runtime = find_runtime()
-    model = to_onnx(job.model, job.facts, masks=True)
+    model = to_onnx(graph_form(job.model), job.facts, masks=True)
     folder = job.folder / "web"
     folder.mkdir()
     for name in PAGE:

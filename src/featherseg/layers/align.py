@@ -27,7 +27,24 @@ class FlowAlignment(nn.Module):
         height, width = fine.shape[2:]
         lifted = resize(self.down_coarse(coarse), (height, width), align_corners=True)  # (B, C_f, H, W)
         flow = self.flow(torch.cat([lifted, self.down_fine(fine)], dim=1))  # (B, 2, H, W) in pixels of the fine map
+        return self.warp(coarse, flow)
+
+    def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         return warp(coarse, flow)
+
+    def for_graph(self, size_divisor: int) -> "GatheredAlignment":
+        """The same within rounding, faster in ONNX Runtime."""
+        made = GatheredAlignment(self.flow.in_channels, flow_channels=1)
+        for name, part in self.named_children():
+            made.add_module(name, part)
+        return made.train(self.training)
+
+
+class GatheredAlignment(FlowAlignment):
+    """A FlowAlignment that warps by `warp_rows`."""
+
+    def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
+        return warp_rows(coarse, flow)
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
@@ -36,16 +53,47 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     flow[:, 0] points right and flow[:, 1] down, in units of half the fine map's size, as SFNet's code has it:
     normalised position + flow / size. In fp32: positions in half precision are off by whole pixels.
     """
-    height, width = flow.shape[2:]
     with autocast_off(x.device):
         x_full, flow = at_least_fp32(x), at_least_fp32(flow)
-        column = torch.arange(width, device=x.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
-        row = torch.arange(height, device=x.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1
-        grid_x = column[None, None, :] + flow[:, 0] / width  # (B, H, W)
-        grid_y = row[None, :, None] + flow[:, 1] / height
-        grid = torch.stack([grid_x, grid_y], dim=-1)  # (B, H, W, 2)
+        grid = torch.stack(positions(flow), dim=-1)  # (B, H, W, 2)
         moved = F.grid_sample(x_full, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return moved.to(x.dtype)  # (B, C, H, W)
+
+
+def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """grid_x, grid_y (B, H, W): those of a regular grid from -1 to 1, moved by flow (B, 2, H, W) / its size."""
+    height, width = flow.shape[2:]
+    column = torch.arange(width, device=flow.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
+    row = torch.arange(height, device=flow.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1
+    return column[None, None, :] + flow[:, 0] / width, row[None, :, None] + flow[:, 1] / height
+
+
+def warp_rows(x: Tensor, flow: Tensor) -> Tensor:
+    """`warp` in the form of a graph: the corners around each position gathered as rows of channels, and weighted.
+
+    ONNX Runtime samples channel by channel and position by position, at least five times as slow.
+    """
+    (batch, channels, height, width), stride = x.shape, x.shape[3] + 2
+    grid_x, grid_y = positions(flow)
+    (row, down), (column, right) = _corner(grid_y, height), _corner(grid_x, width)  # (B, H, W) each
+    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(-1, channels)  # (B (h + 2) (w + 2), C)
+    image = torch.arange(batch, device=x.device)[:, None, None] * ((height + 2) * stride)
+    first, (down, right) = image + row * stride + column, (down[..., None], right[..., None])
+    above = F.embedding(first, rows) * ((1 - down) * (1 - right)) + F.embedding(first + 1, rows) * ((1 - down) * right)
+    first = first + stride
+    below = F.embedding(first, rows) * (down * (1 - right)) + F.embedding(first + 1, rows) * (down * right)
+    return (above + below).permute(0, 3, 1, 2)  # (B, C, H, W)
+
+
+def _corner(grid: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Where -1..1 lies on a side of `length` with a zero at both ends: the cell before it, and how far behind that.
+
+    What lies outside lies on a zero. Infinity and NaN give NaN, as F.grid_sample does; their cell is any.
+    """
+    place = (grid + 1) * ((length - 1) / 2)
+    inside = place.clamp(-1, length)
+    before = inside.floor().clamp(max=length - 1)
+    return (before.long() + 1).clamp(min=0), inside - before + (place - place)
 
 
 class AlignedPyramid(nn.Module):
