@@ -4,8 +4,8 @@
 
 RUN/export/ must hold the files: featherseg export RUN --format openvino-int8,onnx-int8. Scored at the size that the
 run was validated at, on full-resolution labels. "difference" is file less model in points of mIoU with its 95 %
-interval: whole sequences are drawn again, or blocks of 25 consecutive images where there are too few. Each file is
-opened once, scored, and then timed against the plain model in eager torch, on one image of the data at the size the
+interval: whole sequences are drawn again, or blocks of consecutive images where there are too few. Each file is opened
+once, scored, and then timed against the plain model in eager torch, on one image of the data at the size the
 model sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need
 a quiet machine, scores do not: --rounds 0 leaves the times out.
 """

@@ -113,6 +113,15 @@ def test_an_interval_is_told_in_points_and_that_there_is_none():
     assert Interval(-0.001, math.nan, math.nan).points() == "-0.10, no interval"
 
 
+def test_an_interval_on_fewer_than_8_clusters_says_so_and_carries_no_claim():
+    few, enough = (Difference(0, 1, Interval(0.2, 0.1, 0.3, clusters), ()) for clusters in (7, 8))
+    assert enough.message(["a", "b"]) == "a is better than b"
+    assert (few.better, few.miou.sign) == (None, 0)
+    assert few.message(["a", "b"]) == (
+        "no difference between a and b is shown on 7 clusters of images, of which a claim needs 8"
+    )
+
+
 def test_nothing_is_said_where_all_images_are_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(7), 20)
     (found,) = compare_files(counts, clusters_of(FRAMES[:20]))
@@ -133,10 +142,11 @@ def test_nothing_is_said_of_classes_that_are_in_one_unit_or_in_none():
 
 
 def test_nothing_is_said_where_most_classes_lie_within_one_unit():
-    counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(8), 50)
-    counts[:, :25, :, :2] = 0
-    counts[:, 25:, :, 2:4] = 0
-    (found,) = compare_files(counts, clusters_of(FRAMES[:50]))
+    counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(8), 60)
+    sequences = clusters_of([f"drive{i // 5}/{i % 5}" for i in range(60)])
+    for k in range(3):
+        counts[:, sequences.cut(1).index != k, :, k] = 0
+    (found,) = compare_files(counts, sequences)
     assert math.isnan(found.miou.low)
     assert found.better is None
 
@@ -248,17 +258,10 @@ def test_ten_equal_models_have_no_best():
 @pytest.mark.parametrize(
     ("images", "clusters"),
     [(100, single_images(100)), (30, single_images(30)), (233, clusters_of(FRAMES[:233]))],
-    ids=["100 images", "30 images", "233 images in blocks of 25"],
+    ids=["100 images", "30 images", "233 images in blocks"],
 )
 def test_intervals_cover_93_to_97_percent_of_independent_sets(images, clusters):
     assert 0.93 <= coverage(Scene(), images, clusters, sets=2000) <= 0.97
-
-
-@pytest.mark.slow
-def test_blocks_cover_85_percent_of_correlated_sets_where_single_images_fail():
-    scene = Scene(correlation=0.8)
-    assert coverage(scene, 500, clusters_of(FRAMES[:500]), sets=1000) >= 0.85
-    assert coverage(scene, 500, single_images(500), sets=300) < 0.75
 
 
 @pytest.mark.slow

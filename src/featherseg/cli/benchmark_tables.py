@@ -123,4 +123,5 @@ def _miou(row: Row) -> str:
     if f.miou is None or f.miou_difference is None:
         return ""
     d = f.miou_difference
-    return f"{100 * f.miou:.2f}\n{100 * d.value:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+    few = f"\n{d.clusters} clusters: no claim" if d.few else ""
+    return f"{100 * f.miou:.2f}\n{100 * d.value:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})" + few

@@ -17,6 +17,7 @@ from featherseg.comparison.candidates import Candidate, by_model, cautions, open
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
+from featherseg.core.wording import counted
 from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import SELECTED, Scores, check_resize, evaluate
@@ -24,13 +25,10 @@ from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.record import check_recordable, log_evaluation, times_scored
 from featherseg.runs import Run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_models, too_few_runs
-from featherseg.uncertainty.clusters import Clusters, clusters_of
+from featherseg.uncertainty.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
 
 MOST_FILES = 12
 """More files than these are not compared pair by pair: the pairs would be too many to read."""
-
-FEW_CLUSTERS = 5
-"""Fewer blocks or sequences than these make an interval that rests on very little."""
 
 
 def compare(
@@ -121,12 +119,11 @@ def compare(
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
     elif looks := [f"{one.name} {times_scored(one.run, 'test', images.name)}" for one in candidates if one.run]:
         found.append(f"looks at test, this one included: {', '.join(looks)}")
-    if clusters.count == 1:
+    if not clusters.enough:
         found.append(
-            "the images are one block, so that no interval can be given and nothing is called better: score more"
+            f"the images are one block, fewer than {MIN_IMAGES}, so that no interval can be given and nothing is "
+            "called better: score more"
         )
-    elif clusters.count < FEW_CLUSTERS:
-        found.append(f"intervals are based on only {clusters.description}")
     pairs = None
     if too_few_runs([s.seeds for s in results.values()]):
         if len(candidates) > MOST_FILES:
@@ -134,6 +131,12 @@ def compare(
         else:
             differences = compare_files([scores[one.path].counts for one in candidates], clusters)
             pairs = FilePairs(tuple(one.name for one in candidates), tuple(differences))
+    differences = [d for one in (*rankings, pairs) if one for d in one.differences]
+    if few := sum(d.miou.few for d in differences):
+        found.append(
+            f"{few} of {counted(len(differences), 'difference')} rest on fewer than {MIN_CLUSTERS} clusters of images, "
+            "too few for a claim: neighbouring images score alike for long, so score more of them or other sequences"
+        )
     return Comparison(
         data=images.name,
         split=labelled.split,
@@ -183,7 +186,7 @@ def _rank(
     firsts: Sequence[Candidate],
     results: Mapping[str, CandidateResult],
     counts: Mapping[str, np.ndarray],
-    clusters: Clusters,
+    clusters: Sequences,
 ) -> Ranking:
     """The models of one initialisation, each by its first file; differences of those that have runs enough."""
     order = sorted((one.model for one in firsts), key=lambda key: -results[key].miou.mean())

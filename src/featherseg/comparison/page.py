@@ -9,6 +9,7 @@ from featherseg.benchmarking.latency import STARTS
 from featherseg.comparison.pareto import front_svg
 from featherseg.comparison.results import Comparison
 from featherseg.reports.page import page_html, render
+from featherseg.uncertainty.clusters import MIN_CLUSTERS
 
 
 def comparison_html(comparison: Comparison) -> str:
@@ -36,5 +37,6 @@ def sections_html(comparison: Comparison, *, head: bool = False) -> str:
         models=[s for ranking in comparison.rankings for s in ranking.results],
         head=head,
         starts=STARTS,
+        min_clusters=MIN_CLUSTERS,
         today=datetime.now(UTC).date().isoformat(),
     )

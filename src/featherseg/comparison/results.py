@@ -222,6 +222,7 @@ def _difference(d: Difference, names: Sequence[str]) -> dict[str, Any]:
         "second": names[d.second],
         "miou": _interval(d.miou),
         "classes": [_interval(i) for i in d.classes],
+        "clusters": d.miou.clusters,
         "better": None if d.better is None else names[d.better],
         "message": d.message(names),
     }

@@ -7,20 +7,23 @@ K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then eac
 
 An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U clusters, m - 1 of m runs:
 that makes its variance unbiased (McCarthy and Snowden, Vital and Health Statistics 2(95), 1985). Student's t has as
-many degrees of freedom as the clusters and runs leave (`_freedom`). Where several pairs or classes are compared, their
+many degrees of freedom as the clusters and runs leave (`_freedom`). A cluster is a block in time, twice as long as each
+image's share in the difference stays correlated with the next ones; of that length and twice that length the wider
+interval counts, as blocks that are too short show too little spread and few long ones too much or too little. On fewer
+than MIN_CLUSTERS clusters nothing is called better. Where several pairs or classes are compared, their
 intervals are widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of
 Statistics 6(2), 1979).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError
-from featherseg.uncertainty.clusters import Clusters
+from featherseg.uncertainty.clusters import BLOCK, MIN_CLUSTERS, Clusters, Sequences
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -30,16 +33,25 @@ MIN_RUNS = 3
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference and its 95 % interval; low and high are NaN where there is none."""
+    """A difference and its 95 % interval; low and high are NaN where there is none.
+
+    clusters is the number of clusters of images that it rests on, None where it was not drawn from images.
+    """
 
     value: float
     low: float
     high: float
+    clusters: int | None = field(default=None, compare=False)
+
+    @property
+    def few(self) -> bool:
+        """Whether it rests on too few clusters for any claim."""
+        return self.clusters is not None and self.clusters < MIN_CLUSTERS
 
     @property
     def sign(self) -> int:
-        """1 where the interval lies above no difference, -1 below, 0 where it includes it or is not known."""
-        return int(self.low > 0) - int(self.high < 0)
+        """1 where the interval lies above no difference, -1 below, 0 where it includes it or no claim can be made."""
+        return 0 if self.few else int(self.low > 0) - int(self.high < 0)
 
     def points(self) -> str:
         """`+3.12, +0.89 to +5.35`: in points, hundredths of a fraction."""
@@ -52,7 +64,7 @@ class Difference:
     """mIoU and IoU of each class of model `first` less those of model `second`, as fractions -1..1.
 
     The intervals of mIoU are corrected for the number of pairs, those of the classes for all pairs and classes; a class
-    that is in the ground truth of fewer than two clusters has none.
+    that is in the ground truth of fewer than two clusters has none, nor has any where the images are too few.
     """
 
     first: int
@@ -66,9 +78,14 @@ class Difference:
         return {1: self.first, -1: self.second, 0: None}[self.miou.sign]
 
     def message(self, names: Sequence[str]) -> str:
-        """`a is better than b` where the interval says so, else `no difference between a and b is shown`."""
+        """`a is better than b` where the interval says so, else `no difference between a and b is shown`.
+
+        Says where the interval rests on too few clusters for a claim.
+        """
         if self.better is None:
-            return f"no difference between {names[self.first]} and {names[self.second]} is shown"
+            few = f" on {self.miou.clusters} clusters of images, of which a claim needs {MIN_CLUSTERS}"
+            none = f"no difference between {names[self.first]} and {names[self.second]} is shown"
+            return none + few * self.miou.few
         return f"{names[self.better]} is better than {names[self.first + self.second - self.better]}"
 
 
@@ -82,7 +99,7 @@ def image_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.nd
 
 
 def compare_files(
-    counts: Sequence[np.ndarray], clusters: Clusters, *, replicates: int = REPLICATES, seed: int = 0
+    counts: Sequence[np.ndarray], clusters: Sequences, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
     """Every pair of S files, each by its `image_counts` (N, 3, K) on the same images.
 
@@ -93,7 +110,7 @@ def compare_files(
 
 
 def compare_models(
-    counts: Sequence[np.ndarray], clusters: Clusters, *, replicates: int = REPLICATES, seed: int = 0
+    counts: Sequence[np.ndarray], clusters: Sequences, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
     """Every pair of S models, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
 
@@ -131,33 +148,67 @@ def student_quantile(p: float, freedom: np.ndarray) -> np.ndarray:
     return np.asarray(stdtrit(np.clip(freedom, 1.0, 1000.0), p))
 
 
-def _compare(counts: Sequence[np.ndarray], clusters: Clusters, replicates: int, seed: int) -> list[Difference]:
+def _compare(counts: Sequence[np.ndarray], sequences: Sequences, replicates: int, seed: int) -> list[Difference]:
     """Every pair of models; counts[s] is (m, N, 3, K)."""
     if len(counts) < 2:
         raise ConfigError(f"{len(counts)} to compare: expected two or more.")
-    runs = [len(one) for one in counts]
-    pooled = _pool(np.concatenate(counts), clusters)  # (U, T, 3, K)
+    runs, every = [len(one) for one in counts], np.concatenate(counts)  # (T, N, 3, K)
+    if every.shape[1] != len(sequences.order):
+        raise DataError(
+            f"counts of {every.shape[1]} images, but clusters of {len(sequences.order)}: expected the same images."
+        )
+    if (every[:, :, 0] != every[:1, :, 0]).any():
+        raise DataError("the labels of the images differ from file to file: score all on the same images and size.")
     pairs = np.array(list(combinations(range(len(runs)), 2)))  # (P, 2)
     rng = np.random.default_rng(seed)
-    iou = _iou(pooled.sum(axis=0), np.full(pooled.shape[-1], np.nan))  # (T, K)
-    scores, resampled = _with_mean(iou), _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (T, Q), (R, T, Q)
+    iou = _iou(every.sum(axis=1), np.full(every.shape[-1], np.nan))  # (T, K)
+    scores = _with_mean(iou)  # (T, Q)
     value = _pairwise(_over_runs(scores[None], runs), pairs)[0]  # (P, Q)
-    by_images = _pairwise(_over_runs(resampled, runs), pairs)  # (R, P, Q)
-    by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(resampled, runs, rng), pairs)
-    freedom = _freedom(by_images, _class_freedom(pooled), _run_terms(scores, runs, pairs))  # (P, Q)
-    return _intervals(value, by_both, freedom, pairs)
+    spread, freedom, rests_on = np.full((3, *value.shape), np.nan)  # (P, Q) each
+    if not sequences.enough:
+        return _intervals(value, spread, freedom, rests_on, pairs)
+
+    # Each difference has blocks of its own length, and is drawn from blocks of twice that length too.
+    lengths = _block_lengths(every, iou, runs, pairs, sequences)  # (P, Q)
+    for length in np.unique([lengths, lengths if sequences.whole else 2 * lengths]):
+        clusters = sequences.cut(length)
+        pooled = _pool(every, clusters)  # (U, T, 3, K)
+        resampled = _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (R, T, Q)
+        by_images = _pairwise(_over_runs(resampled, runs), pairs)  # (R, P, Q)
+        by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(resampled, runs, rng), pairs)
+        found = by_both.std(axis=0), _freedom(by_images, _class_freedom(pooled), _run_terms(scores, runs, pairs))
+        rests_on[lengths == length] = clusters.count
+        asked = (lengths == length) | (2 * lengths == length)
+        wider = asked & ~np.isnan(found[1]) & ~(_reach(*found) <= _reach(spread, freedom))
+        spread, freedom = np.where(wider, found[0], spread), np.where(wider, found[1], freedom)
+    return _intervals(value, spread, freedom, rests_on, pairs)
+
+
+def _block_lengths(
+    counts: np.ndarray, iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray, sequences: Sequences
+) -> np.ndarray:
+    """counts (T, N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): in powers of two."""
+    if sequences.whole:
+        return np.ones((len(pairs), 1 + iou.shape[1]), dtype=np.int64)
+    # What each image adds to the differences, to first order: (hits - IoU * union) / union of all images.
+    of_models, first = [], 0
+    for m in runs:
+        shares = np.zeros((counts.shape[1], 1 + iou.shape[1]))
+        for own, ious in zip(counts[first : first + m], iou[first : first + m], strict=True):
+            union = own[:, 0] + own[:, 2] - own[:, 1]  # (N, K)
+            share = (own[:, 1] - np.nan_to_num(ious) * union) / np.maximum(union.sum(axis=0), 1)
+            shares += np.column_stack([share.sum(axis=1) / max(1, (~np.isnan(ious)).sum()), share])
+        of_models.append(shares / m)
+        first += m
+    reach = [sequences.correlated(of_models[a] - of_models[b]) for a, b in pairs]
+    return BLOCK * np.stack(reach)
 
 
 def _pool(counts: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """(T, N, 3, K) -> the sums of each cluster, (U, T, 3, K). Raises DataError where the labels differ."""
-    runs, images = counts.shape[:2]
-    if images != len(clusters.index):
-        raise DataError(f"counts of {images} images, but clusters of {len(clusters.index)}: expected the same images.")
-    if (counts[:, :, 0] != counts[:1, :, 0]).any():
-        raise DataError("the labels of the images differ from file to file: score all on the same images and size.")
-    pooled = np.zeros((clusters.count, runs, *counts.shape[2:]))
-    np.add.at(pooled, clusters.index, counts.swapaxes(0, 1))
-    return pooled
+    """(T, N, 3, K) -> the sums of each cluster, (U, T, 3, K)."""
+    order = np.argsort(clusters.index, kind="stable")
+    starts = np.searchsorted(clusters.index[order], np.arange(clusters.count))
+    return np.add.reduceat(counts.swapaxes(0, 1)[order].astype(float), starts, axis=0)
 
 
 def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
@@ -242,29 +293,40 @@ def _freedom(resampled: np.ndarray, classes: np.ndarray, run_terms: tuple[np.nda
     return np.where(denominator > 0, (variance + run_variance) ** 2 / np.maximum(denominator, 1e-300), images)
 
 
-def _intervals(value: np.ndarray, resampled: np.ndarray, freedom: np.ndarray, pairs: np.ndarray) -> list[Difference]:
-    """value, freedom (P, Q), resampled (R, P, Q) -> the differences with their intervals."""
-    spread = resampled.std(axis=0)  # (P, Q)
+def _reach(spread: np.ndarray, freedom: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Half the width of intervals that have this share of the 5 % each."""
+    return student_quantile(1 - (1 - LEVEL) / 2 * share, freedom) * spread
+
+
+def _intervals(
+    value: np.ndarray, spread: np.ndarray, freedom: np.ndarray, clusters: np.ndarray, pairs: np.ndarray
+) -> list[Difference]:
+    """value, spread, freedom, clusters (P, Q) -> the differences with their intervals."""
     families = (slice(0, 1), slice(1, None))  # mIoU of all pairs; IoU of all pairs and classes
-    reach = np.concatenate([_holm_reach(value[:, f], spread[:, f], freedom[:, f]) for f in families], axis=1)
-    rows = np.stack([value, value - reach, value + reach], axis=-1)  # (P, Q, 3)
-    return [
-        Difference(int(a), int(b), Interval(*row[0].tolist()), tuple(Interval(*one.tolist()) for one in row[1:]))
-        for (a, b), row in zip(pairs, rows, strict=True)
+    reach = np.concatenate(
+        [_holm_reach(value[:, f], spread[:, f], freedom[:, f], clusters[:, f]) for f in families], axis=1
+    )
+    rows = [
+        [
+            Interval(v, v - r, v + r, None if math.isnan(n) else int(n))
+            for v, r, n in zip(*(one.tolist() for one in row), strict=True)
+        ]
+        for row in zip(value, reach, clusters, strict=True)
     ]
+    return [Difference(int(a), int(b), row[0], tuple(row[1:])) for (a, b), row in zip(pairs, rows, strict=True)]
 
 
-def _holm_reach(value: np.ndarray, spread: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+def _holm_reach(value: np.ndarray, spread: np.ndarray, freedom: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Half the width of every interval of a family, (P, F); they exclude 0 where Holm's procedure sees a difference.
 
     5 % are shared among the differences that are not shown yet, again and again until no more are; one difference alone
-    keeps all of it. NaN where freedom is.
+    keeps all of it. NaN where freedom is. One on too few clusters is never shown.
     """
     members = max(1, int((~np.isnan(freedom)).sum()))
     left = members
     while True:
-        reach = np.where(np.isnan(freedom), np.nan, student_quantile(1 - (1 - LEVEL) / 2 / left, freedom) * spread)
-        remaining = max(1, members - int((np.abs(value) > reach).sum()))
+        reach = np.where(np.isnan(freedom), np.nan, _reach(spread, freedom, 1 / left))
+        remaining = max(1, members - int(((np.abs(value) > reach) & (clusters >= MIN_CLUSTERS)).sum()))
         if remaining == left:
             return reach
         left = remaining
