@@ -1,8 +1,9 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
 from featherseg.core.types import SegOutput
-from featherseg.losses import CrossEntropy, Hybrid, PixelContrast
+from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PixelContrast
 
 
 def output(size, padded):
@@ -33,3 +34,24 @@ def test_features_over_the_padding_are_not_drawn():
     hybrid(out, labels).backward()
     assert out.features.grad[:, :, :4].any()
     assert not out.features.grad[:, :, 4:].any()
+
+
+@pytest.mark.parametrize("size", [(96, 128), (90, 120)])
+@pytest.mark.parametrize("label_size", [(96, 128), (61, 87)])
+def test_gradients_of_half_precision_are_those_of_full_precision_rounded(size, label_size):
+    torch.manual_seed(0)
+    drawn = torch.randn(2, 11, 24, 32).bfloat16(), torch.randn(2, 1, 24, 32).bfloat16()
+    labels = torch.randint(0, 11, (2, *label_size))
+    loss = Hybrid(
+        CrossEntropy(),
+        auxiliary=AuxiliaryLoss(CrossEntropy(), CrossEntropy(), heads=1, boundaries=1, boundary_head="d"),
+    )
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        logits, edges, head = (x.detach().clone().to(dtype).requires_grad_() for x in (*drawn, drawn[0]))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss(SegOutput(logits, size, (96, 128), False, aux={"d": edges, "p": head}), labels).backward()
+        gradients.append([x.grad.double() for x in (logits, edges, head)])
+    for half, full, uses in zip(*gradients, (2, 1, 1), strict=True):  # the logits are in L_3 too
+        once = (full.bfloat16().double() - full).norm()
+        assert (half - full).norm() < 1.05 * uses**0.5 * once

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.types import SegOutput
+from featherseg.layers.precision import at_least_fp32
 from featherseg.layers.resize import to_image
 from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
 from featherseg.losses.cross_entropy import CrossEntropy
@@ -32,6 +33,7 @@ class AuxiliaryLoss(nn.Module):
         if not self.boundaries:
             return loss
         assert self.boundary_head is not None  # refused before training starts
-        found = to_image(heads[self.boundary_head], (labels.shape[1], labels.shape[2]))  # (B, 1, H, W)
+        edges = out._replace(logits=at_least_fp32(out.aux[self.boundary_head]))
+        found = to_image(edges, (labels.shape[1], labels.shape[2]))  # (B, 1, H, W), fp32: half precision costs gradient
         at_boundaries = self.hard(out, labels_at_boundaries(labels, found))
         return loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import IGNORE, SegOutput
 from featherseg.kernels import upsample_cross_entropy
-from featherseg.layers.precision import autocast_off
+from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
 
 Mean = Literal["labelled", "number", "all"]
@@ -100,7 +100,7 @@ def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -
         return out, labels, False
     size = (labels.shape[1], labels.shape[2])
     if size != out.image_size and out.padded_size != out.image_size:
-        return to_image(out, size), labels, False
+        return to_image(out._replace(logits=at_least_fp32(out.logits)), size), labels, False
     rows, columns = (padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True))
     if rows or columns:
         labels = F.pad(labels, (0, columns, 0, rows), value=ignore_index)

@@ -53,12 +53,13 @@ class PanopticLosses(NamedTuple):
 
 
 class PanopticLoss(nn.Module):
-    """Cross-entropy over the hardest pixels + 200 x squared error of the centres + 0.01 x distance of the offsets.
+    """Cross-entropy of the hardest pixels + 200 x squared error of centres + 0.08 / sigma x distance of the offsets.
 
     hardest: share of the batch's labelled pixels whose weighted cross-entropy is largest, the only ones that count
     (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. center_sigma: of the
-    centres' Gaussians in pixels; distances count in eighths of it, so that an image half the size, with half the
-    sigma, has the same loss. Raises ConfigError where the share is not above 0 and at most 1.
+    centres' Gaussians in pixels, 8 for full-size images (0.01 x the distance, as the authors have it); distances count
+    in eighths of it, so that an image half the size, with half the sigma, has the same loss: `panoptic_targets` scales
+    the area of small objects alike. Raises ConfigError where the share is not above 0 and at most 1.
     """
 
     def __init__(

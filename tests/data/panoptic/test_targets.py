@@ -46,7 +46,7 @@ def loop(label, instances, sigma=8):
         for y, x in members:
             offset[:, y, x] = cy - y, cx - x
             offset_weight[y, x] = 1
-            semantic_weight[y, x] = 3 if len(members) < 4096 else 1
+            semantic_weight[y, x] = 3 if len(members) < (8 * sigma) ** 2 else 1  # 64 x 64 for 8
     stuff = np.isin(label, [0, 2])
     return PanopticTargets(center, offset, np.where(stuff, 1, offset_weight), offset_weight, semantic_weight)
 
@@ -75,11 +75,12 @@ def test_an_object_of_three_pixels_by_hand():
     assert (found.semantic_weight == [[1, 3, 3, 1], [1, 3, 1, 1]]).all()
 
 
-@pytest.mark.parametrize(("side", "weight"), [(63, 3), (64, 1)])
-def test_an_object_of_64_by_64_pixels_is_not_small(side, weight):
+@pytest.mark.parametrize(("sigma", "side"), [(8, 64), (4, 32), (2, 16)])
+@pytest.mark.parametrize(("missing", "weight"), [(1, 3), (0, 1)])
+def test_an_object_of_64_by_64_pixels_is_not_small_and_less_in_smaller_images(sigma, side, missing, weight):
     label = np.zeros((70, 70), np.uint8)
-    label[:side, :64] = 1
-    found = panoptic_targets(label, label.astype(np.int32), THINGS)
+    label[: side - missing, :side] = 1
+    found = panoptic_targets(label, label.astype(np.int32), THINGS, sigma)
     assert np.unique(found.semantic_weight[label == 1]).tolist() == [weight]
 
 

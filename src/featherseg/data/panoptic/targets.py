@@ -17,7 +17,7 @@ SIGMA = 8
 """Standard deviation of a centre's Gaussian in pixels, that of the authors, for full-size images."""
 
 SMALL_AREA, SMALL_WEIGHT = 4096, 3.0
-"""Pixels under which an object counts as small, and how much its pixels weigh in the semantic loss."""
+"""Pixels under which an object counts as small at a sigma of SIGMA; how much its pixels weigh in the semantic loss."""
 
 Array = TypeVar("Array")
 
@@ -43,7 +43,8 @@ def panoptic_targets(
 ) -> PanopticTargets[np.ndarray]:
     """label (H, W) uint8 class ids, instances (H, W) integer ids, ids of the classes with instances -> the targets.
 
-    The Gaussians have a standard deviation of `sigma` pixels and are cut off beyond 3 sigma + 1 rows or columns.
+    The Gaussians have a standard deviation of `sigma` pixels and are cut off beyond 3 sigma + 1 rows or columns. An
+    image half the size has half the sigma, and an object of a quarter of the pixels counts as small in it.
     An object is the set of pixels with one id > 0 and a class of `things`, as far as the image holds it: of one that
     a crop has cut, the centre is that of what is left. Pixels of such a class without an id are treated as a crowd.
     """
@@ -59,7 +60,7 @@ def panoptic_targets(
     offset[0, rows, columns] = center_rows[number] - rows
     offset[1, rows, columns] = center_columns[number] - columns
     semantic_weight = np.ones(label.shape, dtype=np.float32)
-    semantic_weight[rows, columns] = np.where(areas < SMALL_AREA, SMALL_WEIGHT, 1.0)[number]
+    semantic_weight[rows, columns] = np.where(areas * SIGMA**2 < SMALL_AREA * sigma**2, SMALL_WEIGHT, 1.0)[number]
     return PanopticTargets(
         center=_center_map(label.shape, center_rows.astype(int), center_columns.astype(int), sigma),
         offset=offset,
