@@ -41,7 +41,8 @@ def test_features_over_the_padding_are_not_drawn():
 def test_gradients_of_half_precision_are_those_of_full_precision_rounded(size, label_size):
     torch.manual_seed(0)
     drawn = torch.randn(2, 11, 24, 32).bfloat16(), torch.randn(2, 1, 24, 32).bfloat16()
-    labels = torch.randint(0, 11, (2, *label_size))
+    labels = torch.randint(0, 11, (2, label_size[0], 1)).repeat_interleave(label_size[1], 2)
+    labels[:, 20:] = 3  # not all of it is a boundary
     loss = Hybrid(
         CrossEntropy(),
         auxiliary=AuxiliaryLoss(CrossEntropy(), CrossEntropy(), heads=1, boundaries=1, boundary_head="d"),
@@ -52,6 +53,6 @@ def test_gradients_of_half_precision_are_those_of_full_precision_rounded(size, l
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss(SegOutput(logits, size, (96, 128), False, aux={"d": edges, "p": head}), labels).backward()
         gradients.append([x.grad.double() for x in (logits, edges, head)])
-    for half, full, uses in zip(*gradients, (2, 1, 1), strict=True):  # the logits are in L_3 too
+    for half, full, limit in zip(*gradients, (1.8, 1.05, 1.05), strict=True):  # the logits are in L_3 too, and added up
         once = (full.bfloat16().double() - full).norm()
-        assert (half - full).norm() < 1.05 * uses**0.5 * once
+        assert 0 < (half - full).norm() < limit * once
