@@ -6,6 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from three_layer_run import three_layer_run
@@ -131,11 +133,11 @@ def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeyp
 
 
 class KnowsAForm(nn.ReLU):
-    def for_graph(self, size_divisor: int) -> nn.Module:
-        return nn.Threshold(0.0, 0.0)
+    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
+        return self if samples else nn.Threshold(0.0, 0.0)
 
 
-def test_onnx_runtime_alone_gets_the_layers_in_its_form(tmp_path, monkeypatch):
+def test_every_runtime_gets_the_layers_in_its_form(tmp_path, monkeypatch):
     model, seen = OneLayer(), []
     model.conv = nn.Sequential(model.conv, KnowsAForm())
     monkeypatch.setattr(pipeline, "to_onnx", lambda form, *args: seen.append(form.conv[1]) or to_onnx(form, *args))
@@ -258,3 +260,15 @@ def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
         ExportSettings(**values)
+
+
+def test_gelu_is_one_operator_in_onnx_runtime(tmp_path):
+    model = OneLayer()
+    model.conv = nn.Sequential(model.conv, nn.GELU(), nn.Conv2d(3, 3, 1))
+    path = export(model, path=tmp_path / "a.onnx").path
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert (kinds.count("Gelu"), kinds.count("Erf")) == (1, 0)

@@ -148,3 +148,11 @@ def test_strided_region_means_are_adaptive_windows_of_the_strided_size(stride, s
 def test_the_largest_values_are_those_of_torch_s_regions(size):
     x = -torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 1  # below the zeros of any padding
     assert torch.equal(RegionMax(12)(x), F.adaptive_max_pool2d(x, 12))
+
+
+@pytest.mark.parametrize("size", [(5, 9), (1, 1), (13, 4)])
+def test_in_a_graph_they_are_the_same(size):
+    pool, x = RegionMax(4), torch.randn(2, 3, *size)
+    graph = torch.export.export(pool, (x,)).module()
+    assert not [node for node in graph.graph.nodes if "masked_fill" in str(node.target)]
+    assert_close(graph(x), F.adaptive_max_pool2d(x, 4), atol=0, rtol=0)

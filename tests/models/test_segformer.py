@@ -11,6 +11,7 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
 from featherseg.exporters.parity import perturb
+from featherseg.layers.folding import factors, scale_outputs
 from featherseg.layers.resize import to_image
 from featherseg.models.segformer import VARIANTS, AllLinearDecoder, SegFormer, SegFormerConfig
 
@@ -86,3 +87,19 @@ def test_any_size_is_taken_and_only_short_sides_are_padded(size):
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert out.logits.shape == (1, 5, *(-(-side // 4) for side in padded_size))
     assert to_image(out, size).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (11, 7), (1, 1)])
+@pytest.mark.parametrize("folded", [False, True])
+def test_maps_fused_at_their_own_sizes_are_the_same(size, folded):
+    decoder = perturb(AllLinearDecoder((4, 5, 6, 7), 8))
+    stages = [torch.randn(2, 4 + i, *(-(-side // 2**i) for side in size)) for i in range(4)]
+    expected = decoder(stages)
+    if folded:  # as `optimize` does before it asks for the form
+        conv, norm, _ = decoder.fuse.children()
+        scale_outputs(conv, *factors(norm))
+        decoder.fuse[1] = torch.nn.Identity()
+    before = {key: value.clone() for key, value in decoder.state_dict().items()}
+    form = decoder.for_cpu() if folded else decoder.for_graph(1, samples=False)
+    assert_close(form(stages), expected, atol=1e-5, rtol=1e-5)
+    assert_close(decoder.state_dict(), before)  # its weights are its own

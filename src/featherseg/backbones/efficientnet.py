@@ -130,7 +130,7 @@ class InvertedBottleneck(nn.Module):
         y = self.project(self.excite(self.depthwise(self.expand(x))))  # (B, C_out, ceil(h/s), ceil(w/s))
         return x + self.drop(y) if self.shortcut else y
 
-    def for_graph(self, size_divisor: int) -> nn.Module:
+    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
         """The same within rounding, faster in ONNX Runtime, for models whose maps may have an odd size."""
         strided = isinstance(self.depthwise[0], nn.Conv2d) and self.depthwise[0].stride != (1, 1)
         expands = isinstance(self.expand, ConvNorm)

@@ -69,19 +69,21 @@ def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> byte
         program.optimize()
         proto = program.model_proto
     _strip(proto.graph)
+    _order_gelu(proto.graph)
     onnx.helper.set_model_props(proto, metadata(model, facts, masks))
     return proto.SerializeToString()
 
 
-def graph_form(model: SegmentationModel) -> SegmentationModel:
-    """The model for ONNX Runtime: a copy whose layers have the form that it is fast at, where they know one.
+def graph_form(model: SegmentationModel, samples: bool = False) -> SegmentationModel:
+    """A copy of the model whose layers have the form that runtimes are fast at, where they know one.
 
-    It is the same within rounding. The model itself where no layer knows another form.
+    It is the same within rounding; the model itself where no layer knows another form. samples: the runtime is fast at
+    F.grid_sample, as OpenVINO is and ONNX Runtime is not.
     """
     forms = {
         name: form
         for name, layer in model.named_modules()
-        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor)) is not layer
+        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor, samples)) is not layer
     }
     model = deepcopy(model) if forms else model
     for name, form in forms.items():
@@ -108,6 +110,18 @@ class Staged(nn.Module):
             named = [images, *outputs]
             self.names = [name for name, value in self._stages.values.items() if all(value is not x for x in named)]
         return [*(self._stages.values[name] for name in self.names), *outputs]
+
+
+def _order_gelu(graph: Any) -> None:
+    """GELU, x * (0.5 * (1 + erf)), as (x * (1 + erf)) * 0.5: the order that ONNX Runtime makes one operator of."""
+    made: Any = {name: node for node in graph.node for name in node.output}
+    erf = {node.output[0] for node in graph.node if node.op_type == "Erf"}
+    of_erf = {node.output[0] for node in graph.node if node.op_type == "Add" and node.input[0] in erf}
+    for last in graph.node:
+        half = made.get(last.input[1]) if last.op_type == "Mul" else None
+        if half and half.op_type == "Mul" and half.input[1] in of_erf:
+            x, constant = last.input[0], half.input[0]
+            half.input[0], last.input[0], last.input[1] = x, half.output[0], constant
 
 
 def _strip(graph: Any) -> None:

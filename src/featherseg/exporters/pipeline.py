@@ -169,7 +169,9 @@ def export_formats(
         return split.score(run)
 
     graph = cache(lambda form: to_onnx(form, facts, settings.masks))
-    shared = Shared(model, graph_form(model), facts, graph, calibration, checked, split, model_miou, settings, tell)
+    sampling = graph_form(model, samples=True)
+    forms = {True: sampling, False: graph_form(sampling)}
+    shared = Shared(model, forms, facts, graph, calibration, checked, split, model_miou, settings, tell)
 
     # One format after the other
     for name, place in places.items():
@@ -189,11 +191,11 @@ def export_formats(
 class Shared:
     """What the formats of one export share; calibration and checked are None without a run's images.
 
-    form is `onnx.graph_form` of the model, graph gives the content of the .onnx file of either.
+    forms has `onnx.graph_form` of the model by `Format.samples`, graph gives the content of the .onnx file of either.
     """
 
     model: SegmentationModel
-    form: SegmentationModel
+    forms: dict[bool, SegmentationModel]
     facts: Facts
     graph: Callable[[SegmentationModel], bytes]
     calibration: Images | None
@@ -212,7 +214,7 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
     try:
         with TemporaryDirectory() as folder:
             # Draft it. Only int8 is given images, and the score down to which it may leave fp32
-            graph = partial(shared.graph, model if row.plain else shared.form)
+            graph = partial(shared.graph, shared.forms[row.samples])
             job = Job(model, facts, Path(folder), graph, masks=shared.settings.masks)
             if row.quantised:
                 floor = (shared.model_miou() or 0.0) - shared.settings.max_drop / 100

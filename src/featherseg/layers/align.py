@@ -32,8 +32,10 @@ class FlowAlignment(nn.Module):
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         return warp(coarse, flow)
 
-    def for_graph(self, size_divisor: int) -> "GatheredAlignment":
-        """The same within rounding, faster in ONNX Runtime."""
+    def for_graph(self, size_divisor: int, samples: bool) -> "FlowAlignment":
+        """The same within rounding, faster in a runtime that is slow at sampling."""
+        if samples:
+            return self
         made = GatheredAlignment(self.flow.in_channels, flow_channels=1)
         for name, part in self.named_children():
             made.add_module(name, part)
@@ -45,6 +47,9 @@ class GatheredAlignment(FlowAlignment):
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         return warp_rows(coarse, flow)
+
+    def for_graph(self, size_divisor: int, samples: bool) -> "FlowAlignment":
+        return self
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

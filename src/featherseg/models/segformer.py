@@ -7,6 +7,7 @@ Letters: B images, C_i channels of a stage, D width of the head, H x W the image
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from featherseg import backbones
 from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.folding import factors
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.official_keys import rename_start
 from featherseg.layers.resize import resize
@@ -34,6 +36,47 @@ class AllLinearDecoder(nn.Module):
         maps = [project(x) for project, x in zip(self.project, stages, strict=True)]  # (B, D, H/2^(i+2), W/2^(i+2))
         finest, coarser = maps[0], [resize(x, size, align_corners=False) for x in maps[1:]]
         return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))  # coarse to fine, as in published weights
+
+    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
+        """The same within rounding, several times faster; with the same weights, which must not change any more."""
+        return SummedDecoder(self)
+
+    def for_cpu(self) -> nn.Module:
+        """As `for_graph`."""
+        return SummedDecoder(self)
+
+
+class SummedDecoder(nn.Module):
+    """An AllLinearDecoder in eval mode that fuses each map at its own size.
+
+    A 1x1 convolution of resized maps is the resized map of its 1x1 convolution: so the projection of a stage, its share
+    of the fusion and the norm are one convolution, and at 1/4 the maps are summed: a tenth of the work.
+    """
+
+    def __init__(self, plain: AllLinearDecoder) -> None:
+        super().__init__()
+        conv, norm, self.act = plain.fuse.children()
+        assert isinstance(conv, nn.Conv2d)
+        fusion = conv.weight.detach().double().flatten(1)  # (D, 4 D), coarse to fine
+        shift = torch.zeros(len(fusion), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
+        if isinstance(norm, nn.BatchNorm2d):  # else it is folded already
+            factor, moved = factors(norm)
+            fusion, shift = fusion * factor[:, None], shift * factor + moved
+        shares = fusion.chunk(len(plain.project), dim=1)[::-1]  # (D, D) each, fine to coarse
+        self.project = deepcopy(plain.project)
+        for project, share in zip(self.project, shares, strict=True):
+            assert isinstance(project, nn.Conv2d)
+            assert project.bias is not None
+            weight, bias = project.weight.detach().double(), share @ project.bias.detach().double()
+            project.weight.data = torch.einsum("dm,mcij->dcij", share, weight).to(project.weight.dtype)
+            project.bias.data = (bias + (shift if project is self.project[0] else 0)).to(project.bias.dtype)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        size = (stages[0].shape[2], stages[0].shape[3])
+        total, *coarser = [project(x) for project, x in zip(self.project, stages, strict=True)]
+        for x in coarser:
+            total = total + resize(x, size, align_corners=False)  # (B, D, H/4, W/4)
+        return self.act(total)
 
 
 class SegFormerConfig(ModelConfig):
