@@ -137,11 +137,12 @@ class KnowsAForm(nn.ReLU):
         return self if samples else nn.Threshold(0.0, 0.0)
 
 
-def test_every_runtime_gets_the_layers_in_its_form(tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", ["openvino", "onnx-int8"])
+def test_every_runtime_gets_the_layers_in_its_form_and_int8_those_of_the_model(other, tmp_path, monkeypatch):
     model, seen = OneLayer(), []
     model.conv = nn.Sequential(model.conv, KnowsAForm())
     monkeypatch.setattr(pipeline, "to_onnx", lambda form, *args: seen.append(form.conv[1]) or to_onnx(form, *args))
-    export_formats(model, ["onnx", "openvino"], tmp_path)
+    export_formats(model, ["onnx", other], tmp_path)  # int8 is refused later, for want of images
     assert [type(layer) for layer in seen] == [nn.Threshold, KnowsAForm]
     assert type(model.conv[1]) is KnowsAForm
 

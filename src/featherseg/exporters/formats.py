@@ -50,9 +50,7 @@ EXPORTERS: dict[str, Format] = {
     "onnx": Format("model.onnx", onnx.write, packages=ONNX, masks=True),
     "openvino": Format("model.xml", openvino.write, "openvino", OPENVINO, masks=True, samples=True),
     "onnx-int8": Format("model.int8.onnx", onnx_int8.write, packages=ONNX, quantised=True),
-    "openvino-int8": Format(
-        "model.int8.xml", openvino_int8.write, "openvino", (*OPENVINO, "nncf"), quantised=True, samples=True
-    ),
+    "openvino-int8": Format("model.int8.xml", openvino_int8.write, "openvino", (*OPENVINO, "nncf"), quantised=True),
     "torch-export": Format("model.pt2", torch_export.write),
     "ncnn": Format("model.ncnn.param", ncnn.write, "ncnn", ("pnnx", "ncnn")),
     "litert": Format("model.tflite", litert.write, "litert", ("litert_torch", "ai_edge_litert")),
