@@ -79,5 +79,5 @@ def test_a_wheel_built_with_a_compiler_is_named_for_its_machine(tmp_path):
 def test_what_ships_may_be_shipped_and_says_what_it_is():
     run = load_run(STARTER)
     assert (run.shipped, run.licence, run.recipe.data.name, run.init) == (True, "Apache-2.0", "shapes", "from scratch")
-    assert "synthetic scenes alone" in (run.path / "card.md").read_text()
+    assert "synthetic scenes only" in (run.path / "card.md").read_text()
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 2_500_000

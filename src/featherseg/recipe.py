@@ -134,9 +134,15 @@ class LossTable(Config):
 
 
 class TrainTable(Config):
-    """[train]: length, optimiser, precision, devices, what is kept."""
+    """[train]: length, optimiser, precision, devices, what is kept.
 
-    epochs: Positive
+    The length is one of epochs, steps of the optimiser, and minutes, which the whole command may take; where all are
+    left out, steps = "auto": by the number of images. Steps that were found stand beside minutes.
+    """
+
+    epochs: Positive | None = None
+    steps: Positive | Literal["auto"] | None = None
+    minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
     batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation
     accumulate: Positive = 1
     checkpoint_activations: bool = False  # the backbone keeps no maps for the backward, it computes them again
@@ -144,14 +150,15 @@ class TrainTable(Config):
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # what decays, at which rate (training/optimisers.py)
+    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
     power: Annotated[float, Field(gt=0)] = 0.9  # lr * (1 - step / steps) ** power
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    validate_every: Positive = 1  # epochs
+    validations: Positive = 10  # spread over the run, one an epoch at most ...
+    validate_every: Positive | None = None  # ... or every so many epochs
     keep: Literal["best", "last"] = "best"  # which weights the run folder holds in the end
     patience: Positive | None = None  # stop after so many validations without a better mIoU
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -160,6 +167,25 @@ class TrainTable(Config):
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
     sync_bn: bool = True  # with more than one device
     tensorboard: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_is_known(cls, values: Any) -> Any:
+        if isinstance(values, dict) and all(values.get(key) is None for key in LENGTHS):
+            return values | {"steps": "auto"}
+        return values
+
+    @model_validator(mode="after")
+    def _length_is_one(self) -> "TrainTable":
+        if self.epochs and (self.steps or self.minutes):
+            raise ValueError(f"train.epochs and train.{'steps' if self.steps else 'minutes'}: give one of them")
+        if self.minutes and self.steps == "auto":
+            raise ValueError("train.minutes and train.steps = 'auto': give one of them")
+        return self
+
+
+LENGTHS = ("epochs", "steps", "minutes")
+"""Keys of [train] of which one is given."""
 
 
 class PanopticTable(Config):
@@ -306,9 +332,16 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data: dict[str, str | None]) -> Recipe:
+    overrides = list(overrides)
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
+    lengths = [f"train.{key}" for key in LENGTHS]
+    keys = {override.partition("=")[0].strip() for override in overrides} & set(lengths)
+    if len(keys) > 1:
+        raise ConfigError(f"{' and '.join(sorted(keys))}: give one of them.")
+    if keys and isinstance(values.get("train"), dict):  # the recipe's own length gives way
+        values["train"] = {key: value for key, value in values["train"].items() if key not in LENGTHS}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -71,3 +73,14 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
     for here, there in zip(stream(0), stream(workers), strict=True):
         assert torch.equal(here[0], there[0])
         assert torch.equal(here[1], there[1])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_worker_leaves_it_to_the_training_to_answer_a_signal(name):
+    batches = FlatBatches(7, 3, seed=1, start=0, total=12)
+    stream = iter(training_loader(TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=2), batches, workers=1))
+    next(stream)  # it has begun
+    (worker,) = stream._workers
+    os.kill(worker.pid, getattr(signal, name))
+    assert len(list(stream)) == 11  # more than it had ready
+    assert worker.exitcode in (None, 0)

@@ -25,7 +25,6 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.runs import load_run, open_run
 from featherseg.training import Request, train
-from featherseg.training.job import count_steps
 
 
 def test_a_run_folder_holds_what_it_should(small_run):
@@ -174,17 +173,6 @@ def test_precision_bf16_and_accumulation_train(tmp_path):
 def test_tensorboard_files_are_written_on_request(tmp_path):
     run = trained(tmp_path / "run", "train.tensorboard=true", "train.epochs=1")
     assert list((run.path / "tensorboard").glob("events*"))
-
-
-@pytest.mark.parametrize(
-    ("images", "batch", "accumulate", "every", "expected"),
-    [(367, 8, 1, 10, (2300, 460)), (8, 4, 1, 1, (100, 2)), (5, 8, 1, 1, (50, 1)), (16, 2, 4, 2, (100, 4))],
-)
-def test_an_epoch_is_as_many_steps_as_its_images_need(small_run, images, batch, accumulate, every, expected):
-    settings = small_run.recipe.train.model_copy(
-        update={"epochs": 50, "batch_size": batch, "accumulate": accumulate, "validate_every": every}
-    )
-    assert count_steps(small_run.recipe.model_copy(update={"train": settings}), images) == expected
 
 
 def test_a_folder_of_a_newer_version_gets_a_sentence(small_run, tmp_path):

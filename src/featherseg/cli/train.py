@@ -25,6 +25,10 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="What the command may take, its start and its report included, in place of epochs or steps."),
+    ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
     resume: Annotated[
@@ -47,7 +51,11 @@ def train(
 
     keep_freed_memory()
     settings = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
-    settings += [*(overrides or ()), *([] if device is None else [f'train.device="{device}"'])]
+    settings += [
+        *(overrides or ()),
+        *([] if minutes is None else [f"train.minutes={minutes}"]),
+        *([] if device is None else [f'train.device="{device}"']),
+    ]
     with TrainingProgress() as progress:
         featherseg.train(
             recipe, data, out=out, init=init, settings=settings, resume=resume, report=report, progress=progress

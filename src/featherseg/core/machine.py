@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -206,6 +207,20 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device 'mps' was requested, but this machine has none. Use --device cpu or --device auto.")
     return device
+
+
+_process_began: float | None = None
+
+
+def mark_command() -> None:
+    """This process is one command of the terminal: what it may take counts from its start."""
+    global _process_began
+    _process_began = time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+def command_began() -> float:
+    """When the command was given, by `time.monotonic`: the start of a command's process, elsewhere now."""
+    return time.monotonic() if _process_began is None else _process_began
 
 
 def environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -95,8 +96,16 @@ def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: 
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_leave_signals,
         collate_fn=collate,
     )
+
+
+def _leave_signals(_: int) -> None:
+    """A worker ends with its training: what stops a whole job, as SLURM and systemd do, is for that to answer."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:

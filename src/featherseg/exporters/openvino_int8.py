@@ -12,15 +12,13 @@ from featherseg.exporters.int8 import quantise
 from featherseg.exporters.job import Job, Quantised
 from featherseg.exporters.quiet import quiet
 
-os.environ.setdefault("NNCF_CI", "1")  # else NNCF, when it is imported, begins to tell its makers what it does
-
 FUSED = "fused_names_0"
 """Where OpenVINO notes what an operation was made of."""
 
 
 def write(job: Job) -> Quantised:
     """model.int8.xml and model.int8.bin in the job's folder; see `int8.quantise`. Raises MissingExtra, ExportError."""
-    nncf: Any = require("nncf", "openvino", "int8 for OpenVINO")
+    nncf = import_nncf()
     proto: Any = require("onnx", "export", "OpenVINO export").load_from_string(job.graph())
     path = job.folder / "model.int8.xml"
 
@@ -32,6 +30,17 @@ def write(job: Job) -> Quantised:
         return path
 
     return quantise(job, proto.graph, candidate)
+
+
+def import_nncf() -> Any:
+    """NNCF; imported otherwise it begins to tell its makers what it does. Raises MissingExtra."""
+    own = "NNCF_CI" not in os.environ
+    os.environ.setdefault("NNCF_CI", "1")
+    try:
+        return require("nncf", "openvino", "int8 for OpenVINO")
+    finally:
+        if own:
+            del os.environ["NNCF_CI"]
 
 
 def fused(model: Any) -> Any:

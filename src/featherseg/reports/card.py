@@ -7,6 +7,7 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
+from featherseg.recipe import Recipe
 from featherseg.runs import ENVIRONMENT, Run
 
 
@@ -34,7 +35,7 @@ def card(run: Run) -> str:
         started = info.loaded.get("file") or (run.init if info.loaded.get("init") else "random weights")
         lines += [
             f"- Started from: {_text(started)}",
-            f"- Settings: {recipe.train.epochs} epochs, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
+            f"- Settings: {_length(recipe)}, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
             f"{recipe.train.precision}; all of them in resolved.json",
             *_loss(run),
         ]
@@ -53,6 +54,12 @@ def card(run: Run) -> str:
         "Results on one dataset say little about another camera, place or season: evaluate the run on your own images.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _length(recipe: Recipe) -> str:
+    settings = recipe.train
+    text = counted(settings.epochs, "epoch") if settings.epochs else f"{settings.steps} steps"
+    return f"{text} (found for {settings.minutes:g} minutes)" if settings.minutes else text
 
 
 def _origin(run: Run) -> str:

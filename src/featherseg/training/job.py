@@ -12,31 +12,26 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from torch.utils.data import DataLoader
 
 from featherseg.core.errors import DataError, RunError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
-from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
-from featherseg.data.panoptic.targets import panoptic_targets
-from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
 from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run
+from featherseg.training.batches import open_batches, open_class_uniform
 from featherseg.training.checkpointing import checkpoint_blocks
-from featherseg.training.class_uniform import open_class_uniform
+from featherseg.training.length import count_steps
 from featherseg.training.loss import build_loss, keep_supervised_heads
 from featherseg.training.memory import check_memory, estimate_memory, peak_held
 from featherseg.training.module import SegmentationModule
-from featherseg.training.objects import augment_sample
 from featherseg.training.prepare import (
     BEGINNINGS,
     LOCK,
@@ -206,13 +201,16 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
     if recipe.train.checkpoint_activations:
         checkpoint_blocks(net)
     steps, every = count_steps(recipe, len(training.train))
-    module = SegmentationModule(
-        net,
-        build_loss(run.info.class_weights, recipe, net, training.objects.loss),
-        recipe.train,
-        steps=steps,
-        make_loader=_loader_maker(training, steps),
+    batches = open_batches(
+        recipe,
+        training.train,
+        total=steps * recipe.train.accumulate,
+        panoptic=net.panoptic,
+        augment=training.objects.augment,
+        class_uniform=open_class_uniform(run.path, recipe, training.train),
     )
+    loss = build_loss(run.info.class_weights, recipe, net, training.objects.loss)
+    module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)
     recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, reporter=reporter)
     before = peak_held(recipe)
     _run_trainer(module, recorder, recipe, run.path, resume_from=resume_from)
@@ -282,40 +280,6 @@ def _tensorboard(out: Path) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
-
-
-def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
-    """(optimiser steps of the whole run, optimiser steps between validations)."""
-    settings = recipe.train
-    assert isinstance(settings.batch_size, int)
-    an_epoch = -(-images // (settings.batch_size * settings.accumulate))  # ceil
-    return settings.epochs * an_epoch, settings.validate_every * an_epoch
-
-
-def _loader_maker(training: Training, steps: int) -> Any:
-    """A function (start, rank, world) -> the stream of batches from micro-batch `start` on."""
-    recipe, data = training.recipe, training.train
-    settings, augment = recipe.train, recipe.augment
-    assert augment.crop is not None
-    assert isinstance(settings.batch_size, int)
-    batch_size = settings.batch_size
-    class_uniform = open_class_uniform(training.run.path, recipe, data)
-    things = [i for i, info in enumerate(data.classes) if info.thing]
-    targets = (
-        partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if training.net.panoptic else None
-    )
-    own = training.objects.augment
-    before = None if own is None else partial(augment_sample, own)
-    samples = TrainingSamples(data, Augment(**augment.model_dump()), settings.seed, class_uniform, targets, before)
-
-    def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
-        total = steps * settings.accumulate
-        batches = FlatBatches(
-            len(data), batch_size // world, seed=settings.seed, start=start, total=total, rank=rank, world=world
-        )
-        return training_loader(samples, batches, workers=recipe.data.workers)
-
-    return make
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:

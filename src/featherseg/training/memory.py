@@ -145,14 +145,8 @@ def _count_steps(
         parameters = [p for p in (*net.parameters(), *loss.parameters()) if p.requires_grad]
         for images, size in sizes:
             with LiveBytes() as live:
-                # A batch, in which two classes lie beside each other; the gradients of the step before
-                labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
-                labels[:, :, size[1] // 2 :] = net.classes - 1
-                batch: Any = [torch.zeros(images, len(net.mean), *size, dtype=torch.uint8, device=device), labels]
-                if net.panoptic:
-                    maps = [(2, *size) if name == "offset" else size for name in PanopticTargets._fields]
-                    batch.append(PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps)))
-                for parameter in parameters:
+                batch = blank_batch(net, images, size, device)
+                for parameter in parameters:  # the gradients of the step before
                     parameter.grad = torch.zeros_like(parameter)
                 with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
                     total = compute_loss(net, loss, batch)[0]
@@ -160,9 +154,20 @@ def _count_steps(
                     for parameter in parameters:
                         parameter.grad = None
                 total.backward()
-                del total, batch, labels
+                del total, batch
             found.append(live)
     return found
+
+
+def blank_batch(net: SegmentationModel, images: int, size: Size, device: torch.device) -> Any:
+    """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model."""
+    labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
+    labels[:, :, size[1] // 2 :] = net.classes - 1
+    batch: Any = [torch.zeros(images, len(net.mean), *size, dtype=torch.uint8, device=device), labels]
+    if net.panoptic:
+        maps = [(2, *size) if name == "offset" else size for name in PanopticTargets._fields]
+        batch.append(PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps)))
+    return batch
 
 
 def fit_batch_size(estimate: Estimate, crop: Size, *, ranks: int = 1) -> int:

@@ -38,9 +38,8 @@ def sort_parameters(
 ) -> tuple[Ids, Ids]:
     """-> (those of the model's parameters with the backbone's rate, those of `everything` without weight decay).
 
-    By structure, norms, biases and layer scales do not decay, nor what a layer marks by `no_decay`; "uniform": everything
-    decays, as by torch's optimisers where nothing is sorted. Raises ConfigError where the model cannot be sorted as
-    `train.groups` says.
+    By structure, norms, biases and layer scales do not decay, nor what a layer marks by `no_decay`; uniformly, all
+    decays, as by torch's optimisers where nothing is sorted. Raises ConfigError where the model cannot be sorted so.
     """
     backbone = {id(p) for p in model.backbone.parameters()}
     if settings.groups == "uniform":

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import load_json, write_json, write_text
-from featherseg.core.machine import environment, pick_device
+from featherseg.core.machine import command_began, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.data import open_dataset
 from featherseg.data.fingerprint import Fingerprint
@@ -24,8 +24,9 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
-from featherseg.training.class_uniform import CLASS_POINTS, write_class_points
+from featherseg.training.batches import CLASS_POINTS, write_class_points
 from featherseg.training.initialisation import starting_weights
+from featherseg.training.length import choose_crop, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import Objects
@@ -55,6 +56,7 @@ class Request:
     init: str | None = None
     overrides: tuple[str, ...] = ()
     objects: Objects = NAMES_ALONE
+    began: float = field(default_factory=command_began, compare=False)
 
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
@@ -136,12 +138,14 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 
     # What the recipe leaves open becomes a number, and must fit into the memory
     size, asked = typical_size(train), recipe
-    recipe = recipe.model_copy(
-        update={"augment": recipe.augment.model_copy(update={"crop": asked.augment.crop or size})}
-    )
+    crop = asked.augment.crop or choose_crop(size)
+    recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
     estimate = estimate_memory(net, recipe, size, own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
+    class_weights = resolve_class_weights(recipe, train, say)
+    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began)
+    say(say_length(recipe, len(train), pace))
 
     # The record of the run: with the weights, all that is needed to use the model
     info = RunInfo(
@@ -154,11 +158,15 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         image_size=size,
         licence=train.licence,
         loaded=loaded,
-        class_weights=resolve_class_weights(recipe, train, say),
+        class_weights=class_weights,
         threads=torch.get_num_threads(),
         found=[
             key
-            for key, value in (("augment.crop", asked.augment.crop), ("train.batch_size", asked.train.batch_size))
+            for key, value in (
+                ("augment.crop", asked.augment.crop),
+                ("train.batch_size", asked.train.batch_size),
+                ("train.steps", asked.train.epochs or asked.train.steps),
+            )
             if value in (None, "auto")
         ],
         device=pick_device(recipe.train.device).type,

@@ -1,18 +1,24 @@
-"""`data.class_uniform`: the points that samples are drawn by, found once and kept in the run folder.
+"""The batches of a training; and of `data.class_uniform` the points that samples are drawn by, kept in the run folder.
 
-They take one pass over all labels (33 ms for a mask of 1024 x 2048 on one CPU core), so a resumed run and the other
+Those take one pass over all labels (33 ms for a mask of 1024 x 2048 on one CPU core), so a resumed run and the other
 processes of a distributed one read the file instead.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from featherseg.core.errors import RunError
 from featherseg.core.types import SegmentationData
+from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
+from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
+from featherseg.training.objects import OwnAugmentation, augment_sample
 
 CLASS_POINTS = "class_points.npy"
 
@@ -50,3 +56,34 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
             "Point --data-root to the same images."
         )
     return ClassUniform(recipe.data.class_uniform, ClassPoints(rows))
+
+
+def open_batches(
+    recipe: Recipe,
+    data: SegmentationData,
+    *,
+    total: int,
+    panoptic: bool,
+    augment: OwnAugmentation | None = None,
+    class_uniform: ClassUniform | None = None,
+) -> Callable[[int, int, int], DataLoader[Batch]]:
+    """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
+
+    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's.
+    """
+    settings, batch_size = recipe.train, recipe.train.batch_size
+    assert recipe.augment.crop is not None
+    assert isinstance(batch_size, int)
+    things = [i for i, info in enumerate(data.classes) if info.thing]
+    targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
+    before = None if augment is None else partial(augment_sample, augment)
+    own = Augment(**recipe.augment.model_dump())
+    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before)
+
+    def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
+        batches = FlatBatches(
+            len(data), batch_size // world, seed=settings.seed, start=start, total=total, rank=rank, world=world
+        )
+        return training_loader(samples, batches, workers=recipe.data.workers)
+
+    return make

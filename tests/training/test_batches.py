@@ -10,7 +10,7 @@ from featherseg.core.errors import RunError
 from featherseg.data import open_dataset
 from featherseg.data.sampling import find_class_points
 from featherseg.training import train
-from featherseg.training.class_uniform import CLASS_POINTS, open_class_uniform, write_class_points
+from featherseg.training.batches import CLASS_POINTS, open_class_uniform, write_class_points
 
 SETTINGS = ("data.class_uniform=0.5", "train.epochs=1", "data.val_size=1", "train.checkpoint_seconds=1e-9")
 

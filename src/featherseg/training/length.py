@@ -1,0 +1,216 @@
+"""How long a training is: crop and steps where the recipe leaves them open, and the time that they will take."""
+
+import copy
+import math
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities import move_data_to_device
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.machine import pick_device
+from featherseg.core.types import IGNORE, SegmentationData, Size
+from featherseg.core.wording import counted, size_text
+from featherseg.data.loader import Batch
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.layers.model import SegmentationModel
+from featherseg.recipe import Recipe
+from featherseg.training.batches import open_batches
+from featherseg.training.checkpointing import checkpoint_blocks
+from featherseg.training.loss import build_loss
+from featherseg.training.memory import HALF, blank_batch
+from featherseg.training.module import compute_loss
+from featherseg.training.objects import Objects
+from featherseg.training.optimisers import build_optimizer
+
+CROP_PIXELS = 200_000
+"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448 or 360x480 are taken whole."""
+SAMPLES = 960
+"""Crops seen in all for each square root of the number of images: 367 images (CamVid) get 2,300 steps of 8."""
+LEAST_STEPS = 500
+"""Of a training whose steps are found from the number of images."""
+MEASURED = 0.05
+"""Share of `train.minutes` in which the steps are timed ..."""
+MOST_MEASURED = 60.0
+"""... and seconds of it, at most."""
+SPARE = 0.02
+"""Share of `train.minutes` that is kept back, beside ENDING."""
+ENDING = 5.0
+"""Seconds for the pages that are written at the end."""
+VALIDATING = 0.1
+"""Share of `train.minutes` that validations may take."""
+
+
+def choose_crop(size: Size) -> Size:
+    """The crop for images of this (height, width): whole, or a window of their shape of about CROP_PIXELS.
+
+    Sides of a window are multiples of 32.
+    """
+    share = math.sqrt(CROP_PIXELS / math.prod(size))
+    if share >= 1:
+        return size
+    short = min(*size, max(32, round(min(size) * share / 32) * 32))
+    long = min(max(size), CROP_PIXELS // short // 32 * 32)
+    return (short, long) if size[0] <= size[1] else (long, short)
+
+
+def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
+    """(optimiser steps of the whole run, optimiser steps between validations); steps and batch size are numbers."""
+    settings = recipe.train
+    assert isinstance(settings.batch_size, int)
+    an_epoch = -(-images // (settings.batch_size * settings.accumulate))  # ceil
+    if settings.epochs:
+        steps = settings.epochs * an_epoch
+    else:
+        assert isinstance(settings.steps, int)
+        steps = settings.steps
+    if settings.validate_every:
+        return steps, settings.validate_every * an_epoch
+    return steps, max(an_epoch, -(-steps // settings.validations))
+
+
+def resolve_length(
+    recipe: Recipe,
+    net: SegmentationModel,
+    data: tuple[SegmentationData, SegmentationData],
+    class_weights: list[float] | None,
+    objects: Objects,
+    began: float,
+) -> tuple[Recipe, float | None]:
+    """The recipe with its steps as a number; -> (that, seconds of a step, None where the model takes no such trial).
+
+    Crop and batch size are numbers in the recipe; data: (train, val); began: when the command was given, by
+    `time.monotonic`. Raises ConfigError where `train.minutes` are too few.
+    """
+    settings, (train, val) = recipe.train, data
+    assert isinstance(settings.batch_size, int)
+    batch_size, images = settings.batch_size, settings.batch_size * settings.accumulate  # images of a step
+    if settings.minutes and settings.steps is None:
+        left = 60 * settings.minutes * (1 - SPARE) - ENDING
+        trial = min(MEASURED * left, MOST_MEASURED)
+        batches = open_batches(recipe, train, total=2**40, panoptic=net.panoptic, augment=objects.augment)
+        ranks = settings.devices * settings.nodes
+        pace = settings.accumulate * time_batch(net, recipe, batches(0, 0, ranks), class_weights, objects, trial)
+        opening, each = time_validation(net, recipe, val)
+        validating = opening + len(val) * each
+        validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
+        left -= time.monotonic() - began + (validations + 1) * validating  # once more for the report
+        if (steps := int(left / pace)) < 1:
+            needed = math.ceil((60 * settings.minutes - left + pace) / 60)
+            raise ConfigError(
+                f"train.minutes = {settings.minutes:g}: start, validation and report alone take about "
+                f"{(60 * settings.minutes - left) / 60:.1f} minutes here. Give at least {needed}."
+            )
+        found = {"steps": steps, "validations": validations, "validate_every": None}
+        return recipe.model_copy(update={"train": settings.model_copy(update=found)}), pace
+    if settings.steps == "auto":
+        steps = max(LEAST_STEPS, round(SAMPLES * math.sqrt(len(train)) / images))
+        settings = settings.model_copy(update={"steps": steps})
+        recipe = recipe.model_copy(update={"train": settings})
+    taken: float | None = None
+    with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
+        assert recipe.augment.crop is not None
+        few = min(2, batch_size)  # a fraction of a step tells
+        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"))
+        taken = time_batch(net, recipe, repeat(batch), class_weights, objects) * images / few
+    return recipe, taken
+
+
+def say_length(recipe: Recipe, images: int, pace: float | None) -> str:
+    """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min`."""
+    assert recipe.augment.crop is not None
+    assert isinstance(recipe.train.batch_size, int)
+    steps, _ = count_steps(recipe, images)
+    a_step = recipe.train.batch_size * recipe.train.accumulate
+    text = f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {size_text(recipe.augment.crop)}: "
+    text += f"each of {counted(images, 'image')} {steps * a_step / images:.3g} times"
+    return text if pace is None else f"{text}, about {duration(steps * pace)} and the validations"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `24 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def time_batch(
+    net: SegmentationModel,
+    recipe: Recipe,
+    batches: Iterable[Batch],
+    class_weights: list[float] | None,
+    objects: Objects,
+    seconds: float = 0.0,
+) -> float:
+    """Seconds that training takes for one batch, on a copy of the model, behind a first that is not counted.
+
+    So many batches as `seconds` have room for, one at least; of them the later half counts, when the loader's store is
+    used up. In place of a loss of one's own stands cross-entropy.
+    """
+    device, settings = pick_device(recipe.train.device), recipe.train
+    net, kind = copy.deepcopy(net).train().to(device, memory_format=torch.channels_last), HALF.get(settings.precision)  # type: ignore[call-overload]
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        own = partial(F.cross_entropy, ignore_index=IGNORE) if objects.loss else None
+        loss: Any = build_loss(class_weights, recipe, net, own).to(device)
+        optimizer = build_optimizer(net, loss, settings)
+        if settings.checkpoint_activations:
+            checkpoint_blocks(net)
+        average = [p.detach().clone() for p in net.parameters()] if settings.ema else []
+        ends: list[float] = []
+        for batch in batches:
+            on_device = move_data_to_device(batch, device)
+            with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+                total = compute_loss(net, loss, on_device)[0]
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for mean, parameter in zip(average, net.parameters(), strict=False):
+                    mean.lerp_(parameter, 0.1)
+            float(total.detach())  # waits for the device
+            ends.append(time.monotonic())
+            if len(ends) > 1 and ends[-1] - ends[0] >= seconds:
+                break
+    later = ends[(len(ends) - 1) // 2 :]
+    return (later[-1] - later[0]) / (len(later) - 1)
+
+
+def time_validation(net: SegmentationModel, recipe: Recipe, val: SegmentationData) -> tuple[float, float]:
+    """(seconds to open the model, seconds an image) of scoring `val`, with all scores."""
+    began = time.monotonic()
+    runtime = TorchRuntime(
+        copy.deepcopy(net).eval(),
+        val.classes,
+        test_resize=recipe.data.test_resize,
+        panoptic=recipe.panoptic,
+        device=pick_device(recipe.train.device),
+    )
+    evaluate(runtime, _First(val, 1))
+    opened = time.monotonic()
+    few = _First(val, min(4, len(val)))
+    evaluate(runtime, few)
+    each = (time.monotonic() - opened) / len(few)
+    return max(0.0, opened - began - each), each
+
+
+class _First:
+    """The first images of a dataset."""
+
+    def __init__(self, data: SegmentationData, number: int) -> None:
+        self._data, self._number = data, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, index: int) -> Any:
+        return self._data[index]

@@ -1,0 +1,132 @@
+"""Crop and steps where the recipe leaves them open; a training that may take so many minutes."""
+
+import time
+
+import pytest
+from small_training import SMALL, Killed, KilledAt, Silent, equal_state
+
+from featherseg.core.errors import ConfigError
+from featherseg.data import open_dataset
+from featherseg.models import build
+from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.runs import load_run
+from featherseg.training import Request, length, train
+from featherseg.training.length import choose_crop, count_steps, duration
+from featherseg.training.objects import Objects
+
+OPEN = tuple(text for text in SMALL if "epochs" not in text)
+
+
+def open_request(*overrides):
+    """A small training, its length apart."""
+    return Request("frm-lite0", overrides=("model.name=efficientvit-seg-b0", *OPEN, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [((200, 200), (200, 200)), ((360, 480), (360, 480)), ((970, 1300), (384, 512)), ((2048, 1024), (608, 320))],
+)
+def test_small_images_are_taken_whole_and_of_large_ones_windows_of_their_shape(size, crop):
+    assert choose_crop(size) == crop
+
+
+def test_a_narrow_image_keeps_a_crop_that_fits_in():
+    assert choose_crop((20, 60_000)) == (20, 9984)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulate", "every", "expected"),
+    [(367, 8, 1, 10, (2300, 460)), (8, 4, 1, 1, (100, 2)), (5, 8, 1, 1, (50, 1)), (16, 2, 4, 2, (100, 4))],
+)
+def test_an_epoch_is_as_many_steps_as_its_images_need(small_run, images, batch, accumulate, every, expected):
+    settings = small_run.recipe.train.model_copy(
+        update={"epochs": 50, "batch_size": batch, "accumulate": accumulate, "validate_every": every}
+    )
+    assert count_steps(small_run.recipe.model_copy(update={"train": settings}), images) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "expected"), [(1, 8, 500), (30, 8, 657), (367, 8, 2299), (4000, 8, 7589), (4000, 32, 1897)]
+)
+def test_open_steps_grow_with_the_root_of_the_number_of_images(images, batch, expected):
+    recipe = parse_recipe(read_recipe("frm-lite0"), [f"train.batch_size={batch}", "augment.crop=[64, 64]"])
+    assert recipe.train.steps == "auto"
+    data = [open_dataset("shapes", "train", size=images), open_dataset("shapes", "val", size=1)]
+    net = build("efficientvit-seg-b0", len(data[0].classes))
+    resolved, pace = length.resolve_length(recipe, net, data, None, Objects(), time.monotonic())
+    assert resolved.train.steps == expected
+    assert pace > 0
+    assert count_steps(resolved, images) == (expected, max(-(-images // batch), -(-expected // 10)))
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """A batch takes 0.5 s, opening a model for validation 1 s and each image 0.1 s."""
+    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
+    monkeypatch.setattr(length, "time_validation", lambda *args: (1.0, 0.1))
+
+
+def resolved(*overrides):
+    recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), ["augment.crop=[64, 64]", *overrides])
+    data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=20)]
+    net = build("efficientvit-seg-b0", len(data[0].classes))
+    return length.resolve_length(recipe, net, data, None, Objects(), time.monotonic() - 12)[0].train
+
+
+@pytest.mark.usefixtures("paced")
+@pytest.mark.parametrize(("accumulate", "per_step"), [(1, 0.5), (4, 2.0)])
+def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(accumulate, per_step):
+    settings = resolved("train.minutes=10", f"train.accumulate={accumulate}")
+    seconds = 12 + settings.steps * per_step + (settings.validations + 1) * 3 + length.ENDING
+    assert 0.97 * 600 < seconds <= 0.985 * 600
+    assert (settings.minutes, settings.epochs, settings.validations) == (10, None, 10)
+
+
+@pytest.mark.usefixtures("paced")
+def test_validations_take_a_tenth_of_the_time_at_most():
+    assert resolved("train.minutes=2").validations == 3
+
+
+@pytest.mark.usefixtures("paced")
+def test_too_few_minutes_are_refused_with_how_many_are_needed():
+    with pytest.raises(ConfigError, match=r"train\.minutes = 0\.3: .* take about 0\.\d minutes here\. Give .* 1\."):
+        resolved("train.minutes=0.3")
+
+
+@pytest.mark.usefixtures("paced")
+def test_a_run_of_so_many_minutes_resumes_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 3.0)
+    asked = ("train.minutes=1", "train.checkpoint_seconds=0.001")
+    whole = train(open_request(*asked), tmp_path / "whole", Silent())
+    steps = whole.recipe.train.steps
+    assert 8 <= steps <= 16
+    with pytest.raises(Killed):
+        train(open_request(*asked), tmp_path / "killed", KilledAt(4))
+    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 1.0)  # a faster machine changes nothing
+    again = train(open_request(*asked), tmp_path / "killed", Silent(), resume=True)
+    assert again.recipe.train.steps == load_run(tmp_path / "killed").recipe.train.steps
+    if again.recipe.train.steps == steps:
+        assert equal_state(again.model.state_dict(), whole.model.state_dict())
+    with pytest.raises(ConfigError, match=r"train\.minutes is 1\.0 in the run and 2\.0 now"):
+        train(open_request("train.minutes=2"), tmp_path / "killed", Silent(), resume=True)
+
+
+def test_the_length_is_said_before_the_first_step(tmp_path):
+    reporter = Silent()
+    train(open_request("train.steps=2"), tmp_path / "run", reporter)
+    (said,) = [text for text in reporter.messages if " steps of " in text]
+    assert said.startswith("2 steps of 4 images, crops of 64x96: each of 8 images 1 times, about ")
+    assert reporter.steps == [1, 2]
+
+
+def test_times_are_told_in_units_that_fit():
+    assert [duration(seconds) for seconds in (40, 1440, 12_600)] == ["40 s", "24 min", "3.5 h"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("minutes", [1.5, 3])
+def test_the_command_ends_within_its_minutes(minutes, tmp_path, featherseg):
+    began = time.monotonic()
+    settings = ["--set", "data.train_size=60", "--set", "data.val_size=20", "--minutes", str(minutes)]
+    featherseg("train", "efficientvit-seg-b0", "--data", "shapes", *settings, "--out", tmp_path / "run")
+    assert time.monotonic() - began <= 1.05 * 60 * minutes
