@@ -187,7 +187,7 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
 @pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (24, 5), (7, 3)])
 def test_a_block_padded_in_front_of_its_first_convolution_gives_the_same(channels, kernel, lite):
     block = perturb(InvertedBottleneck(channels, Group(kernel, 2, 6, 8, 1), 2, lite=lite, drop_rate=0.0))
-    form = block.for_graph(1, samples=False)
+    form = block.for_graph(1, channels_last=False)
     assert isinstance(form, PaddedBottleneck)
     for size in [(8, 12), (9, 12), (8, 11), (7, 7), (1, 1), (2, 1)]:
         x = torch.randn(2, channels, *size)
@@ -199,6 +199,7 @@ def test_only_strided_blocks_of_models_that_take_odd_sizes_are_padded_otherwise(
         InvertedBottleneck(8, Group(3, 1, 6, 8, 1), stride, lite=True, drop_rate=0.0) for stride in (2, 1)
     )
     narrow = InvertedBottleneck(8, Group(3, 1, 1, 8, 1), 2, lite=True, drop_rate=0.0)
-    assert strided.for_graph(32, samples=False) is strided
-    assert plain.for_graph(1, samples=False) is plain
-    assert narrow.for_graph(1, samples=False) is narrow
+    assert strided.for_graph(32, channels_last=False) is strided
+    assert strided.for_graph(1, channels_last=True) is strided  # there padding is cheap
+    assert plain.for_graph(1, channels_last=False) is plain
+    assert narrow.for_graph(1, channels_last=False) is narrow

@@ -133,8 +133,8 @@ def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeyp
 
 
 class KnowsAForm(nn.ReLU):
-    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
-        return self if samples else nn.Threshold(0.0, 0.0)
+    def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
+        return self if channels_last else nn.Threshold(0.0, 0.0)
 
 
 @pytest.mark.parametrize("other", ["openvino", "onnx-int8"])

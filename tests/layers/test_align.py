@@ -58,7 +58,7 @@ def test_gathered_rows_are_nan_where_sampling_is(value):
 def test_the_form_for_graphs_aligns_alike():
     layer = FlowAlignment(4, flow_channels=2).eval()
     fine, coarse = torch.randn(2, 4, 11, 6), torch.randn(2, 4, 6, 3)
-    form = layer.for_graph(1, samples=False)
-    assert layer.for_graph(1, samples=True) is layer
+    form = layer.for_graph(1, channels_last=False)
+    assert layer.for_graph(1, channels_last=True) is layer
     assert form.state_dict().keys() == layer.state_dict().keys()
     assert_close(form(fine, coarse), layer(fine, coarse))

@@ -100,6 +100,6 @@ def test_maps_fused_at_their_own_sizes_are_the_same(size, folded):
         scale_outputs(conv, *factors(norm))
         decoder.fuse[1] = torch.nn.Identity()
     before = {key: value.clone() for key, value in decoder.state_dict().items()}
-    form = decoder.for_cpu() if folded else decoder.for_graph(1, samples=False)
+    form = decoder.for_cpu() if folded else decoder.for_graph(1, channels_last=False)
     assert_close(form(stages), expected, atol=1e-5, rtol=1e-5)
     assert_close(decoder.state_dict(), before)  # its weights are its own

@@ -130,11 +130,13 @@ class InvertedBottleneck(nn.Module):
         y = self.project(self.excite(self.depthwise(self.expand(x))))  # (B, C_out, ceil(h/s), ceil(w/s))
         return x + self.drop(y) if self.shortcut else y
 
-    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
+    def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
         """The same within rounding, faster in ONNX Runtime, for models whose maps may have an odd size."""
+        if channels_last or size_divisor > 1:
+            return self
         strided = isinstance(self.depthwise[0], nn.Conv2d) and self.depthwise[0].stride != (1, 1)
         expands = isinstance(self.expand, ConvNorm)
-        return PaddedBottleneck(self) if strided and expands and size_divisor == 1 else self
+        return PaddedBottleneck(self) if strided and expands else self
 
 
 class PaddedBottleneck(nn.Module):

@@ -22,7 +22,7 @@ class Format:
     job's folder; extra names the pip extra with the `packages` that it imports and that check it. checked is the file
     that parity is checked on where main is a folder. quantised: it needs calibration images and gives other logits.
     verified=False: it is written, but run nowhere, and the report says so. masks: it can be written with masks for
-    outputs. samples: its runtime is fast at GridSample (see `onnx.graph_form`). need() raises before any work where
+    outputs. channels_last: how its runtime keeps maps (see `onnx.graph_form`). need() raises before any work where
     something is missing that is no Python package.
     """
 
@@ -34,7 +34,7 @@ class Format:
     quantised: bool = False
     verified: bool = True
     masks: bool = False
-    samples: bool = False
+    channels_last: bool = False
     need: Callable[[], object] | None = None
 
     @property
@@ -48,13 +48,13 @@ OPENVINO = ("onnx", "onnxscript", "openvino")  # its graph is read from ONNX
 
 EXPORTERS: dict[str, Format] = {
     "onnx": Format("model.onnx", onnx.write, packages=ONNX, masks=True),
-    "openvino": Format("model.xml", openvino.write, "openvino", OPENVINO, masks=True, samples=True),
+    "openvino": Format("model.xml", openvino.write, "openvino", OPENVINO, masks=True, channels_last=True),
     "onnx-int8": Format("model.int8.onnx", onnx_int8.write, packages=ONNX, quantised=True),
     "openvino-int8": Format("model.int8.xml", openvino_int8.write, "openvino", (*OPENVINO, "nncf"), quantised=True),
     "torch-export": Format("model.pt2", torch_export.write),
     "ncnn": Format("model.ncnn.param", ncnn.write, "ncnn", ("pnnx", "ncnn")),
     "litert": Format("model.tflite", litert.write, "litert", ("litert_torch", "ai_edge_litert")),
     "web": Format("web", web.write, packages=ONNX, checked="web/model.onnx", need=web.find_runtime),
-    "tensorrt": Format("tensorrt", tensorrt.write, packages=ONNX, verified=False, samples=True),
+    "tensorrt": Format("tensorrt", tensorrt.write, packages=ONNX, verified=False, channels_last=True),
     "coreml": Format("model.mlpackage", coreml.write, "coreml", ("coremltools",), verified=False),
 }

@@ -74,16 +74,16 @@ def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False) -> byte
     return proto.SerializeToString()
 
 
-def graph_form(model: SegmentationModel, samples: bool = False) -> SegmentationModel:
+def graph_form(model: SegmentationModel, channels_last: bool = False) -> SegmentationModel:
     """A copy of the model whose layers have the form that runtimes are fast at, where they know one.
 
-    It is the same within rounding; the model itself where no layer knows another form. samples: the runtime is fast at
-    F.grid_sample, as OpenVINO is and ONNX Runtime is not.
+    It is the same within rounding; the model itself where no layer knows another form. channels_last: the
+    runtime keeps maps so, as OpenVINO does; ONNX Runtime has blocks of channels, and copies into them and out of them.
     """
     forms = {
         name: form
         for name, layer in model.named_modules()
-        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor, samples)) is not layer
+        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor, channels_last)) is not layer
     }
     model = deepcopy(model) if forms else model
     for name, form in forms.items():

@@ -169,8 +169,8 @@ def export_formats(
         return split.score(run)
 
     graph = cache(lambda form: to_onnx(form, facts, settings.masks))
-    sampling = graph_form(model, samples=True)
-    forms = {True: sampling, False: graph_form(sampling)}
+    form = graph_form(model, channels_last=True)
+    forms = {True: form, False: graph_form(form)}
     shared = Shared(model, forms, facts, graph, calibration, checked, split, model_miou, settings, tell)
 
     # One format after the other
@@ -191,7 +191,7 @@ def export_formats(
 class Shared:
     """What the formats of one export share; calibration and checked are None without a run's images.
 
-    forms has `onnx.graph_form` of the model by `Format.samples`, graph gives the content of the .onnx file of either.
+    forms has `onnx.graph_form` of the model by `Format.channels_last`; graph gives the content of an .onnx file.
     """
 
     model: SegmentationModel
@@ -215,7 +215,7 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
         with TemporaryDirectory() as folder:
             # Draft it. Only int8 is given images, and the score down to which it may leave fp32; it has the model's own
             # layers, as a shift that became a weight, in 8 bits, costs frm-lite0 three points
-            graph = partial(shared.graph, model if row.quantised else shared.forms[row.samples])
+            graph = partial(shared.graph, model if row.quantised else shared.forms[row.channels_last])
             job = Job(model, facts, Path(folder), graph, masks=shared.settings.masks)
             if row.quantised:
                 floor = (shared.model_miou() or 0.0) - shared.settings.max_drop / 100

@@ -32,9 +32,9 @@ class FlowAlignment(nn.Module):
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         return warp(coarse, flow)
 
-    def for_graph(self, size_divisor: int, samples: bool) -> "FlowAlignment":
-        """The same within rounding, faster in a runtime that is slow at sampling."""
-        if samples:
+    def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
+        """The same within rounding, faster where a runtime samples a map slowly, as ONNX Runtime does."""
+        if channels_last:
             return self
         made = GatheredAlignment(self.flow.in_channels, flow_channels=1)
         for name, part in self.named_children():
@@ -48,7 +48,7 @@ class GatheredAlignment(FlowAlignment):
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         return warp_rows(coarse, flow)
 
-    def for_graph(self, size_divisor: int, samples: bool) -> "FlowAlignment":
+    def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
         return self
 
 

@@ -37,7 +37,7 @@ class AllLinearDecoder(nn.Module):
         finest, coarser = maps[0], [resize(x, size, align_corners=False) for x in maps[1:]]
         return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))  # coarse to fine, as in published weights
 
-    def for_graph(self, size_divisor: int, samples: bool) -> nn.Module:
+    def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
         """The same within rounding, several times faster; with the same weights, which must not change any more."""
         return SummedDecoder(self)
 
