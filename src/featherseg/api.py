@@ -27,7 +27,7 @@ from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
-from featherseg.data import LabelledImages, open_dataset, score_split
+from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.checks import CheckReport, check_data
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in
@@ -346,7 +346,9 @@ def _data_of(
     if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
         _refuse_unused({"full": full}, _ALL)
         split = split or score_split(str(data), _path(root))
-        return open_dataset(str(data), split, _path(root)), split, False, (f"scored on {split} of {data}",)
+        by = own.split_by if own.split_by == "hash" else None  # an older run's own data may have been moved
+        chosen = open_dataset(str(data), split, _path(root), split_by=by)
+        return chosen, split, False, (f"scored on {split} of {data}",)
     if data is not None and not isinstance(data, str | Path):
         _refuse_unused({"full": full}, _ALL)
         chosen, _ = _named_data(data, split, root)
@@ -364,9 +366,11 @@ def _data_of(
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
     notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
+    if own.split_by and share_rule(own.name) not in (None, own.split_by):
+        notes += [f"the splits are those of its training, made by {own.split_by} (data.split_by)"]
     if size:
         notes += [f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"]
-    return open_dataset(own.name, split, root, size), split, selected, tuple(notes)
+    return open_dataset(own.name, split, root, size, split_by=own.split_by), split, selected, tuple(notes)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

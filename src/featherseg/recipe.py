@@ -18,6 +18,7 @@ from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.data import DATASETS
 from featherseg.data.images import MAX_PIXELS
+from featherseg.data.sequences import SplitBy
 from featherseg.losses.cross_entropy import Mean
 
 Positive = Annotated[int, Field(gt=0, le=10_000_000)]
@@ -72,6 +73,7 @@ class DataTable(Config):
 
     name: str
     root: str | None = None
+    split_by: SplitBy | None = None  # what splits by share keep together; None: as the dataset.toml says
     train_split: str = "train"
     val_split: str = "val"
     train_size: Positive | None = None  # use only so many images

@@ -107,3 +107,30 @@ def test_a_plain_folder_gets_a_proposal(yard: Path):
 def test_names_with_brackets_are_printed_as_they_are(yard: Path):
     (yard / "images/train/00.png").rename(yard / "images/train/[bold]00.png")
     assert "[bold]00.png has no mask" in run(yard).stdout
+
+
+@pytest.mark.parametrize(
+    ("splits", "said", "beside"),
+    [
+        ("train = 0.8\nval = 0.2", "split by sequence (names without frame numbers): 5 sequences, none in two", ""),
+        ('train = "train.txt"\nval = "val.txt"', "", "val: 10 of 10 images stand beside one of train"),
+    ],
+)
+def test_how_the_images_were_split_is_said_and_neighbours_across_splits_are_named(tmp_path, splits, said, beside):
+    keys = [f"clip{clip}_{frame}" for clip in range(5) for frame in range(4)]
+    for key in keys:
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            pixels = np.full((4, 5), len(key) % 2, np.uint8) if kind == "masks" else np.zeros((4, 5, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{key}.png")
+    (tmp_path / "train.txt").write_text("\n".join(keys[::2]))
+    (tmp_path / "val.txt").write_text("\n".join(keys[1::2]))
+    (tmp_path / "dataset.toml").write_text(TOML.replace('train = "train"', splits))
+    text = run(tmp_path / "dataset.toml").stdout
+    assert said in text
+    assert ("stand beside" in text) == bool(beside)
+    assert beside in text
+    assert ('put split_by = "image" into dataset.toml' in text) == bool(said)  # neither split has a pixel of path
+    found = json.loads(run(tmp_path / "dataset.toml", "--json").stdout)
+    assert (found["how_split"] or "") in text
+    assert any(beside in note for note in found["notes"])

@@ -44,7 +44,10 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
     split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
     roots = [Path(d.root) for d in own if d.name == name and d.root]
     size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
-    return LabelledImages(name, split, root or (roots[0] if roots else None), size)
+    rules = {d.split_by for d in own}
+    by = rules.pop() if len(rules) == 1 else None
+    by = by if names == {name} or by == "hash" else None  # older runs' own data may have been moved
+    return LabelledImages(name, split, root or (roots[0] if roots else None), size, by)
 
 
 def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Images:
@@ -53,7 +56,8 @@ def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: R
         return write_images(folder, size, channels, batch, None)
     own = run.recipe.data
     try:
-        data = open_dataset(own.name, own.val_split, Path(own.root) if own.root else None, own.val_size)
+        root = Path(own.root) if own.root else None
+        data = open_dataset(own.name, own.val_split, root, own.val_size, split_by=own.split_by)
         return write_images(folder, size, channels, batch, data)
     except FeathersegError:
         found = write_images(folder, size, channels, batch, None)

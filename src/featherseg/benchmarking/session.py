@@ -232,6 +232,7 @@ class _Lane:
             to = self.folder / "counts.npy"
             root = str(labelled.root) if labelled.root else None
             order = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
+            order["split_by"] = labelled.split_by
             miou = process.request("score", progress, **order)["miou"]
             own = self.scored[variant.name] = Scored(miou, np.load(to))
             reference = self.scored[self._reference(variant).name]

@@ -33,6 +33,7 @@ from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import SegOutput
 from featherseg.data import open_dataset
 from featherseg.data.images import read_image
+from featherseg.data.sequences import SplitBy
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.drawing import palette
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -166,9 +167,9 @@ class Worker:
         np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
         return {}
 
-    def score(self, data: str, split: str, root: str | None, to: str) -> Answer:
+    def score(self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str) -> Answer:
         """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
-        found = open_dataset(data, split, Path(root) if root else None)
+        found = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
 
         def progress(doing: str, done: int, of: int | None) -> None:
             self.send({"doing": doing, "done": done, "of": of})

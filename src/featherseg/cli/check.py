@@ -69,6 +69,8 @@ def _print_report(console: Console, report: CheckReport) -> None:
     console.print(_class_table(report))
     for note in report.notes:
         console.print(f"note: {one_line(note)}", style="yellow")
+    if report.listing is not None and report.listing.how_split:
+        console.print(f"split {one_line(report.listing.how_split)}")
     images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
     state = "clean" if report.clean else counted(len(report.faults), "fault")
     console.print(

@@ -145,6 +145,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """{"train.lr": 0.002, ...}: every setting of a training that is not FREE."""
     tables = run.recipe.model_dump(mode="json")
     flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
+    flat["data.split_by"] = flat["data.split_by"] or "hash"  # both where nothing is split by share: now, and before
     return {name: value for name, value in flat.items() if name not in FREE}
 
 
@@ -194,6 +195,7 @@ def _learned_from(one: Candidate, labelled: LabelledImages) -> set[str]:
         return set()
     table = one.run.recipe.data
     try:
-        return set(replace(labelled, split=table.train_split, size=table.train_size).open().keys)
+        learned = replace(labelled, split=table.train_split, size=table.train_size, split_by=table.split_by)
+        return set(learned.open().keys)
     except FeathersegError:  # that split is not on this machine
         return set()

@@ -17,3 +17,12 @@ def with_new_names(values: Any) -> Any:
     split = values.get("train_split")
     own = {"train_split": OLD_SPLITS[split]} if values.get("name") == "camvid" and split in OLD_SPLITS else {}
     return {NEW_NAMES.get(key, key): with_new_names(value) for key, value in {**values, **own}.items()}
+
+
+def with_old_split(values: Any) -> Any:
+    """A run's record; of one from before it said how splits by share were made, with how they were made then."""
+    match values:
+        case {"recipe": {"data": {"name": str(name), **data}, **recipe}} if "split_by" not in data:
+            if name.endswith(".toml"):
+                return {**values, "recipe": {**recipe, "data": {"name": name, **data, "split_by": "hash"}}}
+    return values

@@ -12,27 +12,37 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.pairs import NamedData, PairedFiles
 from featherseg.data.prepared import with_cache
+from featherseg.data.sequences import SplitBy
 from featherseg.data.shapes import Shapes
 
 
 def open_dataset(
-    name: str, split: str, root: Path | None = None, size: int | None = None, *, exact: bool = True
+    name: str,
+    split: str,
+    root: Path | None = None,
+    size: int | None = None,
+    *,
+    exact: bool = True,
+    split_by: SplitBy | None = None,
 ) -> SegmentationData:
     """Open one split of a dataset: a name of DATASETS, or the path of a dataset.toml.
 
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
-    found (data/prepared.py); images that lost something by it only where `exact` is off. Raises UnknownName for an
+    found (data/prepared.py); images that lost something by it only where `exact` is off. `split_by` is what a split by
+    share keeps together where that is not what the dataset.toml says (data/sequences.py). Raises UnknownName for an
     unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
-    data = open_files(name, split, root, size)
+    data = open_files(name, split, root, size, split_by)
     return with_cache(data, data_folder(name, root), exact=exact) if isinstance(data, PairedFiles) else data
 
 
-def open_files(name: str, split: str, root: Path | None = None, size: int | None = None) -> SegmentationData:
+def open_files(
+    name: str, split: str, root: Path | None = None, size: int | None = None, split_by: SplitBy | None = None
+) -> SegmentationData:
     """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
-    if name.endswith(".toml"):
-        return FolderData(Path(name).absolute(), split, root and root.absolute(), size)  # messages say where was looked
+    if name.endswith(".toml"):  # absolute, as messages say where was looked
+        return FolderData(Path(name).absolute(), split, root and root.absolute(), size, split_by)
     dataset = find_dataset(name)
     return dataset(split, size) if issubclass(dataset, Shapes) else dataset(given_root(name, root), split, size)
 
@@ -51,6 +61,14 @@ def dataset_facts(name: str) -> DataFacts:
         config = read_dataset_toml(Path(name))
         return DataFacts(config.name, config.class_infos(), config.licence, config.channels)
     return find_dataset(name).facts
+
+
+def share_rule(name: str) -> SplitBy | None:
+    """What a dataset.toml with splits by share keeps together; None for others, and for datasets with a name."""
+    if not name.endswith(".toml"):
+        return None
+    config = read_dataset_toml(Path(name))
+    return config.split_by if config.shares else None
 
 
 def score_split(name: str, root: Path | None = None, validated: str = "val") -> str:
@@ -102,16 +120,17 @@ def given_root(name: str, root: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Name (or dataset.toml), split, root and number of images, as `data.open_dataset` takes them."""
+    """Name (or dataset.toml), split, root, number of images, what keeps together, as `data.open_dataset` takes them."""
 
     name: str
     split: str
     root: Path | None = None
     size: int | None = None
+    split_by: SplitBy | None = None
 
     def open(self) -> SegmentationData:
         """Raises UnknownName, DataNotFound, ConfigError."""
-        return open_dataset(self.name, self.split, self.root, self.size)
+        return open_dataset(self.name, self.split, self.root, self.size, split_by=self.split_by)
 
     def is_of(self, name: str) -> bool:
         """Whether that name means the same dataset."""

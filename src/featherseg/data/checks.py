@@ -11,12 +11,13 @@ import numpy as np
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Progress
-from featherseg.core.wording import size_text
+from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.proposal import Proposal, propose
+from featherseg.data.sequences import neighbours
 from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency
 
@@ -36,6 +37,9 @@ FAULTS = {  # kind -> how a group of them is headed
 
 SHOWN_CLASSES = 10
 """How many classes without a pixel a note names."""
+
+BESIDE = 0.05
+"""The part of a split that may stand beside an image of train: ends of clips do, and do not matter."""
 
 SYNTHETIC_SIZE = 200
 """Scenes a split that are generated to count the classes of a dataset without files."""
@@ -108,6 +112,7 @@ class CheckReport:
             "splits": {name: asdict(split) for name, split in self.splits.items()},
             "median_frequency_weights": self.weights,
             "faults": [asdict(fault) for fault in self.faults],
+            "how_split": (self.listing.how_split if self.listing else "") or None,
             "notes": self.notes,
             "proposed_dataset_toml": self.proposal.text if self.proposal else None,
         }
@@ -251,6 +256,11 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
+    if listing.how_split.startswith(("by sequence", "by time")) and any("no pixel of" in note for note in notes):
+        notes.append(
+            'splits by share keep sequences together: where names like "rust_01" are of a class, or of photographs '
+            'that are no frames of one video, put split_by = "image" into dataset.toml'
+        )
     stems: dict[str, set[str]] = {}
     for split, pairs in listing.splits.items():
         for pair in pairs:
@@ -259,6 +269,14 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
     notes += _named("images in no split", listing.unlisted)
+    keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
+    for split, beside in neighbours(keys, listing.unlisted).items():
+        if beside > BESIDE * len(keys[split]):
+            notes.append(
+                f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train in their "
+                "sequence, by their names. Neighbouring frames look alike: scores will be too high. Splits by share "
+                "keep sequences together"
+            )
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes

@@ -46,6 +46,8 @@ class Listing:
     channels: int = 3
     unlisted: Sequence[str] = ()
     """Keys of images that are in no split."""
+    how_split: str = ""
+    """How a split by share was made, for a reader; empty of other splits."""
 
     def map_of(self, pair: Pair) -> LabelMap:
         """What the raw values of this pair's mask mean: the same for all, but where a file lists those of each mask."""

@@ -60,7 +60,7 @@ def training_images(run: Run, count: int, seed: int, root: Path | None = None) -
     root is where the dataset lies, by default where it lay for the training. Raises DataNotFound where it is not there.
     """
     own = run.recipe.data
-    data = open_dataset(own.name, own.train_split, root or _root(run), own.train_size)
+    data = open_dataset(own.name, own.train_split, root or _root(run), own.train_size, split_by=own.split_by)
     drawn = [int(i) for i in np.random.default_rng(seed).permutation(len(data))]
     checked = drawn[:CHECKED] if len(drawn) > CHECKED else []
     calibrated = drawn[len(checked) :][:count]
@@ -83,7 +83,7 @@ def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:
     """The split that training validated on; None where it cannot be opened, or has no image."""
     own = run.recipe.data
     try:
-        data = open_dataset(own.name, own.val_split, root or _root(run), own.val_size)
+        data = open_dataset(own.name, own.val_split, root or _root(run), own.val_size, split_by=own.split_by)
     except (DataError, UnknownName):
         return None
     return LabelledSplit(data, own.val_split) if len(data) else None

@@ -16,7 +16,7 @@ from featherseg.core.errors import ConfigError, DeviceError, RunError
 from featherseg.core.files import load_json, write_json, write_text
 from featherseg.core.machine import command_began, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
-from featherseg.data import open_dataset
+from featherseg.data import open_dataset, share_rule
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
@@ -98,8 +98,9 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
     if objects.data is not None:
         return objects.data
     root = None if recipe.data.root is None else Path(recipe.data.root)
-    train = open_dataset(recipe.data.name, recipe.data.train_split, root, recipe.data.train_size, exact=False)
-    val = open_dataset(recipe.data.name, recipe.data.val_split, root, recipe.data.val_size)
+    name, by = recipe.data.name, recipe.data.split_by
+    train = open_dataset(name, recipe.data.train_split, root, recipe.data.train_size, exact=False, split_by=by)
+    val = open_dataset(name, recipe.data.val_split, root, recipe.data.val_size, split_by=by)
     return train, val
 
 
@@ -108,6 +109,9 @@ def check_request(
 ) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]:
     """All that can be wrong is found here; -> recipe, (train, val), model at its start, record of its weights."""
     file, recipe = request.read()
+    if recipe.data.split_by is None and request.objects.data is None:  # kept, whatever the dataset.toml will say later
+        data = recipe.data.model_copy(update={"split_by": share_rule(recipe.data.name)})
+        recipe = recipe.model_copy(update={"data": data})
     check_machine(recipe)
     train, val = open_data(recipe, request.objects)
     init = request.init

@@ -33,6 +33,8 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         asked = request.with_objects(asked)
     else:
         _, asked = request.read()
+    if asked.data.split_by is None:  # of its dataset.toml, which may say another by now
+        asked = asked.model_copy(update={"data": asked.data.model_copy(update={"split_by": own.data.split_by})})
     given, needed = request.objects.names, run.info.objects
     if given != needed:
         these = " and ".join(f"{name}=" for name in needed) or "none"

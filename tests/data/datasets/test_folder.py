@@ -11,6 +11,7 @@ from featherseg.data import open_dataset
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Pair
 from featherseg.data.palettes import color_text, default_palette, parse_color
 
 TOML = """
@@ -196,18 +197,21 @@ def test_a_list_names_stems_in_its_own_order(yard: Path):
         FolderData(toml, "train")
 
 
-def test_shares_split_without_overlap_and_a_new_file_moves_no_other(tmp_path: Path):
-    for i in range(200):
-        add(tmp_path, f"{i:03}")
-    toml = write(tmp_path, splits="train = 0.7\nval = 0.2\ntest = 0.1")
-    before = {split: set(FolderData(toml, split).keys) for split in ("train", "val", "test")}
-    assert sum(map(len, before.values())) == 200
-    assert len(set.union(*before.values())) == 200
-    for split, expected in (("train", 140), ("val", 40), ("test", 20)):
-        assert abs(len(before[split]) - expected) <= 20  # three standard deviations of a draw by hash
-    add(tmp_path, "new")
-    after = {split: set(FolderData(toml, split).keys) - {"new"} for split in before}
-    assert after == before
+@pytest.mark.parametrize(("split_by", "together"), [("sequence", 10), ("image", 1)])
+def test_shares_split_without_overlap_and_keep_sequences_together(tmp_path: Path, split_by: str, together: int):
+    for i in range(50):
+        add(tmp_path, f"clip{i // 10}_{i % 10:03}")
+    toml = write(tmp_path, top=f'split_by = "{split_by}"', splits="train = 0.6\nval = 0.2\ntest = 0.2")
+    splits = {split: FolderData(toml, split).keys for split in ("train", "val", "test")}
+    assert sorted(key for keys in splits.values() for key in keys) == sorted(pair.key for pair in all_pairs(toml))
+    assert [len(keys) for keys in splits.values()] == [30, 10, 10]
+    parts = {(key[:5], split) for split, keys in splits.items() for key in keys}
+    assert (len(parts) == 5) == (together == 10)
+    assert toml_text(read_dataset_toml(toml)).count("split_by") == (together == 1)
+
+
+def all_pairs(toml: Path) -> list[Pair]:
+    return [pair for pairs in folder_listing(toml).splits.values() for pair in pairs]
 
 
 def test_an_unknown_or_empty_split_is_named(yard: Path):

@@ -12,6 +12,7 @@ from featherseg.core.errors import DataNotFound, did_you_mean, near_path
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.labels import TOML, LabelMap
 from featherseg.data.palettes import color_text, default_palette, parse_color
+from featherseg.data.sequences import SplitBy
 
 IGNORE_NAME = "ignore"
 """What stands in [map] for a raw value that is neither trained on nor scored."""
@@ -26,6 +27,7 @@ class DatasetToml(Config):
     mask_suffix: str = ""
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     licence: str = "not stated"
+    split_by: SplitBy = "sequence"
     splits: Annotated[dict[str, Any], Field(min_length=1)]
     classes: Annotated[dict[str, str], Field(min_length=1, max_length=IGNORE)]
     map: Annotated[dict[str, str], Field(min_length=1)]
@@ -65,6 +67,11 @@ class DatasetToml(Config):
         if shares and (len(shares) < len(value) or sum(shares) > 1 + 1e-9):
             raise ValueError("fractions must be given for all splits or none, and sum to at most 1")
         return value
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The splits that are fractions of the images: all of them, or none."""
+        return {name: part for name, part in self.splits.items() if not isinstance(part, str)}
 
     @model_validator(mode="after")
     def _check_map(self) -> "DatasetToml":
@@ -112,6 +119,7 @@ def toml_text(config: DatasetToml) -> str:
     """`config` as the text of a dataset.toml."""
     lines = [f"name = {_quoted(config.name)}", f"images = {_quoted(config.images)}", f"masks = {_quoted(config.masks)}"]
     lines += [f"mask_suffix = {_quoted(config.mask_suffix)}"] if config.mask_suffix else []
+    lines += [f"split_by = {_quoted(config.split_by)}"] if config.split_by != "sequence" else []
     lines += [f"channels = {config.channels}", f"licence = {_quoted(config.licence)}", "", "[splits]"]
     lines += [f"{name} = {_quoted(part) if isinstance(part, str) else part}" for name, part in config.splits.items()]
     lines += ["", "[classes]"]

@@ -1,6 +1,5 @@
 """`folder`: your own images and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -9,36 +8,49 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 from featherseg.data.images import IMAGE_SUFFIXES
 from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.sequences import SplitBy, split_by_share
 
 
 class FolderData(PairedFiles):
     """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".
 
-    `root` is the folder that the paths in the file start from, by default the file's own. Raises ConfigError for a slip
+    `root` is the folder that the paths in the file start from, by default the file's own; `split_by` is what a split by
+    share keeps together, by default what the file says. Raises ConfigError for a slip
     in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no images.
     """
 
-    def __init__(self, toml: Path, split: str, root: Path | None = None, size: int | None = None) -> None:
-        listing = folder_listing(toml, root)
+    def __init__(
+        self,
+        toml: Path,
+        split: str,
+        root: Path | None = None,
+        size: int | None = None,
+        split_by: SplitBy | None = None,
+    ) -> None:
+        listing = folder_listing(toml, root, split_by)
         if split not in listing.splits:
             raise unknown(f"split of {toml}", split, listing.splits)
         super().__init__(listing, split, size)
 
 
-def folder_listing(toml: Path, root: Path | None = None) -> Listing:
+def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> Listing:
     """The files of every split of a dataset.toml, also those without a partner."""
-    return list_folder(read_dataset_toml(toml), root or toml.parent)
+    return list_folder(read_dataset_toml(toml), root or toml.parent, split_by)
 
 
-def list_folder(config: DatasetToml, base: Path) -> Listing:
+def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None) -> Listing:
     """The files that `config` describes, its paths starting from `base`."""
     pairs = {pair.key: pair for pair in _all_pairs(config, base)}
-    splits = _by_share(config, list(pairs)) or {
-        name: _by_list(base / part)
-        if part.endswith(".txt")
-        else [key for key in pairs if key.startswith(part.removeprefix("./").rstrip("/") + "/")]
-        for name, part in config.splits.items()
-    }
+    how = ""
+    if config.shares:
+        splits, how = split_by_share(list(pairs), config.shares, split_by or config.split_by)
+    else:
+        splits = {
+            name: _by_list(base / part)
+            if part.endswith(".txt")
+            else [key for key in pairs if key.startswith(part.removeprefix("./").rstrip("/") + "/")]
+            for name, part in config.splits.items()
+        }
     listed = {key for keys in splits.values() for key in keys}
     return Listing(
         config.name,
@@ -48,6 +60,7 @@ def list_folder(config: DatasetToml, base: Path) -> Listing:
         config.licence,
         channels=config.channels,
         unlisted=[key for key in pairs if key not in listed],
+        how_split=how,
     )
 
 
@@ -79,17 +92,3 @@ def _by_list(path: Path) -> list[str]:
     endings = "|".join(map(re.escape, IMAGE_SUFFIXES))
     ending = re.compile(rf"(?:{endings})\Z", re.IGNORECASE)  # "seq1/0001.png" names the stem "seq1/0001"
     return [ending.sub("", line) for line in lines if line and not line.startswith("#")]
-
-
-def _by_share(config: DatasetToml, keys: list[str]) -> dict[str, list[str]]:
-    """The splits that are given as shares: a key falls into one by a hash of its name, whatever other files exist."""
-    shares = {name: part for name, part in config.splits.items() if not isinstance(part, str)}
-    splits: dict[str, list[str]] = {name: [] for name in shares}
-    for key in keys if shares else []:
-        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64  # uniform in 0..1
-        for name, part in shares.items():
-            place -= part
-            if place < 0:
-                splits[name].append(key)
-                break
-    return splits
