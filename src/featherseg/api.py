@@ -366,6 +366,8 @@ def _data_of(
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
     notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
+    if split in own.train_split.split("+") and not run.imported:
+        notes += [f"this run was trained on {split}: that says nothing of other images"]
     if own.split_by and share_rule(own.name) not in (None, own.split_by):
         notes += [f"the splits are those of its training, made by {own.split_by} (data.split_by)"]
     if size:

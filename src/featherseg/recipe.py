@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
@@ -40,6 +40,15 @@ def _decodable(size: tuple[int, int]) -> tuple[int, int]:
         raise ValueError(f"expected at most {MAX_PIXELS:,} pixels")
     return size
 
+
+def _joined(splits: Any) -> Any:
+    """["train", "val"] as `data.open_dataset` takes it: "train+val"."""
+    if isinstance(splits, list) and splits and all(isinstance(split, str) and split for split in splits):
+        return "+".join(splits)
+    return splits
+
+
+Splits = Annotated[str, BeforeValidator(_joined)]
 
 ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
 """(height, width) of images."""
@@ -74,7 +83,7 @@ class DataTable(Config):
     name: str
     root: str | None = None
     split_by: SplitBy | None = None  # what splits by share keep together; None: as the dataset.toml says
-    train_split: str = "train"
+    train_split: Splits = "train"  # or several, ["train", "val"]: then the last weights are kept
     val_split: str = "val"
     train_size: Positive | None = None  # use only so many images
     val_size: Positive | None = None
@@ -236,6 +245,18 @@ class Recipe(Config):
     panoptic: PanopticTable = PanopticTable()
     paper: PaperTable | None = None
 
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether the images that it validates on are among several splits that it trains on."""
+        parts = self.data.train_split.split("+")
+        return len(parts) > 1 and self.data.val_split in parts
+
+    @model_validator(mode="after")
+    def _no_patience_without_images_to_tell(self) -> "Recipe":
+        if self.trains_on_all and self.train.patience:
+            raise ValueError(f"train.patience: {self.data.val_split} is trained on and so tells no end: leave it out")
+        return self
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -351,6 +372,8 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
     recipe = parse(Recipe, values, where)
     models.configure(recipe.model.name, recipe.model.options)
+    if recipe.trains_on_all:
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})
     return recipe
 
 

@@ -25,7 +25,7 @@ def open_dataset(
     exact: bool = True,
     split_by: SplitBy | None = None,
 ) -> SegmentationData:
-    """Open one split of a dataset: a name of DATASETS, or the path of a dataset.toml.
+    """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, or the path of a dataset.toml.
 
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is

@@ -55,7 +55,7 @@ class Listing:
 
 
 class PairedFiles:
-    """One split of a listing as `core.types.SegmentationData`: files are read when a sample is asked for.
+    """One split of a listing as `core.types.SegmentationData`, or several, "train+val": files are read when asked for.
 
     Raises DataNotFound if a partner is missing, and (on reading) DataError for faulty files.
     """
@@ -63,7 +63,8 @@ class PairedFiles:
     def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
         self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
         self.label_map, self.licence = listing.label_map, listing.licence
-        self.pairs = spread(complete(f"{listing.name} {split}", listing.splits[split]), size)
+        parts = [complete(f"{listing.name} {part}", listing.splits.get(part, [])) for part in split.split("+")]
+        self.pairs = spread(list(dict.fromkeys(pair for part in parts for pair in part)), size)
         self.keys = [pair.key for pair in self.pairs]
 
     def __len__(self) -> int:
@@ -102,11 +103,13 @@ class NamedData(PairedFiles):
     no_test: ClassVar[str] = ""
 
     def __init__(self, root: Path, split: str, size: int | None = None) -> None:
-        if split == "test" and self.no_test:
+        parts, known = split.split("+"), self.splits + self.subsplits
+        if "test" in parts and self.no_test:
             raise DataNotFound(self.no_test)
-        if split not in (splits := self.splits + self.subsplits):
-            raise unknown(f"split of {self.facts.name}", split, splits)
-        super().__init__(self.list_files(root, (split,)), split, size)
+        for part in parts:
+            if part not in known:
+                raise unknown(f"split of {self.facts.name}", part, known)
+        super().__init__(self.list_files(root, parts), split, size)
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:

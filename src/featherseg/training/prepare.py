@@ -113,6 +113,10 @@ def check_request(
         data = recipe.data.model_copy(update={"split_by": share_rule(recipe.data.name)})
         recipe = recipe.model_copy(update={"data": data})
     check_machine(recipe)
+    if recipe.trains_on_all:
+        say(
+            f"{recipe.data.val_split} is trained on too: the last weights are kept, and only other images tell how good"
+        )
     train, val = open_data(recipe, request.objects)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder

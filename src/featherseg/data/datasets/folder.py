@@ -28,8 +28,9 @@ class FolderData(PairedFiles):
         split_by: SplitBy | None = None,
     ) -> None:
         listing = folder_listing(toml, root, split_by)
-        if split not in listing.splits:
-            raise unknown(f"split of {toml}", split, listing.splits)
+        for part in split.split("+"):
+            if part not in listing.splits:
+                raise unknown(f"split of {toml}", part, listing.splits)
         super().__init__(listing, split, size)
 
 

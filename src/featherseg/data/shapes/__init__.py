@@ -47,29 +47,35 @@ class Shapes:
     name, classes, channels, licence = facts.name, facts.classes, facts.channels, facts.licence
 
     def __init__(self, split: str, size: int | None = None) -> None:
-        if split not in SPLITS:
-            raise unknown("split of shapes", split, SPLITS)
+        parts = split.split("+")
+        for part in parts:
+            if part not in SPLITS:
+                raise unknown("split of shapes", part, SPLITS)
         if size is not None and size < 1:
             raise DataError(f"shapes was asked for {size} scenes; expected 1 or more.")
         self.split = split
-        self.keys = [f"{split}/{index:06d}" for index in range(SPLITS[split][1] if size is None else size)]
+        count = size if len(parts) == 1 else None  # one split goes on for ever
+        self.keys = [f"{part}/{i:06d}" for part in parts for i in range(SPLITS[part][1] if count is None else count)]
+        self.keys = self.keys[:size]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Sample:
         """Scene `index`: image (256, 512, 3) uint8 RGB, label (256, 512) uint8, instances (256, 512) int32."""
-        return draw_scene(self.split, self._checked(index))
+        return draw_scene(*self._scene(index))
 
     def label(self, index: int) -> np.ndarray:
         """Only the label of scene `index`, (256, 512) uint8."""
-        scene, looks = _planned(self.split, self._checked(index))
+        scene, looks = _planned(*self._scene(index))
         return _painted(scene, looks, lit=False).label()
 
-    def _checked(self, index: int) -> int:
+    def _scene(self, index: int) -> tuple[str, int]:
+        """Split and number of sample `index`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of shapes/{self.split}, which has {len(self)}")
-        return index % len(self)
+        split, _, number = self.keys[index].partition("/")
+        return split, int(number)
 
 
 def draw_scene(split: str, index: int) -> Sample:
