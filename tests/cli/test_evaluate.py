@@ -14,6 +14,7 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.counting.cost import cost
 from featherseg.data import score_split
 from featherseg.recipe import PaperTable
+from featherseg.reports.card import card
 from featherseg.runs import open_run, write_info
 
 APP = typer.Typer()
@@ -61,6 +62,7 @@ def test_scores_on_the_split_that_kept_the_weights_are_called_selected(lawn_run,
     assert json.loads(run(lawn_run, "--split", "val", "--data", lawn, "--json").stdout)["selected"] is True
     assert "selected" not in json.loads(run(lawn_run, "--json").stdout)
     assert [line["selected"] for line in lines(lawn_run)] == [True, True, False]
+    assert card(open_run(lawn_run)).count("evaluated on the split 2 times; selected on these images") == 1
     run(lawn_run, "--split", "val")
     assert "mIoU on lawn val (selected on these images), %" in report(lawn_run).path.read_text()
 

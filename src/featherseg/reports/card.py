@@ -7,6 +7,7 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
+from featherseg.evaluation.scoring import SELECTED
 from featherseg.recipe import Recipe
 from featherseg.runs import ENVIRONMENT, Run
 
@@ -44,8 +45,9 @@ def card(run: Run) -> str:
         best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
-        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept})"]
-    lines += _scored(run.evaluations())
+        selected = f"; {SELECTED}" if run.selected_on(recipe.data.val_split) else ""
+        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){selected}"]
+    lines += _scored(run)
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
         lines += ["- It was trained on synthetic scenes only: on photographs it is often wrong"]
@@ -82,11 +84,11 @@ def _loss(run: Run) -> list[str]:
     return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if "prepared_data" in found else []
 
 
-def _scored(evaluations: list[dict[str, Any]]) -> list[str]:
+def _scored(run: Run) -> list[str]:
     """The last score of every split and settings, and how often the split was evaluated."""
     evaluations = [
         evaluation
-        for evaluation in evaluations
+        for evaluation in run.evaluations()
         if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
     ]
     evaluations = [evaluation for evaluation in evaluations if isinstance(evaluation.get("pq"), float | int | None)]
@@ -96,7 +98,8 @@ def _scored(evaluations: list[dict[str, Any]]) -> list[str]:
     return [
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
         f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
-        f"{counted(sum(evaluation['split'] == split for evaluation in evaluations), 'time')}"
+        f"{counted(sum((e['data'], e['split']) == (data, split) for e in evaluations), 'time')}"
+        f"{f'; {SELECTED}' if evaluation.get('selected', run.selected_on(split)) else ''}"
         for (data, split, inference), evaluation in latest.items()
     ]
 
