@@ -274,8 +274,8 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         if beside > BESIDE * len(keys[split]):
             notes.append(
                 f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train in their "
-                "sequence, by their names. Neighbouring frames look alike: scores will be too high. Splits by share "
-                "keep sequences together"
+                "sequence, by their names. If they are frames of a video, scores will be too high, as neighbours look "
+                "alike: splits by share keep sequences together"
             )
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
