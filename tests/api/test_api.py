@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from own_objects import SETTINGS, Halves, darken, loss, own_model
+from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, RunError
@@ -154,6 +155,12 @@ def test_a_report_before_any_evaluation_says_what_is_missing_and_what_is_known(t
     assert f"<dd>{100 * best:.1f}</dd><dt>mIoU in training's best validation, %</dt>" in page
     assert f"featherseg evaluate {copy}" in page
     assert "<dd>\N{EN DASH}</dd>" not in page
+
+
+def test_the_score_at_the_end_says_that_the_weights_were_selected_by_it(tmp_path):
+    reporter, settings = Silent(), {**SETTINGS, "train.epochs": 1}
+    featherseg.train(own_model(), DATA, out=tmp_path / "run", settings=settings, progress=reporter)
+    assert any("scored on val: mIoU" in said and "(selected on these images)" in said for said in reporter.messages)
 
 
 def test_a_training_that_is_asked_for_no_report_scores_nothing(tmp_path):

@@ -82,11 +82,14 @@ def test_a_test_split_without_masks_leaves_the_validation_split(lawn_run, lawn, 
     assert [line["split"] for line in lines(lawn_run)] == ["val"]
 
 
-@pytest.mark.parametrize(
-    ("name", "split"), [("camvid", "test"), ("shapes", "test"), ("cityscapes", "val"), ("ade20k", "val")]
-)
+@pytest.mark.parametrize(("name", "split"), [("shapes", "test"), ("cityscapes", "val"), ("ade20k", "val")])
 def test_named_datasets_are_scored_on_test_where_it_has_labels(name, split):
     assert score_split(name) == split
+
+
+def test_camvid_is_scored_on_test_where_that_is_unpacked(shared, tmp_path):
+    assert score_split("camvid", shared / "data" / "camvid") == "test"
+    assert score_split("camvid", tmp_path) == "val"
 
 
 def test_without_a_run_no_look_is_counted_and_that_is_said(tmp_path, lawn):

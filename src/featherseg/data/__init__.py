@@ -72,14 +72,22 @@ def share_rule(name: str) -> SplitBy | None:
 
 
 def score_split(name: str, root: Path | None = None, validated: str = "val") -> str:
-    """The split that a dataset is scored on unless another is named: test where it has masks, else `validated`.
+    """The split that a dataset is scored on unless another is named: test where it has masks here, else `validated`.
 
-    Raises what `open_dataset` does.
+    Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
     if name.endswith(".toml"):
         test = folder_listing(Path(name), root).splits.get("test", ())
         return "test" if any(pair.mask for pair in test) else validated
-    return "test" if "test" in find_dataset(name).splits else validated
+    dataset = find_dataset(name)
+    if "test" not in dataset.splits:
+        return validated
+    try:  # it may not have been unpacked
+        if not issubclass(dataset, Shapes):
+            dataset.list_files(given_root(name, root), ("test",))
+    except DataNotFound:
+        return validated
+    return "test"
 
 
 def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
