@@ -1,17 +1,25 @@
 """Ablations under the short protocol on CamVid: trains what is missing, prints one table. Used by *_ablations.py.
 
 Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
-resolution, seeds 0 to 2. A difference gets a sign only if all three pairs of seeds agree. Can be killed and restarted.
+resolution, seeds 0 to 2. Differences from the first row have 95 % intervals over clusters of images and pairs of seeds,
+corrected for the number of rows (`featherseg.uncertainty.bootstrap.compare_variants`): three pairs of one sign are no
+claim, as chance alone gives them to a quarter of the rows. Can be killed and restarted.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
+
+from featherseg import evaluate
+from featherseg.data import open_dataset
+from featherseg.uncertainty.bootstrap import compare_variants
+from featherseg.uncertainty.clusters import clusters_of
 
 Variants = Mapping[str, Sequence[str]]
 """Name -> overrides of the recipe; the first is what the others are compared with."""
@@ -38,55 +46,49 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     tasks = [(variant, seed) for seed in SEEDS for variant in variants]
 
-    def run(task: tuple[str, int]) -> float:
+    def run(task: tuple[str, int]) -> Path:
         variant, seed = task
         out = arguments.out / f"{variant.replace(' ', '-')}-{seed}"
-        return score(recipe, [*SHORT, *variants[variant], f"train.seed={seed}"], arguments.data_root, out, threads)
+        if not (out / "short.npz").is_file():
+            settings = [*SHORT, *variants[variant], f"train.seed={seed}"]
+            overrides = [word for setting in settings for word in ("--set", setting)]
+            where = ["--data-root", str(arguments.data_root)]
+            featherseg(threads, "train", recipe, *where, "--out", str(out), "--resume", *overrides)
+        return out
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        scores = list(pool.map(run, tasks))
-    print_table(variants, dict(zip(tasks, scores, strict=True)))
+        runs = list(pool.map(run, tasks))
+    scored = {task: image_counts_of(out, arguments.data_root) for task, out in zip(tasks, runs, strict=True)}
+    keys = open_dataset("camvid", "dev", arguments.data_root).keys
+    print_table({variant: np.stack([scored[variant, seed] for seed in SEEDS]) for variant in variants}, keys)
 
 
-def score(recipe: str, settings: Sequence[str], data_root: Path, run: Path, threads: int) -> float:
-    """mIoU on dev, in %, of one training; trained and scored first where that has not been done."""
-    file = run / "short.json"
+def image_counts_of(run: Path, data_root: Path) -> np.ndarray:
+    """Pixel counts of every image of dev, (N, 3, K); scored once and kept."""
+    file = run / "short.npz"
     if not file.is_file():
-        overrides = [word for setting in settings for word in ("--set", setting)]
-        where = ["--data-root", str(data_root)]
-        featherseg(threads, "train", recipe, *where, "--out", str(run), "--resume", *overrides)
-        text = featherseg(threads, "evaluate", str(run), *where, "--split", "dev", "--scales", "0.5", "--json")
-        file.write_text(text)
-    return 100 * json.loads(file.read_text())["miou"]
+        scores = evaluate(run, split="dev", data_root=data_root, inference={"scales": (0.5,)})
+        np.savez(file, counts=scores.counts)
+    with np.load(file) as kept:
+        return np.asarray(kept["counts"])
 
 
-def featherseg(threads: int, *arguments: str) -> str:
-    """Run one verb in a process of its own; -> what it printed."""
+def featherseg(threads: int, *arguments: str) -> None:
+    """Run one verb in a process of its own."""
     print("featherseg", " ".join(arguments), file=sys.stderr, flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([sys.executable, "-m", "featherseg", *arguments], env=environment, stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-m", "featherseg", *arguments], env=environment)
     if done.returncode:
         sys.exit(f"featherseg {arguments[0]} ended with {done.returncode}")
-    return done.stdout.decode()
 
 
-def print_table(variants: Variants, scores: Mapping[tuple[str, int], float]) -> None:
-    """Mean and single values of each variant, and its differences from the first, per seed."""
-    base, width = next(iter(variants)), max(12, *map(len, variants))
-    print(f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  difference from {base}, per seed")
-    for variant in variants:
-        values = [scores[variant, seed] for seed in SEEDS]
-        differences = [scores[variant, seed] - scores[base, seed] for seed in SEEDS]
-        told = "" if variant == base else "  ".join(f"{d:+.2f}" for d in differences) + f"  {sign(differences)}"
-        print(
-            f"{variant:{width}} {sum(values) / len(values):6.2f}  {'  '.join(f'{v:5.2f}' for v in values):20}  {told}"
-        )
-
-
-def sign(differences: list[float]) -> str:
-    """What three pairs of seeds show."""
-    if all(d > 0 for d in differences):
-        return "suggests better"
-    if all(d < 0 for d in differences):
-        return "suggests worse"
-    return "no consistent sign"
+def print_table(counts: Mapping[str, np.ndarray], keys: Sequence[str]) -> None:
+    """Mean and single values of each variant, (m, N, 3, K) counts, and its difference from the first."""
+    base, width = next(iter(counts)), max(12, *map(len, counts))
+    differences = compare_variants(list(counts.values()), clusters_of(keys))
+    print(f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  points less {base}, 95 % interval over images and seeds")
+    for variant, runs, difference in zip(counts, counts.values(), [None, *differences], strict=True):
+        hits, union = runs[:, :, 1].sum(axis=1), (runs[:, :, 0] + runs[:, :, 2] - runs[:, :, 1]).sum(axis=1)
+        miou = 100 * np.nanmean(np.where(union > 0, hits / np.maximum(union, 1), np.nan), axis=1)
+        told = f"{difference.miou.points()}: {difference.message(list(counts))}" if difference else ""
+        print(f"{variant:{width}} {miou.mean():6.2f}  {'  '.join(f'{v:5.2f}' for v in miou):20}  {told}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated_scores import training_runs
 
 from featherseg.data import open_dataset
 
@@ -61,6 +62,19 @@ def test_ratios_are_medians_of_rounds_and_their_interval_holds_them(load):
     assert found.value == np.median(rounds)
     assert 2.8 < found.low < found.value < found.high < 3.2
     assert paired.ratio(np.full((1, 9), 2.0)) == paired.Ratio(2.0, 2.0, 2.0)
+
+
+def test_an_ablation_s_table_claims_nothing_by_three_signs(load, capsys):
+    ablations, rng = load("ablations"), np.random.default_rng(0)
+    base = training_runs(rng, 3, 72, spread=0.1, noise=0.05)
+    lower, far = base.copy(), base.copy()
+    lower[:, :, 1] = np.round(lower[:, :, 1] * np.array([0.998, 0.99, 0.97])[:, None, None])  # with every seed
+    far[:, :, 1] = np.round(0.7 * far[:, :, 1])
+    ablations.print_table({"whole": base, "lower": lower, "far": far}, [f"drive_{i:03d}" for i in range(72)])
+    _, whole, lower, far = capsys.readouterr().out.splitlines()
+    assert whole.split()[0] == "whole"
+    assert lower.endswith("no difference between lower and whole is shown")
+    assert far.endswith("whole is better than far")
 
 
 def test_functions_take_turns_in_an_order_that_moves_on(load):

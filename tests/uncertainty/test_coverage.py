@@ -6,9 +6,10 @@ equal models better in 38 % (233 frames, 200 sets).
 
 import numpy as np
 import pytest
-from simulated_scores import Scene
+from simulated_scores import Scene, training_runs
 
-from featherseg.uncertainty.bootstrap import Difference, compare_files, compare_models
+from featherseg import FeathersegError
+from featherseg.uncertainty.bootstrap import Difference, compare_files, compare_models, compare_variants
 from featherseg.uncertainty.clusters import Sequences, clusters_of
 
 CORRELATIONS = (0, 0.8, 0.95, 0.98, 0.99)
@@ -54,6 +55,54 @@ def test_a_true_difference_on_unrelated_images_is_still_seen():
     found = [difference(scene.counts(rng, 233), frames(233), 1, seed) for seed in range(30)]
     assert sum(d.better == 1 for d in found) >= 24
     assert all(d.better != 0 for d in found)
+
+
+def equal_variants(sets: int) -> tuple[float, float]:
+    """Of ablations of five equal variants, three seeds: those in which one is shown to differ, and by three signs."""
+    rng, shown, signs = np.random.default_rng(5), 0, 0
+    for seed in range(sets):
+        runs = training_runs(rng, 18, 72, spread=0.1, noise=0.05).reshape(6, 3, 72, 3, -1)
+        found = compare_variants(list(runs), frames(72), replicates=200, seed=seed)
+        shown += any(d.better is not None for d in found)
+        hits, union = runs[..., 1, :].sum(axis=2), (runs[..., 0, :] + runs[..., 2, :] - runs[..., 1, :]).sum(axis=2)
+        miou = (hits / union).mean(axis=-1)  # (6, 3)
+        signs += bool((np.abs(np.sign(miou[1:] - miou[0]).sum(axis=1)) == 3).any())
+        np.testing.assert_allclose([d.miou.value for d in found], (miou[1:] - miou[0]).mean(axis=1))
+    return shown / sets, signs / sets
+
+
+def test_three_pairs_of_one_sign_are_no_claim():
+    shown, signs = equal_variants(30)
+    assert shown <= 0.07
+    assert signs >= 0.5
+
+
+@pytest.mark.slow
+def test_of_five_equal_variants_one_is_shown_to_differ_in_5_percent_at_most():
+    assert equal_variants(1000)[0] <= 0.05 + LEFT_TO_CHANCE
+
+
+def test_a_variant_that_all_seeds_lose_much_by_is_shown_to_be_worse():
+    runs = training_runs(np.random.default_rng(6), 9, 200, spread=0.02, noise=0.1)
+    runs[3:6, :, 1] = np.round(0.8 * runs[3:6, :, 1])
+    worse, equal_one = compare_variants(list(runs.reshape(3, 3, 200, 3, -1)), frames(200))
+    assert (worse.first, worse.second, worse.better) == (1, 0, 0)
+    assert equal_one.better is None
+
+
+def test_seeds_that_move_all_variants_alike_do_not_hide_a_difference():
+    runs = training_runs(np.random.default_rng(8), 3, 200, spread=0.3, noise=0.05)
+    other = runs.copy()
+    other[:, :, 1] = np.round(0.97 * other[:, :, 1])
+    assert compare_variants([runs, other], frames(200))[0].better == 0
+    assert compare_models([runs, other], frames(200))[0].better is None
+
+
+def test_variants_of_other_numbers_of_seeds_are_refused():
+    runs = training_runs(np.random.default_rng(9), 7, 40, 0.1, 0.1)
+    for parts in ([runs[:3], runs[3:]], [runs[:2], runs[2:4]]):
+        with pytest.raises(FeathersegError, match="the same 3 seeds"):
+            compare_variants(parts, frames(40))
 
 
 @pytest.mark.slow

@@ -122,6 +122,20 @@ def compare_models(
     return _compare(counts, clusters, replicates, seed)
 
 
+def compare_variants(
+    counts: Sequence[np.ndarray], clusters: Sequences, *, replicates: int = REPLICATES, seed: int = 0
+) -> list[Difference]:
+    """Each other variant less the first, by the `image_counts` (m, N, 3, K) of their runs, of which the i-th belong
+    together (one seed): images and pairs of runs are resampled.
+
+    Raises ConfigError for variants with other numbers of runs or fewer than three, and as `compare_files`.
+    """
+    runs = [len(one) for one in counts]
+    if len(set(runs)) > 1 or too_few_runs(runs):
+        raise ConfigError(f"variants of {runs} runs: expected each with the same {MIN_RUNS} seeds or more.")
+    return _compare(counts, clusters, replicates, seed, paired=True)
+
+
 def too_few_runs(runs: Sequence[int]) -> str:
     """`one run each: says nothing about the models` where a model has fewer than three runs, else nothing."""
     if min(runs) >= MIN_RUNS:
@@ -148,8 +162,10 @@ def student_quantile(p: float, freedom: np.ndarray) -> np.ndarray:
     return np.asarray(stdtrit(np.clip(freedom, 1.0, 1000.0), p))
 
 
-def _compare(counts: Sequence[np.ndarray], sequences: Sequences, replicates: int, seed: int) -> list[Difference]:
-    """Every pair of models; counts[s] is (m, N, 3, K)."""
+def _compare(
+    counts: Sequence[np.ndarray], sequences: Sequences, replicates: int, seed: int, paired: bool = False
+) -> list[Difference]:
+    """Every pair of models, where paired each other less the first; counts[s] is (m, N, 3, K)."""
     if len(counts) < 2:
         raise ConfigError(f"{len(counts)} to compare: expected two or more.")
     runs, every = [len(one) for one in counts], np.concatenate(counts)  # (T, N, 3, K)
@@ -159,7 +175,8 @@ def _compare(counts: Sequence[np.ndarray], sequences: Sequences, replicates: int
         )
     if (every[:, :, 0] != every[:1, :, 0]).any():
         raise DataError("the labels of the images differ from file to file: score all on the same images and size.")
-    pairs = np.array(list(combinations(range(len(runs)), 2)))  # (P, 2)
+    every_pair = combinations(range(len(runs)), 2)
+    pairs = np.array([(s, 0) for s in range(1, len(runs))] if paired else list(every_pair))  # (P, 2)
     rng = np.random.default_rng(seed)
     iou = _iou(every.sum(axis=1), np.full(every.shape[-1], np.nan))  # (T, K)
     scores = _with_mean(iou)  # (T, Q)
@@ -175,8 +192,11 @@ def _compare(counts: Sequence[np.ndarray], sequences: Sequences, replicates: int
         pooled = _pool(every, clusters)  # (U, T, 3, K)
         resampled = _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (R, T, Q)
         by_images = _pairwise(_over_runs(resampled, runs), pairs)  # (R, P, Q)
-        by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(resampled, runs, rng), pairs)
-        found = by_both.std(axis=0), _freedom(by_images, _class_freedom(pooled), _run_terms(scores, runs, pairs))
+        by_both = by_images if max(runs) == 1 else _pairwise(_over_runs(resampled, runs, rng, paired), pairs)
+        run_terms = _run_terms(scores, runs, pairs, paired)
+        left = _freedom(by_images, _class_freedom(pooled), run_terms)
+        # Of few pairs the spread is seen too small now and then, and just then Satterthwaite's rule trusts it most.
+        found = by_both.std(axis=0), np.minimum(left, max(1, runs[0] - 1)) if paired else left
         rests_on[lengths == length] = clusters.count
         asked = (lengths == length) | (2 * lengths == length)
         wider = asked & ~np.isnan(found[1]) & ~(_reach(*found) <= _reach(spread, freedom))
@@ -236,15 +256,21 @@ def _with_mean(iou: np.ndarray) -> np.ndarray:
     return np.concatenate([mean[..., None], iou], axis=-1)
 
 
-def _over_runs(scores: np.ndarray, runs: Sequence[int], rng: np.random.Generator | None = None) -> np.ndarray:
-    """(R, T, Q) -> the mean over each model's runs, (R, S, Q); of m - 1 drawn with replacement where `rng` is given."""
+def _over_runs(
+    scores: np.ndarray, runs: Sequence[int], rng: np.random.Generator | None = None, paired: bool = False
+) -> np.ndarray:
+    """(R, T, Q) -> the mean over each model's runs, (R, S, Q); of m - 1 drawn with replacement where `rng` is given.
+
+    Where paired, the same ones of each model.
+    """
     parts = np.split(scores, np.cumsum(runs)[:-1], axis=1)  # S of (R, m, Q)
     if rng is None:
         return np.stack([part.mean(axis=1) for part in parts], axis=1)
-    means = []
+    means: list[np.ndarray] = []
     for part, m in zip(parts, runs, strict=True):
         draws = max(1, m - 1)
-        weights = rng.multinomial(draws, np.full(m, 1 / m), size=len(part)) / draws  # (R, m)
+        if not (paired and means):
+            weights = rng.multinomial(draws, np.full(m, 1 / m), size=len(part)) / draws  # (R, m)
         means.append(np.einsum("rmq,rm->rq", part, weights))
     return np.stack(means, axis=1)
 
@@ -268,9 +294,14 @@ def _class_freedom(pooled: np.ndarray) -> np.ndarray:
     return np.where(lone | ~label.any(axis=0), np.nan, np.maximum(effective - 1, 1))
 
 
-def _run_terms(scores: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _run_terms(
+    scores: np.ndarray, runs: Sequence[int], pairs: np.ndarray, paired: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """(T, Q) -> what the runs add to the variance of each pair, (P, Q), and to Satterthwaite's denominator, (P, Q)."""
     parts = np.split(scores, np.cumsum(runs)[:-1])  # S of (m, Q)
+    if paired:
+        own = np.stack([(parts[a] - parts[b]).var(axis=0) / max(1, runs[0] - 1) for a, b in pairs])  # (P, Q)
+        return own, own**2 / max(1, runs[0] - 1)
     variance = np.stack([part.var(axis=0) / max(1, len(part) - 1) for part in parts])  # (S, Q), unbiased, of the mean
     squared = variance**2 / np.maximum(np.array(runs) - 1, 1)[:, None]
     return variance[pairs].sum(axis=1), squared[pairs].sum(axis=1)
