@@ -41,6 +41,20 @@ def pairs(rng: np.random.Generator, crowds: bool = True):
     return ground_truth, scene(rng, crowds=False, near=ground_truth[0])
 
 
+@given(SEEDS, st.sampled_from(RULES))
+def test_pooled_counts_make_the_panoptic_quality_as_pixels_make_iou(seed, rule):
+    rng, counter = np.random.default_rng(seed), PanopticQuality(CATEGORIES, rule)
+    for _ in range(3):
+        ground_truth, prediction = pairs(rng)
+        counter.update(*ground_truth, *prediction)
+    segments, matched, rest = counter.pooled()
+    denominator = segments + rest - matched
+    found, known = counter.compute(), denominator > 0
+    assert found["n"] == known.sum()
+    assert math.isclose((matched[known] / denominator[known]).mean(), found["pq"])
+    assert (segments == [row["tp"] + row["fn"] for row in found["per_category"].values()]).all()
+
+
 # What the official tools found
 
 

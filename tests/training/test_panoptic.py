@@ -12,6 +12,7 @@ from small_training import SMALL, Silent
 from typer.testing import CliRunner
 
 from featherseg import models
+from featherseg.cli.compare import compare as compare_verb
 from featherseg.cli.evaluate import evaluate as evaluate_verb
 from featherseg.cli.predict import predict as predict_verb
 from featherseg.core.errors import ConfigError
@@ -25,6 +26,7 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.recipe import LossTable, parse_recipe, read_recipe
+from featherseg.runs import load_run, save_weights, write_info
 from featherseg.training import Request, train
 from featherseg.training.objects import Objects
 from featherseg.training.prepare import check_instances
@@ -92,6 +94,45 @@ def test_evaluate_prints_and_records_both(panoptic_run):
     found = json.loads(invoke(evaluate_verb, panoptic_run.path, "--json").stdout)
     assert set(found["panoptic"]) == {"pq", "sq", "rq", "n", "things", "stuff", "per_category"}
     assert list(found["panoptic"]["per_category"]) == [str(i) for i in range(8)]
+
+
+def other_run(panoptic_run, path):
+    """The same run with a seed of its own and other weights."""
+    path.mkdir()
+    torch.manual_seed(1)
+    weights = {k: v + 0.02 * torch.randn(v.shape) if v.is_floating_point() else v for k, v in
+               panoptic_run.model.state_dict().items()}  # fmt: skip
+    save_weights(path, weights)
+    train_table = panoptic_run.recipe.train.model_copy(update={"seed": 1})
+    recipe = panoptic_run.recipe.model_copy(update={"train": train_table, "model": panoptic_run.recipe.model})
+    write_info(path, panoptic_run.info.model_copy(update={"recipe": recipe}))
+    return path
+
+
+def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
+    paths = [panoptic_run.path, other_run(panoptic_run, tmp_path / "other")]
+    data = open_dataset("shapes", "val", size=2)
+    own = {path.name: evaluate(open_runtime(load_run(path), "cpu"), data, boundary=False) for path in paths}
+    arguments = (*paths, "--no-costs", "--split", "val", "-o", tmp_path / "page.html")
+    found = json.loads(invoke(compare_verb, *arguments, "--json").stdout)
+    pq = {name: scores.panoptic["pq"] for name, scores in own.items()}
+    (ranking,) = found["rankings"]
+    assert sorted(p for model in ranking["models"] for p in model["pq_runs"]) == pytest.approx(sorted(pq.values()))
+    (pair,) = found["pq_files"]
+    assert pair["pq"][0] == pytest.approx(pq[pair["first"]] - pq[pair["second"]])
+    assert pair["pq"][0] != pytest.approx(found["files"][0]["miou"][0])
+    assert "By PQ: " in (tmp_path / "page.html").read_text()
+    printed = invoke(compare_verb, *arguments).stdout
+    assert "by PQ: " in printed
+    assert "points of PQ)" in printed
+
+
+def test_counts_of_single_images_make_up_the_panoptic_quality(panoptic_run):
+    scores = evaluate(open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2), boundary=False)
+    segments, matched, rest = scores.panoptic_counts.sum(axis=0)
+    denominator = segments + rest - matched
+    assert scores.panoptic_counts.shape == (2, 3, 8)
+    assert (matched / denominator)[denominator > 0].mean() == pytest.approx(scores.panoptic["pq"])
 
 
 def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):

@@ -38,6 +38,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.files:
         console.print("\nthese files, whatever the models:")
         _print_differences(console, comparison.files.differences, comparison.files.names, comparison.classes)
+        _print_differences(console, comparison.files.pq_differences, comparison.files.names, comparison.classes, "PQ")
     if comparison.timing and len(comparison.timing.names) > 1:
         console.print(f"\nlatency at {size_text(comparison.size)}, {comparison.timing.machine}:")
         for ratio in comparison.timing.ratios():
@@ -66,16 +67,23 @@ def _print_ranking(console: Console, ranking: Ranking, comparison: Comparison) -
     for name in ranking.left_out:
         console.print(escape(one_line(f"  {name} is not compared: it has fewer than three seeds")))
     _print_differences(console, ranking.differences, names, comparison.classes)
+    if ranking.by_pq:
+        console.print(escape(one_line(ranking.pq_verdict())))
+        _print_differences(console, ranking.pq_differences, names, comparison.classes, "PQ")
 
 
 def _print_differences(
-    console: Console, differences: Sequence[Difference], names: Sequence[str], classes: Sequence[str]
+    console: Console,
+    differences: Sequence[Difference],
+    names: Sequence[str],
+    classes: Sequence[str],
+    of: str = "mIoU",
 ) -> None:
-    """A line a pair in points of mIoU, and below it the classes that differ."""
+    """A line a pair in points of mIoU or PQ, and below it the classes that differ."""
     from rich.markup import escape
 
     for d in differences:
-        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points()} points of mIoU)")))
+        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points()} points of {of})")))
         apart = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
         if apart:
             console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(apart)}")))

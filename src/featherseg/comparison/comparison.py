@@ -4,7 +4,7 @@ Models that started from different weights are never ranked in one list: what is
 statement about *these models* needs runs with several seeds; one about *these files* is kept apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from featherseg.evaluation.scoring import SELECTED, Scores, check_resize, evalua
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.record import check_recordable, log_evaluation, times_scored
 from featherseg.runs import Run
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_models, too_few_runs
+from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
 
 MOST_FILES = 12
@@ -112,8 +112,16 @@ def compare(
         for key, files in models.items()
     }
     counts = {key: np.stack([scores[one.path].counts for one in files]) for key, files in models.items()}
+    objects = {one.path: scores[one.path].panoptic_counts for one in candidates}
+    of_objects = {
+        key: np.stack([own for one in files if (own := objects[one.path]) is not None])
+        for key, files in models.items()
+        if all(objects[one.path] is not None for one in files)
+    }
     inits = dict.fromkeys(one.init for one in firsts)
-    rankings = [_rank([one for one in firsts if one.init == init], results, counts, clusters) for init in inits]
+    rankings = [
+        _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters) for init in inits
+    ]
     found = cautions(candidates, labelled, images.keys)
     if labelled.split != "test":
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
@@ -130,8 +138,12 @@ def compare(
             found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
         else:
             differences = compare_files([scores[one.path].counts for one in candidates], clusters)
-            pairs = FilePairs(tuple(one.name for one in candidates), tuple(differences))
-    differences = [d for one in (*rankings, pairs) if one for d in one.differences]
+            pairs = FilePairs(
+                tuple(one.name for one in candidates),
+                tuple(differences),
+                _known([objects[one.path] for one in candidates], compare_files, clusters),
+            )
+    differences = [d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)]
     if few := sum(d.miou.few for d in differences):
         found.append(
             f"{few} of {counted(len(differences), 'difference')} rest on fewer than {MIN_CLUSTERS} clusters of images, "
@@ -176,6 +188,7 @@ def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Laten
         seeds=seeds_of(files),
         miou=np.array([s.miou for s in scores]),
         iou=np.stack([s.iou for s in scores]),
+        pq=np.array([s.panoptic["pq"] for s in scores if s.panoptic]) if all(s.panoptic for s in scores) else None,
         params=cost.params if cost else None,
         gmacs=cost.macs["macs"] / 1e9 if cost else None,
         latency=latency,
@@ -186,6 +199,7 @@ def _rank(
     firsts: Sequence[Candidate],
     results: Mapping[str, CandidateResult],
     counts: Mapping[str, np.ndarray],
+    of_objects: Mapping[str, np.ndarray],
     clusters: Sequences,
 ) -> Ranking:
     """The models of one initialisation, each by its first file; differences of those that have runs enough."""
@@ -193,12 +207,15 @@ def _rank(
     ranked = tuple(results[key] for key in order)
     known = [place for place, s in enumerate(ranked) if s.seeds >= MIN_RUNS]
     reason, found = "", []
+    by_pq: tuple[Difference, ...] = ()
     if len(ranked) < 2:
         reason = "only one model: nothing to compare it with"
     elif len(known) < 2:
         reason = too_few_runs([s.seeds for s in ranked])
     else:
         found = compare_models([counts[order[place]] for place in known], clusters)
+        objects = [of_objects.get(key) if place in known else None for place, key in enumerate(order)]
+        by_pq = _known(objects, compare_models, clusters)
     return Ranking(
         init=firsts[0].init,
         results=ranked,
@@ -206,4 +223,16 @@ def _rank(
         reason=reason,
         left_out=() if reason else tuple(s.name for s in ranked if s.seeds < MIN_RUNS),
         unlike=trained_unlike(firsts),
+        pq_differences=by_pq,
     )
+
+
+def _known(
+    counts: Sequence[np.ndarray | None],
+    compared: Callable[[Sequence[np.ndarray], Sequences], Sequence[Difference]],
+    clusters: Sequences,
+) -> tuple[Difference, ...]:
+    """Differences among those with counts, by their places in the whole list; none of fewer than two."""
+    places = [place for place, one in enumerate(counts) if one is not None]
+    found = compared([one for one in counts if one is not None], clusters) if len(places) > 1 else ()
+    return tuple(replace(d, first=places[d.first], second=places[d.second]) for d in found)

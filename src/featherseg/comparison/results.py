@@ -18,6 +18,7 @@ from featherseg.uncertainty.bootstrap import Difference, Interval, best
 class CandidateResult:
     """A model and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
 
+    pq (m,) is that of a panoptic model, a fraction, None where no objects were scored.
     params and gmacs (by `macs`, at the size that was timed) are None for a file that does not name its model.
     """
 
@@ -30,6 +31,7 @@ class CandidateResult:
     params: int | None
     gmacs: float | None
     latency: Latency
+    pq: np.ndarray | None = None
 
     @property
     def class_iou(self) -> np.ndarray:
@@ -45,6 +47,8 @@ class CandidateResult:
             "seeds": self.seeds,
             "miou": float(self.miou.mean()),
             "runs": self.miou.tolist(),
+            "pq": None if self.pq is None else float(self.pq.mean()),
+            "pq_runs": None if self.pq is None else self.pq.tolist(),
             "iou": [_number(v) for v in self.class_iou],
             "params": self.params,
             "gmacs": self.gmacs,
@@ -58,7 +62,7 @@ class Ranking:
 
     differences are those of every pair, by their places in the list; none where `reason` says why.
     left_out are models that are not compared as they have too few runs; unlike are settings of the training in
-    which these models differ.
+    which these models differ. pq_differences are those of PQ, its mean and each class's, of the panoptic models.
     """
 
     init: str
@@ -67,6 +71,20 @@ class Ranking:
     reason: str
     left_out: tuple[str, ...]
     unlike: tuple[str, ...]
+    pq_differences: tuple[Difference, ...] = ()
+
+    @property
+    def by_pq(self) -> list[CandidateResult]:
+        """The panoptic models, the highest mean PQ first."""
+        known = [(float(s.pq.mean()), s) for s in self.results if s.pq is not None]
+        return [s for _, s in sorted(known, key=lambda pair: -pair[0])]
+
+    def pq_verdict(self) -> str:
+        """`by PQ: a 54.53 %, b 50.10 %; a is better than every other` where that is shown; no full stop."""
+        order = ", ".join(f"{s.name} {100 * float(s.pq.mean()):.2f} %" for s in self.by_pq if s.pq is not None)
+        first = best(self.pq_differences)
+        shown = "no model is shown to be" if first is None else f"{self.results[first].name} is"
+        return f"by PQ: {order}" + (f"; {shown} better than every other" if len(self.by_pq) > 1 else "")
 
     @property
     def best(self) -> CandidateResult | None:
@@ -105,6 +123,8 @@ class Ranking:
             "init": self.init,
             "models": [s.as_dict() for s in self.results],
             "differences": [_difference(d, names) for d in self.differences],
+            "by_pq": [s.name for s in self.by_pq],
+            "pq_differences": [_difference(d, names, "pq") for d in self.pq_differences],
             "reason": self.reason or None,
             "left_out": list(self.left_out),
             "trained_unlike": list(self.unlike),
@@ -123,6 +143,7 @@ class FilePairs:
 
     names: tuple[str, ...]
     differences: tuple[Difference, ...]
+    pq_differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,6 +220,7 @@ class Comparison:
             "cautions": list(self.cautions),
             "rankings": [ranking.as_dict(self.budgets) for ranking in self.rankings],
             "files": [_difference(d, files.names) for d in files.differences] if files else None,
+            "pq_files": [_difference(d, files.names, "pq") for d in files.pq_differences] if files else None,
             "latency_ratios": [
                 {"first": names[r.first], "second": names[r.second], "ratio": [r.value, r.low, r.high]} for r in ratios
             ],
@@ -216,11 +238,11 @@ def _points(paid: Iterable[tuple[CandidateResult, float | None]]) -> list[Point]
     return [Point(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
 
 
-def _difference(d: Difference, names: Sequence[str]) -> dict[str, Any]:
+def _difference(d: Difference, names: Sequence[str], of: str = "miou") -> dict[str, Any]:
     return {
         "first": names[d.first],
         "second": names[d.second],
-        "miou": _interval(d.miou),
+        of: _interval(d.miou),
         "classes": [_interval(i) for i in d.classes],
         "clusters": d.miou.clusters,
         "better": None if d.better is None else names[d.better],

@@ -38,7 +38,8 @@ class Scores:
     class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
     key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the ground truth, hit and
     predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
-    categories in the order of the classes; None where model or data know no objects. published is the paper's row
+    categories in the order of the classes, and panoptic_counts (N, 3, K) what `PanopticQuality.pooled` gives of each
+    image, for an interval of PQ; both None where model or data know no objects. published is the paper's row
     beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
     notes are sentences on how it was scored.
     """
@@ -56,6 +57,7 @@ class Scores:
     per_image: dict[str, float]
     counts: np.ndarray
     panoptic: dict[str, Any] | None = None
+    panoptic_counts: np.ndarray | None = None
     published: Comparison | None = None
     selected: bool = False
     notes: tuple[str, ...] = ()
@@ -102,11 +104,13 @@ def evaluate(
     classes or channels of model and data differ, or the inference settings are not for a panoptic model.
     """
     check_resize(runtime, data)
-    objects = PanopticScorer(data) if runtime.panoptic else None
+    objects, sums = PanopticScorer(data) if runtime.panoptic else None, []
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index in range(len(data)):
             sample = data[index]
+            if objects is not None:
+                sums.append(objects.quality.pooled())  # of the images before
             if objects is None or sample.instances is None:
                 yield sample.key, sample.label, predict_mask(runtime, sample.image, inference)
                 continue
@@ -116,7 +120,9 @@ def evaluate(
 
     scores = _score(pairs(), data, boundary, progress)
     found = objects.quality.compute() if objects else {"n": 0}
-    return replace(scores, panoptic=found) if found["n"] else scores
+    if objects is None or not found["n"]:
+        return scores
+    return replace(scores, panoptic=found, panoptic_counts=np.diff([*sums, objects.quality.pooled()], axis=0))
 
 
 def evaluate_predictions(

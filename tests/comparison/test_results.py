@@ -1,0 +1,38 @@
+"""Rankings by mIoU and by panoptic quality."""
+
+import numpy as np
+from simulated_scores import training_runs
+
+from featherseg.benchmarking.latency import Latency
+from featherseg.comparison.comparison import _known
+from featherseg.comparison.results import Budgets, CandidateResult, Ranking
+from featherseg.uncertainty.bootstrap import compare_models
+from featherseg.uncertainty.clusters import single_images
+
+
+def result(name: str, miou: float, pq: float | None) -> CandidateResult:
+    seeds = np.array([-0.01, 0.0, 0.01])
+    of_objects = None if pq is None else pq + seeds
+    iou = np.full((3, 5), miou)
+    return CandidateResult(name, "scratch", (name,), 3, miou + seeds, iou, None, None, Latency(), of_objects)
+
+
+def test_panoptic_models_are_ranked_by_pq_beside_miou():
+    runs = training_runs(np.random.default_rng(0), 9, 100, spread=0.02, noise=0.1)
+    runs[:3, :, 1] = np.round(0.7 * runs[:3, :, 1])
+    differences = _known([runs[:3], None, runs[6:]], compare_models, single_images(100))
+    assert [(d.first, d.second, d.better) for d in differences] == [(0, 2, 2)]
+    results = result("masks", 0.7, 0.2), result("plain", 0.65, None), result("objects", 0.6, 0.4)
+    found = Ranking("scratch", results, (), "", (), (), differences)
+    assert [s.name for s in found.by_pq] == ["objects", "masks"]
+    assert found.pq_verdict() == "by PQ: objects 40.00 %, masks 20.00 %; objects is better than every other"
+    values = found.as_dict(Budgets())
+    assert values["by_pq"] == ["objects", "masks"]
+    assert [round(model["pq"], 6) if model["pq"] else None for model in values["models"]] == [0.2, None, 0.4]
+    assert values["pq_differences"][0]["better"] == "objects"
+    assert values["pq_differences"][0]["pq"][2] < 0
+
+
+def test_models_without_objects_are_not_ranked_by_pq():
+    found = Ranking("scratch", (result("a", 0.7, None), result("b", 0.6, None)), (), "", (), ())
+    assert (found.by_pq, found.pq_differences) == ([], ())
