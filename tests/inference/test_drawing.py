@@ -36,6 +36,14 @@ def test_the_overlay_goes_from_the_image_to_the_colours():
     assert np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
 
 
+def test_a_black_class_leaves_the_image_as_it_is():
+    image = np.full((2, 3, 3), 200, dtype=np.uint8)
+    classes = (ClassInfo("background", (0, 0, 0)), *CLASSES[1:])
+    drawn = np.array(drawing.overlay(image, MASK, classes, 0.5))
+    assert (drawn[MASK == 0] == 200).all()
+    assert (drawn[MASK == 1] == np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[MASK == 1]).all()
+
+
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16), (4, np.uint8)])
 def test_images_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
     image = np.full((2, 3, channels), 77 * (257 if dtype == np.uint16 else 1), dtype=dtype)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.runs import load_run, open_run
 from featherseg.training import Request, train
+from featherseg.training.job import overfitting
 
 
 def test_a_run_folder_holds_what_it_should(small_run):
@@ -222,3 +224,22 @@ def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers
         train(Request("frm-lite0", data=str(toml), overrides=settings), tmp_path / "run", Silent())
     assert "78 (6144 pixels)" in str(told.value)
     assert "Traceback" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((0.3, 0.5, 0.495), None),
+        ((0.3, 0.5, 0.48), r"50\.00 % at step 20 and 48\.00 % at the end"),
+        ((None, 0.4), None),
+        ((), None),
+    ],
+)
+def test_a_validation_that_fell_is_told_with_what_helps(scores, said):
+    metrics = {10 * n: {"loss": 1.0, "val_miou": score} for n, score in enumerate(scores, 1)} | {35: {"loss": 0.1}}
+    found = overfitting(metrics, "best")
+    assert (found is None) == (said is None)
+    if said:
+        assert re.search(said, found)
+        assert "fewer steps help; the weights of the best were kept" in found
+        assert "train.keep=best" in overfitting(metrics, "last")

@@ -96,8 +96,16 @@ def rgb_view(image: np.ndarray) -> Image.Image:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: Sequence[ClassInfo], opacity: float = 0.5) -> Image.Image:
-    """The image with the mask's colours over it; opacity 0 shows the image alone, 1 the colours alone."""
-    return Image.blend(rgb_view(image), color_mask(mask, classes), opacity)
+    """The image with the mask's colours over it; opacity 0 shows the image alone, 1 the colours alone.
+
+    A class whose colour is black, as a background's often is, leaves the image as it is: it would darken it.
+    """
+    seen = rgb_view(image)
+    drawn = Image.blend(seen, color_mask(mask, classes), opacity)
+    black = [i for i, info in enumerate(classes) if info.color == (0, 0, 0)]
+    if black:
+        drawn.paste(seen, mask=Image.fromarray(np.isin(mask, black)))
+    return drawn
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from featherseg.core.errors import DataError, RunError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
+from featherseg.core.notebook import percent
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
@@ -94,8 +95,26 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
                 raise
         write_text(run.path / CURVE, curve_svg(run.metrics()))
         write_card(run)
+        if hint := overfitting(run.metrics(), run.recipe.train.keep):
+            reporter.message(hint)
         reporter.message(f"the run is in {out}; score it with: featherseg evaluate {out}")
         return run
+
+
+def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
+    """What to try where validation fell by more than a point after its best; None where it did not.
+
+    metrics: records by step, as metrics.jsonl has them; keep: which weights were kept, "best" or "last".
+    """
+    scores = {step: record["val_miou"] for step, record in metrics.items() if record.get("val_miou") is not None}
+    if not scores:
+        return None
+    best, last = max(scores, key=lambda step: scores[step]), max(scores)
+    if scores[best] - scores[last] <= 0.01:
+        return None
+    text = f"validation mIoU was {percent(scores[best])} % at step {best} and {percent(scores[last])} % at the end: "
+    kept = "the weights of the best were kept" if keep == "best" else "the last weights were kept (train.keep=best)"
+    return f"{text}the model learns its training images by heart. More images or fewer steps help; {kept}"
 
 
 def this_rank() -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_model import encoded
+from color_model import ColorModel, encoded
 from page_driver import (
     CLASSES,
     HOSTILE,
@@ -22,12 +22,17 @@ from page_driver import (
     refused,
     says,
     scene,
+    serving,
     set_opacity,
 )
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
+from featherseg.core.types import ClassInfo
 from featherseg.inference.drawing import color_mask
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.serving.models import Served
 
 
 def test_the_overlay_is_that_of_predict(page, served):
@@ -37,6 +42,19 @@ def test_the_overlay_is_that_of_predict(page, served):
     for percent in (50, 0, 100, 37):
         set_opacity(page, percent)
         assert_shown(page, seen, percent / 100)
+
+
+def test_a_black_class_leaves_the_image_as_it_is(browser):
+    classes = (ClassInfo("background", (0, 0, 0)), *CLASSES[1:])
+    dark = Served("dark", Predictor(TorchRuntime(ColorModel().eval(), classes, device="cpu")))
+    with serving([dark]) as address:
+        page = opened(browser, address)
+        says(page, "Ready.")
+        pixels = image()
+        look(page, pixels)
+        assert (dark.predictor(pixels).mask == 0).any()
+        assert_shown(page, dark.predictor(pixels))
+        page.context.close()
 
 
 def test_the_screen_shows_the_overlay_too(page, served):

@@ -10,7 +10,9 @@ export function paintColors(canvas, { size, mask, model }, isShown) {
   const table = new Uint32Array(256); // of RGBA in the order of this machine's bytes
   const bytes = new Uint8Array(table.buffer);
   if (model.classes.some(({ name }) => isShown(name))) table.fill(pixel(0, 0, 0));
-  model.classes.forEach(({ name, color }, i) => bytes.set([...color, isShown(name) ? 255 : 0], 4 * i));
+  model.classes.forEach(({ name, color }, i) => { // a black class would darken the image
+    bytes.set([...color, isShown(name) && color.some(Boolean) ? 255 : 0], 4 * i);
+  });
   const context = fit(canvas, size);
   const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
