@@ -2,9 +2,9 @@
 
     python benchmarks/frm_ablations.py --data-root PATH/camvid --out runs/ablations [--jobs 2]
 
-Two tables; benchmarks/ablations.py says what the short protocol is. The second table is the pixel contrast in the paper's regime:
-its optimiser, its plain cross-entropy and augmentation, two images contrasted with each other, as many as each of its
-devices held. Kill it at any time: it goes on where it was.
+Two tables; benchmarks/ablations.py says what the short protocol is. The second is the pixel contrast in the paper's
+regime: its optimiser, its plain cross-entropy and augmentation, two images contrasted with each other, as many as each
+of its devices held. Kill it at any time: it goes on where it was.
 """
 
 from ablations import ablate
