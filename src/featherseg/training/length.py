@@ -40,6 +40,10 @@ MEASURED = 0.05
 """Share of `train.minutes` in which the steps are timed ..."""
 MOST_MEASURED = 60.0
 """... and seconds of it, at most."""
+TRIAL_PIXELS = 800_000
+"""Of the images by which the time of a step is estimated, where no minutes are given."""
+TRIAL_SECONDS = 0.5
+"""That they are timed for, at least."""
 SPARE = 0.02
 """Share of `train.minutes` that is kept back, beside ENDING."""
 ENDING = 5.0
@@ -117,7 +121,7 @@ def resolve_length(
     taken: float | None = None
     with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
         assert recipe.augment.crop is not None
-        few = min(2, batch_size)  # a fraction of a step tells
+        few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
         batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"))
         taken = time_batch(net, recipe, repeat(batch), class_weights, objects) * images / few
     return recipe, taken
@@ -147,11 +151,11 @@ def time_batch(
     batches: Iterable[Batch],
     class_weights: list[float] | None,
     objects: Objects,
-    seconds: float = 0.0,
+    seconds: float = TRIAL_SECONDS,
 ) -> float:
     """Seconds that training takes for one batch, on a copy of the model, behind a first that is not counted.
 
-    So many batches as `seconds` have room for, one at least; of them the later half counts, when the loader's store is
+    So many batches as `seconds` have room for, two at least; of them the later half counts, when the loader's store is
     used up. In place of a loss of one's own stands cross-entropy.
     """
     device, settings = pick_device(recipe.train.device), recipe.train
@@ -176,7 +180,7 @@ def time_batch(
                     mean.lerp_(parameter, 0.1)
             float(total.detach())  # waits for the device
             ends.append(time.monotonic())
-            if len(ends) > 1 and ends[-1] - ends[0] >= seconds:
+            if len(ends) > 2 and ends[-1] - ends[0] >= seconds:
                 break
     later = ends[(len(ends) - 1) // 2 :]
     return (later[-1] - later[0]) / (len(later) - 1)
