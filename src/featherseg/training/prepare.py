@@ -109,9 +109,11 @@ def check_request(
 ) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]:
     """All that can be wrong is found here; -> recipe, (train, val), model at its start, record of its weights."""
     file, recipe = request.read()
-    if recipe.data.split_by is None and request.objects.data is None:  # kept, whatever the dataset.toml will say later
-        data = recipe.data.model_copy(update={"split_by": share_rule(recipe.data.name)})
-        recipe = recipe.model_copy(update={"data": data})
+    rule = None if request.objects.data else share_rule(recipe.data.name)
+    if recipe.data.split_by is None:  # kept, whatever the dataset.toml will say later
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_by": rule})})
+    elif rule is None:
+        raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by share. Leave it out.")
     check_machine(recipe)
     if recipe.trains_on_all:
         say(
