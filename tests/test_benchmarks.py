@@ -2,13 +2,21 @@
 
 import ast
 import importlib.util
+import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from simulated_scores import training_runs
 
+from featherseg.core.types import Sample
 from featherseg.data import open_dataset
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -126,8 +134,127 @@ def test_the_usual_contrast_is_ours_on_the_same_pixels(load):
     torch.testing.assert_close(*gradients)
 
 
+class Halves:
+    """Images of 64 x 64, a dark class on the left and a bright one on the right, each time parted elsewhere."""
+
+    classes, channels = range(2), 3
+
+    def __len__(self):
+        return 8
+
+    def label(self, index):
+        return np.tile((np.arange(64) > 10 + 6 * index).astype(np.uint8), (64, 1))
+
+    def __getitem__(self, index):
+        return Sample(str(index), np.repeat(40 + 150 * self.label(index)[:, :, None], 3, axis=2), self.label(index))
+
+
+def test_the_plain_loop_learns_and_ends_in_its_time(load, monkeypatch):
+    loop, data = load("plain_loop"), Halves()
+    clock = count(step=0.1)  # seconds; it looks at the clock three times a step
+    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: next(clock)))
+    settings = loop.Settings(batch_size=4, class_weights="median", length=0.5)
+    model, log = loop.train(data, settings, 12, seed=0, began=0, pretrained=False)
+    losses = log["losses"]
+    assert len(losses) == log["steps"]
+    assert 5.6 < next(clock) < 6.3  # half of the 12 s
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    mask = loop.predict(model, data[0].image)
+    assert mask.shape == data[0].label.shape
+    assert mask.dtype == np.uint8
+
+
+def test_crops_of_the_plain_loop_keep_image_and_label_together(load):
+    loop = load("plain_loop")
+    crops = loop.Crops(Halves(), loop.Settings(), seed=0)
+    crops.size = (160, 160)
+    label = torch.arange(7, dtype=torch.uint8).repeat_interleave(30)[:, None].repeat(1, 100)  # 210 x 100, in stripes
+    image = 30.0 * label[None]
+    for _ in range(20):
+        crop, mask = crops.crop(image, label)
+        assert crop.shape == (1, *mask.shape) == (1, 160, 160)
+        known = mask != 255
+        assert (crop[0][~known] == 127).all()
+        assert ((crop[0] - 30 * mask)[known].abs() <= 30).all()  # interpolated at borders
+        assert ((crop[0] - 30 * mask)[known] == 0).float().mean() > 0.8
+
+
+@pytest.fixture
+def against(load, monkeypatch):
+    """against_plain.py with trainings that only note their settings, and of which smaller rates give better masks."""
+    bench = load("against_plain")
+    bench.started = []
+
+    def train(task, source, folder):
+        bench.started.append(task)
+        (folder / "task.json").write_text(json.dumps(asdict(task)))
+
+    def open_side(source, folder):
+        task = json.loads((folder / "task.json").read_text())
+        wrong = round(1e4 * task["settings"].get("lr", 3e-4)) + 50 * (task["settings"].get("area") == "crop")
+
+        data = source.open(task["scored_on"])
+        labels = {data[i].image.tobytes(): data.label(i) for i in range(len(data))}
+
+        def mask_of(image):
+            mask = labels[image.tobytes()].copy()
+            mask[: wrong + task["seed"]] = 0
+            return mask
+
+        return mask_of, {"steps": 7}
+
+    monkeypatch.setattr(bench, "TRAIN", dict.fromkeys(bench.TRAIN, train))
+    monkeypatch.setattr(bench, "OPEN", dict.fromkeys(bench.OPEN, open_side))
+    monkeypatch.setattr(bench, "pin", lambda core: None)
+    return bench
+
+
+def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_missing(against, tmp_path, capsys):
+    toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
+    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+
+    def run(minutes=0.1):
+        against.started.clear()
+        against.Bench([source], minutes, tmp_path / "out", table, 1).run()
+        return against.started
+
+    assert len(run()) == 3 + 4 * 1 + 2 * 3  # learning rates, the other value of four factors, both sides by three seeds
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    last = [row for row in rows if row["side"] == "plain" and row["scored_on"] == "test"]
+    assert [(row["settings"]["lr"], row["settings"]["area"]) for row in last] == [(3e-4, "whole")] * 3
+    assert {row["scored_on"] for row in rows if row not in last} == {"val", "test"}
+    assert sorted(row["look"] for row in rows if row["look"]) == [1, 2, 3, 4, 5, 6]
+
+    # Equal masks have equal scores, and no difference
+    ours = [row for row in rows if row["side"] == "featherseg"]
+    scores, theirs = ({row["seed"]: (row["score"], row["iou"]) for row in side} for side in (ours, last))
+    assert scores == theirs
+    assert len({score for score, _ in scores.values()}) == 3
+    against.print_table(source, 0.1, rows, tmp_path / "out")
+    assert "no difference between featherseg and plain is shown" in capsys.readouterr().out
+
+    # Nothing, one row that is missing, and other minutes, which are never pooled
+    assert run() == []
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not last[1]))
+    assert [(task.side, task.seed) for task in run()] == [("plain", last[1]["seed"])]
+    assert len(run(minutes=0.2)) == 13
+    against.print_table(source, 0.1, [row for row in rows if row["minutes"] == 0.2], tmp_path / "out")
+    assert "an interval needs 3" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
+def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
+    bench, core = load("against_plain"), max(os.sched_getaffinity(0))
+    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
+    with ThreadPoolExecutor(1, initializer=lambda: bench.pin(core)) as pool:
+        pool.submit(bench.start, tmp_path, "-c", code).result()
+        assert (tmp_path / "log.txt").read_text().split() == [f"{{{core}}}", "1"]
+        with pytest.raises(RuntimeError, match=r"ended with 3; .*\nsaid"):
+            pool.submit(bench.start, tmp_path, "-c", "print('said'); raise SystemExit(3)").result()
+
+
 def test_scripts_that_time_do_it_by_turns(load):
-    alone = {"paired", "train_step", "serve_load"}  # these compare nothing with anything
+    alone = {"paired", "train_step", "serve_load", "plain_loop", "against_plain"}  # these compare nothing with anything
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -1,0 +1,350 @@
+"""What `featherseg train --minutes M` makes of the same minutes of one core as a plain PyTorch loop, tuned before.
+
+    python benchmarks/against_plain.py DATASET... [--data-root PATH] [--minutes 15] [--jobs 2] [--out FOLDER]
+    python benchmarks/against_plain.py DATASET... --table
+
+DATASET is `camvid`, `shapes` (60 scenes to train on, written as files) or any dataset.toml with train, val and test,
+such as that of neu_seg.py. Both sides start from the same ImageNet weights and see the same training images; every
+process is pinned to one core, its loader's workers with it. featherseg gets `--minutes` and no other setting. The loop
+(plain_loop.py) is tuned first, on val (CamVid: trained on subtrain, tuned on dev), one factor after the other, each
+time for the same minutes; its best settings are the opponent. The minutes hold start, reading, training and what
+featherseg validates and reports; writing the masks of the test images is not in them. Masks of both sides are scored
+by one evaluator.
+
+Finished rows stand in benchmarks/tables/against_plain.jsonl: the same command does only what is missing, and starts
+anew what was killed. Counts of each image, from which intervals are drawn, stay under --out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import plain_loop
+import torch
+from PIL import Image
+
+from featherseg.core.files import append_line, read_lines, remove_tree, write_text
+from featherseg.core.machine import load_average, processor
+from featherseg.core.types import SegmentationData
+from featherseg.data import dataset_facts, open_dataset, score_split
+from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
+from featherseg.data.palettes import color_text
+from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
+from featherseg.inference.masks import predict_mask
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import own_settings
+from featherseg.recipe import read_recipe
+from featherseg.reports.record import log_evaluation
+from featherseg.runs import load_run
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
+from featherseg.uncertainty.clusters import clusters_of
+
+TABLE = Path(__file__).parent / "tables" / "against_plain.jsonl"
+MODEL, SEEDS = "frm-lite0", (0, 1, 2)
+FACTORS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("lr", (3e-4, 1e-3, 3e-3)),
+    ("area", ("crop", "whole")),
+    ("class_weights", ("none", "median")),
+    ("length", (1.0, 0.5)),
+    ("schedule", ("cosine", "poly")),
+)
+"""What is tuned in this order, from plain_loop's defaults: the best of each is kept for the next. Seven runs."""
+SHAPES = {"train": 60, "val": 200, "test": 200}
+
+MaskOf = Callable[[np.ndarray], np.ndarray]
+"""Image (H, W, C) -> classes (H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset: its name in the table, and as `featherseg train` takes it."""
+
+    label: str
+    data: str
+    root: Path | None = None
+
+    @property
+    def tuning(self) -> tuple[str, str]:
+        """(trained on, scored on) while the opponent is tuned."""
+        return ("subtrain", "dev") if self.data == "camvid" else ("train", "val")
+
+    def open(self, split: str) -> SegmentationData:
+        return open_dataset(self.data, split, self.root)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training of one side, scored on one split; what of a row tells it from others."""
+
+    dataset: str
+    side: str
+    settings: Mapping[str, Any]
+    seed: int
+    minutes: float
+    trained_on: str
+    scored_on: str
+
+    def folder(self, out: Path) -> Path:
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        return out / self.dataset / f"{self.side}-{self.scored_on}-{self.seed}-{digest}"
+
+    def find(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Its row, where it is finished."""
+        own = asdict(self)
+        return next((row for row in rows if own.items() <= {k: row.get(k) for k in own}.items()), None)
+
+
+def open_source(name: str, root: Path | None, out: Path) -> Source:
+    """The dataset of that name; scenes of shapes are written first. Ends the program where it has no test masks."""
+    if name == "shapes":
+        return Source("shapes-60", str(write_shapes(out.absolute() / "shapes-60" / "data")))
+    source = Source(dataset_facts(name).name, name, None if name.endswith(".toml") else root)
+    if score_split(name, source.root) != "test":
+        sys.exit(f"{name} has no test split with masks, and both sides use val to choose.")
+    return source
+
+
+def write_shapes(folder: Path, counts: Mapping[str, int] = SHAPES) -> Path:
+    """The first scenes of each split as PNGs with a dataset.toml, so that neither side draws them; -> the latter."""
+    path = folder / "dataset.toml"
+    if path.is_file():
+        return path
+    for split, count in counts.items():
+        data = open_dataset("shapes", split, None, count)
+        for part in ("images", "masks"):
+            (folder / part / split).mkdir(parents=True, exist_ok=True)
+        for index, key in enumerate(data.keys):
+            sample = data[index]
+            Image.fromarray(sample.image).save(folder / "images" / f"{key}.png")
+            Image.fromarray(sample.label).save(folder / "masks" / f"{key}.png")
+        (folder / f"{split}.txt").write_text("\n".join(data.keys) + "\n")
+    toml = DatasetToml(
+        name="shapes-60",
+        images="images",
+        masks="masks",
+        splits={split: f"{split}.txt" for split in counts},
+        classes={info.name: color_text(info.color) for info in data.classes},
+        map={str(i): info.name for i, info in enumerate(data.classes)} | {"255": "ignore"},
+    )
+    write_text(path, toml_text(toml))
+    return path
+
+
+def train_featherseg(task: Task, source: Source, folder: Path) -> None:
+    """The command of a user who sets nothing but the minutes (the seed apart)."""
+    where = [] if source.root is None else ["--data-root", str(source.root)]
+    asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
+    start(folder, "-m", "featherseg", "train", MODEL, *asked, "--out", str(folder / "run"))
+
+
+def train_plain(task: Task, source: Source, folder: Path) -> None:
+    where = [] if source.root is None else ["--data-root", str(source.root)]
+    asked = ["--data", source.data, *where, "--split", task.trained_on, "--minutes", str(task.minutes)]
+    asked += ["--seed", str(task.seed), "--settings", json.dumps(dict(task.settings))]
+    start(folder, str(Path(plain_loop.__file__)), str(folder), *asked)
+
+
+def start(folder: Path, *command: str) -> None:
+    """Run Python in a process with one thread and without GPUs, on the core that this thread is pinned to."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with open(folder / "log.txt", "w") as log:
+        done = subprocess.run([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        last = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-5:])
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}; {folder}/log.txt:\n{last}")
+
+
+def open_featherseg(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
+    run = load_run(str(folder / "run"))
+    runtime, recipe = open_runtime(run, "cpu"), run.recipe
+    return lambda image: predict_mask(runtime, image), {"steps": recipe.train.steps, "crop": recipe.augment.crop}
+
+
+def open_plain(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
+    facts = dataset_facts(source.data)
+    model = plain_loop.UNet(len(facts.classes), facts.channels, pretrained=False)
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    model.eval()
+    log = json.loads((folder / "log.json").read_text())
+    return lambda image: plain_loop.predict(model, image), {"steps": log["steps"], "precision": log["precision"]}
+
+
+TRAIN = {"featherseg": train_featherseg, "plain": train_plain}
+OPEN = {"featherseg": open_featherseg, "plain": open_plain}
+
+
+def score(mask_of: MaskOf, data: SegmentationData, folder: Path) -> Scores:
+    """Write the masks of all images as index PNGs, and score these."""
+    folder.mkdir()
+    for index, key in enumerate(data.keys):
+        Image.fromarray(mask_of(data[index].image)).save(folder / f"{key.replace('/', '_')}.png")
+    return evaluate_predictions(folder, data, boundary=False)
+
+
+class Bench:
+    """Runs tasks, one a core at a time, and keeps the rows of those that are finished."""
+
+    def __init__(self, sources: Sequence[Source], minutes: float, out: Path, table: Path, jobs: int) -> None:
+        self.sources = {source.label: source for source in sources}
+        self.minutes, self.out, self.table, self.appending = minutes, out, table, threading.Lock()
+        cores: SimpleQueue[int] = SimpleQueue()
+        for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(jobs):
+            cores.put(core)
+        if jobs > cores.qsize():
+            sys.exit(f"--jobs {jobs}: this process may use {cores.qsize()} cores, and each training gets one.")
+        self.pool = ThreadPoolExecutor(jobs, initializer=lambda: pin(cores.get_nowait()))
+
+    def run(self) -> None:
+        """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
+        recipe = {"recipe": MODEL, "sha256": hashlib.sha256(read_recipe(MODEL).text.encode()).hexdigest()[:12]}
+        with ThreadPoolExecutor(len(self.sources)) as drivers:
+            plain = [drivers.submit(self.oppose, source) for source in self.sources.values()]
+            ours = [self.submit(self.final(s, "featherseg", recipe, n)) for n in SEEDS for s in self.sources]
+            try:
+                for future in as_completed([*plain, *ours]):
+                    future.result()
+            finally:  # of what failed or was stopped nothing more is started
+                self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def final(self, dataset: str, side: str, settings: Mapping[str, Any], seed: int) -> Task:
+        return Task(dataset, side, dict(settings), seed, self.minutes, "train", "test")
+
+    def oppose(self, source: Source) -> None:
+        """Tune the plain loop by one factor after the other, then train its best with every seed."""
+        best = asdict(plain_loop.Settings())
+        for name, values in FACTORS:
+            tasks = [
+                Task(source.label, "plain", best | {name: v}, SEEDS[0], self.minutes, *source.tuning) for v in values
+            ]
+            rows = [future.result() for future in [self.submit(task) for task in tasks]]
+            best = max(rows, key=lambda row: row["score"] or 0.0)["settings"]
+        for future in [self.submit(self.final(source.label, "plain", best, seed)) for seed in SEEDS]:
+            future.result()
+
+    def submit(self, task: Task) -> "Future[dict[str, Any]]":
+        """Its row: the one in the table, or a new one as soon as a core has made it."""
+        if row := task.find(read_lines(self.table)):
+            found: Future[dict[str, Any]] = Future()
+            found.set_result(row)
+            return found
+        return self.pool.submit(self.do, task)
+
+    def do(self, task: Task) -> dict[str, Any]:
+        """Train, write masks, score; counts under --out, then the row."""
+        source, folder = self.sources[task.dataset], task.folder(self.out)
+        print(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}", flush=True)
+        remove_tree(folder)  # what was killed had a part of its minutes only
+        folder.mkdir(parents=True)
+        code, begun = commit(), time.monotonic()
+        TRAIN[task.side](task, source, folder)
+        seconds = time.monotonic() - begun
+        mask_of, facts = OPEN[task.side](source, folder)
+        data = source.open(task.scored_on)
+        scores = score(mask_of, data, folder / "masks")
+        if task.side == "featherseg" and (folder / "run").is_dir():
+            run = load_run(str(folder / "run"))  # counts the look as well
+            log_evaluation(run, data, task.scored_on, own_settings(open_runtime(run, "cpu")), scores)
+        np.savez(folder / "counts.npz", counts=scores.counts, keys=data.keys)
+        remove_tree(folder / "masks")
+        with self.appending:
+            looks = sum(r["dataset"] == task.dataset and r["scored_on"] == "test" for r in read_lines(self.table))
+            row = asdict(task) | {
+                "images": [len(source.open(task.trained_on)), len(data)],
+                "score": number(scores.miou),
+                "iou": dict(zip(scores.classes, map(number, scores.iou.tolist()), strict=True)),
+                "seconds": round(seconds, 1),
+                **facts,
+                "look": looks + 1 if task.scored_on == "test" else None,
+                "load": load_average(),
+                "processor": processor()["processor"],
+                "commit": code,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            self.table.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.table, row)
+        print(f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s", flush=True)
+        return row
+
+
+def pin(core: int) -> None:
+    """This thread, and the processes that it starts, stay on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def commit() -> str:
+    """Of the code; with "+" where it was changed since."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    asked = (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "src", "benchmarks/*.py"])
+    head, changed = (subprocess.run(git + a, capture_output=True, encoding="utf-8").stdout.strip() for a in asked)
+    return (head or "unknown") + "+" * bool(changed)
+
+
+def print_table(source: Source, minutes: float, rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """What was tuned, both sides' scores, and featherseg less the plain loop with its interval."""
+    rows = [row for row in rows if row["dataset"] == source.label and row["minutes"] == minutes]
+    tuned = [row for row in rows if row["scored_on"] != "test"]
+    print(f"\n{source.label}: {minutes:g} minutes of one core")
+    for row in tuned:
+        changed = ", ".join(f"{name} {row['settings'][name]}" for name, _ in FACTORS)
+        print(f"  plain on {row['scored_on']} {100 * (row['score'] or 0):6.2f}  {changed}, {row['steps']} steps")
+    if len(processors := {row["processor"] for row in rows}) > 1:
+        print(f"  rows are of several machines: {', '.join(sorted(processors))}")
+
+    # Of either side the rows of its newest settings: of the last recipe, of the best that was tuned
+    counts: dict[str, dict[int, np.ndarray]] = {"plain": {}, "featherseg": {}}
+    keys: list[str] = []
+    for side, found in counts.items():
+        final = [row for row in rows if row["side"] == side and row["scored_on"] == "test"]
+        kept = {row["seed"]: row for row in final if row["settings"] == final[-1]["settings"]}
+        scores = [100 * (kept[seed]["score"] or 0) for seed in sorted(kept)]
+        if scores:
+            print(f"  {side:10} on test {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
+        for seed, row in kept.items():
+            file = Task(**{part.name: row[part.name] for part in fields(Task)}).folder(out) / "counts.npz"
+            if file.is_file():
+                with np.load(file) as stored:
+                    found[seed], keys = stored["counts"], stored["keys"].tolist()
+    both = sorted(set.intersection(*map(set, counts.values())))
+    if len(both) < MIN_RUNS:
+        print(f"  seeds of both sides with counts under {out}: {len(both)}, of which an interval needs {MIN_RUNS}")
+        return
+    sides = [np.stack([found[seed] for seed in both]) for found in counts.values()]
+    (difference,) = compare_variants(sides, clusters_of(keys))
+    print(f"  featherseg less plain: {difference.miou.points()} (95 %, over images and seeds)")
+    print(f"  {difference.message(list(counts))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET")
+    parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument("--out", type=Path, default=Path("runs/against-plain"))
+    parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
+    parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    sources = [open_source(name, asked.data_root, asked.out) for name in asked.datasets]
+    if not asked.table:
+        Bench(sources, asked.minutes, asked.out, asked.rows, asked.jobs).run()
+    for source in sources:
+        print_table(source, asked.minutes, read_lines(asked.rows), asked.out)
+
+
+if __name__ == "__main__":
+    main()
