@@ -245,7 +245,7 @@ class Bench:
     def do(self, task: Task) -> dict[str, Any]:
         """Train, write masks, score; counts under --out, then the row."""
         source, folder = self.sources[task.dataset], task.folder(self.out)
-        print(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}", flush=True)
+        say(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}")
         remove_tree(folder)  # what was killed had a part of its minutes only
         folder.mkdir(parents=True)
         code, begun = commit(), time.monotonic()
@@ -275,8 +275,13 @@ class Bench:
             }
             self.table.parent.mkdir(parents=True, exist_ok=True)
             append_line(self.table, row)
-        print(f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s", flush=True)
+        say(f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s")
         return row
+
+
+def say(text: str) -> None:
+    """One line in one write, as several threads tell how they go."""
+    print(text + "\n", end="", file=sys.stderr, flush=True)
 
 
 def pin(core: int) -> None:
