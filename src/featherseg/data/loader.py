@@ -1,6 +1,8 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -103,9 +105,18 @@ def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: 
 
 def _leave_signals(_: int) -> None:
     """A worker ends with its training: what stops a whole job, as SLURM and systemd do, is for that to answer."""
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on Linux: it tells from whom a signal comes
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    """End when the training itself says so: multiprocessing ends what is left of a loader by SIGTERM, and waits."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
