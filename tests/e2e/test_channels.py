@@ -47,8 +47,7 @@ def write_field(root, channels, dtype):
 def test_other_channels_learn_from_the_averaged_imagenet_weights(tmp_path, channels, dtype):
     toml = write_field(tmp_path, channels, dtype)
     settings = (
-        "train.epochs=8",
-        "train.validate_every=8",
+        "train.steps=32",
         "train.batch_size=4",
         "train.precision=fp32",
         "data.workers=0",

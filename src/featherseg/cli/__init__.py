@@ -20,7 +20,7 @@ import typer
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
-from featherseg.core.machine import mark_command
+from featherseg.core.machine import one_command
 from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
@@ -89,12 +89,12 @@ def _options(
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 faults found (`check`) or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
-    mark_command()
     _messages_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=ESCAPES)  # a name that the terminal's encoding lacks ends nothing
     try:
-        code = _run()
+        with one_command():
+            code = _run()
         sys.stdout.flush()
     except BrokenPipeError:  # `featherseg models | head -1`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -212,10 +214,15 @@ def pick_device(name: str = "auto") -> torch.device:
 _process_began: float | None = None
 
 
-def mark_command() -> None:
+@contextmanager
+def one_command() -> Iterator[None]:
     """This process is one command of the terminal: what it may take counts from its start."""
     global _process_began
     _process_began = time.monotonic() - (time.time() - psutil.Process().create_time())
+    try:
+        yield
+    finally:
+        _process_began = None
 
 
 def command_began() -> float:
