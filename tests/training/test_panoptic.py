@@ -86,12 +86,12 @@ def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
 
 
 def test_evaluate_prints_and_records_both(panoptic_run):
-    result = invoke(evaluate_verb, panoptic_run.path)
+    result = invoke(evaluate_verb, panoptic_run.path, "--split", "val")  # test has 200 scenes
     assert result.exit_code == 0
     assert "PQ %" in result.stdout
     assert "things (3)" in result.stdout
     assert read_lines(panoptic_run.path / "evaluations.jsonl")[-1]["pq"] is not None
-    found = json.loads(invoke(evaluate_verb, panoptic_run.path, "--json").stdout)
+    found = json.loads(invoke(evaluate_verb, panoptic_run.path, "--split", "val", "--json").stdout)
     assert set(found["panoptic"]) == {"pq", "sq", "rq", "n", "things", "stuff", "per_category"}
     assert list(found["panoptic"]["per_category"]) == [str(i) for i in range(8)]
 
