@@ -123,7 +123,7 @@ def resolve_length(
         assert recipe.augment.crop is not None
         few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
         batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"))
-        taken = time_batch(net, recipe, repeat(batch), class_weights, objects) * images / few
+        taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * images / few
     return recipe, taken
 
 
@@ -151,7 +151,7 @@ def time_batch(
     batches: Iterable[Batch],
     class_weights: list[float] | None,
     objects: Objects,
-    seconds: float = TRIAL_SECONDS,
+    seconds: float,
 ) -> float:
     """Seconds that training takes for one batch, on a copy of the model, behind a first that is not counted.
 
