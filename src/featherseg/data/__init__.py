@@ -68,7 +68,7 @@ def share_rule(name: str) -> SplitBy | None:
     if not name.endswith(".toml"):
         return None
     config = read_dataset_toml(Path(name))
-    return config.split_by if config.shares else None
+    return config.split_by if config.shares or config.parts else None
 
 
 def score_split(name: str, root: Path | None = None, validated: str = "val") -> str:

@@ -13,7 +13,7 @@ from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Progress
 from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
-from featherseg.data.datasets.folder import folder_listing
+from featherseg.data.datasets.folder import FolderListing, folder_listing, read_instances
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.proposal import Proposal, propose
@@ -234,7 +234,13 @@ def _check_pair(
         return None
     if image.shape[:2] != ids.shape:
         return fault("size", f"{pair.mask} {other_size(pair, image.shape, ids.shape)}")
-    _count(entry, pair.key, np.where(ids < 0, IGNORE, ids))
+    label = np.where(ids < 0, IGNORE, ids)
+    if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
+        try:
+            read_instances(objects, label, listing.classes)
+        except DataError as error:
+            return fault("unreadable" if objects.is_file() else "unpaired", str(error))
+    _count(entry, pair.key, label)
 
 
 def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
@@ -270,7 +276,8 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     )
     notes += _named("images in no split", listing.unlisted)
     keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
-    for split, beside in neighbours(keys, listing.unlisted).items():
+    groups = listing.groups if isinstance(listing, FolderListing) else None
+    for split, beside in neighbours(keys, listing.unlisted, groups).items():
         if beside > BESIDE * len(keys[split]):
             notes.append(
                 f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train in their "

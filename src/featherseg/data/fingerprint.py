@@ -190,11 +190,9 @@ def _values(data: SegmentationData) -> dict[str, str]:
 
 
 def _annotation(files: PairedFiles, index: int) -> str:
-    """The digest of what a panoptic JSON says of a mask; empty where none speaks of it."""
-    if not isinstance(files, PanopticData):
-        return ""
-    segments = files.listing.annotations[files.keys[index]].segments
-    return hashlib.sha256(segments.astype("<i8").tobytes()).hexdigest()[:32]
+    """The digest of what is said of a mask beside its file, by a panoptic JSON or a folder; else empty."""
+    own = files.annotation(index)
+    return "" if own is None else hashlib.sha256(own).hexdigest()[:32]
 
 
 def _named(keys: Sequence[str]) -> str:

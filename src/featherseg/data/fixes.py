@@ -13,7 +13,8 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import check_folder, temporary_path
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.images import read_mask
 from featherseg.data.pairs import Listing, Pair
 from featherseg.data.palettes import color_text
@@ -98,6 +99,9 @@ def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
         splits={split: split for split in splits},
         classes={info.name: color_text(info.color) for info in listing.classes},
         map={str(index): info.name for index, info in enumerate(listing.classes)} | {str(IGNORE): IGNORE_NAME},
+        things=ThingsTable(classes=[info.name for info in listing.classes if info.thing], instances="instances")
+        if isinstance(listing, FolderListing) and listing.instances
+        else None,
     )
 
 
@@ -116,4 +120,7 @@ def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
         (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(image, folder / "images" / (stem + image.suffix))
     indexed.save(folder / "masks" / f"{stem}.png")
+    if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
+        (folder / "instances" / f"{stem}.png").parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(objects, folder / "instances" / f"{stem}.png")
     return bool(ids.min() < 0)

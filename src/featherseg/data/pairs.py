@@ -1,7 +1,7 @@
 """A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, DataFacts, Sample
 from featherseg.core.wording import size_text
-from featherseg.data.images import LOSSY, is_image, is_lossy, read_image, read_mask
+from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
 
 SHOWN_NAMES = 3
@@ -19,12 +19,16 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample on disk. A file that is not there is None; `twins` are further files of the same stem."""
+    """One sample on disk. A file that is not there is None; `twins` are further files of the same stem.
+
+    `label_map` is what the values of this mask mean, where they mean another in those of other folders.
+    """
 
     key: str
     image: Path | None
     mask: Path | None
     twins: tuple[Path, ...] = ()
+    label_map: LabelMap | None = field(default=None, compare=False)
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -50,8 +54,8 @@ class Listing:
     """How a split by share was made, for a reader; empty of other splits."""
 
     def map_of(self, pair: Pair) -> LabelMap:
-        """What the raw values of this pair's mask mean: the same for all, but where a file lists those of each mask."""
-        return self.label_map
+        """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
+        return pair.label_map or self.label_map
 
 
 class PairedFiles:
@@ -62,7 +66,7 @@ class PairedFiles:
 
     def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
         self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
-        self.label_map, self.licence = listing.label_map, listing.licence
+        self.label_map, self.licence, self.map_of = listing.label_map, listing.licence, listing.map_of
         parts = [complete(f"{listing.name} {part}", listing.splits.get(part, [])) for part in split.split("+")]
         self.pairs = spread(list(dict.fromkeys(pair for part in parts for pair in part)), size)
         self.keys = [pair.key for pair in self.pairs]
@@ -79,14 +83,19 @@ class PairedFiles:
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
-        mask = self.pairs[index].files[1]
-        raw = read_mask(mask, self.label_map.colors)
+        mask, label_map = self.pairs[index].files[1], self.map_of(self.pairs[index])
+        raw = read_mask(mask, label_map.colors)
         try:
-            return self.label_map(raw, str(mask))
+            return label_map(raw, str(mask))
         except DataError as error:
             if not is_lossy(mask):
                 raise
             raise DataError(f"{error} The mask is {LOSSY}.") from None
+
+    def annotation(self, index: int) -> bytes | None:
+        """What decides sample `index` beside its two files and the map of all; None where nothing does."""
+        label_map = self.pairs[index].label_map
+        return None if label_map is None else repr(label_map.ids).encode()
 
 
 class NamedData(PairedFiles):
@@ -120,17 +129,22 @@ class NamedData(PairedFiles):
 FilesByStem = dict[str, list[Path]]
 
 
-def files_by_stem(folder: Path, suffix: str = "") -> FilesByStem:
+def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None) -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
-    A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` (before
-    the file's ending) are passed over, and the suffix is cut off.
+    A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
+    over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
+    files in the folder `without`, where that is inside.
     """
+    without = without if without is not None and without.is_relative_to(folder) else None
     found: FilesByStem = {}
+    whole = suffix.lower().endswith(IMAGE_SUFFIXES)
     for path in sorted(folder.rglob("*")):
-        if is_image(path) and path.stem.endswith(suffix) and path.is_file():
-            stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
-            found.setdefault(stem, []).append(path)
+        if not is_image(path) or (without is not None and path.is_relative_to(without)):
+            continue
+        name = path.relative_to(folder).as_posix() if whole else path.relative_to(folder).with_suffix("").as_posix()
+        if name.endswith(suffix) and path.is_file():
+            found.setdefault(name.removesuffix(suffix), []).append(path)
     return found
 
 

@@ -379,10 +379,8 @@ def folder_name(dataset: str) -> str:
 
 def meaning(data: PairedFiles, index: int, of_all: str) -> str:
     """The digest of what decides sample `index` beside the content of its files; `of_all` is `meaning_of_all`."""
-    if not isinstance(data, PanopticData):
-        return of_all
-    segments = data.listing.annotations[data.keys[index]].segments
-    return hashlib.sha256(of_all.encode() + segments.astype("<i8").tobytes()).hexdigest()
+    own = data.annotation(index)
+    return of_all if own is None else hashlib.sha256(of_all.encode() + own).hexdigest()
 
 
 def meaning_of_all(data: PairedFiles) -> str:

@@ -37,40 +37,48 @@ _FRAME = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*\d+\D*$")
 _NUMBER = re.compile(r"(\d+)\D*$")
 
 
-def sequence_of(key: str) -> str:
-    """A key without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007"; else the key itself."""
-    return _FRAME.sub("", _EXPORTED.sub("", key))
+def sequence_of(key: str, groups: str | None = None) -> str:
+    """A key without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007"; else the key itself.
+
+    With `groups`, a regular expression: what its first group, or all of it, finds in the key.
+    """
+    if groups is None:
+        return _FRAME.sub("", _EXPORTED.sub("", key))
+    found = re.search(groups, key)
+    return key if found is None else found[found.re.groups and 1] or ""
 
 
-def by_frame(key: str) -> tuple[str, int, str]:
+def by_frame(key: str, groups: str | None = None) -> tuple[str, int, str]:
     """Sorts images by sequence, then by the number of the frame: 9 before 10, padded with zeros or not."""
     number = _NUMBER.search(_EXPORTED.sub("", key))
-    return sequence_of(key), int(number[1]) if number else -1, key
+    return sequence_of(key, groups), int(number[1]) if number else -1, key
 
 
-def sequences_of(keys: Iterable[str]) -> dict[str, list[str]]:
+def sequences_of(keys: Iterable[str], groups: str | None = None) -> dict[str, list[str]]:
     """Sequence -> its keys in their order in time."""
     found: dict[str, list[str]] = {}
-    for key in sorted(keys, key=by_frame):
-        found.setdefault(sequence_of(key), []).append(key)
+    for key in sorted(keys, key=lambda key: by_frame(key, groups)):
+        found.setdefault(sequence_of(key, groups), []).append(key)
     return found
 
 
 def split_by_share(
-    keys: Sequence[str], shares: Mapping[str, float], split_by: SplitBy = "sequence"
+    keys: Sequence[str], shares: Mapping[str, float], split_by: SplitBy = "sequence", pattern: str | None = None
 ) -> tuple[dict[str, list[str]], str]:
     """-> (split -> its keys in the order of `keys`, how they were split, for a reader).
 
-    shares are fractions of the images, of all together at most 1.
+    shares are fractions of the images, of all together at most 1. pattern says what a sequence is (`sequence_of`): such
+    ones are never cut, but where there are fewer than splits.
     """
-    groups = sequences_of(keys) if split_by == "sequence" else {key: [key] for key in keys}
+    groups = sequences_of(keys, pattern) if split_by == "sequence" else {key: [key] for key in keys}
     parts = dict(shares) | ({"": rest} if (rest := 1 - sum(shares.values())) > 1e-9 else {})  # no split is called ""
-    least = {name: LEAST * share * len(keys) for name, share in shares.items()}
+    least = {name: LEAST * share * len(keys) if pattern is None else 1 for name, share in shares.items()}
 
     def enough(owners: Mapping[str, str]) -> bool:
         split = list(owners.values())
         return all(split.count(name) > 0 and split.count(name) >= least[name] for name in shares)
 
+    named = "names without frame numbers" if pattern is None else "by groups"
     how = "each image by a hash of its name"
     owners: dict[str, str] = {}
     if split_by == "hash" or len(keys) >= STABLE:
@@ -78,7 +86,7 @@ def split_by_share(
     if split_by != "hash":
         if not enough(owners):
             owners = _by_order(groups, parts)
-        how = f"by sequence (names without frame numbers): {counted(len(groups), 'sequence')}, none in two splits"
+        how = f"by sequence ({named}): {counted(len(groups), 'sequence')}, none in two splits"
         if len(groups) == len(keys):
             how = f"by image: {'no two names are of one sequence' if split_by == 'sequence' else 'as split_by asks'}"
         elif not enough(owners):
@@ -86,8 +94,8 @@ def split_by_share(
             for group in groups.values():
                 owners |= _cut_in_time(group, parts, stable=len(keys) >= STABLE)
             how = (
-                f"by time: {counted(len(groups), 'sequence')} (names without frame numbers), too few or too unequal to "
-                f"stay whole, each cut into {' | '.join(shares)} with a gap at every cut"
+                f"by time: {counted(len(groups), 'sequence')} ({named}), too few or too unequal to stay whole, each "
+                f"cut into {' | '.join(shares)} with a gap at every cut"
             )
     splits: dict[str, list[str]] = {name: [] for name in shares}
     for key in keys:
@@ -97,7 +105,9 @@ def split_by_share(
     return splits, f"{how}; {reached} of the images"
 
 
-def neighbours(splits: Mapping[str, Sequence[str]], unlisted: Sequence[str] = ()) -> dict[str, int]:
+def neighbours(
+    splits: Mapping[str, Sequence[str]], unlisted: Sequence[str] = (), pattern: str | None = None
+) -> dict[str, int]:
     """How many images of each split stand beside one of train in their sequence; without train, of the first split.
 
     Names below a folder that is called as the split are compared without it. Empty where a name is in two splits: then
@@ -111,7 +121,7 @@ def neighbours(splits: Mapping[str, Sequence[str]], unlisted: Sequence[str] = ()
         return {}
     train = "train" if "train" in splits else next(iter(splits), "")
     found = dict.fromkeys((split for split in splits if split != train), 0)
-    for sequence in sequences_of(owners).values():
+    for sequence in sequences_of(owners, pattern).values():
         names = [owners[key] for key in sequence]
         for name, *beside in zip(names, ["", *names[:-1]], [*names[1:], ""], strict=True):
             if name in found:

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
-from featherseg.data import open_dataset
-from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml, toml_text
+from featherseg.data import open_dataset, share_rule
+from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, ThingsTable, read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData, folder_listing
+from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Pair
 from featherseg.data.palettes import color_text, default_palette, parse_color
+from featherseg.data.prepared import meaning
 
 TOML = """
 name = "yard"
@@ -184,6 +186,200 @@ def test_masks_may_have_a_suffix_and_lie_beside_the_images(tmp_path: Path):
         FolderData(toml, "train")
 
 
+def test_images_and_masks_may_both_have_a_suffix(tmp_path: Path):
+    for name in ("001", "002"):
+        add(tmp_path, name)
+        (tmp_path / f"images/{name}.png").rename(tmp_path / f"images/{name}_image.png")
+        (tmp_path / f"masks/{name}.png").rename(tmp_path / f"masks/{name}_annotation.png")
+    (tmp_path / "images/readme_figure.png").write_bytes(b"")
+    toml = write(tmp_path, top='image_suffix = "_image"\nmask_suffix = "_annotation"', splits="train = 1.0")
+    data = FolderData(toml, "train")
+    assert data.keys == ["001", "002"]
+    np.testing.assert_array_equal(data.label(0), LABEL)
+
+
+@pytest.mark.parametrize(
+    ("keys", "image", "mask"),
+    [
+        ('mask_suffix = ".png"', "a.jpg", "a.png"),
+        ('image_suffix = ".jpg"', "a.jpg", "a.png"),
+        ('image_suffix = ".jpg"\nmask_suffix = "_gt.png"', "a.jpg", "a_gt.png"),
+        ('image_suffix = "_rgb"', "a_rgb.png", "a.png"),
+    ],
+)
+def test_in_one_folder_masks_are_told_by_ending_or_suffix(tmp_path: Path, keys: str, image: str, mask: str):
+    (tmp_path / "both").mkdir()
+    Image.new("RGB", (3, 2), (9, 9, 9)).save(tmp_path / "both" / image)
+    Image.fromarray(RAW).save(tmp_path / "both" / mask)
+    toml = write(tmp_path, top=keys, splits="train = 1.0")
+    toml.write_text(toml.read_text().replace('"images"', '"both"').replace('"masks"', '"both"'))
+    data = FolderData(toml, "train")
+    assert data.keys == ["a"]
+    assert [file.name for file in data.pairs[0].files] == [image, mask]
+
+
+@pytest.mark.parametrize(("images", "masks"), [(".", "labels"), ("rgb", ".")])
+def test_one_folder_may_lie_in_the_other(tmp_path: Path, images: str, masks: str):
+    for folder, pixels in ((images, np.zeros((2, 3, 3), np.uint8)), (masks, RAW)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+    toml = write(tmp_path, splits="train = 1.0")
+    toml.write_text(toml.read_text().replace('"images"', f'"{images}"').replace('"masks"', f'"{masks}"'))
+    assert FolderData(toml, "train").keys == ["a"]
+
+
+def test_values_from_the_threshold_on_count_as_255_and_lower_ones_as_0(tmp_path: Path):
+    add(tmp_path, "a", np.array([[0, 1, 127], [128, 254, 255]], np.uint8))
+    toml = write(tmp_path, top="threshold = 128", splits="train = 1.0", map='0 = "grass"\n255 = "path"')
+    np.testing.assert_array_equal(FolderData(toml, "train").label(0), [[0, 0, 0], [1, 1, 1]])
+    for wrong, message in (
+        (MAP, r"\[map\] says what 0 and 255 are"),
+        ('0 = "grass"', r"does not say what 255 is|no raw value"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            FolderData(write(tmp_path, top="threshold = 128", splits="train = 1.0", map=wrong), "train")
+
+
+SOURCES = """
+name = "tiles"
+{top}
+classes = ["background", "crack", "fray"]
+[splits]
+train = 1.0
+[map]
+0 = "background"
+[[source]]
+images = "crack/imgs"
+masks = "crack/imgs"
+class = "crack"
+[[source]]
+images = "fray/imgs"
+masks = "fray/imgs"
+class = "fray"
+[[source]]
+images = "free/imgs"
+masks = "free/imgs"
+"""
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Three folders of images and masks of 0 and 255: each has its own class, the last has none."""
+    for name, value in (("crack", 255), ("fray", 1), ("free", 0)):
+        (tmp_path / name / "imgs").mkdir(parents=True)
+        Image.new("RGB", (3, 2)).save(tmp_path / name / "imgs/e1.jpg")
+        Image.fromarray(np.array([[0, 0, value], [0, value, value]], np.uint8)).save(tmp_path / name / "imgs/e1.png")
+    (tmp_path / "dataset.toml").write_text(SOURCES.format(top='mask_suffix = ".png"'))
+    return tmp_path / "dataset.toml"
+
+
+def test_a_source_says_what_class_its_folder_is_of(tiles: Path):
+    data = FolderData(tiles, "train")
+    assert data.keys == ["crack/imgs/e1", "fray/imgs/e1", "free/imgs/e1"]
+    for index, number in enumerate((1, 2, 0)):
+        np.testing.assert_array_equal(data[index].label, [[0, 0, number], [0, number, number]])
+    Image.new("L", (3, 2), 7).save(tiles.parent / "crack/imgs/e1.png")
+    with pytest.raises(DataError, match=r"holds value 7"):
+        data.label(0)
+    assert toml_text(read_dataset_toml(tiles)).count("[[source]]") == 3
+
+
+def test_the_class_of_a_source_is_part_of_what_a_run_knows_and_of_what_is_prepared(tiles: Path):
+    before = FolderData(tiles, "train")
+    known = Fingerprint.of({"train": before})
+    text = tiles.read_text()
+    tiles.write_text(text.replace('class = "crack"', 'class = "x"').replace('class = "fray"', 'class = "crack"'))
+    tiles.write_text(tiles.read_text().replace('class = "x"', 'class = "fray"'))
+    after = FolderData(tiles, "train")
+    assert known.differences({"train": after}) == [
+        "the annotations of 2 masks of train changed: crack/imgs/e1, fray/imgs/e1"
+    ]
+    same = [meaning(before, i, "") == meaning(after, i, "") for i in range(3)]
+    assert same == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('class = "fray"', 'class = "frey"', r"source 2: class = 'frey' is not a class .* Did you mean 'fray'"),
+        ("[splits]", 'images = "images"\n[splits]', r"images and masks stand in every \[\[source\]\]"),
+        ('images = "fray/imgs"', 'images = "crack/imgs"', "two .* have the same images"),
+        ('class = "fray"\n', "", "no raw value in .* is mapped to class 'fray'"),
+    ],
+)
+def test_a_slip_in_the_sources_gets_a_sentence(tiles: Path, old: str, new: str, message: str):
+    tiles.write_text(tiles.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        read_dataset_toml(tiles)
+
+
+def test_a_folder_without_masks_is_told_which_key_is_missing(yard: Path):
+    toml = yard / "dataset.toml"
+    toml.write_text(toml.read_text().replace('masks = "masks"\n', ""))
+    with pytest.raises(ConfigError, match="key 'masks' is missing"):
+        read_dataset_toml(toml)
+
+
+THINGS = '\n[things]\nclasses = ["path"]\ninstances = "instances"\n'
+
+
+def test_things_have_their_objects_from_a_folder_of_their_own(yard: Path):
+    toml = yard / "dataset.toml"
+    toml.write_text(toml.read_text() + THINGS)
+    with pytest.raises(DataNotFound, match=r"2 of 2 samples have no file of instances: .*instances/train/a\.png"):
+        FolderData(toml, "train")
+    for key in ("train/a", "train/b"):
+        (yard / "instances/train").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array([[5, 5, 1000], [0, 5, 5]], np.uint16)).save(yard / f"instances/{key}.png")
+    data = FolderData(toml, "train")
+    assert [info.thing for info in data.classes] == [False, True]
+    np.testing.assert_array_equal(data[0].instances, [[0, 0, 1000], [0, 0, 0]])  # grass has none, and 0 is a crowd
+    known = Fingerprint.of({"train": data})
+    Image.fromarray(np.array([[0, 0, 3], [4, 0, 0]], np.uint8)).save(yard / "instances/train/b.png")
+    assert known.differences({"train": FolderData(toml, "train")}) == [
+        "the annotations of 1 mask of train changed: train/b"
+    ]
+    for wrong, message in ((np.zeros((3, 3), np.uint8), "is 3x3"), (np.zeros((2, 3, 3), np.uint8), "colour image")):
+        Image.fromarray(wrong).save(yard / "instances/train/a.png")
+        with pytest.raises(DataError, match=message):
+            data[0]
+    toml.write_text(toml.read_text().replace('classes = ["path"]', 'classes = ["pat"]'))
+    with pytest.raises(ConfigError, match=r"things\.classes = 'pat' is not a class .* Did you mean 'path'"):
+        read_dataset_toml(toml)
+
+
+def test_a_split_may_take_a_share_of_another(tmp_path: Path):
+    for i in range(40):
+        add(tmp_path, f"train/photo-{chr(97 + i // 26)}{chr(97 + i % 26)}")
+    for i in range(5):
+        add(tmp_path, f"test/other-{chr(97 + i)}")
+    toml = write(tmp_path, splits='train = "train"\nval = "10% of train"\ndev = "20% of train"\ntest = "test"')
+    listing = folder_listing(toml)
+    splits = {name: [pair.key for pair in pairs] for name, pairs in listing.splits.items()}
+    assert {name: len(keys) for name, keys in splits.items()} == {"train": 28, "val": 4, "dev": 8, "test": 5}
+    assert len({key for keys in splits.values() for key in keys}) == 45
+    assert "train by image" in listing.how_split
+    assert share_rule(str(toml)) == "sequence"
+    assert (
+        read_dataset_toml(toml).splits
+        == DatasetToml.model_validate_json(read_dataset_toml(toml).model_dump_json(exclude_none=True)).splits
+    )
+
+
+def test_groups_say_what_stays_together(tmp_path: Path):
+    keys = [f"{date}_patient{patient}_{i}" for patient in range(10) for date in ("mon", "tue") for i in range(3)]
+    for key in keys:
+        add(tmp_path, key)
+    toml = write(tmp_path, top='groups = "patient[0-9]+"', splits="train = 0.8\nval = 0.2")
+    splits = folder_listing(toml).splits
+    patients = {name: {pair.key.split("_")[1] for pair in pairs} for name, pairs in splits.items()}
+    assert (len(patients["train"]), len(patients["val"])) == (8, 2)
+    assert not patients["train"] & patients["val"]
+    assert "(by groups): 10 sequences" in folder_listing(toml).how_split
+    by_hand = folder_listing(write(tmp_path, top='groups = "_patient([0-4])_|_"', splits="train = 0.8\nval = 0.2"))
+    assert "6 sequences" in by_hand.how_split  # five patients, and all others as one
+
+
 def test_a_list_names_stems_in_its_own_order(yard: Path):
     (yard / "some.txt").write_text("# two of three\nval/c.png\n\ntrain/a\n")
     toml = write(yard, splits='train = "some.txt"')
@@ -243,6 +439,11 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ("[map]", "[map", r"dataset\.toml is not valid TOML: .*line"),
         ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
         ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),
+        ('val = "val"', 'val = "10% of trian"', r"a share of 'trian': expected another split"),
+        ('val = "val"', 'val = "ten % of train"', r"expected a share such as"),
+        ('train = "train"', 'train = "20% of val"\ntest = "10% of train"', r"a share of 'train'"),
+        ('val = "val"', 'val = "60% of train"\ntest = "40% of train"', r"take all of 'train'"),
+        ('name = "yard"', 'name = "yard"\ngroups = "(["', r"expected a regular expression"),
     ],
 )
 def test_a_slip_in_the_toml_gets_a_sentence(yard: Path, old: str, new: str, message: str | None):
@@ -300,6 +501,18 @@ def test_a_written_toml_reads_as_what_it_was_written_from(
     path = tmp_path_factory.mktemp("toml") / "dataset.toml"
     path.write_text(toml_text(config), encoding="utf-8")
     assert read_dataset_toml(path) == config
+
+
+def test_every_further_key_survives_being_written(tmp_path: Path):
+    common = {"name": "a", "classes": {"x": "#000001", "y": "#000002"}, "map": {"0": "x", "255": "y"}}
+    for more in (
+        {"images": "i", "masks": "m", "image_suffix": "_i.jpg", "mask_suffix": ".png", "threshold": 99},
+        {"images": "i", "masks": "m", "groups": r"^(\w+)\\", "things": ThingsTable(classes=["y"], instances='"n"')},
+        {"source": (SourceTable(images="a", masks="b"), SourceTable(images="c", masks="d", class_="y"))},
+    ):
+        config = DatasetToml(**common, splits={"train": "train", "val": "2.5% of train"}, **more)
+        (tmp_path / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
+        assert read_dataset_toml(tmp_path / "dataset.toml") == config
 
 
 @settings(max_examples=50, deadline=None)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import DataNotFound, did_you_mean, near_path
@@ -18,19 +18,57 @@ IGNORE_NAME = "ignore"
 """What stands in [map] for a raw value that is neither trained on nor scored."""
 
 
+_SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
+"""A split that takes a share of another: `val = "10% of train"`."""
+
+_LOW, _HIGH = 0, 255
+"""What the values of a smoothed mask count as, below `threshold` and from it on."""
+
+_INSIDE = {"1": 1, "255": 255, "#ffffff": 0xFFFFFF}
+"""What stands in the masks of a source for its class."""
+
+FolderName = Annotated[str, Field(min_length=1)]
+
+
+class SourceTable(Config):
+    """[[source]]: a folder of images, that of their masks, and the class that 1 and 255 mean in them."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    images: FolderName
+    masks: FolderName
+    class_: Annotated[str | None, Field(alias="class")] = None
+
+
+class ThingsTable(Config):
+    """[things]: the classes whose objects are told apart, and the folder that says which pixel is of which object.
+
+    Its PNGs have the names of the masks and hold the number of the object at every pixel, 1 to 65535; 0 is none, and on
+    a class of things a crowd: objects that nobody told apart.
+    """
+
+    classes: Annotated[list[str], Field(min_length=1, max_length=IGNORE)]
+    instances: FolderName
+
+
 class DatasetToml(Config):
     """The keys of a dataset.toml. Paths are relative to the file's own folder, or absolute."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    images: Annotated[str, Field(min_length=1)]
-    masks: Annotated[str, Field(min_length=1)]
+    images: FolderName | None = None
+    masks: FolderName | None = None
+    image_suffix: str = ""
     mask_suffix: str = ""
+    threshold: Annotated[int, Field(ge=1, le=_HIGH)] | None = None
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     licence: str = "not stated"
     split_by: SplitBy = "sequence"
+    groups: Annotated[str, Field(max_length=200)] | None = None
     splits: Annotated[dict[str, Any], Field(min_length=1)]
     classes: Annotated[dict[str, str], Field(min_length=1, max_length=IGNORE)]
     map: Annotated[dict[str, str], Field(min_length=1)]
+    things: ThingsTable | None = None
+    source: Annotated[tuple[SourceTable, ...], Field(max_length=10_000)] = ()
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -66,6 +104,21 @@ class DatasetToml(Config):
         shares = [part for part in value.values() if not isinstance(part, str)]
         if shares and (len(shares) < len(value) or sum(shares) > 1 + 1e-9):
             raise ValueError("fractions must be given for all splits or none, and sum to at most 1")
+        parts = _parts(value)
+        for base, taken in parts.items():
+            if base not in value or any(base in others for others in parts.values()):
+                raise ValueError(f"a share of {base!r}: expected another split, of a folder or a list")
+            if sum(taken.values()) >= 1:
+                raise ValueError(f"{', '.join(taken)} take all of {base!r}: expected less than 100% together")
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"expected a regular expression: {error}") from None
         return value
 
     @property
@@ -73,8 +126,47 @@ class DatasetToml(Config):
         """The splits that are fractions of the images: all of them, or none."""
         return {name: part for name, part in self.splits.items() if not isinstance(part, str)}
 
+    @property
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Split -> the splits that take a share of it, each with its fraction."""
+        return _parts(self.splits)
+
+    @property
+    def sources(self) -> tuple[SourceTable, ...]:
+        """The folders of images and masks, one pair or several."""
+        if self.source:
+            return self.source
+        assert self.images is not None
+        assert self.masks is not None
+        return (SourceTable(images=self.images, masks=self.masks),)
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> "DatasetToml":
+        missing = [key for key in ("images", "masks") if getattr(self, key) is None]
+        if self.source and len(missing) < 2:
+            raise ValueError("images and masks stand in every [[source]] and nowhere else, or there is no [[source]]")
+        if missing and not self.source:
+            raise ValueError(f"key {' and '.join(map(repr, missing))} is missing")
+        if len({source.images for source in self.source}) < len(self.source):
+            raise ValueError("two [[source]] have the same images: expected a folder each")
+        return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "DatasetToml":
+        given = [(f"source {number + 1}: class", source.class_) for number, source in enumerate(self.source)]
+        given += [("things.classes", name) for name in (self.things.classes if self.things else ())]
+        for where, name in given:
+            if name is not None and name not in self.classes:
+                hint = did_you_mean(name, list(self.classes))
+                raise ValueError(f"{where} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
+        return self
+
     @model_validator(mode="after")
     def _check_map(self) -> "DatasetToml":
+        if self.threshold is not None and not {str(_LOW), str(_HIGH)} >= self.map.keys() >= {str(_LOW)}:
+            raise ValueError(f"with a threshold the masks have two values: [map] says what {_LOW} and {_HIGH} are")
+        if self.threshold is not None and str(_HIGH) not in self.map and not all(s.class_ for s in self.sources):
+            raise ValueError(f"[map] does not say what {_HIGH} is, which values from the threshold on count as")
         if len({raw.startswith("#") for raw in self.map}) > 1:
             raise ValueError("[map] mixes numbers and '#rrggbb' colours; the masks can only be one of them")
         for raw, name in self.map.items():
@@ -84,23 +176,35 @@ class DatasetToml(Config):
                 raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
             raise ValueError("a raw value occurs twice in [map], written in two ways")
-        unused = [name for name in self.classes if name not in self.map.values()]
+        used = {*self.map.values(), *(source.class_ for source in self.source)}
+        unused = [name for name in self.classes if name not in used]
         if unused:
             raise ValueError(f"no raw value in [map] is mapped to class {', '.join(map(repr, unused))}")
         return self
 
     def class_infos(self) -> tuple[ClassInfo, ...]:
         """The classes in order: class id = place in [classes]."""
-        return tuple(ClassInfo(name, parse_color(color)) for name, color in self.classes.items())
+        things = self.things.classes if self.things else ()
+        return tuple(ClassInfo(name, parse_color(color), name in things) for name, color in self.classes.items())
 
-    def label_map(self) -> LabelMap:
-        """[map] as raw value -> class id."""
+    def label_map(self, inside: str | None = None) -> LabelMap:
+        """[map] as raw value -> class id; `inside` is the class of a source, which 1 and 255 are in its masks."""
         ids = {name: index for index, name in enumerate(self.classes)} | {IGNORE_NAME: IGNORE}
-        return LabelMap(
-            {_raw_value(raw): ids[name] for raw, name in self.map.items()},
-            colors=next(iter(self.map)).startswith("#"),
-            expected=f"{TOML} of the dataset.toml of {self.name!r}",
-        )
+        colors = next(iter(self.map)).startswith("#")
+        found = {_raw_value(raw): ids[name] for raw, name in self.map.items()}
+        if inside is not None:
+            found |= {value: ids[inside] for text, value in _INSIDE.items() if text.startswith("#") == colors}
+        if self.threshold is not None:
+            found = {value: found[_LOW if value < self.threshold else _HIGH] for value in range(_HIGH + 1)}
+        return LabelMap(found, colors=colors, expected=f"{TOML} of the dataset.toml of {self.name!r}")
+
+
+def _parts(splits: dict[str, Any]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, part in splits.items():
+        if isinstance(part, str) and (share := _SHARE_OF.fullmatch(part)):
+            found.setdefault(share[2], {})[name] = float(share[1]) / 100
+    return found
 
 
 def read_dataset_toml(path: Path) -> DatasetToml:
@@ -116,16 +220,24 @@ def read_dataset_toml(path: Path) -> DatasetToml:
 
 
 def toml_text(config: DatasetToml) -> str:
-    """`config` as the text of a dataset.toml."""
-    lines = [f"name = {_quoted(config.name)}", f"images = {_quoted(config.images)}", f"masks = {_quoted(config.masks)}"]
-    lines += [f"mask_suffix = {_quoted(config.mask_suffix)}"] if config.mask_suffix else []
-    lines += [f"split_by = {_quoted(config.split_by)}"] if config.split_by != "sequence" else []
+    """`config` as the text of a dataset.toml; what is as it is by default is left out."""
+    lines = [f"name = {_quoted(config.name)}"]
+    for key in ("images", "masks", "image_suffix", "mask_suffix", "groups", "split_by"):
+        value = getattr(config, key)
+        lines += [f"{key} = {_quoted(value)}"] if value and value != DatasetToml.model_fields[key].default else []
+    lines += [f"threshold = {config.threshold}"] if config.threshold is not None else []
     lines += [f"channels = {config.channels}", f"licence = {_quoted(config.licence)}", "", "[splits]"]
     lines += [f"{name} = {_quoted(part) if isinstance(part, str) else part}" for name, part in config.splits.items()]
     lines += ["", "[classes]"]
     lines += [f"{_key(name)} = {_quoted(color)}" for name, color in config.classes.items()]
     lines += ["", "[map]"]
     lines += [f"{_key(raw)} = {_quoted(name)}" for raw, name in config.map.items()]
+    if config.things:
+        names = ", ".join(map(_quoted, config.things.classes))
+        lines += ["", "[things]", f"classes = [{names}]", f"instances = {_quoted(config.things.instances)}"]
+    for source in config.source:
+        lines += ["", "[[source]]", f"images = {_quoted(source.images)}", f"masks = {_quoted(source.masks)}"]
+        lines += [f"class = {_quoted(source.class_)}"] if source.class_ is not None else []
     return "\n".join(lines) + "\n"
 
 
@@ -149,6 +261,8 @@ def _raw_value(text: str) -> int:
 
 def _check_split(name: str, part: Any) -> None:
     if isinstance(part, str):
+        if "%" in part and not _SHARE_OF.fullmatch(part):
+            raise ValueError(f'{name} = {part!r}: expected a share such as "10% of train"')
         if Path(part).anchor or ".." in Path(part).parts:
             raise ValueError(
                 f"{name} = {part!r}: expected a folder inside images, or a list inside the folder of this file"

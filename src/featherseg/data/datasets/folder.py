@@ -1,14 +1,36 @@
 """`folder`: your own images and masks, described by a dataset.toml (`data.dataset_toml`, docs/data/folder.md)."""
 
+import hashlib
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
-from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
-from featherseg.data.images import IMAGE_SUFFIXES
-from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs
+from featherseg.core.types import IGNORE, ClassInfo, Sample
+from featherseg.core.wording import size_text
+from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, read_dataset_toml
+from featherseg.data.images import IMAGE_SUFFIXES, read_mask
+from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem, make_pairs
 from featherseg.data.sequences import SplitBy, split_by_share
+
+MAX_OBJECT = 65535
+"""The largest number of an object in a file of instances."""
+
+
+@dataclass(frozen=True)
+class FolderListing(Listing):
+    """The files of a folder of one's own; `instances` is the folder that tells objects apart, where there is one."""
+
+    groups: str | None = None
+    instances: Path | None = None
+
+    def instances_of(self, pair: Pair) -> Path | None:
+        """Where the numbers of the objects of a pair stand: the file of its key, whether it is there or not."""
+        return self.instances and self.instances / f"{pair.key}.png"
 
 
 class FolderData(PairedFiles):
@@ -32,28 +54,79 @@ class FolderData(PairedFiles):
             if part not in listing.splits:
                 raise unknown(f"split of {toml}", part, listing.splits)
         super().__init__(listing, split, size)
+        self._instances = [listing.instances_of(pair) for pair in self.pairs]
+        self._digests: dict[int, bytes] = {}
+        missing = [path for path in self._instances if path and not path.is_file()]
+        if missing:
+            raise DataNotFound(
+                f"{listing.name} {split}: {len(missing)} of {len(self)} samples have no file of instances: "
+                f"{missing[0]}. `featherseg check` lists all of them."
+            )
+
+    def __getitem__(self, index: int) -> Sample:
+        sample, path = super().__getitem__(index), self._instances[index]
+        if path is None:
+            return sample
+        return replace(sample, instances=read_instances(path, sample.label, self.classes))
+
+    def annotation(self, index: int) -> bytes | None:
+        """What decides sample `index` beside image, mask and map: the class of its folder, its file of instances."""
+        own, path = super().annotation(index), self._instances[index]
+        if path is not None and index not in self._digests:
+            try:
+                self._digests[index] = hashlib.sha256(path.read_bytes()).digest()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        return own if path is None else (own or b"") + self._digests[index]
 
 
-def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> Listing:
+def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """The number of the object at every pixel, (H, W) int32; 0 where `label` (H, W) is of no class of things.
+
+    Raises what `read_mask` raises, and DataError for a file of colours, of another size, or of numbers over MAX_OBJECT.
+    """
+    raw = read_mask(path)
+    if raw.ndim != 2:
+        raise DataError(f"{path} is a colour image: expected the number of an object at every pixel, 8 or 16 bits.")
+    if raw.shape != label.shape:
+        raise DataError(f"{path} is {size_text(raw.shape)}, but its mask is {size_text(label.shape)} (height x width).")
+    if raw.min(initial=0) < 0 or raw.max(initial=0) > MAX_OBJECT:
+        raise DataError(
+            f"{path} holds values from {raw.min()} to {raw.max()}. Expected numbers of objects, 0 to {MAX_OBJECT}."
+        )
+    of_thing = np.zeros(IGNORE + 1, bool)
+    of_thing[: len(classes)] = [info.thing for info in classes]
+    return np.where(of_thing[label], raw, 0).astype(np.int32)
+
+
+def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
     """The files of every split of a dataset.toml, also those without a partner."""
     return list_folder(read_dataset_toml(toml), root or toml.parent, split_by)
 
 
-def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None) -> Listing:
+def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None) -> FolderListing:
     """The files that `config` describes, its paths starting from `base`."""
-    pairs = {pair.key: pair for pair in _all_pairs(config, base)}
-    how = ""
+    pairs = {pair.key: pair for source in config.sources for pair in _pairs_of(source, config, base)}
+    by = split_by or config.split_by
+
+    # Every split as it is said: a share of all, a folder, a list; then the shares of these
+    how, splits = "", dict[str, list[str]]()
     if config.shares:
-        splits, how = split_by_share(list(pairs), config.shares, split_by or config.split_by)
+        splits, how = split_by_share(list(pairs), config.shares, by, config.groups)
     else:
-        splits = {
-            name: _by_list(base / part)
-            if part.endswith(".txt")
-            else [key for key in pairs if key.startswith(part.removeprefix("./").rstrip("/") + "/")]
-            for name, part in config.splits.items()
-        }
+        taken = {name for names in config.parts.values() for name in names}
+        for name, part in config.splits.items():
+            below = f"{part.removeprefix('./').rstrip('/')}/"
+            splits[name] = [] if name in taken else [key for key in pairs if key.startswith(below)]
+            if part.endswith(".txt"):
+                splits[name] = _by_list(base / part)
+        for whole, shares in config.parts.items():
+            rest = {whole: 1 - sum(shares.values())}
+            found, said = split_by_share(splits[whole], rest | shares, by, config.groups)
+            splits |= found
+            how = f"{how}; {whole} {said}" if how else f"{whole} {said}"
     listed = {key for keys in splits.values() for key in keys}
-    return Listing(
+    return FolderListing(
         config.name,
         config.class_infos(),
         config.label_map(),
@@ -62,22 +135,43 @@ def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None
         channels=config.channels,
         unlisted=[key for key in pairs if key not in listed],
         how_split=how,
+        groups=config.groups,
+        instances=base / config.things.instances if config.things else None,
     )
 
 
-def _all_pairs(config: DatasetToml, base: Path) -> list[Pair]:
-    images, masks = base / config.images, base / config.masks
+def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair]:
+    """The pairs of one folder of images and its masks; where there are several, keys begin with that of the images."""
+    images, masks = base / source.images, base / source.masks
     for key, folder in (("images", images), ("masks", masks)):
         if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
             raise DataNotFound(f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder.")
-    image_files, mask_files = files_by_stem(images), files_by_stem(masks, config.mask_suffix)
-    if images.resolve() == masks.resolve():
-        if not config.mask_suffix:
-            raise ConfigError(
-                f'images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "_mask".'
-            )
-        image_files = {stem: paths for stem, paths in image_files.items() if not stem.endswith(config.mask_suffix)}
-    return make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
+    together = images.resolve() == masks.resolve()
+    if together and not (config.image_suffix or config.mask_suffix):
+        raise ConfigError(
+            f"images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "
+            '"_mask", or ".png" where only masks end in it.'
+        )
+    apart = {"images": None, "masks": None} if together else {"images": masks, "masks": images}
+    image_files = files_by_stem(images, config.image_suffix, without=apart["images"])
+    mask_files = files_by_stem(masks, config.mask_suffix, without=apart["masks"])
+    if together and config.mask_suffix:  # what is a mask by its name is no image, or the reverse
+        image_files = _without(image_files, mask_files)
+    elif together:
+        mask_files = _without(mask_files, image_files)
+    pairs = make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
+    if not config.source:
+        return pairs
+    label_map = None if source.class_ is None else config.label_map(source.class_)
+    place = Path(source.images).as_posix()
+    below = "" if place == "." else f"{place}/"
+    return [replace(pair, key=f"{below}{pair.key}", label_map=label_map) for pair in pairs]
+
+
+def _without(files: FilesByStem, others: FilesByStem) -> FilesByStem:
+    taken = {path for paths in others.values() for path in paths}
+    left = {stem: [path for path in paths if path not in taken] for stem, paths in files.items()}
+    return {stem: paths for stem, paths in left.items() if paths}
 
 
 def _by_list(path: Path) -> list[str]:

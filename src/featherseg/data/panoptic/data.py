@@ -87,6 +87,10 @@ class PanopticData(PairedFiles):
         check_agreement(ids, segments, str(pair.files[1]))
         return ids, segments
 
+    def annotation(self, index: int) -> bytes:
+        """The segments that the JSON lists of sample `index`."""
+        return self.listing.annotations[self.keys[index]].segments.astype("<i8").tobytes()
+
 
 def categories(classes: Sequence[ClassInfo], ids: Sequence[int]) -> list[dict[str, Any]]:
     """The classes as the categories of a panoptic JSON; `ids` has the category id of each."""
