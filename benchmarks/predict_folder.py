@@ -52,6 +52,7 @@ def work(run: str, files: list[str]) -> None:
 def run_python(arguments: list[str], source: str | None = None) -> tuple[float, float, str]:
     """Processor and wall seconds of a process of Python with one thread to compute, and what it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": source} if source else {})
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as pip leaves it, which compiles what it installs
     begin, before = os.times().elapsed, processor_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -3,13 +3,16 @@
 python benchmarks/train_step.py [ROUNDS] [MODEL] [bf16 or fp32] [BATCH]
 
 A process for every row; they take turns, so that a machine that slows down slows all of them. The median of each is
-printed, with the median of its speed-ups over the first: that one's seconds over these, larger is faster.
+printed, and the median of its speed-ups, with its 95 % interval over the rounds: over the third row, what `train` did
+before it had kernels, and over the first; that one's seconds over these, larger is faster.
 """
 
-import statistics
 import subprocess
 import sys
 import time
+
+import numpy as np
+import paired
 
 ROWS = (
     "as it comes",
@@ -21,6 +24,7 @@ ROWS = (
     "loss inside the upsampling",
 )
 """Each with everything of those before; the last is what `train` does."""
+BEFORE = 2
 SIZE = (352, 480)
 CLASSES = 11
 
@@ -83,18 +87,16 @@ def main(rounds: int, model: str, precision: str, batch: int) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     rest = [model, precision, str(batch)]
     served = {name: subprocess.Popen([*command, str(done), *rest], **pipes) for done, name in enumerate(ROWS)}
-    seconds: dict[str, list[float]] = {name: [] for name in ROWS}
-    for number in range(rounds + 2):  # two to warm up
-        for name, process in served.items():
+    taken = np.empty((rounds + 2, len(ROWS)))
+    for turn in taken:
+        for row, process in enumerate(served.values()):
             process.stdin.write("step\n")
             process.stdin.flush()
-            taken = float(process.stdout.readline())
-            if number >= 2:
-                seconds[name].append(taken)
-    first = seconds[ROWS[0]]
-    for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
-        print(f"{name:34} {statistics.median(values):6.3f} s   {ratio:.2f}x")
+            turn[row] = float(process.stdout.readline())
+    seconds = taken[2:].T[:, None]  # (rows, 1, rounds), without the two to warm up
+    for name, values in zip(ROWS, seconds, strict=True):
+        over_before, over_first = (paired.ratio(base / values) for base in (seconds[BEFORE], seconds[0]))
+        print(f"{name:34} {np.median(values):6.3f} s   {str(over_before).replace('x', ''):>18}   {over_first}")
         served[name].stdin.close()
         served[name].wait()
 

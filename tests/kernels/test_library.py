@@ -1,13 +1,15 @@
-"""The compiled extension: chosen by the processor, left aside on request, deaf to arguments that do not fit."""
+"""The compiled extension: chosen by the processor, left aside on request, deaf to what does not fit; its threads."""
 
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
-from featherseg.kernels import native
+from featherseg.kernels import library, native
 
 
 def test_the_extension_is_left_aside_on_request():
@@ -30,6 +32,50 @@ def test_the_widest_instruction_set_of_the_processor_is_used(extension):
 def test_an_unknown_instruction_set_is_refused(extension):
     with pytest.raises(ValueError, match="avx9"):
         extension.use("avx9")
+
+
+@pytest.fixture(params=["torch's threads", "threads of Python's"])
+def threads_of(request, monkeypatch):
+    """The kind of threads that pieces are worked on by; torch's are GNU OpenMP's on Linux alone."""
+    if request.param == "threads of Python's":
+        monkeypatch.setattr(library, "_openmp", lambda: None)
+    elif library._openmp() is None:
+        pytest.skip("torch's threads are no GNU OpenMP's here")
+
+
+@pytest.mark.usefixtures("threads_of")
+def test_pieces_are_worked_on_at_the_same_time_and_answer_in_their_order():
+    meeting, made = threading.Barrier(3, timeout=30), []
+
+    def piece(number: int) -> int:
+        if number < 3:
+            meeting.wait()  # until three threads are here
+        made.append(threading.get_ident())
+        return number
+
+    for _ in range(3):
+        assert library.run([partial(piece, i) for i in range(40)], 3) == list(range(40))
+    assert 3 <= len(set(made)) <= 9
+    assert threading.get_ident() in made
+
+
+@pytest.mark.usefixtures("threads_of")
+def test_an_error_of_a_piece_comes_out_when_no_other_works_any_more():
+    meeting, over = threading.Barrier(2, timeout=30), []
+
+    def wrong() -> None:
+        meeting.wait()
+        raise ValueError("of a piece")
+
+    def slow() -> None:
+        meeting.wait()
+        np.linalg.svd(np.random.default_rng(0).random((200, 200)))
+        over.append(True)
+
+    for pieces in ([wrong, slow], [slow, wrong]):
+        with pytest.raises(ValueError, match="of a piece"):
+            library.run(pieces, 2)
+        assert over.pop()
 
 
 def arguments() -> dict[str, np.ndarray]:

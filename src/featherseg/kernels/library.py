@@ -1,11 +1,13 @@
 """Which code runs on the CPU, the extension that was compiled at install or else numpy, and on how many threads."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, lru_cache
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -50,10 +52,47 @@ def numbers(x: Tensor) -> np.ndarray:
 
 
 def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
-    """What the pieces of a work give, in their order; the code of this folder lets go of Python's lock."""
-    if threads == 1:
+    """What the pieces of a work give, in their order; the code of this folder lets go of Python's lock.
+
+    They are worked on by torch's own threads where these are GNU OpenMP's: others would have to share the cores with
+    them, as they wait for torch's next operation without sleeping.
+    """
+    if threads == 1 or len(pieces) == 1:
         return [piece() for piece in pieces]
-    return list(_pool(threads, os.getpid()).map(lambda piece: piece(), pieces))
+    found: dict[int, Result] = {}
+    errors: list[BaseException] = []
+    order = iter(range(len(pieces)))  # each number goes to one thread
+
+    def work(_: object = None) -> None:
+        try:
+            for i in order:
+                found[i] = pieces[i]()
+        except BaseException as error:
+            errors.append(error)
+
+    if parallel := _openmp():
+        parallel(_CALLBACK(work), None, threads, 0)
+    else:
+        others = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(threads - 1)]
+        work()
+        wait([other for other in others if not other.cancel()])
+    if errors:
+        raise errors[0]
+    return [found[i] for i in range(len(pieces))]
+
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _openmp() -> Callable[..., None] | None:
+    """`GOMP_parallel` of the library that torch has loaded: a function on that many threads. None where it has none."""
+    if sys.platform != "linux":
+        return None
+    parallel: Any = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if parallel:
+        parallel.argtypes, parallel.restype = [_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return parallel
 
 
 @lru_cache(maxsize=4)
