@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featherseg.core.errors import ConfigError, require
+from featherseg.core.errors import ConfigError, DataError, require
+from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
@@ -29,8 +30,10 @@ from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.checks import CheckReport, check_data
+from featherseg.data.fingerprint import TEST, named, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in
+from featherseg.data.proposal import refuse_written
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import SELECTED, Scores
 from featherseg.inference.predictor import Predictor
@@ -40,7 +43,7 @@ from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record
 from featherseg.reports.run_report import REPORT, Report, write_report
-from featherseg.runs import METRICS, RESOLVED, Run, find_run, load_run, open_run
+from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
@@ -71,8 +74,8 @@ def train(
             nn.Module that states `classes`, `mean` and `std` (one value a channel, in units of 0..255) and turns
             normalised images (B, C, H, W) into logits (B, classes, h, w). A copy of it is trained. Not needed with
             `resume`.
-        data: A dataset's name, a dataset.toml, or two datasets of one's own, (train, val), each as
-            `featherseg.core.types.SegmentationData` says. Default: the recipe's.
+        data: A dataset's name, a dataset.toml, a folder of images and masks, or two datasets of one's own, (train,
+            val), each as `featherseg.core.types.SegmentationData` says. Default: the recipe's.
         out: The run folder to write; must be new, except with `resume`.
         init: Weights to start from: a run (by path or name) or a checkpoint file.
         settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"].
@@ -147,7 +150,7 @@ def evaluate(
 
     Args:
         run: A Run, a run folder, the name of one, or an exported file.
-        data: A dataset's name, a dataset.toml, or a dataset of your own. Default: what the run was trained on.
+        data: A dataset's name, a dataset.toml, a folder, or a dataset of your own. Default: that of the training.
         split: The part of the dataset. Default: that of the paper's row where the recipe names one, else test where it
             has masks, else what training validated on ("val" of other data).
         data_root: The folder in which the dataset lies. Default: where it lay for the training.
@@ -165,7 +168,8 @@ def evaluate(
         RunError, ExportError: The run or the file cannot be used.
         ConfigError: Classes or channels of model and data differ, or it is not clear what to score, or an option is
             given that has no effect on it.
-        DataNotFound, DataError: Images, masks or predictions are missing or damaged.
+        DataNotFound, DataError: Images, masks or predictions are missing or damaged, or the split is called test and
+            holds images that the run was trained on.
     """
     if (run is None) == (predictions is None):
         raise ConfigError("expected either a RUN (or an exported file) or --predictions DIR to evaluate.")
@@ -251,28 +255,44 @@ def check(
     data: str | Path,
     data_root: str | Path | None = None,
     *,
+    write: bool = False,
+    names: Mapping[str, str] | None = None,
+    masks: str | None = None,
     fix: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Look through every file of a dataset for what would spoil a training: every fault is named.
 
+    For a folder without a dataset.toml one is proposed: the folders of images and masks, the classes, the splits.
+
     Args:
-        data: A dataset's name, a dataset.toml, or a folder with images/ and masks/.
+        data: A dataset's name, a dataset.toml, or a folder of images and masks, whatever its folders are called.
         data_root: Where a dataset with a name lies.
+        write: Write the proposed dataset.toml into the folder; never over one that is there.
+        names: What values of the masks mean in the proposal, {"255": "crack"}; also of a folder that is a class.
+        masks: The folder of masks to propose, where there are several.
         fix: Write a copy without the faults into this new folder.
         progress: Called with (what is being done, samples done, samples in all). Default: a bar in a notebook.
 
     Returns:
-        CheckReport: faults, notes, the classes' shares by split; `mended` says what `fix` did.
+        CheckReport: faults, notes, the classes' shares by split; `proposal` for a folder without a dataset.toml,
+        `written` where that was written, `mended` says what `fix` did.
 
     Raises:
-        UnknownName, DataNotFound, ConfigError: The dataset cannot be opened.
-        DataError: `fix` is in use or cannot be written.
+        UnknownName, DataNotFound, ConfigError: The dataset cannot be opened, or a name is of no value of the masks.
+        DataError: There is a dataset.toml in the way of `write`, or `fix` is in use or cannot be written.
     """
-    progress = progress_or_bar(progress)
+    progress, folder = progress_or_bar(progress), Path(data)
+    if write:
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--write is for a folder of images and masks: {data} is none.")
+        refuse_written(folder)
+        check_folder(folder)
     if fix is not None:
         free_target(Path(fix))  # known before the long work
-    report = check_data(str(data), _path(data_root), progress)
+    report = check_data(str(data), _path(data_root), progress, names=names, masks=masks)
+    if write and report.proposal is not None:
+        report.written = report.proposal.write(folder)
     if fix is not None:
         report.mended = write_mended(report, Path(fix), progress)
     return report
@@ -348,12 +368,13 @@ def _data_of(
         split = split or score_split(str(data), _path(root))
         by = own.split_by if own.split_by == "hash" else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
-        return chosen, split, False, (f"scored on {split} of {data}",)
+        return chosen, split, False, (f"scored on {split} of {data}", *_trained_on(run, chosen, split))
     if data is not None and not isinstance(data, str | Path):
         _refuse_unused({"full": full}, _ALL)
         chosen, _ = _named_data(data, split, root)
         split = split or "val"
-        return chosen, split, chosen.name == own.name and run.selected_on(split), ()
+        selected = chosen.name == own.name and run.selected_on(split)
+        return chosen, split, selected, _trained_on(run, chosen, split)
 
     # The run's own
     if "data" in run.info.objects:
@@ -366,13 +387,43 @@ def _data_of(
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
     notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
-    if split in own.train_split.split("+") and not run.imported:
+    trained = split in own.train_split.split("+") and not run.imported
+    if trained:
         notes += [f"this run was trained on {split}: that says nothing of other images"]
     if own.split_by and share_rule(own.name) not in (None, own.split_by):
         notes += [f"the splits are those of its training, made by {own.split_by} (data.split_by)"]
     if size:
         notes += [f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"]
-    return open_dataset(own.name, split, root, size, split_by=own.split_by), split, selected, tuple(notes)
+    chosen = open_dataset(own.name, split, root, size, split_by=own.split_by)
+    known = read_fingerprint(run.path / DATA)
+    if known is not None:
+        role = "val" if split == own.val_split else "train" if split == own.train_split else TEST
+        whole = {"train": own.train_size is None, "val": not full or own.val_size is None, TEST: True}
+        changes = known.changes(role, chosen, part=not whole[role]) if role != TEST or split == TEST else []
+        notes += [f"since the training: {text}" for text in changes]
+    elif not (run.shipped or run.imported):
+        notes += [f"{run.path} has no {DATA}: whether its images and masks changed since the training is not known"]
+    notes += () if trained else _trained_on(run, chosen, split)
+    return chosen, split, selected, tuple(notes)
+
+
+def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]:
+    """A note where the run was trained on images of these, by what their files hold.
+
+    Raises DataError where they are called test: a score on them would say how well the run remembers.
+    """
+    known = read_fingerprint(run.path / DATA)
+    seen = {} if known is None else known.trained_on(data)
+    if not seen:
+        return ()
+    told = named(key if key == trained else f"{key} (there {trained})" for key, trained in seen.items())
+    message = f"{run.path} was trained on {len(seen)} of these {counted(len(data), 'image')}: {told}"
+    if split == TEST:
+        raise DataError(
+            f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "
+            "two splits; a split of another name is scored all the same."
+        )
+    return (f"{message}: that says nothing of other images",)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

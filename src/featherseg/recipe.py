@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
-from featherseg.data import DATASETS
+from featherseg.data import DATASETS, is_own, own_path
 from featherseg.data.images import MAX_PIXELS
 from featherseg.data.sequences import SplitBy
 from featherseg.losses.cross_entropy import Mean
@@ -78,7 +78,7 @@ class ModelTable(Config):
 
 
 class DataTable(Config):
-    """[data]: what to train and validate on. `name` is a dataset of the catalogue or the path of a dataset.toml."""
+    """[data]: what to train and validate on. `name` is a dataset of the catalogue, a dataset.toml or a folder."""
 
     name: str
     root: str | None = None
@@ -348,7 +348,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with the paths of its data starting from the root, so that they hold in every working folder."""
     name, root = recipe.data.name, recipe.data.root
     paths = {
-        "name": os.path.abspath(name) if name.endswith(".toml") else name,
+        "name": str(own_path(name)) if is_own(name) else name,
         "root": None if root is None else os.path.abspath(root),
     }
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})

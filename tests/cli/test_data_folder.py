@@ -1,5 +1,6 @@
 """A folder where a dataset is named: every verb says how it becomes one, and what a misspelled name may mean."""
 
+import json
 import re
 
 import pytest
@@ -41,11 +42,15 @@ def place(tmp_path, monkeypatch, lawn_run):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_without_a_dataset_toml_is_sent_to_check(place, command):
-    assert "featherseg check bare" in refusal(command.format("bare"))
+    assert re.search(r"featherseg check /\S*bare --write", refusal(command.format("bare")))
 
 
-def test_a_folder_with_a_dataset_toml_is_told_its_name(place):
-    assert refusal("evaluate lawn-run --data lawn").endswith("lawn/dataset.toml")
+@pytest.mark.parametrize("data", ["lawn", "lawn/", "./lawn/dataset.toml"])
+def test_a_folder_is_its_dataset_toml(place, data):
+    result = CliRunner().invoke(build_app(), f"evaluate lawn-run --data {data} --split val --json".split())
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout)["images"] == 1  # the run's own data, of which it took one image of val
+    assert CliRunner().invoke(build_app(), f"check {data}".split()).exit_code == 0
 
 
 @pytest.mark.parametrize(

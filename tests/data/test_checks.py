@@ -363,7 +363,7 @@ def test_a_suffix_of_the_masks_is_found(tmp_path: Path):
 def test_what_is_no_dataset_is_named(tmp_path: Path):
     with pytest.raises(UnknownName, match="Did you mean 'camvid'"):
         check_data("camvidd")
-    with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor the folders"):
+    with pytest.raises(DataNotFound, match=r"has no images \(files ending in .* check NAME --data-root"):
         check_data(str(tmp_path))
     with pytest.raises(DataNotFound, match="--data-root"):
         check_data("camvid")

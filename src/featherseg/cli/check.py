@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from featherseg.cli.options import AsJson, DataRoot
 from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import ConfigError
 from featherseg.core.wording import counted, json_text, one_line
 
 if TYPE_CHECKING:
@@ -27,30 +30,73 @@ SHOWN_SIZES = 4
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder with images/ and masks/.")],
+    data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder of images and masks.")],
     data_root: DataRoot = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write the proposed dataset.toml into the folder, never over another."),
+    ] = False,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="VALUE=NAME", help="Name the class of a mask value or folder; may be repeated."),
+    ] = None,
+    masks: Annotated[str | None, typer.Option(help="The folder of masks to take, where there are several.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a corrected copy to this new folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
 
-    Exit code 0: clean. 1: faults were found. 2: the dataset could not be opened.
+    For a folder without a dataset.toml one is proposed, whatever its folders and files are called, and with --write
+    written. Exit code 0: clean. 1: faults were found (and it was written all the same). 2: the dataset could not be
+    opened.
     """
     import featherseg
     from featherseg.cli.terminal import Console
 
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        report = featherseg.check(data, data_root, fix=fix, progress=progress)
+        report = featherseg.check(
+            data, data_root, write=write, names=_parse_names(names or ()), masks=masks, fix=fix, progress=progress
+        )
     if as_json:
         print(json_text(report.as_dict()))
     else:
         _print_report(console, report)
+        if report.proposal is not None:
+            _print_next(console, report, data)
     if fix is not None and report.mended is not None:
         _print_mended(console, report.mended, fix)
     elif not report.clean and report.listing is not None:
         console.print("The same command with --fix OUT writes a copy without these faults.")
     raise typer.Exit(0 if report.clean else 1)
+
+
+def _parse_names(names: Sequence[str]) -> dict[str, str]:
+    """["255=crack"] -> {"255": "crack"}. Raises ConfigError."""
+    found = {}
+    for text in names:
+        value, equals, name = text.partition("=")
+        if not (value.strip() and equals and name.strip()):
+            raise ConfigError(f"--name {text!r}: expected VALUE=NAME, such as 255=crack or ff0000=rust.")
+        found[value.strip()] = name.strip()
+    return found
+
+
+def _print_next(console: Console, report: CheckReport, data: str) -> None:
+    """What to look at in a proposal, how else the folder can be read, and what to do now."""
+    assert report.proposal is not None
+    for note in report.proposal.notes:
+        console.print(f"look at: {one_line(note)}", style="yellow")
+    command = f"featherseg check {shlex.quote(one_line(data))} --write"
+    for what, options in report.proposal.others:
+        first = " (remove the dataset.toml first)" if report.written else ""
+        console.print(f"it can also be read with {one_line(what)}: {command} {one_line(options)}{first}")
+    if report.written:
+        for name in (*report.proposal.lists, "dataset.toml"):
+            console.print(f"wrote {one_line(str(report.written.with_name(name)))}")
+        console.print(f"Train with it: featherseg train frm-lite0 --data {shlex.quote(one_line(data))} --out RUN")
+    else:
+        console.print(f"Write it: {command}")
 
 
 def _print_report(console: Console, report: CheckReport) -> None:
@@ -79,17 +125,17 @@ def _print_report(console: Console, report: CheckReport) -> None:
 
 
 def _print_proposal(console: Console, proposal: Proposal) -> None:
-    """The raw values of the masks, the most frequent first, and the dataset.toml that would read them."""
+    """The raw values of the masks and their classes, the most frequent first, and the dataset.toml that reads them."""
     from rich.table import Table
 
     total = sum(proposal.pixels.values())
-    table = Table("raw value", "pixels", "share", title="Values in the masks", title_justify="left")
+    table = Table("raw value", "pixels", "share", "class", title="Values in the masks", title_justify="left")
     for value, count in sorted(proposal.pixels.items(), key=lambda item: -item[1])[:SHOWN_FAULTS]:
-        table.add_row(value, f"{count:,}", f"{count / total:.2%}")
+        table.add_row(value, f"{count:,}", f"{count / total:.2%}", one_line(proposal.meaning(value)))
     console.print(table)
     if len(proposal.pixels) > SHOWN_FAULTS:
         console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
-    console.print("There is no dataset.toml. Proposal (put it next to images and masks, and name the classes):\n")
+    console.print("There is no dataset.toml. This one is proposed:\n")
     console.print(proposal.text)
 
 

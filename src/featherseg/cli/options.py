@@ -22,9 +22,10 @@ RunFolder = Annotated[str, typer.Argument(help="A run (folder or name).")]
 RunsAndFiles = Annotated[
     list[str], typer.Argument(help="Runs (folders or names) and exported files.", metavar="RUN...")
 ]
-Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name or a dataset.toml.")]
+Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, a dataset.toml or its folder.")]
 Data = Annotated[
-    str | None, typer.Option("--data", help="A dataset's name or a dataset.toml [default: the run's or recipe's].")
+    str | None,
+    typer.Option("--data", help="A dataset's name, a dataset.toml or its folder [default: the run's or recipe's]."),
 ]
 DataRoot = Annotated[
     Path | None,

@@ -15,13 +15,14 @@ import torch
 from featherseg import models
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import short_names
-from featherseg.core.types import Size
+from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.data import LabelledImages
+from featherseg.data.fingerprint import read_fingerprint
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs import EXPORTS, WEIGHTS, Run, build_model, load_run
+from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, load_run
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
@@ -99,16 +100,16 @@ def seeds_of(files: Sequence[Candidate]) -> int:
     return len({one.seed for one in files})
 
 
-def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, keys: Sequence[str]) -> list[str]:
-    """What a reader of the scores has to know: runs that are not finished, or were trained on images of these keys.
+def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, images: SegmentationData) -> list[str]:
+    """What a reader of the scores has to know: runs that are not finished, or were trained on some of these images.
 
-    labelled is what is scored; files that were exported do not record what they learned from.
+    labelled is where the images are from; files that were exported do not record what they learned from.
     """
     unfinished = [one for one in candidates if one.run and one.run.unfinished]
     found = [f"{one.name} is not finished: its training was stopped" for one in unfinished]
     for one in candidates:
-        if seen := len(_learned_from(one, labelled).intersection(keys)):
-            found.append(f"{one.name} was trained on {seen} of these {counted(len(keys), 'image')}")
+        if seen := len(_learned_from(one, labelled, images)):
+            found.append(f"{one.name} was trained on {seen} of these {counted(len(images), 'image')}")
     for files in by_model(candidates).values():
         if (seeds := seeds_of(files)) < len(files):
             found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
@@ -189,13 +190,17 @@ def _refuse_copies(candidates: Sequence[Candidate]) -> None:
             seen[digest] = one.name
 
 
-def _learned_from(one: Candidate, labelled: LabelledImages) -> set[str]:
-    """Keys of the images that a run learned from, where it was trained on the dataset that is scored."""
-    if one.run is None or one.run.imported or not labelled.is_of(one.run.recipe.data.name):
+def _learned_from(one: Candidate, labelled: LabelledImages, images: SegmentationData) -> set[str]:
+    """Keys of the images that a run learned from: by what their files hold, or by name where it is the same dataset."""
+    if one.run is None or one.run.imported:
         return set()
-    table = one.run.recipe.data
+    table, found = one.run.recipe.data, set[str]()
     try:
-        learned = replace(labelled, split=table.train_split, size=table.train_size, split_by=table.split_by)
-        return set(learned.open().keys)
+        known = read_fingerprint(one.run.path / DATA)
+        found |= set(known.trained_on(images)) if known else set()
+        if labelled.is_of(table.name):
+            learned = replace(labelled, split=table.train_split, size=table.train_size, split_by=table.split_by)
+            found |= set(learned.open().keys) & set(images.keys)
     except FeathersegError:  # that split is not on this machine
-        return set()
+        pass
+    return found

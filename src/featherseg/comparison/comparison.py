@@ -122,7 +122,7 @@ def compare(
     rankings = [
         _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters) for init in inits
     ]
-    found = cautions(candidates, labelled, images.keys)
+    found = cautions(candidates, labelled, images)
     if labelled.split != "test":
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
     elif looks := [f"{one.name} {times_scored(one.run, 'test', images.name)}" for one in candidates if one.run]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound, near_path, unknown
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import read_dataset_toml
-from featherseg.data.datasets.folder import FolderData, folder_listing
+from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
+from featherseg.data.datasets.folder import FolderData, FolderListing, list_folder
 from featherseg.data.pairs import NamedData, PairedFiles
 from featherseg.data.prepared import with_cache
+from featherseg.data.proposal import proposed_config
 from featherseg.data.sequences import SplitBy
 from featherseg.data.shapes import Shapes
 
@@ -25,8 +26,9 @@ def open_dataset(
     exact: bool = True,
     split_by: SplitBy | None = None,
 ) -> SegmentationData:
-    """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, or the path of a dataset.toml.
+    """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, a dataset.toml, or its folder.
 
+    A folder without a dataset.toml is read as `featherseg check FOLDER --write` would write it, where that is clear.
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
     found (data/prepared.py); images that lost something by it only where `exact` is off. `split_by` is what a split by
@@ -41,33 +43,59 @@ def open_files(
     name: str, split: str, root: Path | None = None, size: int | None = None, split_by: SplitBy | None = None
 ) -> SegmentationData:
     """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
-    if name.endswith(".toml"):  # absolute, as messages say where was looked
-        return FolderData(Path(name).absolute(), split, root and root.absolute(), size, split_by)
+    if is_own(name):
+        return FolderData(own_listing(name, root, split_by), split, size=size)
     dataset = find_dataset(name)
     return dataset(split, size) if issubclass(dataset, Shapes) else dataset(given_root(name, root), split, size)
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is no name of DATASETS but the path of a dataset.toml, or of a folder."""
+    return name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
+
+
+def own_path(name: str) -> Path:
+    """The dataset.toml that a path means, absolute; the folder itself where it has none."""
+    path = Path(os.path.abspath(name))
+    return path / "dataset.toml" if os.path.isfile(path / "dataset.toml") else path
+
+
+def own_config(name: str) -> DatasetToml:
+    """What a dataset.toml says, or that of a folder; without one, what is proposed for the folder.
+
+    Raises DataNotFound where there is none, or it is not clear what to propose, and ConfigError for a slip.
+    """
+    path = own_path(name)
+    return proposed_config(path) if os.path.isdir(path) else read_dataset_toml(path)
+
+
+def own_listing(name: str, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
+    """The files of a dataset.toml or a folder, of every split, also those without a partner. Raises as `own_config`."""
+    base = root.absolute() if root else data_folder(name, None).absolute()  # messages say where was looked
+    return list_folder(own_config(name), base, split_by)
+
+
 def data_folder(name: str, root: Path | None) -> Path:
     """The folder that a dataset on disk lies in."""
-    return root or Path(name).parent
+    return root or (Path(name) if os.path.isdir(name) else Path(name).parent)
 
 
 def dataset_facts(name: str) -> DataFacts:
-    """What is known of a dataset without its images: of a name of DATASETS, or of the path of a dataset.toml.
+    """What is known of a dataset without its images: of a name of DATASETS, of a dataset.toml, or of a folder.
 
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
-    if name.endswith(".toml"):
-        config = read_dataset_toml(Path(name))
+    if is_own(name):
+        config = own_config(name)
         return DataFacts(config.name, config.class_infos(), config.licence, config.channels)
     return find_dataset(name).facts
 
 
 def share_rule(name: str) -> SplitBy | None:
     """What a dataset.toml with splits by share keeps together; None for others, and for datasets with a name."""
-    if not name.endswith(".toml"):
+    if not is_own(name):
         return None
-    config = read_dataset_toml(Path(name))
+    config = own_config(name)
     return config.split_by if config.shares or config.parts else None
 
 
@@ -76,8 +104,8 @@ def score_split(name: str, root: Path | None = None, validated: str = "val") -> 
 
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
-    if name.endswith(".toml"):
-        test = folder_listing(Path(name), root).splits.get("test", ())
+    if is_own(name):
+        test = own_listing(name, root).splits.get("test", ())
         return "test" if any(pair.mask for pair in test) else validated
     dataset = find_dataset(name)
     if "test" not in dataset.splits:
@@ -104,17 +132,10 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
-    if os.path.isfile(path / "dataset.toml"):
-        raise DataNotFound(f"{name} is a folder. Name the file that describes the data: {path / 'dataset.toml'}")
-    if os.path.isdir(path):
-        raise DataNotFound(
-            f"{name} is a folder without a dataset.toml, the file that says what its masks mean. Create one with: "
-            f"featherseg check {name}"
-        )
     if "/" in name and not os.path.exists(path):
         raise DataNotFound(
-            f"{name} does not exist.{near_path(path)} Expected a dataset.toml, or one of the datasets "
-            f"{', '.join(DATASETS)}."
+            f"{name} does not exist.{near_path(path)} Expected a folder of images and masks, a dataset.toml, or one of "
+            f"the datasets {', '.join(DATASETS)}."
         )
     raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"], here=True)
 
@@ -122,13 +143,14 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
 def given_root(name: str, root: Path | None) -> Path:
     """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
     if root is None:
-        raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.")
+        here = f" For the folder of that name here: ./{name}" if os.path.isdir(name) else ""
+        raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.{here}")
     return root.absolute()
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Name (or dataset.toml), split, root, number of images, what keeps together, as `data.open_dataset` takes them."""
+    """Name (or path), split, root, number of images, what keeps together, as `data.open_dataset` takes them."""
 
     name: str
     split: str
@@ -142,4 +164,5 @@ class LabelledImages:
 
     def is_of(self, name: str) -> bool:
         """Whether that name means the same dataset."""
-        return self.name == name or (name.endswith(".toml") and Path(name).resolve() == Path(self.name).resolve())
+        paths = [own_path(path).resolve() for path in (name, self.name) if path not in DATASETS]
+        return self.name == name or (len(paths) == 2 and paths[0] == paths[1])

@@ -1,20 +1,22 @@
 """Checking a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Progress
 from featherseg.core.wording import counted, size_text
-from featherseg.data import DATASETS, find_dataset, given_root, open_dataset
-from featherseg.data.datasets.folder import FolderListing, folder_listing, read_instances
+from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
+from featherseg.data.datasets.folder import FolderListing, read_instances
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
+from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.proposal import Proposal, propose
 from featherseg.data.sequences import neighbours
@@ -81,7 +83,10 @@ class SplitReport:
 
 @dataclass
 class CheckReport:
-    """The outcome of `check_data`. Notes are worth knowing, but no faults; mended, what a copy of it lacks or mends."""
+    """The outcome of `check_data`. Notes are worth knowing, but no faults.
+
+    mended says what a copy of it lacks or mends, written is the dataset.toml that was written for a folder without one.
+    """
 
     name: str
     classes: tuple[ClassInfo, ...]
@@ -91,6 +96,7 @@ class CheckReport:
     listing: Listing | None = None
     proposal: Proposal | None = None
     mended: "MendReport | None" = None
+    written: Path | None = None
 
     @property
     def clean(self) -> bool:
@@ -115,6 +121,11 @@ class CheckReport:
             "how_split": (self.listing.how_split if self.listing else "") or None,
             "notes": self.notes,
             "proposed_dataset_toml": self.proposal.text if self.proposal else None,
+            "look_at": self.proposal.notes if self.proposal else [],
+            "other_readings": [{"what": what, "options": how} for what, how in self.proposal.others]
+            if self.proposal
+            else [],
+            "written": str(self.written) if self.written else None,
         }
 
     def _repr_html_(self) -> str:
@@ -126,48 +137,56 @@ class CheckReport:
         return html_table(title, heads, rows, [*(fault.text for fault in self.faults[:SHOWN_NAMES]), *self.notes])
 
 
-def check_data(data: str, root: Path | None = None, progress: Progress | None = None) -> CheckReport:
-    """Read every file of a dataset (a name, a dataset.toml, or a folder with images/ and masks/) and report on it.
+def check_data(
+    data: str,
+    root: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    masks: str | None = None,
+) -> CheckReport:
+    """Read every file of a dataset (a name, a dataset.toml, or a folder of images and masks) and report on it.
 
-    A plain folder gets a map proposed from the values of its masks and is checked against that. Raises what opening a
-    dataset raises (UnknownName, ConfigError, DataNotFound); the faults of single files are in the report.
+    For a folder without a dataset.toml one is proposed, and it is checked against that; names and masks are as for
+    `proposal.propose`. Raises what opening a dataset raises (UnknownName, ConfigError, DataNotFound); the faults of
+    single files are in the report.
     """
     if DATASETS.get(data) is Shapes:
         return _count_synthetic(data, progress)
-    listing, proposal = _open_listing(data, root)
+    listing, proposal = _open_listing(data, root, progress, names, masks)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     total, done = sum(map(len, listing.splits.values())), 0
     first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
+    alike = Lookalikes()
     for split, pairs in listing.splits.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
         for pair in pairs:
-            _check_pair(report, listing, split, pair, first_places)
+            _check_pair(report, listing, split, pair, first_places, alike)
             done += 1
             if progress is not None:
                 progress("reading", done, total)
-    report.notes += _notes(report, listing)
+    report.notes += _notes(report, listing) + _alike_notes(report, alike)
     return report
 
 
-def _open_listing(data: str, root: Path | None) -> tuple[Listing, Proposal | None]:
-    path = Path(data)
-    if data.endswith(".toml"):
-        return folder_listing(path, root), None
-    if data in DATASETS or not path.is_dir():
-        dataset = find_dataset(data)
-        assert not issubclass(dataset, Shapes)
-        return dataset.list_files(given_root(data, root), dataset.splits), None
-    if (path / "dataset.toml").is_file():
-        return folder_listing(path / "dataset.toml", root), None
-    if not ((path / "images").is_dir() and (path / "masks").is_dir()):
-        raise DataNotFound(
-            f"{path} contains neither a dataset.toml nor the folders images and masks. See docs/data/folder.md. To "
-            f"check a dataset by name, run `featherseg check NAME --data-root {path}`."
+def _open_listing(
+    data: str, root: Path | None, progress: Progress | None, names: Mapping[str, str] | None, masks: str | None
+) -> tuple[Listing, Proposal | None]:
+    place = own_path(data)
+    if is_own(data) and os.path.isdir(place):
+        proposal = propose(place, names, masks, progress)
+        return proposal.listing, proposal
+    if names or masks:
+        raise ConfigError(
+            f"--name and --masks are for a folder without a dataset.toml: {data} says what its masks mean. Edit it."
         )
-    proposal = propose(path)
-    return proposal.listing, proposal
+    if is_own(data):
+        return own_listing(data, root), None
+    dataset = find_dataset(data)
+    assert not issubclass(dataset, Shapes)
+    return dataset.list_files(given_root(data, root), dataset.splits), None
 
 
 def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
@@ -187,7 +206,12 @@ def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
 
 
 def _check_pair(
-    report: CheckReport, listing: Listing, split: str, pair: Pair, first_places: dict[bytes, tuple[str, str]]
+    report: CheckReport,
+    listing: Listing,
+    split: str,
+    pair: Pair,
+    first_places: dict[bytes, tuple[str, str]],
+    alike: Lookalikes,
 ) -> None:
     """Add the faults of one pair to the report, and its pixels to the split's counts."""
 
@@ -208,6 +232,8 @@ def _check_pair(
         digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
         digest.update(np.ascontiguousarray(image).data)
         first_split, first_key = first_places.setdefault(digest.digest(), (split, pair.key))
+        if (first_split, first_key) == (split, pair.key):
+            alike.add(split, pair.key, image)
         if first_split != split:
             fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:
@@ -287,6 +313,20 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes
+
+
+def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:
+    """The images that look nearly like one of another split, train first, and are not the same to the pixel."""
+    order = sorted(report.splits, key=lambda name: name != "train")
+    found: dict[tuple[str, str], list[str]] = {}
+    for image, other in alike.across(order):
+        (split, key), (base, like) = alike.places[image], alike.places[other]
+        found.setdefault((split, base), []).append(f"{key} ({like})")
+    return [
+        note
+        for (split, base), keys in found.items()
+        for note in _named(f"{split}: images that look nearly like one of {base}: scores will be too high", keys)
+    ]
 
 
 def _named(text: str, keys: Sequence[str]) -> list[str]:

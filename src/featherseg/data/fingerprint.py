@@ -1,4 +1,5 @@
-"""What a training knows its data by, so that a run goes on with the very data that it was begun with.
+"""What a training knows its data by: a run goes on with the very data that it was begun with, and no image that it was
+trained on is called test.
 
 Kept are the classes, what the raw values of masks mean, and of every sample of every split the size, the times and the
 SHA-256 of its two files. A file is read again only where its size or one of its times is another (docs/decisions/0006).
@@ -6,7 +7,7 @@ SHA-256 of its two files. A file is read again only where its size or one of its
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,17 +16,23 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data.pairs import PairedFiles
+from featherseg.data.pairs import Pair, PairedFiles
 from featherseg.data.panoptic.data import PanopticData
-from featherseg.data.prepared import PreparedData, Source, Stamp, loss_of
+from featherseg.data.prepared import PreparedData, Source, Stamp, loss_of, sha256
 
 SHOWN = 3
 """How many images or classes a difference names."""
+
+SHOWN_VALUES = 8
+"""How many values of masks a difference names: with a threshold all 256 may mean another."""
 
 READERS = 8
 """Files that are read at a time: a disk answers several requests sooner than one after the other."""
 
 MAX_BYTES = 2**30
+
+TEST = "test"
+"""What is kept beside the splits of the training, to say later whether it changed; no training depends on it."""
 
 FileRow = tuple[Stamp | None, str]
 """A file's stamp (see Source) and the SHA-256 of its content."""
@@ -68,10 +75,8 @@ class Fingerprint(Config):
         found = class_differences(self.classes, train.classes)
         if train.channels != self.channels:
             found.append(f"the images had {counted(self.channels, 'channel')}, have {train.channels}")
-        values = _values(train)
-        for raw in [raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)]:
-            found.append(f"[map] {raw} was {self.values.get(raw, 'not there')}, is {values.get(raw, 'not there')}")
-        for name in {**self.splits, **splits}:
+        found += self._other_values(train)
+        for name in [name for name in {**self.splits, **splits} if name != TEST]:
             if name in self.splits and name in splits:
                 found += _sample_differences(name, self.splits[name], splits[name])
             else:
@@ -80,6 +85,46 @@ class Fingerprint(Config):
             was, now = (text or "as in their files" for text in (self.prepared, loss_of(train)))
             found.append(f"the training images were prepared differently: {was}; now {now}")
         return found
+
+    def _other_values(self, data: SegmentationData) -> list[str]:
+        values, gone = _values(data), "not there"
+        found = [raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)]
+        told = [
+            f"[map] {raw} was {self.values.get(raw, gone)}, is {values.get(raw, gone)}" for raw in found[:SHOWN_VALUES]
+        ]
+        return told + [f"{len(found) - SHOWN_VALUES} more values of [map]"] * (len(found) > SHOWN_VALUES)
+
+    def changes(self, split: str, data: SegmentationData, *, part: bool = False) -> list[str]:
+        """What is no longer as it was in one split that is scored; with `part` there were fewer images of it.
+
+        Nothing of a split that was not kept. Raises DataError for a file that cannot be read.
+        """
+        if split not in self.splits:
+            return []
+        return [*self._other_values(data), *_sample_differences(split, self.splits[split], data, part=part)]
+
+    def trained_on(self, data: SegmentationData) -> dict[str, str]:
+        """Key -> the key in training of the images whose files hold the same, under whatever name.
+
+        Only files of a size that one of training has are read. Raises DataError for one that cannot be.
+        """
+        files = _files(data)
+        trained = {row[1][1]: row[0] for row in self.splits.get("train", ()) if row[1]}
+        stamps = [row[1][0] for row in self.splits.get("train", ()) if row[1]]
+        if files is None or not trained:
+            return {}
+        sizes = {stamp[0] for stamp in stamps if stamp} if all(stamps) else None  # a file just written has no stamp
+
+        def digest(pair: Pair) -> str | None:
+            try:
+                known = sizes is None or pair.files[0].stat().st_size in sizes
+                return sha256(pair.files[0]) if known else None
+            except OSError as error:
+                raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+        with ThreadPoolExecutor(READERS) as readers:
+            digests = list(readers.map(digest, files.pairs))
+        return {key: trained[found] for key, found in zip(files.keys, digests, strict=True) if found in trained}
 
 
 def read_fingerprint(path: Path) -> Fingerprint | None:
@@ -115,14 +160,16 @@ def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInf
     return found
 
 
-def _sample_differences(split: str, rows: Sequence[SampleRow], data: SegmentationData) -> Iterator[str]:
+def _sample_differences(
+    split: str, rows: Sequence[SampleRow], data: SegmentationData, *, part: bool = False
+) -> Iterator[str]:
     known = {key: row for key, *row in rows}
     added = [key for key in data.keys if key not in known]
     gone = list(set(known) - set(data.keys))
-    if added:
-        yield f"{counted(len(added), 'image')} added to {split}: {_named(added)}"
+    if added and not part:
+        yield f"{counted(len(added), 'image')} added to {split}: {named(added)}"
     if gone:
-        yield f"{counted(len(gone), 'image')} removed from {split}: {_named(gone)}"
+        yield f"{counted(len(gone), 'image')} removed from {split}: {named(gone)}"
     if not added and not gone and list(known) != list(data.keys):
         yield f"the images of {split} are in a different order"
     files = _files(data)
@@ -144,10 +191,10 @@ def _sample_differences(split: str, rows: Sequence[SampleRow], data: Segmentatio
             verdicts = readers.map(lambda place, number=number: changed(number, *place), both)
             others = [key for (_, key), verdict in zip(both, verdicts, strict=True) if verdict]
             if others:
-                yield f"{counted(len(others), kind)} of {split} changed: {_named(others)}"
+                yield f"{counted(len(others), kind)} of {split} changed: {named(others)}"
     annotated = [key for index, key in both if known[key][2] != _annotation(files, index)]
     if annotated:
-        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {_named(annotated)}"
+        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {named(annotated)}"
 
 
 def _rows(data: SegmentationData) -> list[SampleRow]:
@@ -195,6 +242,8 @@ def _annotation(files: PairedFiles, index: int) -> str:
     return "" if own is None else hashlib.sha256(own).hexdigest()[:32]
 
 
-def _named(keys: Sequence[str]) -> str:
+def named(keys: Iterable[str]) -> str:
+    """The first of them, and how many more there are."""
+    keys = list(keys)
     shown = sorted(keys)[:SHOWN]
     return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else "")

@@ -143,8 +143,9 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None) -
         if not is_image(path) or (without is not None and path.is_relative_to(without)):
             continue
         name = path.relative_to(folder).as_posix() if whole else path.relative_to(folder).with_suffix("").as_posix()
-        if name.endswith(suffix) and path.is_file():
-            found.setdefault(name.removesuffix(suffix), []).append(path)
+        fits = name.lower().endswith(suffix.lower()) if whole else name.endswith(suffix)  # .JPG is .jpg
+        if fits and path.is_file():
+            found.setdefault(name[: len(name) - len(suffix)], []).append(path)
     return found
 
 

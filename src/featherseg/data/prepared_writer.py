@@ -19,8 +19,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
 from featherseg.core.types import Progress
-from featherseg.data import data_folder, find_dataset, given_root, open_files
-from featherseg.data.datasets.folder import folder_listing
+from featherseg.data import data_folder, find_dataset, given_root, is_own, open_files, own_listing
 from featherseg.data.images import MAX_PIXELS, image_size
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.prepared import (
@@ -92,8 +91,8 @@ def prepare_data(
 
 def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
     """The splits of a dataset that hold a file. Raises the errors of `prepare_data`."""
-    if name.endswith(".toml"):
-        return list(folder_listing(Path(name), root).splits)
+    if is_own(name):
+        return list(own_listing(name, root).splits)
     dataset = find_dataset(name)
     if issubclass(dataset, Shapes):
         raise _synthetic(name)

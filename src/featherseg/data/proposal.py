@@ -1,137 +1,381 @@
-"""A dataset.toml proposed for a folder of images/ and masks/ that has none, from the values its masks hold."""
+"""A dataset.toml proposed for a folder that has none: from where its files lie, their names, and the masks' values."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import logging
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-
-from featherseg.core.errors import DataError
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, toml_text
-from featherseg.data.datasets.folder import list_folder
-from featherseg.data.images import image_channels, read_mask
-from featherseg.data.pairs import Listing, files_by_stem
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, did_you_mean
+from featherseg.core.files import write_together
+from featherseg.core.types import Progress
+from featherseg.core.wording import ESCAPES, counted
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
+from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
+from featherseg.data.images import image_channels
+from featherseg.data.layouts import Reading, find_readings
+from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
+from featherseg.data.pairs import Pair
 from featherseg.data.palettes import color_text, default_palette
+from featherseg.data.sequences import sequence_of
+from featherseg.data.split_lists import SPLITS, find_lists, split_of
 
 MAX_CLASSES = 64
 """Masks with more different values are taken for smoothed or compressed ones: then only common values are classes."""
 
-COMMON = 0.005
-"""Share of all pixels from which a value counts as common."""
+NEARLY = 0.9
+"""A second reading must have so many of the first one's images."""
 
-SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
-"""Folders below images/ that are taken for splits, in this order."""
+CHECKED = 200
+"""Images, spread over all, whose channels are looked at."""
 
-MASK_SUFFIXES = ("", "_mask", "_label", "_labels", "_seg", "_gt", "_L")
-"""What may stand between the stem of an image and the ending of its mask."""
+SHOWN = 3
+"""How many values or names a note gives."""
+
+MOST_NAME = 100
+"""Characters of a dataset's name."""
+
+log = logging.getLogger("featherseg")
+
+_SERIES = re.compile(
+    r"\d$|^(?:clip|seq|video|scene|patient|case|day|site|batch|part|set|session|run|cam)", re.IGNORECASE
+)
+"""Names of folders that tell one series from another, not one class."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A dataset.toml as text, the files it describes, and how often each raw value ("12" or "#40a0ff") occurs."""
+    """A dataset.toml as text, the files it describes, and how often each raw value ("12" or "#40a0ff") occurs.
+
+    `lists` are files that have to stand beside it; `notes` are for the user to look at, `others` the other readings of
+    the folder, (what is read otherwise, the options of `featherseg check` for it).
+    """
 
     text: str
-    listing: Listing
+    listing: FolderListing
+    config: DatasetToml
     pixels: dict[str, int]
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """The folders and the classes, in a few words."""
+        source, names = self.config.sources[0], list(self.config.classes)
+        more = f" and {len(self.config.sources) - 1} more folders" if len(self.config.sources) > 1 else ""
+        classes = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+        return f"images in {source.images}, masks in {source.masks}{more}; classes {classes}"
+
+    def meaning(self, value: str) -> str:
+        """The class that a raw value becomes, for a reader."""
+        config = self.config
+        if config.threshold is not None:
+            value = "0" if int(value) < config.threshold else "255"
+        inside = value in ("1", "255") and any(source.class_ for source in config.source)
+        return "that of its folder" if inside else config.map.get(value, "")
+
+    def write(self, folder: Path) -> Path:
+        """Write dataset.toml and the lists that it names; raises DataError where one is there, FeathersegError."""
+        path = folder / "dataset.toml"
+        refuse_written(folder)
+        files = {folder / name: "".join(f"{key}\n" for key in keys) for name, keys in self.lists.items()}
+        texts = {**files, path: self.text}
+        write_together({place: partial(_put, text.encode(errors=ESCAPES)) for place, text in texts.items()})
+        return path
 
 
-def propose(folder: Path) -> Proposal:
-    """Look through images/ and masks/ below `folder` and propose a dataset.toml.
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def refuse_written(folder: Path) -> None:
+    """Raises DataError where a dataset.toml is there: it is never written over."""
+    if (folder / "dataset.toml").exists():
+        raise DataError(
+            f"{folder / 'dataset.toml'} exists and is not replaced. Remove or rename it, then run the command again."
+        )
+
+
+def propose(
+    folder: Path, names: Mapping[str, str] | None = None, masks: str | None = None, progress: Progress | None = None
+) -> Proposal:
+    """Look through `folder` for images and masks and propose a dataset.toml.
 
     Masks of 0 and one other value become background and foreground; of other masks each value is a class, and 255 is
-    ignored. Raises DataError where no mask can be read, or where its values cannot be classes.
+    ignored. names: raw value (or a folder that is a class) -> class; masks: the folder of masks to take where there
+    are several. Raises DataNotFound where no image has a mask, DataError where no mask can be read, or where its values
+    cannot be classes, and ConfigError for a name of what is not there.
     """
-    images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
-    pixels = _raw_values(path for paths in masks.values() for path in paths)
-    if not pixels:
-        raise DataError(f"{folder / 'masks'} has no readable mask.")
-    raw_map = _raw_map(folder, pixels)
+    names = dict(names or {})
+    notes, others = list[str](), list[tuple[str, str]]()
+
+    # Of several readings the one whose masks tell more classes apart; of these one of numbers
+    readings = find_readings(folder, masks)
+    judged, refused = list[tuple[Reading, MaskValues]](), DataError("")
+    for reading in [one for one in readings if one.count >= NEARLY * readings[0].count]:
+        try:
+            judged.append((reading, read_values(folder, reading, progress)))
+        except DataError as error:
+            refused = error
+    if not judged:
+        raise refused
+    (reading, values), *rest = sorted(judged, key=lambda item: (-item[1].classes, item[1].colored))
+    for other, of_other in rest:
+        place, suffix = other.pairs[0].masks, other.pairs[0].mask_suffix
+        place = f"{place}/*{suffix}" if place == reading.pairs[0].masks else place
+        what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
+        others.append((what, f"--masks {shlex.quote(place)}"))
+    taken = {pair.masks for one, _ in rest for pair in one.pairs}
+    left = [name for name in reading.unused if not any(name == one or name.startswith(f"{one}/") for one in taken)]
+    if left:
+        notes.append(
+            f"not used, as they are no images with masks: {', '.join(left[:SHOWN])}{', ...' * (len(left) > SHOWN)}"
+        )
+
+    # What the values mean: a class each, or the class of their folder
+    sources = _sources(reading, values, names)
+    of_folder = any(source.class_ for source in sources)
+    if of_folder:
+        others.append(("one class in all folders", f"--name {values.inside}=foreground"))
+    raw_map = _raw_map(folder, values, of_folder, names)
+    if values.smoothed:
+        touched = 1 - (values.pixels["0"] + values.pixels["255"]) / values.total
+        notes.append(
+            f"the masks are smoothed: {touched:.2%} of the pixels are neither 0 nor 255. threshold = {THRESHOLD} reads "
+            "values from there on as 255, lower ones as 0"
+        )
+    single = len(sources) == 1
     config = DatasetToml(
-        name=folder.resolve().name or "folder",
-        images="images",
-        masks="masks",
-        mask_suffix=max(MASK_SUFFIXES, key=lambda suffix: sum(stem + suffix in masks for stem in images)),
-        channels=_channels(path for paths in images.values() for path in paths),
-        splits=_splits(images),
-        classes=_colors(raw_map),
+        name=folder.resolve().name[:MOST_NAME] or "folder",
+        image_suffix=reading.pairs[0].image_suffix,
+        mask_suffix=reading.pairs[0].mask_suffix,
+        threshold=THRESHOLD if values.smoothed else None,
+        splits={"train": 1.0},
+        classes=_colors(raw_map, sources),
         map=raw_map,
+        images=sources[0].images if single else None,
+        masks=sources[0].masks if single else None,
+        source=() if single else sources,
     )
-    listing = list_folder(config, folder)
-    if not all(listing.splits.values()):  # too few files for shares
+    pairs = list_pairs(config, folder)
+    series = {sequence_of(pair.key) for pair in pairs}
+    if of_folder and len(series) <= len(sources):
+        notes.append('the names in a folder are numbered: taken for single images, split_by = "image"')
+        config = config.model_copy(update={"split_by": "image"})
+    config = config.model_copy(update={"channels": _channels(pairs)})
+
+    # The splits; of too few files for shares, one
+    config, lists = _with_splits(config, folder, pairs, notes)
+    listing = list_folder(config, folder, lists=lists)
+    if "by time" in listing.how_split:
+        notes.append(
+            "the names are numbered, so they are taken for frames of videos, and cut in time with a gap. For single "
+            'photographs put split_by = "image" into dataset.toml'
+        )
+    if config.shares and not all(listing.splits.values()):
         config = config.model_copy(update={"splits": {"train": 1.0}})
         listing = list_folder(config, folder)
-    return Proposal(toml_text(config), listing, pixels)
+    if unnamed := [value for value, name in raw_map.items() if name == _placeholder(value)]:
+        given = " ".join(f"--name {value.removeprefix('#')}=NAME" for value in unnamed[:SHOWN])
+        notes.append(
+            f"{counted(len(unnamed), 'value')} of classes without a name: name these in dataset.toml, or by {given}"
+            f"{' ...' * (len(unnamed) > SHOWN)}"
+        )
+    return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others)
 
 
-def _raw_values(masks: Iterable[Path]) -> dict[str, int]:
-    """Pixels of every raw value over all masks that can be read, in the order of the values.
+def _sources(reading: Reading, values: MaskValues, names: dict[str, str]) -> tuple[SourceTable, ...]:
+    """The pairs of folders; with a class each where masks of one value lie in folders named differently.
 
-    If one mask is a colour image, the values of all are colours.
+    Names of folders are taken out of `names`.
     """
-    plain: Counter[int] = Counter()
-    coded: Counter[int] = Counter()
-    seen_color = False
-    for path in masks:
-        try:
-            colors = read_mask(path, colors=True).astype(np.int32)  # (H, W, 3)
-            raw = read_mask(path)
-        except DataError:
-            continue
-        grey = raw.ndim == 2 or bool((raw == raw[:, :, :1]).all())
-        seen_color |= not grey
-        _count(coded, colors[:, :, 0] << 16 | colors[:, :, 1] << 8 | colors[:, :, 2])
-        _count(plain, raw if raw.ndim == 2 else raw[:, :, 0])
-    if seen_color:
-        return {f"#{value:06x}": coded[value] for value in sorted(coded)}
-    return {str(value): plain[value] for value in sorted(plain)}
+    plain = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
+    if values.inside is None or values.inside in names:
+        return plain
+
+    # The folders that may be classes: those of the reading, or, of one, those inside
+    places = list(values.folders)
+    if len(plain) == 1 and len(places) > 1:
+        if any(inside == "" for _, inside in places):
+            return plain
+        found = [
+            SourceTable(images=_join(plain[0].images, inside), masks=_join(plain[0].masks, inside))
+            for _, inside in places
+        ]
+        held = list(values.folders.values())
+    else:
+        found = list(plain)
+        held = [set[str]() for _ in plain]
+        for (number, _), seen in values.folders.items():
+            held[number] |= seen
+
+    # What sets them apart: one part of the path, and no number or split
+    paths = [source.images.split("/") for source in found]
+    if len(found) < 2 or len({len(path) for path in paths}) > 1:
+        return plain
+    apart = [
+        parts for parts in zip(*paths, strict=True) if len(set(parts)) > 1 and not all(split_of(part) for part in parts)
+    ]
+    if len(apart) != 1 or (any(map(_SERIES.search, apart[0])) and not names.keys() & set(apart[0])):
+        return plain
+    labels = _class_names(apart[0])
+    labels |= {part: names.pop(part) for part in set(apart[0]) & names.keys()}
+    high = {value for value in values.pixels if values.smoothed and int(value) >= THRESHOLD} | {values.inside}
+    return tuple(
+        source.model_copy(update={"class_": labels[part] if seen & high else None})
+        for source, part, seen in zip(found, apart[0], held, strict=True)
+    )
 
 
-def _count(counter: Counter[int], values: np.ndarray) -> None:
-    for value, pixels in zip(*np.unique(values, return_counts=True), strict=True):
-        counter[int(value)] += int(pixels)
+def _class_names(folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> class: in lower case, without what all begin with ("MT_Crack", "MT_Fray": crack, fray)."""
+    begins = {name[: -len(re.sub(r"^[^-_. ]+[-_. ]", "", name)) or None] for name in folders}
+    names = {name: (name.removeprefix(*begins) if len(begins) == 1 else name).lower() for name in folders}
+    return names if "" not in names.values() and IGNORE_NAME not in names.values() else {name: name for name in folders}
 
 
-def _raw_map(folder: Path, pixels: Mapping[str, int]) -> dict[str, str]:
-    """Raw value -> class name for the values that can be classes."""
-    values = list(pixels)
-    if len(values) > MAX_CLASSES:
-        values = [value for value in values if pixels[value] >= COMMON * sum(pixels.values())]
-        if len(values) < 2:
+def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
+    """Raw value -> class name for the values that can be classes. Raises DataError where they cannot be."""
+    # Which values are classes
+    found = ["0", "255"] if values.smoothed else list(values.pixels)
+    if len(found) > MAX_CLASSES:
+        found = [value for value in found if values.pixels[value] >= COMMON * values.total]
+        if len(found) < 2:
             raise DataError(
-                f"{folder / 'masks'} holds {len(pixels)} different values, of which {len(values)} cover {COMMON:.1%} "
-                "of the pixels. Expected masks whose values are classes: are these photographs, instance ids, or "
-                "masks saved as JPEG?"
+                f"the masks in {folder} hold {len(values.pixels)} different values, of which {len(found)} cover "
+                f"{COMMON:.1%} of the pixels. Expected masks whose values are classes: are these photographs, instance "
+                "ids, or masks saved as JPEG?"
             )
-    if len(values) == 2 and values[0] in ("0", "#000000"):
-        return {values[0]: "background", values[1]: "foreground"}
-    return {value: IGNORE_NAME if value == "255" else f"class_{value.removeprefix('#')}" for value in values}
+    if of_folder:
+        raw_map = {"0": "background"}
+    elif len(found) == 2 and found[0] in ("0", "#000000"):
+        raw_map = {found[0]: "background", found[1]: "foreground"}
+    else:
+        raw_map = {value: IGNORE_NAME if value == "255" else _placeholder(value) for value in found}
+
+    # What they are called
+    for given, name in names.items():
+        value = f"#{given.removeprefix('#').lower()}" if values.colored else given
+        called = [raw for raw, own in raw_map.items() if own == given]
+        if value not in values.pixels and value not in raw_map and not called:
+            known = [*raw_map, *(own for own in raw_map.values() if own != IGNORE_NAME)]
+            raise ConfigError(
+                f"--name {given}={name}: the masks in {folder} hold no {given}.{did_you_mean(given, known)}"
+            )
+        raw_map |= dict.fromkeys(called or [value], name)
+    return raw_map
 
 
-def _colors(raw_map: Mapping[str, str]) -> dict[str, str]:
+def _placeholder(value: str) -> str:
+    return f"class_{value.removeprefix('#')}"
+
+
+def _colors(raw_map: Mapping[str, str], sources: Sequence[SourceTable]) -> dict[str, str]:
     """Class name -> colour: the mask's own where the values are colours, else the default palette."""
-    classes = {name: raw for raw, name in raw_map.items() if name != IGNORE_NAME}
-    palette = default_palette(len(classes))
+    own: dict[str, str] = {}
+    for raw, name in raw_map.items():
+        own.setdefault(name, raw)
+    for source in sources:
+        if source.class_:
+            own.setdefault(source.class_, "")
+    own.pop(IGNORE_NAME, None)
+    palette = default_palette(len(own))
     return {
         name: raw if raw.startswith("#") else color_text(color)
-        for (name, raw), color in zip(classes.items(), palette, strict=True)
+        for (name, raw), color in zip(own.items(), palette, strict=True)
     }
 
 
-def _splits(keys: Iterable[str]) -> dict[str, str | float]:
-    """The folders below images/ where all of them are named like splits, else shares."""
-    folders = {key.split("/")[0] if "/" in key else "" for key in keys}
-    if folders and folders <= set(SPLIT_NAMES):
-        return {name: name for name in SPLIT_NAMES if name in folders}
-    return {"train": 0.8, "val": 0.2}
+def _with_splits(
+    config: DatasetToml, folder: Path, pairs: Sequence[Pair], notes: list[str]
+) -> tuple[DatasetToml, dict[str, list[str]]]:
+    """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it."""
+    keys = [pair.key for pair in pairs]
+    splits: dict[str, str | float] = {}
+    lists: dict[str, list[str]] = {}
+    owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
+    if len(set(owners.values())) > 1:
+        for split in sorted(set(owners.values()), key=SPLITS.index):
+            own = [key for key in keys if owners.get(key) == split]
+            parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
+            folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+            whole = [one for one in folders if [key for key in keys if key.startswith(f"{one}/")] == own]
+            if whole:
+                splits[split] = whole[0]
+            else:
+                splits[split] = _list_name(folder, split)
+                lists[_list_name(folder, split)] = own
+    elif found := find_lists(folder, pairs):
+        # An image that two lists name stays where it is looked at last
+        last: dict[str, str] = {}
+        for split in SPLITS:
+            last |= dict.fromkeys(found[split].keys if split in found else (), split)
+        twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
+        if twice:
+            shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
+            notes.append(
+                f"{counted(len(twice), 'image')} in two lists stay in the later split alone (test before val): {shown}"
+            )
+        for split, one in found.items():
+            own = [key for key in one.keys if last[key] == split]
+            splits[split] = one.file if one.exact and own == one.keys else _list_name(folder, split)
+            if splits[split] != one.file or not one.exact:
+                lists[str(splits[split])] = own
+            if one.unknown:
+                notes.append(
+                    f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image and mask, left out"
+                )
+    if "train" not in splits:
+        return config.model_copy(update={"splits": {"train": 0.8, "val": 0.2}}), {}
+    if "val" not in splits:
+        splits = {"train": splits["train"], "val": "10% of train", **splits}
+        notes.append("no validation split was found: a tenth of train is taken")
+    return config.model_copy(update={"splits": splits}), lists
 
 
-def _channels(images: Iterable[Path]) -> int:
+def _list_name(folder: Path, split: str) -> str:
+    """A new file beside dataset.toml."""
+    return next(name for name in (f"{split}.txt", f"dataset-{split}.txt") if not (folder / name).exists())
+
+
+def _channels(pairs: Sequence[Pair]) -> int:
     """The most channels that a readable image has: grey ones can be read as RGB, not the other way round."""
     found = []
-    for path in images:
+    for pair in pairs[:: max(1, len(pairs) // CHECKED)]:
         try:
-            found.append(image_channels(path))
+            found.append(image_channels(pair.image) if pair.image else 1)
         except DataError:
             continue
     return max(found, default=3)
+
+
+def _join(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"
+
+
+@lru_cache(maxsize=4)
+def _proposed(folder: Path, changed: int) -> Proposal:
+    """The proposal for a folder, made once while nothing in it changes."""
+    write = f"featherseg check {shlex.quote(str(folder))} --write"
+    try:
+        proposal = propose(folder)
+    except DataError as error:
+        raise DataNotFound(f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}") from None
+    if proposal.others or proposal.lists:
+        ways = [what for what, _ in proposal.others] or ["lists of splits have to be written for it"]
+        raise DataNotFound(
+            f"{folder} has no dataset.toml, and its meaning is not clear ({ways[0]}). Write one and look at it: {write}"
+        )
+    log.info("%s has no dataset.toml: read as `%s` would write it (%s)", folder, write, proposal.summary)
+    return proposal
+
+
+def proposed_config(folder: Path) -> DatasetToml:
+    """What a folder without a dataset.toml is read as. Raises DataNotFound where that is not clear."""
+    places = [place for place, _, _ in os.walk(folder)]
+    return _proposed(folder, hash(tuple(os.stat(place).st_mtime_ns for place in places))).config

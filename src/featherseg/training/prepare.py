@@ -12,12 +12,13 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, DeviceError, RunError
+from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError
 from featherseg.core.files import load_json, write_json, write_text
 from featherseg.core.machine import command_began, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
-from featherseg.data import open_dataset, share_rule
-from featherseg.data.fingerprint import Fingerprint
+from featherseg.core.wording import counted
+from featherseg.data import open_dataset, score_split, share_rule
+from featherseg.data.fingerprint import TEST, Fingerprint, named
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.model import SegmentationModel
@@ -104,6 +105,17 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
     return train, val
 
 
+def test_of(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
+    """The test split as files, where there is one that is whole: it is kept what it held, to say later what changed."""
+    root = None if recipe.data.root is None else Path(recipe.data.root)
+    try:
+        if objects.data or score_split(recipe.data.name, root) != TEST:
+            return {}
+        return {TEST: open_dataset(recipe.data.name, TEST, root, split_by=recipe.data.split_by)}
+    except FeathersegError:
+        return {}
+
+
 def check_request(
     request: Request, say: Say
 ) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]:
@@ -185,7 +197,10 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 
     # The folder; until resolved.json is there it is no run
     write_class_points(out, recipe, train, say)
-    Fingerprint.of({"train": train, "val": val}).save(out / DATA)
+    known = Fingerprint.of({"train": train, "val": val} | test_of(recipe, request.objects))
+    known.save(out / DATA)
+    if seen := known.trained_on(val):
+        say(f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split} are trained on too: {named(seen)}")
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)

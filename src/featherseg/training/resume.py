@@ -95,7 +95,7 @@ def data_moved(recipe: Recipe, run: Run) -> bool:
 
 def _places(own: Recipe, asked: Recipe) -> set[str]:
     """The keys that say where the data lie: those of a dataset on disk may have been moved."""
-    if own.data.name.endswith(".toml") and asked.data.name.endswith(".toml"):
+    if all(os.path.isabs(recipe.data.name) for recipe in (own, asked)):  # paths, of which either may be gone
         return {"data.name", "data.root"}
     return {"data.root"} if issubclass(DATASETS.get(own.data.name, object), NamedData) else set()
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,23 +36,17 @@ class FolderListing(Listing):
 class FolderData(PairedFiles):
     """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".
 
-    `root` is the folder that the paths in the file start from, by default the file's own; `split_by` is what a split by
-    share keeps together, by default what the file says. Raises ConfigError for a slip
-    in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no images.
+    `files` is the dataset.toml, or the files as they were listed. Raises ConfigError for a slip in the file,
+    UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no images.
     """
 
     def __init__(
-        self,
-        toml: Path,
-        split: str,
-        root: Path | None = None,
-        size: int | None = None,
-        split_by: SplitBy | None = None,
+        self, files: Path | FolderListing, split: str, root: Path | None = None, size: int | None = None
     ) -> None:
-        listing = folder_listing(toml, root, split_by)
+        listing = folder_listing(files, root) if isinstance(files, Path) else files
         for part in split.split("+"):
             if part not in listing.splits:
-                raise unknown(f"split of {toml}", part, listing.splits)
+                raise unknown(f"split of {files if isinstance(files, Path) else files.name}", part, listing.splits)
         super().__init__(listing, split, size)
         self._instances = [listing.instances_of(pair) for pair in self.pairs]
         self._digests: dict[int, bytes] = {}
@@ -100,13 +94,22 @@ def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) 
 
 
 def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
-    """The files of every split of a dataset.toml, also those without a partner."""
+    """The files of every split of a dataset.toml, also those without a partner.
+
+    `root` is the folder that the paths in the file start from, by default its own; `split_by` is what a split by share
+    keeps together, by default what the file says.
+    """
     return list_folder(read_dataset_toml(toml), root or toml.parent, split_by)
 
 
-def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None) -> FolderListing:
-    """The files that `config` describes, its paths starting from `base`."""
-    pairs = {pair.key: pair for source in config.sources for pair in _pairs_of(source, config, base)}
+def list_folder(
+    config: DatasetToml,
+    base: Path,
+    split_by: SplitBy | None = None,
+    lists: Mapping[str, list[str]] | None = None,
+) -> FolderListing:
+    """The files that `config` describes, its paths starting from `base`; `lists` are lists that are not written yet."""
+    pairs = {pair.key: pair for pair in list_pairs(config, base)}
     by = split_by or config.split_by
 
     # Every split as it is said: a share of all, a folder, a list; then the shares of these
@@ -119,7 +122,7 @@ def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None
             below = f"{part.removeprefix('./').rstrip('/')}/"
             splits[name] = [] if name in taken else [key for key in pairs if key.startswith(below)]
             if part.endswith(".txt"):
-                splits[name] = _by_list(base / part)
+                splits[name] = lists[part] if lists and part in lists else _by_list(base / part)
         for whole, shares in config.parts.items():
             rest = {whole: 1 - sum(shares.values())}
             found, said = split_by_share(splits[whole], rest | shares, by, config.groups)
@@ -138,6 +141,11 @@ def list_folder(config: DatasetToml, base: Path, split_by: SplitBy | None = None
         groups=config.groups,
         instances=base / config.things.instances if config.things else None,
     )
+
+
+def list_pairs(config: DatasetToml, base: Path) -> list[Pair]:
+    """The pairs of all folders that `config` names, in whatever split."""
+    return [pair for source in config.sources for pair in _pairs_of(source, config, base)]
 
 
 def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair]:

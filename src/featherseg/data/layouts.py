@@ -1,0 +1,355 @@
+"""Where images and masks lie in a folder, whatever its folders and files are called.
+
+Published datasets agree in little but that an image and its mask share a name, up to a suffix. So what is told apart is
+what can be seen: a mask has few values in large patches, a photograph has not. Folders (or files of one folder with a
+suffix or an ending of their own) are paired by the names in them, from the top of the tree down.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError
+from featherseg.core.wording import counted
+from featherseg.data.images import IMAGE_SUFFIXES, read_mask
+
+MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg", "segmentation"}
+MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}
+"""Words in the name of a folder or a suffix that mark masks; consulted where the pixels do not tell."""
+
+MOST_FILES = 5_000_000
+"""Images of a folder above which it is refused: their names alone take a gigabyte."""
+
+MOST_DEPTH = 12
+"""Folders below one another that are looked into."""
+
+SAMPLES = 3
+"""Files of a kind in one folder that are opened to see whether they are masks."""
+
+FOLDERS_SEEN = 24
+"""Folders of one tree of which files are opened: more tell no more."""
+
+FEW_VALUES = 64
+"""A file with at most so many values (or colours) looks like a mask; a photograph has hundreds."""
+
+FLAT = 0.85
+"""Share of neighbouring pixels that are alike in a mask that was smoothed or saved as JPEG (photographs: below 0.7)."""
+
+TAILS = 4
+"""Suffixes of the names in a folder that are tried, the most frequent ones."""
+
+MOST_COMPARED = 20_000
+"""Pairs of folders beside one another that are compared by name."""
+
+_TAIL = re.compile(r"(?:[-_. ]+[A-Za-z][A-Za-z0-9]*)+$")
+"""What stands behind the number or name of an image: "_mask", "_gtFine_labelIds", "_leftImg8bit"."""
+
+
+@dataclass(frozen=True)
+class FolderPair:
+    """A folder of images and that of their masks, as paths from the top ("." is the top), and how many names agree."""
+
+    images: str
+    masks: str
+    image_suffix: str
+    mask_suffix: str
+    count: int
+    seen: bool = True  # that these are masks is seen by their pixels, not by the names alone
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        """What tells the names of images and masks apart."""
+        return self.image_suffix, self.mask_suffix
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """What pairs of one reading have in common: the name of the masks' folder but for the images', the suffixes."""
+        images, masks = (path.rpartition("/")[2] for path in (self.images, self.masks))
+        return masks.replace(images, "*"), self.image_suffix, self.mask_suffix
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a folder: its pairs, one for each folder of images, and the folders with images left over."""
+
+    pairs: tuple[FolderPair, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Names of images that have a mask."""
+        return sum(pair.count for pair in self.pairs)
+
+
+def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
+    """The ways to read a folder of images and masks, the one with most images first.
+
+    `masks` names the folder of masks to take, or in a folder of several those of a suffix: "gt/*_labels".
+    Raises DataNotFound, saying what was seen, where no image has a mask, and DataError for too many files.
+    """
+    tree = _Tree(folder)
+    if not tree.files:
+        raise DataNotFound(f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}). {_hint(folder)}")
+    found = _pairs_below(tree, ".")
+    if masks is not None:
+        wanted, known = Path(masks).as_posix(), ", ".join(sorted({pair.masks for pair in found})) or "none"
+        found = [
+            pair
+            for pair in found
+            if wanted in (pair.masks, pair.masks.rpartition("/")[2], f"{pair.masks}/*{pair.mask_suffix}")
+        ]
+        if not found:
+            raise DataNotFound(f"{folder} has no masks in {masks}. Folders of masks found: {known}.")
+    if not found:
+        shown = sorted(tree.files.items(), key=lambda item: -sum(map(len, item[1].values())))[:SAMPLES]
+        seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
+        raise DataNotFound(
+            f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
+            f"the same names, up to a suffix, as in images/01.jpg and masks/01_mask.png. {_hint(folder)}"
+        )
+    kinds: dict[tuple[str, str, str], dict[str, FolderPair]] = {}
+    for pair in found:
+        kinds.setdefault(pair.kind, {}).setdefault(pair.images, pair)
+    readings = []
+    for kind, pairs in kinds.items():
+        for other, more in kinds.items():  # the suffixes are those of all folders
+            pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
+        used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
+        unused = [name for name in tree.files if not any(_is_below(name, one) for one in used)]
+        readings.append(Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused)))
+    return sorted(readings, key=lambda reading: -reading.count)
+
+
+class _Tree:
+    """The image files below a folder: {folder: {ending: [stem]}}, folders as paths from the top."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.files: dict[str, dict[str, list[str]]] = {}
+        self.children: dict[str, list[str]] = {}
+        self._looks: dict[tuple[str, str, str], bool] = {}
+        count = 0
+        for place, folders, names in os.walk(top):  # links to folders are not followed
+            name = Path(place).relative_to(top).as_posix()
+            depth = 0 if name == "." else name.count("/") + 1
+            folders[:] = sorted(f for f in folders if not f.startswith(".")) if depth < MOST_DEPTH else []
+            self.children[name] = [_join(name, child) for child in folders]
+            for file in sorted(names):
+                stem, ending = os.path.splitext(file)
+                if ending.lower() in IMAGE_SUFFIXES and not file.startswith("."):
+                    self.files.setdefault(name, {}).setdefault(ending, []).append(stem)
+                    count += 1
+            if count > MOST_FILES:
+                raise DataError(f"{top} has more than {MOST_FILES:,} images, the limit. Name a folder inside it.")
+
+    def below(self, folder: str) -> list[str]:
+        """The folders with images in a folder, itself among them."""
+        return [name for name in self.files if _is_below(name, folder)]
+
+    def is_mask(self, folder: str, ending: str, tail: str, stems: Sequence[str]) -> bool:
+        """Whether most of the files of a kind in one folder look like masks; such as cannot be read do not count."""
+        key = (folder, ending, tail)
+        if key not in self._looks:
+            chosen = [stems[i * len(stems) // SAMPLES] for i in range(SAMPLES)] if len(stems) > SAMPLES else stems
+            looks = []
+            for stem in chosen:
+                try:
+                    looks.append(looks_like_mask(read_mask(self.top / folder / f"{stem}{ending}")))
+                except FeathersegError:
+                    continue
+            self._looks[key] = sum(looks) * 2 > len(looks)
+        return self._looks[key]
+
+
+@dataclass
+class _Files:
+    """Files that belong together: those of a folder and of the folders in it, or the part of them with one ending."""
+
+    tree: _Tree
+    folder: str
+    ending: str = ""  # of the only files meant, or of all
+    deep: bool = True  # with the folders inside
+    without: str = ""  # a tail that these files do not have
+    kinds: list[tuple[str, str, list[str]]] = field(default_factory=list)  # folder, ending, stems
+
+    def __post_init__(self) -> None:
+        for place in self.tree.below(self.folder) if self.deep else [self.folder]:
+            for ending, stems in self.tree.files.get(place, {}).items():
+                if self.ending in ("", ending.lower()):
+                    kept = [stem for stem in stems if not (self.without and stem.endswith(self.without))]
+                    self.kinds += [(place, ending, kept)] if kept else []
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """Paths below the folder without endings."""
+        found = []
+        for place, _, stems in self.kinds:
+            below = os.path.relpath(place, self.folder).replace(os.sep, "/")
+            found += [stem if below == "." else f"{below}/{stem}" for stem in stems]
+        return found
+
+    @cached_property
+    def tails(self) -> list[str]:
+        """Nothing, and the suffixes that many of the names have, or all."""
+        counts = Counter(tail[0] for stem in self.stems if (tail := _TAIL.search(stem.rpartition("/")[2])))
+        least = min(len(self.stems), max(2, len(self.stems) // 10))
+        return ["", *(tail for tail, count in counts.most_common(TAILS) if count >= least)]
+
+    def cut(self, tail: str) -> set[str]:
+        """The names that end in `tail`, without it."""
+        return {stem.removesuffix(tail) for stem in self.stems if stem.endswith(tail)}
+
+    def look(self, tail: str) -> set[bool]:
+        """Whether they look like masks: True, False, or both."""
+        kinds = self.kinds
+        if len(kinds) > FOLDERS_SEEN:
+            kinds = [kinds[i * len(kinds) // FOLDERS_SEEN] for i in range(FOLDERS_SEEN)]
+        found = set()
+        for place, ending, stems in kinds:
+            if chosen := [stem for stem in stems if stem.endswith(tail)]:
+                found.add(self.tree.is_mask(place, ending, tail or f"-{self.without}", chosen))
+        return found
+
+
+def looks_like_mask(raw: np.ndarray) -> bool:
+    """Whether (H, W) or (H, W, 3) pixels are those of a mask: few values, or large patches of one."""
+    values = (
+        raw
+        if raw.ndim == 2
+        else raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]
+    )
+    rows = values[:: max(1, values.shape[0] // 256)]  # neighbours in a row stay neighbours
+    _, counts = np.unique(rows, return_counts=True)
+    if len(counts) <= FEW_VALUES:
+        return True
+    alike = float((rows[:, 1:] == rows[:, :-1]).mean()) if rows.shape[1] > 1 else 0.0
+    return alike >= FLAT and np.sort(counts)[-FEW_VALUES:].sum() >= 0.9 * rows.size
+
+
+def _pairs_below(tree: _Tree, folder: str, depth: int = 0) -> list[FolderPair]:
+    """The pairs in a folder: among the folders in it, else in its own files, else those in each folder inside."""
+    children = [child for child in tree.children[folder] if tree.below(child)]
+    own = folder in tree.files
+    found = _beside(tree, children)
+    if own:
+        found += _nested(tree, folder, children) or _together(tree, folder)
+    paired = {name for pair in found for name in (pair.images, pair.masks)}
+    for child in children:
+        if child not in paired:
+            found += _pairs_below(tree, child, depth + 1)
+    return found
+
+
+def _beside(tree: _Tree, folders: Sequence[str]) -> list[FolderPair]:
+    """Folders beside one another of which one holds the images, another their masks; the likeliest masks first."""
+    files = {name: _Files(tree, name) for name in folders}
+    found: list[FolderPair] = []
+    for number, (first, second) in enumerate((a, b) for a in folders for b in folders if a < b):
+        if number > MOST_COMPARED:
+            break
+        found += _compared(files[first], files[second])
+    known = {name for pair in found if pair.seen for name in (pair.images, pair.masks)}
+    found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
+    found.sort(key=lambda pair: (-pair.count, -_likeness(pair.images, pair.masks)))
+
+    # Each folder of images with every folder of masks that is not nearer, by its name, to another folder of images
+    owner: dict[str, str] = {}
+    for pair in found:
+        owner.setdefault(pair.masks, pair.images)
+    images = set(owner.values())
+    return [pair for pair in found if owner[pair.masks] == pair.images and pair.masks not in images]
+
+
+def _nested(tree: _Tree, folder: str, children: Sequence[str]) -> list[FolderPair]:
+    """The files of a folder, with the masks (or images) in one of the folders inside."""
+    own = _Files(tree, folder, deep=False)
+    return [pair for child in children for pair in _compared(own, _Files(tree, child))]
+
+
+def _together(tree: _Tree, folder: str) -> list[FolderPair]:
+    """Images and masks in one folder, told apart by a suffix or by their endings."""
+    files = _Files(tree, folder, deep=False)
+    for image_tail, mask_tail in product(files.tails, files.tails[1:]):
+        if image_tail != mask_tail:
+            rest = _Files(tree, folder, deep=False, without=mask_tail)
+            common, masks = len(rest.cut(image_tail) & files.cut(mask_tail)), len(files.cut(mask_tail))
+            if common and 2 * common >= masks and files.look(mask_tail) == {True} and False in rest.look(image_tail):
+                return [FolderPair(folder, folder, image_tail, mask_tail, common)]
+    endings = sorted({ending.lower() for ending in tree.files[folder]})
+    parts = [_Files(tree, folder, ending=ending, deep=False) for ending in endings]
+    found = []
+    for one, other in ((a, b) for a in parts for b in parts if a.ending < b.ending):
+        for pair in _compared(one, other):
+            first = False in one.look(pair.image_suffix)  # whether the images are `one`
+            image_ending, mask_ending = (one.ending, other.ending)[:: 1 if first else -1]
+            suffixes = (pair.image_suffix + image_ending, pair.mask_suffix + mask_ending)
+            found.append(FolderPair(folder, folder, *suffixes, pair.count))
+    return sorted(found, key=lambda pair: -pair.count)[:1]
+
+
+def _compared(first: _Files, second: _Files) -> list[FolderPair]:
+    """The pairs that two sets of files make, by their names, with the suffixes by which most agree; the best first."""
+    agree: dict[tuple[str, str], int] = {}
+    for tails in product(first.tails, second.tails):
+        one, other = first.cut(tails[0]), second.cut(tails[1])
+        common = len(one & other)
+        if common and 2 * common >= min(len(one), len(other)):
+            agree[tails] = common
+    found: list[FolderPair] = []
+    most, short = max(agree.values(), default=0), sorted(agree, key=lambda tails: sum(map(len, tails)))
+    for tails in short:
+        if agree[tails] < most or any(_implied(tails, known) for known in short[: short.index(tails)]):
+            continue
+        looks = [first.look(tails[0]), second.look(tails[1])]
+        seen = looks not in ([{True}, {True}], [{False}, {False}])
+        if not seen:  # no difference to be seen: the names tell, else nothing
+            looks = [{_says_mask(files.folder + tail)} for files, tail in zip((first, second), tails, strict=True)]
+        if False in looks[0] and looks[1] == {True}:
+            found.append(FolderPair(first.folder, second.folder, *tails, most, seen))
+        elif looks[0] == {True} and False in looks[1]:
+            found.append(FolderPair(second.folder, first.folder, *tails[::-1], most, seen))
+    return found
+
+
+def _implied(tails: tuple[str, str], known: tuple[str, str]) -> bool:
+    """Whether both suffixes are longer than those of a pair by the same: the names agree in that part."""
+    more = [tail.removesuffix(one) for tail, one in zip(tails, known, strict=True)]
+    return more[0] == more[1] and all(tail.endswith(one) for tail, one in zip(tails, known, strict=True))
+
+
+def _likeness(first: str, second: str) -> float:
+    return SequenceMatcher(None, first, second).ratio()
+
+
+def _says_mask(name: str) -> bool:
+    words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words)
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return folder == "." or name == folder or name.startswith(f"{folder}/")
+
+
+def _join(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"
+
+
+def _hint(folder: Path) -> str:
+    """What the folder may be instead, by the files in it."""
+    kinds: Counter[str] = Counter()
+    for _, _, names in os.walk(folder):
+        kinds.update(os.path.splitext(name)[1].lower() for name in names)
+        if sum(kinds.values()) > MOST_DEPTH * FEW_VALUES:
+            break
+    found = [ending for ending in (".json", ".xml", ".txt", ".zip") if kinds[ending]]
+    if found:
+        return f"For the files of an annotation tool ({', '.join(found)}): featherseg convert {folder} --out OUT"
+    return f"See docs/data/folder.md. To check a dataset by its name: featherseg check NAME --data-root {folder}"

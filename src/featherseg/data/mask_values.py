@@ -1,0 +1,139 @@
+"""The raw values that the masks of a folder hold, and what they may mean: classes, or 0 and 255 that were smoothed."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError
+from featherseg.core.types import Progress
+from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable
+from featherseg.data.datasets.folder import list_pairs
+from featherseg.data.images import read_mask
+from featherseg.data.layouts import Reading
+
+COMMON = 0.005
+"""Share of all pixels from which a value counts as common."""
+
+MOST_VALUES = 100_000
+"""Different values of all masks together above which they are refused: they are no classes."""
+
+THRESHOLD = 128
+"""Between 0 and 255 of a smoothed mask."""
+
+NEAR = 24
+"""Values this near to 0 or 255 are what JPEG and resizing leave of them."""
+
+PATCH = 0.7
+"""Share of a value's pixels whose right neighbour is alike, in patches of a class; along smoothed edges it is less."""
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
+
+    A folder is a pair of folders of the reading (its place) and the first folder in a name ("" where there is none).
+    """
+
+    pixels: dict[str, int]
+    alike: dict[str, int]
+    folders: dict[tuple[int, str], set[str]]
+
+    @property
+    def total(self) -> int:
+        """Pixels of all masks."""
+        return sum(self.pixels.values())
+
+    @property
+    def colored(self) -> bool:
+        """Whether the values are colours."""
+        return any(value.startswith("#") for value in self.pixels)
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether these are 0 and 255 with values between them along edges, as resizing and JPEG leave them.
+
+        So are values near both ends, or many in between, none of them in patches. Classes 0, 1, 2, ... beside 255 for
+        ignore are none: no value stands near 255. Nor are greys that cover areas.
+        """
+        between = [int(value) for value in self.pixels if value not in ("0", "255") and not self.colored]
+        if len(between) < 2 or not {"0", "255"} <= self.pixels.keys() or not THRESHOLD <= max(between) < 255:
+            return False
+        for value in map(str, between):
+            share = self.alike.get(value, 0) / self.pixels[value]
+            if self.pixels[value] >= COMMON * self.total and share >= PATCH:
+                return False
+        return len(between) >= 8 or all(value <= NEAR or value >= 255 - NEAR for value in between)
+
+    @property
+    def inside(self) -> str | None:
+        """The value beside 0 where there is but one, 1 or 255, which may stand for the class of a folder."""
+        others = {"255"} if self.smoothed else self.pixels.keys() - {"0"}
+        return next(iter(others)) if len(others) == 1 and others <= {"1", "255"} else None
+
+    @property
+    def classes(self) -> int:
+        """How many classes they may be."""
+        two = self.smoothed or self.pixels.keys() == {"0", "255"}
+        return 2 if two else sum(value != "255" for value in self.pixels)
+
+
+def read_values(folder: Path, reading: Reading, progress: Progress | None) -> MaskValues:
+    """The values of all masks of a reading that can be read; if one mask is a colour image, those of all are colours.
+
+    Raises DataError where none can be read, and where they are more than classes could be.
+    """
+    sources = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
+    config = DatasetToml(
+        name="any",
+        source=sources,
+        image_suffix=reading.pairs[0].image_suffix,
+        mask_suffix=reading.pairs[0].mask_suffix,
+        splits={"train": 1.0},
+        classes={"any": "#000000"},
+        map={"0": "any"},
+    )
+    files = []
+    for number, source in enumerate(sources):
+        for pair in list_pairs(config.model_copy(update={"source": (source,)}), folder):
+            if pair.image and pair.mask:
+                inside = pair.key.removeprefix(f"{source.images}/")
+                files.append(((number, inside.partition("/")[0] if "/" in inside else ""), pair.mask))
+    for colors in (False, True):
+        pixels, alike = Counter[int](), Counter[int]()
+        folders = dict[tuple[int, str], set[int]]()
+        for done, (place, path) in enumerate(files, start=1):
+            try:
+                raw = read_mask(path, colors)
+            except DataError:
+                continue
+            if raw.ndim == 3 and not colors and (raw != raw[:, :, :1]).any():
+                break  # all again, as colours
+            if raw.ndim == 3:
+                raw = raw[:, :, 0] if not colors else raw.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+            seen = _counts(raw)
+            pixels.update(seen)
+            alike.update(_counts(raw[:, :-1][raw[:, :-1] == raw[:, 1:]]))
+            folders.setdefault(place, set()).update(seen)
+            if len(pixels) > MOST_VALUES:
+                raise DataError(f"{path.parent} holds more than {MOST_VALUES:,} different values: no classes.")
+            if progress is not None:
+                progress("reading masks", done, len(files))
+        else:
+            break
+    if not pixels:
+        raise DataError(f"{folder / reading.pairs[0].masks} has no readable mask.")
+    texts = {value: f"#{value:06x}" if colors else str(value) for value in sorted(pixels)}
+    held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
+    counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
+    return MaskValues(counts, beside, held)
+
+
+def _counts(raw: np.ndarray) -> dict[int, int]:
+    """Value -> pixels."""
+    if raw.dtype == np.uint8:
+        counts = np.bincount(raw.ravel(), minlength=1)  # a tenth of the time that sorting takes
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(raw, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,145 @@
+"""Files that say which image is of which split: train.txt, ImageSets/Segmentation/val.txt, a YAML or JSON list."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from featherseg.core.files import parse_json, read_bounded
+from featherseg.data.images import IMAGE_SUFFIXES
+from featherseg.data.pairs import Pair
+
+SPLITS = ("train", "val", "test")
+"""The splits that folders and lists are taken for, in this order."""
+
+WORDS = {"training": "train", "trn": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+WORDS |= {split: split for split in SPLITS}
+"""Words of the names of folders and files -> the split that they mean."""
+
+MOST_LISTS = 200
+"""Files that are looked into."""
+
+MOST_DEPTH = 3
+"""Folders below one another in which lists are looked for."""
+
+MOST_YAML = 2**22
+"""Bytes of a YAML that is read: the reader takes seconds for a megabyte."""
+
+KNOWN = 0.9
+"""Share of a list's entries that must name an image for it to be one of these images."""
+
+
+@dataclass(frozen=True)
+class SplitList:
+    """The keys of one split, in the order of the file that lists them.
+
+    `exact`: the file says them as a dataset.toml takes a list, a key a line; `unknown` counts entries that name none.
+    """
+
+    keys: list[str]
+    file: str
+    exact: bool
+    unknown: int = 0
+
+
+def split_of(*names: str) -> str | None:
+    """The split that a word in the first of the names that has one says: "train" of "Training_Images"."""
+    for name in names:
+        for word in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()):
+            if word in WORDS:
+                return WORDS[word]
+    return None
+
+
+def find_lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, SplitList]:
+    """The lists in a folder that name these images, split by split; empty where fewer than two splits are listed."""
+    of_name, of_number = _lookups(pairs)
+    found: dict[str, SplitList] = {}
+    for path in _files(folder):
+        for split, entries in _entries(path):
+            keys = [_named(str(entry), of_name, of_number) for entry in entries]
+            known = list(dict.fromkeys(key for key in keys if key))
+            if split in found and len(found[split].keys) >= len(known):
+                continue
+            if known and len(known) >= KNOWN * len(set(map(str, entries))):
+                exact = path.suffix == ".txt" and [_without_ending(str(entry)) for entry in entries] == known
+                place = path.relative_to(folder).as_posix()
+                found[split] = SplitList(known, place, exact, sum(key is None for key in keys))
+    ordered = {split: found[split] for split in SPLITS if split in found}
+    return ordered if len(ordered) > 1 else {}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that may be lists, the nearest to the top first."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        deep = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep < MOST_DEPTH else []
+        for name in sorted(names):
+            ending = os.path.splitext(name)[1].lower()
+            if ending in (".json", ".yaml", ".yml") or (ending == ".txt" and split_of(name)):
+                found.append(Path(place, name))
+        if len(found) > MOST_LISTS:
+            break
+    return sorted(found[:MOST_LISTS], key=lambda path: len(path.parts))
+
+
+def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """(split, what is listed for it); nothing of a file that is no list, or cannot be read."""
+    try:
+        if path.suffix.lower() == ".txt":
+            split = split_of(path.stem)
+            lines = [line.strip() for line in read_bounded(path).decode().splitlines()]
+            lines = [line for line in lines if line and not line.startswith("#")]
+            if split and lines:
+                yield split, lines
+            return
+        if path.suffix.lower() == ".json":
+            content = parse_json(read_bounded(path).decode())
+        else:
+            text = read_bounded(path, MOST_YAML).decode()
+            content = yaml.safe_load(text) if "<<" not in text and "&" not in text else None  # no list refers to others
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return
+    tables = [content, *content.values()] if isinstance(content, dict) else [{path.stem: content}]
+    for table in tables:
+        for name, entries in table.items() if isinstance(table, dict) else ():
+            split = split_of(str(name))
+            if split and isinstance(entries, list) and entries and all(type(entry) in (str, int) for entry in entries):
+                yield split, entries
+
+
+def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
+    """Name -> key and number -> key, of those that are of one key alone."""
+    names: dict[str, set[str]] = {}
+    numbers: dict[int, set[str]] = {}
+    for pair in pairs:
+        stems = {path.stem for path in (pair.image, pair.mask) if path}
+        for name in {pair.key, pair.key.rpartition("/")[2]} | stems:
+            names.setdefault(name, set()).add(pair.key)
+        if digits := re.findall(r"\d+", pair.key.rpartition("/")[2]):
+            numbers.setdefault(int(digits[-1]), set()).add(pair.key)
+    return (
+        {name: next(iter(keys)) for name, keys in names.items() if len(keys) == 1},
+        {number: next(iter(keys)) for number, keys in numbers.items() if len(keys) == 1},
+    )
+
+
+def _named(entry: str, of_name: Mapping[str, str], of_number: Mapping[int, str]) -> str | None:
+    """The key that a line names: a stem, a file, "image mask", a path from elsewhere, or a number."""
+    for text in (entry, entry.split()[0] if entry.split() else ""):
+        stem = _without_ending(text.replace("\\", "/"))
+        parts = stem.strip("/").split("/")
+        for first in range(len(parts)):  # the longest part of the path that is known
+            if key := of_name.get("/".join(parts[first:])):
+                return key
+    return of_number.get(int(entry)) if re.fullmatch(r"[0-9]{1,9}", entry) else None
+
+
+def _without_ending(name: str) -> str:
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in IMAGE_SUFFIXES else name

@@ -1,0 +1,355 @@
+"""Folders as they are published become datasets by `featherseg check FOLDER --write`, and are trained on as such."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from published_layouts import COUNT, LAYOUTS, TURNED, save, scenes
+from small_training import SMALL
+from typer.testing import CliRunner
+
+from featherseg.cli import build_app
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.data import open_dataset
+from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.layouts import looks_like_mask
+
+VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
+EXPECTED = {  # layout -> images a split, classes in the order of the masks' values
+    "other_folder_names": ({"train": 9, "val": 2}, 4),
+    "suffixes_on_both_sides": ({"train": 9, "val": 2}, 4),
+    "one_folder": ({"train": 9, "val": 2}, 4),
+    "one_folder_by_suffix": ({"train": 9, "val": 2}, 4),
+    "class_is_the_folder": ({"train": 28, "val": 8}, 3),
+    "splits_above": ({"train": 6, "val": 3, "test": 3}, 4),
+    "splits_below": ({"train": 8, "val": 1, "test": 2}, 4),
+    "lists_of_numbers": ({"train": 6, "val": 2, "test": 4}, 4),
+    "lists_of_paths": ({"train": 7, "val": 1, "test": 3}, 4),
+    "smoothed": ({"train": 9, "val": 2}, 2),
+    "rgb_masks": ({"train": 9, "val": 2}, 3),
+}
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+
+
+def checked(folder: Path, *options: str) -> dict:
+    """What `check --write` says as JSON; it must have written."""
+    result = run("check", folder, "--write", "--json", *options)
+    assert result.exit_code in (0, 1), result.exception
+    report = json.loads(result.stdout)
+    assert report["written"] == str(folder / "dataset.toml")
+    assert (folder / "dataset.toml").read_text() == report["proposed_dataset_toml"]
+    return report
+
+
+def test_every_layout_has_its_expectation():
+    assert EXPECTED.keys() == LAYOUTS.keys()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_check_writes_a_dataset_that_reads_as_the_scenes_it_was_made_of(tmp_path: Path, name: str):
+    LAYOUTS[name](tmp_path)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    report = checked(tmp_path)
+    splits, classes = EXPECTED[name]
+    assert report["clean"]
+    assert {split: part["images"] for split, part in report["splits"].items()} == splits
+    assert len(report["classes"]) == classes
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.suffix for path in written} <= {".toml", ".txt"}
+
+    # every sample is a scene, with its own mask
+    known = {number: np.asarray(mask) for number, (_, mask) in enumerate(scenes())}
+    for split in splits:
+        data = open_dataset(str(tmp_path), split)
+        for index in range(len(data)):
+            sample = data[index]
+            value, turn = TURNED.get(sample.key.split("/")[0], (0, np.s_[:]))
+            image = sample.image[turn].astype(int)
+            likest = min(known, key=lambda n: np.abs(scenes()[n][0] - image).mean())  # called at once
+            label, mask = sample.label[turn], known[likest]
+            if name == "class_is_the_folder":
+                expected = np.where(mask == value, value, 0)
+            elif name == "smoothed":
+                expected = np.where(mask == 2, 1, 0)
+                assert (label != expected).mean() < 0.06  # at the edges
+                continue
+            else:  # black, green, red in the order of their numbers
+                expected = np.array([0, 2, 1, 0])[mask] if name == "rgb_masks" else mask
+            np.testing.assert_array_equal(label, expected)
+
+
+def train(folder: Path, out: Path, steps: int):
+    settings = [text for text in SMALL if not text.startswith("train.epochs")]
+    settings += [f"train.steps={steps}", "train.batch_size=2", "data.train_size=6"]
+    options = [part for text in settings for part in ("--set", text)]
+    return run("train", "efficientvit-seg-b0", "--data", folder, "--no-report", "--out", out, *options)
+
+
+@pytest.mark.parametrize("name", ["class_is_the_folder", "lists_of_numbers"])
+def test_what_was_written_is_trained_on_without_an_edit(tmp_path: Path, name: str):
+    LAYOUTS[name](tmp_path / "data")
+    checked(tmp_path / "data")
+    result = train(tmp_path / "data", tmp_path / "run", 2)
+    assert result.exit_code == 0, result.exception
+    result = run("evaluate", tmp_path / "run", "--data", tmp_path / "data", "--split", "val")
+    assert result.exit_code == 0, result.exception
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_trained_on_for_20_steps(tmp_path: Path, name: str):
+    LAYOUTS[name](tmp_path / "data")
+    checked(tmp_path / "data")
+    result = train(tmp_path / "data", tmp_path / "run", 20)
+    assert result.exit_code == 0, result.exception
+
+
+def test_a_folder_without_a_dataset_toml_is_trained_on_as_it_is_proposed(tmp_path: Path, caplog):
+    LAYOUTS["one_folder"](tmp_path / "data")
+    caplog.set_level("INFO", "featherseg")
+    result = train(tmp_path / "data", tmp_path / "run", 1)
+    assert result.exit_code == 0, result.exception
+    (said,) = {text for text in caplog.messages if "has no dataset.toml" in text}
+    assert "--write` would write it (images in Imgs, masks in Imgs; classes class_0, class_1, class_2, ...)" in said
+    assert not (tmp_path / "data/dataset.toml").exists()
+    assert json.loads((tmp_path / "run/resolved.json").read_text())["recipe"]["data"]["name"] == str(tmp_path / "data")
+    checked(tmp_path / "data")  # and goes on with the file that says the same
+    result = run("evaluate", tmp_path / "run", "--split", "val", "--json")
+    assert result.exit_code == 0, result.exception
+
+
+@pytest.mark.parametrize("name", ["suffixes_on_both_sides", "lists_of_numbers"])
+def test_a_folder_whose_meaning_is_not_clear_is_sent_to_check(tmp_path: Path, name: str):
+    LAYOUTS[name](tmp_path / "data")
+    result = train(tmp_path / "data", tmp_path / "run", 1)
+    assert isinstance(result.exception, DataNotFound)
+    assert f"featherseg check {tmp_path / 'data'} --write" in str(result.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path / "a")
+    report = checked(tmp_path / "a", *(part for v, n in VALUES.items() for part in ("--name", f"{v}={n}")))
+    assert report["classes"] == ["elsewhere", "road", "object"]
+    assert read_dataset_toml(tmp_path / "a/dataset.toml").map == VALUES
+    assert not [note for note in report["look_at"] if "without a name" in note]
+
+    LAYOUTS["rgb_masks"](tmp_path / "b")
+    report = checked(tmp_path / "b", "--name", "ff0000=rust", "--name", "#00FF00=rust", "--name", "000000=steel")
+    assert report["classes"] == ["steel", "rust"]
+
+    LAYOUTS["class_is_the_folder"](tmp_path / "c")
+    report = checked(tmp_path / "c", "--name", "MT_Fray=torn edge")
+    assert report["classes"] == ["background", "crack", "torn edge"]
+    (other,) = report["other_readings"]
+    assert other == {"what": "one class in all folders", "options": "--name 255=foreground"}
+    (tmp_path / "c/dataset.toml").unlink()
+    assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == ["background", "foreground"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("7=x", r"hold no 7\. Known: 0, 1, 2, 3"),
+        ("class_5=x", "Did you mean 'class_"),
+        ("=x", "expected VALUE=NAME"),
+        ("1=", "expected VALUE=NAME"),
+        ("1", "expected VALUE=NAME"),
+    ],
+)
+def test_a_name_for_what_is_not_there_is_refused_and_nothing_written(tmp_path: Path, given: str, message: str):
+    LAYOUTS["other_folder_names"](tmp_path)
+    result = run("check", tmp_path, "--write", "--name", given)
+    assert isinstance(result.exception, ConfigError)
+    with pytest.raises(ConfigError, match=message):
+        raise result.exception
+    assert not (tmp_path / "dataset.toml").exists()
+
+
+def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_other_can_be(tmp_path: Path):
+    LAYOUTS["suffixes_on_both_sides"](tmp_path)
+    report = checked(tmp_path)
+    assert 'masks = "annotations"' in report["proposed_dataset_toml"]
+    (other,) = report["other_readings"]
+    assert other["options"] == "--masks binary"
+    result = run("check", tmp_path, "--write", "--masks", "binary")
+    assert isinstance(result.exception, DataError)
+    assert "exists and is not replaced" in str(result.exception)
+    (tmp_path / "dataset.toml").unlink()
+    report = checked(tmp_path, "--masks", "binary")
+    assert report["classes"] == ["background", "foreground"]
+    assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
+
+
+def test_a_dataset_toml_is_never_written_over(tmp_path: Path):
+    LAYOUTS["one_folder"](tmp_path)
+    (tmp_path / "dataset.toml").write_text("mine")
+    assert isinstance(run("check", tmp_path, "--write").exception, DataError)
+    assert (tmp_path / "dataset.toml").read_text() == "mine"
+    assert isinstance(run("check", "shapes", "--write").exception, ConfigError)
+
+
+def test_faults_end_with_1_and_the_file_is_written_all_the_same(tmp_path: Path):
+    LAYOUTS["splits_above"](tmp_path)
+    (tmp_path / "train/masks/0003.png").unlink()
+    result = run("check", tmp_path, "--write")
+    assert result.exit_code == 1
+    assert "train/images/0003.jpg has no mask" in result.stdout
+    assert f"wrote {tmp_path / 'dataset.toml'}" in result.stdout
+    assert f"featherseg train frm-lite0 --data {tmp_path}" in result.stdout
+
+
+def test_an_image_in_two_lists_stays_in_test_and_is_named(tmp_path: Path):
+    LAYOUTS["lists_of_numbers"](tmp_path)
+    report = checked(tmp_path)
+    assert [note for note in report["look_at"] if "1 image in two lists" in note and note.endswith("tile_003")]
+    assert "tile_003\n" in (tmp_path / "test.txt").read_text()
+    assert "tile_003\n" not in (tmp_path / "train.txt").read_text()
+
+
+def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path)
+    for split, part in (("train", range(8)), ("val", range(8, COUNT))):
+        (tmp_path / "ImageSets").mkdir(exist_ok=True)
+        (tmp_path / f"ImageSets/{split}.txt").write_text("".join(f"{number:03}\n" for number in part))
+    checked(tmp_path)
+    assert read_dataset_toml(tmp_path / "dataset.toml").splits == {
+        "train": "ImageSets/train.txt",
+        "val": "ImageSets/val.txt",
+    }
+    assert [path.name for path in tmp_path.glob("*.txt")] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: &a [1, 2]\ntrain: *a\ntest: *a",
+        "train: {x: 1}\ntest: [[1]]",
+        "train: [",
+        "!!python/object/apply:os.system [x]",
+        "[1]",
+    ],
+)
+def test_a_yaml_that_is_no_list_is_passed_over(tmp_path: Path, content: str):
+    LAYOUTS["other_folder_names"](tmp_path)
+    (tmp_path / "split.yaml").write_text(content)
+    (tmp_path / "split.json").write_text("[" * 5000)
+    checked(tmp_path)
+    assert read_dataset_toml(tmp_path / "dataset.toml").shares == {"train": 0.8, "val": 0.2}
+
+
+def test_smoothed_masks_get_a_threshold_and_the_share_of_pixels_it_touches_is_named(tmp_path: Path):
+    for number in range(4):
+        mask = np.zeros((64, 100), np.uint8)
+        mask[:, 50:] = 255
+        mask[:, 49], mask[:, 50] = 1, 254
+        mask[0, 48:52] = 2, 1, 253, 254
+        save(tmp_path / f"images/{number}.png", scenes()[number][0][:64, :100])
+        save(tmp_path / f"masks/{number}.png", mask)
+    report = checked(tmp_path)
+    assert read_dataset_toml(tmp_path / "dataset.toml").threshold == 128
+    touched = (2 * 64 + 2) / 6400
+    assert [note for note in report["look_at"] if f"smoothed: {touched:.2%} of the pixels" in note]
+    assert open_dataset(str(tmp_path), "train").label(0)[:, :50].max() == 0
+    assert open_dataset(str(tmp_path), "train").label(0)[:, 50:].min() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ((0, 1, 255), 2),  # 255 is ignored
+        ((0, 1, 2, 3, 255), 4),
+        ((0, 128, 255), 2),
+        ((0, 85, 170, 255), 3),  # greys that cover areas: classes, though 255 is taken for ignored
+        ((*range(20), 254, 255), 21),
+    ],
+)
+def test_classes_are_not_taken_for_smoothed_edges(tmp_path: Path, values: tuple[int, ...], classes: int):
+    mask = np.repeat(np.array(values, np.uint8), 8)[None].repeat(16, 0)
+    for number in range(3):
+        save(
+            tmp_path / f"images/{number}.png",
+            np.random.default_rng(number).integers(0, 256, (*mask.shape, 3)).astype("u1"),
+        )
+        save(tmp_path / f"masks/{number}.png", mask)
+    checked(tmp_path)
+    config = read_dataset_toml(tmp_path / "dataset.toml")
+    assert (config.threshold, len(config.classes)) == (None, classes)
+
+
+def test_a_class_in_a_folder_below_images_and_masks_is_found(tmp_path: Path):
+    for name in ("rust", "dent"):
+        for number, (image, mask) in enumerate(scenes()):
+            save(tmp_path / f"images/{name}/{number}.png", image)
+            save(tmp_path / f"masks/{name}/{number}.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+    report = checked(tmp_path)
+    assert report["classes"] == ["background", "dent", "rust"]
+    assert read_dataset_toml(tmp_path / "dataset.toml").split_by == "image"  # each folder counts from 0
+    for part in report["splits"].values():
+        assert min(part["statistics"]["images"]) > 0
+
+
+def test_folders_that_are_numbered_are_series_and_no_classes(tmp_path: Path):
+    for name in ("clip1", "clip2"):
+        for number, (image, mask) in enumerate(scenes()):
+            save(tmp_path / f"{name}/rgb/{number}.png", image)
+            save(tmp_path / f"{name}/gt/{number}.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+    report = checked(tmp_path)
+    assert report["classes"] == ["background", "foreground"]
+    assert report["how_split"].startswith("by ")
+
+
+def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: Path):
+    colors = np.random.default_rng(0).integers(0, 256, (4, 3)).astype(np.uint8)
+    for split, part in (("train", scenes()[:9]), ("val", scenes()[9:])):
+        for number, (image, mask) in enumerate(part):
+            stem = f"{split}/bern/bern_{number:06}_000019"
+            save(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", image)
+            save(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", mask)
+            save(tmp_path / f"gtFine/{stem}_gtFine_color.png", colors[mask])
+    report = checked(tmp_path)
+    config = read_dataset_toml(tmp_path / "dataset.toml")
+    assert (config.image_suffix, config.mask_suffix) == ("_leftImg8bit", "_gtFine_labelIds")
+    assert config.splits == {"train": "train", "val": "val"}
+    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 9, "val": 3}
+    (other,) = report["other_readings"]
+    assert other["options"] == "--masks 'gtFine/*_gtFine_color'"
+    (tmp_path / "dataset.toml").unlink()
+    checked(tmp_path, "--masks", "gtFine/*_gtFine_color")
+    assert read_dataset_toml(tmp_path / "dataset.toml").mask_suffix == "_gtFine_color"
+
+
+def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"a/photo_{number}.png", image)
+        save(tmp_path / f"b/label_{number + 100}.png", mask)
+    with pytest.raises(DataNotFound, match=r"no image has a mask of its name \(12 files in a, 12 files in b\)"):
+        raise run("check", tmp_path).exception
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "a/photo_1.json").write_text("{}")
+    with pytest.raises(DataNotFound, match=r"featherseg convert .* --out OUT"):
+        raise run("check", tmp_path).exception
+
+
+def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):
+    LAYOUTS["one_folder"](tmp_path / "data")
+    LAYOUTS["other_folder_names"](tmp_path / "elsewhere")
+    (tmp_path / "data/more").symlink_to(tmp_path / "elsewhere")
+    LAYOUTS["other_folder_names"](tmp_path / "data/.hidden")
+    assert sum(part["images"] for part in checked(tmp_path / "data")["splits"].values()) == 11
+
+
+def test_a_photograph_is_no_mask_and_a_smoothed_mask_is_one():
+    image, mask = scenes()[0]
+    assert looks_like_mask(mask)
+    assert not looks_like_mask(image)
+    large = np.asarray(
+        Image.fromarray((mask == 1).astype(np.uint8) * 255).resize((1024, 512), Image.Resampling.BICUBIC)
+    )
+    assert looks_like_mask(large)
