@@ -30,7 +30,7 @@ from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.checks import CheckReport, check_data
-from featherseg.data.fingerprint import TEST, named, read_fingerprint
+from featherseg.data.fingerprint import TEST, named_pairs, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in
 from featherseg.data.proposal import refuse_written
@@ -416,8 +416,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]
     seen = {} if known is None else known.trained_on(data)
     if not seen:
         return ()
-    told = named(key if key == trained else f"{key} (there {trained})" for key, trained in seen.items())
-    message = f"{run.path} was trained on {len(seen)} of these {counted(len(data), 'image')}: {told}"
+    message = f"{run.path} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
     if split == TEST:
         raise DataError(
             f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "

@@ -7,7 +7,7 @@ SHA-256 of its two files. A file is read again only where its size or one of its
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -167,9 +167,9 @@ def _sample_differences(
     added = [key for key in data.keys if key not in known]
     gone = list(set(known) - set(data.keys))
     if added and not part:
-        yield f"{counted(len(added), 'image')} added to {split}: {named(added)}"
+        yield f"{counted(len(added), 'image')} added to {split}: {_named(added)}"
     if gone:
-        yield f"{counted(len(gone), 'image')} removed from {split}: {named(gone)}"
+        yield f"{counted(len(gone), 'image')} removed from {split}: {_named(gone)}"
     if not added and not gone and list(known) != list(data.keys):
         yield f"the images of {split} are in a different order"
     files = _files(data)
@@ -191,10 +191,10 @@ def _sample_differences(
             verdicts = readers.map(lambda place, number=number: changed(number, *place), both)
             others = [key for (_, key), verdict in zip(both, verdicts, strict=True) if verdict]
             if others:
-                yield f"{counted(len(others), kind)} of {split} changed: {named(others)}"
+                yield f"{counted(len(others), kind)} of {split} changed: {_named(others)}"
     annotated = [key for index, key in both if known[key][2] != _annotation(files, index)]
     if annotated:
-        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {named(annotated)}"
+        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {_named(annotated)}"
 
 
 def _rows(data: SegmentationData) -> list[SampleRow]:
@@ -242,8 +242,11 @@ def _annotation(files: PairedFiles, index: int) -> str:
     return "" if own is None else hashlib.sha256(own).hexdigest()[:32]
 
 
-def named(keys: Iterable[str]) -> str:
-    """The first of them, and how many more there are."""
-    keys = list(keys)
+def named_pairs(seen: Mapping[str, str]) -> str:
+    """What `Fingerprint.trained_on` found, for a message: "7 (there 2), 8"."""
+    return _named([key if key == there else f"{key} (there {there})" for key, there in seen.items()])
+
+
+def _named(keys: Sequence[str]) -> str:
     shown = sorted(keys)[:SHOWN]
     return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else "")

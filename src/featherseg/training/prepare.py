@@ -18,7 +18,7 @@ from featherseg.core.machine import command_began, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import open_dataset, score_split, share_rule
-from featherseg.data.fingerprint import TEST, Fingerprint, named
+from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
 from featherseg.layers.model import SegmentationModel
@@ -200,7 +200,9 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     known = Fingerprint.of({"train": train, "val": val} | test_of(recipe, request.objects))
     known.save(out / DATA)
     if seen := known.trained_on(val):
-        say(f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split} are trained on too: {named(seen)}")
+        are = "is" if len(seen) == 1 else "are"
+        images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
+        say(f"{images} {are} trained on too: {named_pairs(seen)}")
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)
