@@ -67,7 +67,7 @@ def check(
     if fix is not None and report.mended is not None:
         _print_mended(console, report.mended, fix)
     elif not report.clean and report.listing is not None:
-        console.print("The same command with --fix OUT writes a copy without these faults.")
+        console.print(f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT")
     raise typer.Exit(0 if report.clean else 1)
 
 
