@@ -23,7 +23,7 @@ PARTS = {
         f"featherseg.{name}"
         for name in (
             *("train", "evaluate", "predict", "export", "report"),
-            *("compare", "sweep", "benchmark", "check", "cost"),
+            *("compare", "sweep", "benchmark", "check", "convert", "cost"),
             *("load_run", "build", "load_official", "optimize"),
         )
     ],
@@ -35,6 +35,7 @@ PARTS = {
         "featherseg.exporters.ExportReport",
         "featherseg.reports.run_report.Report",
         "featherseg.data.checks.CheckReport",
+        "featherseg.converters.dataset.Conversion",
         "featherseg.counting.cost.Cost",
         "featherseg.comparison.results.Comparison",
         "featherseg.comparison.sweeps.Sweep",

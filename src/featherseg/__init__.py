@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featherseg.benchmarking.session import benchmark
     from featherseg.comparison.comparison import compare
     from featherseg.comparison.sweeps import sweep
+    from featherseg.converters import convert
     from featherseg.exporters import export
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
@@ -27,6 +28,7 @@ _HOMES = {
     "build": "featherseg.models",
     "check": "featherseg.api",
     "compare": "featherseg.comparison.comparison",
+    "convert": "featherseg.converters",
     "cost": "featherseg.api",
     "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
@@ -50,6 +52,7 @@ __all__ = [
     "build",
     "check",
     "compare",
+    "convert",
     "cost",
     "evaluate",
     "export",

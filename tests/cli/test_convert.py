@@ -6,7 +6,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featherseg import cli
-from featherseg.core.errors import DataNotFound, UnknownName
+from featherseg.core.errors import ConfigError, DataNotFound, UnknownName
 from featherseg.data import open_dataset
 
 
@@ -28,7 +28,8 @@ def release(tmp_path: Path) -> Path:
 
 
 def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
-    result = run("cityscapes-panoptic", "--data-root", release)
+    command = (release, "--from", "cityscapes-panoptic", "--out", release / "gtFine")
+    result = run(*command)
     assert result.exit_code == 0, result.exception
     json = release / "gtFine/cityscapes_panoptic_val.json"
     assert result.stdout.splitlines() == [
@@ -37,17 +38,19 @@ def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
     ]
     sample = open_dataset("cityscapes-panoptic", "val", release)[0]
     assert sample.instances.tolist() == [[0, 0, 26001], [-26, -26, 0]]
-    assert f"{json}: 1 image, 1 of them already there" in run("cityscapes-panoptic", "--data-root", release).stdout
+    assert f"{json}: 1 image, 1 of them already there" in run(*command).stdout
 
 
 def test_another_folder_and_train_ids(release, tmp_path):
-    result = run("cityscapes-panoptic", "--data-root", release, "--out", tmp_path / "out", "--train-ids")
+    result = run(release, "--from", "cityscapes-panoptic", "--out", tmp_path / "out", "--train-ids")
     assert result.stdout == f"{tmp_path / 'out/cityscapes_panoptic_val_trainId.json'}: 1 image\n"
     assert (tmp_path / "out/cityscapes_panoptic_val_trainId/bonn_000000_000019_gtFine_panoptic.png").is_file()
 
 
 def test_slips_are_sentences(release, tmp_path):
-    result = run("cityscapes-panoptc", "--data-root", release)
+    result = run(release, "--from", "cityscapes-panoptc", "--out", tmp_path / "out")
     assert isinstance(result.exception, UnknownName)
     assert "Did you mean 'cityscapes-panoptic'?" in str(result.exception)
-    assert isinstance(run("cityscapes-panoptic", "--data-root", tmp_path).exception, DataNotFound)
+    missing = run(tmp_path, "--from", "cityscapes-panoptic", "--out", tmp_path / "out").exception
+    assert isinstance(missing, DataNotFound)
+    assert isinstance(run(release, "--train-ids", "--out", tmp_path / "out").exception, ConfigError)

@@ -147,6 +147,28 @@ def check_folder(folder: Path) -> None:
         ) from None
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` in one rename when the block ends; of a failed one nothing stays.
+
+    Raises FeathersegError where `out` exists and is not empty, nothing can be written there, or the disk refuses.
+    """
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
+        raise FeathersegError(f"{out} exists and is not empty. Choose a new folder with --out.")
+    check_folder(out.absolute().parent)
+    temporary = temporary_path(out)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, out)
+    except OSError as error:
+        raise FeathersegError(
+            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder with --out."
+        ) from error
+    finally:
+        remove_tree(temporary)
+
+
 def refuse_links(folder: Path, *names: str) -> None:
     """Raises FeathersegError where one of the files or folders in `folder`, or anything in it, is a symbolic link.
 

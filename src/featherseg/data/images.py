@@ -105,6 +105,15 @@ def image_size(path: Source) -> Size:
         return image.size if _orientation(image) >= 5 else image.size[::-1]
 
 
+def exif_turn(path: Source) -> Image.Transpose | None:
+    """What brings the pixels as they are stored upright, by the EXIF orientation; None where they are.
+
+    Raises DataNotFound or DataError as `read_image` does.
+    """
+    with _opened(path) as image:
+        return _TURNS.get(_orientation(image))
+
+
 def read_image(path: Source, channels: int = 3) -> np.ndarray:
     """The image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featherseg.data.regions import Runs, corner_count, rings, runs_of
 from featherseg.inference import drawing
 from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.serving.refusal import Refused
-from featherseg.serving.regions import Runs, corner_count, rings, runs_of
 from featherseg.serving.schema import Format
 
 MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000

@@ -208,7 +208,7 @@ def test_label_ids_in_a_file_that_is_named_as_train_ids_are_refused(root):
 
 
 def test_what_is_missing_is_named(root):
-    with pytest.raises(DataNotFound, match=r"without panoptic masks\. Expected .*featherseg convert cityscapes-panopt"):
+    with pytest.raises(DataNotFound, match=r"without panoptic masks\. Expected .*featherseg convert ROOT --from city"):
         CityscapesPanoptic(root, "val")
     with pytest.raises(DataNotFound, match="has no gtFine"):
         CityscapesPanoptic(root.parent, "val")

@@ -54,7 +54,7 @@ def convert_cityscapes(
     total, done = sum(map(len, sources.values())), 0
     if not total:
         state = f"{root} has no instance masks" if root.is_dir() else f"{root} is not a folder"
-        raise DataNotFound(f"{state}. {_EXPECTED} Set the folder above gtFine with --data-root.")
+        raise DataNotFound(f"{state}. {_EXPECTED} Name the folder above gtFine.")
     target = out or root / "gtFine"
     check_folder(target)
     refuse_links(target, *(f"cityscapes_panoptic_{split}{layout.ending}" for split in sources))

@@ -1,7 +1,7 @@
 """Cityscapes panoptic (Cordts et al., CVPR 2016): the images of Cityscapes, 19 classes, 8 of them things.
 
-Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert cityscapes-panoptic` make them from the
-release, with label ids or train ids as categories; docs/data/cityscapes-panoptic.md shows layout and licence.
+Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert --from cityscapes-panoptic` make them
+from the release, with label ids or train ids as categories; docs/data/cityscapes-panoptic.md shows layout and licence.
 """
 
 from collections.abc import Sequence
@@ -107,8 +107,8 @@ def _check_names(path: Path, content: PanopticJson, layout: Layout) -> None:
 
 _EXPECTED = (
     "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/cityscapes_panoptic_{train,val}.json with "
-    "the folders of that name, or the same with _trainId. Make them from the release with: featherseg convert "
-    "cityscapes-panoptic --data-root ROOT. Set their location with --data-root."
+    "the folders of that name, or the same with _trainId. Make them from the release with: featherseg convert ROOT "
+    "--from cityscapes-panoptic --out ROOT/gtFine. Set their location with --data-root."
 )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from featherseg.serving.regions import corner_count, rings, runs_of
+from featherseg.data.regions import corner_count, rings, runs_of
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
 MAPS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3))

@@ -1,0 +1,147 @@
+"""Annotation tools in and out. `FORMATS` is the catalogue, one line each; `convert` is the way in.
+
+To add a format: its file with TITLE, `find` and `read`, its line here, and its test.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from featherseg.converters import (
+    coco,
+    cvat,
+    label_studio,
+    labelme,
+    rgb_masks,
+    roboflow,
+    supervisely,
+    voc,
+    yolo,
+)
+from featherseg.converters.annotations import Annotations
+from featherseg.converters.dataset import Conversion, write_dataset
+from featherseg.converters.masks import MaskedImage, open_masks
+from featherseg.converters.source import Source, open_source
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.core.files import new_folder
+from featherseg.core.notebook import progress_or_bar
+from featherseg.core.types import Progress
+
+
+class AnnotationFormat(Protocol):
+    """The files of one tool. `find` names those of a source that are its own, from names and heads of files alone."""
+
+    TITLE: str
+
+    def find(self, source: Source) -> list[Path]: ...
+    def read(self, source: Source, files: list[Path]) -> Annotations: ...
+
+
+FORMATS: dict[str, AnnotationFormat] = {
+    "coco": coco,
+    "labelme": labelme,
+    "cvat": cvat,
+    "yolo": yolo,
+    "label-studio": label_studio,
+    "supervisely": supervisely,
+    "voc": voc,
+    "roboflow": roboflow,
+    "rgb-masks": rgb_masks,
+}
+"""Name -> module, as `--from` takes it."""
+
+WRITERS = {"coco": coco.write, "yolo": yolo.write, "labelme": labelme.write, "cvat": cvat.write}
+"""Name -> what writes masks in that format, as `--to` takes it."""
+
+
+def convert(
+    src: str | Path,
+    out: str | Path,
+    *,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    images: str | Path | None = None,
+    copy: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write what an annotation tool exported as a dataset: images/, masks/, instances/ and dataset.toml. And back.
+
+    Of shapes that overlap the later one lies on top. The folder appears when all of it is written.
+
+    Args:
+        src: A folder, a file of annotations, or the zip of an export; with `to_format` a dataset.toml, a folder with
+            one, or a folder of predicted masks.
+        out: A new folder.
+        from_format: What `src` holds, a name of FORMATS. Default: it is detected.
+        to_format: What to write instead of a dataset: coco, yolo, labelme or cvat.
+        images: The images of a folder of predicted masks.
+        copy: Copy the images. Default: hard links, where the file system has them.
+        progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
+
+    Returns:
+        Conversion: images by split, the classes, and what was left out and why.
+
+    Raises:
+        UnknownName: No format has that name.
+        ConfigError: `from_format` and `to_format` are both given, or `images` without predicted masks.
+        DataNotFound: There are no annotations, or of no tool that is known.
+        DataError: They are broken, or of two tools.
+        FeathersegError: `out` is in use, or cannot be written.
+    """
+    src, out, progress = Path(src), Path(out), progress_or_bar(progress)
+    if to_format is not None:
+        if from_format is not None:
+            raise ConfigError("--from and --to exclude each other: convert to a dataset first, then back.")
+        return _convert_back(src, out, to_format, None if images is None else Path(images), copy, progress)
+    if images is not None:
+        raise ConfigError("--images would have no effect: it names the images of predicted masks, for --to.")
+    if from_format is not None and from_format not in FORMATS:
+        raise unknown("format", from_format, FORMATS)
+    with new_folder(out) as folder, open_source(src, folder) as source:
+        name = from_format or detect(source)
+        files = FORMATS[name].find(source)
+        if not files:
+            raise DataNotFound(
+                f"{source.name} holds no annotations of {FORMATS[name].TITLE}. Without --from, the format is detected."
+            )
+        annotations = FORMATS[name].read(source, files)
+        return write_dataset(annotations, source, folder, out, FORMATS[name].TITLE, copy, progress)
+
+
+def _convert_back(
+    src: Path, out: Path, format: str, images: Path | None, copy: bool, progress: Progress | None
+) -> Conversion:
+    if format not in WRITERS:
+        raise unknown("format", format, WRITERS)
+    with new_folder(out) as folder:
+        masks, counts = open_masks(src, images), Counter[str]()
+
+        def counted(given: Iterator[MaskedImage]) -> Iterator[MaskedImage]:
+            for image in given:
+                yield image
+                counts[image.split or "all"] += 1
+                if progress is not None:
+                    progress("converting", counts.total(), masks.total)
+
+        masks.images = counted(masks.images)
+        WRITERS[format](folder, masks, copy)
+        return Conversion(FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes)
+
+
+def detect(source: Source) -> str:
+    """The name of the format whose files are in the source. Raises DataError for two of them, DataNotFound for none."""
+    found = {name: files for name, module in FORMATS.items() if (files := module.find(source))}
+    if len(found) > 1:  # a folder of masks may be what another format names
+        found.pop("rgb-masks", None)
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        each = " and ".join(f"{FORMATS[name].TITLE} ({source.relative(files[0])})" for name, files in found.items())
+        choices = " or ".join(f"--from {name}" for name in found)
+        raise DataError(f"{source.name} holds annotations of {len(found)} tools: {each}. Choose one with {choices}.")
+    titles = ", ".join(module.TITLE for module in FORMATS.values())
+    raise DataNotFound(
+        f"{source.name} holds no annotations that are known: expected those of {titles}. Images with masks need no "
+        "conversion: featherseg check FOLDER."
+    )

@@ -1,0 +1,191 @@
+"""What every annotation tool says of an image, whatever its file format: shapes with a class, drawn in an order.
+
+A reader (`coco.py`, `cvat.py`, ...) turns the files of a tool into `Annotations`; `dataset.py` draws them as masks.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from featherseg.core.errors import DataError
+from featherseg.core.types import IGNORE, Color, Size
+from featherseg.core.wording import size_text
+
+BACKGROUND = "background"
+"""The class of pixels that carry no annotation; value 0 of every mask."""
+
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
+"""What tools call it where it is a class of theirs, in lower case."""
+
+IGNORE_NAMES = ("ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled")
+"""Classes, in lower case, whose pixels are neither trained on nor scored."""
+
+MOST_CLASSES = IGNORE - 1
+"""Values 1..254 of a mask; 0 is background, 255 is ignored."""
+
+MOST_SHAPES = 100_000
+"""Shapes of one image, above which it is left out: a person draws hundreds, a nucleus detector some ten thousand."""
+
+
+class UnusableShape(Exception):
+    """A shape whose pixels are not known, so that the mask of its image would be wrong: the image is left out."""
+
+
+class EmptyShape(Exception):
+    """A shape that covers no pixel: it alone is left out."""
+
+
+class Region(NamedTuple):
+    """Pixels of an image: the upper left corner of a box inside the image, and which pixels of the box, (h, w) bool."""
+
+    top: int
+    left: int
+    inside: np.ndarray
+
+
+class Raster(NamedTuple):
+    """A mask that the tool itself drew: values (H, W) uint8 as `class_values` has them, objects (H, W) or None."""
+
+    values: np.ndarray
+    objects: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of an image. Shapes with one `object_id` are one object; without, a shape is an object of its own.
+
+    `draw` gives its pixels in an image of a size (H, W); it raises UnusableShape or EmptyShape with the reason. A crowd
+    is a region of several objects that nobody told apart.
+    """
+
+    name: str
+    draw: Callable[[Size], Region]
+    object_id: Hashable = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image as a tool names it, its shapes from below to the top, and the size that they are measured in.
+
+    `near` is the folder of the annotation. `size` is None where coordinates are relative to the image. `content` reads
+    the image out of the annotation, where it is in there. A tool that draws masks gives `raster` in place of shapes; it
+    raises UnusableShape.
+    """
+
+    name: str
+    near: Path
+    shapes: list[Shape] = field(default_factory=list)
+    size: Size | None = None
+    split: str = ""
+    content: Callable[[], bytes] | None = None
+    raster: Callable[[], Raster] | None = None
+
+
+class Left:
+    """What was left out, by reason: how often, and where first."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, where: str, times: int = 1) -> None:
+        """`times` more of them."""
+        number, first = self.reasons.get(reason, (0, where))
+        self.reasons[reason] = number + times, first
+
+
+@dataclass
+class Annotations:
+    """All that was found: the classes of the source in its order with their colours, and its images.
+
+    `with_objects` says whether shapes tell objects apart; `notes` are worth knowing, `left` is what was not taken.
+    """
+
+    classes: dict[str, Color | None]
+    images: list[AnnotatedImage]
+    with_objects: bool = True
+    licence: str = "not stated"
+    notes: list[str] = field(default_factory=list)
+    left: Left = field(default_factory=Left)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > MOST_CLASSES:
+            raise DataError(
+                f"the annotations name {len(self.classes)} classes, the limit is {MOST_CLASSES}. Join some of them."
+            )
+
+
+def class_values(names: Iterable[str]) -> dict[str, int]:
+    """Name of a class -> value in the masks: background 0, what is to be ignored 255, the others from 1 on."""
+    numbers = count(1)
+    return {name: 0 if is_background(name) else IGNORE if is_ignored(name) else next(numbers) for name in names}
+
+
+def is_background(name: str) -> bool:
+    """Whether a class of that name is what carries no annotation."""
+    return name.lower() in BACKGROUND_NAMES
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a class of that name is to be ignored."""
+    return name.lower() in IGNORE_NAMES
+
+
+class Canvas:
+    """Masks while they are drawn: values (H, W) uint8, and numbers of objects (H, W) int32, 0 for none and crowds."""
+
+    def __init__(self, size: Size, with_objects: bool) -> None:
+        self.size = size
+        self.values = np.zeros(size, np.uint8)
+        self.objects = np.zeros(size, np.int32) if with_objects else None
+        self._numbers: dict[Hashable, int] = {}
+
+    def draw(self, shape: Shape, value: int) -> None:
+        """Lay a shape over what is there. Raises UnusableShape, EmptyShape."""
+        top, left, inside = shape.draw(self.size)
+        height, width = inside.shape
+        window = slice(top, top + height), slice(left, left + width)
+        self.values[window][inside] = value
+        if self.objects is not None:
+            alone = shape.object_id is None
+            key = len(self._numbers) if alone else (shape.name, shape.object_id)
+            number = self._numbers.setdefault(key, len(self._numbers) + 1)
+            self.objects[window][inside] = number if 0 < value < IGNORE and not shape.crowd else 0
+
+
+def whole_region(inside: np.ndarray, size: Size) -> Region:
+    """A mask of the whole image. Raises UnusableShape where it has another size, EmptyShape where it is empty."""
+    if inside.shape != size:
+        raise UnusableShape(f"a mask of {size_text(inside.shape)} in an image of {size_text(size)} (height x width)")
+    if not inside.any():
+        raise EmptyShape("empty masks")
+    return Region(0, 0, inside)
+
+
+def placed_region(inside: np.ndarray, top: int, left: int, size: Size) -> Region:
+    """A mask whose upper left pixel lies at (top, left), as far as it lies in the image. Raises EmptyShape."""
+    rows = slice(max(0, -top), max(0, min(inside.shape[0], size[0] - top)))
+    columns = slice(max(0, -left), max(0, min(inside.shape[1], size[1] - left)))
+    part = inside[rows, columns]
+    if not part.any():
+        raise EmptyShape("shapes outside of their image" if inside.any() else "empty masks")
+    return Region(max(top, 0), max(left, 0), part)
+
+
+def joined(regions: Iterator[Region] | list[Region]) -> Region:
+    """What any of the regions covers."""
+    parts = list(regions)
+    if len(parts) == 1:
+        return parts[0]
+    top, left = min(part.top for part in parts), min(part.left for part in parts)
+    bottom = max(part.top + part.inside.shape[0] for part in parts)
+    right = max(part.left + part.inside.shape[1] for part in parts)
+    inside = np.zeros((bottom - top, right - left), bool)
+    for part in parts:
+        height, width = part.inside.shape
+        inside[part.top - top : part.top - top + height, part.left - left : part.left - left + width] |= part.inside
+    return Region(top, left, inside)

@@ -1,0 +1,184 @@
+"""COCO's instances, and what Roboflow exports as COCO: one JSON a split, with polygons or run lengths.
+
+Format: cocodataset.org/#format-data. Polygons are drawn as pycocotools draws them.
+"""
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featherseg.converters.annotations import (
+    AnnotatedImage,
+    Annotations,
+    EmptyShape,
+    Left,
+    Region,
+    Shape,
+    UnusableShape,
+    whole_region,
+)
+from featherseg.converters.masks import Masks, Part, parts_of, place
+from featherseg.converters.pixel_rules import coco_polygons, points_of
+from featherseg.converters.run_lengths import coco_counts, mask_of_counts
+from featherseg.converters.source import Source, nothing_readable, read_json, split_of
+from featherseg.core.errors import DataError
+from featherseg.core.types import Size
+from featherseg.data.regions import runs_of
+
+TITLE = "COCO"
+
+
+def find(source: Source) -> list[Path]:
+    """The JSON files of this format; of COCO's own release those of objects alone."""
+    found = [
+        path
+        for path, ends in source.jsons
+        if ('"images"' in ends or '"annotations"' in ends)
+        and ('"categories"' in ends or '"category_id"' in ends)
+        and '"segments_info"' not in ends
+    ]
+    return [path for path in found if path.name.startswith("instances_")] or found
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """All annotations of the files, the names of categories joined over them. Raises DataError, DataNotFound."""
+    left, notes, licences = Left(), list[str](), set[str]()
+    names: dict[str, None] = {}
+    images: list[AnnotatedImage] = []
+    for path in files:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise DataError(f"{path} is no COCO file: expected an object with images, annotations and categories.")
+        rows = {key: _rows(path, content, key) for key in ("images", "annotations", "categories")}
+        used = Counter(row.get("category_id") for row in rows["annotations"] if _is_id(row.get("category_id")))
+        categories = _categories(path, rows["categories"], used, notes)
+        names |= dict.fromkeys(categories.values())
+        split = split_of(path.stem, path.parent.name)
+        images += _images(path, rows, categories, split, left)
+        licences |= {str(row.get("name")) for row in content.get("licenses") or () if isinstance(row, dict)}
+    if not images:
+        raise nothing_readable(source, "image with annotations of COCO")
+    licence = licences.pop() if len(licences) == 1 else "not stated"
+    return Annotations(dict.fromkeys(names), images, licence=licence or "not stated", notes=notes, left=left)
+
+
+def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    rows = content.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} has no list {key!r}: is it a COCO file of another task?")
+    return rows
+
+
+def _categories(path: Path, rows: list[dict[str, Any]], used: Counter[Any], notes: list[str]) -> dict[Any, str]:
+    """Category id -> name. Ids may have gaps, and several ids one name; Roboflow's first is no class."""
+    categories: dict[Any, str] = {}
+    parents = {str(row.get("supercategory")) for row in rows}
+    for row in rows:
+        number, name = row.get("id"), row.get("name")
+        if not isinstance(name, str) or not name.strip() or not _is_id(number):
+            raise DataError(f"{path} has the category {row!r}: expected an id and a name. Give it a name.")
+        if categories.setdefault(number, name.strip()) != name.strip():
+            raise DataError(f"{path} has two categories of the id {number}: {categories[number]!r} and {name!r}.")
+        if name in parents and str(row.get("supercategory")) == "none" and not used[number] and len(rows) > 1:
+            del categories[number]
+            notes.append(f"{name!r} is only the name of Roboflow's project, and no class")
+    for name, times in Counter(categories.values()).items():
+        if times > 1:
+            notes.append(f"{times} categories of {path.name} are called {name!r}: they are one class")
+    return categories
+
+
+def _images(
+    path: Path, rows: dict[str, list[dict[str, Any]]], categories: dict[Any, str], split: str, left: Left
+) -> list[AnnotatedImage]:
+    shapes: dict[Any, list[Shape]] = {}
+    images = []
+    for row in rows["images"]:
+        name, number = row.get("file_name"), row.get("id")
+        if not isinstance(name, str) or not name or not _is_id(number):
+            raise DataError(f"{path} has the image {str(row)[:200]}: expected an id and a file_name.")
+        size = (row.get("height"), row.get("width"))
+        if not all(type(side) is int and side > 0 for side in size):
+            size = None  # type: ignore[assignment]
+        own = shapes.setdefault(number, [])
+        images.append(AnnotatedImage(name, path.parent, own, size, split))  # type: ignore[arg-type]
+    for row in rows["annotations"]:
+        number = row.get("image_id")
+        if not _is_id(number) or number not in shapes:
+            left.add("annotations of images that are not listed", path.name)
+            continue
+        segmentation, category = row.get("segmentation"), row.get("category_id")
+        if not segmentation:
+            left.add("boxes without a segmentation", path.name)
+            continue
+        name = categories.get(category, "") if _is_id(category) else ""
+        draw = partial(_draw, segmentation) if name else _unlisted
+        shapes[number].append(Shape(name, draw, crowd=bool(row.get("iscrowd"))))
+    return images
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str)
+
+
+def _unlisted(size: Size) -> Region:
+    raise UnusableShape("annotations of a category that is not listed")
+
+
+def _draw(segmentation: Any, size: Size) -> Region:
+    if isinstance(segmentation, dict):
+        if segmentation.get("size") != list(size):
+            raise UnusableShape("run lengths of another size than the image")
+        counts = segmentation.get("counts")
+        counts = coco_counts(counts) if isinstance(counts, str) else counts
+        return whole_region(mask_of_counts(counts if isinstance(counts, list) else [None], size, "columns"), size)
+    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
+        raise UnusableShape("segmentations that are neither polygons nor run lengths")
+    polygons, empty = [], EmptyShape("shapes that cover no pixel of their image")
+    for part in segmentation:
+        try:
+            polygons.append(points_of(part))
+        except EmptyShape as error:
+            empty = error
+    if not polygons:
+        raise empty
+    return coco_polygons(polygons, size)
+
+
+def write(folder: Path, masks: Masks, copy: bool) -> None:
+    """annotations/instances_SPLIT.json and images/: polygons where they say all, run lengths of what has holes."""
+    contents: dict[str, dict[str, Any]] = {}
+    for image in masks.images:
+        below = f"images/{image.split}" if image.split else "images"
+        content = contents.setdefault(image.split, {"images": [], "annotations": []})
+        height, width = image.mask.shape
+        row = {"id": len(content["images"]) + 1, "file_name": image.name, "height": height, "width": width}
+        content["images"].append(row)
+        for part in parts_of(image, masks):
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + 1, "image_id": row["id"], "category_id": masks.number_of(part) + 1}
+                | _segmentation(part, (height, width))
+            )
+        place(image, folder / below, copy)
+    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(masks.colors(), start=1)]
+    for split, content in contents.items():
+        path = folder / "annotations" / f"instances_{split or 'default'}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content | {"categories": categories}, ensure_ascii=False), encoding="utf-8")
+
+
+def _segmentation(part: Part, size: Size) -> dict[str, Any]:
+    height, width = part.inside.shape
+    exteriors, holes = part.rings()
+    if part.crowd or holes:
+        segmentation: Any = {"size": list(size), "counts": runs_of(part.whole(size))[True].counts()}
+    else:
+        segmentation = [[number for point in ring for number in point] for ring in exteriors]
+    return {
+        "segmentation": segmentation,
+        "area": int(part.inside.sum()),
+        "bbox": [part.left, part.top, width, height],
+        "iscrowd": int(part.crowd),
+    }

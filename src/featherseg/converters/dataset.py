@@ -1,0 +1,333 @@
+"""From the annotations of any tool to a dataset folder: images/, masks/, instances/ and dataset.toml."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from featherseg.converters.annotations import (
+    BACKGROUND,
+    MOST_SHAPES,
+    AnnotatedImage,
+    Annotations,
+    Canvas,
+    EmptyShape,
+    Left,
+    UnusableShape,
+    class_values,
+    is_background,
+)
+from featherseg.converters.source import Source, place_image
+from featherseg.core.errors import DataError
+from featherseg.core.notebook import html_table
+from featherseg.core.types import IGNORE, Color, Progress, Size
+from featherseg.core.wording import counted
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.folder import MAX_OBJECT
+from featherseg.data.images import EncodedImage, exif_turn, image_size
+from featherseg.data.palettes import color_text, default_palette
+
+SHARES = {"train": 0.8, "val": 0.2}
+"""The splits of a source that has none."""
+
+_KEPT_IN = ("test", "val", "train")
+"""An image that several splits list stays in the first of these."""
+
+IMAGE_NOTE = "images that EXIF turns by half or mirrors: their annotations were taken to be of the upright image"
+
+_ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: images by split, the classes, what was left out (reason -> how often, where first), notes."""
+
+    format: str
+    out: Path
+    images: dict[str, int]
+    classes: list[str]
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        left = {reason: {"times": times, "first": first} for reason, (times, first) in self.left_out.items()}
+        return {
+            "format": self.format,
+            "out": str(self.out),
+            "images": self.images,
+            "classes": self.classes,
+            "left_out": left,
+            "notes": self.notes,
+        }
+
+    def left_lines(self) -> list[str]:
+        """What was left out, a line a reason."""
+        return [f"left out: {reason} ({times}; first: {first})" for reason, (times, first) in self.left_out.items()]
+
+    def _repr_html_(self) -> str:
+        title = f"{self.format}: {', '.join(self.classes)}"
+        return html_table(title, ("split", "images"), self.images.items(), [*self.left_lines(), *self.notes])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An annotated image with its file; `content` is the image itself where the annotation holds it."""
+
+    annotated: AnnotatedImage
+    path: Path | None
+    content: bytes | None = None
+
+    @property
+    def file(self) -> Path | EncodedImage:
+        """Where the image is read from."""
+        if self.content is not None:
+            return EncodedImage(self.content, self.annotated.name)
+        assert self.path is not None
+        return self.path
+
+
+def write_dataset(
+    annotations: Annotations, source: Source, folder: Path, out: Path, title: str, copy: bool, progress: Progress | None
+) -> Conversion:
+    """Draw every image's masks into `folder`, which is to become `out`. Raises DataError where no image can be used.
+
+    An image whose pixels are not known for certain (a broken shape, another size) is left out: its mask would be wrong.
+    """
+    values, left = class_values(annotations.classes), annotations.left
+    splits = _located(annotations, source)
+    keys = {split: _keys(found, source) for split, found in splits.items()}
+    pixels: Counter[int] = Counter()
+    written: dict[str, list[str]] = {split: [] for split in splits}
+    done, total, without = 0, sum(map(len, splits.values())), 0
+    for split, images in splits.items():
+        for found, key in zip(images, keys[split], strict=True):
+            stem = f"{split}/{key}" if split else key
+            where = source.relative(found.path) if found.path else found.annotated.name
+            try:
+                canvas = _drawn(found, annotations, values)
+                _write(canvas, found, folder, stem, _palette(values, annotations), copy)
+            except (UnusableShape, DataError) as error:
+                left.add(_reason(error), where)
+                continue
+            finally:
+                done += 1
+                if progress is not None:
+                    progress("converting", done, total)
+            present, counts = np.unique(canvas.values, return_counts=True)
+            pixels.update(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+            without += not found.annotated.shapes and found.annotated.raster is None
+            written[split].append(stem)
+    written = {split: stems for split, stems in written.items() if stems}
+    if not written:
+        raise DataError(f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written.")
+    notes = list(annotations.notes)
+    if source.links_out:
+        left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
+    if without:
+        notes.append(f"{counted(without, 'image')} without any annotation: all {BACKGROUND}")
+    config = _config(annotations, values, pixels, written, out.absolute().name)
+    (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
+    return Conversion(
+        title,
+        out,
+        {split or "all": len(stems) for split, stems in written.items()},
+        list(config.classes),
+        dict(left.reasons),
+        notes,
+    )
+
+
+def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]]:
+    """The images that are there, by split; what is listed twice is joined, or stays in one split."""
+    left, found = annotations.left, dict[object, _Found]()
+    for annotated in annotations.images:
+        path, why = source.find_image(annotated.name, annotated.near, annotated.split)
+        content = None
+        if path is None and annotated.content is not None:
+            try:
+                content = annotated.content()
+            except UnusableShape as error:
+                why = str(error)
+        if path is None and content is None:
+            left.add(why, annotated.name)
+            continue
+        key = path or (annotated.near, annotated.name)
+        before = found.setdefault(key, _Found(annotated, path, content))
+        if before.annotated is annotated:
+            continue
+        if before.annotated.split == annotated.split:
+            before.annotated.shapes.extend(annotated.shapes)
+            left.add("further entries of an image that is listed twice (their shapes were joined)", annotated.name)
+        else:
+            kept = min((before.annotated, annotated), key=lambda image: [*_KEPT_IN, image.split].index(image.split))
+            found[key] = _Found(kept, path, content)
+            left.add(f"images of two splits (kept in {kept.split})", annotated.name)
+    splits: dict[str, list[_Found]] = {}
+    for image in found.values():
+        splits.setdefault(image.annotated.split, []).append(image)
+    if "" in splits and len(splits) > 1:
+        splits.setdefault("train", []).extend(splits.pop(""))
+        annotations.notes.append("images that are in no split of the source are in train")
+    if len(splits) == 1 and "train" in splits:
+        splits = {"": splits["train"]}
+    return splits
+
+
+def _keys(found: Sequence[_Found], source: Source) -> list[str]:
+    """A name for each image: its path below the folder that all lie in, without its ending; no two are alike."""
+    paths = [
+        PurePosixPath(source.relative(image.path)) if image.path else PurePosixPath(_plain(image.annotated.name))
+        for image in found
+    ]
+    common = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    keys, taken = [], set[str]()
+    for path in paths:
+        stem = path.relative_to(common).with_suffix("").as_posix()
+        key, number = stem, 1
+        while key.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
+            number += 1
+            key = f"{stem}-{number}"
+        taken.add(key.lower())
+        keys.append(key)
+    return keys
+
+
+def _plain(name: str) -> str:
+    """The last part of a name that a tool wrote, as that of a file."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    return "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in last).strip(". ") or "image"
+
+
+def _drawn(found: _Found, annotations: Annotations, values: Mapping[str, int]) -> Canvas:
+    """The masks of one image, upright as the image is read."""
+    annotated, left = found.annotated, annotations.left
+    if len(annotated.shapes) > MOST_SHAPES:
+        raise UnusableShape(f"images of more than {MOST_SHAPES:,} shapes")
+    upright, turn = image_size(found.file), exif_turn(found.file)
+    raster = annotated.raster() if annotated.raster else None
+    size: Size = raster.values.shape if raster else annotated.size or upright
+    stored = upright[::-1] if turn is not None and turn not in _SAME_SIZE else upright
+    if size not in (upright, stored):
+        raise UnusableShape("images of another size than their annotation says")
+    canvas = Canvas(size, annotations.with_objects)
+    if raster:
+        canvas.values[:] = raster.values
+        canvas.objects = raster.objects if annotations.with_objects else None
+    for shape in annotated.shapes:
+        try:
+            canvas.draw(shape, values.get(shape.name, 0))
+        except EmptyShape as error:
+            left.add(str(error), annotated.name)
+    if turn is not None and size != upright:  # drawn on the image as it is stored
+        canvas.values = np.array(Image.fromarray(canvas.values).transpose(turn))
+        if canvas.objects is not None:
+            canvas.objects = np.array(Image.fromarray(canvas.objects).transpose(turn))
+    elif turn in _SAME_SIZE and IMAGE_NOTE not in annotations.notes:
+        annotations.notes.append(IMAGE_NOTE)
+    if canvas.objects is not None and canvas.objects.max(initial=0) > MAX_OBJECT:
+        raise UnusableShape(f"images of more than {MAX_OBJECT:,} objects")
+    return canvas
+
+
+_SAME_SIZE = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+def _write(canvas: Canvas, found: _Found, folder: Path, stem: str, palette: bytes, copy: bool) -> None:
+    """One image with its mask and its objects."""
+    mask = Image.fromarray(canvas.values)
+    mask.putpalette(palette)
+    instances = canvas.objects
+    ending = _ending(found)
+    names = {"images": f"{stem}{ending}", "masks": f"{stem}.png"}
+    names |= {"instances": f"{stem}.png"} if instances is not None else {}
+    targets = {kind: folder / kind / name for kind, name in names.items()}
+    for target in targets.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
+    mask.save(targets["masks"])
+    if instances is not None:
+        Image.fromarray(instances.astype(np.uint16)).save(targets["instances"])
+    if found.content is not None:
+        targets["images"].write_bytes(found.content)
+        return
+    assert found.path is not None
+    place_image(found.path, targets["images"], copy)
+
+
+def _ending(found: _Found) -> str:
+    if found.content is None:
+        assert found.path is not None
+        return found.path.suffix
+    with Image.open(BytesIO(found.content), formats=tuple(_ENDINGS)) as image:
+        return _ENDINGS[image.format or "PNG"]
+
+
+def _config(
+    annotations: Annotations,
+    values: Mapping[str, int],
+    pixels: Counter[int],
+    written: Mapping[str, Sequence[str]],
+    name: str,
+) -> DatasetToml:
+    own = next((name for name in values if is_background(name)), BACKGROUND)
+    named = {0: own} if pixels[0] or own in values else {}
+    named |= {value: name for name, value in values.items() if 0 < value < IGNORE}
+    colors = _colors(annotations, values)
+    images = sum(map(len, written.values()))
+    splits: dict[str, Any] = {split: split for split in written if split}
+    if not splits:
+        splits = dict(SHARES) if images > 1 else {"train": 1.0}
+    elif "train" in splits and "val" not in splits:
+        splits["val"] = "10% of train"
+    things = [name for value, name in named.items() if value]
+    meaning = {str(value): name for value, name in named.items()}
+    meaning |= {str(IGNORE): IGNORE_NAME} if pixels[IGNORE] else {}
+    return DatasetToml(
+        name=name[:100],
+        images="images",
+        masks="masks",
+        licence=annotations.licence,
+        splits=splits,
+        classes={name: color_text(colors[value]) for value, name in named.items()},
+        map=meaning,
+        things=ThingsTable(classes=things, instances="instances") if annotations.with_objects and things else None,
+    )
+
+
+def _colors(annotations: Annotations, values: Mapping[str, int]) -> dict[int, Color]:
+    """Value -> colour: the source's own where no other class has it, black for background."""
+    spare = iter(default_palette(IGNORE))
+    colors: dict[int, Color] = {0: (0, 0, 0)}
+    wanted = {value: annotations.classes[name] for name, value in values.items() if 0 < value < IGNORE}
+    taken = {(0, 0, 0)} | {color for color in wanted.values() if color}
+    used = {(0, 0, 0)}
+    for value, color in wanted.items():
+        if color is None or color in used:
+            color = next(other for other in spare if other not in taken)
+        used.add(color)
+        taken.add(color)
+        colors[value] = color
+    return colors
+
+
+def _palette(values: Mapping[str, int], annotations: Annotations) -> bytes:
+    palette = np.zeros((IGNORE + 1, 3), np.uint8)  # all 256: with fewer, Pillow packs the values into fewer bits
+    for value, color in _colors(annotations, values).items():
+        palette[value] = color
+    return palette.tobytes()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UnusableShape) else "images that cannot be read"
+
+
+def _lines(left: Left) -> list[str]:
+    return [
+        f"{reason[:1].upper()}{reason[1:]}: {times}, first {where}" for reason, (times, where) in left.reasons.items()
+    ]

@@ -1,0 +1,135 @@
+"""Label Studio's JSON export: polygons, brushes, rectangles and ellipses, in percent of the image.
+
+Format: labelstud.io/guide/export, docs of the tags PolygonLabels and BrushLabels. Label Studio has no rule for the
+pixels of a polygon; COCO's is taken, by which its export to COCO is drawn.
+"""
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from featherseg.converters.annotations import (
+    AnnotatedImage,
+    Annotations,
+    EmptyShape,
+    Left,
+    Region,
+    Shape,
+    UnusableShape,
+    whole_region,
+)
+from featherseg.converters.pixel_rules import check_points, coco_polygons, ellipse_points, points_of, rotated
+from featherseg.converters.run_lengths import label_studio_mask
+from featherseg.converters.source import Source, nothing_readable, read_json, split_of
+from featherseg.core.errors import DataError
+from featherseg.core.types import Size
+
+TITLE = "Label Studio"
+
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of a file that was uploaded."""
+
+_KINDS = ("polygon", "brush", "rectangle", "ellipse")
+
+
+def find(source: Source) -> list[Path]:
+    """The JSON files of this format."""
+    marks = ('"from_name"', '"annotations"', '"completions"')
+    return [
+        path
+        for path, ends in source.jsons
+        if any(mark in ends for mark in marks)
+        and ('"data"' in ends or '"from_name"' in ends)
+        and '"categories"' not in ends
+        and '"shapes"' not in ends
+    ]
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """The annotations of every task, of several the last that was not cancelled. Raises DataError, DataNotFound."""
+    left, names, notes = Left(), dict[str, None](), dict[str, None]()
+    images = []
+    for path in files:
+        content = read_json(path)
+        for task in content if isinstance(content, list) else [content]:
+            if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+                raise DataError(f"{path} has a task without data: export it as JSON, not as JSON-MIN.")
+            given = task.get("annotations", task.get("completions")) or []
+            done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
+            name = _file_name(source, path, task["data"])
+            if not done:
+                left.add("tasks without an annotation", name)
+                continue
+            if len(done) > 1:
+                notes["of images with several annotations the last was taken"] = None
+            images.append(_image(source, path, name, done[-1].get("result") or [], names, left))
+    if not images:
+        raise nothing_readable(source, "task of Label Studio with an annotation")
+    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
+
+
+def _file_name(source: Source, path: Path, data: dict[str, Any]) -> str:
+    """The image of a task: of its data the first text under a key like "image", else the first of all."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
+    chosen = next((value for key, value in texts.items() if "im" in key.lower()), next(iter(texts.values()), ""))
+    address = unquote(chosen.partition("?d=")[2] or chosen.partition("?")[0])
+    name = re.sub(r"^[a-z0-9]+://", "", address)
+    if source.find_image(name, path.parent)[0] is None:
+        folder, _, last = name.rpartition("/")
+        plain = f"{folder}/{_UPLOADED.sub('', last)}".lstrip("/")
+        name = plain if source.find_image(plain, path.parent)[0] else name
+    return name
+
+
+def _image(
+    source: Source, path: Path, name: str, results: list[Any], names: dict[str, None], left: Left
+) -> AnnotatedImage:
+    labels: dict[Any, str] = {}
+    rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
+    for row in rows:  # the label of a region may be a result of its own, with the region's id
+        for key, value in row["value"].items():
+            if key.endswith("labels") and isinstance(value, list) and value and isinstance(value[0], str):
+                labels.setdefault(row.get("id", id(row)), value[0].strip())
+    shapes, size = [], None
+    for row in rows:
+        kind = str(row.get("type", "")).lower().removesuffix("labels")
+        if kind not in _KINDS:
+            if kind not in ("", "choices", "text", "textarea"):
+                left.add(f"results of the type {row.get('type')!r}", name)
+            continue
+        stated = (row.get("original_height"), row.get("original_width"))
+        if all(type(side) is int and side > 0 for side in stated):
+            size = stated
+        label = labels.get(row.get("id", id(row)))
+        if not label:
+            left.add("regions without a label", name)
+            continue
+        names[label] = None
+        shapes.append(Shape(label, partial(_draw, kind, row["value"], row.get("image_rotation") or 0)))
+    split = split_of(*path.relative_to(source.root).parts[:-1]) if path.is_relative_to(source.root) else ""
+    return AnnotatedImage(name, path.parent, shapes, size, split)  # type: ignore[arg-type]
+
+
+def _draw(kind: str, value: dict[str, Any], rotation: object, size: Size) -> Region:
+    if rotation:
+        raise UnusableShape("images that were turned in Label Studio")
+    if kind == "brush":
+        if not isinstance(value.get("rle"), list):
+            raise UnusableShape("brush strokes without run lengths")
+        return whole_region(label_studio_mask(value["rle"], size), size)
+    percent = np.array([size[1], size[0]]) / 100
+    if kind == "polygon":
+        if value.get("closed") is False:
+            raise EmptyShape("polygons that were not closed")
+        return coco_polygons([(points_of(value.get("points")) * percent).round(6)], size)  # 20.5 stays a half
+    keys = ("x", "y", "width", "height") if kind == "rectangle" else ("x", "y", "radiusX", "radiusY")
+    (x, y), (across, down) = check_points([value.get(key) for key in keys]) * percent
+    turned = float(check_points([value.get("rotation") or 0, 0])[0, 0])
+    if kind == "ellipse":
+        return coco_polygons([ellipse_points(x, y, across, down, turned)], size)
+    corners = np.array([[x, y], [x + across, y], [x + across, y + down], [x, y + down]])
+    return coco_polygons([rotated(corners, corners[0], turned)], size)  # around the upper left corner

@@ -1,0 +1,285 @@
+"""Masks on their way back to an annotation tool: a dataset of one's own, or what `featherseg predict` wrote.
+
+A mask becomes parts: an object each where objects are told apart, else a connected piece of a class each.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from featherseg.converters.annotations import BACKGROUND, is_background
+from featherseg.converters.rasters import numbered
+from featherseg.converters.source import place_image
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.types import IGNORE, ClassInfo, Color, Size
+from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.datasets.folder import list_folder, read_instances
+from featherseg.data.images import IMAGE_SUFFIXES, images_in, read_mask
+from featherseg.data.pairs import Pair, complete
+from featherseg.data.palettes import default_palette
+from featherseg.data.panoptic.files import read_ids, read_panoptic_json
+from featherseg.data.regions import Ring, rings
+
+PREDICTED = "_mask.png"
+"""What the masks of `featherseg predict` end in."""
+
+CLASSES_KEY = "classes"
+"""The text in a predicted mask that names its classes, as JSON."""
+
+IGNORE_CLASS, IGNORE_COLOR = "ignore", (224, 224, 192)
+"""The class of what is ignored, in tools that know none."""
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image with its mask: class ids (H, W) uint8, 255 = ignore; objects (H, W) int32 or None, 0 = none.
+
+    `name` is the path that it is to have, "a/01.jpg"; `image` is None where only the mask is there.
+    """
+
+    name: str
+    image: Path | None
+    mask: np.ndarray
+    objects: np.ndarray | None
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a mask: its class, the upper left corner of its box, which pixels of the box, (h, w) bool.
+
+    `number` is that of its object, 0 of none; a crowd is a region of things that nobody told apart.
+    """
+
+    class_id: int
+    name: str
+    top: int
+    left: int
+    inside: np.ndarray
+    number: int = 0
+    crowd: bool = False
+
+    def whole(self, size: Size) -> np.ndarray:
+        """The same as a mask (H, W) bool of the image."""
+        mask = np.zeros(size, bool)
+        height, width = self.inside.shape
+        mask[self.top : self.top + height, self.left : self.left + width] = self.inside
+        return mask
+
+    def rings(self) -> tuple[list[Ring], list[Ring]]:
+        """Exterior rings and holes along the edges of pixels, in the image's coordinates."""
+        outside, holes = rings(self.inside)
+        return [self._moved(ring) for ring in outside], [self._moved(ring) for ring in holes]
+
+    def seamed_rings(self) -> list[Ring]:
+        """A ring for every connected piece; it goes to each of its holes and back along the same line, a seam."""
+        numbers, _ = ndimage.label(self.inside)
+        found = []
+        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+            (exterior,), holes = rings(numbers[box] == number)
+            ring = [*exterior, exterior[0]]
+            for hole in holes:
+                ring += [*hole, hole[0], exterior[0]]
+            found.append(self._moved(ring, box[0].start, box[1].start))
+        return found
+
+    def _moved(self, ring: Ring, top: int = 0, left: int = 0) -> Ring:
+        return [[x + self.left + left, y + self.top + top] for x, y in ring]
+
+
+@dataclass
+class Masks:
+    """What is to be written: the classes in order, the images one after the other, notes for the user."""
+
+    classes: tuple[ClassInfo, ...]
+    images: Iterator[MaskedImage]
+    total: int
+    notes: list[str] = field(default_factory=list)
+    has_ignored: bool = False
+
+    @property
+    def background(self) -> int | None:
+        """The id of the class background, which tools do not annotate."""
+        return next((i for i, info in enumerate(self.classes) if is_background(info.name)), None)
+
+    def colors(self) -> dict[str, Color]:
+        """What tools call the classes, with colours: all but the background, and IGNORE_CLASS where it was drawn."""
+        named = {info.name: info.color for i, info in enumerate(self.classes) if i != self.background}
+        return named | ({IGNORE_CLASS: IGNORE_COLOR} if self.has_ignored else {})
+
+    def number_of(self, part: Part) -> int:
+        """The place of a part's class in `colors`."""
+        ids = [i for i in range(len(self.classes)) if i != self.background]
+        return len(ids) if part.class_id == IGNORE else ids.index(part.class_id)
+
+
+def place(image: MaskedImage, folder: Path, copy: bool) -> None:
+    """Lay an image into a folder under its name, where it is there."""
+    if image.image is not None:
+        place_image(image.image, folder / image.name, copy)
+
+
+def open_masks(src: Path, images: Path | None) -> Masks:
+    """The masks of a dataset.toml (or a folder with one), or of a folder of predictions; images from `images`.
+
+    Raises DataNotFound where there is neither, and what opening a dataset raises.
+    """
+    toml = src / "dataset.toml" if src.is_dir() else src
+    if toml.suffix == ".toml" and (toml.is_file() or not src.is_dir()):
+        return _dataset(toml)
+    found = sorted(path for path in src.glob("*.png") if path.name.endswith(PREDICTED)) if src.is_dir() else []
+    if not found:
+        raise DataNotFound(
+            f"{src} holds neither a dataset.toml nor predicted masks. Expected NAME{PREDICTED} as `featherseg predict` "
+            "writes them, or a dataset."
+        )
+    return _predictions(src, found, images)
+
+
+def _dataset(toml: Path) -> Masks:
+    config = read_dataset_toml(toml)
+    listing = list_folder(config, toml.parent)
+    if listing.channels != 3:
+        raise DataError(f"{toml} has images of {listing.channels} channels, which annotation tools do not show.")
+    splits: list[tuple[str, list[Pair]]] = [(split, list(pairs)) for split, pairs in listing.splits.items()]
+    if config.shares:  # fractions are ours: the tool gets its images undivided
+        splits = [("", [pair for _, pairs in splits for pair in pairs])]
+    left = [f"{len(listing.unlisted)} images in no split were left out"] if listing.unlisted else []
+
+    def images() -> Iterator[MaskedImage]:
+        for split, pairs in splits:
+            for pair in complete(f"{listing.name} {split}", pairs):
+                image, path = pair.files
+                mask = listing.map_of(pair)(read_mask(path, listing.map_of(pair).colors), str(path))
+                objects = listing.instances_of(pair)
+                name = pair.key.removeprefix(f"{split}/") + image.suffix
+                numbers = None if objects is None else read_instances(objects, mask, listing.classes)
+                yield MaskedImage(name, image, mask, numbers, split)
+
+    return Masks(listing.classes, images(), sum(len(pairs) for _, pairs in splits), left)
+
+
+def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
+    classes = _classes_of(found)
+    notes = [] if folder else ["the images are not in the folder of predictions: add them with --images FOLDER"]
+    images = {path.stem: path for path in images_in(folder)} if folder else {}
+    segments: dict[str, Any] = {}
+    if (src / "panoptic.json").is_file():
+        content = read_panoptic_json(src / "panoptic.json")
+        segments = {Path(annotation.file_name).stem: annotation for annotation in content.annotations}
+        if content.categories:
+            named = {str(row.get("name")): bool(row.get("isthing")) for row in content.categories.values()}
+            classes = tuple(ClassInfo(info.name, info.color, named.get(info.name, False)) for info in classes)
+
+    def read() -> Iterator[MaskedImage]:
+        for path in found:
+            stem = path.name.removesuffix(PREDICTED)
+            mask = read_mask(path)
+            if mask.ndim != 2 or mask.dtype != np.uint8:
+                raise DataError(f"{path} is no mask of `featherseg predict`: expected one channel of 8 bits.")
+            if strangers := set(np.unique(mask).tolist()) - {*range(len(classes)), IGNORE}:
+                raise DataError(f"{path} holds the value {min(strangers)}, but there are {len(classes)} classes.")
+            objects = None
+            if stem in segments:
+                objects = read_ids(src / "panoptic" / segments[stem].file_name)
+                objects = np.where(np.isin(mask, [i for i, info in enumerate(classes) if info.thing]), objects, 0)
+            image = images.get(stem)
+            yield MaskedImage(image.name if image else f"{stem}{IMAGE_SUFFIXES[0]}", image, mask, objects)
+
+    return Masks(classes, read(), len(found), notes)
+
+
+def _classes_of(found: Sequence[Path]) -> tuple[ClassInfo, ...]:
+    """The classes that the first mask names; of masks of older versions class_0, class_1, ... in its colours."""
+    with Image.open(found[0], formats=("PNG",)) as image:
+        text, palette = image.info.get(CLASSES_KEY), image.getpalette() or []
+    try:
+        names = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not 0 < len(names) <= IGNORE or not all(isinstance(n, str) and n for n in names):
+        highest = max(int(read_mask(path)[read_mask(path) < IGNORE].max(initial=0)) for path in found)
+        names = [f"class_{index}" for index in range(highest + 1)]
+    colors = [tuple(palette[3 * i : 3 * i + 3]) for i in range(len(names))]
+    spare = default_palette(len(names))
+    return tuple(
+        ClassInfo(name, color if len(color) == 3 else spare[i])
+        for i, (name, color) in enumerate(zip(names, colors, strict=True))
+    )
+
+
+def parts_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
+    """The parts of a mask, without the background: objects, crowds, and connected pieces of what has no objects."""
+    for class_id in np.unique(image.mask).tolist():
+        if class_id == masks.background:
+            continue
+        masks.has_ignored |= class_id == IGNORE
+        name = IGNORE_CLASS if class_id == IGNORE else masks.classes[class_id].name
+        of_class = image.mask == class_id
+        if image.objects is not None and class_id != IGNORE and masks.classes[class_id].thing:
+            numbers = numbered(np.where(of_class, image.objects, 0), (0,))
+            for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+                own = int(image.objects[box][numbers[box] == number][0])
+                yield Part(class_id, name, box[0].start, box[1].start, numbers[box] == number, own)
+            crowd = of_class & (image.objects == 0)
+            for box in ndimage.find_objects(crowd.astype(np.uint8)):
+                yield Part(class_id, name, box[0].start, box[1].start, crowd[box], crowd=True)
+        else:
+            numbers, _ = ndimage.label(of_class)
+            for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+                yield Part(class_id, name, box[0].start, box[1].start, numbers[box] == number)
+
+
+def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
+    """Connected pieces, each with the polygon through the middles of the pixels along its outline; largest first.
+
+    Filled in this order they give the mask: of the filled pieces that hold a pixel, one in the other, its own is the
+    smallest. The background is a piece only where it may lie in a hole: where it does not touch the image's border.
+    """
+    height, width = image.mask.shape
+    background = BACKGROUND if masks.background is None else masks.classes[masks.background].name
+    names = {i: info.name for i, info in enumerate(masks.classes)} | {IGNORE: IGNORE_CLASS}
+    objects = image.objects if image.objects is not None else np.zeros(image.mask.shape, np.int32)
+    found: list[tuple[int, Part, Ring]] = []
+    codes = numbered(image.mask.astype(np.int64) << 32 | objects, ())
+    for code, of_code in enumerate(ndimage.find_objects(codes), start=1):
+        numbers, _ = ndimage.label(codes[of_code] == code)
+        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+            inside = numbers[box] == number
+            top, left = box[0].start + of_code[0].start, box[1].start + of_code[1].start
+            row, column = np.argwhere(inside)[0]
+            class_id, own = (int(array[top + row, left + column]) for array in (image.mask, objects))
+            if class_id == masks.background:
+                if top == 0 or left == 0 or top + inside.shape[0] == height or left + inside.shape[1] == width:
+                    continue
+                names[class_id] = background
+            part = Part(class_id, names[class_id], top, left, inside, own)
+            found.append((int(ndimage.binary_fill_holes(inside).sum()), part, _middles(part)))
+    found.sort(key=lambda row: -row[0])
+    return [(part, outline) for _, part, outline in found]
+
+
+def _middles(part: Part) -> Ring:
+    """The outline of a connected part, through the middles of its pixels: each edge from its first to its last pixel.
+
+    Edges go clockwise, so that what is inside lies on their right.
+    """
+    (exterior,), _ = rings(part.inside)
+    outline: Ring = []
+    for (x, y), (to_x, to_y) in zip(exterior, exterior[1:] + exterior[:1], strict=True):
+        if to_x > x:
+            ends = [x, y], [to_x - 1, y]
+        elif to_x < x:
+            ends = [x - 1, y - 1], [to_x, y - 1]
+        elif to_y > y:
+            ends = [x - 1, y], [x - 1, to_y - 1]
+        else:
+            ends = [x, y - 1], [x, to_y]
+        outline += [[column + part.left, row + part.top] for column, row in ends]
+    return [point for place, point in enumerate(outline) if point != outline[place - 1]] or outline[:1]

@@ -1,0 +1,121 @@
+"""Masks that a tool drew itself: which colours or values stand for which class, and the image that each belongs to."""
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.converters.annotations import Raster, UnusableShape
+from featherseg.converters.source import Source, read_text
+from featherseg.core.errors import DataError
+from featherseg.core.types import Color
+from featherseg.data.images import IMAGE_SUFFIXES, read_mask
+from featherseg.data.palettes import color_text, default_palette
+
+
+def color_codes(path: Path) -> np.ndarray:
+    """A mask as one number a pixel, 0xRRGGBB, (H, W) int32; of a palette the colours, not the indices."""
+    colors = read_mask(path, colors=True).astype(np.int32)
+    return colors[:, :, 0] << 16 | colors[:, :, 1] << 8 | colors[:, :, 2]
+
+
+def code_of(color: Color) -> int:
+    """(255, 0, 0) -> 0xff0000."""
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def raster_of(raw: np.ndarray, values: Mapping[int, int], objects: np.ndarray | None = None) -> Raster:
+    """Raw numbers (H, W) -> the values of our masks. Raises UnusableShape for a number that stands for nothing."""
+    present, places = np.unique(raw, return_inverse=True)
+    strangers = [int(number) for number in present if int(number) not in values]
+    if strangers:
+        shown = color_text(_color(strangers[0])) if strangers[0] > 255 else str(strangers[0])
+        raise UnusableShape(f"masks with a value or a colour that stands for no class, such as {shown}")
+    table = np.array([values[int(number)] for number in present], np.uint8)
+    return Raster(table[places].reshape(raw.shape), objects)
+
+
+def _color(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def numbered(codes: np.ndarray, none: tuple[int, ...]) -> np.ndarray:
+    """Any numbers of objects (H, W) -> 1, 2, ... int32; 0 where they are one of `none`."""
+    present, places = np.unique(codes, return_inverse=True)
+    table = np.cumsum(~np.isin(present, none)).astype(np.int32)
+    table[np.isin(present, none)] = 0
+    return table[places].reshape(codes.shape)
+
+
+def listed_colors(source: Source) -> dict[str, Color] | None:
+    """The classes that a list beside the masks names, or None where there is none.
+
+    labelmap.txt of CVAT and Datumaro ("road:128,64,128::"), class_dict.csv ("road,128,64,128"), label_colors.txt of
+    CamVid ("128 64 128 road"). Raises DataError for a line that is none.
+    """
+    names = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
+    path = next((path for name in names for path in source.files if path.name.lower() == name), None)
+    if path is None:
+        return None
+    found: dict[str, Color] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#") or line.lower().startswith("name"):
+            continue
+        three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
+        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(rf"(?P<name>[^,]+),{three}", line)
+        match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
+        if match is None:
+            if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):  # without a colour: that of Pascal VOC
+                found[match["name"].strip()] = ((0, 0, 0), *default_palette(len(found)))[len(found)]
+                continue
+            raise DataError(
+                f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as road:128,64,128::"
+            )
+        color = int(match["r"]), int(match["g"]), int(match["b"])
+        if max(color) > 255:
+            raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
+        found[match["name"].strip()] = color
+    return found
+
+
+def listed_values(path: Path) -> dict[int, str]:
+    """_classes.csv of Roboflow: value -> name. Raises DataError for a line that is none."""
+    found: dict[int, str] = {}
+    for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+        cells = [cell.strip() for cell in row]
+        if number == 1 and cells and not cells[0].isdigit():
+            continue
+        if len(cells) != 2 or not re.fullmatch(r"\d{1,3}", cells[0]) or not cells[1]:
+            raise DataError(f"{path}, line {number}: {','.join(row)[:80]!r} is no value with a name, such as 1, road")
+        found[int(cells[0])] = cells[1]
+    return found
+
+
+class Stems:
+    """The images of a source by stem, without masks."""
+
+    def __init__(self, source: Source, masks: set[Path]) -> None:
+        self._found: dict[str, list[Path]] = {}
+        for path in source.images:
+            if path not in masks:
+                self._found.setdefault(path.stem.lower(), []).append(path)
+
+    def image_of(self, mask: Path, *suffixes: str) -> str:
+        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a name."""
+        stem = mask.stem
+        for suffix in suffixes:
+            stem = stem.removesuffix(suffix)
+            candidates = self._found.get(stem.lower(), [])
+            if candidates:
+                return str(max(candidates, key=lambda path: _alike(path, mask)))
+        return f"{mask.stem}{IMAGE_SUFFIXES[0]}"
+
+
+def _alike(path: Path, mask: Path) -> int:
+    """How many folders two paths share, from the root and from the end."""
+    ours, theirs = path.parent.parts, mask.parent.parts
+    return sum(a == b for a, b in zip(ours, theirs, strict=False)) + sum(
+        a == b for a, b in zip(ours[::-1], theirs[::-1], strict=False)
+    )

@@ -1,0 +1,81 @@
+"""A folder of images beside a folder of masks in colours, with or without a list of what the colours are called."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.converters.annotations import MOST_CLASSES, AnnotatedImage, Annotations, Raster, class_values
+from featherseg.converters.rasters import Stems, code_of, color_codes, listed_colors, raster_of
+from featherseg.converters.source import Source, split_of
+from featherseg.core.errors import DataError
+from featherseg.core.types import Color
+from featherseg.data.images import image_channels
+
+TITLE = "masks in colours"
+
+FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth", "segmentation")
+"""What a folder of masks, or the folder above it or below it, is called, in lower case."""
+
+SUFFIXES = ("", "_mask", "_label", "_labels", "_seg", "_gt", "_L", "_gt_color", "_color", "_rgb")
+"""What may stand between the stem of an image and the ending of its mask."""
+
+
+def find(source: Source) -> list[Path]:
+    """The masks, where the first of them is in colours."""
+    found = [
+        path
+        for path in source.images
+        if path.suffix.lower() in (".png", ".bmp", ".tif", ".tiff")
+        and any(_is_mask_folder(part) for part in path.relative_to(source.root).parts[:-1])
+    ]
+    try:
+        return found if found and len(found) < len(source.images) and image_channels(found[0]) == 3 else []
+    except DataError:
+        return []
+
+
+def _is_mask_folder(name: str) -> bool:
+    return name.lower() in FOLDERS or name.lower().endswith(("_labels", "_masks", "_label", "_mask"))
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """All masks; without a list, each colour is a class of its own and black is background. Raises DataError."""
+    colors = listed_colors(source)
+    classes: dict[str, Color | None] = dict(colors) if colors is not None else dict(_found_colors(files))
+    notes = [] if colors is not None else ["no list names the colours: rename class_... in dataset.toml"]
+    values = class_values(classes)
+    table = {code_of(color or (0, 0, 0)): values[name] for name, color in classes.items()}
+    stems = Stems(source, set(files))
+    images = [
+        AnnotatedImage(
+            stems.image_of(path, *SUFFIXES),
+            path.parent,
+            split=split_of(*path.relative_to(source.root).parts[:-1]),
+            raster=partial(_raster, path, table),
+        )
+        for path in files
+    ]
+    return Annotations(classes, images, with_objects=False, notes=notes)
+
+
+def _found_colors(files: list[Path]) -> dict[str, Color]:
+    codes: set[int] = set()
+    for path in files:
+        try:
+            codes |= set(np.unique(color_codes(path)).tolist())
+        except DataError:  # named when it is read
+            continue
+        if len(codes) > MOST_CLASSES:
+            raise DataError(
+                f"{path}: the masks hold more than {MOST_CLASSES} colours. Are they smoothed, saved as JPEG, or "
+                "photographs? Expected masks whose colours are classes."
+            )
+    return {
+        "background" if code == 0 else f"class_{code:06x}": (code >> 16, code >> 8 & 255, code & 255)
+        for code in sorted(codes)
+    }
+
+
+def _raster(path: Path, table: dict[int, int]) -> Raster:
+    return raster_of(color_codes(path), table)

@@ -1,0 +1,60 @@
+"""Roboflow's "Semantic Segmentation Masks": _classes.csv, and NAME_mask.png beside NAME.jpg in a folder a split.
+
+What Roboflow exports as COCO or YOLO is read as these.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from featherseg.converters.annotations import AnnotatedImage, Annotations, Raster, UnusableShape, class_values
+from featherseg.converters.rasters import Stems, listed_values, raster_of
+from featherseg.converters.source import Source, read_text, split_of
+from featherseg.core.errors import DataError
+from featherseg.data.images import read_mask
+
+TITLE = "Roboflow masks"
+
+LIST, SUFFIX = "_classes.csv", "_mask"
+
+
+def find(source: Source) -> list[Path]:
+    """The lists of classes, beside which masks lie."""
+    return [
+        path
+        for path in source.ending(".csv")
+        if path.name == LIST and read_text(path).lower().startswith("pixel value")
+    ]
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """All masks beside the lists. Raises DataError where two lists do not agree."""
+    names: dict[int, str] = {}
+    for path in files:
+        for value, name in listed_values(path).items():
+            if names.setdefault(value, name) != name:
+                raise DataError(f"{path} calls {value} {name!r}, but another {LIST} calls it {names[value]!r}.")
+    folders = {path.parent for path in files}
+    masks = [path for path in source.images if path.parent in folders and path.stem.endswith(SUFFIX)]
+    stems, values = Stems(source, set(masks)), class_values(names.values())
+    table = {value: values[name] for value, name in names.items()}
+    images = [
+        AnnotatedImage(
+            stems.image_of(path, SUFFIX),
+            path.parent,
+            split=split_of(*path.relative_to(source.root).parts[:-1]),
+            raster=partial(_raster, path, table),
+        )
+        for path in masks
+    ]
+    if not images:
+        raise DataError(f"{files[0]} lists classes, but no NAME{SUFFIX}.png lies beside it.")
+    return Annotations(dict.fromkeys(names.values()), images, with_objects=False)
+
+
+def _raster(path: Path, table: dict[int, int]) -> Raster:
+    raw = read_mask(path)
+    if raw.ndim == 3:
+        if not (raw == raw[:, :, :1]).all():
+            raise UnusableShape("masks in colours where values are expected")
+        raw = raw[:, :, 0]
+    return raster_of(raw, table)

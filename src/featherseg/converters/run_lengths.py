@@ -1,0 +1,101 @@
+"""Masks as run lengths, in the three ways that tools write them. Counts that do not fit the image are an error."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from featherseg.converters.annotations import UnusableShape
+from featherseg.core.types import Size
+
+MOST_RUNS = 20_000_000
+"""Runs of one mask: pure noise of 40 megapixels."""
+
+
+def mask_of_counts(counts: Iterable[object], size: Size, order: Literal["rows", "columns"]) -> np.ndarray:
+    """Lengths of zeros and ones in turn, the first of zeros, row by row or column by column -> mask (H, W) bool.
+
+    Raises UnusableShape where they are no counts, or do not add up to the pixels.
+    """
+    lengths = list(counts)
+    if not all(type(length) is int and length >= 0 for length in lengths) or len(lengths) > MOST_RUNS:
+        raise UnusableShape("run lengths that are no counts of pixels")
+    total = sum(lengths)  # type: ignore[arg-type]
+    if total != size[0] * size[1]:
+        raise UnusableShape(f"run lengths of {total:,} pixels where the mask has {size[0] * size[1]:,}")
+    ones = np.zeros(len(lengths), bool)
+    ones[1::2] = True
+    flat = np.repeat(ones, np.asarray(lengths, np.int64))
+    return flat.reshape(size) if order == "rows" else flat.reshape(size[::-1]).T
+
+
+def coco_counts(text: str) -> list[int]:
+    """COCO's compressed counts, as `rleFrString` of pycocotools: five bits a character, differences from the third on.
+
+    Raises UnusableShape for what is no such text.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text.encode("ascii", errors="replace"):
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 50:
+            raise UnusableShape("run lengths that are no text of COCO")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # goes on
+            continue
+        value -= (bits & 16) << (shift - 4)  # the last bit but one is the sign
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise UnusableShape("run lengths that end in the middle of a number")
+    return counts
+
+
+def label_studio_mask(data: Sequence[object], size: Size) -> np.ndarray:
+    """Label Studio's brush (thi.ng/rle-pack, as `brush.decode_rle` of label-studio-sdk) -> mask (H, W) bool.
+
+    Bits: how many values (32), bits of a value - 1 (5), four widths - 1 (4 each); then of every run whether its value
+    is repeated (1), which of the widths its length has (2), its length - 1, and the value, or all values. The values
+    are RGBA, of which the last counts. Raises UnusableShape where it is damaged or of another size.
+    """
+    try:
+        packed = bytes(data)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UnusableShape("brush strokes that are no bytes") from None
+    position = 0
+
+    def read(width: int) -> int:
+        nonlocal position
+        first, position = position, position + width
+        if position > 8 * len(packed):
+            raise UnusableShape("brush strokes that are cut off")
+        last = (position + 7) // 8
+        number = int.from_bytes(packed[first // 8 : last], "big")
+        return number >> (8 * last - position) & (1 << width) - 1
+
+    total, word, widths = read(32), read(5) + 1, [read(4) + 1 for _ in range(4)]
+    if total != 4 * size[0] * size[1]:
+        raise UnusableShape(f"brush strokes of {total // 4:,} pixels in an image of {size[0] * size[1]:,}")
+    values = np.zeros(total, bool)
+    done = 0
+    while done < total:
+        repeated = read(1)
+        length = read(widths[read(2)]) + 1
+        if length > total - done:
+            raise UnusableShape("brush strokes of more pixels than the image has")
+        if repeated:
+            values[done : done + length] = read(word) > 0
+        else:
+            for place in range(done, done + length):
+                values[place] = read(word) > 0
+        done += length
+    return values.reshape(*size, 4)[:, :, 3]
+
+
+def counts_of_rows(inside: np.ndarray) -> list[int]:
+    """A mask (h, w) bool -> lengths of zeros and ones in turn, row by row, the first of zeros."""
+    flat = inside.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(changes, prepend=0, append=flat.size).tolist()
+    return [0, *lengths] if flat[0] else lengths

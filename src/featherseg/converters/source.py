@@ -1,0 +1,270 @@
+"""What a user hands over: a folder, one file of annotations, or the zip that a tool exports.
+
+All of it comes from others: a zip is unpacked within bounds, links out of the folder are passed over, and names in
+annotations are only ever looked up among the files that were found.
+"""
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from featherseg.core.errors import DataError, DataNotFound, near_path
+from featherseg.core.files import parse_json, read_bounded, remove_tree, temporary_path
+from featherseg.core.wording import counted
+from featherseg.data.images import is_image
+
+MOST_FILES = 2_000_000
+"""Files of a folder or a zip; Open Images has 1.9 million."""
+
+MOST_BYTES = 2**30
+"""Of one file of annotations: that of COCO's 118,287 images has 470 MB."""
+
+MOST_UNPACKED = 2**40
+"""Bytes of all files of a zip."""
+
+RATIO, SMALL = 200, 2**26
+"""How many times its packed size a zip may unpack to, where it is more than SMALL bytes. Images are packed already, and
+JSON packs to a tenth; a bomb has 1,000 or more."""
+
+ENDS = 8192
+"""Bytes from the head and the tail of a JSON file by which its tool is told."""
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What tools call a split -> its name here."""
+
+
+class Source:
+    """The files below a folder, without hidden ones and links that lead out of it; of one file, `only`, its siblings.
+
+    `name` is what messages call it.
+    """
+
+    def __init__(self, root: Path, only: Path | None = None, name: str = "") -> None:
+        self.root, self.only, self.name = root, only, name or str(only or root)
+        self.links_out: list[Path] = []
+        self.files: list[Path] = []
+        inside = root.resolve()
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+            for entry in sorted(names):
+                path = Path(folder, entry)
+                if entry.startswith("."):
+                    continue
+                if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                    self.links_out.append(path)
+                elif path.is_file():
+                    self.files.append(path)
+            if len(self.files) > MOST_FILES:
+                raise DataError(
+                    f"{root} holds more than {MOST_FILES:,} files, the limit. Name the folder of one export."
+                )
+
+    def ending(self, *endings: str) -> list[Path]:
+        """The files whose names end so, in lower case; where one file was named, it alone."""
+        files = self.files if self.only is None else [self.only]
+        return [path for path in files if path.name.lower().endswith(endings)]
+
+    @cached_property
+    def jsons(self) -> list[tuple[Path, str]]:
+        """The JSON files, each with its head and its tail."""
+        return [(path, _ends(path)) for path in self.ending(".json")]
+
+    @cached_property
+    def xmls(self) -> list[tuple[Path, str]]:
+        """The XML files, each with its head and its tail."""
+        return [(path, _ends(path)) for path in self.ending(".xml")]
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """The images, by name."""
+        return [path for path in self.files if is_image(path)]
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in self.images:
+            found.setdefault(path.name.lower(), []).append(path)
+        return found
+
+    @cached_property
+    def _all(self) -> frozenset[str]:
+        return frozenset(str(path) for path in self.files)
+
+    def find_image(self, name: str, near: Path, split: str = "") -> tuple[Path | None, str]:
+        """The image that annotations in the folder `near` call `name`, or None and why there is none.
+
+        Beside the annotations, below the source, or, as tools write paths of the machine that they ran on, the one file
+        whose path ends like the name; of several the one in a folder of `split`. Names are compared with the files that
+        are there, and lead nowhere else.
+        """
+        clean = name.replace("\\", "/")
+        for folder in (near, self.root, near / "images", self.root / "images"):
+            path = os.path.normpath(os.path.join(folder, clean)) if "\0" not in clean else ""
+            if path in self._all and is_image(Path(path)):
+                return Path(path), ""
+        parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
+        candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
+        for length in range(len(parts), 0, -1):
+            tail = "/" + "/".join(parts[-length:]).lower()
+            matching = [path for path in candidates if path.as_posix().lower().endswith(tail)]
+            of_split = [path for path in matching if split_of(*self.relative(path).split("/")[:-1]) == split]
+            if len(matching) == 1 or len(of_split) == 1:
+                return (of_split or matching)[0], ""
+            if matching:
+                return None, "images whose name several files have"
+        if clean.startswith("/") or ".." in clean.split("/") or re.match(r"[A-Za-z]:", clean):
+            return None, "images whose name leads out of the folder"
+        return None, "images that are not there"
+
+    def relative(self, path: Path) -> str:
+        """The path below the root, for messages."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+
+@contextmanager
+def open_source(src: Path, beside: Path) -> Iterator[Source]:
+    """The files of `src`; a zip is unpacked into a folder beside `beside`, which goes with the block.
+
+    Raises DataNotFound where there is nothing, DataError for a zip that is damaged, too large or leads out of it.
+    """
+    if not os.path.exists(src):
+        raise DataNotFound(
+            f"{src} does not exist.{near_path(src)} Expected a folder, a file of annotations, or the .zip of an export."
+        )
+    if src.is_dir():
+        yield Source(src)
+    elif zipfile.is_zipfile(src):
+        folder = temporary_path(beside)
+        try:
+            _unpack(src, folder)
+            yield Source(folder, name=str(src))
+        finally:
+            remove_tree(folder)
+    else:
+        # Images lie beside "annotations/instances_val.json" in the folder above
+        above = src.absolute().parent
+        root = above.parent if above.name.lower() in ("annotations", "annotation", "labels", "ann") else above
+        yield Source(root, only=src.absolute(), name=str(src))
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            total, packed = sum(member.file_size for member in members), path.stat().st_size
+            if len(members) > MOST_FILES:
+                raise DataError(f"{path} holds {len(members):,} files, the limit is {MOST_FILES:,}.")
+            if total > MOST_UNPACKED or (total > SMALL and total > RATIO * packed):
+                raise DataError(
+                    f"{path} has {packed:,} bytes and would unpack to {total:,}: that is no export of images. Unpack "
+                    "it yourself if you trust it, and name the folder."
+                )
+            if total > (free := shutil.disk_usage(folder.parent).free):
+                raise DataError(f"{path} unpacks to {total:,} bytes, but {folder.parent} has only {free:,} free.")
+            for member in members:
+                target = folder / _safe(member.filename, path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as packed_file, open(target, "xb") as file:
+                    shutil.copyfileobj(packed_file, file)  # no more than the size that it states
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path} cannot be unpacked: {error}. Export it again, without a password.") from error
+    except FileExistsError as error:
+        raise DataError(f"{path} holds two files of one name ({Path(error.filename).name}). Export it again.") from None
+
+
+def _safe(name: str, path: Path) -> PurePosixPath:
+    """The name of a member, below the folder. Raises DataError for one that leads out of it."""
+    clean = PurePosixPath(name.replace("\\", "/"))
+    if clean.is_absolute() or ".." in clean.parts or not clean.name or ":" in clean.parts[0] or "\0" in name:
+        raise DataError(f"{path} holds a file named {name!r}, which leads out of its folder. It was not unpacked.")
+    return clean
+
+
+def place_image(path: Path, target: Path, copy: bool) -> None:
+    """A hard link to an image, or a copy where that is asked for or the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if copy:
+            raise OSError("as was asked for")
+        os.link(path.resolve(), target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises DataError, naming it, for one that is broken or too large."""
+    try:
+        return parse_json(read_bounded(path, MOST_BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. Export it again.") from error
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file. Raises DataError, naming it, for one that is broken, too large, or has a DOCTYPE.
+
+    Only there entities can be declared, which grow without bounds or name other files; no tool writes one.
+    """
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.buffer_text = True
+
+    def refuse(*_: object) -> None:
+        raise DataError(f"{path} has a DOCTYPE, which no annotation tool writes, and is not read. Export it again.")
+
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(read_bounded(path, MOST_BYTES), True)
+        return builder.close()
+    except (OSError, ValueError, expat.ExpatError, AssertionError) as error:
+        raise DataError(f"{path} cannot be read as XML: {error}. Export it again.") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises DataError for one that cannot be read."""
+    try:
+        return read_bounded(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def split_of(*names: str) -> str:
+    """The split that one of the names speaks of, "instances_val2017" -> "val"; empty where none does."""
+    for name in names:
+        for word in re.split(r"[^a-z]+", name.lower()):
+            if word in SPLITS:
+                return SPLITS[word]
+    return ""
+
+
+def _ends(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(ENDS)
+            file.seek(max(len(head), file.seek(0, os.SEEK_END) - ENDS))
+            return (head + file.read()).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def nothing_readable(source: Source, what: str) -> DataNotFound:
+    """The error for a source in which nothing of `what` was found."""
+    return DataNotFound(f"{source.name} holds no {what} ({counted(len(source.files), 'file')} looked through).")

@@ -1,0 +1,138 @@
+"""Supervisely's project: meta.json, and ann/NAME.json beside img/NAME with polygons, bitmaps and rectangles.
+
+Format: docs.supervisely.com, "Supervisely annotation format". Corners are whole pixels; its SDK fills polygons with the
+outline included, and holes likewise.
+"""
+
+import base64
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featherseg.converters.annotations import (
+    AnnotatedImage,
+    Annotations,
+    EmptyShape,
+    Left,
+    Region,
+    Shape,
+    UnusableShape,
+    placed_region,
+)
+from featherseg.converters.pixel_rules import check_points, pillow_polygon, points_of
+from featherseg.converters.source import Source, read_json, split_of
+from featherseg.core.errors import DataError
+from featherseg.core.types import Color, Size
+from featherseg.data.images import MAX_PIXELS, EncodedImage, read_image
+from featherseg.data.palettes import parse_color
+
+TITLE = "Supervisely"
+
+META = "meta.json"
+
+
+def find(source: Source) -> list[Path]:
+    """The annotations of this format: one JSON an image."""
+    return [
+        path
+        for path, ends in source.jsons
+        if '"objects"' in ends and '"size"' in ends and '"height"' in ends and path.name != META
+    ]
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """All annotations of the files; classes are those of meta.json. Raises DataError."""
+    left = Left()
+    classes: dict[str, Color | None] = {}
+    for path in source.files:
+        if path.name == META:
+            content = read_json(path)
+            for row in content.get("classes", ()) if isinstance(content, dict) else ():
+                name = row.get("title") if isinstance(row, dict) else None
+                if not isinstance(name, str) or not name.strip():
+                    raise DataError(f"{path} has a class without a title: {str(row)[:200]}. Give it one.")
+                classes[name.strip()] = _color(row.get("color"))
+    images = [_image(source, path, classes, left) for path in files]
+    return Annotations(classes, images, left=left)
+
+
+def _color(text: object) -> Color | None:
+    try:
+        return parse_color(str(text))
+    except ValueError:
+        return None
+
+
+def _image(source: Source, path: Path, classes: dict[str, Color | None], left: Left) -> AnnotatedImage:
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
+        raise DataError(f"{path} has no list of objects: is it an annotation of Supervisely?")
+    name, shapes = path.name.removesuffix(".json"), []
+    for row in content["objects"]:
+        label = row.get("classTitle") if isinstance(row, dict) else None
+        if not isinstance(label, str) or not label.strip():
+            raise DataError(f"{path} has an object without a classTitle: {str(row)[:200]}.")
+        kind = row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon")
+        if kind not in _DRAWN:
+            left.add(f"objects of the type {kind!r}", name)
+            continue
+        classes.setdefault(label.strip(), None)
+        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row)))
+    stated = content.get("size")
+    size = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
+    known = all(type(side) is int and side > 0 for side in size)
+    near = path.parent.parent / "img"
+    split = split_of(*path.relative_to(source.root).parts[:-1])
+    return AnnotatedImage(name, near, shapes, size if known else None, split)  # type: ignore[arg-type]
+
+
+def _polygon(row: dict[str, Any], size: Size) -> Region:
+    points = row.get("points")
+    if not isinstance(points, dict):
+        raise UnusableShape("polygons without points")
+    region = pillow_polygon(np.rint(points_of(points.get("exterior"))), size, with_lines=True)
+    for hole in points.get("interior") or ():
+        try:
+            top, left, inside = pillow_polygon(np.rint(points_of(hole)), size, with_lines=True)
+        except EmptyShape:
+            continue
+        whole = np.zeros(size, bool)
+        whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        height, width = region.inside.shape
+        own = region.inside & ~whole[region.top : region.top + height, region.left : region.left + width]
+        region = region._replace(inside=own)
+    return region
+
+
+def _rectangle(row: dict[str, Any], size: Size) -> Region:
+    points = row.get("points")
+    corners = np.rint(check_points(points.get("exterior") if isinstance(points, dict) else None)).astype(int)
+    (left, top), (right, bottom) = corners.min(axis=0).clip(0).tolist(), corners.max(axis=0).tolist()
+    height, width = min(bottom + 1, size[0]) - top, min(right + 1, size[1]) - left
+    return placed_region(np.ones((max(height, 0), max(width, 0)), bool), top, left, size)
+
+
+def _bitmap(row: dict[str, Any], size: Size) -> Region:
+    bitmap = row.get("bitmap")
+    if not isinstance(bitmap, dict):
+        raise UnusableShape("bitmaps without data")
+    left, top = np.rint(check_points(bitmap.get("origin"))[0]).astype(int).tolist()
+    try:
+        packed = base64.b64decode(bitmap.get("data") or "", validate=True)
+        content = zlib.decompressobj().decompress(packed, MAX_PIXELS)
+        colors = read_image(EncodedImage(content, "a bitmap"), channels=4 if _has_alpha(content) else 3)
+    except (TypeError, ValueError, zlib.error, DataError):
+        raise UnusableShape("bitmaps that cannot be read") from None
+    inside = colors[:, :, 3] > 0 if colors.shape[2] == 4 else (colors > 0).any(axis=2)
+    return placed_region(np.ascontiguousarray(inside), top, left, size)
+
+
+def _has_alpha(png: bytes) -> bool:
+    """Whether the PNG's header says RGBA; the bitmaps of the SDK are palettes of black and white."""
+    return png[25:26] == b"\x06"
+
+
+_DRAWN = {"polygon": _polygon, "rectangle": _rectangle, "bitmap": _bitmap}

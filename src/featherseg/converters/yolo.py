@@ -1,0 +1,167 @@
+"""YOLO's segmentation labels: data.yaml, and labels/NAME.txt beside images/NAME with a class and a polygon a line.
+
+Format: docs.ultralytics.com/datasets/segment. Corners are fractions of the image; polygons are drawn by COCO's rule.
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from featherseg.converters.annotations import AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
+from featherseg.converters.masks import Masks, parts_of, place
+from featherseg.converters.pixel_rules import coco_polygons, points_of
+from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
+from featherseg.core.errors import DataError
+from featherseg.core.types import Size
+
+TITLE = "YOLO segmentation"
+
+CLASSES = "classes.txt"
+"""A name a line, as some tools write in place of data.yaml."""
+
+
+def find(source: Source) -> list[Path]:
+    """The YAML files that name classes, else classes.txt; none where no label lies beside."""
+    found = [path for path in source.ending(".yaml", ".yml") if re.search(r"(?m)^names\s*:", read_text(path))]
+    found = found or [path for path in source.files if path.name == CLASSES]
+    return found if any(path.suffix == ".txt" and "labels" in path.parts for path in source.files) else []
+
+
+def read(source: Source, files: list[Path]) -> Annotations:
+    """The label of every image; an image without one is background. Raises DataError, DataNotFound."""
+    path, left = files[0], Left()
+    facts = {"names": read_text(path).splitlines()} if path.name == CLASSES else read_yaml(path)
+    names = [str(name).strip() for name in facts.get("names", ())]
+    if not all(names) or len(set(names)) < len(names):
+        raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
+    splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
+    texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
+    images = []
+    for image in source.images:
+        place = image.relative_to(source.root)
+        label = _label_of(place, texts)
+        if label is None and "images" not in place.parts:
+            left.add("images that lie in no folder images/ and have no label", place.as_posix())
+            continue
+        shapes = [] if label is None else _shapes(label, place.as_posix(), names, left)
+        named = (split for split, entries in splits.items() if _lies_in(place, entries))
+        split = next(named, split_of(*place.parts[:-1]))
+        images.append(AnnotatedImage(place.as_posix(), source.root, shapes, split=split))
+    if not images:
+        raise nothing_readable(source, "image beside labels of YOLO")
+    return Annotations(dict.fromkeys(names), images, left=left)
+
+
+def _label_of(image: Path, texts: dict[str, Path]) -> Path | None:
+    """The .txt of an image: "images" in its path, from the right, becomes "labels"; else the one beside it."""
+    parts = list(image.with_suffix("").parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            swapped = texts.get(str(Path(*parts[:at], "labels", *parts[at + 1 :])))
+            if swapped is not None:
+                return swapped
+    return texts.get(str(image.with_suffix("")))
+
+
+def _lies_in(image: Path, entries: list[str]) -> bool:
+    """Whether the folder of an image is one of those that a split names, "../train/images" as Roboflow writes it."""
+    for entry in entries:
+        parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("..", ".", "/")]
+        if parts and not entry.endswith(".txt") and f"/{'/'.join(parts)}/" in f"/{image.parent.as_posix()}/":
+            return True
+    return False
+
+
+def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape]:
+    shapes = []
+    for number, line in enumerate(read_text(label).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if not re.fullmatch(r"\d{1,6}(\.0*)?", words[0]) or int(float(words[0])) >= len(names):
+            raise DataError(
+                f"{label}, line {number}: class {words[0][:40]!r}, but there are {len(names)} names. Expected 0 to "
+                f"{len(names) - 1}."
+            )
+        if len(words) == 5:
+            left.add("boxes without a segmentation", image)
+            continue
+        try:
+            values = [float(word) for word in words[1:]]
+        except ValueError:
+            values = [np.nan, np.nan]
+        shapes.append(Shape(names[int(float(words[0]))], partial(_draw, values)))
+    return shapes
+
+
+def _draw(values: list[float], size: Size) -> Region:
+    if len(values) % 2:
+        raise UnusableShape("polygons with half a corner")
+    return coco_polygons([points_of(values) * (size[1], size[0])], size)
+
+
+def read_yaml(path: Path) -> dict[str, list[str]]:
+    """The keys of a data.yaml as lists of texts: as much of YAML as tools write there (lists, and numbers with names).
+
+    Raises DataError, naming the line, for what is neither.
+    """
+    found: dict[str, list[str]] = {}
+    numbered: dict[str, dict[int, str]] = {}
+    key, open_list = "", ""
+    for number, raw in enumerate(read_text(path).splitlines(), start=1):
+        line = re.sub(r"(^|\s)#.*$", "", raw).rstrip()
+        if open_list:  # a list in brackets over several lines
+            open_list += " " + line.strip()
+        elif not line.strip() or line.strip() in ("---", "..."):
+            continue
+        elif match := re.match(r"([A-Za-z_][\w.-]*)\s*:\s*(.*)$", line):
+            key, value = match[1], match[2].strip()
+            found[key] = [] if not value else [_plain(value)]
+            open_list = value if value[:1] in ("[", "{") else ""
+        elif key and (match := re.match(r"\s*-\s+(.*)$", line)):
+            found[key].append(_plain(match[1]))
+        elif key and (match := re.match(r"\s+['\"]?(\d{1,6})['\"]?\s*:\s*(.*)$", line)):
+            numbered.setdefault(key, {})[int(match[1])] = _plain(match[2])
+        elif not re.match(r"\s+\S", line):  # deeper tables are others' (roboflow:, download:)
+            raise DataError(f"{path}, line {number}: {raw[:80]!r} is not understood. Expected names: [a, b] or a list.")
+        if open_list and open_list[-1] in "]}":
+            items = re.findall(r"'[^']*'|\"[^\"]*\"|[^,\s][^,]*", open_list[1:-1])
+            numbers = r"^['\"]?\d+['\"]?\s*:\s*" if open_list[0] == "{" else "^"
+            found[key] = [_plain(re.sub(numbers, "", item)) for item in items]
+            open_list = ""
+    for name, names in numbered.items():
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{path} numbers {name} {sorted(names)[:20]}: expected 0, 1, 2, ... without a gap.")
+        found[name] = [names[index] for index in range(len(names))]
+    return found
+
+
+def _plain(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def write(folder: Path, masks: Masks, copy: bool) -> None:
+    """data.yaml, images/SPLIT and labels/SPLIT: a line for every connected piece, its holes cut in along a seam."""
+    splits: dict[str, None] = {}
+    for image in masks.images:
+        split = image.split or "train"
+        splits[split] = None
+        height, width = image.mask.shape
+        lines = []
+        for part in parts_of(image, masks):
+            for ring in part.seamed_rings():
+                numbers = (np.array(ring) / (width, height)).ravel()
+                lines.append(" ".join([str(masks.number_of(part)), *(f"{number:.7g}" for number in numbers)]))
+        target = folder / "labels" / split / f"{image.name.rpartition('.')[0]}.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        place(image, folder / "images" / split, copy)
+    first, names = next(iter(splits), "train"), list(masks.colors())
+    places = {split: f"images/{split}" for split in splits} | ({} if "val" in splits else {"val": f"images/{first}"})
+    lines = [f"{split}: {below}" for split, below in places.items()]
+    lines += [f"nc: {len(names)}", "names:", *(f"  {number}: {json.dumps(name)}" for number, name in enumerate(names))]
+    (folder / "data.yaml").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
