@@ -163,7 +163,9 @@ class TrainTable(Config):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
-    power: Annotated[float, Field(gt=0)] = 0.9  # lr * (1 - step / steps) ** power
+    schedule: Literal["poly", "cosine"] = "poly"  # of the rate over the steps
+    power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
+    floor: Share = 0.0  # share of lr that the schedule ends at
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

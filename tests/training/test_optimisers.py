@@ -8,7 +8,7 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
-from featherseg.training.optimisers import build_optimizer, poly_schedule
+from featherseg.training.optimisers import build_optimizer, build_schedule
 
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
@@ -105,7 +105,7 @@ def test_the_official_groups_are_of_one_backbone():
 def test_the_schedule_is_warm_up_times_poly():
     settings = TrainTable(epochs=1, optimizer="sgd", lr=1.0, power=0.9, warmup_steps=4)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = poly_schedule(optimizer, settings, steps=10)
+    schedule = build_schedule(optimizer, settings, steps=10)
     for step in range(10):
         expected = min(1, (step + 1) / 4) * (1 - step / 10) ** 0.9
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
@@ -116,7 +116,33 @@ def test_the_schedule_is_warm_up_times_poly():
 def test_the_warm_up_is_that_of_mmcv_from_a_ratio_of_1e_6_one_step_ahead():
     settings = TrainTable(epochs=1, optimizer="sgd", lr=1.0, power=1.0, warmup_steps=1500)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    ours = poly_schedule(optimizer, settings, steps=160_000).lr_lambdas[0]
+    ours = build_schedule(optimizer, settings, steps=160_000).lr_lambdas[0]
     for step in (1, 2, 700, 1499, 1500):
         theirs = 1 - (1 - min(step / 1500, 1.0)) * (1 - 1e-6)
         assert ours(step - 1) / (1 - (step - 1) / 160_000) == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_cosine_ends_at_the_floor_as_torch_s_own_schedule_does(floor, warmup):
+    settings = TrainTable(epochs=1, schedule="cosine", floor=floor, warmup_steps=warmup)
+    ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0) for _ in range(2))
+    build = torch.optim.lr_scheduler.CosineAnnealingLR
+    schedules = build_schedule(ours, settings, steps=10), build(theirs, T_max=10, eta_min=floor * 2.0)
+    for step in range(11):
+        warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        assert ours.param_groups[0]["lr"] == pytest.approx(warm * theirs.param_groups[0]["lr"], abs=1e-12)
+        for optimizer, schedule in zip((ours, theirs), schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+
+
+def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    plain, floored = (
+        build_schedule(optimizer, TrainTable(epochs=1, power=0.9, floor=floor), steps=7).lr_lambdas[0]
+        for floor in (0.0, 0.25)
+    )
+    for step in range(8):
+        assert plain(step) == (1 - step / 7) ** 0.9
+        assert floored(step) == pytest.approx(0.25 + 0.75 * (1 - step / 7) ** 0.9)

@@ -15,7 +15,7 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
 from featherseg.losses import Hybrid, PanopticLosses
 from featherseg.recipe import TrainTable
-from featherseg.training.optimisers import build_optimizer, poly_schedule
+from featherseg.training.optimisers import build_optimizer, build_schedule
 
 SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 
@@ -66,7 +66,7 @@ class SegmentationModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and the schedule stepped with it."""
         optimizer = build_optimizer(self.net, self.loss, self.settings)
-        schedule = poly_schedule(optimizer, self.settings, self.steps)
+        schedule = build_schedule(optimizer, self.settings, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

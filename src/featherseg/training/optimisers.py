@@ -1,5 +1,6 @@
 """Optimisers and the learning-rate schedule, from the [train] table of a recipe."""
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -53,11 +54,17 @@ def sort_parameters(
     return backbone, vectors | tables
 
 
-def poly_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> LambdaLR:
-    """lr * (1 - step / steps) ** power, after a linear warm-up; a closed form of the step, which can be resumed."""
+def build_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> LambdaLR:
+    """From lr down to floor * lr, after a linear warm-up; a closed form of the step, which can be resumed.
+
+    poly: lr * (floor + (1 - floor) (1 - step / steps) ** power); cosine: half a turn in place of the power (Loshchilov
+    and Hutter, ICLR 2017, Eq. 5, without restarts).
+    """
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-        return warmup * max(0.0, 1 - step / steps) ** settings.power
+        left = max(0.0, 1 - step / steps)
+        fall = (1 - math.cos(math.pi * left)) / 2 if settings.schedule == "cosine" else left**settings.power
+        return warmup * (settings.floor + (1 - settings.floor) * fall)
 
     return LambdaLR(optimizer, factor)
