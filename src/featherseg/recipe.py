@@ -163,6 +163,7 @@ class TrainTable(Config):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # the gradient of a step is scaled to this norm at most; 0 = off
     schedule: Literal["poly", "cosine"] = "poly"  # of the rate over the steps
     power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
     floor: Share = 0.0  # share of lr that the schedule ends at

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from small_training import Killed, KilledAt, equal_state, request, trained
 
-from featherseg.training import train
+from featherseg.training import job, train
 
 OPTIONS = {
     "schedule": ("train.schedule=cosine", "train.floor=0.1"),
+    "clip_norm": ("train.clip_norm=0.1", "train.accumulate=2", "train.batch_size=2"),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
@@ -23,3 +25,25 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(name, tmp_path):
         parts = {key: kept[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average")}
         found.append({"weights": dict(run.model.state_dict()), "metrics": run.metrics(), **parts})
     assert equal_state(*found)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(scaled, tmp_path, monkeypatch):
+    """One step of plain SGD moves the weights by the rate times the gradient."""
+    if scaled:  # as fp16 does on a GPU: the loss, and so the gradient of each part, is times 65,536
+        monkeypatch.setitem(job.PRECISIONS, "fp32", None)
+        fp16 = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+        monkeypatch.setattr(job, "_slurm", lambda: [fp16])
+    settings = ["train.epochs=1", "data.train_size=4", "train.keep=last", "train.ema=0", "train.momentum=0"]
+    settings += ["train.optimizer=sgd", "train.lr=0.5", "train.backbone_lr=0.5", "train.weight_decay=0"]
+    settings += ["train.batch_size=2", "train.accumulate=2"]
+    weights = {}
+    for norm in (0.0, 1e9, 0.25, 0.125):
+        run = trained(tmp_path / str(norm), *settings, f"train.clip_norm={norm}")
+        weights[norm] = torch.cat([p.detach().flatten() for p in run.model.parameters()]).double()
+    assert torch.equal(weights[0.0], weights[1e9])
+    apart = weights[0.25] - weights[0.125]
+    assert apart.norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
+    whole = weights[0.0] - (weights[0.125] - apart)  # from where all began
+    assert whole.norm() > 0.5 * 0.25
+    assert torch.cosine_similarity(whole, apart, dim=0) > 0.999

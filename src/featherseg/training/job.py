@@ -250,6 +250,7 @@ def _run_trainer(
             max_steps=module.steps,
             max_epochs=-1,
             accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip_norm or None,  # of the step's whole gradient, fp16's scale taken off
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index] if device.index is not None else settings.devices,
             num_nodes=settings.nodes,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities import move_data_to_device
+from torch.nn.utils import clip_grad_norm_
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
@@ -174,6 +175,8 @@ def time_batch(
                 total = compute_loss(net, loss, on_device)[0]
             optimizer.zero_grad()
             total.backward()
+            if settings.clip_norm:
+                clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], settings.clip_norm)
             optimizer.step()
             with torch.no_grad():
                 for mean, parameter in zip(average, net.parameters(), strict=False):
