@@ -169,6 +169,7 @@ class TrainTable(Config):
     floor: Share = 0.0  # share of lr that the schedule ends at
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
+    ema_share: Share = 0.0  # in its place: the average reaches back over this share of the steps; 0 = off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     validations: Positive = 10  # spread over the run, one an epoch at most ...
@@ -196,6 +197,10 @@ class TrainTable(Config):
         if self.minutes and self.steps == "auto":
             raise ValueError("train.minutes and train.steps = 'auto': give one of them")
         return self
+
+    def average_decay(self, steps: int) -> float:
+        """Decay of the weight average in a run of so many steps; 0 where there is none."""
+        return 1 - 1 / max(1.0, self.ema_share * steps) if self.ema_share else self.ema
 
 
 LENGTHS = ("epochs", "steps", "minutes")

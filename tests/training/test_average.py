@@ -13,9 +13,9 @@ def never(*place):
     raise AssertionError("no batch is asked for here")
 
 
-def module(ema: float) -> SegmentationModule:
-    net, settings = build("frm-lite0", classes=3), TrainTable(epochs=1, ema=ema)
-    return SegmentationModule(net, Hybrid(CrossEntropy()), settings, steps=1, make_loader=never)
+def module(ema: float, steps: int = 1, **settings: float) -> SegmentationModule:
+    net, table = build("frm-lite0", classes=3), TrainTable(epochs=1, ema=ema, **settings)
+    return SegmentationModule(net, Hybrid(CrossEntropy()), table, steps=steps, make_loader=never)
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -45,11 +45,20 @@ def test_without_an_average_the_weights_themselves_are_kept():
     assert ours.kept_state().keys() == ours.net.state_dict().keys()
 
 
-def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights():
+@pytest.mark.parametrize(
+    ("settings", "decay"),
+    [
+        ({"ema": 0.9}, 0.9),
+        ({"ema": 0.9, "steps": 5000, "ema_share": 0.001}, 0.8),  # 1 - 1 / 5; the share counts where both are given
+        ({"ema": 0.0, "steps": 5000, "ema_share": 1.0}, 1001 / 1010),  # warmed up still
+        ({"ema": 0.0, "steps": 5, "ema_share": 0.1}, 0.0),  # less than one step: the weights themselves
+    ],
+)
+def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights(settings, decay):
     class Trainer:
-        global_step = 1000  # the decay is no longer warmed up
+        global_step = 1000
 
-    ours, trainer = module(ema=0.9), Trainer()
+    ours, trainer = module(**settings), Trainer()
     ours.trainer = trainer
     ours.on_fit_start()
     weight = ours.net.classifier.weight
@@ -57,4 +66,4 @@ def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights
     with torch.no_grad():
         weight.add_(1)
     ours.optimizer_step(0, 0, torch.optim.SGD([weight], lr=0.0), lambda: None)
-    torch.testing.assert_close(ours.average["classifier.weight"], 0.9 * before + 0.1 * (before + 1))
+    torch.testing.assert_close(ours.average["classifier.weight"], before + (1 - decay))

@@ -167,7 +167,7 @@ def time_batch(
         optimizer = build_optimizer(net, loss, settings)
         if settings.checkpoint_activations:
             checkpoint_blocks(net)
-        average = [p.detach().clone() for p in net.parameters()] if settings.ema else []
+        average = [p.detach().clone() for p in net.parameters()] if settings.ema or settings.ema_share else []
         ends: list[float] = []
         for batch in batches:
             on_device = move_data_to_device(batch, device)

@@ -85,7 +85,7 @@ def estimate_memory(
     learning = float(sum(p.numel() * p.element_size() for p in net.parameters() if p.requires_grad))
     sharing = 1 if device.type == "cuda" else settings.devices
     copies = (2 if settings.optimizer == "adamw" else settings.momentum > 0) * learning
-    lasting = copies + weights * ((settings.ema > 0) + (device.type == "cuda"))
+    lasting = copies + weights * ((max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda"))
     lasting += learning * (settings.devices * settings.nodes > 1)  # what the devices exchange gradients by
     if device.type != "cuda":  # a checkpoint is written in memory first; about half of it finds a place that is free
         lasting += PROCESS + (weights + lasting) / 2

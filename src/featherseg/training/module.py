@@ -55,7 +55,7 @@ class SegmentationModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Start the weight average, or take a checkpoint's: only now does the model lie on its device."""
-        if self.settings.ema:
+        if self.settings.ema or self.settings.ema_share:
             start = self.average or self.net.state_dict()
             self.average = {key: value.detach().to(self.device, copy=True) for key, value in start.items()}
 
@@ -86,7 +86,8 @@ class SegmentationModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if not self.average:
             return
-        decay = min(self.settings.ema, (1 + self.trainer.global_step) / (10 + self.trainer.global_step))
+        decay = self.settings.average_decay(self.steps)
+        decay = min(decay, (1 + self.trainer.global_step) / (10 + self.trainer.global_step))
         with torch.no_grad():
             for key, value in self.net.state_dict().items():
                 if value.is_floating_point():
