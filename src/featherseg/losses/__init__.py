@@ -8,10 +8,20 @@ from featherseg.core.catalogue import Catalogue
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
 from featherseg.losses.hybrid import Hybrid
+from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
 from featherseg.losses.pixel_contrast import PixelContrast
 
-__all__ = ["LOSSES", "AuxiliaryLoss", "CrossEntropy", "Hybrid", "PanopticLoss", "PanopticLosses", "PixelContrast"]
+__all__ = [
+    "LOSSES",
+    "AuxiliaryLoss",
+    "CrossEntropy",
+    "Hybrid",
+    "OverlapLoss",
+    "PanopticLoss",
+    "PanopticLosses",
+    "PixelContrast",
+]
 
 LOSSES: Catalogue[Callable[..., nn.Module]] = Catalogue(
     "loss", "featherseg.losses", {}, callable, "a callable that returns an nn.Module"

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy at the image's size, and beside it the pixel contrast, auxiliary heads."""
+"""What training minimises: cross-entropy at the image's size, beside it pixel contrast, auxiliary heads, overlap."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from featherseg.core.types import IGNORE, SegOutput
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.pixel_contrast import PixelContrast
 
 
 class Hybrid(nn.Module):
-    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux; cross-entropy alone where nothing else is given."""
+    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux + L_overlap; the first alone where nothing else is given."""
 
     def __init__(
         self,
@@ -18,16 +19,19 @@ class Hybrid(nn.Module):
         contrast: PixelContrast | None = None,
         weight: float = 1.0,
         auxiliary: AuxiliaryLoss | None = None,
+        overlap: OverlapLoss | None = None,
     ) -> None:
         super().__init__()
         self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
-        self.auxiliary = auxiliary
+        self.auxiliary, self.overlap = auxiliary, overlap
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
         """A model's output in training and labels (B, H, W) int64 -> scalar, float32."""
         loss = self.cross_entropy(out, labels)
         if self.auxiliary is not None:
             loss = loss + self.auxiliary(out, labels)
+        if self.overlap is not None:
+            loss = loss + self.overlap(out, labels)
         if self.contrast is None:
             return loss
         assert out.features is not None  # refused before training starts

@@ -7,7 +7,7 @@ from torch import nn
 
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.layers.model import SegmentationModel
-from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, PanopticLoss, PixelContrast
+from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, OverlapLoss, PanopticLoss, PixelContrast
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
@@ -55,7 +55,8 @@ def build_loss(
             boundaries=settings.boundary,
             boundary_head=net.boundary_head,
         )
-    return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary)
+    overlap = OverlapLoss(dice=settings.dice) if settings.dice else None
+    return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary, overlap)
 
 
 def _contrast(settings: LossTable, net: SegmentationModel, seed: int) -> PixelContrast:

@@ -1,0 +1,50 @@
+"""Losses of regions beside the cross-entropy: they judge how far classes overlap with the truth, rare ones alike.
+
+At the logits' own resolution (a quarter of the image's for most models), where the labels are those under the middle of
+each place: scores of the image's size would cost more than the cross-entropy does without them. What is thinner than a
+place is met only where it covers a middle. Letters: M labelled places of a batch, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featherseg.core.types import IGNORE, SegOutput
+from featherseg.layers.precision import at_least_fp32, autocast_off
+from featherseg.losses.cross_entropy import cover
+
+
+class OverlapLoss(nn.Module):
+    """dice * soft Dice loss, each over the classes that the batch's labels hold."""
+
+    def __init__(self, *, dice: float = 0.0) -> None:
+        super().__init__()
+        self.dice = dice
+
+    def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
+        """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) -> scalar, fp32 or better.
+
+        0 with zero gradients where everything is ignored.
+        """
+        logits, covered, _ = cover(out, labels)
+        with autocast_off(logits.device):
+            small = F.interpolate(covered[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0]
+            known = small != IGNORE  # (B, h, w)
+            probabilities = at_least_fp32(logits).movedim(1, -1)[known].softmax(1)  # (M, K)
+            truth = F.one_hot(small[known].long(), logits.shape[1]).bool()  # (M, K)
+            present = truth.any(0)  # (K,)
+            return self.dice * _mean(soft_dice(probabilities, truth), present)
+
+
+def soft_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) of each class: probabilities (M, K), truth (M, K) bool -> (K,).
+
+    Milletari et al., 3DV 2016, Eq. 2, with p in place of its square in the denominator.
+    """
+    hits = (probabilities * truth).sum(0)
+    return 1 - 2 * hits / (probabilities.sum(0) + truth.sum(0)).clamp(min=1)
+
+
+def _mean(losses: Tensor, present: Tensor) -> Tensor:
+    """The mean of the present classes' losses (K,), 0 where there are none."""
+    return torch.where(present, losses, 0.0).sum() / present.sum().clamp(min=1)

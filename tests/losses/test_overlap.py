@@ -1,0 +1,89 @@
+"""Losses of regions against loops in float64 that follow their equations."""
+
+import pytest
+import torch
+
+from featherseg.core.types import SegOutput
+from featherseg.losses import CrossEntropy, Hybrid, OverlapLoss
+
+KINDS = ["dice"]
+
+
+def loss_of(kind):
+    return OverlapLoss(**{kind: 1.0})
+
+
+def scene(classes=4, ignored=0.3, seed=0):
+    """Logits, and labels of their size; class 2 does not occur."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, 5, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, classes, (2, 5, 6), generator=generator)
+    labels[labels == 2] = 0
+    labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
+    return logits.requires_grad_(), labels
+
+
+def places(logits, labels):
+    """(probabilities of the classes, true class) of every labelled place."""
+    p = logits.detach().softmax(1)
+    return [(p[b, :, y, x].tolist(), int(labels[b, y, x])) for b, y, x in torch.nonzero(labels != 255).tolist()]
+
+
+def dice(found, k):
+    hits = sum(p[k] for p, true in found if true == k)
+    return 1 - 2 * hits / (sum(p[k] for p, _ in found) + sum(true == k for _, true in found))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_is_the_mean_of_its_equation_over_the_classes_present(kind, seed):
+    logits, labels = scene(seed=seed)
+    found = places(logits, labels)
+    present = sorted({true for _, true in found})
+    assert 2 not in present
+    expected = sum(globals()[kind](found, k) for k in present) / len(present)
+    assert loss_of(kind)(logits, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_gradient_is_that_of_the_values(kind):
+    logits, labels = scene()
+    assert torch.autograd.gradcheck(lambda x: loss_of(kind)(x, labels), logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_0_where_all_is_ignored_right_or_of_one_class(kind):
+    logits, labels = scene()
+    nothing = loss_of(kind)(logits, torch.full_like(labels, 255))
+    nothing.backward()
+    assert nothing == 0
+    assert not logits.grad.any()
+    right = torch.nn.functional.one_hot(labels.masked_fill(labels == 255, 1), 4).movedim(-1, 1) * 200.0
+    assert loss_of(kind)(right, labels) == pytest.approx(0, abs=1e-12)
+    assert loss_of(kind)(logits[:, :1], labels.clamp(min=0, max=255).masked_fill(labels < 255, 0)) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_count_at_the_middle_of_each_of_the_logits_places(kind):
+    logits, labels = scene()
+    large = torch.full((2, 15, 18), 255)
+    large[:, 1::3, 1::3] = labels
+    assert loss_of(kind)(logits, large) == loss_of(kind)(logits, labels)
+    padded = SegOutput(logits, (12, 18), (15, 18), False)
+    labels[:, 4:] = 255
+    assert loss_of(kind)(padded, large[:, :12]) == loss_of(kind)(logits, labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_gives_the_gradient_of_full_precision_rounded_and_it_is_added(kind):
+    logits, labels = scene()
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        x = logits.detach().bfloat16().to(dtype).requires_grad_()
+        out = SegOutput(x, (5, 6), (5, 6), False)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            total = Hybrid(CrossEntropy(), overlap=loss_of(kind))(out, labels)
+            assert total == CrossEntropy()(out, labels) + loss_of(kind)(out, labels)
+            loss_of(kind)(out, labels).backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[0], gradients[1].bfloat16(), rtol=0, atol=0)
