@@ -6,7 +6,7 @@ import torch
 from featherseg.core.types import SegOutput
 from featherseg.losses import CrossEntropy, Hybrid, OverlapLoss
 
-KINDS = ["dice"]
+KINDS = ["dice", "lovasz"]
 
 
 def loss_of(kind):
@@ -32,6 +32,19 @@ def places(logits, labels):
 def dice(found, k):
     hits = sum(p[k] for p, true in found if true == k)
     return 1 - 2 * hits / (sum(p[k] for p, _ in found) + sum(true == k for _, true in found))
+
+
+def lovasz(found, k):
+    """The Lovasz extension of Delta(set of errors) = |errors| / |truth and errors|, as defined: sums of differences."""
+    errors = [abs((true == k) - p[k]) for p, true in found]
+    truth = {i for i, (_, true) in enumerate(found) if true == k}
+    total, made, before = 0.0, set(), 0.0
+    for i in sorted(range(len(found)), key=lambda i: -errors[i]):
+        made.add(i)
+        delta = len(made) / len(truth | made)
+        total += errors[i] * (delta - before)
+        before = delta
+    return total
 
 
 @pytest.mark.parametrize("kind", KINDS)

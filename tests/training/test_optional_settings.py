@@ -12,6 +12,7 @@ OPTIONS = {
     "clip_norm": ("train.clip_norm=0.1", "train.accumulate=2", "train.batch_size=2"),
     "ema_share": ("train.ema_share=0.5",),
     "dice": ("loss.dice=0.5",),
+    "lovasz": ("loss.lovasz=0.5",),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 

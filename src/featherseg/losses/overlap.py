@@ -15,11 +15,11 @@ from featherseg.losses.cross_entropy import cover
 
 
 class OverlapLoss(nn.Module):
-    """dice * soft Dice loss, each over the classes that the batch's labels hold."""
+    """dice * soft Dice loss + lovasz * Lovasz-softmax, each over the classes that the batch's labels hold."""
 
-    def __init__(self, *, dice: float = 0.0) -> None:
+    def __init__(self, *, dice: float = 0.0, lovasz: float = 0.0) -> None:
         super().__init__()
-        self.dice = dice
+        self.dice, self.lovasz = dice, lovasz
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
         """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) -> scalar, fp32 or better.
@@ -33,7 +33,13 @@ class OverlapLoss(nn.Module):
             probabilities = at_least_fp32(logits).movedim(1, -1)[known].softmax(1)  # (M, K)
             truth = F.one_hot(small[known].long(), logits.shape[1]).bool()  # (M, K)
             present = truth.any(0)  # (K,)
-            return self.dice * _mean(soft_dice(probabilities, truth), present)
+            loss = probabilities.new_zeros(())
+            if self.dice:
+                loss = loss + self.dice * _mean(soft_dice(probabilities, truth), present)
+            if self.lovasz:
+                here = present.nonzero()[:, 0]
+                loss = loss + self.lovasz * _mean(lovasz_softmax(probabilities[:, here], truth[:, here]), present[here])
+            return loss
 
 
 def soft_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
@@ -43,6 +49,20 @@ def soft_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
     """
     hits = (probabilities * truth).sum(0)
     return 1 - 2 * hits / (probabilities.sum(0) + truth.sum(0)).clamp(min=1)
+
+
+def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """Lovasz extension of 1 - IoU of each class (Berman et al., CVPR 2018, Eq. 9): (M, K), (M, K) bool -> (K,).
+
+    The errors |t - p|, largest first, each times what the IoU loses by it once those before it are made.
+    """
+    errors, order = (truth.to(probabilities) - probabilities).abs().T.sort(descending=True)  # (K, M)
+    hits = truth.T.gather(1, order).long()
+    number = hits.sum(1, keepdim=True)
+    found = hits.cumsum(1)
+    union = number + torch.arange(1, len(truth) + 1, device=truth.device) - found
+    lost = 1 - (number - found) / union.to(errors)  # (K, M): 1 - IoU with so many errors
+    return (errors * lost.diff(dim=1, prepend=lost.new_zeros(len(lost), 1))).sum(1)
 
 
 def _mean(losses: Tensor, present: Tensor) -> Tensor:

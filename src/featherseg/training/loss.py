@@ -55,7 +55,9 @@ def build_loss(
             boundaries=settings.boundary,
             boundary_head=net.boundary_head,
         )
-    overlap = OverlapLoss(dice=settings.dice) if settings.dice else None
+    overlap = None
+    if settings.dice or settings.lovasz:
+        overlap = OverlapLoss(dice=settings.dice, lovasz=settings.lovasz)
     return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary, overlap)
 
 
