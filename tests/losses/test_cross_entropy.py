@@ -168,3 +168,34 @@ def test_one_pixel_that_is_no_number_is_seen():
         logits[0, 1, 2, 3] = torch.nan
     for options in ({}, {"mean": "number"}, {"ohem_threshold": 0.7, "ohem_min_kept": 2}):
         assert CrossEntropy(**options)(logits, labels).isnan()
+
+
+@pytest.mark.parametrize("focal", [0.5, 2.0])
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+@pytest.mark.parametrize("mean", ["labelled", "number", "all"])
+def test_the_focal_loss_is_its_equation(focal, weights, mean):
+    logits, labels = scene()
+    exact, total, share = logits.detach().double().requires_grad_(), 0.0, 0.0
+    places = torch.nonzero(labels != 255).tolist()
+    for b, y, x in places:
+        p = float(exact.detach()[b, :, y, x].softmax(0)[labels[b, y, x]])
+        weight = 1.0 if weights is None else weights[int(labels[b, y, x])]
+        total += -weight * (1 - p) ** focal * math.log(p)
+        share += weight
+    loss = CrossEntropy(weights, focal=focal, mean=mean)
+    expected = total / {"labelled": share, "number": len(places), "all": labels.numel()}[mean]
+    assert loss(exact, labels).item() == pytest.approx(expected, rel=1e-9)
+    assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), exact)
+
+
+def test_the_focal_loss_has_finite_gradients_where_nothing_is_to_learn():
+    logits, labels = scene()
+    for values, targets in ((logits, torch.full_like(labels, 255)), (logits[:, :1], torch.zeros_like(labels))):
+        x = values.detach().requires_grad_()
+        loss = CrossEntropy(focal=0.5)(x, targets)
+        loss.backward()
+        assert loss == 0
+        assert not x.grad.any()
+    with pytest.raises(ConfigError, match="give one"):
+        CrossEntropy(focal=2.0, label_smoothing=0.1)

@@ -13,6 +13,7 @@ OPTIONS = {
     "ema_share": ("train.ema_share=0.5",),
     "dice": ("loss.dice=0.5",),
     "lovasz": ("loss.lovasz=0.5",),
+    "focal": ("loss.focal=2.0", "loss.class_weights=auto"),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 

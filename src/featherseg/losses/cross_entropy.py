@@ -28,6 +28,8 @@ class CrossEntropy(nn.Module):
     does), by their number ("number", as hard example mining does in HRNet's scripts and so in PIDNet's), or by the
     number of all pixels, ignored and left-out ones too ("all", as mmsegmentation does). The first two differ with
     class weights only; by the last a batch counts by its share of labelled pixels.
+    focal gamma: each pixel's loss is times (1 - p(true class)) ** gamma (Lin et al., ICCV 2017, Eq. 4); not with
+    label_smoothing. Pixels are then weighted one by one, which takes a second pass for the gradient.
     A batch without any labelled pixel gives 0 with zero gradients.
     """
 
@@ -39,6 +41,7 @@ class CrossEntropy(nn.Module):
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 10_000,
         mean: Mean = "labelled",
+        focal: float = 0.0,
         ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
@@ -51,6 +54,9 @@ class CrossEntropy(nn.Module):
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
         self.mean: Mean = mean
+        if focal and label_smoothing:
+            raise ConfigError("loss.focal and loss.label_smoothing: the focal loss needs p(true class); give one.")
+        self.focal = focal
         self.ignore_index = ignore_index
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
@@ -62,6 +68,8 @@ class CrossEntropy(nn.Module):
         with autocast_off(logits.device):
             if self.ohem_threshold is not None:
                 covered = covered.masked_fill(~self._hard(logits.detach(), covered, align_corners), self.ignore_index)
+            if self.focal:
+                return self._focal(logits, covered, align_corners) / (labels.numel() if self.mean == "all" else 1)
             loss = upsample_cross_entropy(
                 logits,
                 covered,
@@ -74,6 +82,22 @@ class CrossEntropy(nn.Module):
             if self.mean == "number":
                 return loss / (covered != self.ignore_index).sum().clamp(min=1)
             return loss / labels.numel() if self.mean == "all" else loss
+
+    def _focal(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+        """The sum of the focal losses, divided by the weights or the number of the pixels that count, or by nothing."""
+        losses = upsample_cross_entropy(
+            logits, labels, ignore_index=self.ignore_index, align_corners=align_corners, reduction="none"
+        )  # (B, H, W)
+        counted = labels != self.ignore_index
+        weights = counted.to(losses)
+        if self.class_weights is not None:
+            weights = weights * self.class_weights[labels.masked_fill(~counted, 0)].to(losses)
+        surprise = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).eps)  # 1 - p; its root has a slope at 0
+        total = (surprise**self.focal * losses * weights).sum()
+        if self.mean == "all":
+            return total
+        divisor = counted.sum() if self.mean == "number" else weights.sum()
+        return total / torch.where(divisor > 0, divisor, 1)
 
     def _hard(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
         """Where the pixels are that OHEM keeps, (B, H, W) bool."""

@@ -42,6 +42,7 @@ def build_loss(
         ohem_threshold=settings.ohem_threshold,
         ohem_min_kept=settings.ohem_min_kept,
         mean=settings.mean,
+        focal=settings.focal,
     )
     contrast = _contrast(settings, net, recipe.train.seed) if settings.contrast else None
     auxiliary = None

@@ -312,7 +312,17 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
             f"{name} learns to separate objects, but {train.name} has no instance ids. Train it on a panoptic "
             "dataset, such as coco-panoptic or shapes, or choose a model without panoptic."
         )
-    for key in ("label_smoothing", "mean", "ohem_threshold", "contrast", "auxiliary", "boundary", "dice", "lovasz"):
+    for key in (
+        "label_smoothing",
+        "mean",
+        "ohem_threshold",
+        "contrast",
+        "auxiliary",
+        "boundary",
+        "dice",
+        "lovasz",
+        "focal",
+    ):
         if getattr(recipe.loss, key) != getattr(default, key):
             raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
 
