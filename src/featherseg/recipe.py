@@ -137,6 +137,7 @@ class LossTable(Config):
     dice: Annotated[float, Field(ge=0)] = 0.0  # weight of a soft Dice loss beside it (losses/overlap.py); 0 = off
     lovasz: Annotated[float, Field(ge=0)] = 0.0  # weight of Lovasz-softmax beside it; 0 = off
     focal: Annotated[float, Field(ge=0, le=100)] = 0.0  # times (1 - p) ** focal, p of the true class; 0 = off
+    boundary_weight: Annotated[float, Field(ge=0)] = 0.0  # pixels 2 or less from another class weigh 1 + this; 0 = off
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic models: share of the pixels whose class loss counts
     center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic models: pixels, how wide a centre's Gaussian is
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off

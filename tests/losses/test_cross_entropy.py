@@ -199,3 +199,45 @@ def test_the_focal_loss_has_finite_gradients_where_nothing_is_to_learn():
         assert not x.grad.any()
     with pytest.raises(ConfigError, match="give one"):
         CrossEntropy(focal=2.0, label_smoothing=0.1)
+
+
+def is_near(labels, b, y, x, reach=2):
+    """Whether another class than that of one pixel stands in the square around it."""
+    square = labels[b, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+    return len(set(square.flatten().tolist()) - {255}) > 1
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+@pytest.mark.parametrize("mean", ["labelled", "number", "all"])
+@pytest.mark.parametrize("others", [{}, {"focal": 2.0}, {"label_smoothing": 0.2}, {"ohem_threshold": 0.3}])
+def test_pixels_near_another_class_weigh_more(weights, mean, others):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 12, 13, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.zeros(2, 12, 13, dtype=torch.long)
+    labels[:, :, 9:], labels[1, 8:, :4], labels[0, :4, :5] = 3, 1, 255
+    total = share = number = 0.0
+    for b, y, x in torch.nonzero(labels != 255).tolist():
+        log_p, true = logits.detach()[b, :, y, x].log_softmax(0), int(labels[b, y, x])
+        own, factor = weights or [1.0] * 4, 1 + 1.5 * is_near(labels, b, y, x)
+        p, smooth = math.exp(log_p[true]), others.get("label_smoothing", 0.0)
+        if p >= others.get("ohem_threshold", 1.0):
+            continue
+        loss = -(1 - smooth) * own[true] * float(log_p[true])
+        loss -= smooth / 4 * sum(w * float(v) for w, v in zip(own, log_p, strict=True))
+        total += factor * loss * (1 - p) ** others.get("focal", 0.0)
+        share, number = share + factor * own[true], number + factor
+    ours = CrossEntropy(weights, mean=mean, boundary_weight=1.5, ohem_min_kept=1, **others)
+    expected = total / {"labelled": share, "number": number, "all": labels.numel()}[mean]
+    assert 0 < number < (labels != 255).sum() * 2.5
+    assert ours(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_boundary_with_what_is_ignored_is_none_and_without_labels_there_is_no_loss():
+    logits, _ = scene()
+    labels = torch.zeros(2, 5, 6, dtype=torch.long)
+    labels[:, :, 3:] = 255
+    assert_close(CrossEntropy(boundary_weight=9.0)(logits, labels), CrossEntropy()(logits, labels))
+    loss = CrossEntropy(boundary_weight=9.0)(logits, torch.full_like(labels, 255))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()

@@ -14,6 +14,7 @@ OPTIONS = {
     "dice": ("loss.dice=0.5",),
     "lovasz": ("loss.lovasz=0.5",),
     "focal": ("loss.focal=2.0", "loss.class_weights=auto"),
+    "boundary_weight": ("loss.boundary_weight=2.0", "loss.class_weights=auto"),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 

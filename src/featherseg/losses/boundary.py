@@ -6,6 +6,8 @@ pixels, L_2 and L_3 are means over the number of pixels that hard example mining
 here; losses/auxiliary.py adds up. Letters: B images.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +32,20 @@ def boundary_targets(labels: Tensor, reach: int = REACH) -> Tensor:
     largest = F.max_pool2d(values, side, stride=1, padding=reach)
     smallest = -F.max_pool2d(-values, side, stride=1, padding=reach)
     return (largest != smallest)[:, 0].float()
+
+
+def near_another_class(labels: Tensor, ignore_index: int = IGNORE, reach: int = REACH) -> Tensor:
+    """Where another class lies at most `reach` rows and columns away: (B, H, W) -> the same, bool.
+
+    Unlike in `boundary_targets` "ignore" is no class: next to it alone, nothing is known of a boundary.
+    """
+    values, ignored, side = labels[:, None].float(), (labels == ignore_index)[:, None], 2 * reach + 1  # (B, 1, H, W)
+    greatest = []
+    for x in (values, -values):  # of the square around a pixel, by its rows and then its columns
+        x = x.masked_fill(ignored, -math.inf)
+        x = F.max_pool2d(x, (1, side), stride=1, padding=(0, reach))
+        greatest.append(F.max_pool2d(x, (side, 1), stride=1, padding=(reach, 0))[:, 0])
+    return greatest[0] > -greatest[1]
 
 
 def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:

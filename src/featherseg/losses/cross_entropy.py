@@ -12,6 +12,7 @@ from featherseg.core.types import IGNORE, SegOutput
 from featherseg.kernels import upsample_cross_entropy
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
+from featherseg.losses.boundary import near_another_class
 
 Mean = Literal["labelled", "number", "all"]
 """What the sum of a batch's losses is divided by, see CrossEntropy."""
@@ -29,7 +30,8 @@ class CrossEntropy(nn.Module):
     number of all pixels, ignored and left-out ones too ("all", as mmsegmentation does). The first two differ with
     class weights only; by the last a batch counts by its share of labelled pixels.
     focal gamma: each pixel's loss is times (1 - p(true class)) ** gamma (Lin et al., ICCV 2017, Eq. 4); not with
-    label_smoothing. Pixels are then weighted one by one, which takes a second pass for the gradient.
+    label_smoothing. boundary_weight w: pixels near another class (losses/boundary.py) weigh 1 + w, times the weight of
+    their class. By both, pixels are weighted one by one, which takes a second pass for the gradient.
     A batch without any labelled pixel gives 0 with zero gradients.
     """
 
@@ -42,6 +44,7 @@ class CrossEntropy(nn.Module):
         ohem_min_kept: int = 10_000,
         mean: Mean = "labelled",
         focal: float = 0.0,
+        boundary_weight: float = 0.0,
         ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class CrossEntropy(nn.Module):
         self.mean: Mean = mean
         if focal and label_smoothing:
             raise ConfigError("loss.focal and loss.label_smoothing: the focal loss needs p(true class); give one.")
-        self.focal = focal
+        self.focal, self.boundary_weight = focal, boundary_weight
         self.ignore_index = ignore_index
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
@@ -66,10 +69,13 @@ class CrossEntropy(nn.Module):
         if weights is not None and len(weights) != logits.shape[1]:
             raise ConfigError(f"{len(weights)} class weights were given for {logits.shape[1]} classes.")
         with autocast_off(logits.device):
+            near = near_another_class(covered, self.ignore_index) if self.boundary_weight else None
             if self.ohem_threshold is not None:
                 covered = covered.masked_fill(~self._hard(logits.detach(), covered, align_corners), self.ignore_index)
-            if self.focal:
-                return self._focal(logits, covered, align_corners) / (labels.numel() if self.mean == "all" else 1)
+            if self.focal or near is not None:
+                return self._one_by_one(logits, covered, align_corners, near) / (
+                    labels.numel() if self.mean == "all" else 1
+                )
             loss = upsample_cross_entropy(
                 logits,
                 covered,
@@ -83,20 +89,30 @@ class CrossEntropy(nn.Module):
                 return loss / (covered != self.ignore_index).sum().clamp(min=1)
             return loss / labels.numel() if self.mean == "all" else loss
 
-    def _focal(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
-        """The sum of the focal losses, divided by the weights or the number of the pixels that count, or by nothing."""
+    def _one_by_one(self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None) -> Tensor:
+        """The sum of the losses, divided by the weights or the number of the pixels that count, or by nothing."""
         losses = upsample_cross_entropy(
-            logits, labels, ignore_index=self.ignore_index, align_corners=align_corners, reduction="none"
+            logits,
+            labels,
+            ignore_index=self.ignore_index,
+            class_weights=None if self.focal else self.class_weights,  # p is of the loss without them
+            label_smoothing=self.label_smoothing,
+            align_corners=align_corners,
+            reduction="none",
         )  # (B, H, W)
         counted = labels != self.ignore_index
-        weights = counted.to(losses)
+        factors = counted.to(losses) if near is None else counted * (1 + self.boundary_weight * near.to(losses))
+        weights = factors
         if self.class_weights is not None:
-            weights = weights * self.class_weights[labels.masked_fill(~counted, 0)].to(losses)
-        surprise = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).eps)  # 1 - p; its root has a slope at 0
-        total = (surprise**self.focal * losses * weights).sum()
+            weights = factors * self.class_weights[labels.masked_fill(~counted, 0)].to(losses)
+        if self.focal:
+            surprise = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).eps)  # 1 - p; its root is steep at 0
+            total = (surprise**self.focal * losses * weights).sum()
+        else:
+            total = (losses * factors).sum()
         if self.mean == "all":
             return total
-        divisor = counted.sum() if self.mean == "number" else weights.sum()
+        divisor = factors.sum() if self.mean == "number" else weights.sum()
         return total / torch.where(divisor > 0, divisor, 1)
 
     def _hard(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:

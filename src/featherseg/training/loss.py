@@ -43,6 +43,7 @@ def build_loss(
         ohem_min_kept=settings.ohem_min_kept,
         mean=settings.mean,
         focal=settings.focal,
+        boundary_weight=settings.boundary_weight,
     )
     contrast = _contrast(settings, net, recipe.train.seed) if settings.contrast else None
     auxiliary = None

@@ -322,6 +322,7 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
         "dice",
         "lovasz",
         "focal",
+        "boundary_weight",
     ):
         if getattr(recipe.loss, key) != getattr(default, key):
             raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
