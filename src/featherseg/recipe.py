@@ -107,6 +107,7 @@ class AugmentTable(Config):
     scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
     crop: ImageSize | None = None  # (height, width); the largest training image where left out
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # the crop is turned by up to so many degrees, either way
     flip: Share = 0.0  # probability of a left-right flip
     photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/transforms.py)
     brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from featherseg.data.transforms import (
     largest_share,
     random_window,
     resize_ids,
+    rotated,
 )
 
 ALL = Augment(
@@ -23,6 +26,7 @@ ALL = Augment(
     resize=(30, 50),
     scale=(0.4, 3.0),
     category_ratio=0.7,
+    rotate=30.0,
     flip=0.5,
     photometric=True,
     brightness=0.4,
@@ -326,3 +330,44 @@ def test_blur_is_a_convolution_with_the_gaussian():
     expected = torch.exp(-distance / (2 * 1.5**2))
     assert_close((out[0] / out.max())[near], (expected / expected.max())[near], atol=1e-4, rtol=1e-3)
     assert_close(out.sum(), torch.tensor(1.0))
+
+
+def turned(crop, degrees):
+    """Every pixel by itself: what lies where it comes from, and whether that is outside."""
+    height, width = crop.label.shape
+    colors, angle = crop.image.double().numpy(), math.radians(degrees)
+    image, label = np.zeros(colors.shape), np.full((height, width), 255)
+    for y in range(height):
+        for x in range(width):
+            dy, dx = y + 0.5 - height / 2, x + 0.5 - width / 2
+            sx = dx * math.cos(angle) + dy * math.sin(angle) + width / 2
+            sy = dy * math.cos(angle) - dx * math.sin(angle) + height / 2
+            if not (0 <= sx <= width and 0 <= sy <= height):
+                image[:, y, x] = colors.mean((1, 2)).round()
+                continue
+            label[y, x] = crop.label[min(int(sy), height - 1), min(int(sx), width - 1)]
+            top, left = math.floor(sy - 0.5), math.floor(sx - 0.5)
+            for row, share in ((top, 1 - (sy - 0.5 - top)), (top + 1, sy - 0.5 - top)):
+                for column, part in ((left, 1 - (sx - 0.5 - left)), (left + 1, sx - 0.5 - left)):
+                    color = colors[:, min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+                    image[:, y, x] += share * part * color
+    return image, label
+
+
+@pytest.mark.parametrize("degrees", [17.0, -40.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_turned_crop_is_what_every_pixel_comes_from(degrees, dtype):
+    sample = scene((14, 21), dtype=dtype)
+    crop = cut(sample, (0, 0, 14, 21), (14, 21))._replace(instances=torch.arange(14 * 21).view(14, 21).int())
+    found, (image, label) = rotated(crop, degrees), turned(crop, degrees)
+    assert abs(found.image.double().numpy() - image).max() <= (0.51 if dtype == np.uint8 else 3)  # of 65,535: in fp32
+    assert (found.label.numpy() == label).mean() > 0.99  # but where the source lies between two pixels
+    assert torch.equal(found.label, torch.where(found.instances > 0, crop.label.flatten()[found.instances], 255))
+
+
+def test_a_right_angle_moves_whole_pixels_and_none_is_as_it_was():
+    crop = cut(scene((12, 12)), (0, 0, 12, 12), (12, 12))
+    for degrees, turns in ((0.0, 0), (90.0, -1), (-90.0, 1), (180.0, 2)):
+        found = rotated(crop, degrees)
+        assert torch.equal(found.image, crop.image.rot90(turns, (1, 2)))
+        assert torch.equal(found.label, crop.label.rot90(turns))

@@ -5,6 +5,7 @@ image that is mapped from a file (`data.prepared`) is read where its window lies
 memory, which is how files hold them, torch resizes 8 bits fastest, and models train.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Augment:
     scale: tuple[float, float] = (1.0, 1.0)
     scale_drawn: str = "log-uniformly"
     category_ratio: float = 1.0
+    rotate: float = 0.0
     flip: float = 0.0
     photometric: bool = False
     brightness: float = 0.0
@@ -54,6 +56,8 @@ class Augment:
     def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
         crop = random_window(sample, self, rng, point)
+        if self.rotate:
+            crop = rotated(crop, rng.uniform(-self.rotate, self.rotate))
         if rng.random() < self.flip:
             crop = crop.mirrored()
         image = self._recolored(crop.image, rng) if self.recolors else interleaved(crop.image)
@@ -174,6 +178,28 @@ def cut(sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar
         if instances is not None:
             instances = _placed(instances, corner, torch.zeros(size, dtype=instances.dtype))
     return Crop(image.contiguous() if planar and image is not source else image, label, instances)
+
+
+def rotated(crop: Crop, degrees: float) -> Crop:
+    """A crop turned clockwise around its centre: the image bilinearly, label and instances by the nearest pixel.
+
+    What comes from outside is filled as in `cut`.
+    """
+    (channels, height, width), angle = crop.image.shape, math.radians(degrees)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]])
+    grid = F.affine_grid(turn, [1, channels, height, width], align_corners=False)  # (1, H, W, 2): x and y, -1 to 1
+    outside = (grid.abs() > 1).any(-1)[0]  # (H, W)
+    x = F.grid_sample(crop.image[None].float(), grid, padding_mode="border", align_corners=False)[0]  # (C, H, W)
+    image = x.round().to(crop.image.dtype)
+    image = torch.where(outside, _mean_color(crop.image, planar=True)[:, None, None], image)
+    columns, rows = (
+        ((place + 1) * (length / 2)).long().clamp(0, length - 1)
+        for place, length in zip(grid[0].unbind(-1), (width, height), strict=True)
+    )
+    label = crop.label[rows, columns].masked_fill(outside, IGNORE)
+    instances = None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
+    return Crop(image, label, instances)
 
 
 def _placed(x: Tensor, corner: tuple[int, int], full: Tensor) -> Tensor:
