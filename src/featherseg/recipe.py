@@ -114,6 +114,7 @@ class AugmentTable(Config):
     contrast: Share = 0.0
     saturation: Share = 0.0
     blur: Share = 0.0  # probability of a Gaussian blur
+    cutmix: Share = 0.0  # probability that a box of the crop is that of another sample's crop
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> "AugmentTable":

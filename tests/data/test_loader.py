@@ -93,3 +93,43 @@ def test_a_worker_ends_when_the_training_says_so():
     worker.terminate()  # as multiprocessing does when this process ends
     worker.join(20)
     assert worker.exitcode == 0
+
+
+class Places(Tiny):
+    """Images that tell in each pixel which one they are and where in it that lies; labels tell the same."""
+
+    def __getitem__(self, index):
+        rows, columns = np.mgrid[:8, :10]
+        image = np.dstack([np.full((8, 10), index), rows, columns]).astype(np.uint8)
+        return Sample(str(index), image, image[..., 0].copy())
+
+
+def test_a_mixed_sample_has_one_box_of_another_label_and_image_alike():
+    shares, sizes = [], set()
+    samples = TrainingSamples(Places(), Augment(crop=(8, 10), cutmix=1.0), seed=1)
+    for epoch in range(60):
+        image, label = samples[epoch, 3]
+        assert torch.equal(image[0], label)
+        rows, columns = np.mgrid[:8, :10]
+        assert np.array_equal(image[1:], np.stack([rows, columns]))  # each from its own place
+        y, x = np.nonzero(label.numpy() != 3)
+        assert len(set(label[y, x].tolist())) <= 1
+        if len(y):
+            height, width = np.ptp(y) + 1, np.ptp(x) + 1
+            assert len(y) == height * width  # a whole box
+            sizes.add((height, width))
+        shares.append(len(y) / label.numel())
+    assert len(sizes) > 20
+    assert 0.15 < np.mean(shares) < 0.4
+    again = TrainingSamples(Places(), Augment(crop=(8, 10), cutmix=1.0), seed=1)[59, 3]
+    assert torch.equal(again[0], image)
+    assert np.array_equal(samples.data[3].image[..., 0], np.full((8, 10), 3))
+
+
+def test_as_many_are_mixed_as_the_probability_says_and_the_others_are_as_without():
+    plain, often = (
+        TrainingSamples(Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, cutmix=share), seed=1)
+        for share in (0.0, 0.3)
+    )
+    same = [torch.equal(plain[epoch, 2][0], often[epoch, 2][0]) for epoch in range(200)]
+    assert 0.65 < np.mean(same) < 0.85  # some boxes are empty, or of the same image

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.sampling import ClassUniform
-from featherseg.data.transforms import Augment, is_interleaved
+from featherseg.data.transforms import Augment, Crop, is_interleaved, mixed
 
 PREFETCH = 4
 """Batches that a worker holds ready."""
@@ -52,10 +52,18 @@ class TrainingSamples(Dataset[Any]):
             index, point = self.class_uniform.points.draw(rng)
         sample = self.data[index] if self.before is None else self.before(self.data[index], rng)
         if self.targets is None:
-            return self.augment(replace(sample, instances=None), rng, point)[:2]
+            crop = self.augment(replace(sample, instances=None), rng, point)
+            if self.augment.cutmix and rng.random() < self.augment.cutmix:
+                crop = mixed(crop, self._another(int(rng.integers(len(self.data))), rng), rng)
+            return crop[:2]
         crop = self.augment(sample, rng, point)
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
+
+    def _another(self, index: int, rng: np.random.Generator) -> Crop:
+        """A crop of a sample, to be mixed into that of another."""
+        sample = self.data[index] if self.before is None else self.before(self.data[index], rng)
+        return self.augment(replace(sample, instances=None), rng)
 
 
 class FlatBatches(Sampler[list[tuple[int, int]]]):

@@ -52,6 +52,7 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
     blur: float = 0.0
+    cutmix: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
@@ -200,6 +201,28 @@ def rotated(crop: Crop, degrees: float) -> Crop:
     label = crop.label[rows, columns].masked_fill(outside, IGNORE)
     instances = None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
     return Crop(image, label, instances)
+
+
+def mixed(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
+    """CutMix (Yun et al., ICCV 2019, Sec. 3.2): a box of the crop is that of another crop of the same size.
+
+    The box has the crop's shape, a share of its area drawn evenly, and its middle anywhere; what is outside is cut.
+    """
+    height, width = crop.label.shape
+    side = math.sqrt(1 - rng.random())
+    y, x = rng.integers(height), rng.integers(width)
+    rows = slice(max(0, y - round(height * side / 2)), y + round(height * side / 2))
+    columns = slice(max(0, x - round(width * side / 2)), x + round(width * side / 2))
+    box = torch.zeros(height, width, dtype=torch.bool)
+    box[rows, columns] = True
+    return pasted(crop, other, box)
+
+
+def pasted(crop: Crop, other: Crop, where: Tensor) -> Crop:
+    """A crop that is another one `where` (h, w) bool says so; without instances, whose numbers could meet."""
+    # the crops may be views of a dataset's own arrays: nothing is written into them
+    image = interleaved(torch.where(where, other.image, crop.image))
+    return Crop(image, torch.where(where, other.label, crop.label))
 
 
 def _placed(x: Tensor, corner: tuple[int, int], full: Tensor) -> Tensor:

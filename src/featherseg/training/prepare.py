@@ -312,6 +312,8 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
             f"{name} learns to separate objects, but {train.name} has no instance ids. Train it on a panoptic "
             "dataset, such as coco-panoptic or shapes, or choose a model without panoptic."
         )
+    if recipe.augment.cutmix:
+        raise ConfigError(f"augment.cutmix does not apply to panoptic models ({name}): leave it out.")
     for key in (
         "label_smoothing",
         "mean",
