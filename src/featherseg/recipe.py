@@ -115,6 +115,7 @@ class AugmentTable(Config):
     saturation: Share = 0.0
     blur: Share = 0.0  # probability of a Gaussian blur
     cutmix: Share = 0.0  # probability that a box of the crop is that of another sample's crop
+    copy_paste: Share = 0.0  # probability that another's pixels of rare classes are pasted (data/rare.py)
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> "AugmentTable":

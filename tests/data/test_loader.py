@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data.loader import FlatBatches, TrainingSamples, collate, training_loader
+from featherseg.data.rare import find_rare_classes
 from featherseg.data.transforms import Augment
 
 
@@ -133,3 +135,59 @@ def test_as_many_are_mixed_as_the_probability_says_and_the_others_are_as_without
     )
     same = [torch.equal(plain[epoch, 2][0], often[epoch, 2][0]) for epoch in range(200)]
     assert 0.65 < np.mean(same) < 0.85  # some boxes are empty, or of the same image
+
+
+class Rare(Tiny):
+    """Class 0 to 2 are frequent, 3 has a few pixels in images 2 and 5, 4 one pixel in image 2; two are ignored."""
+
+    def label(self, index):
+        label = np.zeros((8, 8), np.uint8)
+        label[:2], label[2:5, :4] = 1, 2
+        label[7, :2] = 255
+        if index in (2, 5):
+            label[6, 2:5] = 3
+        if index == 2:
+            label[5, 5] = 4
+        return label
+
+
+def test_the_rare_third_of_the_classes_that_occur_is_found_with_the_images_that_hold_it(tmp_path):
+    rare = find_rare_classes(Rare())
+    assert rare.rows.tolist() == [[3, 2], [3, 5], [4, 2]]
+    assert rare.classes == [3, 4]
+    rng = np.random.default_rng(0)
+    drawn = Counter(rare.draw(rng) for _ in range(3000))
+    assert {key: round(n / 3000, 1) for key, n in drawn.items()} == {(3, 2): 0.2, (3, 5): 0.2, (4, 2): 0.5}
+    rare.save(tmp_path / "rare.npy")
+    assert np.array_equal(np.load(tmp_path / "rare.npy"), rare.rows)
+    data = Rare()
+    data.label = lambda index: np.full((8, 8), 255, np.uint8)
+    with pytest.raises(DataError, match="no class can be pasted"):
+        find_rare_classes(data)
+
+
+def test_pixels_of_rare_classes_are_pasted_with_their_colours_and_nothing_else():
+    data, seen = Rare(), set()
+    before = {index: data[index].image.copy() for index in range(7)}
+    samples = TrainingSamples(data, Augment(crop=(8, 8), copy_paste=1.0), seed=1, rare=find_rare_classes(data))
+    for epoch in range(20):
+        image, label = samples[epoch, 0]
+        own, changed = torch.from_numpy(data.label(0)), label != torch.from_numpy(data.label(0))
+        assert set(label[changed].tolist()) <= {3, 4}
+        assert {3} <= set(label[changed].tolist())  # of images 2 and 5, whose crops are whole here
+        assert torch.equal(label[~changed], own[~changed])
+        (colour,) = set(image[:, changed].flatten().tolist())
+        seen.add(colour)
+        assert not image[:, ~changed].any()
+        assert (4 in label) == (colour == 20)
+    assert seen == {20, 50}
+    assert all(np.array_equal(data[index].image, image) for index, image in before.items())
+
+
+def test_a_small_crop_is_cut_around_the_rare_class():
+    data = Rare()
+    samples = TrainingSamples(data, Augment(crop=(2, 2), copy_paste=1.0), seed=1, rare=find_rare_classes(data))
+    assert all(samples[epoch, 0][1].ge(3).any() for epoch in range(50))
+    never = TrainingSamples(data, Augment(crop=(2, 2)), seed=1, rare=find_rare_classes(data))
+    plain = TrainingSamples(data, Augment(crop=(2, 2)), seed=1)
+    assert all(torch.equal(never[epoch, 0][1], plain[epoch, 0][1]) for epoch in range(50))

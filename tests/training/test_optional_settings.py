@@ -17,6 +17,7 @@ OPTIONS = {
     "boundary_weight": ("loss.boundary_weight=2.0", "loss.class_weights=auto"),
     "rotate": ("augment.rotate=20", "data.workers=1"),
     "cutmix": ("augment.cutmix=0.7", "data.workers=1"),
+    "copy_paste": ("augment.copy_paste=0.7", "data.workers=1"),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.panoptic.targets import PanopticTargets
+from featherseg.data.rare import RareClasses
 from featherseg.data.sampling import ClassUniform
-from featherseg.data.transforms import Augment, Crop, is_interleaved, mixed
+from featherseg.data.transforms import Augment, Crop, is_interleaved, mixed, pasted
 
 PREFETCH = 4
 """Batches that a worker holds ready."""
@@ -31,6 +32,7 @@ class TrainingSamples(Dataset[Any]):
     A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
     instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
     samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
+    With `rare` classes, pixels of theirs are pasted into augment.copy_paste of the samples, not into `targets`.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class TrainingSamples(Dataset[Any]):
         class_uniform: ClassUniform | None = None,
         targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
         before: Callable[[Sample, np.random.Generator], Sample] | None = None,
+        rare: RareClasses | None = None,
     ) -> None:
         self.data, self.augment, self.seed = data, augment, seed
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
+        self.rare = rare
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = place
@@ -55,15 +59,26 @@ class TrainingSamples(Dataset[Any]):
             crop = self.augment(replace(sample, instances=None), rng, point)
             if self.augment.cutmix and rng.random() < self.augment.cutmix:
                 crop = mixed(crop, self._another(int(rng.integers(len(self.data))), rng), rng)
+            if self.rare and rng.random() < self.augment.copy_paste:
+                crop = self._with_rare_classes(crop, self.rare, rng)
             return crop[:2]
         crop = self.augment(sample, rng, point)
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
-    def _another(self, index: int, rng: np.random.Generator) -> Crop:
-        """A crop of a sample, to be mixed into that of another."""
-        sample = self.data[index] if self.before is None else self.before(self.data[index], rng)
-        return self.augment(replace(sample, instances=None), rng)
+    def _another(self, index: int, rng: np.random.Generator, holding: int | None = None) -> Crop:
+        """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
+        sample, point = self.data[index] if self.before is None else self.before(self.data[index], rng), None
+        if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
+            row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
+            point = row, column
+        return self.augment(replace(sample, instances=None), rng, point)
+
+    def _with_rare_classes(self, crop: Crop, rare: RareClasses, rng: np.random.Generator) -> Crop:
+        """The crop with all pixels of rare classes of another sample's crop, each at its place."""
+        holding, index = rare.draw(rng)
+        other = self._another(index, rng, holding)
+        return pasted(crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8)))
 
 
 class FlatBatches(Sampler[list[tuple[int, int]]]):

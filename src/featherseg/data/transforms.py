@@ -53,6 +53,7 @@ class Augment:
     saturation: float = 0.0
     blur: float = 0.0
     cutmix: float = 0.0
+    copy_paste: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""

@@ -15,23 +15,34 @@ from featherseg.core.errors import RunError
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
+from featherseg.data.rare import RareClasses, find_rare_classes
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
 from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
 
-CLASS_POINTS = "class_points.npy"
+CLASS_POINTS, RARE_CLASSES = "class_points.npy", "rare_classes.npy"
 
 
 def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: Callable[[str], None]) -> None:
-    """Find the points of the training labels, in tiles of the crop's longer side, and write them to the run folder.
+    """Write to the run folder the points of the training labels, in tiles of the crop's longer side, and rare classes.
 
-    Nothing is done where the recipe leaves `data.class_uniform` off. Raises what reading a label raises.
+    Each only where the recipe needs it: `data.class_uniform`, `augment.copy_paste`. Raises what reading a label raises.
     """
     if recipe.data.class_uniform:
         assert recipe.augment.crop is not None
         say(f"locating the classes in {len(data)} masks, to sample by class")
         find_class_points(data, max(recipe.augment.crop)).save(out / CLASS_POINTS)
+    if recipe.augment.copy_paste:
+        say(f"looking for rare classes in {len(data)} masks, to paste them")
+        find_rare_classes(data).save(out / RARE_CLASSES)
+
+
+def open_rare_classes(out: Path, recipe: Recipe, data: SegmentationData) -> RareClasses | None:
+    """What is pasted in a run, from its folder; None where `augment.copy_paste` is off. Raises RunError."""
+    if not recipe.augment.copy_paste:
+        return None
+    return RareClasses(_read_rows(out / RARE_CLASSES, "augment.copy_paste", data))
 
 
 def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> ClassUniform | None:
@@ -41,13 +52,19 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
     """
     if not recipe.data.class_uniform:
         return None
-    path = out / CLASS_POINTS
+    return ClassUniform(
+        recipe.data.class_uniform, ClassPoints(_read_rows(out / CLASS_POINTS, "data.class_uniform", data))
+    )
+
+
+def _read_rows(path: Path, key: str, data: SegmentationData) -> np.ndarray:
+    """Rows of a file that a run began with for a setting, `key`: class, image, ...; see `open_class_uniform`."""
     try:
-        rows = np.load(path, allow_pickle=False)  # (n, 4)
+        rows = np.load(path, allow_pickle=False)
         last = int(rows[:, 1].max())
     except (OSError, ValueError, IndexError, EOFError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}): it was written when this run started, and data.class_uniform needs it. "
+            f"{path} cannot be read ({error}): it was written when this run started, and {key} needs it. "
             "Start a new run with another --out."
         ) from None
     if last >= len(data):
@@ -55,7 +72,7 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
             f"{path} names image {last + 1}, but {data.name} has {len(data)}: this run started with more images. "
             "Point --data-root to the same images."
         )
-    return ClassUniform(recipe.data.class_uniform, ClassPoints(rows))
+    return np.asarray(rows)
 
 
 def open_batches(
@@ -66,6 +83,7 @@ def open_batches(
     panoptic: bool,
     augment: OwnAugmentation | None = None,
     class_uniform: ClassUniform | None = None,
+    rare: RareClasses | None = None,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
     """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
 
@@ -78,7 +96,7 @@ def open_batches(
     targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
     before = None if augment is None else partial(augment_sample, augment)
     own = Augment(**recipe.augment.model_dump())
-    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before)
+    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         batches = FlatBatches(

@@ -27,7 +27,7 @@ from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
 from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run
-from featherseg.training.batches import open_batches, open_class_uniform
+from featherseg.training.batches import open_batches, open_class_uniform, open_rare_classes
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.length import count_steps
 from featherseg.training.loss import build_loss, keep_supervised_heads
@@ -227,6 +227,7 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
         panoptic=net.panoptic,
         augment=training.objects.augment,
         class_uniform=open_class_uniform(run.path, recipe, training.train),
+        rare=open_rare_classes(run.path, recipe, training.train),
     )
     loss = build_loss(run.info.class_weights, recipe, net, training.objects.loss)
     module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)

@@ -25,7 +25,7 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
-from featherseg.training.batches import CLASS_POINTS, write_class_points
+from featherseg.training.batches import CLASS_POINTS, RARE_CLASSES, write_class_points
 from featherseg.training.initialisation import starting_weights
 from featherseg.training.length import choose_crop, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
@@ -34,7 +34,7 @@ from featherseg.training.objects import Objects
 from featherseg.training.optimisers import sort_parameters
 
 LOCK, TENSORBOARD = ".lock", "tensorboard"
-BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, DATA, METRICS, TENSORBOARD)
+BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, TENSORBOARD)
 """What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
 OBJECT_RECIPE = "frm-lite0"
@@ -312,8 +312,9 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
             f"{name} learns to separate objects, but {train.name} has no instance ids. Train it on a panoptic "
             "dataset, such as coco-panoptic or shapes, or choose a model without panoptic."
         )
-    if recipe.augment.cutmix:
-        raise ConfigError(f"augment.cutmix does not apply to panoptic models ({name}): leave it out.")
+    for key in ("cutmix", "copy_paste"):
+        if getattr(recipe.augment, key):
+            raise ConfigError(f"augment.{key} does not apply to panoptic models ({name}): leave it out.")
     for key in (
         "label_smoothing",
         "mean",
