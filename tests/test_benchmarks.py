@@ -263,3 +263,39 @@ def test_scripts_that_time_do_it_by_turns(load):
         tree = ast.parse(file.read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert file.stem in alone or not names & {"time", "timeit"}, file.name
+
+
+def test_a_change_is_trained_where_no_row_has_its_settings(load, tmp_path, monkeypatch, capsys):
+    changes, table, trained = load("recipe_changes"), tmp_path / "tables" / "rows.jsonl", []
+
+    class Scored:
+        counts = training_runs(np.random.default_rng(0), 1, 72, spread=0.1, noise=0.05)[0]
+        per_image = {f"d_{i:03d}": 0.5 for i in range(72)}
+
+        def __init__(self, folder, **how):
+            self.miou = 0.5 if "recipe" in folder.name else 0.625
+            folder.mkdir(parents=True)
+
+    def train(threads, verb, *words):
+        trained.append(" ".join(words))
+        if "dice" in trained[-1] and "seed=1" in trained[-1]:
+            raise SystemExit("it failed")
+
+    monkeypatch.setattr(changes, "featherseg", train)
+    monkeypatch.setattr(changes, "evaluate", Scored)
+    data, out = {"camvid": ("--data-root", "there"), "neu": ("--data", "lists.toml")}, tmp_path / "out"
+    runs = [(d, c, seed) for d in data for c in ("recipe", "dice") for seed in (0, 1)]
+    changes.train_missing(runs, data, out, table, 2)
+    assert len(trained) == 8
+    done = changes.finished(table)
+    assert set(done) == {run for run in runs if run[1:] != ("dice", 1)}
+    assert "loss.dice=0.5" in done["neu", "dice", 0]["settings"]
+    assert done["neu", "dice", 0]["score"] == 62.5
+    changes.train_missing(runs, data, out, table, 1)
+    assert len(trained) == 10  # those that failed
+    changes.print_tables(["neu"], [0], out, table)
+    assert (
+        "dice                       62.50  62.50                 +12.50 points, no interval" in capsys.readouterr().out
+    )
+    monkeypatch.setitem(changes.CHANGES, "dice", ("loss.dice=1.0",))
+    assert set(changes.finished(table)) == {run for run in runs if run[1] == "recipe"}
