@@ -167,6 +167,7 @@ class TrainTable(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # a stage's rate is that of the next, deeper one times this
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
     momentum: Share = 0.9  # of sgd

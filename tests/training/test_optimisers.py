@@ -146,3 +146,30 @@ def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
     for step in range(8):
         assert plain(step) == (1 - step / 7) ** 0.9
         assert floored(step) == pytest.approx(0.25 + 0.75 * (1 - step / 7) ** 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("frm-lite0", "groups"), ("efficientvit-seg-b0", "stages"), ("segformer-b0", "stages")]
+)
+def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, row):
+    net = models.build(name, 3)
+    settings = TrainTable(epochs=1, layer_decay=0.5, **RATES)
+    groups = build_optimizer(net, torch.nn.Identity(), settings).param_groups
+    names = {id(p): key for key, p in net.named_parameters()}
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(found) == len(names) == sum(len(group["params"]) for group in groups)
+    last = len(getattr(net.backbone, row)) - 1
+    for key, p in net.named_parameters():
+        if key.startswith("backbone."):
+            number = -1 if key.split(".")[1] == "stem" else int(key.split(".")[2])
+            assert found[key][0] == 0.5 ** (last - number)
+        else:
+            assert found[key][0] == 2.0
+        assert (found[key][1] == 0.0) or p.ndim > 1
+    assert {0.5, 0.0} == {decay for _, decay in found.values()}
+
+
+def test_a_backbone_of_branches_has_no_layer_decay():
+    net, settings = models.build("pidnet-s", 3), TrainTable(epochs=1, layer_decay=0.5)
+    with pytest.raises(ConfigError, match="no row of stages"):
+        build_optimizer(net, torch.nn.Identity(), settings)

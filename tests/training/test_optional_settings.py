@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from small_training import Killed, KilledAt, equal_state, request, trained
 
+from featherseg.core.errors import ConfigError
 from featherseg.training import job, train
 
 OPTIONS = {
@@ -18,6 +19,7 @@ OPTIONS = {
     "rotate": ("augment.rotate=20", "data.workers=1"),
     "cutmix": ("augment.cutmix=0.7", "data.workers=1"),
     "copy_paste": ("augment.copy_paste=0.7", "data.workers=1"),
+    "layer_decay": ("train.layer_decay=0.7",),
 }
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
@@ -55,3 +57,9 @@ def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(
     whole = weights[0.0] - (weights[0.125] - apart)  # from where all began
     assert whole.norm() > 0.5 * 0.25
     assert torch.cosine_similarity(whole, apart, dim=0) > 0.999
+
+
+def test_a_layer_decay_without_stages_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="ThreeBranches is no row of stages"):
+        trained(tmp_path / "run", "model.name=pidnet-s", "train.layer_decay=0.7")
+    assert not (tmp_path / "run").exists()

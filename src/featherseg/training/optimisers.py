@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import TrainTable
 
@@ -17,21 +18,38 @@ Ids = set[int]
 def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Optimizer:
     """AdamW or SGD over four groups: at the backbone's rate or at `lr`, decayed or not, as `train.groups` sorts them.
 
+    With `train.layer_decay` each stage of the backbone has two groups of its own.
     A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the model.
     Raises ConfigError where the model cannot be sorted so.
     """
     everything = [*model.parameters(), *loss.parameters()]
     at_backbone_rate, undecayed = sort_parameters(model, everything, settings)
+    factors = _stage_factors(model, settings.layer_decay) if settings.layer_decay < 1 else {}
     groups = []
     for in_backbone in (True, False):
         lr = settings.backbone_lr if in_backbone and settings.backbone_lr else settings.lr
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
-        decayed, kept = ([p for p in own if (id(p) in undecayed) == undecays] for undecays in (False, True))
-        groups.append({"params": decayed, "lr": lr, "weight_decay": settings.weight_decay})
-        groups.append({"params": kept, "lr": lr, "weight_decay": 0.0})
+        for factor in sorted({factors.get(id(p), 1.0) for p in own if factors} or {1.0}):
+            level = [p for p in own if factors.get(id(p), 1.0) == factor]
+            decayed, kept = ([p for p in level if (id(p) in undecayed) == undecays] for undecays in (False, True))
+            groups.append({"params": decayed, "lr": factor * lr, "weight_decay": settings.weight_decay})
+            groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
     return AdamW(groups, lr=settings.lr)
+
+
+def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
+    """`id` of the backbone's parameters -> factor of their rate: 1 in the last stage, `decay` in that before it, ...
+
+    The stem comes before the first stage. Raises ConfigError where the backbone is no row of stages.
+    """
+    parts = dict(model.backbone.named_children())
+    row = parts.pop("stages", None) or parts.pop("groups", None)
+    if not isinstance(row, nn.ModuleList | nn.Sequential) or parts.keys() - {"stem"}:
+        raise ConfigError(f"train.layer_decay: {type(model.backbone).__name__} is no row of stages. Leave it out.")
+    levels = [*parts.values(), *row]
+    return {id(p): decay**above for above, level in enumerate(reversed(levels)) for p in level.parameters()}
 
 
 def sort_parameters(

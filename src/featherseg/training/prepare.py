@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from torch import nn
 
 from featherseg import models
 from featherseg._version import __version__
@@ -31,7 +32,7 @@ from featherseg.training.length import choose_crop, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import Objects
-from featherseg.training.optimisers import sort_parameters
+from featherseg.training.optimisers import build_optimizer
 
 LOCK, TENSORBOARD = ".lock", "tensorboard"
 BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, TENSORBOARD)
@@ -289,7 +290,7 @@ def new_model(
     if recipe.loss.contrast and net.feature_channels is None:
         raise ConfigError(f"loss.contrast: {recipe.model.name} has no features to contrast. Set loss.contrast=0.")
     keep_supervised_heads(net, recipe)
-    sort_parameters(net, [], recipe.train)  # refused here where it cannot be
+    build_optimizer(net, nn.Identity(), recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(net, recipe, init, classes)
     for message in sentences:
         say(message)
