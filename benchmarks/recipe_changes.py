@@ -54,6 +54,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "uniform scales": ('augment.scale_drawn="uniformly"',),
     "blur": ("augment.blur=0.3",),
     "stronger colours": ("augment.photometric=true",),
+    "layer decay": ("train.layer_decay=0.8",),
     "half the rate": ("train.lr=1e-3", "train.backbone_lr=2.5e-4"),
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
 }
