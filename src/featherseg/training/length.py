@@ -39,7 +39,7 @@ LEAST_STEPS = 500
 """Of a training whose steps are found from the number of images."""
 MEASURED = 0.05
 """Share of `train.minutes` in which the steps are timed ..."""
-MOST_MEASURED = 60.0
+MOST_MEASURED = 20.0
 """... and seconds of it, at most."""
 TRIAL_PIXELS = 800_000
 """Of the images by which the time of a step is estimated, where no minutes are given."""
@@ -49,7 +49,7 @@ SPARE = 0.02
 """Share of `train.minutes` that is kept back, beside ENDING."""
 ENDING = 5.0
 """Seconds for the pages that are written at the end."""
-VALIDATING = 0.1
+VALIDATING = 0.05
 """Share of `train.minutes` that validations may take."""
 
 
