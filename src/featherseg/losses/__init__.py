@@ -7,6 +7,7 @@ from torch import nn
 from featherseg.core.catalogue import Catalogue
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.losses.distillation import Distillation, TaughtLosses
 from featherseg.losses.hybrid import Hybrid
 from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
@@ -16,11 +17,13 @@ __all__ = [
     "LOSSES",
     "AuxiliaryLoss",
     "CrossEntropy",
+    "Distillation",
     "Hybrid",
     "OverlapLoss",
     "PanopticLoss",
     "PanopticLosses",
     "PixelContrast",
+    "TaughtLosses",
 ]
 
 LOSSES: Catalogue[Callable[..., nn.Module]] = Catalogue(

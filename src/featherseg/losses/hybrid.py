@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy at the image's size, beside it pixel contrast, auxiliary heads, overlap."""
+"""What training minimises: cross-entropy at the image's size, beside it contrast, auxiliary heads, overlap, teachers."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from featherseg.core.types import IGNORE, SegOutput
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.losses.distillation import Distillation, Taught, TaughtLosses
 from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.pixel_contrast import PixelContrast
 
 
 class Hybrid(nn.Module):
-    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux + L_overlap; the first alone where nothing else is given."""
+    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux + L_overlap + L_teacher; the first alone by default."""
 
     def __init__(
         self,
@@ -20,13 +21,21 @@ class Hybrid(nn.Module):
         weight: float = 1.0,
         auxiliary: AuxiliaryLoss | None = None,
         overlap: OverlapLoss | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
-        self.auxiliary, self.overlap = auxiliary, overlap
+        self.auxiliary, self.overlap, self.distillation = auxiliary, overlap, distillation
 
-    def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """A model's output in training and labels (B, H, W) int64 -> scalar, float32."""
+    def forward(self, out: SegOutput, labels: Tensor, taught: Taught | None = None) -> Tensor | TaughtLosses:
+        """A model's output in training and labels (B, H, W) int64 -> scalar, float32; of a taught model its parts."""
+        supervised = self._supervised(out, labels)
+        if self.distillation is None or taught is None:
+            return supervised
+        return TaughtLosses(supervised, self.distillation(out, taught))
+
+    def _supervised(self, out: SegOutput, labels: Tensor) -> Tensor:
+        """What the masks ask for."""
         loss = self.cross_entropy(out, labels)
         if self.auxiliary is not None:
             loss = loss + self.auxiliary(out, labels)

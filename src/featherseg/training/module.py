@@ -13,7 +13,7 @@ from featherseg.core.errors import TrainingError
 from featherseg.data.loader import Batch
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.losses import Hybrid, PanopticLosses
+from featherseg.losses import Hybrid, PanopticLosses, TaughtLosses
 from featherseg.recipe import TrainTable
 from featherseg.training.optimisers import build_optimizer, build_schedule
 
@@ -26,7 +26,8 @@ def compute_loss(net: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[
     inputs = normalise(images, net.mean, net.std).contiguous(memory_format=torch.channels_last)
     supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
     found = loss(net(inputs, aux=supervised), labels.long(), *targets)
-    return (found.total, found._asdict()) if isinstance(found, PanopticLosses) else (found, {})
+    in_parts = isinstance(found, PanopticLosses | TaughtLosses)
+    return (found.total, found._asdict()) if in_parts else (found, {})
 
 
 class SegmentationModule(pl.LightningModule):
@@ -70,7 +71,7 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, targets of a panoptic model -> scalar loss."""
+        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, what Batch has beside them -> scalar loss."""
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
         total, parts = compute_loss(self.net, self.loss, batch)
@@ -125,7 +126,7 @@ class SegmentationModule(pl.LightningModule):
     def take_record(self) -> dict[str, float]:
         """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone).
 
-        Of a panoptic model also the parts of the loss: semantic, center, offset.
+        Also the parts of the loss: of a panoptic model semantic, center, offset, of a taught one supervised, teacher.
         """
         losses, self.losses = self.losses, []
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
