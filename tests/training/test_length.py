@@ -81,12 +81,13 @@ def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(ac
     settings = resolved("train.minutes=10", f"train.accumulate={accumulate}")
     seconds = 12 + settings.steps * per_step + (settings.validations + 1) * 3 + length.ENDING
     assert 0.97 * 600 < seconds <= 0.985 * 600
-    assert (settings.minutes, settings.epochs, settings.validations) == (10, None, 10)
+    assert (settings.minutes, settings.epochs, settings.validations) == (10, None, 9)
 
 
 @pytest.mark.usefixtures("paced")
-def test_validations_take_a_tenth_of_the_time_at_most():
-    assert resolved("train.minutes=2").validations == 3
+def test_validations_take_a_twentieth_of_the_time_at_most():
+    assert resolved("train.minutes=2").validations == 1
+    assert resolved("train.minutes=5").validations == 4
 
 
 @pytest.mark.usefixtures("paced")
