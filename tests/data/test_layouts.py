@@ -325,6 +325,74 @@ def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: P
     assert read_dataset_toml(tmp_path / "dataset.toml").mask_suffix == "_gtFine_color"
 
 
+def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"images/photo-{chr(97 + number)}.jpg", image)
+        if number < 10:
+            save(tmp_path / f"masks/photo-{chr(97 + number)}.png", mask)
+    report = checked(tmp_path)
+    assert report["clean"]
+    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 8, "val": 2}
+    assert [note for note in report["look_at"] if note.startswith("2 of 12 images have no mask")]
+    assert len((tmp_path / "train.txt").read_text().splitlines()) == 10
+    shutil.rmtree(tmp_path / "masks")
+    (tmp_path / "dataset.toml").unlink()
+    assert isinstance(run("check", tmp_path, "--write").exception, DataNotFound)
+
+
+def test_voc_is_read_by_its_classes_and_its_lists_for_segmentation(tmp_path: Path):
+    objects = np.repeat(np.arange(8, dtype=np.uint8), 8)[None].repeat(32, 0)
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"JPEGImages/2007_{number:06}.jpg", image)
+        if number < 10:
+            save(tmp_path / f"SegmentationClass/2007_{number:06}.png", mask)
+            save(tmp_path / f"SegmentationObject/2007_{number:06}.png", objects)
+    for task, splits in (("Segmentation", {"train": 6, "trainval": 10, "val": -4}), ("Main", {"train": 9, "val": -3})):
+        (tmp_path / f"ImageSets/{task}").mkdir(parents=True)
+        for split, count in splits.items():
+            names = [f"2007_{number:06}\n" for number in range(10)]
+            text = "".join(names[:count] if count > 0 else names[count:])
+            (tmp_path / f"ImageSets/{task}/{split}.txt").write_text(text)
+    report = checked(tmp_path)
+    config = read_dataset_toml(tmp_path / "dataset.toml")
+    assert config.masks == "SegmentationClass"
+    assert config.splits == {
+        "train": "ImageSets/Segmentation/train.txt",
+        "val": "ImageSets/Segmentation/val.txt",
+    }
+    assert [other["options"] for other in report["other_readings"]] == ["--masks SegmentationObject"]
+
+
+def test_further_files_beside_the_images_are_left_out_by_their_ending(tmp_path: Path):
+    """As ISIC's: images and superpixels in one folder, masks in another, one for each split."""
+    for number, (image, mask) in enumerate(scenes()):
+        split = "Training" if number < 9 else "Test_v2"
+        save(tmp_path / f"ISIC_{split}_Data/ISIC_{number:07}.jpg", image)
+        save(tmp_path / f"ISIC_{split}_Data/ISIC_{number:07}_superpixels.png", image)
+        binary = np.where(mask == 1, 255, 0).astype(np.uint8)
+        save(tmp_path / f"ISIC_{split}_GroundTruth/ISIC_{number:07}_segmentation.png", binary)
+    report = checked(tmp_path)
+    assert report["clean"]
+    assert report["other_readings"] == []
+    assert list(report["splits"]) == ["train", "val", "test"]
+    assert read_dataset_toml(tmp_path / "dataset.toml").image_suffix == ".jpg"
+
+
+def test_names_that_differ_in_their_beginning_are_named(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"images/image_{number}.jpg", image)
+        save(tmp_path / f"masks/mask_{number}.png", mask)
+    with pytest.raises(DataNotFound, match="The names in images and masks agree but for their beginnings"):
+        raise run("check", tmp_path).exception
+
+
+def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):
+    save(tmp_path / "images/a.png", scenes()[0][0])
+    save(tmp_path / "masks/a.tif", scenes()[0][1].astype(np.float32))
+    with pytest.raises(DataError, match=r"no readable mask.*mode F"):
+        raise run("check", tmp_path).exception
+
+
 def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"a/photo_{number}.png", image)

@@ -113,18 +113,21 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
         raise DataNotFound(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
-            f"the same names, up to a suffix, as in images/01.jpg and masks/01_mask.png. {_hint(folder)}"
+            f"the same names, up to a suffix, as in images/01.jpg and masks/01_mask.png.{_other_beginnings(tree)} "
+            f"{_hint(folder)}"
         )
     kinds: dict[tuple[str, str, str], dict[str, FolderPair]] = {}
     for pair in found:
         kinds.setdefault(pair.kind, {}).setdefault(pair.images, pair)
-    readings = []
+    readings: list[Reading] = []
     for kind, pairs in kinds.items():
         for other, more in kinds.items():  # the suffixes are those of all folders
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
         unused = [name for name in tree.files if not any(_is_below(name, one) for one in used)]
-        readings.append(Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused)))
+        reading = Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused))
+        masks_of = [{(pair.images, pair.masks, pair.mask_suffix) for pair in one.pairs} for one in (reading, *readings)]
+        readings += [] if masks_of[0] in masks_of[1:] else [reading]
     return sorted(readings, key=lambda reading: -reading.count)
 
 
@@ -340,6 +343,18 @@ def _is_below(name: str, folder: str) -> bool:
 
 def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
+
+
+def _other_beginnings(tree: _Tree) -> str:
+    """A sentence where names agree but for their beginnings: image_01 and mask_01."""
+    cut: dict[str, set[str]] = {}
+    for name, kinds in list(tree.files.items())[:FOLDERS_SEEN]:
+        stems = {re.sub(r"^[A-Za-z]+[-_. ]*", "", stem) for stems in kinds.values() for stem in stems} - {""}
+        for other, known in cut.items():
+            if 2 * len(stems & known) >= max(len(stems), len(known)) > 0:
+                return f" The names in {other} and {name} agree but for their beginnings: rename those of one."
+        cut[name] = stems
+    return ""
 
 
 def _hint(folder: Path) -> str:

@@ -94,7 +94,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
         classes={"any": "#000000"},
         map={"0": "any"},
     )
-    files = []
+    files, unread = [], ""
     for number, source in enumerate(sources):
         for pair in list_pairs(config.model_copy(update={"source": (source,)}), folder):
             if pair.image and pair.mask:
@@ -106,7 +106,8 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
         for done, (place, path) in enumerate(files, start=1):
             try:
                 raw = read_mask(path, colors)
-            except DataError:
+            except DataError as error:
+                unread = unread or f" {error}"
                 continue
             if raw.ndim == 3 and not colors and (raw != raw[:, :, :1]).any():
                 break  # all again, as colours
@@ -123,7 +124,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
         else:
             break
     if not pixels:
-        raise DataError(f"{folder / reading.pairs[0].masks} has no readable mask.")
+        raise DataError(f"{folder / reading.pairs[0].masks} has no readable mask.{unread}")
     texts = {value: f"#{value:06x}" if colors else str(value) for value in sorted(pixels)}
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))

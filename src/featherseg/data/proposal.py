@@ -16,7 +16,7 @@ from featherseg.core.types import Progress
 from featherseg.core.wording import ESCAPES, counted
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
-from featherseg.data.images import image_channels
+from featherseg.data.images import IMAGE_SUFFIXES, image_channels
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import Pair
@@ -32,6 +32,9 @@ NEARLY = 0.9
 
 CHECKED = 200
 """Images, spread over all, whose channels are looked at."""
+
+UNLABELLED = 0.1
+"""Share of images without a mask from which a folder is one that is labelled in part, and no fault of single files."""
 
 SHOWN = 3
 """How many values or names a note gives."""
@@ -124,7 +127,9 @@ def propose(
             refused = error
     if not judged:
         raise refused
-    (reading, values), *rest = sorted(judged, key=lambda item: (-item[1].classes, item[1].colored))
+    (reading, values), *rest = sorted(
+        judged, key=lambda item: (_of_objects(item[0]), -item[1].classes, item[1].colored)
+    )
     for other, of_other in rest:
         place, suffix = other.pairs[0].masks, other.pairs[0].mask_suffix
         place = f"{place}/*{suffix}" if place == reading.pairs[0].masks else place
@@ -163,6 +168,10 @@ def propose(
         source=() if single else sources,
     )
     pairs = list_pairs(config, folder)
+    ending = _ending_of_images(pairs)
+    if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
+        config = config.model_copy(update={"image_suffix": config.image_suffix + ending})
+        pairs = list_pairs(config, folder)
     series = {sequence_of(pair.key) for pair in pairs}
     if of_folder and len(series) <= len(sources):
         notes.append('the names in a folder are numbered: taken for single images, split_by = "image"')
@@ -295,21 +304,36 @@ def _with_splits(
     config: DatasetToml, folder: Path, pairs: Sequence[Pair], notes: list[str]
 ) -> tuple[DatasetToml, dict[str, list[str]]]:
     """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it."""
-    keys = [pair.key for pair in pairs]
+    # Of a folder that is labelled in part, the images that are
+    everything = [pair.key for pair in pairs]
+    keys = [pair.key for pair in pairs if pair.mask or not pair.image]
+    bare = len(everything) - len(keys)
+    if partly := bare > max(1, UNLABELLED * len(everything)):
+        notes.append(
+            f"{bare} of {counted(len(everything), 'image')} have no mask: lists name those that have. When more have, "
+            "remove dataset.toml and these lists, and write them again"
+        )
+    else:
+        keys = everything
     splits: dict[str, str | float] = {}
     lists: dict[str, list[str]] = {}
+
+    def put(split: str, own: list[str]) -> None:
+        names = (f"{split}.txt", *(f"dataset-{split}{number or ''}.txt" for number in range(len(os.listdir(folder)))))
+        splits[split] = next(name for name in names if not (folder / name).exists())
+        lists[str(splits[split])] = own
+
     owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
     if len(set(owners.values())) > 1:
         for split in sorted(set(owners.values()), key=SPLITS.index):
             own = [key for key in keys if owners.get(key) == split]
             parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
             folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-            whole = [one for one in folders if [key for key in keys if key.startswith(f"{one}/")] == own]
+            whole = [one for one in folders if [key for key in everything if key.startswith(f"{one}/")] == own]
             if whole:
                 splits[split] = whole[0]
             else:
-                splits[split] = _list_name(folder, split)
-                lists[_list_name(folder, split)] = own
+                put(split, own)
     elif found := find_lists(folder, pairs):
         # An image that two lists name stays where it is looked at last
         last: dict[str, str] = {}
@@ -318,29 +342,40 @@ def _with_splits(
         twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
         if twice:
             shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
-            notes.append(
-                f"{counted(len(twice), 'image')} in two lists stay in the later split alone (test before val): {shown}"
-            )
+            notes.append(f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}")
+        labelled = set(keys)
         for split, one in found.items():
-            own = [key for key in one.keys if last[key] == split]
-            splits[split] = one.file if one.exact and own == one.keys else _list_name(folder, split)
-            if splits[split] != one.file or not one.exact:
-                lists[str(splits[split])] = own
+            own = [key for key in one.keys if last[key] == split and key in labelled]
+            if one.exact and own == one.keys:
+                splits[split] = one.file
+            else:
+                put(split, own)
             if one.unknown:
-                notes.append(
-                    f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image and mask, left out"
-                )
-    if "train" not in splits:
-        return config.model_copy(update={"splits": {"train": 0.8, "val": 0.2}}), {}
-    if "val" not in splits:
+                notes.append(f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out")
+    if "train" not in splits and partly:
+        put("train", keys)
+        splits = {"train": splits["train"], "val": "20% of train"}
+    elif "train" not in splits:
+        splits, lists = {"train": 0.8, "val": 0.2}, {}
+    elif "val" not in splits:
         splits = {"train": splits["train"], "val": "10% of train", **splits}
         notes.append("no validation split was found: a tenth of train is taken")
     return config.model_copy(update={"splits": splits}), lists
 
 
-def _list_name(folder: Path, split: str) -> str:
-    """A new file beside dataset.toml."""
-    return next(name for name in (f"{split}.txt", f"dataset-{split}.txt") if not (folder / name).exists())
+def _of_objects(reading: Reading) -> bool:
+    """Whether the masks are called those of single objects, not of classes: SegmentationObject, _instanceIds."""
+    return bool(re.search("object|instance", reading.pairs[0].masks + reading.pairs[0].mask_suffix, re.IGNORECASE))
+
+
+def _ending_of_images(pairs: Sequence[Pair]) -> str:
+    """The ending that all images with a mask have, where files without one have others; else empty."""
+    endings: dict[bool, set[str]] = {True: set(), False: set()}
+    for pair in pairs:
+        for path in (pair.image, *pair.twins):
+            if path:
+                endings[pair.mask is not None].add(path.suffix.lower())
+    return next(iter(endings[True])) if len(endings[True]) == 1 and endings[False] - endings[True] else ""
 
 
 def _channels(pairs: Sequence[Pair]) -> int:

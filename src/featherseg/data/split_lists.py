@@ -56,21 +56,32 @@ def split_of(*names: str) -> str | None:
 
 
 def find_lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, SplitList]:
-    """The lists in a folder that name these images, split by split; empty where fewer than two splits are listed."""
+    """The lists in a folder that name these images, split by split; empty where fewer than two splits are listed.
+
+    Lists lie in one folder; of several (ImageSets/Main, ImageSets/Segmentation) that for segmentation, then that with
+    more splits and images.
+    """
     of_name, of_number = _lookups(pairs)
-    found: dict[str, SplitList] = {}
+    found: dict[Path, dict[str, SplitList]] = {}
     for path in _files(folder):
+        beside = found.setdefault(path.parent, {})
         for split, entries in _entries(path):
             keys = [_named(str(entry), of_name, of_number) for entry in entries]
             known = list(dict.fromkeys(key for key in keys if key))
-            if split in found and len(found[split].keys) >= len(known):
+            if split in beside and len(beside[split].keys) >= len(known):
                 continue
             if known and len(known) >= KNOWN * len(set(map(str, entries))):
                 exact = path.suffix == ".txt" and [_without_ending(str(entry)) for entry in entries] == known
                 place = path.relative_to(folder).as_posix()
-                found[split] = SplitList(known, place, exact, sum(key is None for key in keys))
-    ordered = {split: found[split] for split in SPLITS if split in found}
-    return ordered if len(ordered) > 1 else {}
+                beside[split] = SplitList(known, place, exact, sum(key is None for key in keys))
+
+    def likely(item: tuple[Path, dict[str, SplitList]]) -> tuple[bool, int, int]:
+        place, lists = item
+        return "seg" in place.name.lower(), len(lists), sum(len(one.keys) for one in lists.values())
+
+    several = {place: lists for place, lists in found.items() if len(lists) > 1}
+    best = max(several.items(), key=likely)[1] if several else {}
+    return {split: best[split] for split in SPLITS if split in best}
 
 
 def _files(folder: Path) -> list[Path]:
