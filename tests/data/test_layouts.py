@@ -417,6 +417,8 @@ def test_a_photograph_is_no_mask_and_a_smoothed_mask_is_one():
     image, mask = scenes()[0]
     assert looks_like_mask(mask)
     assert not looks_like_mask(image)
+    dull = np.random.default_rng(0).normal(110, 14, (200, 200)).round().astype(np.uint8)  # steel
+    assert not looks_like_mask(dull)
     large = np.asarray(
         Image.fromarray((mask == 1).astype(np.uint8) * 255).resize((1024, 512), Image.Resampling.BICUBIC)
     )

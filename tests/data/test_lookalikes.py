@@ -58,6 +58,11 @@ def test_images_of_one_split_and_images_that_show_nothing_are_not_named(scenes):
     assert found([("train", "a", scenes[0])]) == []
 
 
+def test_copies_within_a_split_are_passed_over(scenes):
+    places = [("train", "a", scenes[0]), ("val", "b", jpeg(scenes[0])), ("val", "c", CHANGES["brighter"](scenes[0]))]
+    assert found(places) == [("b", "a"), ("c", "a")]
+
+
 def test_the_earlier_split_is_the_one_that_is_looked_like(scenes):
     places = [("test", "a", scenes[0]), ("val", "b", jpeg(scenes[0])), ("train", "c", CHANGES["brighter"](scenes[0]))]
     assert found(places) == [("a", "b"), ("b", "c")] or found(places) == [("a", "c"), ("b", "c")]

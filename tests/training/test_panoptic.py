@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from small_training import SMALL, Silent
 from typer.testing import CliRunner
 
+import featherseg
 from featherseg import models
 from featherseg.cli.compare import compare as compare_verb
 from featherseg.cli.evaluate import evaluate as evaluate_verb
@@ -18,7 +20,12 @@ from featherseg.cli.predict import predict as predict_verb
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
 from featherseg.data import open_dataset
+from featherseg.data.checks import check_data
+from featherseg.data.datasets.dataset_toml import DatasetToml, ThingsTable, toml_text
+from featherseg.data.fixes import write_mended
+from featherseg.data.palettes import color_text
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
+from featherseg.data.prepared_writer import prepare_data
 from featherseg.evaluation import PanopticQuality
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.masks import predict_mask, predict_panoptic
@@ -239,3 +246,68 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
         with pytest.raises(ConfigError, match=rf"loss\.{key} is for panoptic models"):
             check_instances(foreign, models.build("frm-lite0", 8), objects, Objects())
+
+
+@pytest.fixture(scope="module")
+def own_scenes(tmp_path_factory):
+    """Scenes of shapes as a folder of one's own: images, masks, instances and [things]."""
+    folder, scenes = tmp_path_factory.mktemp("own"), open_dataset("shapes", "train", size=6)
+    for index, key in enumerate("abcdef"):
+        sample = scenes[index]
+        for kind, pixels in (("images", sample.image), ("masks", sample.label), ("instances", sample.instances)):
+            (folder / kind).mkdir(exist_ok=True)
+            kept = np.maximum(pixels, 0).astype(np.uint16) if kind == "instances" else pixels
+            Image.fromarray(kept[:128, :192]).save(folder / kind / f"{key}.png")
+    names = [info.name for info in scenes.classes]
+    config = DatasetToml(
+        name="own",
+        images="images",
+        masks="masks",
+        splits={"train": 0.7, "val": 0.3},
+        classes={info.name: color_text(info.color) for info in scenes.classes},
+        map={str(index): name for index, name in enumerate(names)} | {"255": "ignore"},
+        things=ThingsTable(classes=[info.name for info in scenes.classes if info.thing], instances="instances"),
+    )
+    (folder / "dataset.toml").write_text(toml_text(config))
+    return folder
+
+
+def test_a_folder_with_things_holds_the_objects_it_was_made_of(own_scenes):
+    scenes = open_dataset("shapes", "train", size=6)
+    for split in ("train", "val"):
+        data = open_dataset(str(own_scenes), split)
+        for index, key in enumerate(data.keys):
+            scene, sample = scenes["abcdef".index(key)], data[index]
+            assert data.classes == scenes.classes
+            np.testing.assert_array_equal(sample.label, scene.label[:128, :192])
+            np.testing.assert_array_equal(sample.instances, np.maximum(scene.instances, 0)[:128, :192])
+    assert check_data(str(own_scenes)).clean
+
+
+def test_a_panoptic_model_trains_on_a_folder_of_ones_own(own_scenes, tmp_path):
+    request = Request(NAME, data=str(own_scenes), overrides=(*SMALL, "panoptic.threshold=0.0", "train.epochs=1"))
+    run = train(request, tmp_path / "run", Silent())
+    scores = featherseg.evaluate(run, split="val")
+    assert scores.panoptic["n"] > 0
+    prepare_data(str(own_scenes), "val", out=tmp_path / "cache")
+    with pytest.MonkeyPatch.context() as patch:  # prepared data hold the objects as well
+        patch.setenv("FEATHERSEG_CACHE", str(tmp_path / "cache"))
+        np.testing.assert_array_equal(open_dataset(str(own_scenes), "val")[0].instances, _instances(own_scenes, "val"))
+
+
+def _instances(folder, split):
+    data = open_dataset(str(folder), split)
+    return np.array(Image.open(folder / "instances" / f"{data.keys[0]}.png"))
+
+
+def test_faults_of_instances_are_found_and_the_mended_copy_has_the_others(own_scenes, tmp_path):
+    place = shutil.copytree(own_scenes, tmp_path / "own")
+    (place / "instances/a.png").unlink()
+    Image.new("L", (3, 3)).save(place / "instances/b.png")
+    report = check_data(str(place))
+    assert sorted((fault.kind, fault.key) for fault in report.faults) == [("unpaired", "a"), ("unreadable", "b")]
+    done = write_mended(report, tmp_path / "out")
+    assert done.copied == 4
+    assert check_data(str(tmp_path / "out")).clean
+    assert any(info.thing for info in open_dataset(str(tmp_path / "out"), "train").classes)
+    assert open_dataset(str(tmp_path / "out"), "train")[0].instances.max() > 0
