@@ -2,11 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotation_sources import coco, square
 from PIL import Image
 from typer.testing import CliRunner
 
 from featherseg import cli
-from featherseg.core.errors import ConfigError, DataNotFound, UnknownName
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, UnknownName
 from featherseg.data import open_dataset
 
 
@@ -54,3 +55,18 @@ def test_slips_are_sentences(release, tmp_path):
     missing = run(tmp_path, "--from", "cityscapes-panoptic", "--out", tmp_path / "out").exception
     assert isinstance(missing, DataNotFound)
     assert isinstance(run(release, "--train-ids", "--out", tmp_path / "out").exception, ConfigError)
+
+
+def test_what_was_converted_and_what_was_left_out_is_said(tmp_path):
+    shapes = [("car", [square(2, 2, 9, 9)]), ("road", [[1.0, 1.0, 5.0, 5.0]])]
+    src = coco(tmp_path / "src\x1b[2J", shapes).parent
+    result = run(src, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.splitlines() == [
+        "COCO: 1 image; 3 classes: background, car, road",
+        "left out: polygons of fewer than three corners (1; first: a.png)",
+        f"Use it with --data {tmp_path / 'out/dataset.toml'}",
+    ]
+    result = run(tmp_path / "out", "--to", "cvat", "--out", tmp_path / "back")
+    assert result.stdout == "CVAT for images 1.1: 1 image; 2 classes: car, road\n"
+    assert isinstance(run(src, "--out", tmp_path / "out").exception, FeathersegError)

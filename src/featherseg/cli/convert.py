@@ -70,9 +70,11 @@ def convert(
 
 
 def _print_done(console: Console, done: Conversion) -> None:
-    images = ", ".join(f"{split} {number}" for split, number in done.images.items())
+    images = counted(sum(done.images.values()), "image")
+    if list(done.images) != ["all"]:
+        images += f" ({', '.join(f'{split} {number}' for split, number in done.images.items())})"
     classes = ", ".join(map(one_line, done.classes))
-    console.print(f"{done.format}: {images} images; {len(done.classes)} classes: {classes}", markup=False)
+    console.print(f"{done.format}: {images}; {len(done.classes)} classes: {classes}", markup=False)
     for line in done.left_lines():
         console.print(one_line(line), style="yellow", markup=False)
     for note in done.notes:

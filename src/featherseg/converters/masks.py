@@ -22,15 +22,12 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.images import IMAGE_SUFFIXES, images_in, read_mask
 from featherseg.data.pairs import Pair, complete
-from featherseg.data.palettes import default_palette
+from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.data.regions import Ring, rings
 
 PREDICTED = "_mask.png"
 """What the masks of `featherseg predict` end in."""
-
-CLASSES_KEY = "classes"
-"""The text in a predicted mask that names its classes, as JSON."""
 
 IGNORE_CLASS, IGNORE_COLOR = "ignore", (224, 224, 192)
 """The class of what is ignored, in tools that know none."""

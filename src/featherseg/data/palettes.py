@@ -4,6 +4,9 @@ import re
 
 from featherseg.core.types import Color
 
+CLASSES_KEY = "classes"
+"""The text in a predicted mask, a PNG, that holds the names of its classes as JSON."""
+
 
 def parse_color(text: str) -> Color:
     """`"#3a7d2c"` -> (58, 125, 44). Raises ValueError saying what is expected."""

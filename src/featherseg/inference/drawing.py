@@ -4,6 +4,7 @@ Class names come from strangers: shown, never trusted. The font is Pillow's own,
 machine.
 """
 
+import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import putchunk
+from PIL.PngImagePlugin import PngInfo, putchunk
 
 from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
+from featherseg.data.palettes import CLASSES_KEY
 
 VOID_COLOR = (0, 0, 0)
 """Colour of every value that is no class."""
@@ -48,10 +50,12 @@ def color_mask(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
 def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     """(H, W) uint8 class ids as a palette image: viewers show the colours, Pillow reads the ids.
 
-    OpenCV expands palettes: read such a file with Pillow, `np.array(Image.open(path))`.
+    OpenCV expands palettes: read such a file with Pillow, `np.array(Image.open(path))`. The names of the classes are
+    its text "classes", in JSON.
     """
     image = Image.fromarray(mask)
     image.putpalette(palette(classes).tobytes())  # now of mode P, the values unchanged
+    image.info[CLASSES_KEY] = json.dumps([info.name for info in classes])
     return image
 
 
@@ -73,7 +77,10 @@ def png_bytes(image: Image.Image) -> bytes:
     """
     file = BytesIO()
     if image.mode != "RGB":
-        image.save(file, format="PNG", compress_type=zlib.Z_RLE)
+        about = PngInfo()
+        if CLASSES_KEY in image.info:
+            about.add_text(CLASSES_KEY, image.info[CLASSES_KEY])
+        image.save(file, format="PNG", compress_type=zlib.Z_RLE, pnginfo=about)
         return file.getvalue()
     pixels = np.asarray(image).reshape(image.height, -1)  # (H, 3 W)
     rows = np.full((image.height, 1 + pixels.shape[1]), _ABOVE, dtype=np.uint8)

@@ -1,0 +1,312 @@
+"""What real exports hold besides clean shapes: order, holes, borders, names, sizes, EXIF, splits."""
+
+import base64
+import json
+import tomllib
+
+import numpy as np
+import pytest
+from annotation_sources import SIZE, box, coco, cvat, labelme, mask, picture, polygon, square, turned, write_json
+from PIL import Image
+
+import featherseg
+from featherseg.core.errors import DataError
+from featherseg.data import open_dataset
+
+
+def test_of_shapes_that_overlap_the_later_lies_on_top(tmp_path):
+    big, small = square(2, 2, 20, 18), square(5, 5, 12, 12)
+    for order, inner in ((("road", big), ("car", small)), 1), ((("car", small), ("road", big)), None):
+        out = tmp_path / f"out-{inner}"
+        featherseg.convert(coco(tmp_path / f"src-{inner}", [(n, [s]) for n, s in order]).parent, out)
+        assert box(mask(out), 1) == (5, 5, 12, 12) if inner else not (mask(out) == 1).any()
+
+
+def test_z_order_of_cvat_decides_before_the_order_of_the_file(tmp_path):
+    shape = '<polygon label="{}" points="{}" z_order="{}" occluded="0"/>'
+    inside = shape.format("car", "5,5;12,5;12,12;5,12", 3) + shape.format("road", "2,2;20,2;20,18;2,18", -1)
+    featherseg.convert(cvat(tmp_path / "src", inside).parent, tmp_path / "out")
+    assert box(mask(tmp_path / "out"), 1) == (5, 5, 12, 12)
+    assert (mask(tmp_path / "out") == 2).sum() == 16 * 18 - 49
+
+
+def test_a_pixel_of_coco_and_cvat_covers_a_half_open_square_and_one_of_labelme_its_middle(tmp_path):
+    featherseg.convert(coco(tmp_path / "coco", [("car", [square(3, 4, 10, 9)])]).parent, tmp_path / "a")
+    corners = "3,4;10,4;10,9;3,9"
+    featherseg.convert(cvat(tmp_path / "cvat", f'<polygon label="car" points="{corners}"/>').parent, tmp_path / "b")
+    picture(tmp_path / "labelme/a.png")
+    featherseg.convert(labelme(tmp_path / "labelme", [polygon("car", *square(3, 4, 10, 9))]).parent, tmp_path / "c")
+    assert box(mask(tmp_path / "a"), 1) == box(mask(tmp_path / "b"), 1) == (4, 3, 9, 10)
+    assert box(mask(tmp_path / "c"), 1) == (4, 3, 10, 11)
+
+
+def test_holes_stay_holes(tmp_path):
+    inside = np.zeros(SIZE, bool)
+    inside[3:15, 4:20] = True
+    inside[6:9, 8:12] = False
+    flat = inside.ravel(order="F").astype(int)
+    counts = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size]).tolist()
+    featherseg.convert(
+        coco(tmp_path / "coco", [("car", {"size": list(SIZE), "counts": counts})]).parent, tmp_path / "a"
+    )
+    rows = np.diff([0, *(np.flatnonzero(np.diff(inside[3:15, 4:20].ravel().astype(int))) + 1), 12 * 16]).tolist()
+    rle = ", ".join(map(str, [0, *rows]))
+    xml = f'<mask label="car" rle="{rle}" left="4" top="3" width="16" height="12" z_order="0"/>'
+    featherseg.convert(cvat(tmp_path / "cvat", xml).parent, tmp_path / "b")
+    for out in ("a", "b"):
+        assert ((mask(tmp_path / out) == 1) == inside).all()
+
+
+def test_what_lies_beyond_the_border_is_cut_off(tmp_path):
+    shapes = [("road", [square(-50, 12, 900, 70)]), ("car", [square(40, 40, 60, 60)])]
+    done = featherseg.convert(coco(tmp_path / "src", shapes).parent, tmp_path / "out")
+    assert box(mask(tmp_path / "out"), 2) == (12, 0, 20, 30)
+    assert list(done.left_out) == ["shapes that cover no pixel of their image"]
+    xml = '<mask label="car" rle="0, 48" left="26" top="-2" width="8" height="6" z_order="0"/>'
+    featherseg.convert(cvat(tmp_path / "cvat", xml).parent, tmp_path / "b")
+    assert box(mask(tmp_path / "b"), 1) == (0, 26, 4, 30)
+
+
+def test_two_categories_of_one_name_are_one_class_and_ids_may_have_gaps(tmp_path):
+    path = coco(tmp_path / "src", [])
+    categories = [{"id": 900, "name": "car"}, {"id": 3, "name": "road"}, {"id": 41, "name": "car "}]
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": category, "segmentation": [square(8 * i, 2, 8 * i + 6, 8)]}
+        for i, category in enumerate((900, 3, 41))
+    ]
+    images = [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}]
+    write_json(path, {"images": images, "categories": categories, "annotations": annotations})
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "car", "road"]
+    assert mask(tmp_path / "out")[4, [3, 11, 19]].tolist() == [1, 2, 1]
+    assert "2 categories of coco.json are called 'car': they are one class" in done.notes
+
+
+def test_the_name_of_a_roboflow_project_is_no_class(tmp_path):
+    path = coco(tmp_path / "src/train", [])
+    path.rename(path.with_name("_annotations.coco.json"))
+    content = {
+        "info": {"description": "Exported from roboflow.ai"},
+        "licenses": [{"id": 1, "name": "CC BY 4.0"}],
+        "categories": [
+            {"id": 0, "name": "dogs-ab1c", "supercategory": "none"},
+            {"id": 1, "name": "dog", "supercategory": "dogs-ab1c"},
+        ],
+        "images": [{"id": 0, "license": 1, "file_name": "a.png", "height": 20, "width": 30}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [square(1, 1, 5, 5)], "iscrowd": 0}],
+    }
+    write_json(path.with_name("_annotations.coco.json"), content)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "dog"]
+    assert tomllib.loads((tmp_path / "out/dataset.toml").read_text())["licence"] == "CC BY 4.0"
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_shapes_lie_on_the_image_as_it_is_seen(orientation, tmp_path):
+    """The size that is stated tells the image as it is stored from the image as it is seen."""
+    seen = SIZE if orientation < 5 else SIZE[::-1]
+    turned(tmp_path / "src/a.jpg", orientation)
+    stated = {"imageHeight": seen[0], "imageWidth": seen[1]}
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", **stated)
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert box(mask(tmp_path / "out"), 1) == (3, 2, 6, 7)
+    sample = open_dataset(str(tmp_path / "out/dataset.toml"), "train")[0]
+    assert sample.image.shape[:2] == sample.label.shape == seen
+
+
+def test_shapes_of_the_image_as_it_is_stored_are_turned_with_it(tmp_path):
+    stored = np.zeros((*SIZE, 3), np.uint8)
+    stored[4:9, 3:12] = 255  # what the shape is drawn around
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "src").mkdir()
+    Image.fromarray(stored).save(tmp_path / "src/a.png", exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square(3, 4, 12, 9)]}],
+    }
+    write_json(tmp_path / "src/coco.json", content)
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    sample = open_dataset(str(tmp_path / "out/dataset.toml"), "train")[0]
+    assert sample.image.shape[:2] == SIZE[::-1]
+    assert ((sample.image[:, :, 0] == 255) == (sample.label == 1)).all()
+    assert (sample.instances > 0).sum() == 45
+
+
+def test_an_image_that_is_listed_twice_has_the_shapes_of_both(tmp_path):
+    path = coco(tmp_path / "src", [])
+    images = [{"id": i, "file_name": "a.png", "height": 20, "width": 30} for i in (1, 2)]
+    shapes = [
+        {"id": i, "image_id": i, "category_id": 1, "segmentation": [square(8 * i, 2, 8 * i + 6, 8)]} for i in (1, 2)
+    ]
+    write_json(path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes})
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert mask(tmp_path / "out")[4, [10, 18]].tolist() == [1, 1]
+    assert "further entries of an image that is listed twice (their shapes were joined)" in done.left_out
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path):
+    for folder, left in (("x", 2), ("y", 12)):
+        picture(tmp_path / f"src/{folder}/a.png")
+        labelme(tmp_path / f"src/{folder}", [polygon("car", *square(left, 2, left + 5, 8))])
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert box(mask(tmp_path / "out", "x/a"), 1)[1] == 2
+    assert box(mask(tmp_path / "out", "y/a"), 1)[1] == 12
+
+
+def test_images_of_one_stem_get_names_of_their_own(tmp_path):
+    for ending in ("png", "jpg"):
+        picture(tmp_path / f"src/a.{ending}")
+    for ending in ("png", "jpg"):
+        labelme(tmp_path / "src", [polygon("car", *square(2, 2, 7, 8))], f"a.{ending}").rename(
+            tmp_path / f"src/a_{ending}.json"
+        )
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    images = sorted(path.name for path in (tmp_path / "out/images").iterdir())
+    masks = sorted(path.name for path in (tmp_path / "out/masks").iterdir())
+    assert sorted(name.partition(".")[0] for name in images) == sorted(name.removesuffix(".png") for name in masks)
+    assert len(masks) == 2
+
+
+def test_missing_images_are_named_and_the_others_converted(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": 2, "file_name": "gone.png", "height": 20, "width": 30}]
+    write_json(path, content)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.left_out == {"images that are not there": (1, "gone.png")}
+    assert done.images == {"all": 1}
+
+
+def test_an_image_inside_a_labelme_file_is_written_out(tmp_path):
+    path = picture(tmp_path / "elsewhere/a.png")
+    inside = base64.b64encode(path.read_bytes()).decode()
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "../../a.png", imageData=inside)
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/images/a.png").read_bytes() == path.read_bytes()
+
+
+def test_paths_of_another_machine_find_the_image_of_that_name(tmp_path):
+    picture(tmp_path / "src/pictures/a.png")
+    labelme(tmp_path / "src/json", [polygon("car", *square(2, 3, 6, 5))], "C:\\Users\\me\\data\\a.png")
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+
+
+def test_classes_to_ignore_and_background_keep_their_meaning(tmp_path):
+    picture(tmp_path / "src/a.png")
+    shapes = [
+        polygon("road", *square(0, 0, 29, 19)),
+        polygon("__ignore__", *square(2, 2, 5, 5)),
+        polygon("_background_", *square(10, 2, 15, 5)),
+    ]
+    labelme(tmp_path / "src", shapes)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["_background_", "road"]
+    assert mask(tmp_path / "out")[3, [3, 12, 20]].tolist() == [255, 0, 1]
+    assert not np.array(Image.open(tmp_path / "out/instances/a.png"))[3, [3, 12]].any()
+
+
+def test_no_background_where_every_pixel_has_a_shape(tmp_path):
+    done = featherseg.convert(coco(tmp_path / "src", [("road", [square(0, 0, 30, 20)])]).parent, tmp_path / "out")
+    assert done.classes == ["car", "road"]
+    assert tomllib.loads((tmp_path / "out/dataset.toml").read_text())["map"] == {"1": "car", "2": "road"}
+
+
+def test_train_alone_gets_a_validation_part(tmp_path):
+    for number in range(12):
+        picture(tmp_path / f"src/train/{number}x{number}.png")
+        path = labelme(tmp_path / "src/train", [polygon("car", *square(2, 3, 6, 5))], f"{number}x{number}.png")
+        path.rename(path.with_name(f"{number}.json"))
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    splits = {name: open_dataset(str(tmp_path / "out/dataset.toml"), name).keys for name in ("train", "val")}
+    assert splits["val"]
+    assert len(splits["train"]) + len(splits["val"]) == 12
+
+
+def test_an_image_of_two_splits_stays_in_test(tmp_path):
+    picture(tmp_path / "src/images/a.png")
+    picture(tmp_path / "src/images/b.png")
+    for split in ("train", "test"):
+        rows = [{"id": i, "file_name": f"{n}.png", "height": 20, "width": 30} for i, n in enumerate("ab")]
+        rows = rows if split == "train" else rows[:1]
+        shapes = [{"id": 1, "image_id": 0, "category_id": 1, "segmentation": [square(1, 1, 5, 5)]}]
+        content = {"images": rows, "categories": [{"id": 1, "name": "car"}], "annotations": shapes}
+        write_json(tmp_path / f"src/annotations/instances_{split}.json", content)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"test": 1, "train": 1}
+    assert done.left_out["images of two splits (kept in test)"] == (1, "a.png")
+
+
+def test_yaml_in_the_forms_that_tools_write(tmp_path):
+    from featherseg.converters.yolo import read_yaml
+
+    forms = {
+        "train: ../train/images\nval: ../valid/images\n\nnc: 2\nnames: ['traffic light', \"car\"]\n": "roboflow",
+        "path: .\ntrain: images/train # 128 images\nnames:\n  0: traffic light\n  1: car\n": "ultralytics",
+        "names:\n- traffic light\n- car\nnc: 2\nroboflow:\n  license: CC BY 4.0\n  version: 1\n": "a list",
+        "names: {0: traffic light, 1: 'car'}\n": "in braces",
+        "names: [traffic light,\n  car]\n": "two lines",
+    }
+    for text, form in forms.items():
+        (tmp_path / "data.yaml").write_text(text)
+        assert read_yaml(tmp_path / "data.yaml")["names"] == ["traffic light", "car"], form
+    for text in ("names: [a]\n!!python/object:os.system ls\n", "names:\n  0: a\n  2: b\n"):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(DataError):
+            read_yaml(tmp_path / "data.yaml")
+
+
+def test_a_cvat_export_of_masks_is_read_by_its_labelmap(tmp_path):
+    picture(tmp_path / "src/JPEGImages/a.jpg")
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[2:9, 3:12] = (250, 50, 83)
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        (tmp_path / "src" / folder).mkdir()
+        Image.fromarray(colors).save(tmp_path / f"src/{folder}/a.png")
+    lines = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:250,50,83::\nroad:10,20,30::\n"
+    (tmp_path / "src/labelmap.txt").write_text(lines)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "car", "road"]
+    assert box(mask(tmp_path / "out"), 1) == (2, 3, 9, 12)
+    toml = tomllib.loads((tmp_path / "out/dataset.toml").read_text())
+    assert toml["classes"] == {"background": "#000000", "car": "#fa3253", "road": "#0a141e"}
+
+
+def test_masks_of_pascal_voc_are_indices_and_255_is_ignored(tmp_path):
+    picture(tmp_path / "src/JPEGImages/2007_000001.jpg")
+    values = np.zeros(SIZE, np.uint8)
+    values[2:9, 3:12], values[10:, :] = 15, 255
+    image = Image.fromarray(values)
+    image.putpalette(bytes(range(256)) * 3)
+    (tmp_path / "src/SegmentationClass").mkdir()
+    image.save(tmp_path / "src/SegmentationClass/2007_000001.png")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert len(done.classes) == 21
+    assert done.classes[15] == "person"
+    found = mask(tmp_path / "out", "2007_000001")
+    assert box(found, 15) == (2, 3, 9, 12)
+    assert (found[10:] == 255).all()
+
+
+def test_colours_without_a_list_are_classes_of_their_own(tmp_path):
+    picture(tmp_path / "src/images/a.png")
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[2:9, 3:12], colors[12:, :] = (255, 0, 0), (0, 128, 0)
+    (tmp_path / "src/masks").mkdir()
+    Image.fromarray(colors).save(tmp_path / "src/masks/a.png")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "class_008000", "class_ff0000"]
+    assert box(mask(tmp_path / "out"), 2) == (2, 3, 9, 12)
+
+
+def test_the_parts_of_a_group_are_one_object(tmp_path):
+    picture(tmp_path / "src/a.png")
+    parts = [
+        polygon("car", *square(x, 2, x + 4, 8)) | {"group_id": group} for x, group in ((2, 7), (10, 7), (20, None))
+    ]
+    labelme(tmp_path / "src", parts)
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    objects = np.array(Image.open(tmp_path / "out/instances/a.png"))
+    left, middle, right = objects[4, [3, 11, 21]].tolist()
+    assert left == middle != right
