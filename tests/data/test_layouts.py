@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.data import open_dataset
+from featherseg.data import layouts, open_dataset
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.images import read_mask
 from featherseg.data.layouts import looks_like_mask
 
 VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
@@ -234,6 +235,7 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
         "train: [",
         "!!python/object/apply:os.system [x]",
         "[1]",
+        f"train: [0x{'f' * 5000}, 1]\ntest: [2, 3]",
     ],
 )
 def test_a_yaml_that_is_no_list_is_passed_over(tmp_path: Path, content: str):
@@ -403,6 +405,39 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
     (tmp_path / "a/photo_1.json").write_text("{}")
     with pytest.raises(DataNotFound, match=r"featherseg convert .* --out OUT"):
         raise run("check", tmp_path).exception
+
+
+def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):
+    LAYOUTS["smoothed"](tmp_path / "data")
+    report = checked(tmp_path / "data")
+    assert run("check", tmp_path / "data", "--fix", tmp_path / "out").exit_code == 0
+    for split in report["splits"]:
+        before, after = open_dataset(str(tmp_path / "data"), split), open_dataset(str(tmp_path / "out"), split)
+        for index in range(len(before)):
+            np.testing.assert_array_equal(after.label(index), before.label(index))
+
+
+def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(tmp_path: Path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(layouts, "read_mask", lambda path: opened.append(path) or read_mask(path))
+    for patient in range(300):
+        image, mask = scenes()[patient % COUNT]
+        save(tmp_path / f"patient{patient:04}/scan/0.png", image)
+        save(tmp_path / f"patient{patient:04}/labels/0.png", mask)
+    readings = layouts.find_readings(tmp_path)
+    assert [reading.count for reading in readings] == [300]
+    assert len(opened) < 100
+
+
+@pytest.mark.parametrize("name", ["50% of train", 'a "b" c', "ünï", "-x", "#1"])
+def test_odd_names_of_folders_are_written_so_that_they_are_read_again(tmp_path: Path, name: str):
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / name / f"images/{number}.png", image)
+        save(tmp_path / name / f"masks/{number}.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+    for folder in (tmp_path / name, tmp_path):
+        checked(folder)
+        assert len(open_dataset(str(folder), "train")) > 0
+        (folder / "dataset.toml").unlink()
 
 
 def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):

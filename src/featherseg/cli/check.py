@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SHOWN_FAULTS = 20
 """How many faults of one kind, or values of masks, are printed before "and N more"."""
 
+SHOWN_LINES = 150
+"""How many lines of a proposed dataset.toml are printed: one of many folders has thousands."""
+
 SHOWN_SIZES = 4
 """How many sizes of images are printed for a split."""
 
@@ -136,7 +139,11 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
     if len(proposal.pixels) > SHOWN_FAULTS:
         console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
     console.print("There is no dataset.toml. This one is proposed:\n")
-    console.print(proposal.text)
+    lines = proposal.text.splitlines()
+    console.print("\n".join(lines[:SHOWN_LINES]))
+    if len(lines) > SHOWN_LINES:
+        console.print(f"  and {len(lines) - SHOWN_LINES} more lines")
+    console.print()
 
 
 def _class_table(report: CheckReport) -> Table:

@@ -46,8 +46,11 @@ FLAT = 0.85
 TAILS = 4
 """Suffixes of the names in a folder that are tried, the most frequent ones."""
 
-MOST_COMPARED = 20_000
-"""Pairs of folders beside one another that are compared by name."""
+MOST_BESIDE = 64
+"""Folders beside one another up to which each is compared with each."""
+
+FAR = 3
+"""How many of those that come next are compared where there are more: 0001_gt comes before 0001_image."""
 
 _TAIL = re.compile(r"(?:[-_. ]+[A-Za-z][A-Za-z0-9]*)+$")
 """What stands behind the number or name of an image: "_mask", "_gtFine_labelIds", "_leftImg8bit"."""
@@ -124,7 +127,7 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         for other, more in kinds.items():  # the suffixes are those of all folders
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
-        unused = [name for name in tree.files if not any(_is_below(name, one) for one in used)]
+        unused = [name for name in tree.files if used.isdisjoint(_above(name))]
         reading = Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused))
         masks_of = [{(pair.images, pair.masks, pair.mask_suffix) for pair in one.pairs} for one in (reading, *readings)]
         readings += [] if masks_of[0] in masks_of[1:] else [reading]
@@ -138,7 +141,9 @@ class _Tree:
         self.top = top
         self.files: dict[str, dict[str, list[str]]] = {}
         self.children: dict[str, list[str]] = {}
+        self._below: dict[str, list[str]] = {}
         self._looks: dict[tuple[str, str, str], bool] = {}
+        self._names: dict[tuple[str, str, str], list[bool]] = {}  # the same of folders that are called alike
         count = 0
         for place, folders, names in os.walk(top):  # links to folders are not followed
             name = Path(place).relative_to(top).as_posix()
@@ -152,14 +157,20 @@ class _Tree:
                     count += 1
             if count > MOST_FILES:
                 raise DataError(f"{top} has more than {MOST_FILES:,} images, the limit. Name a folder inside it.")
+        for name in self.files:
+            for folder in _above(name):
+                self._below.setdefault(folder, []).append(name)
 
     def below(self, folder: str) -> list[str]:
         """The folders with images in a folder, itself among them."""
-        return [name for name in self.files if _is_below(name, folder)]
+        return self._below.get(folder, [])
 
     def is_mask(self, folder: str, ending: str, tail: str, stems: Sequence[str]) -> bool:
         """Whether most of the files of a kind in one folder look like masks; such as cannot be read do not count."""
-        key = (folder, ending, tail)
+        key, name = (folder, ending, tail), (folder.rpartition("/")[2], ending, tail)
+        alike = self._names.setdefault(name, [])
+        if key not in self._looks and len(alike) >= FOLDERS_SEEN and len(set(alike)) == 1:
+            return alike[0]  # as in all of many folders of that name: patient0001/masks, patient0002/masks, ...
         if key not in self._looks:
             chosen = [stems[i * len(stems) // SAMPLES] for i in range(SAMPLES)] if len(stems) > SAMPLES else stems
             looks = []
@@ -169,6 +180,7 @@ class _Tree:
                 except FeathersegError:
                     continue
             self._looks[key] = sum(looks) * 2 > len(looks)
+            alike.append(self._looks[key])
         return self._looks[key]
 
 
@@ -255,10 +267,12 @@ def _beside(tree: _Tree, folders: Sequence[str]) -> list[FolderPair]:
     """Folders beside one another of which one holds the images, another their masks; the likeliest masks first."""
     files = {name: _Files(tree, name) for name in folders}
     found: list[FolderPair] = []
-    for number, (first, second) in enumerate((a, b) for a in folders for b in folders if a < b):
-        if number > MOST_COMPARED:
+    far = len(folders) if len(folders) <= MOST_BESIDE else FAR  # of many, those that come next by name
+    for i, first in enumerate(folders):
+        for second in folders[i + 1 : i + 1 + far]:
+            found += _compared(files[first], files[second])
+        if i > MOST_BESIDE and not found:
             break
-        found += _compared(files[first], files[second])
     known = {name for pair in found if pair.seen for name in (pair.images, pair.masks)}
     found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
     found.sort(key=lambda pair: (-pair.count, -_likeness(pair.images, pair.masks)))
@@ -337,8 +351,10 @@ def _says_mask(name: str) -> bool:
     return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words)
 
 
-def _is_below(name: str, folder: str) -> bool:
-    return folder == "." or name == folder or name.startswith(f"{folder}/")
+def _above(name: str) -> list[str]:
+    """The folder itself and all that it lies in, up to the top."""
+    parts = name.split("/") if name != "." else []
+    return [".", *("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
 
 
 def _join(folder: str, name: str) -> str:

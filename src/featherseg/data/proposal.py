@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from featherseg.core.config import parse, parse_toml
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, did_you_mean
 from featherseg.core.files import write_together
 from featherseg.core.types import Progress
@@ -154,19 +155,19 @@ def propose(
             f"the masks are smoothed: {touched:.2%} of the pixels are neither 0 nor 255. threshold = {THRESHOLD} reads "
             "values from there on as 255, lower ones as 0"
         )
-    single = len(sources) == 1
-    config = DatasetToml(
-        name=folder.resolve().name[:MOST_NAME] or "folder",
-        image_suffix=reading.pairs[0].image_suffix,
-        mask_suffix=reading.pairs[0].mask_suffix,
-        threshold=THRESHOLD if values.smoothed else None,
-        splits={"train": 1.0},
-        classes=_colors(raw_map, sources),
-        map=raw_map,
-        images=sources[0].images if single else None,
-        masks=sources[0].masks if single else None,
-        source=() if single else sources,
-    )
+    where = f"the dataset.toml proposed for {folder}"
+    values_of: dict[str, Any] = {
+        "name": folder.resolve().name[:MOST_NAME] or "folder",
+        "image_suffix": reading.pairs[0].image_suffix,
+        "mask_suffix": reading.pairs[0].mask_suffix,
+        "splits": {"train": 1.0},
+        "classes": _colors(raw_map, sources),
+        "map": raw_map,
+    }
+    tables = [source.model_dump(by_alias=True, exclude_none=True) for source in sources]
+    values_of |= {"source": tables} if len(tables) > 1 else tables[0]
+    values_of |= {"threshold": THRESHOLD} if values.smoothed else {}
+    config = parse(DatasetToml, values_of, where)
     pairs = list_pairs(config, folder)
     ending = _ending_of_images(pairs)
     if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
@@ -195,6 +196,7 @@ def propose(
             f"{counted(len(unnamed), 'value')} of classes without a name: name these in dataset.toml, or by {given}"
             f"{' ...' * (len(unnamed) > SHOWN)}"
         )
+    config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
     return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others)
 
 

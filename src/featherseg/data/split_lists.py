@@ -120,8 +120,12 @@ def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
     for table in tables:
         for name, entries in table.items() if isinstance(table, dict) else ():
             split = split_of(str(name))
-            if split and isinstance(entries, list) and entries and all(type(entry) in (str, int) for entry in entries):
+            if split and isinstance(entries, list) and entries and all(map(_is_name, entries)):
                 yield split, entries
+
+
+def _is_name(entry: Any) -> bool:
+    return isinstance(entry, str) or (type(entry) is int and 0 <= entry < 2**63)
 
 
 def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
