@@ -8,8 +8,12 @@ from PIL import Image
 from small_training import Silent, request
 
 import featherseg
+from featherseg.comparison.candidates import Candidate, cautions
 from featherseg.core.errors import DataError
+from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import read_fingerprint
+from featherseg.inference.runtimes import open_runtime
+from featherseg.runs import load_run
 from featherseg.training import train
 
 TOML = """
@@ -130,6 +134,16 @@ def test_other_data_with_images_of_the_training_are_no_test_either(moved, tmp_pa
         notes(moved, "test", featherseg.data.open_dataset(str(other), "test"))
     (other / "val.txt").write_text("6\n7\n")
     assert len(notes(moved, "val", str(other))) == 1
+
+
+def test_compare_counts_images_of_the_training_under_other_names(moved, tmp_path):
+    other = make(tmp_path / "other", seed=1)
+    run = load_run(str(moved / "run"))
+    candidate = Candidate("run", run.path, open_runtime(run, "cpu"), run, model="one", label="one", init="scratch")
+    labelled = LabelledImages(str(other), "test")
+    assert cautions([candidate], labelled, labelled.open()) == []
+    shutil.copy(moved / "yard/images/3.png", other / "images/8.png")
+    assert cautions([candidate], labelled, labelled.open()) == ["run was trained on 1 of these 3 images"]
 
 
 def test_a_changed_test_split_does_not_keep_a_run_from_going_on(moved):
