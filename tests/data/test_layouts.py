@@ -327,6 +327,18 @@ def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: P
     assert read_dataset_toml(tmp_path / "dataset.toml").mask_suffix == "_gtFine_color"
 
 
+@pytest.mark.parametrize(("masks", "known"), [("annotations", True), ("labels", False)])
+def test_folders_called_as_those_of_a_public_dataset_are_said_to_be_so(tmp_path: Path, masks: str, known: bool):
+    for number, (image, mask) in enumerate(scenes()):
+        split = "training" if number < 9 else "validation"
+        save(tmp_path / f"images/{split}/ADE_{split}_{number:08}.jpg", image)
+        save(tmp_path / f"{masks}/{split}/ADE_{split}_{number:08}.png", mask)
+    report = checked(tmp_path)
+    notes = [note for note in report["look_at"] if "called as those of" in note]
+    assert len(notes) == known
+    assert not known or f"--data ade20k --data-root {tmp_path} knows its classes" in notes[0]
+
+
 def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"images/photo-{chr(97 + number)}.jpg", image)

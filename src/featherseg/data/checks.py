@@ -134,7 +134,9 @@ class CheckReport:
         state = "clean" if self.clean else f"{len(self.faults)} faults"
         title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
         heads = ("class, labelled pixels, %", *self.splits)
-        return html_table(title, heads, rows, [*(fault.text for fault in self.faults[:SHOWN_NAMES]), *self.notes])
+        proposed = self.proposal.notes if self.proposal else []
+        faults = [fault.text for fault in self.faults[:SHOWN_NAMES]]
+        return html_table(title, heads, rows, [*faults, *self.notes, *proposed])
 
 
 def check_data(

@@ -213,9 +213,9 @@ class _Files:
 
     @cached_property
     def tails(self) -> list[str]:
-        """Nothing, and the suffixes that many of the names have, or all."""
+        """Nothing, and the suffixes that at least a tenth of the names have."""
         counts = Counter(tail[0] for stem in self.stems if (tail := _TAIL.search(stem.rpartition("/")[2])))
-        least = min(len(self.stems), max(2, len(self.stems) // 10))
+        least = max(1, len(self.stems) // 10)
         return ["", *(tail for tail, count in counts.most_common(TAILS) if count >= least)]
 
     def cut(self, tail: str) -> set[str]:
@@ -367,7 +367,7 @@ def _other_beginnings(tree: _Tree) -> str:
     for name, kinds in list(tree.files.items())[:FOLDERS_SEEN]:
         stems = {re.sub(r"^[A-Za-z]+[-_. ]*", "", stem) for stems in kinds.values() for stem in stems} - {""}
         for other, known in cut.items():
-            if 2 * len(stems & known) >= max(len(stems), len(known)) > 0:
+            if 2 * len(stems & known) >= max(len(stems), len(known)) >= SAMPLES:
                 return f" The names in {other} and {name} agree but for their beginnings: rename those of one."
         cut[name] = stems
     return ""

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from featherseg.core.config import parse, parse_toml
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, did_you_mean
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
 from featherseg.core.files import write_together
 from featherseg.core.types import Progress
 from featherseg.core.wording import ESCAPES, counted
+from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
-from featherseg.data.pairs import Pair
+from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.sequences import sequence_of
 from featherseg.data.split_lists import SPLITS, find_lists, split_of
@@ -196,6 +197,12 @@ def propose(
             f"{counted(len(unnamed), 'value')} of classes without a name: name these in dataset.toml, or by {given}"
             f"{' ...' * (len(unnamed) > SHOWN)}"
         )
+    for name, dataset in DATASETS.items():
+        if issubclass(dataset, NamedData) and _lies_in(dataset, folder):
+            notes.append(
+                f"the folders are called as those of {name}: if it is that dataset, --data {name} --data-root "
+                f"{shlex.quote(str(folder))} knows its classes"
+            )
     config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
     return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others)
 
@@ -363,6 +370,15 @@ def _with_splits(
         splits = {"train": splits["train"], "val": "10% of train", **splits}
         notes.append("no validation split was found: a tenth of train is taken")
     return config.model_copy(update={"splits": splits}), lists
+
+
+def _lies_in(dataset: type[NamedData], folder: Path) -> bool:
+    """Whether a folder holds images and masks where a public dataset has them."""
+    try:
+        pairs = [pair for part in dataset.list_files(folder, dataset.splits).splits.values() for pair in part]
+    except FeathersegError:
+        return False
+    return any(pair.image and pair.mask for pair in pairs)
 
 
 def _of_objects(reading: Reading) -> bool:
