@@ -53,7 +53,7 @@ def scene(size=(40, 50), channels=3, dtype=np.uint8, seed=0):
 )
 def test_masks_get_no_new_values_and_images_keep_their_form(height, width, channels, dtype, seed):
     sample = scene((height, width), channels, dtype)
-    image, label, _ = ALL(sample, np.random.default_rng(seed))
+    image, label, *_ = ALL(sample, np.random.default_rng(seed))
     assert set(label.unique().tolist()) <= {*np.unique(sample.label).tolist(), 255}
     assert image.shape == (channels, 24, 40)
     assert label.shape == (24, 40)
@@ -115,7 +115,7 @@ def test_photometric_distortion_changes_the_image_alone_and_by_its_own_draws():
     assert distorted[0].dtype == torch.uint8
 
 
-def slow_cut(sample, window, size, *, planar=False):
+def slow_cut(sample, window, size, *, planar=False, traced=False):
     """`cut` as it was first written: everything copied, ids picked by torch, the mean colour always taken."""
 
     def placed(x, around):
@@ -219,7 +219,7 @@ def test_of_a_sample_only_the_window_is_read():
 
 def test_without_augmentation_the_window_is_a_plain_crop():
     sample = scene()
-    image, label, _ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0))
+    image, label, *_ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0))
     whole = torch.from_numpy(sample.image).permute(2, 0, 1)
     places = [(y, x) for y in range(21) for x in range(21) if torch.equal(whole[:, y : y + 20, x : x + 30], image)]
     assert len(places) == 1
@@ -232,7 +232,7 @@ def test_image_and_mask_move_together():
     label[20:40, 30:60] = 1
     sample = Sample("a", np.repeat(label[:, :, None] * 200, 3, axis=2), label)
     for seed in range(20):
-        image, mask, _ = Augment(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)(sample, np.random.default_rng(seed))
+        image, mask, *_ = Augment(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)(sample, np.random.default_rng(seed))
         bright = image[0] > 100
         inside = mask != 255
         assert (bright[inside] != (mask[inside] == 1)).float().mean() < 0.05  # edges alone
@@ -240,7 +240,7 @@ def test_image_and_mask_move_together():
 
 def test_a_window_larger_than_the_image_is_filled_with_ignore():
     sample = Sample("a", np.full((10, 10, 3), 50, np.uint8), np.ones((10, 10), np.uint8))
-    image, label, _ = cut(sample, (-5, -5, 20, 20), (20, 20))
+    image, label, *_ = cut(sample, (-5, -5, 20, 20), (20, 20))
     assert (label == 1).sum() == 100
     assert (label == 255).sum() == 300
     assert (label[5:15, 5:15] == 1).all()
@@ -283,7 +283,7 @@ def test_a_crop_over_a_point_holds_it_and_leaves_the_image_no_more_than_others_d
     label = np.zeros((height, width), np.uint8)
     label[row, column] = 9
     sample = Sample("a", np.zeros((height, width, 3), np.uint8), label)
-    _, mask, _ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(seed), (row, column))
+    _, mask, *_ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(seed), (row, column))
     assert (mask == 9).sum() == 1
     assert (mask != 255).sum() == min(height, 20) * min(width, 30)
 
@@ -293,7 +293,7 @@ def test_a_point_is_met_everywhere_in_the_crop():
     label[30, 40] = 9
     sample = Sample("a", np.zeros((60, 80, 3), np.uint8), label)
     windows = [random_window(sample, Augment(crop=(4, 6)), np.random.default_rng(i), (30, 40)) for i in range(400)]
-    assert {tuple(np.argwhere(mask.numpy() == 9)[0].tolist()) for _, mask, _ in windows} == {
+    assert {tuple(np.argwhere(mask.numpy() == 9)[0].tolist()) for _, mask, *_ in windows} == {
         (y, x) for y in range(4) for x in range(6)
     }
 

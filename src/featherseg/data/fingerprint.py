@@ -181,8 +181,10 @@ def _sample_differences(
 
     def changed(number: int, index: int, key: str) -> bool:
         row = known[key][number]
+        if number and files.pairs[index].mask is None:  # of images that have none
+            return row is not None
         try:
-            return row is None or not Source(*row).is_current(files.pairs[index].files[number], compared)
+            return row is None or not Source(*row).is_current(_path(files.pairs[index], number), compared)
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -203,8 +205,10 @@ def _rows(data: SegmentationData) -> list[SampleRow]:
         return [(key, None, None, "") for key in data.keys]
 
     def row(index: int) -> SampleRow:
-        image, mask = (_source(data, files, index, number) for number in (0, 1))
-        return data.keys[index], (image.stamp, image.sha256), (mask.stamp, mask.sha256), _annotation(files, index)
+        numbers = (0, 1) if files.pairs[index].mask else (0,)
+        image, *masks = (_source(data, files, index, number) for number in numbers)
+        rows = [(source.stamp, source.sha256) for source in (image, *masks)]
+        return data.keys[index], rows[0], rows[1] if masks else None, _annotation(files, index)
 
     try:
         with ThreadPoolExecutor(READERS) as readers:
@@ -215,9 +219,16 @@ def _rows(data: SegmentationData) -> list[SampleRow]:
 
 def _source(data: SegmentationData, files: PairedFiles, index: int, number: int) -> Source:
     """The file as it is; what `featherseg prepare` read of it is not read again."""
-    path = files.pairs[index].files[number]
+    path = _path(files.pairs[index], number)
     known = data.source(index, number) if isinstance(data, PreparedData) else None
     return known or Source.of(path)
+
+
+def _path(pair: Pair, number: int) -> Path:
+    """The image (0) or the mask (1)."""
+    path = (pair.image, pair.mask)[number]
+    assert path is not None
+    return path
 
 
 def _files(data: SegmentationData) -> PairedFiles | None:

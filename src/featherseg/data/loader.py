@@ -17,13 +17,15 @@ from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.rare import RareClasses
 from featherseg.data.sampling import ClassUniform
+from featherseg.data.teacher_outputs import Taught, Teaching
 from featherseg.data.transforms import Augment, Crop, is_interleaved, mixed, pasted
 
 PREFETCH = 4
 """Batches that a worker holds ready."""
 
-Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
-"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well."""
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | Taught]
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well, for a taught
+one what the teachers say."""
 
 
 class TrainingSamples(Dataset[Any]):
@@ -33,6 +35,8 @@ class TrainingSamples(Dataset[Any]):
     instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
     samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
     With `rare` classes, pixels of theirs are pasted into augment.copy_paste of the samples, not into `targets`.
+    With `teaching` (and an `augment` that traces) a sample is (image, label, Taught), and the share of them that the
+    teachers say is drawn from the images without masks.
     """
 
     def __init__(
@@ -44,35 +48,54 @@ class TrainingSamples(Dataset[Any]):
         targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
         before: Callable[[Sample, np.random.Generator], Sample] | None = None,
         rare: RareClasses | None = None,
+        teaching: Teaching | None = None,
     ) -> None:
         self.data, self.augment, self.seed = data, augment, seed
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
-        self.rare = rare
+        self.rare, self.teaching = rare, teaching
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = place
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
-        if self.class_uniform and rng.random() < self.class_uniform.share:
+        unlabelled = self.teaching.unlabelled if self.teaching else None
+        if self.teaching and unlabelled and rng.random() < self.teaching.share:
+            index = len(self.data) + int(rng.integers(len(unlabelled)))
+        elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
-        sample = self.data[index] if self.before is None else self.before(self.data[index], rng)
+        sample = self._sample(index, rng)
         if self.targets is None:
-            crop = self.augment(replace(sample, instances=None), rng, point)
+            crop = self._crop(index, sample, rng, point)
             if self.augment.cutmix and rng.random() < self.augment.cutmix:
                 crop = mixed(crop, self._another(int(rng.integers(len(self.data))), rng), rng)
             if self.rare and rng.random() < self.augment.copy_paste:
                 crop = self._with_rare_classes(crop, self.rare, rng)
-            return crop[:2]
+            if self.teaching is None:
+                return crop[:2]
+            assert crop.origins is not None
+            return crop.image, crop.label, self.teaching(crop.origins)
         crop = self.augment(sample, rng, point)
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
     def _another(self, index: int, rng: np.random.Generator, holding: int | None = None) -> Crop:
         """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
-        sample, point = self.data[index] if self.before is None else self.before(self.data[index], rng), None
+        sample, point = self._sample(index, rng), None
         if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
             row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
             point = row, column
-        return self.augment(replace(sample, instances=None), rng, point)
+        return self._crop(index, sample, rng, point)
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Sample `index`, those without masks behind the others."""
+        unlabelled = self.teaching.unlabelled if self.teaching else None
+        behind = index - len(self.data)
+        sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
+        return sample if self.before is None else self.before(sample, rng)
+
+    def _crop(self, index: int, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None) -> Crop:
+        """The sample without its instances, augmented."""
+        crop = self.augment(replace(sample, instances=None), rng, point)
+        return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
 
     def _with_rare_classes(self, crop: Crop, rare: RareClasses, rng: np.random.Generator) -> Crop:
         """The crop with all pixels of rare classes of another sample's crop, each at its place."""

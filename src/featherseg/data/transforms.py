@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherseg.core.types import IGNORE, Resize, Sample, Size
+from featherseg.data.origins import Origins, flipped, stretched, turned
 from featherseg.layers.resize import resize_factor
 
 CROP_TRIES = 10
@@ -25,20 +26,27 @@ class Crop(NamedTuple):
     """What training sees of a sample: image (C, h, w) of its own integer type, label (h, w) uint8, 255 = ignore.
 
     instances (h, w) int32 as in Sample, None where the sample has none. All may be views of the sample's own arrays.
+    origins tell where the pixels come from, None where nobody asked.
     """
 
     image: Tensor
     label: Tensor
     instances: Tensor | None = None
+    origins: Origins | None = None
 
     def mirrored(self) -> "Crop":
         """Left and right exchanged."""
-        return Crop(*(None if x is None else mirrored(x) for x in self))  # type: ignore[arg-type]
+        image, label, instances = (None if x is None else mirrored(x) for x in self[:3])
+        origins = self.origins and self.origins.moved(mirrored(self.origins.owner), flipped(self.label.shape[1]))
+        return Crop(image, label, instances, origins)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What a training image goes through, in this order; see the [augment] table of a recipe."""
+    """What a training image goes through, in this order; see the [augment] table of a recipe.
+
+    traced: whether a crop's origins are told.
+    """
 
     crop: Size
     resize: Resize | None = None
@@ -54,6 +62,7 @@ class Augment:
     blur: float = 0.0
     cutmix: float = 0.0
     copy_paste: float = 0.0
+    traced: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
@@ -110,7 +119,8 @@ def random_window(
         window = _inside(sample.label, top, left, height, width)
         if settings.category_ratio >= 1 or largest_share(sample.label[window]) <= settings.category_ratio:
             break
-    return cut(sample, (top, left, height, width), settings.crop, planar=settings.recolors)
+    place = (top, left, height, width)
+    return cut(sample, place, settings.crop, planar=settings.recolors, traced=settings.traced)
 
 
 def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:
@@ -153,12 +163,15 @@ def _counts(label: np.ndarray) -> np.ndarray:
     return joint.sum(axis=0) + joint.sum(axis=1) + np.bincount(flat[2 * len(pairs) :], minlength=256)
 
 
-def cut(sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar: bool = False) -> Crop:
+def cut(
+    sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar: bool = False, traced: bool = False
+) -> Crop:
     """The window (top, left, height, width) of a sample, resized to `size`.
 
     Bilinear with antialiasing for the image, nearest for the label and the instances. Parts outside the image are
     filled: the image with its mean colour, the label with ignore, the instances with none. With `planar` a resized
-    image lies in memory channel by channel: sums over it keep their order, and so their last bits.
+    image lies in memory channel by channel: sums over it keep their order, and so their last bits. With `traced` the
+    crop has its origins, in image number 0.
     """
     top, left, height, width = window
     rows, columns = _inside(sample.label, *window)
@@ -179,7 +192,11 @@ def cut(sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar
         label = _placed(label, corner, torch.full(size, IGNORE, dtype=label.dtype))
         if instances is not None:
             instances = _placed(instances, corner, torch.zeros(size, dtype=instances.dtype))
-    return Crop(image.contiguous() if planar and image is not source else image, label, instances)
+    origins = None
+    if traced:
+        owner = _placed(torch.ones(inside, dtype=torch.uint8), corner, torch.zeros(size, dtype=torch.uint8))
+        origins = Origins(owner, ((0, stretched((rows, columns), (slice(y0, y1), slice(x0, x1)))),))
+    return Crop(image.contiguous() if planar and image is not source else image, label, instances, origins)
 
 
 def rotated(crop: Crop, degrees: float) -> Crop:
@@ -201,7 +218,11 @@ def rotated(crop: Crop, degrees: float) -> Crop:
     )
     label = crop.label[rows, columns].masked_fill(outside, IGNORE)
     instances = None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
-    return Crop(image, label, instances)
+    origins = None
+    if crop.origins is not None:
+        owner = crop.origins.owner[rows, columns].masked_fill(outside, 0)
+        origins = crop.origins.moved(owner, turned((height, width), degrees))
+    return Crop(image, label, instances, origins)
 
 
 def mixed(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
@@ -223,7 +244,8 @@ def pasted(crop: Crop, other: Crop, where: Tensor) -> Crop:
     """A crop that is another one `where` (h, w) bool says so; without instances, whose numbers could meet."""
     # the crops may be views of a dataset's own arrays: nothing is written into them
     image = interleaved(torch.where(where, other.image, crop.image))
-    return Crop(image, torch.where(where, other.label, crop.label))
+    origins = crop.origins and other.origins and crop.origins.pasted(other.origins, where)
+    return Crop(image, torch.where(where, other.label, crop.label), origins=origins)
 
 
 def _placed(x: Tensor, corner: tuple[int, int], full: Tensor) -> Tensor:

@@ -1,0 +1,40 @@
+"""A folder of images without masks, as data: every pixel is ignored, so only a teacher has something to say of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataNotFound
+from featherseg.core.types import IGNORE, Sample, SegmentationData
+from featherseg.data.images import IMAGE_SUFFIXES, image_size, is_image, read_image
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import Pair, PairedFiles
+
+
+class UnlabelledImages(PairedFiles):
+    """The images in a folder and the folders below it, by name, with the classes and channels of `data`.
+
+    Raises DataNotFound where there is no image.
+    """
+
+    def __init__(self, folder: Path, data: SegmentationData) -> None:
+        paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+        if not paths:
+            missing = "has no images" if folder.is_dir() else "is no folder"
+            raise DataNotFound(f"{folder} {missing}. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        self.name, self.classes, self.channels = folder.name, data.classes, data.channels
+        self.label_map, self.licence = LabelMap({}, expected=""), data.licence
+        self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
+        self.keys = [pair.key for pair in self.pairs]
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        assert pair.image is not None
+        image = read_image(pair.image, self.channels)
+        return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) uint8, ignored everywhere; the image is not read."""
+        path = self.pairs[index].image
+        assert path is not None
+        return np.full(image_size(path), IGNORE, np.uint8)
