@@ -20,6 +20,22 @@ SMALL = (
 )
 
 
+YARD = """
+name = "yard"
+images = "images"
+masks = "masks"
+classes = ["grass", "path", "plant"]
+[splits]
+train = "train.txt"
+val = "val.txt"
+[map]
+0 = "grass"
+1 = "path"
+2 = "plant"
+"""
+"""A dataset.toml of three classes, of images/ and masks/ listed in train.txt and val.txt."""
+
+
 class Silent:
     """A reporter that keeps what it is told."""
 
@@ -71,3 +87,13 @@ def equal_state(first, second) -> bool:
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(equal_state, first, second))
     return first == second
+
+
+def outcome(run):
+    """All that two runs are compared by: kept weights, optimiser, schedule, average, the last record of each step."""
+    checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
+    parts = {
+        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average", "global_step")
+    }
+    recorder = checkpoint["callbacks"]["Recorder"]
+    return {"weights": dict(run.model.state_dict()), "recorder": recorder, "metrics": run.metrics(), **parts}

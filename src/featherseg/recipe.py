@@ -50,6 +50,17 @@ def _joined(splits: Any) -> Any:
 
 Splits = Annotated[str, BeforeValidator(_joined)]
 
+
+def _separated(runs: Any) -> Any:
+    """ "runs/a,runs/b" as ("runs/a", "runs/b")."""
+    if isinstance(runs, str):
+        return tuple(run.strip() for run in runs.split(",") if run.strip())
+    return tuple(runs) if isinstance(runs, list) else runs
+
+
+Runs = Annotated[tuple[str, ...], Field(max_length=16), BeforeValidator(_separated)]
+"""Runs by path or name, separated by commas where they are a text."""
+
 ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
 """(height, width) of images."""
 
@@ -149,6 +160,27 @@ class LossTable(Config):
     contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # pixels of a group of images, at most
     contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one image, at most
     contrast_group: Positive | None = None  # images contrasted with each other; all on a device where left out
+
+
+class TeacherTable(Config):
+    """[teacher]: runs that the model learns from beside the masks (losses/distillation.py); off without `runs`."""
+
+    runs: Runs = ()  # by path or name; of several the mean of their logits
+    unlabelled: str | None = None  # a folder of images without masks, of which only the teachers tell something
+    logits: Annotated[float, Field(ge=0)] = 1.0  # weight of L_logits: the classes of each place; 0 = off
+    logits_temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    channels: Annotated[float, Field(ge=0)] = 3.0  # weight of L_channels: the places of each class; 0 = off
+    channels_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
+
+    @model_validator(mode="after")
+    def _somebody_teaches_something(self) -> "TeacherTable":
+        if self.unlabelled and not self.runs:
+            raise ValueError("teacher.unlabelled: images without masks need a teacher. Name one with teacher.runs")
+        if self.runs and not (self.logits or self.channels):
+            raise ValueError("teacher.logits and teacher.channels are both 0: give one of them a weight")
+        if len(set(self.runs)) < len(self.runs):
+            raise ValueError(f"teacher.runs = {list(self.runs)}: give every run once")
+        return self
 
 
 class TrainTable(Config):
@@ -258,6 +290,7 @@ class Recipe(Config):
     train: TrainTable
     augment: AugmentTable = AugmentTable()
     loss: LossTable = LossTable()
+    teacher: TeacherTable = TeacherTable()
     panoptic: PanopticTable = PanopticTable()
     paper: PaperTable | None = None
 
@@ -361,13 +394,22 @@ def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), *
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with the paths of its data starting from the root, so that they hold in every working folder."""
+    """The recipe with the paths of data and teachers starting from the root, so that they hold in every folder."""
     name, root = recipe.data.name, recipe.data.root
     paths = {
         "name": str(own_path(name)) if is_own(name) else name,
         "root": None if root is None else os.path.abspath(root),
     }
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
+    runs, unlabelled = recipe.teacher.runs, recipe.teacher.unlabelled
+    teachers = {
+        "runs": tuple(os.path.abspath(run) if os.path.exists(run) or Path(run).name != run else run for run in runs),
+        "unlabelled": None if unlabelled is None else os.path.abspath(unlabelled),
+    }
+    update = {
+        "data": recipe.data.model_copy(update=paths),
+        "teacher": recipe.teacher.model_copy(update=teachers),
+    }
+    return recipe.model_copy(update=update)
 
 
 def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data: dict[str, str | None]) -> Recipe:

@@ -60,6 +60,20 @@ def class_rows(classes: Iterable[ClassInfo]) -> list[ClassRow]:
     return [ClassRow(name=c.name, color=c.color, thing=c.thing) for c in classes]
 
 
+class TeacherRow(Config):
+    """One teacher of a run as resolved.json holds it; the path it was named by stands in the recipe.
+
+    weights: SHA-256 of its weights.safetensors; outputs: digest of these and of how it is run, by which its outputs are
+    found again.
+    """
+
+    name: str
+    model: str
+    weights: str
+    outputs: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    licence: str
+
+
 class RunInfo(Config):
     """What stands in resolved.json: with the weights, all that is needed to use the model."""
 
@@ -76,6 +90,7 @@ class RunInfo(Config):
     threads: Annotated[int, Field(ge=1, le=4096)]  # of torch on the CPU: other numbers give other bits
     found: list[str] | None = None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
+    teachers: tuple[TeacherRow, ...] = ()  # in the order of the recipe's
     objects: tuple[str, ...] = ()  # what training was given as objects, not names: model, data, loss, augment
 
 

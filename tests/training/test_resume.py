@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from faulty_disk import FAULTS, Crash, FaultyDisk
-from small_training import Killed, KilledAt, Silent, equal_state, request, trained
+from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 from featherseg.core.errors import FeathersegError
 from featherseg.core.files import read_lines
@@ -16,16 +16,6 @@ from featherseg.training.recorder import AtomicCheckpoints
 # a checkpoint every step; the embedding head of the contrast is resumed too
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
 LONG = ("train.epochs=3", "train.ema=0.9", "train.lr=1e-3", *CONTRAST, "train.checkpoint_seconds=1e-9")
-
-
-def outcome(run):
-    """All that two runs are compared by: kept weights, optimiser, schedule, average, the last record of each step."""
-    checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
-    parts = {
-        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average", "global_step")
-    }
-    recorder = checkpoint["callbacks"]["Recorder"]
-    return {"weights": dict(run.model.state_dict()), "recorder": recorder, "metrics": run.metrics(), **parts}
 
 
 @pytest.fixture(scope="module")

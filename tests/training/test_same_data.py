@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import Killed, KilledAt, Silent, request
+from small_training import YARD, Killed, KilledAt, Silent, request
 
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.data import open_dataset
@@ -14,20 +14,6 @@ from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.prepared import Storage
 from featherseg.data.prepared_writer import prepare_data
 from featherseg.training import Request, train
-
-TOML = """
-name = "yard"
-images = "images"
-masks = "masks"
-classes = ["grass", "path", "plant"]
-[splits]
-train = "train.txt"
-val = "val.txt"
-[map]
-0 = "grass"
-1 = "path"
-2 = "plant"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +24,7 @@ def begun(tmp_path_factory):
         for kind, pixels in (("images", rng.integers(0, 256, (64, 96, 3))), ("masks", rng.integers(0, 3, (64, 96)))):
             (folder / "yard" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "yard" / kind / f"{number}.png")
-    (folder / "yard" / "dataset.toml").write_text(TOML)
+    (folder / "yard" / "dataset.toml").write_text(YARD)
     (folder / "yard" / "train.txt").write_text("0\n1\n2\n3\n")
     (folder / "yard" / "val.txt").write_text("4\n5\n")
     data = str(folder / "yard" / "dataset.toml")

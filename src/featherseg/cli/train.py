@@ -29,6 +29,17 @@ def train(
         float | None,
         typer.Option(help="What the command may take, its start and its report included, in place of epochs or steps."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN[,RUN]",
+            help="Runs to learn from beside the masks, such as one of a larger model; sets teacher.runs.",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(help="A folder of images without masks, from which the teacher alone is learned."),
+    ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
     resume: Annotated[
@@ -54,6 +65,8 @@ def train(
     settings += [
         *(overrides or ()),
         *([] if minutes is None else [f"train.minutes={minutes}"]),
+        *([] if teacher is None else [f"teacher.runs={json.dumps(teacher)}"]),
+        *([] if unlabelled is None else [f"teacher.unlabelled={json.dumps(str(unlabelled))}"]),
         *([] if device is None else [f'train.device="{device}"']),
     ]
     with TrainingProgress() as progress:

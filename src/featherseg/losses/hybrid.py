@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy at the image's size, beside it contrast, auxiliary heads, overlap, teachers."""
+"""What training minimises: cross-entropy at the image's size, beside it contrast, other heads, overlap, teachers."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

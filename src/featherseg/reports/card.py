@@ -36,6 +36,10 @@ def card(run: Run) -> str:
         started = info.loaded.get("file") or (run.init if info.loaded.get("init") else "random weights")
         lines += [
             f"- Started from: {_text(started)}",
+            *(
+                f"- Taught by: {_text(row.name)} ({_code(row.model)}, sha256 {row.weights[:12]}; {_text(row.licence)})"
+                for row in info.teachers
+            ),
             f"- Settings: {_length(recipe)}, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
             f"{recipe.train.precision}; all of them in resolved.json",
             *_loss(run),

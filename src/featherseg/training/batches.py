@@ -17,6 +17,7 @@ from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.rare import RareClasses, find_rare_classes
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
+from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.transforms import Augment
 from featherseg.recipe import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
@@ -84,6 +85,7 @@ def open_batches(
     augment: OwnAugmentation | None = None,
     class_uniform: ClassUniform | None = None,
     rare: RareClasses | None = None,
+    teaching: Teaching | None = None,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
     """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
 
@@ -95,8 +97,8 @@ def open_batches(
     things = [i for i, info in enumerate(data.classes) if info.thing]
     targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
     before = None if augment is None else partial(augment_sample, augment)
-    own = Augment(**recipe.augment.model_dump())
-    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare)
+    own = Augment(**recipe.augment.model_dump(), traced=teaching is not None)
+    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare, teaching)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         batches = FlatBatches(

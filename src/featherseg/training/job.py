@@ -49,6 +49,7 @@ from featherseg.training.prepare import (
 )
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
 from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
+from featherseg.training.teaching import open_teaching
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
@@ -77,7 +78,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
     exists (without `resume`) or another process trains in it.
     """
     if this_rank():
-        _wait_for_rank_zero(out)
+        _wait_for_rank_zero(out, request)
         return _continue(out, request, reporter, resume=resume)
     with _locked(out, resume):
         if (out / RESOLVED).is_file():
@@ -147,11 +148,14 @@ def _remove_unbegun(out: Path) -> None:
         remove_tree(out / name)
 
 
-def _wait_for_rank_zero(out: Path) -> None:
-    """The other processes of a distributed run start when the first has prepared the folder."""
+def _wait_for_rank_zero(out: Path, request: Request) -> None:
+    """The other processes of a distributed run start when the first has prepared the folder.
+
+    That may take as long as it likes where a teacher has to look at every image first.
+    """
     begin = time.monotonic()
     while not (out / RESOLVED).is_file():
-        if time.monotonic() - begin > RANK_WAIT_SECONDS:
+        if time.monotonic() - begin > RANK_WAIT_SECONDS and not request.read()[1].teacher.runs:
             raise RunError(f"rank 0 prepared no run at {out} within {RANK_WAIT_SECONDS} s.")
         time.sleep(0.5)
 
@@ -172,7 +176,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         if recipe.train.device != run.recipe.train.device:
             check_machine(recipe)
         if resume and data_moved(recipe, run):
-            check_same_data(run, *open_data(recipe, request.objects), reporter.message)
+            check_same_data(run, recipe, open_data(recipe, request.objects), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
 
@@ -188,11 +192,13 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
 
     # The first process writes down that it goes on, on the data that it was begun with
     if resume and not this_rank():
-        check_same_data(run, train_data, val_data, reporter.message)
+        check_same_data(run, recipe, (train_data, val_data), reporter.message)
         _note_resume(training, checkpoint, reporter)
         estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
         estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
         training = replace(training, estimated_gb=estimated)
+    teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message)
+    training = replace(training, teaching=teaching)
     return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
 
 
@@ -228,6 +234,7 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
         augment=training.objects.augment,
         class_uniform=open_class_uniform(run.path, recipe, training.train),
         rare=open_rare_classes(run.path, recipe, training.train),
+        teaching=training.teaching,
     )
     loss = build_loss(run.info.class_weights, recipe, net, training.objects.loss)
     module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)

@@ -19,6 +19,7 @@ from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data.loader import Batch
+from featherseg.data.teacher_outputs import Teaching
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.model import SegmentationModel
@@ -88,6 +89,7 @@ def resolve_length(
     class_weights: list[float] | None,
     objects: Objects,
     began: float,
+    teaching: Teaching | None = None,
 ) -> tuple[Recipe, float | None]:
     """The recipe with its steps as a number; -> (that, seconds of a step, None where the model takes no such trial).
 
@@ -100,7 +102,9 @@ def resolve_length(
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, MOST_MEASURED)
-        batches = open_batches(recipe, train, total=2**40, panoptic=net.panoptic, augment=objects.augment)
+        batches = open_batches(
+            recipe, train, total=2**40, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
+        )
         ranks = settings.devices * settings.nodes
         pace = settings.accumulate * time_batch(net, recipe, batches(0, 0, ranks), class_weights, objects, trial)
         opening, each = time_validation(net, recipe, val)
@@ -123,7 +127,8 @@ def resolve_length(
     with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
         assert recipe.augment.crop is not None
         few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
-        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"))
+        grid = teaching.grid if teaching else None
+        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"), grid)
         taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * images / few
     return recipe, taken
 

@@ -7,7 +7,16 @@ from torch import nn
 
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.layers.model import SegmentationModel
-from featherseg.losses import LOSSES, AuxiliaryLoss, CrossEntropy, Hybrid, OverlapLoss, PanopticLoss, PixelContrast
+from featherseg.losses import (
+    LOSSES,
+    AuxiliaryLoss,
+    CrossEntropy,
+    Distillation,
+    Hybrid,
+    OverlapLoss,
+    PanopticLoss,
+    PixelContrast,
+)
 from featherseg.losses.cross_entropy import Mean
 from featherseg.recipe import LossTable, Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
@@ -60,7 +69,10 @@ def build_loss(
     overlap = None
     if settings.dice or settings.lovasz:
         overlap = OverlapLoss(dice=settings.dice, lovasz=settings.lovasz)
-    return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary, overlap)
+    distillation = None
+    if recipe.teacher.runs:
+        distillation = Distillation(**recipe.teacher.model_dump(exclude={"runs", "unlabelled"}))
+    return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary, overlap, distillation)
 
 
 def _contrast(settings: LossTable, net: SegmentationModel, seed: int) -> PixelContrast:

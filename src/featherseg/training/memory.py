@@ -19,6 +19,7 @@ from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import IGNORE, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data.panoptic.targets import PanopticTargets
+from featherseg.data.teacher_outputs import Grid, Taught
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import resize_factor
@@ -144,8 +145,9 @@ def _count_steps(
             checkpoint_blocks(net)
         parameters = [p for p in (*net.parameters(), *loss.parameters()) if p.requires_grad]
         for images, size in sizes:
+            grid = logits_grid(net, size) if recipe.teacher.runs else None
             with LiveBytes() as live:
-                batch = blank_batch(net, images, size, device)
+                batch = blank_batch(net, images, size, device, grid)
                 for parameter in parameters:  # the gradients of the step before
                     parameter.grad = torch.zeros_like(parameter)
                 with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
@@ -159,15 +161,31 @@ def _count_steps(
     return found
 
 
-def blank_batch(net: SegmentationModel, images: int, size: Size, device: torch.device) -> Any:
-    """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model."""
+def blank_batch(
+    net: SegmentationModel, images: int, size: Size, device: torch.device, taught: Grid | None = None
+) -> Any:
+    """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model.
+
+    taught: the places of the model's logits, where teachers have something to say of them.
+    """
     labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
     labels[:, :, size[1] // 2 :] = net.classes - 1
     batch: Any = [torch.zeros(images, len(net.mean), *size, dtype=torch.uint8, device=device), labels]
     if net.panoptic:
         maps = [(2, *size) if name == "offset" else size for name in PanopticTargets._fields]
         batch.append(PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps)))
+    if taught:
+        logits = torch.zeros(images, net.classes, *taught.size, dtype=torch.float16, device=device)
+        batch.append(Taught(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device)))
     return batch
+
+
+def logits_grid(net: SegmentationModel, size: Size) -> Grid:
+    """The places of a model's logits over images of `size`."""
+    with torch.inference_mode():
+        out = copy.deepcopy(net).eval().cpu()(torch.zeros(1, len(net.mean), *size))
+    height, width = out.logits.shape[2:]
+    return Grid((height, width), out.padded_size, out.align_corners)
 
 
 def fit_batch_size(estimate: Estimate, crop: Size, *, ranks: int = 1) -> int:

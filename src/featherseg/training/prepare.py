@@ -22,6 +22,7 @@ from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import class_statistics, median_frequency, typical_size
+from featherseg.data.teacher_outputs import Teaching
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
@@ -33,9 +34,17 @@ from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import Objects
 from featherseg.training.optimisers import build_optimizer
+from featherseg.training.teaching import (
+    OUTPUTS,
+    check_teachers,
+    open_teaching,
+    open_unlabelled,
+    refuse_own_folder,
+    teacher_row,
+)
 
 LOCK, TENSORBOARD = ".lock", "tensorboard"
-BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, TENSORBOARD)
+BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, TENSORBOARD, OUTPUTS)
 """What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
 OBJECT_RECIPE = "frm-lite0"
@@ -138,6 +147,7 @@ def check_request(
         init = os.path.abspath(init)
     net, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
     check_instances(recipe, net, train, request.objects)
+    check_teachers(recipe, net, train, request.objects)
     return file, recipe, (train, val), net, loaded
 
 
@@ -152,6 +162,7 @@ class Training:
     net: SegmentationModel
     objects: Objects
     estimated_gb: float | None = None  # what the process will hold
+    teaching: Teaching | None = None
 
 
 def begin(request: Request, out: Path, say: Say) -> Training:
@@ -167,7 +178,11 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, say)
-    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began)
+    teachers = check_teachers(recipe, net, train, request.objects)
+    refuse_own_folder(teachers, out)
+    rows = tuple(teacher_row(run) for run in teachers)
+    teaching = open_teaching(recipe, rows, train, net, out, say)
+    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, teaching)
     say(say_length(recipe, len(train), pace))
 
     # The record of the run: with the weights, all that is needed to use the model
@@ -193,12 +208,14 @@ def begin(request: Request, out: Path, say: Say) -> Training:
             if value in (None, "auto")
         ],
         device=pick_device(recipe.train.device).type,
+        teachers=rows,
         objects=request.objects.names,
     )
 
     # The folder; until resolved.json is there it is no run
     write_class_points(out, recipe, train, say)
-    known = Fingerprint.of({"train": train, "val": val} | test_of(recipe, request.objects))
+    splits = {"train": train, "val": val, **unlabelled_of(recipe, train)}
+    known = Fingerprint.of(splits | test_of(recipe, request.objects))
     known.save(out / DATA)
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
@@ -207,7 +224,14 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)
-    return Training(Run(out, info, request.objects.model), recipe, train, val, net, request.objects, estimated)
+    run = Run(out, info, request.objects.model)
+    return Training(run, recipe, train, val, net, request.objects, estimated, teaching)
+
+
+def unlabelled_of(recipe: Recipe, train: SegmentationData) -> dict[str, SegmentationData]:
+    """The images without masks, as a split of the data that a run is known by; none where the recipe names none."""
+    found = open_unlabelled(recipe, train)
+    return {} if found is None else {"unlabelled": found}
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:

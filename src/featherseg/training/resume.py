@@ -10,8 +10,9 @@ from featherseg.data import DATASETS
 from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.data.pairs import NamedData
 from featherseg.recipe import ModelTable, Recipe, override_recipe, with_absolute_paths
-from featherseg.runs import DATA, Run
-from featherseg.training.prepare import OBJECT_RECIPE, Request, Say
+from featherseg.runs import DATA, Run, find_run, open_run
+from featherseg.training.prepare import OBJECT_RECIPE, Request, Say, unlabelled_of
+from featherseg.training.teaching import teacher_row
 
 FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
 """Settings that may be others than the run was begun with."""
@@ -51,6 +52,11 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         begun is None or {begun, os.path.abspath(begun)}.isdisjoint({init, os.path.abspath(init)})
     ):
         different["--init"] = (begun, init)
+    teacher = own.teacher
+    if asked.teacher != own.teacher and _same_teachers(run, asked):
+        same |= {"teacher.runs", "teacher.unlabelled"} if asked.teacher.unlabelled else {"teacher.runs"}
+        moved = {"runs": asked.teacher.runs, "unlabelled": asked.teacher.unlabelled or teacher.unlabelled}
+        teacher = teacher.model_copy(update=moved)
     told = [f"{key} is {a!r} in the run and {b!r} now" for key, (a, b) in different.items() if key not in same]
     if told:
         raise ConfigError(
@@ -62,15 +68,28 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
     )
     seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
-    return own.model_copy(update={"data": data, "train": own.train.model_copy(update=seconds)})
+    return own.model_copy(update={"data": data, "teacher": teacher, "train": own.train.model_copy(update=seconds)})
 
 
-def check_same_data(run: Run, train: SegmentationData, val: SegmentationData, say: Say) -> None:
-    """Compare the data with what the run was begun with; a run from before that was kept has it written now.
+def _same_teachers(run: Run, asked: Recipe) -> bool:
+    """Whether those that are named now say the same as the run's, wherever they lie."""
+    names, rows = asked.teacher.runs, run.info.teachers
+    if names == with_absolute_paths(run.recipe).teacher.runs:
+        return True
+    return len(names) == len(rows) and all(
+        teacher_row(open_run(find_run(name))).outputs == row.outputs for name, row in zip(names, rows, strict=True)
+    )
+
+
+def check_same_data(run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], say: Say) -> None:
+    """Compare the data, (train, val), and the recipe's images without masks with what the run was begun with.
+
+    A run from before that was kept has it written now.
 
     Raises DataError naming everything that differs. Of such an older run only the classes are compared.
     """
-    splits, known = {"train": train, "val": val}, read_fingerprint(run.path / DATA)
+    train, val = data
+    splits, known = {"train": train, "val": val, **unlabelled_of(recipe, train)}, read_fingerprint(run.path / DATA)
     if known is None:
         different = class_differences([(info.name, info.thing) for info in run.classes], train.classes)
     else:

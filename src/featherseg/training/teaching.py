@@ -1,0 +1,407 @@
+"""Teachers of a training: who may teach, and what they say of every image, computed once and kept beside the data.
+
+Each image goes through a teacher as it would be scored: whole, once, at the size that the teacher was validated at.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
+from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.types import SegmentationData
+from featherseg.core.wording import counted, size_text
+from featherseg.data import data_folder
+from featherseg.data.images import image_size
+from featherseg.data.pairs import PairedFiles
+from featherseg.data.prepared import (
+    INDEX,
+    PreparedData,
+    Source,
+    Stamp,
+    aligned,
+    cache_folders,
+    folder_name,
+    sha256,
+    stamp_of,
+)
+from featherseg.data.prepared_writer import FLUSH_BYTES
+from featherseg.data.teacher_outputs import (
+    FORMAT_VERSION,
+    Entry,
+    Grid,
+    TeacherOutputs,
+    Teaching,
+    first_free,
+    read_outputs,
+    stored,
+)
+from featherseg.data.unlabelled import UnlabelledImages
+from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
+from featherseg.inference.settings import own_settings
+from featherseg.inference.tiling import plan
+from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import scale_images
+from featherseg.recipe import Recipe
+from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, open_run
+from featherseg.training.memory import available_memory, logits_grid
+from featherseg.training.objects import Objects
+
+OUTPUTS = "teacher"
+"""The folder in a run for the outputs over images that are no files, or where no cache is to be used."""
+
+JUDGED = 3
+"""Images at most, spread over all, by which time and room are judged."""
+
+WAIT_SECONDS, SAID_SECONDS, FLUSH_SECONDS = 0.5, 60.0, 30.0
+"""Between two looks at a lock, between two messages, and of work that a kill costs at most."""
+
+MOST_UNLABELLED = 0.5
+"""Share of the samples that are images without a mask, however many there are: batches keep as many that have one."""
+
+Say = Callable[[str], None]
+"""Takes a message for the user."""
+
+
+class _Image(NamedTuple):
+    """An image to teach: its key, its file where it is one, and where it stands in which data."""
+
+    key: str
+    path: Path | None
+    data: SegmentationData
+    place: int
+
+
+def check_teachers(recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects) -> list[Run]:
+    """The runs that teach, opened. Raises ConfigError or RunError where one is missing or cannot teach this training.
+
+    Also where there is no image in the folder of those without masks: DataNotFound.
+    """
+    runs: list[Run] = []
+    if not recipe.teacher.runs:
+        return runs
+    if recipe.loss.name or objects.loss:
+        raise ConfigError(
+            "teacher.runs: a teacher stands beside the recipe's own loss. Leave out the other loss or it."
+        )
+    if objects.augment:
+        raise ConfigError(
+            "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
+        )
+    if net.panoptic:
+        raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
+    for name in recipe.teacher.runs:
+        if is_exported_file(name):
+            raise ConfigError(f"{name} is an exported file. A teacher is a run: the folder that was trained.")
+        run = open_run(find_run(name))
+        if run.untrained_model().panoptic:
+            raise ConfigError(f"{name} is panoptic ({run.recipe.model.name}): it cannot teach. Name a semantic one.")
+        if run.info.channels != train.channels:
+            raise ConfigError(
+                f"{name} takes images with {run.info.channels} channels; {train.name} has {train.channels}. A teacher "
+                "must be trained on such images."
+            )
+        mine, theirs = ([info.name for info in infos] for infos in (train.classes, run.classes))
+        if mine != theirs:
+            raise ConfigError(
+                f"{name} cannot teach {train.name}: its {len(theirs)} classes are {_shown(theirs)}, those of the data "
+                f"are {len(mine)}: {_shown(mine)}. A teacher needs the same classes in the same order."
+            )
+        if not (run.path / WEIGHTS).is_file():
+            raise RunError(f"{name} has no weights yet: its training has not reached the first validation.")
+        runs.append(run)
+    open_unlabelled(recipe, train)
+    return runs
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def refuse_own_folder(runs: Sequence[Run], out: Path) -> None:
+    """Raises ConfigError where a training would write into the folder of its teacher."""
+    if any(run.path.resolve() == out.resolve() for run in runs):
+        raise ConfigError(f"{out} is the teacher itself. Choose another folder with --out.")
+
+
+def teacher_row(run: Run) -> TeacherRow:
+    """What is kept of a teacher; `outputs` is the digest of all that decides what it says of an image."""
+    weights, model = sha256(run.path / WEIGHTS), run.recipe.model
+    classes = [row.name for row in run.info.classes]
+    resize = run.recipe.data.test_resize
+    facts = [FORMAT_VERSION, weights, model.name, model.options, run.info.channels, classes, resize]
+    outputs = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return TeacherRow(name=run.name, model=model.name, weights=weights, outputs=outputs, licence=run.licence)
+
+
+def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
+    """The images without masks of the recipe, None where it names none. Raises DataNotFound."""
+    folder = recipe.teacher.unlabelled
+    return None if folder is None else UnlabelledImages(Path(folder), train)
+
+
+def open_teaching(
+    recipe: Recipe,
+    rows: Sequence[TeacherRow],
+    train: SegmentationData,
+    net: SegmentationModel,
+    out: Path,
+    say: Say,
+) -> Teaching | None:
+    """What the teachers say of all images; what is not kept yet is computed first. None without teachers.
+
+    rows: what is known of the teachers; their runs are opened only where something is to be computed. Crop is a number
+    in the recipe. Raises ConfigError, RunError or DataError where it cannot be computed, FeathersegError where the disk
+    has no room.
+    """
+    if not recipe.teacher.runs:
+        return None
+    assert recipe.augment.crop is not None
+    unlabelled = open_unlabelled(recipe, train)
+    images = [*_images(train), *(_images(unlabelled) if unlabelled else ())]
+
+    # What is there already, and what the images hold: a file is read only where no stamp tells
+    places = _places(recipe, train, out)
+    folders = [[place / f"teacher-{row.outputs[:16]}" for place in places] for row in rows]
+    there = [[found for folder in own if (found := read_outputs(folder))] for own in folders]
+    known = {key: digest for own in there for outputs in own for key, digest in outputs.digests.items()}
+    sources = [_source(image, known) for image in images]
+
+    # Each teacher's outputs, computed where they are not whole
+    files, entries = [], []
+    for name, row, own, candidates in zip(recipe.teacher.runs, rows, folders, there, strict=True):
+        needed = {source.sha256 for source in sources}
+        outputs = next((found for found in candidates if needed <= found.entries.keys()), None)
+        named = [(image.key, source.stamp) for image, source in zip(images, sources, strict=True) if source.stamp]
+        if outputs is None or (os.access(outputs.folder, os.W_OK) and not outputs.digests.keys() >= set(named)):
+            writable = (f for f in own[:-1] if _is_writable(f.parent.parent))
+            folder = outputs.folder if outputs else next(writable, own[-1])
+            with _errors_of(folder):
+                outputs = _compute(name, row, images, sources, folder, recipe.train.device, say)
+        say(f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}")
+        files.append(outputs.file)
+        entries.append(tuple(outputs.entries[source.sha256] for source in sources))
+    share = 0.0
+    if unlabelled:
+        share = min(MOST_UNLABELLED, len(unlabelled) / len(images))
+        say(
+            f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, drawn at random; "
+            "of them only the teacher tells something"
+        )
+    return Teaching(tuple(files), tuple(entries), logits_grid(net, recipe.augment.crop), unlabelled, share)
+
+
+def _images(data: SegmentationData) -> list[_Image]:
+    """The images of a dataset; of what was prepared the files that it was prepared from, which lost nothing."""
+    exact = data.data if isinstance(data, PreparedData) else data
+    paths = [pair.image for pair in exact.pairs] if isinstance(exact, PairedFiles) else [None] * len(exact)
+    return [_Image(key, path, exact, place) for place, (key, path) in enumerate(zip(exact.keys, paths, strict=True))]
+
+
+def _source(image: _Image, known: dict[tuple[str, Stamp], str]) -> Source:
+    """What an image holds; of one that is no file the values themselves. Raises DataError."""
+    if image.path is None:
+        pixels = image.data[image.place].image
+        content = f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes()
+        return Source(None, hashlib.sha256(content).hexdigest())
+    try:
+        stamp = stamp_of(image.path)
+        digest = known.get((image.key, stamp)) if stamp else None
+        return Source(stamp, digest) if digest else Source.of(image.path)
+    except OSError as error:
+        raise DataError(f"{image.path} cannot be read: {error.strerror or error}.") from None
+
+
+def _places(recipe: Recipe, train: SegmentationData, out: Path) -> list[Path]:
+    """Where outputs may lie: beside the data where these are files, as prepared data do; else in the run."""
+    exact = train.data if isinstance(train, PreparedData) else train
+    if isinstance(exact, PairedFiles):
+        root = None if recipe.data.root is None else Path(recipe.data.root)
+        if folders := cache_folders(data_folder(recipe.data.name, root)):
+            return [folder / folder_name(exact.name) for folder in folders]
+    return [out / OUTPUTS]
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder if folder.exists() else folder.parent, os.W_OK)
+
+
+@contextmanager
+def _errors_of(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FeathersegError(
+            f"cannot write a teacher's outputs to {folder}: {error.strerror or error}. Make room (or check the rights, "
+            "or name another folder with FEATHERSEG_CACHE) and run the same command again: it continues where it "
+            "stopped."
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Only one process writes in a folder; another waits, and finds what it would have computed."""
+    taken = FeathersegError(f"another process writes in {folder}.")
+    with ExitStack() as stack:
+        for looks in range(10**9):
+            try:
+                stack.enter_context(locked(folder / ".lock", taken))
+                break
+            except FeathersegError as error:
+                if error is not taken:
+                    raise
+            if looks == 0:
+                say(f"another process computes a teacher's outputs in {folder}: waiting for it")
+            time.sleep(WAIT_SECONDS)
+        yield
+
+
+def _compute(
+    name: str,
+    row: TeacherRow,
+    images: Sequence[_Image],
+    sources: Sequence[Source],
+    folder: Path,
+    device: str,
+    say: Say,
+) -> TeacherOutputs:
+    """Add to the outputs in `folder` what is missing of them."""
+    refuse_links(folder.parent.parent, folder.parent.name)
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, say):
+        outputs = _opened(folder)
+        missing = {
+            source.sha256: (image, source)
+            for image, source in zip(images, sources, strict=True)
+            if source.sha256 not in outputs.entries
+        }
+        if missing:
+            runtime = _teacher(name, row, folder, len(missing), device)
+            _check_memory(runtime, [image for image, _ in missing.values()])
+            _store(runtime, list(missing.values()), outputs, say)
+        for image, source in zip(images, sources, strict=True):  # of files that are copies, or were touched
+            if source.stamp and (image.key, source.stamp) not in outputs.digests:
+                append_line(folder / INDEX, {"key": image.key, "stamp": source.stamp, "sha256": source.sha256})
+    whole = read_outputs(folder)
+    assert whole is not None
+    return whole
+
+
+def _opened(folder: Path) -> TeacherOutputs:
+    """What is in the folder, without a torn end; begun anew where nothing is."""
+    outputs = read_outputs(folder)
+    if outputs is None or not outputs.file.is_file():
+        file = folder / f"logits-{secrets.token_hex(4)}.bin"
+        file.touch()
+        write_text(folder / INDEX, json.dumps({"format_version": FORMAT_VERSION, "file": file.name}) + "\n")
+        outputs = TeacherOutputs(folder, file, {}, {})
+    os.truncate(outputs.file, max((entry.end for entry in outputs.entries.values()), default=0))
+    return outputs
+
+
+def _teacher(name: str, row: TeacherRow, folder: Path, missing: int, device: str) -> Runtime:
+    """The teacher, ready to run. Raises RunError where it is not there or is another by now."""
+    needed = f"The outputs of teacher {row.name} for {counted(missing, 'image')} are not in {folder}"
+    try:
+        run = open_run(find_run(name))
+        same = teacher_row(run).outputs == row.outputs
+    except (RunError, OSError) as error:
+        raise RunError(f"{needed}, and the teacher itself cannot be opened: {error}") from None
+    if not same:
+        raise RunError(
+            f"{needed}, and {name} has other weights by now than the teacher of this training. Put them back, or start "
+            "a new run."
+        )
+    return open_runtime(run, device)
+
+
+def _check_memory(runtime: Runtime, images: Sequence[_Image]) -> None:
+    """Raises ConfigError where the largest image does not fit into the memory as a whole."""
+    sizes = {image_size(image.path): image.path for image in images if image.path}
+    if not sizes:
+        return
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    free = available_memory(runtime.device) / 1e9
+    if plan(runtime, largest, own_settings(runtime), free).inference.window is not None:
+        raise ConfigError(
+            f"teacher {runtime.name} sees whole images, and the largest, {sizes[largest]} of {size_text(largest)}, "
+            f"takes more than the {free:.1f} GB of memory that are free. Shrink the images, or take a teacher that was "
+            "trained with data.test_resize."
+        )
+
+
+def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: TeacherOutputs, say: Say) -> None:
+    """Append what the teacher says to the flat file, and entries to the index whenever the disk has it."""
+    # A few images, spread over all, tell the time and the room; what they gave is kept
+    step = -(-len(missing) // JUDGED)
+    order = [*missing[::step], *(pair for number, pair in enumerate(missing) if number % step)]
+    judged, ends = [], [time.monotonic()]
+    for image, source in order[: len(missing[::step])]:
+        judged.append(_said(runtime, image, source))
+        ends.append(time.monotonic())
+    pace = min(later - sooner for sooner, later in pairwise(ends))  # the first starts things up
+    needed = len(order) * max(aligned(len(content)) for _, content in judged)
+    free = shutil.disk_usage(outputs.folder).free
+    if needed > free:
+        raise FeathersegError(
+            f"what {runtime.name} says of {counted(len(order), 'image')} takes {needed / 1e9:.1f} GB, but the disk of "
+            f"{outputs.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with "
+            "FEATHERSEG_CACHE."
+        )
+    say(
+        f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: at most {needed / 1e9:.2f} GB in "
+        f"{outputs.folder}, about {max(1, round(len(order) * pace))} s"
+    )
+
+    # One after the other; the index names an image only once the disk has its logits
+    waiting: list[dict[str, object]] = []
+    with open(outputs.file, "ab") as file:
+        flushed, flushed_at, said_at = file.tell(), time.monotonic(), time.monotonic()
+        file.write(bytes(first_free(outputs) - file.tell()))
+        for done, (image, source) in enumerate(order, start=1):
+            entry, content = judged[done - 1] if done <= len(judged) else _said(runtime, image, source)
+            file.write(bytes(aligned(file.tell()) - file.tell()))
+            record = entry.record() | {"offset": file.tell()}
+            waiting.append({"key": image.key, "stamp": source.stamp, "sha256": source.sha256, **record})
+            file.write(content)
+            now = time.monotonic()
+            if file.tell() - flushed >= FLUSH_BYTES or now - flushed_at >= FLUSH_SECONDS or done == len(order):
+                file.flush()
+                os.fsync(file.fileno())
+                for line in waiting:
+                    append_line(outputs.folder / INDEX, line)
+                flushed, flushed_at, waiting = file.tell(), now, []
+            if now - said_at >= SAID_SECONDS:
+                said_at = now
+                say(f"teacher {runtime.name}: {done} of {len(order)} images")
+
+
+def _said(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes]:
+    """What a teacher says of an image: an entry, its offset still 0, and what the flat file holds of it."""
+    pixels = image.data[image.place].image  # (H, W, C)
+    if image.path and not source.is_current(image.path, {}):
+        raise DataError(f"{image.path} changed while it was being read. Run the same command again.")
+    size = (pixels.shape[0], pixels.shape[1])
+    (factor,) = own_settings(runtime).factors(size)
+    inputs = torch.from_numpy(np.array(pixels[None], order="C")).to(runtime.device).permute(0, 3, 1, 2)
+    scaled = scale_images(normalise(inputs, runtime.mean, runtime.std), factor)  # (1, C, H * factor, W * factor)
+    out = runtime(scaled)
+    logits = out.logits[0].float().cpu().numpy()  # (K, h, w)
+    if not np.isfinite(logits).all():
+        raise ConfigError(f"teacher {runtime.name} gives values for {image.key!r} that are not finite.")
+    grid = Grid((logits.shape[1], logits.shape[2]), out.padded_size, out.align_corners)
+    resized = (scaled.shape[2], scaled.shape[3])
+    return Entry(0, len(logits), grid, size, resized), stored(logits)

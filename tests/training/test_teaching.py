@@ -1,0 +1,300 @@
+"""A model taught by a run: outputs are computed once, kept, found again; a resumed run ends the same, to the bit."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_training import YARD, Killed, KilledAt, Silent, equal_state, outcome, request
+from small_training import trained as trained_on_shapes
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, RunError
+from featherseg.data import open_dataset
+from featherseg.data.teacher_outputs import read_outputs
+from featherseg.inference.masks import probabilities
+from featherseg.inference.runtimes import open_runtime
+from featherseg.layers.resize import resize
+from featherseg.runs import load_run
+from featherseg.training import train
+
+EVERY_STEP = ("train.epochs=2", "train.ema=0.9", "train.checkpoint_seconds=1e-9")
+
+
+def write_noise(path, seed, size=(64, 96), most=256):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size if most < 256 else (*size, 3)
+    Image.fromarray(np.random.default_rng(seed).integers(0, most, shape).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory):
+    """A dataset of six images of three classes, three images without masks, and a run that was trained on it."""
+    folder = tmp_path_factory.mktemp("yard")
+    for number in range(6):
+        write_noise(folder / "images" / f"{number}.png", number)
+        write_noise(folder / "masks" / f"{number}.png", number, most=3)
+    for number, name in enumerate(("a.png", "b.png", "more/a.png")):
+        write_noise(folder / "photos" / name, 10 + number, (70 + 10 * number, 130))
+    (folder / "dataset.toml").write_text(YARD)
+    (folder / "train.txt").write_text("0\n1\n2\n3\n")
+    (folder / "val.txt").write_text("4\n5\n")
+    train(request("train.epochs=1", data=str(folder / "dataset.toml")), folder / "teacher", Silent())
+    return folder
+
+
+@pytest.fixture
+def place(yard, tmp_path):
+    """The same in another place, where it may be changed."""
+    return shutil.copytree(yard, tmp_path / "yard")
+
+
+def taught(place, *overrides, out="run", reporter=None, resume=False, runs="teacher"):
+    """A run on the data of `place` that its teacher taught; -> (run, what was said)."""
+    reporter = reporter or Silent()
+    asked = request(
+        "train.epochs=1",
+        f"teacher.runs={','.join(str(place / name) for name in runs.split(','))}",
+        *overrides,
+        data=str(place / "dataset.toml"),
+    )
+    return train(asked, place / out, reporter, resume=resume), "\n".join(reporter.messages)
+
+
+def outputs_of(place):
+    return [read_outputs(folder) for folder in sorted((place / ".featherseg" / "yard").glob("teacher-*"))]
+
+
+HARD = ("data.class_uniform=0.3", "augment.cutmix=0.5", "augment.rotate=20", "loss.class_weights=auto")
+
+
+@pytest.mark.parametrize(
+    ("kills", "workers"), [([1, 4], 0), ([3, 3], 2)], ids=["first and last step", "same step again, by workers"]
+)
+def test_a_taught_run_that_is_stopped_ends_as_the_uninterrupted_one(place, kills, workers):
+    settings = (*EVERY_STEP, *HARD, "train.batch_size=2", f"teacher.unlabelled={place / 'photos'}")
+    whole, _ = taught(place, *settings, out="whole")
+    for number, step in enumerate(kills):
+        with pytest.raises(Killed):
+            taught(place, *settings, reporter=KilledAt(step), resume=number > 0)
+    shutil.rmtree(place / "teacher")  # its outputs are all that is needed
+    run, _ = taught(place, *settings, f"data.workers={workers}", resume=True)
+    assert equal_state(outcome(run), outcome(whole))
+    assert sorted(run.metrics()) == [1, 2, 3, 4]
+
+
+def test_images_that_are_no_files_are_taught_from_the_run_s_own_folder(small_run, tmp_path):
+    settings = (*EVERY_STEP, f"teacher.runs={small_run.path}")
+    whole = trained_on_shapes(tmp_path / "whole", *settings)
+    with pytest.raises(Killed):
+        trained_on_shapes(tmp_path / "run", *settings, reporter=KilledAt(3))
+    reporter = Silent()
+    run = trained_on_shapes(tmp_path / "run", *settings, resume=True, reporter=reporter)
+    assert equal_state(outcome(run), outcome(whole))
+    assert not any("looks at" in message for message in reporter.messages)
+    assert all({"loss_supervised", "loss_teacher"} <= record.keys() for record in run.metrics().values())
+    assert all(r["loss"] == pytest.approx(r["loss_supervised"] + r["loss_teacher"]) for r in run.metrics().values())
+
+
+def test_the_teacher_changes_what_is_learned_and_is_on_record(place):
+    plain = train(request("train.epochs=1", data=str(place / "dataset.toml")), place / "plain", Silent())
+    run, _ = taught(place)
+    assert not equal_state(dict(plain.model.state_dict()), dict(run.model.state_dict()))
+    (row,) = run.info.teachers
+    own = load_run(place / "teacher")
+    assert (row.name, row.model, row.licence) == ("teacher", "efficientvit-seg-b0", own.licence)
+    assert run.recipe.teacher.runs == (str(place / "teacher"),)
+    card = (run.path / "card.md").read_text()
+    assert "Taught by: teacher (`efficientvit-seg-b0`" in card
+    assert row.weights[:12] in card
+
+
+def test_what_is_kept_is_what_the_teacher_says_of_the_whole_image(place):
+    taught(place, f"teacher.unlabelled={place / 'photos'}")
+    (outputs,) = outputs_of(place)
+    assert len(outputs.entries) == 7
+    runtime, data = open_runtime(load_run(place / "teacher")), open_dataset(str(place / "dataset.toml"), "train")
+    for index, key in enumerate(data.keys):
+        entry = outputs.entries[hashlib.sha256((place / "images" / f"{key}.png").read_bytes()).hexdigest()]
+        logits = torch.from_numpy(entry.read(outputs.file, slice(None), slice(None)))[None]
+        full = resize(logits, entry.grid.covered, align_corners=entry.grid.align_corners)[0, :, :64, :96].softmax(0)
+        assert (full - probabilities(runtime, data[index].image)).abs().max() < 0.02
+
+
+def test_outputs_are_computed_once_for_what_they_are_of(place):
+    _, said = taught(place)
+    assert "looks at 4 images once" in said
+    _, said = taught(place, "model.name=frm-lite0", out="another")
+    assert "looks at" not in said
+    assert "taught by teacher (efficientvit-seg-b0): 4 images" in said
+
+    # A touched image is known by its content; another one is looked at, and those without masks are
+    os.utime(place / "images" / "0.png")
+    write_noise(place / "images" / "1.png", 99)
+    shutil.copy(place / "images" / "2.png", place / "photos" / "copy.png")
+    _, said = taught(place, f"teacher.unlabelled={place / 'photos'}", out="third")
+    assert "looks at 4 images once" in said  # the changed one, and three of the four photos
+    assert "4 images without masks: 50 % of the samples" in said
+
+    # Another teacher has outputs of its own, whatever its name
+    weights = load_run(place / "teacher").path / "weights.safetensors"
+    other = train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    shutil.copy(other.path / "weights.safetensors", weights)
+    _, said = taught(place, out="fourth")
+    assert "looks at 4 images once" in said
+    assert len(outputs_of(place)) == 2
+
+
+def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeypatch):
+    class KilledAfterTwo(Silent):
+        def message(self, text):
+            if "2 of 4 images" in text:
+                raise Killed
+
+    monkeypatch.setattr("featherseg.training.teaching.FLUSH_BYTES", 1)
+    monkeypatch.setattr("featherseg.training.teaching.SAID_SECONDS", 0)
+    with pytest.raises(Killed):
+        taught(place, reporter=KilledAfterTwo())
+    (outputs,) = outputs_of(place)
+    assert len(outputs.entries) == 2
+    with open(outputs.file, "ab") as file:
+        file.write(b"torn")
+    with open(outputs.folder / "index.jsonl", "a") as file:
+        file.write('{"key": "2", "sha')
+    run, said = taught(place)
+    assert "looks at 2 images once" in said
+    whole = shutil.copytree(place, place.parent / "whole")
+    shutil.rmtree(whole / ".featherseg")
+    other, _ = taught(whole, out="again")
+    assert equal_state(dict(run.model.state_dict()), dict(other.model.state_dict()))
+
+
+def test_several_teachers_teach_together(place):
+    train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    run, said = taught(place, runs="teacher,b")
+    assert [row.name for row in run.info.teachers] == ["teacher", "b"]
+    assert said.count("looks at") == 2
+    alone, said = taught(place, runs="b", out="alone")
+    assert "looks at" not in said
+    assert run.metrics()[1]["loss_teacher"] != alone.metrics()[1]["loss_teacher"]
+
+
+def test_images_without_masks_change_neither_class_weights_nor_the_length(place):
+    plain, _ = taught(place, "loss.class_weights=auto", out="plain")
+    more, _ = taught(place, "loss.class_weights=auto", f"teacher.unlabelled={place / 'photos'}")
+    assert more.info.class_weights == plain.info.class_weights
+    assert more.info.image_size == plain.info.image_size
+    assert sorted(more.metrics()) == sorted(plain.metrics())
+
+
+def test_steps_of_images_without_masks_alone_are_sound(place, monkeypatch):
+    monkeypatch.setattr("featherseg.training.teaching.MOST_UNLABELLED", 1.0)
+    for number in range(200):  # nearly all of the samples
+        shutil.copy(place / "photos" / "a.png", place / "photos" / f"{number}.png")
+    run, said = taught(place, f"teacher.unlabelled={place / 'photos'}", "train.batch_size=1", "train.epochs=1")
+    assert "looks at 7 images once" in said  # copies are the same image
+    losses = [record["loss_supervised"] for record in run.metrics().values()]
+    assert losses.count(0.0) >= 3
+    assert all(record["loss_teacher"] > 0 for record in run.metrics().values())
+
+
+def without_outputs(place):
+    shutil.rmtree(place / ".featherseg")
+    shutil.rmtree(place / "teacher")
+
+
+def with_another_teacher(place):
+    shutil.rmtree(place / ".featherseg")
+    state = (place / "teacher" / "weights.safetensors").read_bytes()
+    (place / "teacher" / "weights.safetensors").write_bytes(state[:-1] + bytes([state[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (without_outputs, RunError, "teacher itself cannot be opened"),
+        (with_another_teacher, RunError, "has other weights by now"),
+        (lambda place: write_noise(place / "photos" / "a.png", 77), DataError, "1 image of unlabelled changed: a.png"),
+        (lambda place: (place / "photos" / "b.png").unlink(), DataError, "1 image removed from unlabelled: b.png"),
+    ],
+    ids=["no outputs, no teacher", "another teacher", "another image", "an image less"],
+)
+def test_a_run_goes_on_with_the_same_teacher_and_images_or_not_at_all(place, spoil, error, told):
+    settings = (*EVERY_STEP, f"teacher.unlabelled={place / 'photos'}")
+    with pytest.raises(Killed):
+        taught(place, *settings, reporter=KilledAt(2))
+    before = (place / "run" / "last.ckpt").read_bytes()
+    spoil(place)
+    with pytest.raises(error, match=told):
+        taught(place, *settings, resume=True)
+    assert (place / "run" / "last.ckpt").read_bytes() == before
+
+
+def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(place):
+    with pytest.raises(Killed):
+        taught(place, *EVERY_STEP, reporter=KilledAt(2))
+    train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    with pytest.raises(ConfigError, match=r"teacher\.runs is"):
+        taught(place, *EVERY_STEP, resume=True, runs="b")
+    with pytest.raises(ConfigError, match=r"teacher\.runs is"):
+        train(request(*EVERY_STEP, data=str(place / "dataset.toml")), place / "run", Silent(), resume=True)
+    (place / "teacher").rename(place / "moved")
+    shutil.rmtree(place / ".featherseg")
+    run, said = taught(place, *EVERY_STEP, resume=True, runs="moved")
+    assert "looks at 4 images" in said
+    assert len(run.metrics()) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "told"),
+    [
+        ("teacher.runs=no/such/run", RunError, "no run folder"),
+        ("teacher.runs=efficientvit-seg-b0-shapes", ConfigError, "same classes in the same order"),
+        ("teacher.runs=model.onnx", ConfigError, "exported file"),
+        ("teacher.logits=0 teacher.channels=0", ConfigError, "both 0"),
+        ("teacher.runs=a,a", ConfigError, "every run once"),
+        ("loss.name=other", ConfigError, "beside the recipe's own loss"),
+        ("teacher.unlabelled=no/such/folder", DataNotFound, "is no folder"),
+        ("teacher.runs= teacher.unlabelled=x", ConfigError, "need a teacher"),
+        ("teacher.temperature=3", ConfigError, "unknown key 'teacher.temperature'"),
+    ],
+)
+def test_what_cannot_teach_is_refused_before_anything_is_written(place, setting, error, told):
+    with pytest.raises(error, match=told):
+        taught(place, *setting.split(" "))
+    assert not (place / "run").exists()
+    assert not (place / ".featherseg").exists()
+
+
+def test_other_refusals_name_what_does_not_fit(place, small_run):
+    resolved = place / "teacher" / "resolved.json"
+    values = json.loads(resolved.read_text())
+    values["classes"] = values["classes"][::-1]
+    resolved.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"are plant, path, grass, those of the data are 3: grass, path, plant"):
+        taught(place)
+    (place / "teacher" / "weights.safetensors").unlink()
+    values["classes"] = values["classes"][::-1]
+    resolved.write_text(json.dumps(values))
+    with pytest.raises(RunError, match="no weights yet"):
+        taught(place)
+    with pytest.raises(FeathersegError, match="already exists"):
+        taught(place, out="teacher")
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(place, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(FeathersegError, match=r"the disk of .* has 0\.0 GB free"):
+        taught(place)
+    assert not (place / "run").exists()
+
+
+def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
+    monkeypatch.setattr("featherseg.training.teaching.available_memory", lambda _: 0.7e9)
+    write_noise(place / "images" / "3.png", 3, (900, 1200))
+    write_noise(place / "masks" / "3.png", 3, (900, 1200), most=3)
+    with pytest.raises(ConfigError, match=r"3\.png of 900x1200"):
+        taught(place, "augment.crop=[64, 96]")
