@@ -154,7 +154,7 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
         height, width = image.mask.shape
         name = f"{image.split}/{image.name}" if image.split else image.name
         attributes = {"id": str(number), "name": name, "width": str(width), "height": str(height)}
-        element = SubElement(root, "image", attributes | ({"subset": image.split} if image.split else {}))
+        element = SubElement(root, "image", attributes)
         for part in parts_of(image, masks):
             rle = ", ".join(map(str, counts_of_rows(part.inside)))
             box = {"left": part.left, "top": part.top, "width": part.inside.shape[1], "height": part.inside.shape[0]}

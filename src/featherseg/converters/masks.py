@@ -5,7 +5,7 @@ A mask becomes parts: an object each where objects are told apart, else a connec
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from featherseg.converters.annotations import BACKGROUND, is_background
-from featherseg.converters.rasters import numbered
+from featherseg.converters.annotations import is_background
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, Color, Size
@@ -213,24 +212,13 @@ def _classes_of(found: Sequence[Path]) -> tuple[ClassInfo, ...]:
 
 def parts_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
     """The parts of a mask, without the background: objects, crowds, and connected pieces of what has no objects."""
-    for class_id in np.unique(image.mask).tolist():
-        if class_id == masks.background:
+    for part in _regions(image, masks):
+        if part.class_id == masks.background:
             continue
-        masks.has_ignored |= class_id == IGNORE
-        name = IGNORE_CLASS if class_id == IGNORE else masks.classes[class_id].name
-        of_class = image.mask == class_id
-        if image.objects is not None and class_id != IGNORE and masks.classes[class_id].thing:
-            numbers = numbered(np.where(of_class, image.objects, 0), (0,))
-            for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-                own = int(image.objects[box][numbers[box] == number][0])
-                yield Part(class_id, name, box[0].start, box[1].start, numbers[box] == number, own)
-            crowd = of_class & (image.objects == 0)
-            for box in ndimage.find_objects(crowd.astype(np.uint8)):
-                yield Part(class_id, name, box[0].start, box[1].start, crowd[box], crowd=True)
+        if part.number or part.crowd:
+            yield part
         else:
-            numbers, _ = ndimage.label(of_class)
-            for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-                yield Part(class_id, name, box[0].start, box[1].start, numbers[box] == number)
+            yield from _pieces(part)
 
 
 def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
@@ -240,26 +228,36 @@ def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
     smallest. The background is a piece only where it may lie in a hole: where it does not touch the image's border.
     """
     height, width = image.mask.shape
-    background = BACKGROUND if masks.background is None else masks.classes[masks.background].name
-    names = {i: info.name for i, info in enumerate(masks.classes)} | {IGNORE: IGNORE_CLASS}
-    objects = image.objects if image.objects is not None else np.zeros(image.mask.shape, np.int32)
     found: list[tuple[int, Part, Ring]] = []
-    codes = numbered(image.mask.astype(np.int64) << 32 | objects, ())
-    for code, of_code in enumerate(ndimage.find_objects(codes), start=1):
-        numbers, _ = ndimage.label(codes[of_code] == code)
-        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-            inside = numbers[box] == number
-            top, left = box[0].start + of_code[0].start, box[1].start + of_code[1].start
-            row, column = np.argwhere(inside)[0]
-            class_id, own = (int(array[top + row, left + column]) for array in (image.mask, objects))
-            if class_id == masks.background:
-                if top == 0 or left == 0 or top + inside.shape[0] == height or left + inside.shape[1] == width:
-                    continue
-                names[class_id] = background
-            part = Part(class_id, names[class_id], top, left, inside, own)
-            found.append((int(ndimage.binary_fill_holes(inside).sum()), part, _middles(part)))
+    for part in (piece for region in _regions(image, masks) for piece in _pieces(region)):
+        bottom, right = part.top + part.inside.shape[0], part.left + part.inside.shape[1]
+        at_border = part.top == 0 or part.left == 0 or bottom == height or right == width
+        if part.class_id != masks.background or not at_border:
+            found.append((int(ndimage.binary_fill_holes(part.inside).sum()), part, _middles(part)))
     found.sort(key=lambda row: -row[0])
     return [(part, outline) for _, part, outline in found]
+
+
+def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
+    """What has one class and one object: class by class, then by the number of the object."""
+    objects = np.zeros(image.mask.shape, np.int32) if image.objects is None else image.objects
+    joined, codes = np.unique(image.mask.astype(np.int64) << 32 | objects, return_inverse=True)
+    codes = codes.reshape(image.mask.shape).astype(np.int32)
+    for code, box in enumerate(ndimage.find_objects(codes + 1)):
+        class_id, number = int(joined[code]) >> 32, int(joined[code]) & 0xFFFFFFFF
+        masks.has_ignored |= class_id == IGNORE
+        thing = class_id != IGNORE and masks.classes[class_id].thing
+        name = IGNORE_CLASS if class_id == IGNORE else masks.classes[class_id].name
+        crowd = thing and image.objects is not None and not number
+        yield Part(class_id, name, box[0].start, box[1].start, codes[box] == code, number if thing else 0, crowd)
+
+
+def _pieces(part: Part) -> Iterator[Part]:
+    """The connected pieces of a part."""
+    numbers, count = ndimage.label(part.inside)
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        inside = part.inside if count == 1 else numbers[box] == number
+        yield replace(part, top=part.top + box[0].start, left=part.left + box[1].start, inside=inside)
 
 
 def _middles(part: Part) -> Ring:
