@@ -57,7 +57,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
         names |= dict.fromkeys(categories.values())
         split = split_of(path.stem, path.parent.name)
         images += _images(path, rows, categories, split, left)
-        licences |= {str(row.get("name")) for row in content.get("licenses") or () if isinstance(row, dict)}
+        if isinstance(listed := content.get("licenses"), list):
+            licences |= {str(row.get("name") or "") for row in listed if isinstance(row, dict)}
     if not images:
         raise nothing_readable(source, "image with annotations of COCO")
     licence = licences.pop() if len(licences) == 1 else "not stated"

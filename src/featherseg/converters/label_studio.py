@@ -59,6 +59,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
                 raise DataError(f"{path} has a task without data: export it as JSON, not as JSON-MIN.")
             given = task.get("annotations", task.get("completions")) or []
+            if not isinstance(given, list):
+                raise DataError(f"{path} has a task whose annotations are no list: {str(given)[:80]}. Export it again.")
             done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
             name = _file_name(source, path, task["data"])
             if not done:
@@ -66,7 +68,10 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 continue
             if len(done) > 1:
                 notes["of images with several annotations the last was taken"] = None
-            images.append(_image(source, path, name, done[-1].get("result") or [], names, left))
+            results = done[-1].get("result")
+            if not isinstance(results, list):
+                raise DataError(f"{path} has an annotation without a list of results. Export it again.")
+            images.append(_image(source, path, name, results, names, left))
     if not images:
         raise nothing_readable(source, "task of Label Studio with an annotation")
     return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
@@ -88,12 +93,12 @@ def _file_name(source: Source, path: Path, data: dict[str, Any]) -> str:
 def _image(
     source: Source, path: Path, name: str, results: list[Any], names: dict[str, None], left: Left
 ) -> AnnotatedImage:
-    labels: dict[Any, str] = {}
+    labels: dict[str, str] = {}
     rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
     for row in rows:  # the label of a region may be a result of its own, with the region's id
         for key, value in row["value"].items():
             if key.endswith("labels") and isinstance(value, list) and value and isinstance(value[0], str):
-                labels.setdefault(row.get("id", id(row)), value[0].strip())
+                labels.setdefault(str(row.get("id", id(row))), value[0].strip())
     shapes, size = [], None
     for row in rows:
         kind = str(row.get("type", "")).lower().removesuffix("labels")
@@ -104,7 +109,7 @@ def _image(
         stated = (row.get("original_height"), row.get("original_width"))
         if all(type(side) is int and side > 0 for side in stated):
             size = stated
-        label = labels.get(row.get("id", id(row)))
+        label = labels.get(str(row.get("id", id(row))))
         if not label:
             left.add("regions without a label", name)
             continue

@@ -50,7 +50,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
     for path in source.files:
         if path.name == META:
             content = read_json(path)
-            for row in content.get("classes", ()) if isinstance(content, dict) else ():
+            rows = content.get("classes") if isinstance(content, dict) else None
+            for row in rows if isinstance(rows, list) else ():
                 name = row.get("title") if isinstance(row, dict) else None
                 if not isinstance(name, str) or not name.strip():
                     raise DataError(f"{path} has a class without a title: {str(row)[:200]}. Give it one.")
@@ -94,7 +95,10 @@ def _polygon(row: dict[str, Any], size: Size) -> Region:
     if not isinstance(points, dict):
         raise UnusableShape("polygons without points")
     region = pillow_polygon(np.rint(points_of(points.get("exterior"))), size, with_lines=True)
-    for hole in points.get("interior") or ():
+    holes = points.get("interior") or []
+    if not isinstance(holes, list):
+        raise UnusableShape("polygons whose holes are no list")
+    for hole in holes:
         try:
             top, left, inside = pillow_polygon(np.rint(points_of(hole)), size, with_lines=True)
         except EmptyShape:
