@@ -183,8 +183,10 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
     assert isinstance(result.exception, DataError)
     assert "exists and is not replaced" in str(result.exception)
     (tmp_path / "dataset.toml").unlink()
-    report = checked(tmp_path, "--masks", "binary")
-    assert report["classes"] == ["background", "foreground"]
+    for given in ("binary", "binary/", str(tmp_path / "binary")):
+        report = checked(tmp_path, "--masks", given)
+        assert report["classes"] == ["background", "foreground"]
+        (tmp_path / "dataset.toml").unlink()
     assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
 
 

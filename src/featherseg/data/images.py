@@ -3,6 +3,7 @@
 Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -70,9 +71,10 @@ Source = Path | EncodedImage
 """Where an image comes from: read in the same way from both."""
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path | str) -> bool:
     """Whether the name ends like an image's; hidden files ("._a.png") are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -68,11 +68,6 @@ class FolderPair:
     seen: bool = True  # that these are masks is seen by their pixels, not by the names alone
 
     @property
-    def suffixes(self) -> tuple[str, str]:
-        """What tells the names of images and masks apart."""
-        return self.image_suffix, self.mask_suffix
-
-    @property
     def kind(self) -> tuple[str, str, str]:
         """What pairs of one reading have in common: the name of the masks' folder but for the images', the suffixes."""
         images, masks = (path.rpartition("/")[2] for path in (self.images, self.masks))
@@ -103,7 +98,9 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         raise DataNotFound(f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}). {_hint(folder)}")
     found = _pairs_below(tree, ".")
     if masks is not None:
-        wanted, known = Path(masks).as_posix(), ", ".join(sorted({pair.masks for pair in found})) or "none"
+        given = Path(os.path.abspath(masks))
+        wanted = os.path.relpath(given, folder) if given.is_relative_to(os.path.abspath(folder)) else masks.rstrip("/")
+        known = ", ".join(sorted({pair.masks for pair in found})) or "none"
         found = [
             pair
             for pair in found
@@ -249,7 +246,7 @@ def looks_like_mask(raw: np.ndarray) -> bool:
     return alike >= FLAT and np.sort(counts)[-FEW_VALUES:].sum() >= 0.9 * rows.size
 
 
-def _pairs_below(tree: _Tree, folder: str, depth: int = 0) -> list[FolderPair]:
+def _pairs_below(tree: _Tree, folder: str) -> list[FolderPair]:
     """The pairs in a folder: among the folders in it, else in its own files, else those in each folder inside."""
     children = [child for child in tree.children[folder] if tree.below(child)]
     own = folder in tree.files
@@ -259,7 +256,7 @@ def _pairs_below(tree: _Tree, folder: str, depth: int = 0) -> list[FolderPair]:
     paired = {name for pair in found for name in (pair.images, pair.masks)}
     for child in children:
         if child not in paired:
-            found += _pairs_below(tree, child, depth + 1)
+            found += _pairs_below(tree, child)
     return found
 
 

@@ -1,5 +1,6 @@
 """A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,16 +137,18 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None) -
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
     files in the folder `without`, where that is inside.
     """
-    without = without if without is not None and without.is_relative_to(folder) else None
+    apart = str(without) if without is not None and without.is_relative_to(folder) else None
+    whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
+    for place, folders, names in os.walk(folder):  # paths as text take half the time of Path.rglob
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name)]
+        folders[:] = [name for name in folders if os.path.join(place, name) != apart]
     found: FilesByStem = {}
-    whole = suffix.lower().endswith(IMAGE_SUFFIXES)
-    for path in sorted(folder.rglob("*")):
-        if not is_image(path) or (without is not None and path.is_relative_to(without)):
-            continue
-        name = path.relative_to(folder).as_posix() if whole else path.relative_to(folder).with_suffix("").as_posix()
-        fits = name.lower().endswith(suffix.lower()) if whole else name.endswith(suffix)  # .JPG is .jpg
-        if fits and path.is_file():
-            found.setdefault(name[: len(name) - len(suffix)], []).append(path)
+    for name in sorted(named, key=lambda name: name.split("/")):
+        stem = name if whole else os.path.splitext(name)[0]
+        fits = stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)  # .JPG is .jpg
+        if fits and os.path.isfile(path := os.path.join(folder, name)):
+            found.setdefault(stem[: len(stem) - len(suffix)], []).append(Path(path))
     return found
 
 
