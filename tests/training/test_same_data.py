@@ -58,7 +58,7 @@ CHANGES = {
     "class 2 was 'plant', is 'weed'": lambda y: edit(y / "dataset.toml", "plant", "weed"),
     "class 0 was 'grass', is 'path'": lambda y: edit(y / "dataset.toml", '["grass", "path"', '["path", "grass"'),
     "class 3 'sky' is new": lambda y: (y / "dataset.toml").write_text(
-        TOML.replace('"plant"]', '"plant", "sky"]') + '3 = "sky"\n'
+        YARD.replace('"plant"]', '"plant", "sky"]') + '3 = "sky"\n'
     ),
     "2 images added to train: 6, 7": lambda y: edit(y / "train.txt", "3\n", "3\n6\n7\n"),
     "1 image removed from train: 1": lambda y: edit(y / "train.txt", "1\n", ""),
