@@ -1,6 +1,7 @@
 """Folders as they are published become datasets by `featherseg check FOLDER --write`, and are trained on as such."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -452,6 +453,22 @@ def test_odd_names_of_folders_are_written_so_that_they_are_read_again(tmp_path: 
         checked(folder)
         assert len(open_dataset(str(folder), "train")) > 0
         (folder / "dataset.toml").unlink()
+
+
+def test_folders_whose_names_no_file_can_hold_and_classes_called_ignore_are_no_bug(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        for name, turn in (("ignore", np.s_[:]), ("scratch", np.s_[::-1])):
+            save(tmp_path / f"a/{name}/images/{number}.png", image[turn])
+            save(tmp_path / f"a/{name}/masks/{number}.png", np.where(mask[turn] == 1, 255, 0).astype(np.uint8))
+        save(tmp_path / f"b/images/{number}.png", image)
+        save(tmp_path / f"b/masks/{number}.png", mask)
+    assert checked(tmp_path / "a")["classes"] == ["background", "class_ignore", "scratch"]
+    try:
+        (tmp_path / "b/masks").rename(os.fsdecode(os.fsencode(tmp_path / "b") + b"/masks\xfe"))
+    except OSError:  # a file system of text alone
+        return
+    with pytest.raises(DataNotFound, match="no image has a mask"):
+        raise run("check", tmp_path / "b", "--write").exception
 
 
 def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):

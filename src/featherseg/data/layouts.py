@@ -145,7 +145,7 @@ class _Tree:
         for place, folders, names in os.walk(top):  # links to folders are not followed
             name = Path(place).relative_to(top).as_posix()
             depth = 0 if name == "." else name.count("/") + 1
-            folders[:] = sorted(f for f in folders if not f.startswith(".")) if depth < MOST_DEPTH else []
+            folders[:] = sorted(f for f in folders if _is_sayable(f)) if depth < MOST_DEPTH else []
             self.children[name] = [_join(name, child) for child in folders]
             for file in sorted(names):
                 stem, ending = os.path.splitext(file)
@@ -346,6 +346,11 @@ def _likeness(first: str, second: str) -> float:
 def _says_mask(name: str) -> bool:
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words)
+
+
+def _is_sayable(folder: str) -> bool:
+    """Whether a folder is not hidden, and its name is text that a dataset.toml can hold."""
+    return not folder.startswith(".") and not any("\ud800" <= character <= "\udfff" for character in folder)
 
 
 def _above(name: str) -> list[str]:

@@ -254,7 +254,8 @@ def _class_names(folders: Sequence[str]) -> dict[str, str]:
     """Folder -> class: in lower case, without what all begin with ("MT_Crack", "MT_Fray": crack, fray)."""
     begins = {name[: -len(re.sub(r"^[^-_. ]+[-_. ]", "", name)) or None] for name in folders}
     names = {name: (name.removeprefix(*begins) if len(begins) == 1 else name).lower() for name in folders}
-    return names if "" not in names.values() and IGNORE_NAME not in names.values() else {name: name for name in folders}
+    names = names if "" not in names.values() else {name: name for name in folders}
+    return {folder: _placeholder(name) if name == IGNORE_NAME else name for folder, name in names.items()}
 
 
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
