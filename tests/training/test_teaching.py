@@ -4,14 +4,18 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_training import YARD, Killed, KilledAt, Silent, equal_state, outcome, request
+from small_training import SMALL, YARD, Killed, KilledAt, Silent, equal_state, outcome, request
 from small_training import trained as trained_on_shapes
 
+from featherseg import cli
+from featherseg.comparison.sweeps import train_all
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.data.teacher_outputs import read_outputs
@@ -19,7 +23,7 @@ from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.resize import resize
 from featherseg.runs import load_run
-from featherseg.training import train
+from featherseg.training import Request, train
 
 EVERY_STEP = ("train.epochs=2", "train.ema=0.9", "train.checkpoint_seconds=1e-9")
 
@@ -298,3 +302,56 @@ def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
     write_noise(place / "masks" / "3.png", 3, (900, 1200), most=3)
     with pytest.raises(ConfigError, match=r"3\.png of 900x1200"):
         taught(place, "augment.crop=[64, 96]")
+
+
+def test_the_command_line_names_teachers_and_images_without_masks(place, monkeypatch, capsys):
+    words = ["train", "efficientvit-seg-b0", "--data", str(place / "dataset.toml"), "--out", str(place / "run")]
+    words += ["--teacher", f"{place / 'teacher'}", "--unlabelled", str(place / "photos"), "--no-report"]
+    settings = [word for setting in (*SMALL, "train.epochs=1") for word in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", ["featherseg", *words, *settings])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "3 images without masks: 43 % of the samples" in capsys.readouterr().out
+    recipe = load_run(place / "run").recipe
+    assert (recipe.teacher.runs, recipe.teacher.unlabelled) == ((str(place / "teacher"),), str(place / "photos"))
+
+
+LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
+
+
+def test_in_a_sweep_the_largest_model_is_trained_first_and_teaches(place):
+    asked = Request(LARGE, overrides=(*SMALL, "train.epochs=1"), data=str(place / "dataset.toml"))
+    taught = replace(
+        asked, overrides=(*asked.overrides, f"teacher.unlabelled={place / 'photos'}", 'teacher.runs="largest"')
+    )
+    reporter, out = Silent(), place / "field"
+    runs = train_all(taught, [LITTLE, LARGE], [0, 1], out, reporter)
+    titles = [message for message in reporter.messages if ", seed " in message]
+    assert titles == [f"{LARGE}, seed 0", f"{LARGE}, seed 1", f"{LITTLE}, seed 0", f"{LITTLE}, seed 1"]
+    assert [run.name for run in runs] == [f"{LITTLE}-0", f"{LITTLE}-1", f"{LARGE}-0", f"{LARGE}-1"]
+    assert [[row.name for row in load_run(run).info.teachers] for run in runs] == [
+        [f"{LARGE}-0"],
+        [f"{LARGE}-1"],
+        [],
+        [],
+    ]
+    assert load_run(runs[0]).recipe.teacher.unlabelled == str(place / "photos")
+    again = Silent()
+    train_all(taught, [LITTLE, LARGE], [0, 1], out, again)
+    assert sum("is finished" in message for message in again.messages) == 4
+
+
+@pytest.mark.parametrize(
+    ("models", "setting", "told"),
+    [
+        ([LITTLE], "teacher.logits=1", "nobody to teach"),
+        ([LITTLE, LARGE], "teacher.unlabelled=no/such", "is no folder"),
+        ([LITTLE, LARGE], "teacher.logit=1", "unknown key 'teacher.logit'"),
+    ],
+)
+def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(place, models, setting, told):
+    asked = request(setting, "teacher.runs=largest", data=str(place / "dataset.toml"))
+    with pytest.raises(FeathersegError, match=told):
+        train_all(asked, models, [0, 1], place / "field", Silent())
+    assert not (place / "field").exists()

@@ -29,6 +29,9 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Seeds; one run of each model per seed.")] = "0,1,2",
     data: Data = None,
     data_root: DataRoot = None,
+    teach: Annotated[
+        bool, typer.Option("--teach", help="Train the model that costs most first; it teaches the others.")
+    ] = False,
     overrides: Overrides = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
@@ -65,7 +68,7 @@ def sweep(
             seeds=[int(seed) for seed in seeds.split(",")],
             data=data,
             data_root=data_root,
-            settings=overrides or (),
+            settings=[*(overrides or ()), *([f"teacher.runs={sweeps.LARGEST}"] if teach else [])],
             costs=costs,
             device=device,
             progress=progress,

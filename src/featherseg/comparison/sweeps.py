@@ -17,10 +17,17 @@ from featherseg.core.files import check_folder
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
+from featherseg.counting.cost import cost
 from featherseg.runs import RESOLVED, open_run
 
 if TYPE_CHECKING:
     from featherseg.training.prepare import Request
+
+LARGEST = "largest"
+"""As teacher.runs: of the models of a sweep the one with the most multiply-accumulates teaches the others."""
+
+COSTED = (512, 1024)
+"""(height, width) of the image that this is counted for."""
 
 SEEDS = (0, 1, 2)
 """The fewest with which models, not only files, can be compared."""
@@ -66,7 +73,9 @@ def sweep(
         out: The folder of the runs: OUT/MODEL-SEED.
         seeds: One run of each model a seed.
         data, data_root: A dataset in place of the recipe's, and the folder in which it lies.
-        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"].
+        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"]. With
+            {"teacher.runs": "largest"} the model that costs most is trained first, and teaches the others: each run by
+            that of its own seed.
         costs: False leaves latency and memory out of the comparison.
         device: auto, cpu, cuda, cuda:N or mps, for training and comparing; default: the recipe's.
         progress: As of `featherseg.train`.
@@ -97,27 +106,50 @@ def sweep(
 def train_all(
     request: Request, names: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
 ) -> list[Path]:
-    """Train every model of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED."""
+    """Train every model of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED.
+
+    Where teacher.runs is LARGEST the model that costs most comes first; the other keys of [teacher] are not its own.
+    """
     from featherseg.training.job import train
     from featherseg.training.prepare import check_request
     from featherseg.training.resume import resumed_recipe
+    from featherseg.training.teaching import check_pupil, open_unlabelled
 
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
+    asked = {text.partition("=")[0].strip(): text.partition("=")[2].strip(' "') for text in request.overrides}
+    teacher, untaught = None, request.overrides
+    if asked.get("teacher.runs") == LARGEST:
+        if len(names) < 2:
+            raise ConfigError(f"teacher.runs = {LARGEST!r}: one model has nobody to teach. Name two or more.")
+        teacher = max(names, key=lambda name: cost(name, COSTED, 19).macs["macs"])
+        untaught = tuple(text for text in untaught if not text.strip().startswith("teacher."))
+
+    # What is wrong with any of them is found here
     trainings = []
     for name in names:
         own = [f'model.name="{name}"']
         if catalogue.configure(name).backbone not in PRETRAINED:
             own.append("model.pretrained=false")
-        one = replace(request, overrides=(*own, *request.overrides))  # the user's own come last and count
-        check_request(one, lambda message: None)
+        one = replace(request, overrides=(*own, *untaught))  # the user's own come last and count
+        _, recipe, (data, _), net, _ = check_request(one, lambda message: None)
+        taught = teacher is not None and name != teacher
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
+            if taught:
+                path = json.dumps([str((out / f"{teacher}-{seed}").absolute())])
+                others = [text for text in request.overrides if text not in untaught]
+                seeded = replace(seeded, overrides=(*seeded.overrides, *others, f"teacher.runs={path}"))
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
+        if taught:
+            check_pupil(recipe, net, request.objects)
+            open_unlabelled(trainings[-1][1].read()[1], data)
     for _, own_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), own_request)  # refuses what was begun otherwise
-    for title, own_request, run in trainings:
+
+    # The teacher's runs first
+    for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):
         reporter.message(title)
         train(own_request, run, reporter, resume=True)
     return [run for _, _, run in trainings]

@@ -84,6 +84,18 @@ class _Image(NamedTuple):
     place: int
 
 
+def check_pupil(recipe: Recipe, net: SegmentationModel, objects: Objects) -> None:
+    """Raises ConfigError where no teacher can stand beside what is asked for."""
+    if recipe.loss.name or objects.loss:
+        raise ConfigError("teacher.runs: a teacher stands beside the recipe's own loss. Leave out one of them.")
+    if objects.augment:
+        raise ConfigError(
+            "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
+        )
+    if net.panoptic:
+        raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
+
+
 def check_teachers(recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects) -> list[Run]:
     """The runs that teach, opened. Raises ConfigError or RunError where one is missing or cannot teach this training.
 
@@ -92,16 +104,7 @@ def check_teachers(recipe: Recipe, net: SegmentationModel, train: SegmentationDa
     runs: list[Run] = []
     if not recipe.teacher.runs:
         return runs
-    if recipe.loss.name or objects.loss:
-        raise ConfigError(
-            "teacher.runs: a teacher stands beside the recipe's own loss. Leave out the other loss or it."
-        )
-    if objects.augment:
-        raise ConfigError(
-            "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
-        )
-    if net.panoptic:
-        raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
+    check_pupil(recipe, net, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
             raise ConfigError(f"{name} is an exported file. A teacher is a run: the folder that was trained.")
