@@ -153,6 +153,13 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     assert other == {"what": "one class in all folders", "options": "--name 255=foreground"}
     (tmp_path / "c/dataset.toml").unlink()
     assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == ["background", "foreground"]
+    for number in (1, 2):
+        (tmp_path / "c" / ("MT_Crack", "MT_Fray")[number - 1]).rename(tmp_path / f"c/type{number}")
+    (tmp_path / "c/dataset.toml").unlink()
+    assert checked(tmp_path / "c", "--name", "type1=crack", "--name", "MT_Free=none")["classes"][:2] == [
+        "background",
+        "crack",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +196,19 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
         assert report["classes"] == ["background", "foreground"]
         (tmp_path / "dataset.toml").unlink()
     assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
+
+
+def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"images/{number}.png", image)
+        save(tmp_path / f"coarse/{number}.png", mask)
+        ids = (
+            np.arange(128, dtype=np.uint8)[:, None].repeat(64, 1).reshape(-1, 64)[: mask.shape[0] * 2 : 2] + number * 5
+        )
+        save(tmp_path / f"numbers/{number}.png", np.ascontiguousarray(ids[:, : mask.shape[1]]))
+    report = checked(tmp_path)
+    assert read_dataset_toml(tmp_path / "dataset.toml").masks == "coarse"
+    assert [other["options"] for other in report["other_readings"]] == ["--masks numbers"]
 
 
 def test_a_dataset_toml_is_never_written_over(tmp_path: Path):

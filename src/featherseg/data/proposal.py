@@ -129,9 +129,7 @@ def propose(
             refused = error
     if not judged:
         raise refused
-    (reading, values), *rest = sorted(
-        judged, key=lambda item: (_of_objects(item[0]), -item[1].classes, item[1].colored)
-    )
+    (reading, values), *rest = sorted(judged, key=_likeliest)
     for other, of_other in rest:
         place, suffix = other.pairs[0].masks, other.pairs[0].mask_suffix
         place = f"{place}/*{suffix}" if place == reading.pairs[0].masks else place
@@ -382,9 +380,12 @@ def _lies_in(dataset: type[NamedData], folder: Path) -> bool:
     return any(pair.image and pair.mask for pair in pairs)
 
 
-def _of_objects(reading: Reading) -> bool:
-    """Whether the masks are called those of single objects, not of classes: SegmentationObject, _instanceIds."""
-    return bool(re.search("object|instance", reading.pairs[0].masks + reading.pairs[0].mask_suffix, re.IGNORECASE))
+def _likeliest(judged: tuple[Reading, MaskValues]) -> tuple[bool, int, bool]:
+    """Sorts readings: more classes first, then numbers before colours; last those of objects and of too many values."""
+    reading, values = judged
+    name = reading.pairs[0].masks + reading.pairs[0].mask_suffix
+    objects = bool(re.search("object|instance", name, re.IGNORECASE)) or values.classes > MAX_CLASSES
+    return objects, -values.classes, values.colored
 
 
 def _ending_of_images(pairs: Sequence[Pair]) -> str:
