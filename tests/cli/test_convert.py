@@ -70,3 +70,9 @@ def test_what_was_converted_and_what_was_left_out_is_said(tmp_path):
     result = run(tmp_path / "out", "--to", "cvat", "--out", tmp_path / "back")
     assert result.stdout == "CVAT for images 1.1: 1 image; 2 classes: car, road\n"
     assert isinstance(run(src, "--out", tmp_path / "out").exception, FeathersegError)
+
+
+def test_a_file_of_annotations_in_place_of_a_dataset_is_told_the_way(tmp_path):
+    path = coco(tmp_path / "src", [])
+    with pytest.raises(DataNotFound, match=r"is a file of annotations.*featherseg convert .*coco\.json --out OUT"):
+        open_dataset(str(path), "train")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotation_sources import labelme, polygon
 from PIL import Image
 from small_video import write_video
 
@@ -49,19 +50,22 @@ def shortened(line: list[str]) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Where the documents are read: images and masks in yard/ and ds/, photos, a clip."""
+    """Where the documents are read: images and masks in yard/, a labelme folder in annotated/, photos, a clip."""
     monkeypatch.chdir(tmp_path)
     (toml,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     scenes = open_dataset("shapes", "train", size=IMAGES)
-    for name in ("yard", "ds"):
-        for kind in ("images", "masks"):
-            (tmp_path / name / kind).mkdir(parents=True)
-        (tmp_path / name / "dataset.toml").write_text(toml)
-        for index in range(IMAGES):
-            scene = scenes[index]
-            Image.fromarray(scene.image[::4, ::4]).save(tmp_path / name / "images" / f"{index}.jpg")
-            mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(np.uint8)
-            Image.fromarray(mask).save(tmp_path / name / "masks" / f"{index}.png")
+    for folder in ("yard/images", "yard/masks", "annotated"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "yard/dataset.toml").write_text(toml)
+    for index in range(IMAGES):
+        scene = scenes[index]
+        for folder in ("yard/images", "annotated"):
+            Image.fromarray(scene.image[::4, ::4]).save(tmp_path / folder / f"{index}.jpg")
+        mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / f"yard/masks/{index}.png")
+        shapes = [polygon("road", 0, 40, 127, 40, 127, 63, 0, 63), polygon("car", 20 + index, 30, 60, 30, 60, 50)]
+        labelme(tmp_path / "annotated", shapes, f"{index}.jpg", imageHeight=mask.shape[0], imageWidth=mask.shape[1])
+        (tmp_path / "annotated/a.json").rename(tmp_path / f"annotated/{index}.json")
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene.image).save(tmp_path / "photos" / "street.jpg")
     Image.fromarray(scene.image).save(tmp_path / "photo.jpg")

@@ -127,11 +127,19 @@ def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
     return tuple(range(len(classes)))
 
 
+_OF_TOOLS = (".json", ".xml", ".zip", ".yaml", ".yml")
+"""Endings of what annotation tools write."""
+
+
 def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
     """The dataset with that name; raises UnknownName with the nearest one, DataNotFound for what looks like a path."""
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
+    if path.suffix.lower() in _OF_TOOLS and os.path.isfile(path):
+        raise DataNotFound(
+            f"{name} is a file of annotations. Make a dataset of it: featherseg convert {name} --out OUT"
+        )
     if "/" in name and not os.path.exists(path):
         raise DataNotFound(
             f"{name} does not exist.{near_path(path)} Expected a folder of images and masks, a dataset.toml, or one of "
