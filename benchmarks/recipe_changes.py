@@ -14,7 +14,6 @@ and seeds, corrected for the number of changes, where the runs' counts lie under
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -107,7 +106,6 @@ def finished(table: Path) -> dict[Run, dict[str, Any]]:
 def train_missing(runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Path, table: Path, jobs: int) -> None:
     """Train, score and write down every run without a row; a run that fails is told and stays missing."""
     commit, lock = commit_of_source(), Lock()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(run: Run) -> None:
         dataset, change, seed = run
@@ -115,7 +113,7 @@ def train_missing(runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Pat
         overrides = [word for setting in settings_of(run) for word in ("--set", setting)]
         resumed, began = (folder / "resolved.json").exists(), time.monotonic()
         try:
-            featherseg(threads, "train", protocol.recipe, *data[dataset], "--out", str(folder), "--resume", *overrides)
+            featherseg(1, "train", protocol.recipe, *data[dataset], "--out", str(folder), "--resume", *overrides)
         except SystemExit as failure:
             print(f"{run}: {failure}", file=sys.stderr, flush=True)
             return
@@ -172,7 +170,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="of CamVid; left out: NEU-Seg alone")
     parser.add_argument("--neu-root", type=Path, help="of NEU-Seg; left out: CamVid alone")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; each gets its share of the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=list(CHANGES), nargs="+", metavar="NAME", help="besides the recipe")
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
