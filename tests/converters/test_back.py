@@ -230,3 +230,22 @@ def test_slips_on_the_way_back_are_messages(blobs, tmp_path):
     with pytest.raises(FeathersegError, match="have no mask"):
         featherseg.convert(blobs, tmp_path / "out", to_format="coco")
     assert not (tmp_path / "out").exists()
+
+
+def test_outlines_of_labelme_have_few_corners_where_hardly_a_pixel_changes(tmp_path):
+    y, x = np.mgrid[:480, :640]
+    mask = np.zeros((480, 640), np.uint8)
+    mask[np.hypot(y - 200, x - 300) < 100] = 1
+    mask[np.hypot(y - 220, x - 320) < 40] = 2
+    mask[300, 10:600] = 2  # a line of one pixel, out and back
+    mask[310:400, 20:23] = 1
+    (tmp_path / "predictions").mkdir()
+    save_index_png(mask, CLASSES, tmp_path / "predictions/disc_mask.png")
+    picture(tmp_path / "photos/disc.jpg", (480, 640))
+    featherseg.convert(tmp_path / "predictions", tmp_path / "out", to_format="labelme", images=tmp_path / "photos")
+    content = json.loads((tmp_path / "out/disc.json").read_text())
+    assert max(len(shape["points"]) for shape in content["shapes"]) < 60  # along the pixels the disc has 452
+    featherseg.convert(tmp_path / "out", tmp_path / "back")
+    found = np.array(Image.open(tmp_path / "back/masks/disc.png"))
+    assert (found == mask).mean() >= 0.999
+    assert (found[300, 10:600] == 2).all()

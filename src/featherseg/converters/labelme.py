@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
     UnusableShape,
     placed_region,
 )
-from featherseg.converters.masks import Masks, place, stacked_parts
+from featherseg.converters.masks import Masks, place, simplified, stacked_parts
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, pillow_region, points_of
 from featherseg.converters.source import Source, read_json, split_of
 from featherseg.core.errors import DataError
@@ -164,7 +164,7 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
                 "flags": {},
                 "mask": None,
             }
-            for part, outline in stacked_parts(image, masks)
+            for part, outline in simplified(stacked_parts(image, masks), image.mask.shape)
         ]
         content = {
             "version": VERSION,

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from featherseg.converters.annotations import is_background
+from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, Color, Size
@@ -27,6 +28,12 @@ from featherseg.data.regions import Ring, rings
 
 PREDICTED = "_mask.png"
 """What the masks of `featherseg predict` end in."""
+
+UNEQUAL = 0.0009
+"""Share of an image's pixels that may change where outlines get fewer corners."""
+
+STEPS = (1.5, 1.0, 0.75, 0.5, 0.35)
+"""How far a corner may lie beside an outline without it, in pixels: what is tried, the coarsest first."""
 
 IGNORE_CLASS, IGNORE_COLOR = "ignore", (224, 224, 192)
 """The class of what is ignored, in tools that know none."""
@@ -236,6 +243,51 @@ def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
             found.append((int(ndimage.binary_fill_holes(part.inside).sum()), part, _middles(part)))
     found.sort(key=lambda row: -row[0])
     return [(part, outline) for _, part, outline in found]
+
+
+def simplified(parts: list[tuple[Part, Ring]], size: Size) -> list[tuple[Part, Ring]]:
+    """The same with fewer corners, as a person can move: at most UNEQUAL of the image's pixels change.
+
+    Each outline is given its share of those by its length, and as coarse a line as keeps within it.
+    """
+    corners = sum(len(outline) for _, outline in parts)
+    found = []
+    for part, outline in parts:
+        share = UNEQUAL * size[0] * size[1] * len(outline) / corners
+        found.append((part, next(filter(None, (_coarser(part, outline, step, share) for step in STEPS)), outline)))
+    return found
+
+
+def _coarser(part: Part, outline: Ring, step: float, share: float) -> Ring | None:
+    """The outline without corners that lie less than `step` pixels beside it; None where over `share` pixels change."""
+    if len(outline) < 5 or share < 1:
+        return None
+    points = np.array(outline, float)  # (N, 2)
+    far = int(np.hypot(*(points - points[0]).T).argmax())
+    kept = sorted({0, far, *_corners_off(points, 0, far, step), *_corners_off(points, far, len(points), step)})
+    height, width = part.inside.shape
+    moved = points[kept] - (part.left - 1, part.top - 1)
+    top, left, inside = pillow_polygon(moved, (height + 2, width + 2))
+    changed = np.pad(ndimage.binary_fill_holes(part.inside), 1)
+    changed[top : top + inside.shape[0], left : left + inside.shape[1]] ^= inside
+    return [outline[place] for place in kept] if changed.sum() <= share else None
+
+
+def _corners_off(points: np.ndarray, first: int, last: int, step: float) -> Iterator[int]:
+    """Corners between two that are kept, by Douglas and Peucker: the farthest off, then on both sides of it."""
+    waiting = [(first, last)]
+    while waiting:
+        start, stop = waiting.pop()
+        x, y = (points[start + 1 : stop] - points[start]).T
+        if not len(x):
+            continue
+        to_x, to_y = points[stop % len(points)] - points[start]
+        length = np.hypot(to_x, to_y)
+        off = np.abs(to_x * y - to_y * x) / length if length else np.hypot(x, y)  # where it goes out and back
+        if off.max() > step:
+            farthest = start + 1 + int(off.argmax())
+            yield farthest
+            waiting += [(start, farthest), (farthest, stop)]
 
 
 def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:

@@ -27,7 +27,8 @@ def find(source: Source) -> list[Path]:
     """The YAML files that name classes, else classes.txt; none where no label lies beside."""
     found = [path for path in source.ending(".yaml", ".yml") if re.search(r"(?m)^names\s*:", read_text(path))]
     found = found or [path for path in source.files if path.name == CLASSES]
-    return found if any(path.suffix == ".txt" and "labels" in path.parts for path in source.files) else []
+    labels = (path for path in source.files if path.suffix == ".txt")
+    return found if any("labels" in path.relative_to(source.root).parts for path in labels) else []
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
