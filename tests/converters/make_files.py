@@ -1,7 +1,7 @@
 """Writes tests/converters/files: annotations by the real tools' own exporters, and masks by independent rasterisers.
 
 Run once for each environment, in any order (versions in files/README.md):
-    python make_files.py pycocotools | labelme | label-studio | supervision | supervisely | datumaro
+    python make_files.py pycocotools | labelme | label-studio | supervision | supervisely | datumaro | cvat-docs
 """
 
 import json
@@ -275,6 +275,31 @@ def datumaro() -> None:
         dataset.export(str(FILES / folder), form, save_media=True)
         for item in dataset:
             mask(FILES / folder / f"expected/{item.id}.png", drawn(item, stacked=form != "coco_instances"))
+
+
+def cvat_docs() -> None:
+    """The example of docs.cvat.ai, "XML annotation format", typed; what covers an area, drawn by pycocotools."""
+    import xml.etree.ElementTree as ET
+
+    folder, size = FILES / "cvat-docs", (1200, 1600)
+    root = ET.parse(folder / "annotations.xml").getroot()
+    image(folder / "images/filename000.jpg", size, quality=1, optimize=True, progressive=True)
+    expected, value = np.zeros(size, np.uint8), {"car": 1, "plate": 2}
+    for shape in sorted(root.iter("image").__next__(), key=lambda shape: int(shape.get("z_order", "0"))):
+        if shape.tag == "polygon":
+            inside = polygon_mask([float(n) for n in shape.get("points").replace(";", ",").split(",")], size)
+        elif shape.tag == "box":
+            left, top, right, bottom = (float(shape.get(name)) for name in ("xtl", "ytl", "xbr", "ybr"))
+            inside = polygon_mask([left, top, right, top, right, bottom, left, bottom], size)
+        elif shape.tag == "mask":
+            left, top, width, height = (int(shape.get(name)) for name in ("left", "top", "width", "height"))
+            bits = [i % 2 for i, n in enumerate(shape.get("rle").split(", ")) for _ in range(int(n))]
+            inside = np.zeros(size, bool)
+            inside[top : top + height, left : left + width] = np.reshape(bits, (height, width))
+        else:
+            continue
+        expected[inside] = value[shape.get("label")]
+    mask(folder / "expected/filename000.png", expected)
 
 
 if __name__ == "__main__":

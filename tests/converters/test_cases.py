@@ -300,6 +300,37 @@ def test_colours_without_a_list_are_classes_of_their_own(tmp_path):
     assert box(mask(tmp_path / "out"), 2) == (2, 3, 9, 12)
 
 
+def test_a_second_conversion_passes_over_what_the_first_wrote(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+    featherseg.convert(path.parent, path.parent / "out")
+    assert featherseg.convert(path.parent, path.parent / "out2").images == {"all": 1}
+    with pytest.raises(DataError, match="is a dataset already"):
+        featherseg.convert(path.parent / "out", tmp_path / "again")
+
+
+def test_objects_of_pascal_voc_are_told_apart(tmp_path):
+    picture(tmp_path / "src/JPEGImages/a.jpg")
+    for folder, (left, right) in (("SegmentationClass", (7, 7)), ("SegmentationObject", (1, 2))):
+        values = np.zeros(SIZE, np.uint8)
+        values[2:9, 3:12], values[2:9, 12:20], values[2:9, 20] = left, right, 255
+        image = Image.fromarray(values)
+        image.putpalette([c for index in range(256) for c in voc_color(index)])
+        (tmp_path / "src" / folder).mkdir()
+        image.save(tmp_path / f"src/{folder}/a.png")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    objects = np.array(Image.open(tmp_path / "out/instances/a.png"))
+    assert len(np.unique(objects[2:9, 3:12])) == len(np.unique(objects[2:9, 12:20])) == 1
+    assert objects[4, 5] != objects[4, 15]
+    assert objects[4, [5, 15]].all()
+    assert not objects[4, 20]
+    assert mask(tmp_path / "out")[4, [5, 15, 20]].tolist() == [7, 7, 255]
+
+
+def voc_color(index: int) -> list[int]:
+    """Entry of the palette of the VOC devkit: the bits of the index dealt to red, green and blue in turn."""
+    return [sum((index >> (3 * bit + band) & 1) << (7 - bit) for bit in range(3)) for band in range(3)]
+
+
 def test_the_parts_of_a_group_are_one_object(tmp_path):
     picture(tmp_path / "src/a.png")
     parts = [

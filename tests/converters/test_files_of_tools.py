@@ -18,6 +18,7 @@ NAMES = {  # format -> what the values of expected/ mean, and whether objects ar
     "coco-datumaro": ("coco", ["background", "car", "road", "tree"]),
     "labelme": ("labelme", ["background", "car", "road", "tree"]),
     "cvat": ("cvat", ["background", "car", "road", "tree"]),
+    "cvat-docs": ("cvat", ["background", "car", "plate"]),
     "yolo": ("yolo", ["background", "car", "road", "tree"]),
     "voc": ("voc", ["background", "car", "road", "tree"]),
     "label-studio": ("label-studio", ["background", "car", "road", "tree"]),
@@ -82,6 +83,14 @@ def test_objects_are_those_of_labelme(tmp_path):
         theirs = np.array(Image.open(FILES / f"labelme/expected/{stem}_objects.png")).astype(int)
         pairs = set(zip(ours.ravel().tolist(), theirs.ravel().tolist(), strict=True))
         assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})  # one to one
+
+
+def test_what_covers_no_area_in_cvat_is_named(tmp_path):
+    done = featherseg.convert(tool_files("cvat-docs", tmp_path / "src"), tmp_path / "out")
+    kinds = ("polyline", "points", "tag", "skeleton")
+    wanted = {f"shapes of the type {kind!r}, which cover no area": 1 + (kind == "polyline") for kind in kinds}
+    assert {reason: times for reason, (times, _) in done.left_out.items()} == wanted
+    assert done.classes == ["background", "car", "traffic_line", "wheel", "plate"]
 
 
 def test_crowds_of_coco_have_no_object(tmp_path):

@@ -25,7 +25,8 @@ def test_any_annotation_file_becomes_a_dataset_or_a_message(tmp_path, seconds, s
         shutil.copytree(FILES / form, src, ignore=shutil.ignore_patterns("expected"))
         (src / path.relative_to(FILES / form)).write_bytes(mutate(path.read_bytes()))
         try:
-            featherseg.convert(src, out, from_format=form.removesuffix("-datumaro"))
+            tool = form.partition("-")[0] if form.startswith(("coco", "cvat")) else form
+            featherseg.convert(src, out, from_format=tool)
             read_dataset_toml(out / "dataset.toml")
         except FeathersegError as error:
             told(error)

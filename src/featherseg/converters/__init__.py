@@ -96,6 +96,8 @@ def convert(
         return _convert_back(src, out, to_format, None if images is None else Path(images), copy, progress)
     if images is not None:
         raise ConfigError("--images would have no effect: it names the images of predicted masks, for --to.")
+    if from_format is None and (src / "dataset.toml").is_file():
+        raise DataError(f"{src} is a dataset already. To write it for a tool, name the tool: --to coco, labelme, ...")
     if from_format is not None and from_format not in FORMATS:
         raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder) as source:

@@ -10,7 +10,7 @@ from featherseg.converters.rasters import Stems, code_of, color_codes, listed_co
 from featherseg.converters.source import Source, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color
-from featherseg.data.images import image_channels
+from featherseg.data.images import read_mask
 
 TITLE = "masks in colours"
 
@@ -30,7 +30,7 @@ def find(source: Source) -> list[Path]:
         and any(_is_mask_folder(part) for part in path.relative_to(source.root).parts[:-1])
     ]
     try:
-        return found if found and len(found) < len(source.images) and image_channels(found[0]) == 3 else []
+        return found if found and len(found) < len(source.images) and read_mask(found[0]).ndim == 3 else []
     except DataError:
         return []
 

@@ -50,7 +50,7 @@ SPLITS = {
 
 
 class Source:
-    """The files below a folder, without hidden ones and links that lead out of it; of one file, `only`, its siblings.
+    """The files below a folder, without hidden ones, datasets and links that lead out; of one file its siblings, too.
 
     `name` is what messages call it.
     """
@@ -62,6 +62,9 @@ class Source:
         inside = root.resolve()
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+            if "dataset.toml" in names and Path(folder) != root:  # what an earlier conversion wrote in here
+                folders[:] = []
+                continue
             for entry in sorted(names):
                 path = Path(folder, entry)
                 if entry.startswith("."):
