@@ -110,7 +110,7 @@ def lists_of_paths(folder: Path) -> None:
         save(folder / f"imgs/t{number}.jpg", image)
         save(folder / f"labels/t{number}.png", mask)
     lines = [f"/data/imgs/t{number}.jpg /data/labels/t{number}.png" for number in range(9)]
-    (folder / "train.txt").write_text("\n".join(lines))
+    (folder / "train.txt").write_text("\n".join(lines), encoding="utf-8-sig")  # as Windows writes it
     (folder / "rest.json").write_text(json.dumps({"splits": {"test": [f"t{number}.jpg" for number in range(9, 12)]}}))
 
 

@@ -335,15 +335,22 @@ def test_a_plain_folder_of_colours_is_mapped_by_colour(tmp_path: Path):
     ]
 
 
-def test_smoothed_binary_masks_are_still_two_classes_and_their_seams_are_faults(tmp_path: Path):
+def test_smoothed_masks_of_0_and_255_lose_no_pixel_and_the_seams_of_others_are_faults(tmp_path: Path):
     pixels = np.zeros((100, 200), np.uint8)
     pixels[:, 100:] = 255
     pixels[0, :100] = np.arange(100)  # a seam of many grey values
     report = check_data(str(plain(tmp_path / "a", {"x": pixels})))
     assert [info.name for info in report.classes] == ["background", "foreground"]
-    assert kinds(report) == [("values", "x")]
+    assert report.clean
     write_mended(report, tmp_path / "out")
-    assert check_data(str(tmp_path / "out")).clean
+    assert check_data(str(tmp_path / "out")).splits["train"].ignored == 0
+
+    red = np.dstack([pixels, np.zeros((100, 200, 2), np.uint8)])
+    report = check_data(str(plain(tmp_path / "b", {"x": red})))
+    assert [info.name for info in report.classes] == ["background", "foreground"]
+    assert kinds(report) == [("values", "x")]
+    write_mended(report, tmp_path / "out2")
+    assert check_data(str(tmp_path / "out2")).splits["train"].ignored == 99
 
 
 def test_masks_that_are_photographs_are_refused(tmp_path: Path):

@@ -285,6 +285,20 @@ def test_smoothed_masks_get_a_threshold_and_the_share_of_pixels_it_touches_is_na
     assert open_dataset(str(tmp_path), "train").label(0)[:, 50:].min() == 1
 
 
+@pytest.mark.parametrize(("stray", "width", "threshold"), [(1, 1, 128), (254, 1, 128), (7, 1, 128), (1, 8, None)])
+def test_a_stray_pixel_does_not_make_the_foreground_ignored(tmp_path: Path, stray: int, width: int, threshold: int):
+    for number in range(4):
+        mask = np.zeros((64, 100), np.uint8)
+        mask[:, 20:] = 255
+        mask[3, 3 : 3 + width] = stray if number == 2 else 0
+        save(tmp_path / f"images/{number}.png", scenes()[number][0][:64, :100].repeat(2, 0)[:64])
+        save(tmp_path / f"masks/{number}.png", mask)
+    checked(tmp_path)
+    config = read_dataset_toml(tmp_path / "dataset.toml")
+    assert config.threshold == threshold  # eight in a row are an object: 255 may well be what is not labelled
+    assert config.map["255"] == ("foreground" if threshold else "ignore")
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [

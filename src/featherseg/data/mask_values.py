@@ -25,6 +25,9 @@ THRESHOLD = 128
 NEAR = 24
 """Values this near to 0 or 255 are what JPEG and resizing leave of them."""
 
+STRAY = 0.01
+"""Pixels of other values, as a share of those of 255, up to which they are strays in a mask of 0 and 255."""
+
 PATCH = 0.7
 """Share of a value's pixels whose right neighbour is alike, in patches of a class; along smoothed edges it is less."""
 
@@ -54,17 +57,19 @@ class MaskValues:
     def smoothed(self) -> bool:
         """Whether these are 0 and 255 with values between them along edges, as resizing and JPEG leave them.
 
-        So are values near both ends, or many in between, none of them in patches. Classes 0, 1, 2, ... beside 255 for
-        ignore are none: no value stands near 255. Nor are greys that cover areas.
+        So are values near both ends, or many in between, or few pixels of any, none of them in patches. Classes 0, 1,
+        2, ... beside 255 for ignore are none: no value stands near 255. Nor are greys that cover areas.
         """
         between = [int(value) for value in self.pixels if value not in ("0", "255") and not self.colored]
-        if len(between) < 2 or not {"0", "255"} <= self.pixels.keys() or not THRESHOLD <= max(between) < 255:
+        if not between or not {"0", "255"} <= self.pixels.keys() or max(between) > 255:
             return False
-        for value in map(str, between):
-            share = self.alike.get(value, 0) / self.pixels[value]
-            if self.pixels[value] >= COMMON * self.total and share >= PATCH:
-                return False
-        return len(between) >= 8 or all(value <= NEAR or value >= 255 - NEAR for value in between)
+        shares = {value: self.alike.get(str(value), 0) / self.pixels[str(value)] for value in between}
+        if sum(self.pixels[str(value)] for value in between) < STRAY * self.pixels["255"]:
+            return all(share < PATCH for share in shares.values())
+        if any(self.pixels[str(value)] >= COMMON * self.total and shares[value] >= PATCH for value in between):
+            return False
+        near = all(value <= NEAR or value >= 255 - NEAR for value in between)
+        return len(between) >= 2 and max(between) >= THRESHOLD and (len(between) >= 8 or near)
 
     @property
     def inside(self) -> str | None:

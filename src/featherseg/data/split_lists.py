@@ -104,13 +104,13 @@ def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
     try:
         if path.suffix.lower() == ".txt":
             split = split_of(path.stem)
-            lines = [line.strip() for line in read_bounded(path).decode().splitlines()]
+            lines = [line.strip() for line in read_bounded(path).decode("utf-8-sig").splitlines()]
             lines = [line for line in lines if line and not line.startswith("#")]
             if split and lines:
                 yield split, lines
             return
         if path.suffix.lower() == ".json":
-            content = parse_json(read_bounded(path).decode())
+            content = parse_json(read_bounded(path).decode("utf-8-sig"))
         else:
             text = read_bounded(path, MOST_YAML).decode()
             content = yaml.safe_load(text) if "<<" not in text and "&" not in text else None  # no list refers to others
