@@ -1,8 +1,8 @@
 """Images that look nearly alike, though no pixel may be equal: neighbouring frames, copies of another size or quality.
 
 Each image is kept as a thumbnail of SIDE x SIDE grey values and a hash of 64 bits, of which each says whether the image
-grows brighter from one place to the next (as "dHash" does): 264 bytes an image. Images whose hashes differ in at most
-FAR bits share one of four parts of the hash, so only such are compared, by their thumbnails.
+grows brighter from one place to the next (as "dHash" does): 264 bytes beside its name. Images whose hashes differ in at
+most FAR bits share one of four parts of the hash, so only such are compared, by their thumbnails.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class Lookalikes:
 
     def __init__(self) -> None:
         self.places: list[tuple[str, str]] = []  # split and key
-        self._thumbnails: list[np.ndarray] = []
-        self._hashes: list[np.ndarray] = []
+        self._thumbnails = bytearray()
+        self._hashes = bytearray()
 
     def add(self, split: str, key: str, image: np.ndarray) -> None:
         """Keep an image (H, W, C), uint8 or uint16."""
@@ -44,9 +44,9 @@ class Lookalikes:
         shown = grey[:, :, :3] if grey.shape[2] >= 3 else grey[:, :, 0]
         plain = Image.fromarray(np.ascontiguousarray(shown)).convert("L")
         self.places.append((split, key))
-        self._thumbnails.append(np.asarray(plain.resize((SIDE, SIDE), Image.Resampling.BOX)))
+        self._thumbnails += plain.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
         small = np.asarray(plain.resize((9, 8), Image.Resampling.BOX))  # (8, 9): 64 neighbours
-        self._hashes.append(np.packbits(small[:, 1:] > small[:, :-1]))  # (8,) uint8
+        self._hashes += np.packbits(small[:, 1:] > small[:, :-1]).tobytes()  # 8 bytes
 
     def across(self, splits: Sequence[str]) -> list[tuple[int, int]]:
         """(image, the one of an earlier split that it looks like), as numbers in `places`; of each image one.
@@ -55,8 +55,8 @@ class Lookalikes:
         """
         if len(self.places) < 2:
             return []
-        thumbnails = np.stack(self._thumbnails).reshape(-1, SIDE * SIDE)  # (N, 256) uint8
-        parts = np.stack(self._hashes).view(np.uint16)  # (N, PARTS)
+        thumbnails = np.frombuffer(self._thumbnails, np.uint8).reshape(-1, SIDE * SIDE)  # (N, 256)
+        parts = np.frombuffer(self._hashes, np.uint16).reshape(-1, PARTS)  # (N, 4)
         rank = np.array([splits.index(split) for split, _ in self.places])  # (N,)
         shown = thumbnails.std(axis=1, dtype=np.float32) >= PLAIN
         found: dict[int, int] = {}
