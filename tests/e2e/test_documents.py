@@ -23,7 +23,12 @@ ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "frm.pth", "runs/a", "runs/b"
 
 IMAGES = 24
 SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
-CROPS = {"frm-lite0": "[64, 96]", "cgrseg-lite0": "[64, 96]", "rsp-lite0-panoptic_shapes": "[64, 128]"}
+CROPS = {
+    "frm-lite0": "[64, 96]",
+    "efficientvit-seg-b0": "[64, 96]",
+    "cgrseg-lite0": "[64, 96]",
+    "rsp-lite0-panoptic_shapes": "[64, 128]",
+}
 
 
 def commands(path: Path) -> list[list[str]]:

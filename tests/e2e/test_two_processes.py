@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from small_training import SMALL
+from small_training import SMALL, trained
 
 from featherseg.core.files import read_lines
 from featherseg.runs import load_run
@@ -24,3 +24,18 @@ def test_two_processes_train_one_run_and_resume_it(tmp_path):
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "finished: 4 steps" in again.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_are_taught_by_outputs_that_are_computed_once(tmp_path):
+    teacher = trained(tmp_path / "teacher", "train.epochs=1")
+    command = [sys.executable, "-m", "featherseg", "train", "efficientvit-seg-b0", "--no-report"]
+    command += ["--teacher", str(teacher.path), "--out", str(tmp_path / "run")]
+    for setting in (*SMALL, "train.device=cpu", "train.devices=2"):
+        command += ["--set", setting]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("looks at 8 images once") == 1
+    records = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert all(record["loss_teacher"] > 0 for record in records)

@@ -110,6 +110,7 @@ def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(net
             assert out.features is None
         else:
             assert out.features.shape[:2] == (2, net.feature_channels)
+        assert out.logits.shape[2:] == net(images).logits.shape[2:]  # where a teacher is looked up
     aux = net(images, aux=True).aux or {}
     assert set(aux) == set(net.aux_heads)
     for head, logits in aux.items():

@@ -24,7 +24,9 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.resize import resize
 from featherseg.runs import load_run
 from featherseg.training import Request, train
+from featherseg.training.objects import Objects
 
+LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
 EVERY_STEP = ("train.epochs=2", "train.ema=0.9", "train.checkpoint_seconds=1e-9")
 
 
@@ -289,6 +291,24 @@ def test_other_refusals_name_what_does_not_fit(place, small_run):
         taught(place, out="teacher")
 
 
+def test_panoptic_models_other_channels_and_objects_of_one_s_own_are_refused(place, small_run):
+    resolved = place / "teacher" / "resolved.json"
+    text = resolved.read_text()
+    resolved.write_text(text.replace('"channels": 3', '"channels": 4'))
+    with pytest.raises(ConfigError, match="images with 4 channels; yard has 3"):
+        taught(place)
+    resolved.write_text(text.replace(f'"name": "{LITTLE}"', '"name": "frm-lite0-panoptic"'))
+    with pytest.raises(ConfigError, match=r"is panoptic .* cannot teach"):
+        taught(place)
+    asked = Request("frm-lite0-panoptic", overrides=(*SMALL, f"teacher.runs={small_run.path}"))
+    with pytest.raises(ConfigError, match="teachers tell classes alone"):
+        train(asked, place / "run", Silent())
+    for objects in (Objects(loss=torch.nn.functional.cross_entropy), Objects(augment=lambda *both: both[:2])):
+        asked = request(f"teacher.runs={small_run.path}", objects=objects)
+        with pytest.raises(ConfigError, match="Leave out one of them"):
+            train(asked, place / "run", Silent())
+
+
 def test_a_disk_without_room_is_named_before_anything_is_written(place, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(FeathersegError, match=r"the disk of .* has 0\.0 GB free"):
@@ -315,9 +335,6 @@ def test_the_command_line_names_teachers_and_images_without_masks(place, monkeyp
     assert "3 images without masks: 43 % of the samples" in capsys.readouterr().out
     recipe = load_run(place / "run").recipe
     assert (recipe.teacher.runs, recipe.teacher.unlabelled) == ((str(place / "teacher"),), str(place / "photos"))
-
-
-LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
 
 
 def test_in_a_sweep_the_largest_model_is_trained_first_and_teaches(place):

@@ -9,10 +9,12 @@ Channels (Shu et al., ICCV 2021, arXiv:2011.13256, Eq. 4), a distribution over t
     L_channels = T^2 / K sum_k KL(softmax_i(t_ki / T) || softmax_i(s_ki / T)), a mean over the images
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from featherseg.core.types import SegOutput
 from featherseg.layers.precision import at_least_fp32, autocast_off
@@ -59,7 +61,7 @@ class Distillation(nn.Module):
     def forward(self, out: SegOutput, taught: Taught) -> Tensor:
         """A model's output and what the teachers say at the same places -> scalar, at least float32."""
         with autocast_off(out.logits.device):
-            s = at_least_fp32(out.logits)  # (B, K, h, w)
+            s = at_least_fp32(out.logits).contiguous()  # (B, K, h, w); softmax is slow where K is innermost
             t, inside = taught.logits.detach().to(s), taught.inside  # (B, K, h, w), (B, h, w)
             loss = s.new_zeros(())
             if self.logits:
@@ -75,7 +77,29 @@ class Distillation(nn.Module):
             return loss
 
 
+class _Divergence(Function):
+    """By hand, as autograd would keep twice as many maps, whose memory is most of the time with many classes."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, s: Tensor, temperature: float, dim: int) -> Tensor:
+        mine, theirs = ((x / temperature).log_softmax(dim) for x in (s, t))
+        share = theirs.exp()  # softmax(t / temperature)
+        found = theirs.sub_(mine).mul_(share).sum(dim).mul_(temperature**2)
+        ctx.save_for_backward(mine.exp_().sub_(share).mul_(temperature))
+        ctx.dim = dim
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return None, slope * upstream.unsqueeze(ctx.dim), None, None
+
+
 def divergence(t: Tensor, s: Tensor, temperature: float, dim: int) -> Tensor:
-    """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)) over `dim`, which is summed up."""
-    mine, theirs = ((x / temperature).log_softmax(dim) for x in (s, t))
-    return temperature**2 * (theirs.exp() * (theirs - mine)).sum(dim)
+    """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)) over `dim`, which is summed up.
+
+    Differentiable once, with respect to s.
+    """
+    found: Tensor = _Divergence.apply(t, s, temperature, dim)
+    return found
