@@ -113,8 +113,8 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
     assert "does not exist" in refused(tmp_path / "srk", tmp_path / "out", DataNotFound)
     assert "Did you mean 'coco'" in refused(tmp_path / "src", tmp_path / "out", UnknownName, from_format="coca")
     assert "no annotations of YOLO" in refused(tmp_path / "src", tmp_path / "out", DataNotFound, from_format="yolo")
-    for options in ({"to_format": "coco", "from_format": "coco"}, {"images": tmp_path}):
-        refused(tmp_path / "src", tmp_path / "out", ConfigError, **options)
+    refused(tmp_path / "src", tmp_path / "out", ConfigError, to_format="coco", from_format="coco")
+    refused(tmp_path / "src", tmp_path / "out", DataNotFound, images=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "..\\..\\secret.png", "C:\\secret.png"])

@@ -300,6 +300,18 @@ def test_colours_without_a_list_are_classes_of_their_own(tmp_path):
     assert box(mask(tmp_path / "out"), 2) == (2, 3, 9, 12)
 
 
+def test_images_may_lie_in_another_folder(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+    (tmp_path / "photos/day").mkdir(parents=True)
+    (tmp_path / "src/a.png").rename(tmp_path / "photos/day/a.png")
+    with pytest.raises(DataError, match="--images"):
+        featherseg.convert(path, tmp_path / "out")
+    done = featherseg.convert(path, tmp_path / "out", images=tmp_path / "photos")
+    assert done.images == {"all": 1}
+    assert box(mask(tmp_path / "out"), 1) == (1, 1, 5, 5)
+    assert (tmp_path / "out/images/a.png").samefile(tmp_path / "photos/day/a.png")
+
+
 def test_a_second_conversion_passes_over_what_the_first_wrote(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
     featherseg.convert(path.parent, path.parent / "out")
@@ -341,3 +353,25 @@ def test_the_parts_of_a_group_are_one_object(tmp_path):
     objects = np.array(Image.open(tmp_path / "out/instances/a.png"))
     left, middle, right = objects[4, [3, 11, 21]].tolist()
     assert left == middle != right
+
+
+def test_a_source_named_from_where_one_stands_is_read_alike(tmp_path, monkeypatch):
+    for split, left in (("train", 2), ("valid", 9)):
+        picture(tmp_path / f"ds/{split}/images/a.png")
+        (tmp_path / f"ds/{split}/labels").mkdir()
+        corners = np.reshape(square(left, 4, left + 6, 10), (-1, 2)) / SIZE[::-1]
+        line = " ".join(f"{number:.6f}" for number in corners.ravel())
+        (tmp_path / f"ds/{split}/labels/a.txt").write_text(f"0 {line}\n")
+        colors = np.zeros((*SIZE, 3), np.uint8)
+        colors[4:10, left : left + 6] = 200
+        (tmp_path / f"rgb/{split}/masks").mkdir(parents=True)
+        Image.fromarray(colors).save(tmp_path / f"rgb/{split}/masks/a.png")
+        picture(tmp_path / f"rgb/{split}/images/a.png")
+    (tmp_path / "ds/data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: ['car']\n")
+    monkeypatch.chdir(tmp_path)
+    for src, out in (("ds", "a"), ("rgb", "b")):
+        assert featherseg.convert(src, out).images == {"train": 1, "val": 1}
+        assert box(mask(tmp_path / out, "train/a"), 1) == (4, 2, 10, 8)
+        assert box(mask(tmp_path / out, "val/a"), 1) == (4, 9, 10, 15)
+    monkeypatch.chdir(tmp_path / "ds")
+    assert featherseg.convert(".", "../c").images == {"train": 1, "val": 1}

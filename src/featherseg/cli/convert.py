@@ -29,7 +29,9 @@ def convert(
     to: Annotated[
         str | None, typer.Option("--to", metavar="FORMAT", help="Back to a tool: coco, yolo, labelme or cvat.")
     ] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="With --to, the images of predicted masks.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder of the images, where they are not in SRC.")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images [default: hard links].")] = False,
     train_ids: Annotated[
         bool, typer.Option("--train-ids", help="Of cityscapes-panoptic: train ids as categories, not label ids.")

@@ -75,7 +75,7 @@ def convert(
         out: A new folder.
         from_format: What `src` holds, a name of FORMATS. Default: it is detected.
         to_format: What to write instead of a dataset: coco, yolo, labelme or cvat.
-        images: The images of a folder of predicted masks.
+        images: The folder of the images, where they are not in `src`: exports of annotations alone, predicted masks.
         copy: Copy the images. Default: hard links, where the file system has them.
         progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
@@ -84,23 +84,22 @@ def convert(
 
     Raises:
         UnknownName: No format has that name.
-        ConfigError: `from_format` and `to_format` are both given, or `images` without predicted masks.
+        ConfigError: `from_format` and `to_format` are both given.
         DataNotFound: There are no annotations, or of no tool that is known.
         DataError: They are broken, or of two tools.
         FeathersegError: `out` is in use, or cannot be written.
     """
     src, out, progress = Path(src), Path(out), progress_or_bar(progress)
+    images = None if images is None else Path(images)
     if to_format is not None:
         if from_format is not None:
             raise ConfigError("--from and --to exclude each other: convert to a dataset first, then back.")
-        return _convert_back(src, out, to_format, None if images is None else Path(images), copy, progress)
-    if images is not None:
-        raise ConfigError("--images would have no effect: it names the images of predicted masks, for --to.")
+        return _convert_back(src, out, to_format, images, copy, progress)
     if from_format is None and (src / "dataset.toml").is_file():
         raise DataError(f"{src} is a dataset already. To write it for a tool, name the tool: --to coco, labelme, ...")
     if from_format is not None and from_format not in FORMATS:
         raise unknown("format", from_format, FORMATS)
-    with new_folder(out) as folder, open_source(src, folder) as source:
+    with new_folder(out) as folder, open_source(src, folder, images) as source:
         name = from_format or detect(source)
         files = FORMATS[name].find(source)
         if not files:

@@ -126,7 +126,11 @@ def write_dataset(
             written[split].append(stem)
     written = {split: stems for split, stems in written.items() if stems}
     if not written:
-        raise DataError(f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written.")
+        absent = any(reason.startswith("images that are not there") for reason in left.reasons)
+        raise DataError(
+            f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written."
+            + " Name the folder of the images with --images." * absent
+        )
     notes = list(annotations.notes)
     if source.links_out:
         left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))

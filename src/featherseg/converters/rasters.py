@@ -102,15 +102,15 @@ class Stems:
             if path not in masks:
                 self._found.setdefault(path.stem.lower(), []).append(path)
 
-    def image_of(self, mask: Path, *suffixes: str) -> str:
-        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a name."""
+    def image_of(self, mask: Path, *suffixes: str) -> Path:
+        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess."""
         stem = mask.stem
         for suffix in suffixes:
             stem = stem.removesuffix(suffix)
             candidates = self._found.get(stem.lower(), [])
             if candidates:
-                return str(max(candidates, key=lambda path: _alike(path, mask)))
-        return f"{mask.stem}{IMAGE_SUFFIXES[0]}"
+                return max(candidates, key=lambda path: _alike(path, mask))
+        return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")
 
 
 def _alike(path: Path, mask: Path) -> int:

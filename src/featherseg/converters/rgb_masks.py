@@ -27,7 +27,7 @@ def find(source: Source) -> list[Path]:
         path
         for path in source.images
         if path.suffix.lower() in (".png", ".bmp", ".tif", ".tiff")
-        and any(_is_mask_folder(part) for part in path.relative_to(source.root).parts[:-1])
+        and any(_is_mask_folder(part) for part in Path(source.relative(path)).parts[:-1])
     ]
     try:
         return found if found and len(found) < len(source.images) and read_mask(found[0]).ndim == 3 else []
@@ -49,12 +49,13 @@ def read(source: Source, files: list[Path]) -> Annotations:
     stems = Stems(source, set(files))
     images = [
         AnnotatedImage(
-            stems.image_of(path, *SUFFIXES),
-            path.parent,
-            split=split_of(*path.relative_to(source.root).parts[:-1]),
+            image.name,
+            image.parent,
+            split=split_of(*Path(source.relative(path)).parts[:-1]),
             raster=partial(_raster, path, table),
         )
         for path in files
+        for image in [stems.image_of(path, *SUFFIXES)]
     ]
     return Annotations(classes, images, with_objects=False, notes=notes)
 

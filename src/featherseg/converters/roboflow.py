@@ -39,12 +39,13 @@ def read(source: Source, files: list[Path]) -> Annotations:
     table = {value: values[name] for value, name in names.items()}
     images = [
         AnnotatedImage(
-            stems.image_of(path, SUFFIX),
-            path.parent,
-            split=split_of(*path.relative_to(source.root).parts[:-1]),
+            image.name,
+            image.parent,
+            split=split_of(*Path(source.relative(path)).parts[:-1]),
             raster=partial(_raster, path, table),
         )
         for path in masks
+        for image in [stems.image_of(path, SUFFIX)]
     ]
     if not images:
         raise DataError(f"{files[0]} lists classes, but no NAME{SUFFIX}.png lies beside it.")

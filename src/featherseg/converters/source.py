@@ -52,13 +52,21 @@ SPLITS = {
 class Source:
     """The files below a folder, without hidden ones, datasets and links that lead out; of one file its siblings, too.
 
-    `name` is what messages call it.
+    `beside` is a further folder, of images that the export lacks. `name` is what messages call the source.
     """
 
-    def __init__(self, root: Path, only: Path | None = None, name: str = "") -> None:
+    def __init__(self, root: Path, only: Path | None = None, name: str = "", beside: Path | None = None) -> None:
         self.root, self.only, self.name = root, only, name or str(only or root)
         self.links_out: list[Path] = []
-        self.files: list[Path] = []
+        self.files = self._below(root)
+        self.roots = [root] if beside is None else [root, beside]
+        self.images = [path for path in self.files if is_image(path)]
+        """The images, folder by folder and by name."""
+        if beside is not None:
+            self.images += [path for path in self._below(beside) if is_image(path)]
+
+    def _below(self, root: Path) -> list[Path]:
+        found: list[Path] = []
         inside = root.resolve()
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
@@ -72,11 +80,10 @@ class Source:
                 if path.is_symlink() and not path.resolve().is_relative_to(inside):
                     self.links_out.append(path)
                 elif path.is_file():
-                    self.files.append(path)
-            if len(self.files) > MOST_FILES:
-                raise DataError(
-                    f"{root} holds more than {MOST_FILES:,} files, the limit. Name the folder of one export."
-                )
+                    found.append(path)
+            if len(found) > MOST_FILES:
+                raise DataError(f"{root} holds over {MOST_FILES:,} files, the limit. Name the folder of one export.")
+        return found
 
     def ending(self, *endings: str) -> list[Path]:
         """The files whose names end so, in lower case; where one file was named, it alone."""
@@ -94,11 +101,6 @@ class Source:
         return [(path, _ends(path)) for path in self.ending(".xml")]
 
     @cached_property
-    def images(self) -> list[Path]:
-        """The images, by name."""
-        return [path for path in self.files if is_image(path)]
-
-    @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
         for path in self.images:
@@ -107,7 +109,7 @@ class Source:
 
     @cached_property
     def _all(self) -> frozenset[str]:
-        return frozenset(str(path) for path in self.files)
+        return frozenset(map(str, self.images))
 
     def find_image(self, name: str, near: Path, split: str = "") -> tuple[Path | None, str]:
         """The image that annotations in the folder `near` call `name`, or None and why there is none.
@@ -117,9 +119,9 @@ class Source:
         are there, and lead nowhere else.
         """
         clean = name.replace("\\", "/")
-        for folder in (near, self.root, near / "images", self.root / "images"):
+        for folder in (near, *self.roots, *(place / "images" for place in (near, *self.roots))):
             path = os.path.normpath(os.path.join(folder, clean)) if "\0" not in clean else ""
-            if path in self._all and is_image(Path(path)):
+            if path in self._all:
                 return Path(path), ""
         parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
         candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
@@ -136,13 +138,14 @@ class Source:
         return None, "images that are not there"
 
     def relative(self, path: Path) -> str:
-        """The path below the root, for messages."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        """The path below the folder that it lies in."""
+        root = next((root for root in self.roots if path.is_relative_to(root)), None)
+        return str(path) if root is None else path.relative_to(root).as_posix()
 
 
 @contextmanager
-def open_source(src: Path, beside: Path) -> Iterator[Source]:
-    """The files of `src`; a zip is unpacked into a folder beside `beside`, which goes with the block.
+def open_source(src: Path, out: Path, images: Path | None = None) -> Iterator[Source]:
+    """The files of `src`, and images of a further folder; a zip is unpacked beside `out`, for as long as the block.
 
     Raises DataNotFound where there is nothing, DataError for a zip that is damaged, too large or leads out of it.
     """
@@ -150,20 +153,22 @@ def open_source(src: Path, beside: Path) -> Iterator[Source]:
         raise DataNotFound(
             f"{src} does not exist.{near_path(src)} Expected a folder, a file of annotations, or the .zip of an export."
         )
+    if images is not None and not images.is_dir():
+        raise DataNotFound(f"{images} is not a folder.{near_path(images)} Expected the folder of the images.")
     if src.is_dir():
-        yield Source(src)
+        yield Source(src, beside=images)
     elif zipfile.is_zipfile(src):
-        folder = temporary_path(beside)
+        folder = temporary_path(out)
         try:
             _unpack(src, folder)
-            yield Source(folder, name=str(src))
+            yield Source(folder, name=str(src), beside=images)
         finally:
             remove_tree(folder)
     else:
         # Images lie beside "annotations/instances_val.json" in the folder above
         above = src.absolute().parent
         root = above.parent if above.name.lower() in ("annotations", "annotation", "labels", "ann") else above
-        yield Source(root, only=src.absolute(), name=str(src))
+        yield Source(root, only=src.absolute(), name=str(src), beside=images)
 
 
 def _unpack(path: Path, folder: Path) -> None:

@@ -60,8 +60,9 @@ def read(source: Source, files: list[Path]) -> Annotations:
     for path in files:
         other = Path(*(OBJECTS if part == CLASSES else part for part in path.parts))
         draw = partial(_raster, path, other if other in objects else None, by_index if colors is None else {}, by_color)
-        split = splits.get(path.stem, split_of(*path.relative_to(source.root).parts[:-1]))
-        images.append(AnnotatedImage(stems.image_of(path, ""), path.parent, split=split, raster=draw))
+        split = splits.get(path.stem, split_of(*Path(source.relative(path)).parts[:-1]))
+        image = stems.image_of(path, "")
+        images.append(AnnotatedImage(image.name, image.parent, split=split, raster=draw))
     return Annotations(classes, images, with_objects=bool(objects), left=left)
 
 

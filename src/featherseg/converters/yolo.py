@@ -42,7 +42,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
     images = []
     for image in source.images:
-        place = image.relative_to(source.root)
+        place = Path(source.relative(image))
         label = _label_of(place, texts)
         if label is None and "images" not in place.parts:
             left.add("images that lie in no folder images/ and have no label", place.as_posix())
@@ -50,7 +50,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         shapes = [] if label is None else _shapes(label, place.as_posix(), names, left)
         named = (split for split, entries in splits.items() if _lies_in(place, entries))
         split = next(named, split_of(*place.parts[:-1]))
-        images.append(AnnotatedImage(place.as_posix(), source.root, shapes, split=split))
+        images.append(AnnotatedImage(image.name, image.parent, shapes, split=split))
     if not images:
         raise nothing_readable(source, "image beside labels of YOLO")
     return Annotations(dict.fromkeys(names), images, left=left)
