@@ -4,8 +4,8 @@ Each image is kept as a thumbnail of SIDE x SIDE grey values and a hash of 64 bi
 grows brighter from one place to the next (as "dHash" does): 264 bytes beside its name. Only images that share one of
 four parts of the hash are compared, by all of it and then by their thumbnails.
 
-Found so: 46 of 51 frames of CamVid that were put 1/15 s beside one of another split, and in NEU-Seg 11 test images, each
-of them, looked at by eye, the same place of steel as a training image.
+Found so: 46 of 51 frames of CamVid that were put 1/15 s beside one of another split, and in NEU-Seg 11 test images, by
+eye each of the same place of steel as a training image.
 """
 
 from collections.abc import Sequence
