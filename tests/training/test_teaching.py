@@ -196,6 +196,13 @@ def test_images_without_masks_change_neither_class_weights_nor_the_length(place)
     assert sorted(more.metrics()) == sorted(plain.metrics())
 
 
+def test_images_that_are_scored_are_named_where_they_are_among_those_without_masks(place):
+    shutil.copy(place / "images" / "4.png", place / "photos" / "seen.png")
+    _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
+    assert "1 image of yard val without their masks are taught too" in said
+    assert "4 (there seen.png)" in said
+
+
 def test_steps_of_images_without_masks_alone_are_sound(place, monkeypatch):
     monkeypatch.setattr("featherseg.training.teaching.MOST_UNLABELLED", 1.0)
     for number in range(200):  # nearly all of the samples

@@ -103,14 +103,14 @@ class Fingerprint(Config):
             return []
         return [*self._other_values(data), *_sample_differences(split, self.splits[split], data, part=part)]
 
-    def trained_on(self, data: SegmentationData) -> dict[str, str]:
-        """Key -> the key in training of the images whose files hold the same, under whatever name.
+    def trained_on(self, data: SegmentationData, split: str = "train") -> dict[str, str]:
+        """Key -> the key in training (or another split) of the images whose files hold the same, whatever their name.
 
         Only files of a size that one of training has are read. Raises DataError for one that cannot be.
         """
         files = _files(data)
-        trained = {row[1][1]: row[0] for row in self.splits.get("train", ()) if row[1]}
-        stamps = [row[1][0] for row in self.splits.get("train", ()) if row[1]]
+        trained = {row[1][1]: row[0] for row in self.splits.get(split, ()) if row[1]}
+        stamps = [row[1][0] for row in self.splits.get(split, ()) if row[1]]
         if files is None or not trained:
             return {}
         sizes = {stamp[0] for stamp in stamps if stamp} if all(stamps) else None  # a file just written has no stamp

@@ -215,8 +215,13 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     # The folder; until resolved.json is there it is no run
     write_class_points(out, recipe, train, say)
     splits = {"train": train, "val": val, **unlabelled_of(recipe, train)}
-    known = Fingerprint.of(splits | test_of(recipe, request.objects))
+    test = test_of(recipe, request.objects)
+    known = Fingerprint.of(splits | test)
     known.save(out / DATA)
+    for name, scored in {recipe.data.val_split: val, **test}.items():
+        if seen := known.trained_on(scored, "unlabelled"):
+            images = f"{counted(len(seen), 'image')} of {scored.name} {name}"
+            say(f"{images} without their masks are taught too, so a score on them says less: {named_pairs(seen)}")
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
