@@ -15,6 +15,7 @@ from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
 from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
 from featherseg.core.errors import DataError
+from featherseg.core.files import parse_yaml
 from featherseg.core.types import Size
 
 TITLE = "YOLO segmentation"
@@ -105,44 +106,22 @@ def _draw(values: list[float], size: Size) -> Region:
 
 
 def read_yaml(path: Path) -> dict[str, list[str]]:
-    """The keys of a data.yaml as lists of texts: as much of YAML as tools write there (lists, and numbers with names).
-
-    Raises DataError, naming the line, for what is neither.
-    """
+    """The keys of a data.yaml that hold a text, or texts, or names by number, as lists. Raises DataError."""
+    try:
+        content = parse_yaml(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no table. Expected names: [a, b] or a list.")
     found: dict[str, list[str]] = {}
-    numbered: dict[str, dict[int, str]] = {}
-    key, open_list = "", ""
-    for number, raw in enumerate(read_text(path).splitlines(), start=1):
-        line = re.sub(r"(^|\s)#.*$", "", raw).rstrip()
-        if open_list:  # a list in brackets over several lines
-            open_list += " " + line.strip()
-        elif not line.strip() or line.strip() in ("---", "..."):
-            continue
-        elif match := re.match(r"([A-Za-z_][\w.-]*)\s*:\s*(.*)$", line):
-            key, value = match[1], match[2].strip()
-            found[key] = [] if not value else [_plain(value)]
-            open_list = value if value[:1] in ("[", "{") else ""
-        elif key and (match := re.match(r"\s*-\s+(.*)$", line)):
-            found[key].append(_plain(match[1]))
-        elif key and (match := re.match(r"\s+['\"]?(\d{1,6})['\"]?\s*:\s*(.*)$", line)):
-            numbered.setdefault(key, {})[int(match[1])] = _plain(match[2])
-        elif not re.match(r"\s+\S", line):  # deeper tables are others' (roboflow:, download:)
-            raise DataError(f"{path}, line {number}: {raw[:80]!r} is not understood. Expected names: [a, b] or a list.")
-        if open_list and open_list[-1] in "]}":
-            items = re.findall(r"'[^']*'|\"[^\"]*\"|[^,\s][^,]*", open_list[1:-1])
-            numbers = r"^['\"]?\d+['\"]?\s*:\s*" if open_list[0] == "{" else "^"
-            found[key] = [_plain(re.sub(numbers, "", item)) for item in items]
-            open_list = ""
-    for name, names in numbered.items():
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path} numbers {name} {sorted(names)[:20]}: expected 0, 1, 2, ... without a gap.")
-        found[name] = [names[index] for index in range(len(names))]
+    for key, value in content.items():
+        if key == "names" and isinstance(value, dict):
+            if sorted(map(str, value)) != sorted(map(str, range(len(value)))):
+                raise DataError(f"{path} numbers {key} {[*value][:20]}: expected 0, 1, 2, ... without a gap.")
+            value = [value[number] for number in sorted(value, key=int)]
+        if isinstance(value, (str, list)):
+            found[str(key)] = [str(one) for one in ([value] if isinstance(value, str) else value)]
     return found
-
-
-def _plain(text: str) -> str:
-    text = text.strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def write(folder: Path, masks: Masks, copy: bool) -> None:

@@ -36,6 +36,9 @@ _looking = threading.Lock()
 MOST_TEXT = 2**24
 """Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""
 
+MOST_YAML = 2**22
+"""Characters of a YAML text: its reader takes seconds for a megabyte."""
+
 MOST_LINES = 2**28
 """Bytes of a JSON-lines file: a record for every ten steps of a training of ten million."""
 
@@ -265,6 +268,20 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, as data. Raises ValueError where it is none, too large, or refers to parts of itself."""
+    if len(text) > MOST_YAML:
+        raise ValueError(f"it holds more than {MOST_YAML:,} characters, the limit")
+    import yaml  # 15 ms
+
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("parts of it refer to others, which featherseg does not read")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"it is no YAML ({str(error).splitlines()[0]})") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

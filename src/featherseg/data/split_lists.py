@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from featherseg.core.files import parse_json, read_bounded
+from featherseg.core.files import parse_json, parse_yaml, read_bounded
 from featherseg.data.images import IMAGE_SUFFIXES
 from featherseg.data.pairs import Pair
 
@@ -25,9 +23,6 @@ MOST_LISTS = 200
 
 MOST_DEPTH = 3
 """Folders below one another in which lists are looked for."""
-
-MOST_YAML = 2**22
-"""Bytes of a YAML that is read: the reader takes seconds for a megabyte."""
 
 KNOWN = 0.9
 """Share of a list's entries that must name an image for it to be one of these images."""
@@ -112,9 +107,8 @@ def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
         if path.suffix.lower() == ".json":
             content = parse_json(read_bounded(path).decode("utf-8-sig"))
         else:
-            text = read_bounded(path, MOST_YAML).decode()
-            content = yaml.safe_load(text) if "<<" not in text and "&" not in text else None  # no list refers to others
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            content = parse_yaml(read_bounded(path).decode())
+    except (OSError, ValueError):
         return
     tables = [content, *content.values()] if isinstance(content, dict) else [{path.stem: content}]
     for table in tables:
