@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+
+from featherseg.auditing.boosting import fit_trees
+from featherseg.auditing.examples import Example, examine
+from featherseg.auditing.faults import FAULTS, plant
+from featherseg.auditing.folds import FOLDS, folds_of
+from featherseg.auditing.scorer import average_precision, expected_precision, judge
+from featherseg.core.types import IGNORE
+
+CLASSES = 4
+
+
+def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A mask of two grounds and some boxes, and what a fair model says of it: blurred, noisy, at times mistaken."""
+    rng = np.random.default_rng(number)
+    label = np.zeros((48, 64), np.uint8)
+    label[rng.integers(20, 28) :] = 1
+    for _ in range(rng.integers(2, 5)):
+        y, x, height, width = rng.integers(0, 34), rng.integers(0, 48), rng.integers(6, 14), rng.integers(6, 16)
+        label[y : y + height, x : x + width] = rng.integers(2, CLASSES)
+    scores = 3.0 * (np.arange(CLASSES)[:, None, None] == label) + rng.normal(size=(CLASSES, 48, 64))
+    y, x = rng.integers(0, 40), rng.integers(0, 56)
+    scores[:, y : y + 8, x : x + 8] = scores[rng.permutation(CLASSES), y : y + 8, x : x + 8]
+    for axis in (1, 2):
+        scores = (np.roll(scores, 1, axis) + scores + np.roll(scores, -1, axis)) / 2
+    label[:3] = IGNORE
+    return label, (np.exp(scores) / np.exp(scores).sum(0)).astype(np.float32)
+
+
+def examined_one(number: int, fault: str | None = None) -> Example:
+    """A scene as the audit sees it, with a real fault or without."""
+    label, chances = scene(number)
+    rng = np.random.default_rng([1, number])
+    if fault:
+        label = plant(label, fault, CLASSES, rng, scene(number + 1)[0])
+    return examine(label, chances, (48, 64), FAULTS, rng, scene(number + 7)[0])
+
+
+@pytest.fixture(scope="module")
+def sound() -> list[Example]:
+    return [examined_one(number) for number in range(60)]
+
+
+def test_every_fault_changes_the_mask_as_its_name_says():
+    label, _ = scene(0)
+    for fault in FAULTS:
+        made = plant(label, fault, CLASSES, np.random.default_rng(0), scene(1)[0])
+        changed = made != label
+        assert changed.any()
+        assert not changed[:3].any(), "what is ignored stays so"
+        if fault in ("dropped", "swapped"):
+            assert len(np.unique(label[changed])) == 1
+        if fault == "grown":
+            assert len(np.unique(made[changed])) == 1
+        if fault == "other":
+            assert (made[3:] == scene(1)[0][3:]).all()
+
+
+def test_a_mask_of_one_region_has_none_to_drop_and_stays_as_it_is():
+    label = np.zeros((20, 20), np.uint8)
+    for fault in ("dropped", "swapped"):
+        assert plant(label, fault, CLASSES, np.random.default_rng(0), label) is label
+
+
+def test_the_trees_learn_what_no_line_tells_apart():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(600, 3)).astype(np.float32)
+    yes = (rows[:, 0] > 0) != (rows[:, 2] > 0)
+    trees = fit_trees(rows[:400], yes[:400], np.ones(400))
+    assert ((trees.probability(rows[400:]) > 0.5) == yes[400:]).mean() > 0.9
+    again = fit_trees(rows[:400], yes[:400], np.ones(400))
+    assert np.array_equal(trees.probability(rows), again.probability(rows))
+
+
+def test_average_precision_is_that_of_a_walk_down_the_list():
+    rng = np.random.default_rng(3)
+    scores, wrong = rng.permutation(40) / 40, rng.random(40) < 0.3
+    order = np.argsort(-scores)
+    walked = [wrong[order[: place + 1]].mean() for place in range(40) if wrong[order[place]]]
+    assert average_precision(scores, wrong) == pytest.approx(np.mean(walked))
+    assert average_precision(np.zeros(40), wrong) == pytest.approx(wrong.mean()), "equal scores order nothing"
+
+
+def test_the_promised_precision_is_the_true_one_where_faults_look_like_planted_ones():
+    for share in (0.02, 0.1, 0.3):
+        promised, true = [], []
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            wrong = rng.random(1000) < share
+            scores = np.where(wrong, rng.normal(2.5, 1, 1000), rng.normal(0, 1, 1000))
+            promised.append(expected_precision(scores, rng.normal(2.5, 1, 1000))[1])
+            true.append(wrong[np.argsort(-scores)[:50]].mean())
+        assert np.mean(promised) == pytest.approx(np.mean(true), abs=0.1)
+
+
+def test_the_scorer_finds_faults_that_it_was_not_told_of(sound: list[Example]):
+    spoiled = {number: FAULTS[i % 5] for i, number in enumerate(range(0, 60, 6))}
+    wrong = np.isin(np.arange(60), list(spoiled))
+    examples = [
+        examined_one(number, spoiled.get(number)) if number in spoiled else sound[number] for number in range(60)
+    ]
+    found = judge(lambda: iter(examples), np.arange(60) % FOLDS, FAULTS)
+    assert average_precision(found.images, wrong) > 0.6
+    test = found.self_test
+    assert test.average_precision > 0.5
+    assert 0 < test.precision_at_50 <= 1
+    assert set(test.by_fault) <= set(FAULTS)
+    again = judge(lambda: iter(examples), np.arange(60) % FOLDS, FAULTS)
+    assert np.array_equal(found.images, again.images)
+    assert again.self_test == test
+
+
+def test_no_image_has_a_part_in_the_scores_of_its_regions(sound: list[Example]):
+    folds = np.arange(60) % FOLDS
+    before = judge(lambda: iter(sound), folds, FAULTS)
+    other = examined_one(0, "other")
+    after = judge(lambda: iter([other, *sound[1:]]), folds, FAULTS)
+    assert all(np.array_equal(before.regions[n], after.regions[n]) for n in range(3, 60, 3))
+    assert not all(np.array_equal(before.regions[n], after.regions[n]) for n in range(1, 60))
+
+
+def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():
+    keys = [f"clip{c}/{i:03}" for c in range(7) for i in range(10 + c)]
+    folds = folds_of(keys, np.ones((len(keys), 2), bool))
+    clips = np.array([key[:5] for key in keys])
+    assert all(len(np.unique(folds[clips == clip])) == 1 for clip in np.unique(clips))
+    assert np.bincount(folds).max() <= 0.5 * len(keys)
+    alone = clips[:, None] == np.unique(clips)  # each clip of a class of its own
+    cut = folds_of(keys, alone)
+    assert all(len(np.unique(cut[clips == clip])) == FOLDS for clip in np.unique(clips))
+
+
+def test_an_example_is_the_same_from_disk(tmp_path):
+    example = examined_one(0)
+    example.save(tmp_path / "0.npz")
+    for name, array in Example.load(tmp_path / "0.npz").__dict__.items():
+        assert np.array_equal(array, getattr(example, name)), name
+    (tmp_path / "0.npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(ValueError, match="damaged"):
+        Example.load(tmp_path / "0.npz")
