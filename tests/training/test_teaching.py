@@ -178,6 +178,23 @@ def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeyp
     assert equal_state(dict(run.model.state_dict()), dict(other.model.state_dict()))
 
 
+def test_data_of_one_s_own_are_taught_from_the_run_and_nothing_is_written_beside_them(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tuple(open_dataset(str(place / "dataset.toml"), split) for split in ("train", "val"))
+    asked = request("train.epochs=1", f"teacher.runs={place / 'teacher'}", objects=Objects(data=data))
+    run = train(asked, place / "run", Silent())
+    assert [path.name[:8] for path in (run.path / "teacher").iterdir()] == ["teacher-"]
+    assert not any(folder.exists() for folder in (place / ".featherseg", tmp_path / ".featherseg"))
+
+
+def test_nothing_is_written_through_a_link_beside_the_data(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (place / ".featherseg").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FeathersegError, match="is a symbolic link"):
+        taught(place)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_several_teachers_teach_together(place):
     train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
     run, said = taught(place, runs="teacher,b")

@@ -197,7 +197,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
         estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
         training = replace(training, estimated_gb=estimated)
-    teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message)
+    own_data = request.objects.data is not None
+    teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)
     return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
 

@@ -181,7 +181,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     teachers = check_teachers(recipe, net, train, request.objects)
     refuse_own_folder(teachers, out)
     rows = tuple(teacher_row(run) for run in teachers)
-    teaching = open_teaching(recipe, rows, train, net, out, say)
+    own_data = request.objects.data is not None
+    teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data)
     recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, teaching)
     say(say_length(recipe, len(train), pace))
 

@@ -162,12 +162,14 @@ def open_teaching(
     net: SegmentationModel,
     out: Path,
     say: Say,
+    *,
+    own_data: bool = False,
 ) -> Teaching | None:
     """What the teachers say of all images; what is not kept yet is computed first. None without teachers.
 
-    rows: what is known of the teachers; their runs are opened only where something is to be computed. Crop is a number
-    in the recipe. Raises ConfigError, RunError or DataError where it cannot be computed, FeathersegError where the disk
-    has no room.
+    rows: what is known of the teachers; their runs are opened only where something is to be computed. own_data: train
+    was given as an object, so the recipe does not tell where it lies. Crop is a number in the recipe. Raises
+    ConfigError, RunError or DataError where it cannot be computed, FeathersegError where the disk has no room.
     """
     if not recipe.teacher.runs:
         return None
@@ -176,7 +178,7 @@ def open_teaching(
     images = [*_images(train), *(_images(unlabelled) if unlabelled else ())]
 
     # What is there already, and what the images hold: a file is read only where no stamp tells
-    places = _places(recipe, train, out)
+    places = [out / OUTPUTS] if own_data else _places(recipe, train, out)
     folders = [[place / f"teacher-{row.outputs[:16]}" for place in places] for row in rows]
     there = [[found for folder in own if (found := read_outputs(folder))] for own in folders]
     known = {key: digest for own in there for outputs in own for key, digest in outputs.digests.items()}
@@ -281,7 +283,10 @@ def _compute(
     say: Say,
 ) -> TeacherOutputs:
     """Add to the outputs in `folder` what is missing of them."""
-    refuse_links(folder.parent.parent, folder.parent.name)
+    cache = folder.parent.parent
+    refuse_links(cache, folder.parent.name)
+    if cache.name == ".featherseg":  # in the folder of the data, which may be somebody else's
+        refuse_links(cache.parent, cache.name)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, say):
