@@ -12,6 +12,7 @@ from featherseg.core.errors import FeathersegError
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
     from featherseg.api import check, cost, evaluate, predict, report, train
+    from featherseg.auditing.session import audit
     from featherseg.backbones.weights import load_official
     from featherseg.benchmarking.session import benchmark
     from featherseg.comparison.comparison import compare
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from featherseg.runs import load_run
 
 _HOMES = {
+    "audit": "featherseg.auditing.session",
     "benchmark": "featherseg.benchmarking.session",
     "build": "featherseg.models",
     "check": "featherseg.api",
@@ -47,6 +49,7 @@ __all__ = [
     "FeathersegError",
     "Predictor",
     "__version__",
+    "audit",
     "backbones",
     "benchmark",
     "build",

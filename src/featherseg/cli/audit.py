@@ -1,0 +1,56 @@
+"""`featherseg audit DATA`: find masks that are probably wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.options import DataRoot, Dataset, Device, out_option
+from featherseg.cli.progress import progress_bar
+from featherseg.core.wording import one_line
+
+SHOWN = 10
+"""How many images are printed."""
+
+
+def audit(
+    data: Dataset,
+    run: Annotated[str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")] = None,
+    minutes: Annotated[float, typer.Option(help="From start to page.", min=1, max=100_000)] = 30,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the lists as JSON.")] = None,
+    out: Annotated[Path, out_option("The page to write.")] = Path("audit.html"),
+) -> None:
+    """Find masks that are probably wrong before money is spent on training with them.
+
+    Every image of train and val is predicted by a model that never saw its sequence: quick trainings (--minutes bounds
+    all of it), or --run. The scorer learns from faults planted into copies of the masks; how many of those it finds is
+    told. Nothing of the dataset is changed. Exit code 0 whatever is found. Stopped with Ctrl-C, the same command goes
+    on where it was.
+    """
+    from featherseg.auditing.session import audit as audit_data
+    from featherseg.cli.terminal import Console
+    from featherseg.core.files import check_writable, write_json
+
+    if json_file is not None:
+        check_writable(json_file)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if run is None:
+        console.print(f"three quick trainings, then every image is predicted: about {minutes:g} minutes in all")
+    with progress_bar(console) as progress:
+        found = audit_data(data, out, run=run, minutes=minutes, data_root=data_root, device=device, progress=progress)
+    if json_file is not None:
+        write_json(json_file, found.as_dict())
+    for key, score in found.images[:SHOWN]:
+        console.print(f"{score:.2f}  {one_line(key)}")
+    test = found.self_test
+    console.print(
+        f"self test: average precision {test.average_precision:.2f} of planted faults (soft-minimum "
+        f"{test.soft_minimum:.2f}); of the first 50 images about {test.precision_at_50:.0%} are likely wrong"
+    )
+    for note in found.notes:
+        console.print(f"note: {one_line(note)}", style="yellow")
+    console.print(f"the page is {one_line(str(found.page))}")
