@@ -1,7 +1,7 @@
 """The page of an audit: the most suspicious images, given mask and prediction beside each other, and a person's word.
 
-Decisions are made by keyboard and saved as a JSON file, which holds all that `featherseg check --fix OUT --decisions
-FILE` needs: of every accepted region the pixels that become another class.
+Decisions are made by keyboard and saved as a JSON file: of every region its pixels that become another class if the
+prediction is accepted, as runs at the size that was audited.
 """
 
 import base64
