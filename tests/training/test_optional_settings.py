@@ -9,18 +9,15 @@ from featherseg.core.errors import ConfigError
 from featherseg.training import job, train
 
 OPTIONS = {
-    "schedule": ("train.schedule=cosine", "train.floor=0.1"),
-    "clip_norm": ("train.clip_norm=0.1", "train.accumulate=2", "train.batch_size=2"),
-    "ema_share": ("train.ema_share=0.5",),
-    "dice": ("loss.dice=0.5",),
-    "lovasz": ("loss.lovasz=0.5",),
-    "focal": ("loss.focal=2.0", "loss.class_weights=auto"),
-    "boundary_weight": ("loss.boundary_weight=2.0", "loss.class_weights=auto"),
-    "rotate": ("augment.rotate=20", "data.workers=1"),
-    "cutmix": ("augment.cutmix=0.7", "data.workers=1"),
-    "copy_paste": ("augment.copy_paste=0.7", "data.workers=1"),
-    "layer_decay": ("train.layer_decay=0.7",),
-}
+    "steps": (
+        "train.schedule=cosine", "train.floor=0.1", "train.clip_norm=0.1", "train.accumulate=2", "train.batch_size=2",
+        "train.ema_share=0.5", "train.layer_decay=0.7",
+    ),
+    "losses": (
+        "loss.dice=0.5", "loss.lovasz=0.5", "loss.focal=2.0", "loss.boundary_weight=2.0", "loss.class_weights=auto",
+    ),
+    "samples": ("augment.rotate=20", "augment.cutmix=0.7", "augment.copy_paste=0.7", "data.workers=1"),
+}  # fmt: skip
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
 

@@ -18,7 +18,7 @@ from featherseg._version import __version__
 
 PACKAGE, CORE = "featherseg", ""
 IMPORT_SECONDS = 180
-_IMPORT_NAMES = {"pillow": "PIL"}
+_IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Where the module has another name than the package."""
 
 _TRY_IMPORTS = """
