@@ -78,7 +78,9 @@ HARD = ("data.class_uniform=0.3", "augment.cutmix=0.5", "augment.rotate=20", "lo
 
 
 @pytest.mark.parametrize(
-    ("kills", "workers"), [([1, 4], 0), ([3, 3], 2)], ids=["first and last step", "same step again, by workers"]
+    ("kills", "workers"),
+    [([1, 4], 0), pytest.param([3, 3], 2, marks=pytest.mark.slow)],
+    ids=["first and last step", "same step again, by workers"],
 )
 def test_a_taught_run_that_is_stopped_ends_as_the_uninterrupted_one(place, kills, workers):
     settings = (*EVERY_STEP, *HARD, "train.batch_size=2", f"teacher.unlabelled={place / 'photos'}")
@@ -92,6 +94,7 @@ def test_a_taught_run_that_is_stopped_ends_as_the_uninterrupted_one(place, kills
     assert sorted(run.metrics()) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_images_that_are_no_files_are_taught_from_the_run_s_own_folder(small_run, tmp_path):
     settings = (*EVERY_STEP, f"teacher.runs={small_run.path}")
     whole = trained_on_shapes(tmp_path / "whole", *settings)
@@ -361,6 +364,7 @@ def test_the_command_line_names_teachers_and_images_without_masks(place, monkeyp
     assert (recipe.teacher.runs, recipe.teacher.unlabelled) == ((str(place / "teacher"),), str(place / "photos"))
 
 
+@pytest.mark.slow
 def test_in_a_sweep_the_largest_model_is_trained_first_and_teaches(place):
     asked = Request(LARGE, overrides=(*SMALL, "train.epochs=1"), data=str(place / "dataset.toml"))
     taught = replace(
