@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featherseg.core.errors import ConfigError, DataError, require
+from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
@@ -285,7 +285,7 @@ def check(
     progress, folder = progress_or_bar(progress), Path(data)
     if write:
         if not os.path.isdir(folder):
-            raise ConfigError(f"--write is for a folder of images and masks: {data} is none.")
+            raise ConfigError(f"{data} is no folder.{near_path(folder)} --write needs one that holds images and masks.")
         refuse_written(folder)
         check_folder(folder)
     if fix is not None:

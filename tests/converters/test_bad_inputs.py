@@ -241,3 +241,9 @@ def test_lines_of_yolo_that_are_none_are_named(tmp_path):
     for line, reason in (("0 0.1 0.1 0.5 0.1 0.5", "half a corner"), ("0 0.1 x 0.5 0.1 0.5 0.5", "not finite")):
         label.write_text(line)
         assert reason in refused(tmp_path / "src", tmp_path / "out")
+
+
+def test_a_file_that_is_no_json_is_called_so_where_its_tool_is_not_known(tmp_path):
+    (tmp_path / "export.json").write_text('{"images": [')
+    assert "export.json" in (said := refused(tmp_path / "export.json", tmp_path / "out"))
+    assert "no annotations" not in said

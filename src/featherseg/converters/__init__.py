@@ -22,7 +22,7 @@ from featherseg.converters import (
 from featherseg.converters.annotations import Annotations
 from featherseg.converters.dataset import Conversion, write_dataset
 from featherseg.converters.masks import MaskedImage, open_masks
-from featherseg.converters.source import Source, open_source
+from featherseg.converters.source import Source, open_source, read_json
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import new_folder
 from featherseg.core.notebook import progress_or_bar
@@ -141,6 +141,8 @@ def detect(source: Source) -> str:
         each = " and ".join(f"{FORMATS[name].TITLE} ({source.relative(files[0])})" for name, files in found.items())
         choices = " or ".join(f"--from {name}" for name in found)
         raise DataError(f"{source.name} holds annotations of {len(found)} tools: {each}. Choose one with {choices}.")
+    for path in source.ending(".json")[:1]:
+        read_json(path)  # of a broken one it says so
     titles = ", ".join(module.TITLE for module in FORMATS.values())
     raise DataNotFound(
         f"{source.name} holds no annotations that are known: expected those of {titles}. Images with masks need no "
