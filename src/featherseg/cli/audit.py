@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,10 +38,17 @@ def audit(
     if json_file is not None:
         check_writable(json_file)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    if run is None:
-        console.print(f"three quick trainings, then every image is predicted: about {minutes:g} minutes in all")
+    to_tell = iter(
+        () if run else (f"three quick trainings, then every image is predicted: {minutes:g} minutes in all",)
+    )
     with progress_bar(console) as progress:
-        found = audit_data(data, out, run=run, minutes=minutes, data_root=data_root, device=device, progress=progress)
+
+        def tell(*done: Any) -> None:
+            for text in to_tell:  # with the first image, when nothing was refused
+                console.print(text)
+            progress(*done)
+
+        found = audit_data(data, out, run=run, minutes=minutes, data_root=data_root, device=device, progress=tell)
     if json_file is not None:
         write_json(json_file, found.as_dict())
     for key, score in found.images[:SHOWN]:
