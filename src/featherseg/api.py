@@ -259,6 +259,7 @@ def check(
     names: Mapping[str, str] | None = None,
     masks: str | None = None,
     fix: str | Path | None = None,
+    decisions: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Look through every file of a dataset for what would spoil a training: every fault is named.
@@ -272,6 +273,7 @@ def check(
         names: What values of the masks mean in the proposal, {"255": "crack"}; also of a folder that is a class.
         masks: The folder of masks to propose, where there are several.
         fix: Write a copy without the faults into this new folder.
+        decisions: What the page of `featherseg audit` saved: the masks of the copy are changed as it says.
         progress: Called with (what is being done, samples done, samples in all). Default: a bar in a notebook.
 
     Returns:
@@ -280,7 +282,8 @@ def check(
 
     Raises:
         UnknownName, DataNotFound, ConfigError: The dataset cannot be opened, or a name is of no value of the masks.
-        DataError: There is a dataset.toml in the way of `write`, or `fix` is in use or cannot be written.
+        DataError: There is a dataset.toml in the way of `write`, `fix` is in use or cannot be written, or the decisions
+            are broken or of other data.
     """
     progress, folder = progress_or_bar(progress), Path(data)
     if write:
@@ -290,7 +293,9 @@ def check(
         check_folder(folder)
     if fix is not None:
         free_target(Path(fix))  # known before the long work
-    report = check_data(str(data), _path(data_root), progress, names=names, masks=masks)
+    elif decisions is not None:
+        raise ConfigError("--decisions are applied to a copy of the dataset: name its folder with --fix OUT.")
+    report = check_data(str(data), _path(data_root), progress, names=names, masks=masks, decisions=_path(decisions))
     if write and report.proposal is not None:
         report.written = report.proposal.write(folder)
     if fix is not None:

@@ -10,9 +10,10 @@ from color_model import ColorModel
 
 from featherseg.auditing import session
 from featherseg.auditing.faults import plant
-from featherseg.auditing.probabilities import places, probabilities_at
+from featherseg.auditing.probabilities import probabilities_at
 from featherseg.auditing.session import audit
 from featherseg.core.types import Sample
+from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
@@ -103,9 +104,9 @@ def test_probabilities_at_some_places_are_those_of_the_whole_image(runtime):
 
 
 def test_small_images_are_audited_at_every_pixel_and_large_ones_evenly():
-    rows, columns = places((30, 40))
+    rows, columns = audited_places((30, 40))
     assert (rows.tolist(), columns.tolist()) == (list(range(30)), list(range(40)))
-    rows, columns = places((1024, 2048))
+    rows, columns = audited_places((1024, 2048))
     assert (len(rows), len(columns)) == (256, 512)
     assert set(np.diff(columns)) == {4}
 

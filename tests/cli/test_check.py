@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featherseg.cli.check import check
-from featherseg.core.errors import DataError, UnknownName
+from featherseg.core.errors import ConfigError, DataError, UnknownName
 
 APP = typer.Typer()
 APP.command()(check)
@@ -134,3 +134,14 @@ def test_how_the_images_were_split_is_said_and_neighbours_across_splits_are_name
     found = json.loads(run(tmp_path / "dataset.toml", "--json").stdout)
     assert (found["how_split"] or "") in text
     assert any(beside in note for note in found["notes"])
+
+
+def test_decisions_are_told_and_need_a_copy(yard: Path, tmp_path: Path):
+    row = {"decision": "accept", "key": "train/03", "region": 0, "size": [4, 5], "runs": [[0, 0, 20]]}
+    (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": [row]}))
+    result = run(yard, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json")
+    assert result.exit_code == 0
+    ones = int((np.array(Image.open(yard / "masks/train/03.png")) == 1).sum())
+    assert f"decisions: 1 accepted, 0 kept, 0 skipped; {ones} pixels of 1 mask changed" in result.stdout
+    refused = run(yard, "--decisions", tmp_path / "decisions.json")
+    assert isinstance(refused.exception, ConfigError)

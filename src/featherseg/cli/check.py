@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from featherseg.cli.terminal import Console
     from featherseg.data.checks import CheckReport
-    from featherseg.data.fixes import MendReport
     from featherseg.data.proposal import Proposal
 
 SHOWN_FAULTS = 20
@@ -45,6 +44,9 @@ def check(
     ] = None,
     masks: Annotated[str | None, typer.Option(help="The folder of masks to take, where there are several.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a corrected copy to this new folder.")] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --fix: what the page of `featherseg audit` saved.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
@@ -59,7 +61,14 @@ def check(
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
         report = featherseg.check(
-            data, data_root, write=write, names=_parse_names(names or ()), masks=masks, fix=fix, progress=progress
+            data,
+            data_root,
+            write=write,
+            names=_parse_names(names or ()),
+            masks=masks,
+            fix=fix,
+            decisions=decisions,
+            progress=progress,
         )
     if as_json:
         print(json_text(report.as_dict()))
@@ -68,7 +77,7 @@ def check(
         if report.proposal is not None:
             _print_next(console, report, data)
     if fix is not None and report.mended is not None:
-        _print_mended(console, report.mended, fix)
+        _print_mended(console, report, fix)
     elif not report.clean and report.listing is not None:
         console.print(f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT")
     raise typer.Exit(0 if report.clean else 1)
@@ -170,12 +179,20 @@ def _most_frequent(sizes: dict[str, int]) -> str:
     return "\n".join(lines + [f"and {len(ordered) - SHOWN_SIZES} more"] * (len(ordered) > SHOWN_SIZES))
 
 
-def _print_mended(console: Console, mended: MendReport, out: Path) -> None:
+def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
     from featherseg.data.checks import FAULTS
 
+    mended, changes = report.mended, report.changes
+    assert mended is not None
     console.print(
         f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
     )
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS[kind]}: {count}")
+    if changes is not None:
+        accepted, kept, skipped = changes.words.values()
+        console.print(
+            f"  decisions: {accepted} accepted, {kept} kept, {skipped} skipped; "
+            f"{counted(sum(mended.changed.values()), 'pixel')} of {counted(len(mended.changed), 'mask')} changed"
+        )
     console.print(f"Use it with --data {one_line(str(out / 'dataset.toml'))}")

@@ -15,6 +15,7 @@ from featherseg.core.types import IGNORE, ClassInfo, Progress
 from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
 from featherseg.data.datasets.folder import FolderListing, read_instances
+from featherseg.data.decisions import Changes, changes_of, read_decisions
 from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
@@ -85,7 +86,8 @@ class SplitReport:
 class CheckReport:
     """The outcome of `check_data`. Notes are worth knowing, but no faults.
 
-    mended says what a copy of it lacks or mends, written is the dataset.toml that was written for a folder without one.
+    mended says what a copy of it lacks or mends, written is the dataset.toml that was written for a folder without one,
+    changes what decisions on the page of an audit change in a copy.
     """
 
     name: str
@@ -97,6 +99,7 @@ class CheckReport:
     proposal: Proposal | None = None
     mended: "MendReport | None" = None
     written: Path | None = None
+    changes: Changes | None = None
 
     @property
     def clean(self) -> bool:
@@ -146,17 +149,22 @@ def check_data(
     *,
     names: Mapping[str, str] | None = None,
     masks: str | None = None,
+    decisions: Path | None = None,
 ) -> CheckReport:
     """Read every file of a dataset (a name, a dataset.toml, or a folder of images and masks) and report on it.
 
     For a folder without a dataset.toml one is proposed, and it is checked against that; names and masks are as for
-    `proposal.propose`. Raises what opening a dataset raises (UnknownName, ConfigError, DataNotFound); the faults of
+    `proposal.propose`; decisions is a file that the page of an audit saved. Raises what opening a dataset raises
+    (UnknownName, ConfigError, DataNotFound), and DataError for decisions that are not of this dataset; the faults of
     single files are in the report.
     """
+    decided = None if decisions is None else read_decisions(decisions)
     if DATASETS.get(data) is Shapes:
         return _count_synthetic(data, progress)
     listing, proposal = _open_listing(data, root, progress, names, masks)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
+    if decided is not None:
+        report.changes = changes_of(decided, listing, str(decisions))
     total, done = sum(map(len, listing.splits.values())), 0
     first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
     alike = Lookalikes()

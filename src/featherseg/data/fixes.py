@@ -22,9 +22,12 @@ from featherseg.data.palettes import color_text
 
 @dataclass
 class MendReport:
-    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault."""
+    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault; and
+    key -> pixels that decisions changed in its mask.
+    """
 
     copied: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -33,8 +36,9 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
     Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
-    the later one. The folder appears in one rename when all of it is written. Raises DataError where `out` exists and
-    is not empty, where nothing sound is left, and where the disk refuses.
+    the later one. Decisions are drawn into the masks; of which object those pixels are is then not said. The folder
+    appears in one rename when all of it is written. Raises DataError where `out` exists and is not empty, where nothing
+    sound is left, and where the disk refuses.
     """
     if report.listing is None:
         raise DataError(f"{report.name} is synthetic: there are no files to fix.")
@@ -74,8 +78,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
             if (split, pair.key) in spoiled:
                 done.left_out[spoiled[split, pair.key]] += 1
             else:
-                if _copy_pair(pair, folder, f"{split}/{pair.key.removeprefix(below)}", listing):
-                    done.mended.append(str(pair.mask))
+                _copy_pair(pair, folder, f"{split}/{pair.key.removeprefix(below)}", report, done)
                 done.copied += 1
                 kept.append(split)
             number += 1
@@ -105,12 +108,18 @@ def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
     )
 
 
-def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
-    """Copy the image as it is and write its mask as class ids; returns whether the mask held stray values."""
-    image, mask = pair.files
+def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: MendReport) -> None:
+    """Copy the image as it is and write its mask as class ids, with what decisions change; `done` is told."""
+    listing, (image, mask) = report.listing, pair.files
+    assert listing is not None
     label_map = listing.map_of(pair)
     ids = label_map.apply(read_mask(mask, label_map.colors))  # (H, W), -1 = not in the map
-    indexed = Image.fromarray(np.where(ids < 0, IGNORE, ids).astype(np.uint8))
+    if ids.min() < 0:
+        done.mended.append(str(mask))
+    drawn = ids if report.changes is None else report.changes.draw(pair, ids)
+    if changed := int((drawn != ids).sum()):
+        done.changed[pair.key] = changed
+    indexed = Image.fromarray(np.where(drawn < 0, IGNORE, drawn).astype(np.uint8))
     palette = np.zeros(
         (IGNORE + 1, 3), np.uint8
     )  # all 256 entries: with fewer, Pillow packs the indices into fewer bits
@@ -121,6 +130,10 @@ def _copy_pair(pair: Pair, folder: Path, stem: str, listing: Listing) -> bool:
     shutil.copyfile(image, folder / "images" / (stem + image.suffix))
     indexed.save(folder / "masks" / f"{stem}.png")
     if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
-        (folder / "instances" / f"{stem}.png").parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(objects, folder / "instances" / f"{stem}.png")
-    return bool(ids.min() < 0)
+        place = folder / "instances" / f"{stem}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if changed:  # of which object the new pixels are nobody said
+            numbers = read_mask(objects)
+            Image.fromarray(np.where(drawn != ids, 0, numbers).astype(np.uint16)).save(place)
+        else:
+            shutil.copyfile(objects, place)
