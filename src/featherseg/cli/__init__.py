@@ -40,6 +40,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "benchmark": "Measure latency of builds and exports.",
     "cost": "Count parameters and MACs.",
     "models": "List the models.",
+    "weights": "List and fetch initial weights.",
     "report": "Write a run's report as one page.",
     "doctor": "Check the installation and this machine.",
 }

@@ -78,6 +78,12 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
             remove_tree(temporary)
 
 
+def replace_synced(temporary: Path, path: Path) -> None:
+    """`temporary`, a synced file beside it, takes the name `path`, also where the power fails behind it."""
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
 def temporary_path(path: Path) -> Path:
     """A name for a temporary file or folder beside `path`, which nobody can foresee and nothing has yet.
 
