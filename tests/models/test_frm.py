@@ -65,6 +65,26 @@ def test_every_context_stands_on_all_stages_or_on_the_last(name, context, stages
     assert seen == (sum(channels) if stages == "all" else channels[-1])
 
 
+@pytest.mark.parametrize("coarsest", [16, 32])
+def test_the_light_decoder_fuses_at_an_eighth_and_adds_the_finest_stage_last(coarsest):
+    torch.manual_seed(0)
+    net = models.build("frm-lite0-050-light", 3, options={"coarsest": coarsest}).eval()
+    assert len(net.encode(torch.zeros(1, 3, 64, 96))) == (4 if coarsest == 32 else 3)
+    stages = [torch.randn(1, c, 64 // 2**i, 96 // 2**i) for i, c in enumerate(net.backbone.stage_channels)]
+    context = net.context(gather(stages))
+    assert context.shape[2:] == stages[-1].shape[2:]
+    light = net.decoder
+    fused = light.fuse(light.pyramid(stages[1:], context))
+    assert fused.shape[2:] == (32, 48)
+    grown = nn.functional.interpolate(fused, (64, 96), mode="bilinear")
+    assert_close(net.decode(stages).logits, net.classifier(light.refine(light.lateral(stages[0]) + grown)))
+
+
+def test_a_backbone_that_always_has_four_stages_says_so():
+    with pytest.raises(ConfigError, match="always has four stages"):
+        models.build("frm-van-t", 3, options={"coarsest": 16})
+
+
 def test_the_stages_are_concatenated_fine_to_coarse():  # Eq. 1
     stages = [torch.full((1, 1, 32 // 2**i, 64 // 2**i), float(i)) for i in range(4)]
     assert gather(stages).shape == (1, 4, 4, 8)

@@ -179,10 +179,10 @@ class EfficientNet(Backbone):
     first_convolution = "stem.0"
     checkpointed = (ConvNorm, InvertedBottleneck)
 
-    def __init__(self, width: float, depth: float, *, lite: bool = False) -> None:
+    def __init__(self, width: float, depth: float, *, lite: bool = False, stem_channels: int | None = None) -> None:
         super().__init__()
         rows = scaled_groups(width, depth, lite=lite)
-        channels = STEM_CHANNELS if lite else round_channels(STEM_CHANNELS * width)
+        channels = stem_channels or round_channels(STEM_CHANNELS * width)
         self.stem = ConvNorm(3, channels, 3, stride=2, act=nn.ReLU6 if lite else nn.SiLU)
         drop_step = 0.0 if lite else DROP_RATE / sum(row.repeats for row in rows)
         groups, count = [], 0
@@ -208,14 +208,20 @@ class EfficientNet(Backbone):
     def dilate(self, output_stride: int) -> None:
         replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
 
+    def leave_out_last_stage(self) -> None:
+        del self.groups[STAGE_ENDS[2] + 1 :]
+        self.stage_channels = self.stage_channels[:3]
+
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of `efficientnet_pytorch` and `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are
-        not used: the head).
+        not used: the head, and the last stage where it was left out).
         """
         places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
+        ended = len(self.stage_channels) < len(STAGE_ENDS)
         renamed, unused = {}, []
         for key, value in state.items():
-            if key.startswith(("_conv_head.", "_bn1.", "_fc.")):
+            block = re.match(r"_blocks\.(\d+)\.", key)
+            if key.startswith(("_conv_head.", "_bn1.", "_fc.")) or (ended and block and int(block[1]) >= len(places)):
                 unused.append(key)
             else:
                 renamed[_rename(key, places)] = value
@@ -228,8 +234,8 @@ class EfficientNetLite(EfficientNet):
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    def __init__(self, width: float, depth: float) -> None:
-        super().__init__(width, depth, lite=True)
+    def __init__(self, width: float, depth: float, stem_channels: int = STEM_CHANNELS) -> None:
+        super().__init__(width, depth, lite=True, stem_channels=stem_channels)
 
 
 OFFICIAL_PARTS = {

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from featherseg import backbones
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.conv import ConvNormAct, convolve
+from featherseg.layers.conv import ConvNormAct, DepthwiseSeparable, convolve
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
+from featherseg.layers.resize import resize
 
 
 class ConvFeedForward(nn.Module):
@@ -59,10 +60,10 @@ class FeatureRefinement(nn.Module):
 def gather(stages: Sequence[Tensor]) -> Tensor:
     """Eq. 1: the stages, pooled to the size of the last and concatenated.
 
-    stage i = 0..3: (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, C, H/32, W/32).
+    stage i = 0..3: (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, C, H/32, W/32); of three stages to 1/16.
     """
     *fine, last = stages
-    pooled = [_pool(stage, 2 ** (3 - i)) for i, stage in enumerate(fine)]  # strides 8, 4, 2
+    pooled = [_pool(stage, 2 ** (len(fine) - i)) for i, stage in enumerate(fine)]  # strides 8, 4, 2
     return torch.cat([*pooled, last], dim=1)  # (B, C, H/32, W/32)
 
 
@@ -74,11 +75,14 @@ def _pool(stage: Tensor, k: int) -> Tensor:
 class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
-    stages and context are the paper's two contributions and what it compares them with (Table 2); the last five are
-    what its text leaves open, and concern `context = "frm"` alone.
+    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder and
+    coarsest are ours, for models that must be lighter; the last five are what its text leaves open, and concern
+    `context = "frm"` alone.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
+    decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
+    coarsest: Literal[16, 32] = 32  # 16: the backbone without its last stage, the context at 1/16
     stages: Literal["all", "last"] = "all"
     context: Literal["frm", "ppm", "dappm", "none"] = "frm"
     ffn_hidden: Annotated[int, Field(ge=1)] = 128
@@ -109,6 +113,27 @@ def build_context(config: FRMConfig, channels: int) -> nn.Module:
     return FeatureRefinement(attention, feed_forward, reduce=ConvNormAct(channels, out, 1))
 
 
+class LightDecoder(nn.Module):
+    """Ours: the aligned pyramid without its finest step, which costs most, fused at 1/8; 1/4 adds its detail last.
+
+    stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0.., context (B, D, h, w) of the last's size -> (B, D, H/4, W/4).
+    """
+
+    def __init__(self, stage_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        finest, *coarser = stage_channels
+        self.pyramid = AlignedPyramid(coarser, width)
+        self.fuse = ConvNormAct(len(coarser) * width, width, 1)
+        self.lateral = ConvNormAct(finest, width, 1)
+        self.refine = DepthwiseSeparable(width, width)
+
+    def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:
+        finest, *coarser = stages
+        fused = self.fuse(self.pyramid(coarser, context))  # (B, D, H/8, W/8)
+        detail = self.lateral(finest)  # (B, D, H/4, W/4)
+        return self.refine(detail + resize(fused, (detail.shape[2], detail.shape[3]), align_corners=False))
+
+
 class FRM(SegmentationModel):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
@@ -124,21 +149,33 @@ class FRM(SegmentationModel):
         width = config.decoder_channels
         self.classes, self.feature_channels = classes, width
         self.backbone = backbones.build(config.backbone)
+        if config.coarsest == 16:
+            self.backbone.leave_out_last_stage()
         channels = self.backbone.stage_channels
         self.all_stages = config.stages == "all"
         self.context = build_context(config, sum(channels) if self.all_stages else channels[-1])
-        self.decoder = AlignedPyramid(channels, width)
-        self.fuse = ConvNormAct(4 * width, width, 3)
+        light = config.decoder == "light"
+        self.decoder = LightDecoder(channels, width) if light else AlignedPyramid(channels, width)
+        self.fuse = nn.Identity() if light else ConvNormAct(len(channels) * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
-    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
-        context = self.context(gather(pyramid) if self.all_stages else pyramid[-1])  # (B, D, H/32, W/32)
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 or 3 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        context = self.context(gather(pyramid) if self.all_stages else pyramid[-1])  # (B, D, H/32, W/32) or 1/16
         features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
 
 
 _entry = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670")
 _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)")
+
+
+def _light(backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32) -> ModelEntry:
+    """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage."""
+    config = FRMConfig(backbone=backbone, decoder_channels=64, decoder="light", coarsest=coarsest)
+    paper = "FRM, arXiv:2412.08670, on EfficientNet-Lite with a lighter decoder (ours)"
+    return ModelEntry(FRM, config, paper, params, macs)
+
+
 VARIANTS = {
     "frm-van-t": _entry(FRMConfig(backbone="van-b0"), params=5_567_221, macs=35_778_002_944),
     "frm-van-s": _entry(FRMConfig(backbone="van-b1"), params=16_477_525, macs=53_430_517_760),  # the paper's
@@ -152,6 +189,14 @@ VARIANTS = {
     "frm-lite0": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
     ),
+    "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
+    "frm-lite0-050-light": _light("efficientnet-lite0-050", params=1_096_533, macs=2_038_669_312),
+    "frm-lite0-075-short-light": _light("efficientnet-lite0-075", coarsest=16, params=601_261, macs=2_895_626_240),
+    "frm-lite0-short-light": _light("efficientnet-lite0", coarsest=16, params=866_541, macs=3_589_914_624),
+    "frm-lite0-075-light": _light("efficientnet-lite0-075", params=2_225_013, macs=3_581_911_040),
+    "frm-lite0-light": _light("efficientnet-lite0", params=3_604_077, macs=4_790_276_096),
+    "frm-lite1-light": _light("efficientnet-lite1", params=4_368_749, macs=6_015_733_760),
+    "frm-lite2-light": _light("efficientnet-lite2", params=5_094_565, macs=6_799_851_520),
     "frm-lite0-panoptic": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
         params=3_851_088,
