@@ -7,7 +7,7 @@ import torch
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
-from featherseg.data.loader import FlatBatches, TrainingSamples, collate, training_loader
+from featherseg.data.loader import GROWTH, FlatBatches, TrainingSamples, collate, training_loader
 from featherseg.data.rare import find_rare_classes
 from featherseg.data.transforms import Augment
 
@@ -44,6 +44,32 @@ def test_every_epoch_holds_every_sample_once():
 def test_the_stream_goes_on_where_it_was_left(start):
     assert batches(start) == batches()[start:]
     assert len(FlatBatches(7, 2, seed=3, start=start, total=14)) == 14  # as Lightning needs it
+
+
+def test_samples_are_small_at_first_and_whole_at_the_end():
+    growing = batches(total=10, growth=GROWTH)
+    assert [tuple(place[:2]) for batch in growing for place in batch] == [p for b in batches(total=10) for p in b]
+    assert [batch[0][2:] for batch in growing] == [(0.5,)] * 4 + [(0.75,)] * 3 + [()] * 3
+    assert batches(6, total=10, growth=GROWTH) == growing[6:]
+    assert [until for until, _ in GROWTH] == sorted(until for until, _ in GROWTH)
+    assert GROWTH[-1] == (1.0, 1.0)
+
+
+class Ramp(Tiny):
+    """One image that gets brighter towards its lower right."""
+
+    def __getitem__(self, index):
+        ramp = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
+        return Sample("ramp", ramp[..., None], ramp % 7)
+
+
+def test_a_small_sample_shows_what_the_whole_one_shows():
+    samples = TrainingSamples(Ramp(), Augment(crop=(32, 24), scale=(0.5, 2.0), flip=0.5), seed=1)
+    for epoch in range(20):
+        (whole, _), (half, label) = samples[epoch, 0], samples[epoch, 0, 0.5]
+        assert (half.shape, label.shape) == ((1, 16, 12), (16, 12))
+        means = whole.float().reshape(1, 16, 2, 12, 2).mean(dim=(2, 4))  # of the pixels that one of half stands for
+        assert (half.float() - means).abs().mean() < 1.5
 
 
 def test_ranks_share_the_stream_out():

@@ -85,6 +85,18 @@ def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(ac
 
 
 @pytest.mark.usefixtures("paced")
+def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
+    def by_height(net, recipe, batches, *args):
+        return next(iter(batches))[0].shape[2] / 128
+
+    monkeypatch.setattr(length, "time_batch", by_height)
+    settings = resolved("train.minutes=10", "augment.progressive=true")
+    pace = 0.4 * 0.25 + 0.3 * 0.375 + 0.3 * 0.5  # 32, 48 and 64 pixels for these shares of the steps
+    seconds = 12 + settings.steps * pace + (settings.validations + 1) * 3 + length.ENDING
+    assert 0.94 * 600 < seconds <= 0.985 * 600
+
+
+@pytest.mark.usefixtures("paced")
 def test_validations_take_a_twentieth_of_the_time_at_most():
     assert resolved("train.minutes=2").validations == 1
     assert resolved("train.minutes=5").validations == 4

@@ -18,7 +18,7 @@ OPTIONS = (
     ),
     *("train.accumulate=2", "train.batch_size=2", "data.workers=1"),
     *("loss.dice=0.5", "loss.lovasz=0.5", "loss.focal=2.0", "loss.boundary_weight=2.0", "loss.class_weights=auto"),
-    *("augment.rotate=20", "augment.cutmix=0.7", "augment.copy_paste=0.7"),
+    *("augment.rotate=20", "augment.cutmix=0.7", "augment.copy_paste=0.7", "augment.progressive=true"),
 )
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 

@@ -23,6 +23,13 @@ from featherseg.data.transforms import Augment, Crop, is_interleaved, mixed, pas
 PREFETCH = 4
 """Batches that a worker holds ready."""
 
+GROWTH = ((0.4, 0.5), (0.7, 0.75), (1.0, 1.0))
+"""`augment.progressive`: up to which share of the batches crops, and what is in them, have which part of their size.
+
+Small images first, as EfficientNetV2 is trained (Tan and Le, ICML 2021, Sec. 4); the shares are ours: the batches have
+57 % of the pixels.
+"""
+
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | Taught]
 """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well, for a taught
 one what the teachers say."""
@@ -30,6 +37,8 @@ one what the teachers say."""
 
 class TrainingSamples(Dataset[Any]):
     """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
+
+    A third number is the part of its size that the sample is to have (`Augment.at`).
 
     A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
     instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
@@ -54,8 +63,9 @@ class TrainingSamples(Dataset[Any]):
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
         self.rare, self.teaching = rare, teaching
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
-        epoch, index = place
+    def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
+        epoch, index, *part = place
+        augment = self.augment.at(*part) if part else self.augment
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         unlabelled = self.teaching.unlabelled if self.teaching else None
         if self.teaching and unlabelled and rng.random() < self.teaching.share:
@@ -64,26 +74,26 @@ class TrainingSamples(Dataset[Any]):
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
         if self.targets is None:
-            crop = self._crop(index, sample, rng, point)
-            if self.augment.cutmix and rng.random() < self.augment.cutmix:
-                crop = mixed(crop, self._another(int(rng.integers(len(self.data))), rng), rng)
-            if self.rare and rng.random() < self.augment.copy_paste:
-                crop = self._with_rare_classes(crop, self.rare, rng)
+            crop = self._crop(index, sample, augment, rng, point)
+            if augment.cutmix and rng.random() < augment.cutmix:
+                crop = mixed(crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng)
+            if self.rare and rng.random() < augment.copy_paste:
+                crop = self._with_rare_classes(crop, self.rare, augment, rng)
             if self.teaching is None:
                 return crop[:2]
             assert crop.origins is not None
             return crop.image, crop.label, self.teaching(crop.origins)
-        crop = self.augment(sample, rng, point)
+        crop = augment(sample, rng, point)
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
-    def _another(self, index: int, rng: np.random.Generator, holding: int | None = None) -> Crop:
+    def _another(self, index: int, augment: Augment, rng: np.random.Generator, holding: int | None = None) -> Crop:
         """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
         sample, point = self._sample(index, rng), None
         if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
             row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
             point = row, column
-        return self._crop(index, sample, rng, point)
+        return self._crop(index, sample, augment, rng, point)
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Sample `index`, those without masks behind the others."""
@@ -92,38 +102,53 @@ class TrainingSamples(Dataset[Any]):
         sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
         return sample if self.before is None else self.before(sample, rng)
 
-    def _crop(self, index: int, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None) -> Crop:
+    def _crop(
+        self, index: int, sample: Sample, augment: Augment, rng: np.random.Generator, point: tuple[int, int] | None
+    ) -> Crop:
         """The sample without its instances, augmented."""
-        crop = self.augment(replace(sample, instances=None), rng, point)
+        crop = augment(replace(sample, instances=None), rng, point)
         return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
 
-    def _with_rare_classes(self, crop: Crop, rare: RareClasses, rng: np.random.Generator) -> Crop:
+    def _with_rare_classes(self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator) -> Crop:
         """The crop with all pixels of rare classes of another sample's crop, each at its place."""
         holding, index = rare.draw(rng)
-        other = self._another(index, rng, holding)
+        other = self._another(index, augment, rng, holding)
         return pasted(crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8)))
 
 
-class FlatBatches(Sampler[list[tuple[int, int]]]):
+class FlatBatches(Sampler[list[tuple[Any, ...]]]):
     """The whole run as one stream of batches of (epoch, index), starting at batch `start`.
 
     Every epoch is a shuffle of all n samples, epochs follow each other without a gap, so batch k of rank r is a pure
-    function of (seed, k, r). `len` is that of the whole run, as Lightning needs it.
+    function of (seed, k, r). `len` is that of the whole run, as Lightning needs it. growth, rows as those of GROWTH:
+    the samples of a batch are (epoch, index, part) while the part is not 1.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int, start: int, total: int, rank: int = 0, world: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        total: int,
+        rank: int = 0,
+        world: int = 1,
+        growth: Sequence[tuple[float, float]] = (),
     ) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start, self.total, self.rank, self.world = start, total, rank, world
+        self.growth = growth
 
     def __len__(self) -> int:
         return self.total
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
         for k in range(self.start, self.total):
             first = (k * self.world + self.rank) * self.batch_size
-            yield [self._place(position) for position in range(first, first + self.batch_size)]
+            part = next((part for until, part in self.growth if k < until * self.total), 1.0)
+            more = () if part == 1 else (part,)
+            yield [(*self._place(position), *more) for position in range(first, first + self.batch_size)]
 
     def _place(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.n)

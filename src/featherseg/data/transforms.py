@@ -6,7 +6,7 @@ memory, which is how files hold them, torch resizes 8 bits fastest, and models t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +73,11 @@ class Augment:
             crop = crop.mirrored()
         image = self._recolored(crop.image, rng) if self.recolors else interleaved(crop.image)
         return crop._replace(image=image, label=crop.label.contiguous())
+
+    def at(self, part: float) -> "Augment":
+        """The same for crops of this part of their size, with what is in them at this part of its size."""
+        height, width = (max(1, round(side * part)) for side in self.crop)
+        return replace(self, crop=(height, width), scale=(self.scale[0] * part, self.scale[1] * part))
 
     @property
     def recolors(self) -> bool:

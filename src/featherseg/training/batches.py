@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from featherseg.core.errors import RunError
 from featherseg.core.types import SegmentationData
-from featherseg.data.loader import Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.rare import RareClasses, find_rare_classes
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
@@ -97,12 +97,21 @@ def open_batches(
     things = [i for i, info in enumerate(data.classes) if info.thing]
     targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
     before = None if augment is None else partial(augment_sample, augment)
-    own = Augment(**recipe.augment.model_dump(), traced=teaching is not None)
+    table = recipe.augment.model_dump()
+    growth = GROWTH if table.pop("progressive") else ()
+    own = Augment(**table, traced=teaching is not None)
     samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare, teaching)
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         batches = FlatBatches(
-            len(data), batch_size // world, seed=settings.seed, start=start, total=total, rank=rank, world=world
+            len(data),
+            batch_size // world,
+            seed=settings.seed,
+            start=start,
+            total=total,
+            rank=rank,
+            world=world,
+            growth=growth,
         )
         return training_loader(samples, batches, workers=recipe.data.workers)
 

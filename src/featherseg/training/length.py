@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data.loader import Batch
+from featherseg.data.loader import GROWTH, Batch
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes.pytorch import TorchRuntime
@@ -102,11 +102,14 @@ def resolve_length(
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, MOST_MEASURED)
+        total, ranks, pace = 2**40, settings.devices * settings.nodes, 0.0
         batches = open_batches(
-            recipe, train, total=2**40, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
+            recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
         )
-        ranks = settings.devices * settings.nodes
-        pace = settings.accumulate * time_batch(net, recipe, batches(0, 0, ranks), class_weights, objects, trial)
+        for start, share, _ in (sizes := _sizes(recipe)):
+            stream = batches(math.ceil(start * total), 0, ranks)
+            batch_time = time_batch(net, recipe, stream, class_weights, objects, trial / len(sizes))
+            pace += share * settings.accumulate * batch_time
         opening, each = time_validation(net, recipe, val)
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
@@ -130,7 +133,15 @@ def resolve_length(
         grid = teaching.grid if teaching else None
         batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"), grid)
         taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * images / few
+        taken *= sum(share * part**2 for _, share, part in _sizes(recipe))
     return recipe, taken
+
+
+def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:
+    """From which share of the steps on, and for which share of them, crops have which part of their size."""
+    growth = GROWTH if recipe.augment.progressive else ((1.0, 1.0),)
+    starts = [0.0, *(until for until, _ in growth)]
+    return [(start, until - start, part) for start, (until, part) in zip(starts, growth, strict=False)]
 
 
 def say_length(recipe: Recipe, images: int, pace: float | None) -> str:
@@ -139,7 +150,10 @@ def say_length(recipe: Recipe, images: int, pace: float | None) -> str:
     assert isinstance(recipe.train.batch_size, int)
     steps, _ = count_steps(recipe, images)
     a_step = recipe.train.batch_size * recipe.train.accumulate
-    text = f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {size_text(recipe.augment.crop)}: "
+    growing = ", at first at half their size" if recipe.augment.progressive else ""
+    text = (
+        f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {size_text(recipe.augment.crop)}{growing}: "
+    )
     text += f"each of {counted(images, 'image')} {steps * a_step / images:.3g} times"
     return text if pace is None else f"{text}, about {duration(steps * pace)} and the validations"
 

@@ -92,6 +92,8 @@ def check_pupil(recipe: Recipe, net: SegmentationModel, objects: Objects) -> Non
         raise ConfigError(
             "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
         )
+    if recipe.augment.progressive:
+        raise ConfigError("augment.progressive: what a teacher says is for crops of one size. Leave out one of them.")
     if net.panoptic:
         raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
 
