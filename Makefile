@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON CPU
 
-.PHONY: help setup demo test test-slow test-versions check format clean
+.PHONY: help setup demo test test-slow test-versions check format release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -12,8 +12,9 @@ help: ## Show this list
 setup: ## Make .venv with the package and all extras (PYTHON=python3.13: by that one; CPU=1: without CUDA)
 	@scripts/setup.sh
 
-demo: setup ## Train, score, predict, export and report on drawn scenes, in a few minutes
-	@scripts/demo.sh
+demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, in a few minutes
+	@rm -rf demo
+	@featherseg demo
 
 test: check ## Run the checks and all quick tests
 	@scripts/browser.sh
@@ -37,5 +38,8 @@ format: setup ## Format the code and mend what the linter can
 	ruff format .
 	ruff check --fix .
 
+release: setup ## Build sdist and wheels into dist/, check them, and use them without compiler and checkout
+	@scripts/release.sh
+
 clean: ## Remove .venv, caches and the demo's output
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

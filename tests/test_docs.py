@@ -44,7 +44,7 @@ def commands(program: str) -> list[list[str]]:
 
 def is_command(line: list[str]) -> bool:
     """A verb alone is a mention of it, unless it takes nothing; `featherseg --version` names no verb."""
-    return line in (["models"], ["doctor"]) or (len(line) > 1 and not line[0].startswith("-"))
+    return line in (["models"], ["doctor"], ["demo"]) or (len(line) > 1 and not line[0].startswith("-"))
 
 
 FEATHERSEG = [line for line in commands("featherseg") if is_command(line)]

@@ -24,6 +24,7 @@ from featherseg.core.machine import one_command
 from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
+    "demo": "Run the whole job on synthetic scenes.",
     "check": "Check a dataset for faults and fix them.",
     "audit": "Find masks that are probably wrong.",
     "convert": "Convert annotations of tools, and back.",
