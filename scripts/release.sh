@@ -23,12 +23,12 @@ fi
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 rm -rf dist build/release
-python -m build --sdist >/dev/null
+python -m build --sdist >/dev/null 2>&1
 python -m pip wheel -q --no-deps -w build/release dist/*.tar.gz
 compiled=$(echo build/release/*.whl)
 [[ $compiled != *none-any* ]] || fail "no C compiler worked, so there is no compiled wheel. Install gcc or clang."
 if [ "$(uname)" = Linux ]; then # the registry takes only wheels that say which systems they run on
-    auditwheel -q repair -w dist "$compiled"
+    auditwheel repair -w dist "$compiled" >/dev/null
 else
     cp "$compiled" dist
 fi

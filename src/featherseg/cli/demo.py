@@ -46,7 +46,9 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
 
     folder = str(output)
     run = f"{folder}/run" if trains else STARTER
-    kind, file = ("onnx", f"{folder}/model.onnx") if exports else ("torch-export", f"{folder}/model.pt2")
+    kind, name = ("onnx", "model.onnx") if exports else ("torch-export", "model.pt2")
+    file = f"{run}/export/{name}" if trains else f"{folder}/{name}"
+    place = [] if trains else ["-o", file]
     length = ("data.train_size=80", "data.val_size=20", "train.steps=40", "train.batch_size=4", "train.lr=5e-4")
     settings = ["--data", "shapes", *(word for setting in length for word in ("--set", setting)), "--no-report"]
     found: list[tuple[str, ...]] = []
@@ -63,9 +65,8 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
         found.append(("No ONNX file, as that needs: pip install 'featherseg[export]'",))
     return [
         *found,
-        ("Export, and compare the file with the model", "export", run, "--format", kind, "-o", file),
+        ("Export, and compare the file with the model", "export", run, "--format", kind, *place),
         ("Predict with the exported file", "predict", file, f"{folder}/scenes", "-o", f"{folder}/from-file"),
-        ("Count", "cost", "efficientvit-seg-b0", "--size", "256x512", "--classes", "8"),
         ("Report", "report", run, "-o", f"{folder}/report.html"),
     ]
 
@@ -87,8 +88,8 @@ def write_scenes(folder: Path, count: int) -> None:
 
     folder.mkdir(parents=True)
     scenes = open_dataset("shapes", "test", size=count)
-    for key, sample in zip(scenes.keys, scenes, strict=True):
-        Image.fromarray(sample.image).save(folder / f"{key.replace('/', '_')}.png")
+    for index, key in enumerate(scenes.keys):
+        Image.fromarray(scenes[index].image).save(folder / f"{key.replace('/', '_')}.png")
 
 
 def _installed(packages: tuple[str, ...]) -> bool:
