@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON CPU
 
-.PHONY: help setup demo test test-slow test-versions check format release clean
+.PHONY: help setup demo test test-slow test-versions check format docs release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,6 +37,10 @@ check: setup ## Lint, formatting, types, layers, licences and known holes of wha
 format: setup ## Format the code and mend what the linter can
 	ruff format .
 	ruff check --fix .
+
+docs: setup ## Build the documents as a site with search: build/site/index.html
+	@rm -rf build/site
+	@sphinx-build -W --keep-going -q -c docs . build/site
 
 release: setup ## Build sdist and wheels into dist/, check them, and use them without compiler and checkout
 	@scripts/release.sh
