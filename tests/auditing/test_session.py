@@ -1,17 +1,21 @@
 import json
 import re
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from color_model import CLASSES as COLOR_CLASSES
 from color_model import ColorModel
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from featherseg.auditing import session
+import featherseg
+from featherseg.auditing import boosting, session
 from featherseg.auditing.faults import plant
 from featherseg.auditing.probabilities import probabilities_at
 from featherseg.auditing.session import audit
+from featherseg.core.errors import DataError, FeathersegError, UnknownName
 from featherseg.core.types import Sample
 from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
@@ -53,6 +57,7 @@ def runtime(monkeypatch) -> TorchRuntime:
     """What stands in for a run that never saw the images: it sees what is plain."""
     opened = TorchRuntime(ColorModel().eval(), COLOR_CLASSES, name="colors", device="cpu")
     monkeypatch.setattr(session, "open_unseeing", lambda run, data, device: (opened, []))
+    monkeypatch.setattr(boosting, "TREES", 8)  # enough for what is plain, in little time
     return opened
 
 
@@ -88,12 +93,139 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monk
     assert {**again, "page": ""} == {**whole, "page": ""}
 
 
-def test_without_time_faults_are_planted_into_the_least_that_is_needed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(session, "ALWAYS_PLANTED", 3)
-    chances = np.full((3, 40, 56), 1 / 3, np.float32)
-    session.examine_all(Balls(), lambda *_: chances, tmp_path, time.monotonic() - 1, lambda *_: None)
-    counts = [len(session.Example.load(path).faults) for path in sorted(tmp_path.glob("*.npz"))]
-    assert [number for number, count in enumerate(counts) if count > 1] == [0, 12, 23]
+class Clock:
+    """Time that passes only where a test says so."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(session, "time", clock)
+    return clock
+
+
+FOLDS = np.arange(24) // 8
+CHANCES = np.full((3, 40, 56), 1 / 3, np.float32)
+
+
+def looked_at(folder: Path) -> dict[int, bool]:
+    """Image -> whether faults were planted into it."""
+    return {int(path.stem): len(session.Example.load(path).faults) > 1 for path in sorted(folder.glob("*.npz"))}
+
+
+@pytest.mark.parametrize(("seconds", "seen", "planted"), [(1000, 24, 24), (190, 19, 12), (0, 12, 12)])
+def test_as_many_images_are_looked_at_as_there_is_time_for(tmp_path, clock, monkeypatch, seconds, seen, planted):
+    """Each takes ten seconds of this clock. Faults are planted where the time would last for all, and into twelve."""
+    monkeypatch.setattr(session, "ALWAYS_PLANTED", 12)
+
+    def source(*_):
+        clock.now += 10
+        return CHANCES
+
+    found = session.examine_all(Balls(), source, FOLDS, tmp_path, seconds, lambda *_: None)
+    there = looked_at(tmp_path)
+    assert found.tolist() == sorted(there)
+    assert len(there) == seen
+    assert sum(there.values()) == planted
+    assert clock.now <= max(seconds, 120)
+    assert min(np.bincount(FOLDS[found])) >= seen // 3  # of each fold as many
+    clock.now = 0
+    again = session.examine_all(Balls(), source, FOLDS, tmp_path, 1000, lambda *_: None)
+    assert again.tolist() == list(range(24))
+    assert clock.now == 10 * (24 - seen)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=200))
+def test_every_beginning_of_the_order_is_spread_over_the_folds_and_over_the_images(folds):
+    order = session.spread_over(np.array(folds))
+    assert sorted(order) == list(range(len(folds)))
+    for fold in set(folds):
+        members = [number for number, own in enumerate(folds) if own == fold]
+        places = [members.index(number) for number in order if number in members]
+        for first in range(1, len(places)):
+            gaps = np.diff([0, *sorted(places[:first]), len(members)])
+            assert gaps.max() <= 2 * len(members) / first + 2
+    for first in range(len(order)):
+        counts = [sum(folds[number] == fold for number in order[:first]) / folds.count(fold) for fold in set(folds)]
+        assert max(counts) - min(counts) <= 1 / min(folds.count(fold) for fold in set(folds)) + 1e-9
+
+
+def test_images_for_which_there_is_no_time_stand_last_and_are_named_and_the_same_call_goes_on(
+    runtime, tmp_path, monkeypatch
+):
+    whole = audit(Balls(), tmp_path / "whole.html", run="colors")
+    monkeypatch.setattr(session, "JUDGING", 1.0)  # no time is left for predicting
+    found = audit(Balls(), tmp_path / "audit.html", run="colors")
+    assert len(found.unseen) == 24 - session.LEAST_PLANTED
+    assert {key for key, _ in found.images[-12:]} == set(found.unseen)
+    assert [score for _, score in found.images[-12:]] == [0.0] * 12
+    assert sorted(key for key, _ in found.images) == Balls.keys
+    assert "12 of 24 images were not looked at" in found.notes[0]
+    assert not {region["key"] for region in found.regions} & set(found.unseen)
+    monkeypatch.setattr(session, "JUDGING", 0.1)
+    again = audit(Balls(), tmp_path / "audit.html", run="colors")
+    assert (again.images, again.unseen) == (whole.images, ())
+
+
+def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(Balls, "keys", [*Balls.keys[1:], Balls.keys[1]])
+    with pytest.raises(DataError, match="1 key of more than one image, such as 'yard/001'"):
+        audit(Balls(), tmp_path / "audit.html", run="colors")
+
+
+@pytest.fixture
+def on_disk(tmp_path) -> Path:
+    """Balls as a dataset of one's own: 18 images of train, 6 of val."""
+    data, folder = Balls(), tmp_path / "balls"
+    for number, key in enumerate(data.keys):
+        for kind, pixels in (("images", data[number].image), ("masks", data.label(number))):
+            path = folder / kind / f"{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    for split, keys in (("train", data.keys[:18]), ("val", data.keys[18:])):
+        (folder / f"{split}.txt").write_text("\n".join(keys))
+    names = [info.name for info in COLOR_CLASSES]
+    (folder / "dataset.toml").write_text(
+        f'name = "balls"\nimages = "images"\nmasks = "masks"\nclasses = {json.dumps(names)}\n'
+        '[splits]\ntrain = "train.txt"\nval = "val.txt"\n[map]\n'
+        + "".join(f"{number} = {json.dumps(name)}\n" for number, name in enumerate(names))
+    )
+    return folder
+
+
+def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool(runtime, on_disk, tmp_path):
+    found = audit(on_disk, tmp_path / "audit.html", run="colors", to_format="labelme", top=3)
+    assert found.to == tmp_path / "audit.labelme"
+    names = sorted(path.relative_to(found.to).with_suffix("").as_posix() for path in found.to.rglob("*.json"))
+    assert names == sorted(key for key, _ in found.images[:3])
+    back = tmp_path / "back"
+    featherseg.convert(found.to, back)
+    listing = featherseg.check(back).listing
+    read = {info.name: number for number, info in enumerate(listing.classes)}
+    for pair in (pair for pairs in listing.splits.values() for pair in pairs):
+        key = next(key for key in Balls.keys if pair.key.endswith(key.rpartition("/")[2]))
+        given = Balls().label(Balls.keys.index(key))
+        ids = listing.map_of(pair)(np.array(Image.open(pair.mask)), "mask")
+        same = [read[info.name] for info in COLOR_CLASSES if info.name in read]
+        assert (ids == np.array(same)[given]).mean() >= 0.999
+
+    # What somebody may have corrected by now is not written over, and nothing is done before that is said
+    runtime.model = None
+    with pytest.raises(FeathersegError, match=r"audit\.labelme exists and is not empty\. What is corrected"):
+        audit(on_disk, tmp_path / "audit.html", run="colors", to_format="labelme")
+
+
+def test_what_no_tool_can_show_is_refused_at_once(runtime, tmp_path):
+    with pytest.raises(DataError, match="has no files of images that an annotation tool could show"):
+        audit(Balls(), tmp_path / "audit.html", run="colors", to_format="cvat")
+    with pytest.raises(UnknownName, match="labelme"):
+        audit(Balls(), tmp_path / "audit.html", run="colors", to_format="labelmee")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_probabilities_at_some_places_are_those_of_the_whole_image(runtime):

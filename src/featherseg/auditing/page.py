@@ -30,15 +30,21 @@ MOST_SHOWN = 60
 OUTLINE = (255, 0, 200)
 
 
-def write_page(data: SegmentationData, folder: Path, judged: Judged, out: Path, progress: Progress) -> int:
-    """Write the page atomically; -> how many images it shows. folder: of the examples, by number."""
+def write_page(
+    data: SegmentationData, seen: np.ndarray, folder: Path, judged: Judged, out: Path, progress: Progress
+) -> int:
+    """Write the page atomically; -> how many images it shows.
+
+    judged is of the images whose numbers are `seen`; folder: of the examples, by number.
+    """
     order = np.argsort(-judged.images, kind="stable")[:MOST_SHOWN]
     shown = []
-    for done, number in enumerate(order):
+    for done, place in enumerate(order):
         progress("drawing the page", done, len(order))
-        example = Example.load(folder / f"{number:06d}.npz")
-        if len(judged.regions[number]):
-            shown.append(_row(data, int(number), example, judged))
+        number, scores = int(seen[place]), judged.regions[place]
+        if len(scores):
+            example = Example.load(folder / f"{number:06d}.npz")
+            shown.append(_row(data, number, example, float(judged.images[place]), int(scores.argmax())))
     files = resources.files("featherseg.auditing")
     body = render("auditing/page.html", test=judged.self_test, rows=shown, images=len(data), name=data.name)
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -46,9 +52,8 @@ def write_page(data: SegmentationData, folder: Path, judged: Judged, out: Path, 
     return len(shown)
 
 
-def _row(data: SegmentationData, number: int, example: Example, judged: Judged) -> dict[str, Any]:
+def _row(data: SegmentationData, number: int, example: Example, score: float, region: int) -> dict[str, Any]:
     """An image on the page: three panels, its most suspicious region outlined, and what accepting would change."""
-    region = int(judged.regions[number].argmax())
     inside = region_at(example, region)
     edge = inside & ~_shrunk(inside)
     label, classes = example.label, data.classes
@@ -76,7 +81,7 @@ def _row(data: SegmentationData, number: int, example: Example, judged: Judged) 
     }
     return {
         "key": data.keys[number],
-        "score": float(judged.images[number]),
+        "score": score,
         "panels": panels,
         "kind": KINDS[example.kinds[region]],
         "given": most(label),

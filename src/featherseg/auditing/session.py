@@ -3,9 +3,11 @@
 import hashlib
 import heapq
 import json
+import os
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from featherseg.auditing.page import write_page
 from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import KINDS
 from featherseg.auditing.scorer import Judged, SelfTest, judge
+from featherseg.converters import check_writer, write_samples
+from featherseg.converters.masks import masks_of
 from featherseg.core.errors import DataError, DataNotFound, UnknownName, require
-from featherseg.core.files import check_folder, check_writable
+from featherseg.core.files import check_folder, check_writable, refuse_used
+from featherseg.core.machine import command_began
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import is_own, open_dataset, own_config
 from featherseg.data.decisions import AUDITED, audited_places
-from featherseg.data.fingerprint import Fingerprint
+from featherseg.data.fingerprint import files_of
+from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.runs import Run
 
@@ -35,16 +41,29 @@ MINUTES = 30.0
 TRAINING = 0.65
 """The part of the minutes that the trainings take; predicting and planting take what is left."""
 
-ALWAYS_PLANTED, MOST_PLANTED = 60, 600
-"""Images that faults are planted into, whatever the time, and at most: more teach the scorer nothing new."""
+JUDGING, LOADS = 0.12, 4
+"""The part of the minutes that is kept for learning and the page; and for every image as long as it takes to read what
+is known of it so many times: measured, judging reads it twice and takes as long again.
+"""
+
+LEAST_PLANTED, ALWAYS_PLANTED, MOST_PLANTED = 12, 60, 600
+"""Images that faults are planted into: whatever the time; in up to half of the time for predicting; and at most, in
+time that is left: more teach the scorer nothing new.
+"""
+
+MOST_READ = 1000
+"""Masks that are read before the folds are made, for a class to be in more than one: evenly spread over all."""
 
 MOST_REGIONS = 1000
 """Regions that are listed, the most suspicious: a large dataset has millions."""
 
+TOP = 50
+"""Images that are written for an annotation tool: those for which a precision is told."""
+
 FEWEST = 2 * FOLDS
 """Images, for models to be trained without some of them."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised where what is kept of images would be another: then an audit begins anew."""
 
 Source = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -55,6 +74,9 @@ Source = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class Audit:
     """What was found. images: (key, score 0..1), the most suspicious first; regions likewise, MOST_REGIONS at most,
     each with key, kind (KINDS), class, score and box (x, y, width, height in pixels of the image).
+
+    unseen: keys of the images for which there was no time; they are the last of `images`, with score 0. to: the folder
+    for an annotation tool, where one was asked for.
     """
 
     name: str
@@ -63,6 +85,8 @@ class Audit:
     self_test: SelfTest
     page: Path
     notes: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    to: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as --json writes them."""
@@ -73,7 +97,8 @@ class Audit:
             "self_test": asdict(self.self_test),
             "page": str(self.page),
             "notes": list(self.notes),
-        }
+            "unseen": list(self.unseen),
+        } | ({"to": str(self.to)} if self.to else {})
 
     def _repr_html_(self) -> str:
         rows = [(key, f"{score:.3f}") for key, score in self.images[:20]]
@@ -86,6 +111,8 @@ def audit(
     *,
     run: str | Path | Run | None = None,
     minutes: float = MINUTES,
+    to_format: str | None = None,
+    top: int = TOP,
     data_root: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -100,7 +127,10 @@ def audit(
         data: A dataset's name, a dataset.toml, a folder of images and masks, or a dataset of your own.
         out: The page to write; what is worked out lies beside it in a folder that ends in .audit, and may be deleted.
         run: A run that was trained on none of these images. Default: a quick training for each of three folds.
-        minutes: From start to page.
+        minutes: From start to page. Of images for which they do not last nothing is said; the same call goes on.
+        to_format: Write the most suspicious images, with their masks as they are, for an annotation tool: labelme,
+            cvat, coco or yolo. The new folder lies beside the page and ends in this name.
+        top: How many of them.
         data_root: The folder in which a dataset with a name lies.
         device: auto, cpu, cuda, cuda:N or mps.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
@@ -111,11 +141,19 @@ def audit(
     Raises:
         UnknownName, DataNotFound, ConfigError, DataError: The data cannot be opened or are too few, the run was trained
             on some of the images, or the minutes are too few.
+        FeathersegError: The page cannot be written, or the folder for the tool is in use.
         KeyboardInterrupt: It was stopped; the same call goes on.
     """
-    began, out, progress = time.monotonic(), Path(out), progress_or_bar(progress)
+    began, out, progress = command_began(), Path(out), progress_or_bar(progress)
+    ends = began + 60 * minutes
     check_writable(out)
+    to = None if to_format is None else out.with_suffix(f".{to_format}")
+    if to is not None:
+        check_writer(str(to_format))
+        refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
     data, groups = _opened(data, data_root)
+    if to is not None:
+        masks_of(data, ())  # refused now, where the images are none that a tool shows
     if run is None and len(data) < FEWEST:
         raise DataError(
             f"{data.name} has {counted(len(data), 'image')}: {FEWEST} are needed to train models without some of them. "
@@ -129,13 +167,13 @@ def audit(
 
     # Which images are of one fold; then the models, and what they say of each image
     present = np.zeros((len(data), len(data.classes)), bool)
-    for number in range(len(data)):
-        progress("reading masks", number, len(data))
+    some = np.linspace(0, len(data) - 1, min(len(data), MOST_READ)).round().astype(int).tolist()
+    for done, number in enumerate(some):
+        progress("reading masks", done, len(some))
         present[number] = np.bincount(data.label(number).ravel(), minlength=IGNORE + 1)[: len(data.classes)] > 0
     folds = folds_of(data.keys, present, groups)
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
-    waiting = [number for number in range(len(data)) if not (folder / f"{number:06d}.npz").is_file()]
-    if runtime is None and waiting:
+    if runtime is None and any(not path.is_file() for path in kept_files(folder, len(data))):
         for fold in range(FOLDS):
             left = minutes - (time.monotonic() - began) / 60  # of a slow fold the next ones pay
             share = round(max(0.1, left - (1 - TRAINING) * minutes) / (FOLDS - fold), 2)
@@ -145,40 +183,81 @@ def audit(
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return probabilities_at(runtimes[folds[number]], image, rows, columns)
 
-    examine_all(data, source, folder, began + 60 * minutes, progress)
-    judged = judge(lambda: _examples(folder, len(data), progress), folds, FAULTS)
-    return _told(data, folder, judged, out, notes, progress)
+    seen = examine_all(data, source, folds, folder, ends - JUDGING * 60 * minutes, progress)
+    judged = judge(lambda: _examples(folder, seen, progress), folds[seen], FAULTS)
+    if unseen := len(data) - len(seen):
+        notes.append(
+            f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: the "
+            "same command goes on with them"
+        )
+    found = _told(data, seen, folder, judged, out, notes, progress)
+    if to is None:
+        return found
+    place = {key: number for number, key in enumerate(data.keys)}
+    first = [place[key] for key, _ in found.images[: min(top, len(seen))]]
+    write_samples(data, first, str(to_format), to, progress)
+    return replace(found, to=to)
 
 
-def examine_all(data: SegmentationData, source: Source, folder: Path, ends: float, progress: Progress) -> None:
+def examine_all(
+    data: SegmentationData, source: Source, folds: np.ndarray, folder: Path, ends: float, progress: Progress
+) -> np.ndarray:
     """Keep of every image what is learnt and judged from, a file each in `folder`; those that are there stay.
 
-    Faults are planted into images spread over all, fewer of them where the time (`time.monotonic`) would end before.
+    -> the numbers of the images that are there in the end, ascending: all, or as many as there is time for until `ends`
+    (`time.monotonic`), spread over all. Fewer have faults planted into them where the time would not last for all.
     """
-    count, took = len(data), 0.0
-    planted = {int(i) for i in np.linspace(0, count - 1, min(count, MOST_PLANTED)).round()}
-    always = {int(i) for i in np.linspace(0, count - 1, min(count, ALWAYS_PLANTED)).round()}
-    for number in range(count):
-        progress("predicting images", number, count)
-        path = folder / f"{number:06d}.npz"
-        if path.is_file():
+    began, count, paths = time.monotonic(), len(data), kept_files(folder, len(data))
+    there = np.array([path.is_file() for path in paths])
+    ready, lasts = int(there.sum()), deque[tuple[float, float]](maxlen=25)
+    for place, number in enumerate(spread_over(folds)):
+        progress("predicting images", place, count)
+        if there[number]:
             continue
+
+        # Is there time for it, and for faults in it? Judging the images that are there takes time, too
         start = time.monotonic()
+        took, loading = np.median(lasts, axis=0) if lasts else (0.0, 0.0)
+        left = ends - start - LOADS * loading * ready
+        if place >= LEAST_PLANTED and left < took:
+            break
+        planted = place < MOST_PLANTED and left > (took + LOADS * loading) * (count - place)
+        planted |= place < LEAST_PLANTED or (place < ALWAYS_PLANTED and start < (began + ends) / 2)
+
         sample, size = data[number], data.label(number).shape
         rows, columns = audited_places((size[0], size[1]))
         label = sample.label[rows[:, None], columns]
-        faults = FAULTS if number in always or (number in planted and start + took * (count - number) < ends) else ()
         rng = np.random.default_rng([0, number])
-        other = data.label(int(rng.integers(1, count) + number) % count) if faults and count > 1 else label
+        other = data.label(int(rng.integers(1, count) + number) % count) if planted and count > 1 else label
         chances = source(number, sample.image, rows, columns)
         predicted = time.monotonic()
-        examine(label, chances, (size[0], size[1]), faults, rng, other).save(path)
-        took = max(took, predicted - start)
+        examine(label, chances, (size[0], size[1]), FAULTS if planted else (), rng, other).save(paths[number])
+        there[number], ready = True, ready + 1
+        saved = time.monotonic()
+        Example.load(paths[number])
+        lasts.append(((predicted if planted else saved) - start, time.monotonic() - saved))
+    return np.flatnonzero(there)
 
 
-def _examples(folder: Path, count: int, progress: Progress) -> Iterator[Example]:
-    for number in range(count):
-        progress("learning from planted faults", number, count)
+def kept_files(folder: Path, count: int) -> list[Path]:
+    """The file of every image in which is kept what is learnt and judged from."""
+    return [folder / f"{number:06d}.npz" for number in range(count)]
+
+
+def spread_over(folds: np.ndarray) -> list[int]:
+    """All images in an order whose every beginning is spread over all of them, and over the folds (N,)."""
+    order = []
+    for fold in range(FOLDS):
+        members = np.flatnonzero(folds == fold)
+        bits = max(1, len(members) - 1).bit_length()
+        turned = sorted(range(len(members)), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
+        order += [(rank / len(members), fold, int(members[place])) for rank, place in enumerate(turned)]
+    return [number for _, _, number in sorted(order)]
+
+
+def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator[Example]:
+    for done, number in enumerate(numbers):
+        progress("learning from planted faults", done, len(numbers))
         try:
             yield Example.load(folder / f"{number:06d}.npz")
         except (OSError, ValueError) as error:
@@ -186,25 +265,44 @@ def _examples(folder: Path, count: int, progress: Progress) -> Iterator[Example]
 
 
 def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tuple[SegmentationData, str | None]:
-    """The images of AUDITED as one dataset, and what tells its sequences."""
-    if not isinstance(data, str | Path):
-        return data, None
-    name, base, found = str(data), None if root is None else Path(root), []
-    for split in AUDITED:
-        try:
-            open_dataset(name, split, base)
-            found.append(split)
-        except (UnknownName, DataNotFound):
-            if split == AUDITED[0]:
-                raise
-    return open_dataset(name, "+".join(found), base), own_config(name).groups if is_own(name) else None
+    """The images of AUDITED as one dataset, and what tells its sequences. Raises DataError for a key of two images."""
+    groups = None
+    if isinstance(data, str | Path):
+        name, base, found = str(data), None if root is None else Path(root), []
+        for split in AUDITED:
+            try:
+                open_dataset(name, split, base)
+                found.append(split)
+            except (UnknownName, DataNotFound):
+                if split == AUDITED[0]:
+                    raise
+        groups = own_config(name).groups if is_own(name) else None
+        data = open_dataset(name, "+".join(found), base)
+    twice = [key for key, times in Counter(data.keys).items() if times > 1]
+    if twice:
+        raise DataError(
+            f"{data.name} has {counted(len(twice), 'key')} of more than one image, such as {twice[0]!r}. Expected one "
+            "key an image, by which it is told what was found."
+        )
+    return data, groups
 
 
 def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float) -> str:
-    """What an audit is known by: images, masks and their meaning, and what predicts them."""
-    known = Fingerprint.of({"train": data})
-    rows = [(key, image and image[1], mask and mask[1], more) for key, image, mask, more in known.splits["train"]]
-    facts = [FORMAT, known.classes, known.values, rows, minutes if runtime is None else runtime.name]
+    """What an audit is known by: images, masks (size and time of the files) and their meaning, and what predicts them.
+
+    Not their contents: those of a large dataset take longer to read than it has minutes.
+    """
+    files = files_of(data)
+    facts: list[Any] = [FORMAT, [(info.name, info.thing) for info in data.classes], data.channels, data.keys]
+    if files is not None:
+        facts.append(sorted(files.label_map.ids.items()))
+        for index, pair in enumerate(files.pairs):
+            stats = [os.stat(path) for path in pair.files]
+            facts.append([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+            facts.append(pair.label_map and sorted(pair.label_map.ids.items()))
+            if isinstance(files, PanopticData):
+                facts.append(hashlib.sha256(files.annotation(index)).hexdigest())
+    facts.append(minutes if runtime is None else runtime.name)
     if runtime is not None:
         weights = hashlib.sha256()
         for value in getattr(getattr(runtime, "model", None), "state_dict", dict)().values():
@@ -214,31 +312,41 @@ def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float) -> 
 
 
 def _told(
-    data: SegmentationData, folder: Path, judged: Judged, out: Path, notes: list[str], progress: Progress
+    data: SegmentationData,
+    seen: np.ndarray,
+    folder: Path,
+    judged: Judged,
+    out: Path,
+    notes: list[str],
+    progress: Progress,
 ) -> Audit:
-    """The lists and the page."""
+    """The lists and the page; judged is of the images `seen`."""
     order = np.argsort(-judged.images, kind="stable")
-    images = [(data.keys[i], float(judged.images[i])) for i in order]
+    images = [(data.keys[seen[i]], float(judged.images[i])) for i in order]
+    unseen = tuple(data.keys[i] for i in np.setdiff1d(np.arange(len(data)), seen))
     heap: list[tuple[float, int, int]] = []
-    for number, scores in enumerate(judged.regions):
-        for region, score in enumerate(scores):
-            row = (float(score), -number, -region)
+    for place, scores in enumerate(judged.regions):
+        least = heap[0][0] if len(heap) == MOST_REGIONS else -1.0
+        for region in np.flatnonzero(scores >= least).tolist():
+            row = (float(scores[region]), -place, -region)
             if len(heap) < MOST_REGIONS:
                 heapq.heappush(heap, row)
             else:
                 heapq.heappushpop(heap, row)
     regions, kept = [], dict[int, Example]()
-    for score, number, region in sorted(heap, reverse=True):
-        if -number not in kept:
-            kept = {-number: Example.load(folder / f"{-number:06d}.npz")}
-        example = kept[-number]
+    for score, place, region in sorted(heap, reverse=True):
+        number = int(seen[-place])
+        if number not in kept:
+            kept = {number: Example.load(folder / f"{number:06d}.npz")}
+        example = kept[number]
         height, width = example.size / example.label.shape
         x, y, across, down = example.boxes[-region].tolist()
         left, top = int(x * width), int(y * height)
         box = [left, top, int(np.ceil((x + across) * width)) - left, int(np.ceil((y + down) * height)) - top]
         of = data.classes[example.classes[-region]].name
         kind = KINDS[example.kinds[-region]]
-        regions.append({"key": data.keys[-number], "kind": kind, "class": of, "score": score, "box": box})
-    shown = write_page(data, folder, judged, out, progress)
+        regions.append({"key": data.keys[number], "kind": kind, "class": of, "score": score, "box": box})
+    shown = write_page(data, seen, folder, judged, out, progress)
     notes = [*notes, f"{counted(shown, 'image')} of {len(data)} shown on the page"]
-    return Audit(data.name, images, regions, judged.self_test, out, tuple(notes))
+    images += [(key, 0.0) for key in unseen]
+    return Audit(data.name, images, regions, judged.self_test, out, tuple(notes), unseen)

@@ -9,6 +9,7 @@ import typer
 
 from featherseg.cli.options import DataRoot, Dataset, Device, out_option
 from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import ConfigError
 from featherseg.core.wording import one_line
 
 SHOWN = 10
@@ -19,6 +20,11 @@ def audit(
     data: Dataset,
     run: Annotated[str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")] = None,
     minutes: Annotated[float, typer.Option(help="From start to page.", min=1, max=100_000)] = 30,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FORMAT", help="Also the most suspicious images for labelme, cvat, coco or yolo."),
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="How many images --to writes [default: 50].", min=1)] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the lists as JSON.")] = None,
@@ -30,17 +36,24 @@ def audit(
     all of it), or --run. The scorer learns from faults planted into copies of the masks; how many of those it finds is
     told. Nothing of the dataset is changed. Exit code 0 whatever is found. Stopped with Ctrl-C, the same command goes
     on where it was.
+
+    On the page it is decided by keyboard what becomes of a mask; `featherseg check DATA --fix OUT --decisions FILE`
+    writes a corrected copy. With --to the most suspicious images are written with their masks as they are into a new
+    folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
     """
+    from featherseg.auditing.session import TOP, TRAINING
     from featherseg.auditing.session import audit as audit_data
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_json
 
     if json_file is not None:
         check_writable(json_file)
+    if top is not None and to is None:
+        raise ConfigError("--top says how many images --to writes: add --to labelme (or cvat, coco, yolo).")
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    to_tell = iter(
-        () if run else (f"three quick trainings, then every image is predicted: {minutes:g} minutes in all",)
-    )
+    trainings = "" if run else f"three quick trainings ({TRAINING:.0%} of the time), then "
+    plan = f"{trainings}images are predicted, all that there is time for, and judged: {minutes:g} minutes in all"
+    to_tell = iter((plan,))
     with progress_bar(console) as progress:
 
         def tell(*done: Any) -> None:
@@ -48,7 +61,17 @@ def audit(
                 console.print(text)
             progress(*done)
 
-        found = audit_data(data, out, run=run, minutes=minutes, data_root=data_root, device=device, progress=tell)
+        found = audit_data(
+            data,
+            out,
+            run=run,
+            minutes=minutes,
+            to_format=to,
+            top=top or TOP,
+            data_root=data_root,
+            device=device,
+            progress=tell,
+        )
     if json_file is not None:
         write_json(json_file, found.as_dict())
     for key, score in found.images[:SHOWN]:
@@ -60,4 +83,6 @@ def audit(
     )
     for note in found.notes:
         console.print(f"note: {one_line(note)}", style="yellow")
+    if found.to is not None:
+        console.print(f"for {to}: {one_line(str(found.to))}")
     console.print(f"the page is {one_line(str(found.page))}")

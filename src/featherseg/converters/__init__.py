@@ -4,7 +4,7 @@ To add a format: its file with TITLE, `find` and `read`, its line here, and its 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +21,12 @@ from featherseg.converters import (
 )
 from featherseg.converters.annotations import Annotations
 from featherseg.converters.dataset import Conversion, write_dataset
-from featherseg.converters.masks import MaskedImage, open_masks
+from featherseg.converters.masks import MaskedImage, Masks, masks_of, open_masks
 from featherseg.converters.source import Source, open_source, read_json
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import new_folder
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import Progress
+from featherseg.core.types import Progress, SegmentationData
 
 
 class AnnotationFormat(Protocol):
@@ -113,21 +113,39 @@ def convert(
 def _convert_back(
     src: Path, out: Path, format: str, images: Path | None, copy: bool, progress: Progress | None
 ) -> Conversion:
+    check_writer(format)
+    with new_folder(out) as folder:
+        return _write(open_masks(src, images), format, folder, out, copy, progress)
+
+
+def write_samples(
+    data: SegmentationData, numbers: Sequence[int], format: str, out: Path, progress: Progress
+) -> Conversion:
+    """Some samples of a dataset for a tool, with their masks, into a new folder. Raises as `convert`."""
+    check_writer(format)
+    with new_folder(out) as folder:
+        return _write(masks_of(data, numbers), format, folder, out, False, progress)
+
+
+def check_writer(format: str) -> None:
+    """Raises UnknownName where `--to` knows no tool of that name."""
     if format not in WRITERS:
         raise unknown("format", format, WRITERS)
-    with new_folder(out) as folder:
-        masks, counts = open_masks(src, images), Counter[str]()
 
-        def counted(given: Iterator[MaskedImage]) -> Iterator[MaskedImage]:
-            for image in given:
-                yield image
-                counts[image.split or "all"] += 1
-                if progress is not None:
-                    progress("converting", counts.total(), masks.total)
 
-        masks.images = counted(masks.images)
-        WRITERS[format](folder, masks, copy)
-        return Conversion(FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes)
+def _write(masks: Masks, format: str, folder: Path, out: Path, copy: bool, progress: Progress | None) -> Conversion:
+    counts = Counter[str]()
+
+    def counted(given: Iterator[MaskedImage]) -> Iterator[MaskedImage]:
+        for image in given:
+            yield image
+            counts[image.split or "all"] += 1
+            if progress is not None:
+                progress("converting", counts.total(), masks.total)
+
+    masks.images = counted(masks.images)
+    WRITERS[format](folder, masks, copy)
+    return Conversion(FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes)
 
 
 def detect(source: Source) -> str:

@@ -17,9 +17,10 @@ from featherseg.converters.annotations import is_background
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.types import IGNORE, ClassInfo, Color, Size
+from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
+from featherseg.data.fingerprint import files_of
 from featherseg.data.images import IMAGE_SUFFIXES, images_in, read_mask
 from featherseg.data.pairs import Pair, complete
 from featherseg.data.palettes import CLASSES_KEY, default_palette
@@ -145,11 +146,38 @@ def open_masks(src: Path, images: Path | None) -> Masks:
     return _predictions(src, found, images)
 
 
+def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
+    """The masks of these samples of a dataset, in this order.
+
+    Raises DataError where its images are no files, or not of three channels: annotation tools show nothing else.
+    """
+    files = files_of(data)
+    if files is None:
+        raise DataError(
+            f"{data.name} is made by a program: it has no files of images that an annotation tool could show."
+        )
+    _refuse_channels(data.name, data.channels)
+    things = any(info.thing for info in data.classes)
+
+    def images() -> Iterator[MaskedImage]:
+        for number in numbers:
+            image, objects = files.pairs[number].files[0], data[number].instances if things else None
+            if objects is not None:
+                objects = np.maximum(objects, 0)  # crowds are below 0 in panoptic datasets
+            yield MaskedImage(data.keys[number] + image.suffix, image, data.label(number), objects)
+
+    return Masks(data.classes, images(), len(numbers))
+
+
+def _refuse_channels(name: str, channels: int) -> None:
+    if channels != 3:
+        raise DataError(f"{name} has images of {channels} channels, which annotation tools do not show.")
+
+
 def _dataset(toml: Path) -> Masks:
     config = read_dataset_toml(toml)
     listing = list_folder(config, toml.parent)
-    if listing.channels != 3:
-        raise DataError(f"{toml} has images of {listing.channels} channels, which annotation tools do not show.")
+    _refuse_channels(str(toml), listing.channels)
     splits: list[tuple[str, list[Pair]]] = [(split, list(pairs)) for split, pairs in listing.splits.items()]
     if config.shares:  # fractions are ours: the tool gets its images undivided
         splits = [("", [pair for _, pairs in splits for pair in pairs])]

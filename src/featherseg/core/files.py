@@ -156,15 +156,20 @@ def check_folder(folder: Path) -> None:
         ) from None
 
 
+def refuse_used(out: Path, remedy: str) -> None:
+    """Raises FeathersegError where `out` is no place for a new folder: in use, or nothing can be written there."""
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
+        raise FeathersegError(f"{out} exists and is not empty. {remedy}")
+    check_folder(out.absolute().parent)
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes `out` in one rename when the block ends; of a failed one nothing stays.
 
     Raises FeathersegError where `out` exists and is not empty, nothing can be written there, or the disk refuses.
     """
-    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
-        raise FeathersegError(f"{out} exists and is not empty. Choose a new folder with --out.")
-    check_folder(out.absolute().parent)
+    refuse_used(out, "Choose a new folder with --out.")
     temporary = temporary_path(out)
     try:
         temporary.mkdir(parents=True)

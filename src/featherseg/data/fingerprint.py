@@ -108,7 +108,7 @@ class Fingerprint(Config):
 
         Only files of a size that one of training has are read. Raises DataError for one that cannot be.
         """
-        files = _files(data)
+        files = files_of(data)
         trained = {row[1][1]: row[0] for row in self.splits.get(split, ()) if row[1]}
         stamps = [row[1][0] for row in self.splits.get(split, ()) if row[1]]
         if files is None or not trained:
@@ -172,7 +172,7 @@ def _sample_differences(
         yield f"{counted(len(gone), 'image')} removed from {split}: {_named(gone)}"
     if not added and not gone and list(known) != list(data.keys):
         yield f"the images of {split} are in a different order"
-    files = _files(data)
+    files = files_of(data)
     if files is None:
         return
     # content: of the files that are in both, those whose stamp is another are read again
@@ -200,7 +200,7 @@ def _sample_differences(
 
 
 def _rows(data: SegmentationData) -> list[SampleRow]:
-    files = _files(data)
+    files = files_of(data)
     if files is None:
         return [(key, None, None, "") for key in data.keys]
 
@@ -231,14 +231,14 @@ def _path(pair: Pair, number: int) -> Path:
     return path
 
 
-def _files(data: SegmentationData) -> PairedFiles | None:
+def files_of(data: SegmentationData) -> PairedFiles | None:
     """The dataset as files; None of one that the program makes up."""
     files = data.data if isinstance(data, PreparedData) else data
     return files if isinstance(files, PairedFiles) else None
 
 
 def _values(data: SegmentationData) -> dict[str, str]:
-    files = _files(data)
+    files = files_of(data)
     if files is None:
         return {}
     names = {index: info.name for index, info in enumerate(files.classes)} | {IGNORE: "ignore"}
