@@ -4,61 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from balls import WRONG, Balls
 from color_model import CLASSES as COLOR_CLASSES
-from color_model import ColorModel
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import featherseg
-from featherseg.auditing import boosting, session
-from featherseg.auditing.faults import plant
+from featherseg.auditing import session
 from featherseg.auditing.probabilities import probabilities_at
 from featherseg.auditing.session import audit
 from featherseg.core.errors import DataError, FeathersegError, UnknownName
-from featherseg.core.types import Sample
 from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
-from featherseg.inference.runtimes.pytorch import TorchRuntime
-
-COLORS = np.array([[230, 20, 20], [20, 230, 20], [20, 20, 230]], np.uint8)
-WRONG = (4, 17)
-
-
-class Balls:
-    """24 images of a wall, grass and balls in the colours that ColorModel knows; the masks of WRONG have a fault."""
-
-    name, classes, channels, licence = "balls", COLOR_CLASSES, 3, "MIT"
-    keys = [f"yard/{number:03}" for number in range(24)]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def right(self, index: int) -> np.ndarray:
-        rng = np.random.default_rng(index)
-        label = np.zeros((40, 56), np.uint8)
-        label[rng.integers(16, 26) :] = 1
-        for _ in range(3):
-            y, x = rng.integers(0, 30), rng.integers(0, 44)
-            label[y : y + 9, x : x + 11] = 2
-        return label
-
-    def label(self, index: int) -> np.ndarray:
-        rng = np.random.default_rng(0)
-        return plant(self.right(index), "dropped", 3, rng, self.right(0)) if index in WRONG else self.right(index)
-
-    def __getitem__(self, index: int) -> Sample:
-        noise = np.random.default_rng(index).integers(0, 20, (40, 56, 3), dtype=np.uint8)
-        return Sample(self.keys[index], COLORS[self.right(index)] + noise, self.label(index))
-
-
-@pytest.fixture
-def runtime(monkeypatch) -> TorchRuntime:
-    """What stands in for a run that never saw the images: it sees what is plain."""
-    opened = TorchRuntime(ColorModel().eval(), COLOR_CLASSES, name="colors", device="cpu")
-    monkeypatch.setattr(session, "open_unseeing", lambda run, data, device: (opened, []))
-    monkeypatch.setattr(boosting, "TREES", 8)  # enough for what is plain, in little time
-    return opened
 
 
 def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path):
@@ -176,26 +134,6 @@ def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(Balls, "keys", [*Balls.keys[1:], Balls.keys[1]])
     with pytest.raises(DataError, match="1 key of more than one image, such as 'yard/001'"):
         audit(Balls(), tmp_path / "audit.html", run="colors")
-
-
-@pytest.fixture
-def on_disk(tmp_path) -> Path:
-    """Balls as a dataset of one's own: 18 images of train, 6 of val."""
-    data, folder = Balls(), tmp_path / "balls"
-    for number, key in enumerate(data.keys):
-        for kind, pixels in (("images", data[number].image), ("masks", data.label(number))):
-            path = folder / kind / f"{key}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
-    for split, keys in (("train", data.keys[:18]), ("val", data.keys[18:])):
-        (folder / f"{split}.txt").write_text("\n".join(keys))
-    names = [info.name for info in COLOR_CLASSES]
-    (folder / "dataset.toml").write_text(
-        f'name = "balls"\nimages = "images"\nmasks = "masks"\nclasses = {json.dumps(names)}\n'
-        '[splits]\ntrain = "train.txt"\nval = "val.txt"\n[map]\n'
-        + "".join(f"{number} = {json.dumps(name)}\n" for number, name in enumerate(names))
-    )
-    return folder
 
 
 def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool(runtime, on_disk, tmp_path):

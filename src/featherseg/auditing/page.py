@@ -5,6 +5,7 @@ prediction is accepted, as runs at the size that was audited.
 """
 
 import base64
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from featherseg.auditing.regions import KINDS, components
 from featherseg.auditing.scorer import Judged
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
+from featherseg.core.wording import ESCAPES
 from featherseg.data.decisions import mask_digest
 from featherseg.inference.drawing import rgb_view
 from featherseg.reports.examples import painted, webp
@@ -29,6 +31,17 @@ MOST_SHOWN = 60
 
 OUTLINE = (255, 0, 200)
 
+NEAR = 0.4
+"""Regions whose box is shorter than this part of the image's longer side are shown a second time, enlarged ..."""
+
+AROUND = 1.0
+"""... with so much around them, in parts of the box, and at least LEAST_AROUND pixels."""
+
+LEAST_AROUND = 12
+
+NEAR_SIDE = 360
+"""Pixels of the enlarged image's width."""
+
 
 def write_page(
     data: SegmentationData, seen: np.ndarray, folder: Path, judged: Judged, out: Path, progress: Progress
@@ -38,56 +51,94 @@ def write_page(
     judged is of the images whose numbers are `seen`; folder: of the examples, by number.
     """
     order = np.argsort(-judged.images, kind="stable")[:MOST_SHOWN]
-    shown = []
+    rows = []
     for done, place in enumerate(order):
         progress("drawing the page", done, len(order))
         number, scores = int(seen[place]), judged.regions[place]
         if len(scores):
             example = Example.load(folder / f"{number:06d}.npz")
-            shown.append(_row(data, number, example, float(judged.images[place]), int(scores.argmax())))
+            rows.append(_row(data, number, example, float(judged.images[place]), int(scores.argmax())))
+    body = render(
+        "auditing/page.html",
+        test=judged.self_test,
+        rows=rows,
+        images=len(data),
+        unseen=len(data) - len(seen),
+        name=data.name,
+        classes=data.classes,
+        page=hashlib.sha256("".join(row["decision"] for row in rows).encode(errors=ESCAPES)).hexdigest()[:16],
+    )
     files = resources.files("featherseg.auditing")
-    body = render("auditing/page.html", test=judged.self_test, rows=shown, images=len(data), name=data.name)
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     write_text(out, page_html(f"{data.name} · featherseg audit", body, style, script))
-    return len(shown)
+    return len(rows)
 
 
 def _row(data: SegmentationData, number: int, example: Example, score: float, region: int) -> dict[str, Any]:
     """An image on the page: three panels, its most suspicious region outlined, and what accepting would change."""
     inside = region_at(example, region)
-    edge = inside & ~_shrunk(inside)
     label, classes = example.label, data.classes
     height, width = label.shape
-    image = rgb_view(data[number].image).resize((width, height), Image.Resampling.BILINEAR)
-    panels = []
-    for name, drawn in (
-        ("image", np.array(image)),
-        ("given mask", np.array(painted(label, classes))),
-        ("prediction", np.array(painted(example.prediction, classes))),
-    ):
-        drawn[edge] = OUTLINE
-        content = base64.b64encode(webp(Image.fromarray(drawn), lossless=name != "image")).decode()
-        panels.append((name, Markup(f"data:image/webp;base64,{content}")))
+    full = rgb_view(data[number].image)
+    image = full.resize((width, height), Image.Resampling.BILINEAR)
+    drawn = [np.array(image), np.array(painted(label, classes)), np.array(painted(example.prediction, classes))]
+    edge = _grown(inside) & ~inside
+    names = ("image", "given mask", "prediction")
+    panels = [(name, _source(_outlined(pixels, edge), name)) for name, pixels in zip(names, drawn, strict=True)]
 
-    def most(mask: np.ndarray) -> str:
-        return classes[int(np.bincount(mask[inside]).argmax())].name
+    # A small region once more, enlarged: the image in its own pixels
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    longer = max(bottom - top, right - left)
+    near = []
+    if longer < NEAR * max(height, width):
+        more = max(LEAST_AROUND, round(AROUND * longer / 2))
+        middle, half = ((top + bottom) // 2, (left + right) // 2), longer // 2 + more
+        box = [max(0, middle[1] - half), max(0, middle[0] - half)]
+        box += [min(width, middle[1] + half), min(height, middle[0] + half)]
+        scale = (full.width / width, full.height / height)
+        whole = full.crop(tuple(round(side * scale[place % 2]) for place, side in enumerate(box)))
+        cut = np.s_[box[1] : box[3], box[0] : box[2]]
+        size = (NEAR_SIDE, max(1, round(NEAR_SIDE * (box[3] - box[1]) / (box[2] - box[0]))))
+        near = [_source(np.array(whole.resize(size, Image.Resampling.BICUBIC)), names[0])]
+        for name, pixels in zip(names[1:], drawn[1:], strict=True):
+            near.append(_source(_outlined(pixels, edge)[cut], name))
 
+    # What it is, and what accepting would make of it
+    runs = change_runs(label, example.prediction, inside)
+    becomes = np.bincount([run[0] for run in runs], [run[2] for run in runs]) if runs else np.zeros(1)
+    of = classes[example.classes[region]].name
+    what = f"{of} in the {'mask' if KINDS[example.kinds[region]] == 'labelled' else 'prediction'}: accepting changes "
+    if runs:
+        most = ", most" if (becomes > 0).sum() > 1 else ""
+        what += f"{int(becomes.sum())} of its {int(inside.sum())} pixels{most} to {classes[int(becomes.argmax())].name}"
+    else:
+        what += "nothing"
     decision = {
         "key": data.keys[number],
         "region": region,
         "size": [height, width],
-        "runs": change_runs(label, example.prediction, inside),
+        "runs": runs,
         "mask": mask_digest(label),
     }
     return {
         "key": data.keys[number],
         "score": score,
         "panels": panels,
-        "kind": KINDS[example.kinds[region]],
-        "given": most(label),
-        "predicted": most(example.prediction),
+        "near": near,
+        "what": what,
         "decision": json.dumps(decision),
     }
+
+
+def _outlined(pixels: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """(H, W, 3) with OUTLINE where edge (H, W)."""
+    return np.where(edge[:, :, None], np.array(OUTLINE, np.uint8), pixels)
+
+
+def _source(pixels: np.ndarray, name: str) -> Markup:
+    content = base64.b64encode(webp(Image.fromarray(pixels), lossless=name != "image")).decode()
+    return Markup(f"data:image/webp;base64,{content}")
 
 
 def region_at(example: Example, region: int) -> np.ndarray:
@@ -106,6 +157,6 @@ def change_runs(label: np.ndarray, prediction: np.ndarray, inside: np.ndarray) -
     return [[int(become[s]), int(s), int(n)] for s, n in zip(starts, lengths, strict=True) if become[s] >= 0]
 
 
-def _shrunk(mask: np.ndarray) -> np.ndarray:
+def _grown(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1)
-    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
+    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask

@@ -1,0 +1,72 @@
+"""The page of an audit in a browser: decided by keys, kept, saved, and drawn into a copy of the masks."""
+
+import json
+
+import numpy as np
+from balls import WRONG, Balls
+from chromium import chromium
+from page_driver import PHONE, download, expect, opened
+from PIL import Image
+
+import featherseg
+from featherseg.auditing.session import audit
+
+
+def said(page) -> list[str | None]:
+    """The decisions as the page shows them, of its first four images."""
+    return [page.locator(".suspect").nth(at).get_attribute("data-decision") for at in range(4)]
+
+
+def focused(page) -> int:
+    return page.evaluate("[...document.querySelectorAll('.suspect')].indexOf(document.activeElement)")
+
+
+def test_what_is_decided_by_keys_is_kept_saved_and_drawn_into_the_masks(runtime, on_disk, tmp_path):
+    found = audit(on_disk, tmp_path / "audit.html", run="colors")
+    address = (tmp_path / "audit.html").as_uri()
+    with chromium() as browser:
+        page = opened(browser, address)
+        assert focused(page) == 0
+        page.keyboard.press("a")
+        page.keyboard.press("A")
+        assert focused(page) == 2
+        page.keyboard.press("k")
+        page.keyboard.press("s")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("u")
+        assert said(page) == ["accept", "accept", "keep", None]
+        assert focused(page) == 3
+        page.keyboard.press("s")
+        page.keyboard.press("Control+a")  # selects, decides nothing
+        expect(page.locator("#count")).to_have_text("2 accepted, 1 kept, 1 skipped of 24")
+
+        # The same after it was opened again, where the next is the first that nobody decided on
+        page.reload()
+        assert said(page) == ["accept", "accept", "keep", "skip"]
+        assert focused(page) == 4
+        expect(page.locator("#count")).to_have_text("2 accepted, 1 kept, 1 skipped of 24")
+        name, content = download(page, "#save")
+        assert page.errors == []
+
+        # On a phone, which has no keys
+        phone = opened(browser, address, **PHONE)
+        assert said(phone) == [None] * 4
+        phone.locator(".suspect").nth(1).locator("[data-word=keep]").tap()
+        phone.locator(".suspect").nth(2).locator("[data-word=skip]").tap()
+        phone.locator(".suspect").nth(2).locator("[data-word=skip]").tap()
+        assert said(phone) == [None, "keep", None, None]
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert phone.errors == []
+
+    decisions = json.loads(content)
+    assert name == "decisions.json"
+    assert decisions["format"] == 1
+    assert [row["decision"] for row in decisions["decisions"]] == ["accept", "accept", "keep", "skip"]
+    assert [row["key"] for row in decisions["decisions"]] == [key for key, _ in found.images[:4]]
+    (tmp_path / "decisions.json").write_bytes(content)
+    report = featherseg.check(on_disk, fix=tmp_path / "out", decisions=tmp_path / "decisions.json")
+    assert set(report.mended.changed) == {Balls.keys[number] for number in WRONG}
+    data = Balls()
+    for number, key in enumerate(Balls.keys):  # the model sees what is right, so what it says makes them right
+        mask = np.array(Image.open(next((tmp_path / "out/masks").rglob(f"{key}.png"))))
+        assert np.array_equal(mask, data.right(number) if number in WRONG else data.label(number)), key

@@ -1,0 +1,84 @@
+"""`featherseg audit` as it is called: its files, its words, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from balls import Balls, write_balls
+from color_model import CLASSES
+from PIL import Image
+from small_run import small_info
+from typer.testing import CliRunner
+
+from featherseg import cli, models
+from featherseg.auditing import boosting
+from featherseg.core.types import ClassInfo
+from featherseg.runs import save_weights, write_info
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(cli.build_app(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """An untrained model of these classes, which has seen nothing."""
+    monkeypatch.setattr(boosting, "TREES", 8)
+    path = tmp_path / "untrained"
+    path.mkdir()
+    torch.manual_seed(0)
+    save_weights(path, models.build("frm-lite0", len(CLASSES)).state_dict())
+    write_info(path, small_info([ClassInfo(info.name, info.color) for info in CLASSES], image_size=(40, 56)))
+    return path
+
+
+@pytest.mark.parametrize("things", [False, True], ids=["semantic", "with objects"])
+def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(run, tmp_path, things):
+    data, page, file = write_balls(tmp_path / "balls", things), tmp_path / "page.html", tmp_path / "audit.json"
+    done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert sorted(row["key"] for row in found["images"]) == Balls.keys  # none of test
+    assert all(set(row) == {"key", "score"} for row in found["images"])
+    scores = [row["score"] for row in found["images"]]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 <= scores[-1] <= scores[0] <= 1
+    for name in ("average_precision", "precision_at_50"):
+        assert 0 <= found["self_test"][name] <= 1
+    for region in found["regions"]:
+        left, top, across, down = region["box"]
+        assert 0 <= left < left + across <= 56
+        assert 0 <= top < top + down <= 40
+    assert f"the page is {page}" in done.output
+
+    rows = [
+        json.loads(row)
+        for row in page.read_text().replace("&#34;", '"').split('data-region="')[1:]
+        for row in [row[: row.index('">')]]
+    ]
+    accepted = [{"decision": "accept", **row} for row in rows]
+    (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": accepted}))
+    done = invoke("check", data, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json")
+    assert f"decisions: {len(rows)} accepted" in done.output, done.output
+    by_key = {row["key"]: row for row in rows}
+    for number, key in enumerate(Balls.keys):
+        wanted = Balls().label(number).ravel()
+        for class_id, first, pixels in by_key[key]["runs"]:
+            wanted[first : first + pixels] = class_id
+        mask = np.array(Image.open(next((tmp_path / "out/masks").rglob(f"{key}.png"))))
+        assert np.array_equal(mask.ravel(), wanted)
+
+
+def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
+    data = write_balls(tmp_path / "balls")
+    for options, said in (
+        (["--top", 3], "--top says how many images --to writes"),
+        (["--to", "labelmee"], "labelme"),
+        (["--json", tmp_path], "is a folder"),
+    ):
+        done = invoke("audit", data, "--run", run, "-o", tmp_path / "page.html", *options)
+        assert said in str(done.exception)
+    assert invoke("audit", data, "--minutes", 0).exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["balls", "untrained"]
