@@ -11,8 +11,8 @@ time for the same minutes; its best settings are the opponent. The minutes hold 
 featherseg validates and reports; writing the masks of the test images is not in them. Masks of both sides are scored
 by one evaluator.
 
-Finished rows stand in benchmarks/tables/against_plain.jsonl: the same command does only what is missing, and starts
-anew what was killed. Counts of each image, from which intervals are drawn, stay under --out.
+Finished rows stand in benchmarks/tables/against_plain.jsonl, and in counts/ beside it the pixels of each test image,
+from which intervals are drawn: the same command does only what is missing, and starts anew what was killed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.recipe import read_recipe
 from featherseg.reports.record import log_evaluation
-from featherseg.runs import load_run
+from featherseg.runs import RESOLVED, load_run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -100,6 +100,10 @@ class Task:
     def folder(self, out: Path) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
         return out / self.dataset / f"{self.side}-{self.scored_on}-{self.seed}-{digest}"
+
+    def counts(self, table: Path) -> Path:
+        """Where its pixels of each image stand, once it is scored."""
+        return table.parent / "counts" / f"{self.dataset}-{self.folder(Path()).name}.npz"
 
     def find(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """Its row, where it is finished."""
@@ -242,23 +246,32 @@ class Bench:
             return found
         return self.pool.submit(self.do, task)
 
+    def train(self, task: Task, source: Source, folder: Path) -> None:
+        TRAIN[task.side](task, source, folder)
+
+    def open(self, task: Task, source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
+        return OPEN[task.side](source, folder)
+
     def do(self, task: Task) -> dict[str, Any]:
-        """Train, write masks, score; counts under --out, then the row."""
+        """Train, write masks, score; the counts of test images beside the table, then the row."""
         source, folder = self.sources[task.dataset], task.folder(self.out)
         say(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}")
         remove_tree(folder)  # what was killed had a part of its minutes only
         folder.mkdir(parents=True)
         code, begun = commit(), time.monotonic()
-        TRAIN[task.side](task, source, folder)
+        self.train(task, source, folder)
         seconds = time.monotonic() - begun
-        mask_of, facts = OPEN[task.side](source, folder)
+        mask_of, facts = self.open(task, source, folder)
         data = source.open(task.scored_on)
         scores = score(mask_of, data, folder / "masks")
-        if task.side == "featherseg" and (folder / "run").is_dir():
+        if (folder / "run" / RESOLVED).is_file():
             run = load_run(str(folder / "run"))  # counts the look as well
             log_evaluation(run, data, task.scored_on, own_settings(open_runtime(run, "cpu")), scores)
-        np.savez(folder / "counts.npz", counts=scores.counts, keys=data.keys)
         remove_tree(folder / "masks")
+        if task.scored_on == "test":
+            kept = task.counts(self.table)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(kept, counts=scores.counts.astype(np.int32), keys=data.keys)
         with self.appending:
             looks = sum(r["dataset"] == task.dataset and r["scored_on"] == "test" for r in read_lines(self.table))
             row = asdict(task) | {
@@ -298,9 +311,9 @@ def commit() -> str:
     return (head or "unknown") + "+" * bool(changed)
 
 
-def print_table(source: Source, minutes: float, rows: Sequence[dict[str, Any]], out: Path) -> None:
+def print_table(source: Source, minutes: float, table: Path) -> None:
     """What was tuned, both sides' scores, and featherseg less the plain loop with its interval."""
-    rows = [row for row in rows if row["dataset"] == source.label and row["minutes"] == minutes]
+    rows = [row for row in read_lines(table) if row["dataset"] == source.label and row["minutes"] == minutes]
     tuned = [row for row in rows if row["scored_on"] != "test"]
     print(f"\n{source.label}: {minutes:g} minutes of one core")
     for row in tuned:
@@ -319,13 +332,13 @@ def print_table(source: Source, minutes: float, rows: Sequence[dict[str, Any]], 
         if scores:
             print(f"  {side:10} on test {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
         for seed, row in kept.items():
-            file = Task(**{part.name: row[part.name] for part in fields(Task)}).folder(out) / "counts.npz"
+            file = Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table)
             if file.is_file():
                 with np.load(file) as stored:
                     found[seed], keys = stored["counts"], stored["keys"].tolist()
     both = sorted(set.intersection(*map(set, counts.values())))
     if len(both) < MIN_RUNS:
-        print(f"  seeds of both sides with counts under {out}: {len(both)}, of which an interval needs {MIN_RUNS}")
+        print(f"  seeds of both sides: {len(both)}, of which an interval needs {MIN_RUNS}")
         return
     sides = [np.stack([found[seed] for seed in both]) for found in counts.values()]
     (difference,) = compare_variants(sides, clusters_of(keys))
@@ -348,7 +361,7 @@ def main() -> None:
     if not asked.table:
         Bench(sources, asked.minutes, asked.out, asked.rows, asked.jobs).run()
     for source in sources:
-        print_table(source, asked.minutes, read_lines(asked.rows), asked.out)
+        print_table(source, asked.minutes, asked.rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""featherseg's models beside Ultralytics' YOLO26-sem: the same minutes of one core, one evaluator, timed by turns.
+
+    python benchmarks/against_ultralytics.py DATASET... [--data-root PATH] [--minutes 30] [--models NAME...] [--jobs 2]
+    python benchmarks/against_ultralytics.py DATASET... --latency 352x480
+    python benchmarks/against_ultralytics.py DATASET... --table
+
+DATASET is as for against_plain.py. The peer (AGPL-3.0) is installed into an environment of its own under --out and is
+only ever run by its command line; nothing of it is imported, kept or shipped. It trains `yolo26n-sem` and `yolo26s-sem`
+from their YAML, from scratch, as no weights of theirs are at hand, with its own defaults but for the minutes (`time`),
+the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
+exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
+pixel. featherseg gets `--minutes`, and is trained from scratch and, in rows of their own, from ImageNet weights.
+
+Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
+The files that --latency times are those of the runs under --out; it takes turns in one process, one thread.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import against_plain as plain
+import numpy as np
+import onnxruntime
+import paired
+import torch
+from against_plain import MaskOf, Source, Task
+from PIL import Image
+
+import featherseg
+from featherseg.core.files import read_lines
+from featherseg.core.types import IGNORE, Size
+from featherseg.data import dataset_facts
+from featherseg.data.statistics import typical_size
+from featherseg.runs import WEIGHTS
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
+from featherseg.uncertainty.clusters import clusters_of
+
+TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
+PEERS = ("yolo26n-sem", "yolo26s-sem")
+VERSION = "8.4.190"
+OURS = ("frm-lite0-035-light", "frm-lite0-050-light", "frm-lite0-075-light", "frm-lite0-light", "frm-lite0")
+GREY = 114
+"""Of the border that it pads images with."""
+STRIDE = 32
+ROUNDS = 30
+
+
+def install(folder: Path) -> Path:
+    """The peer's environment, made once; -> its command."""
+    command = folder / "bin" / "yolo"
+    if not command.is_file():
+        torch_version = torch.__version__.split("+")[0]
+        packages = [f"ultralytics=={VERSION}", f"torch=={torch_version}", "onnx", "onnxslim", "onnxruntime"]
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", str(folder)], check=True)
+        subprocess.run([*uv, "pip", "install", "-q", "-p", str(folder / "bin" / "python"), *packages], check=True)
+    return command
+
+
+def write_dataset(source: Source, folder: Path) -> Path:
+    """Train and val as the peer reads them: images and masks of class numbers as PNGs, and a YAML; -> the latter."""
+    path = folder / "data.yaml"
+    if path.is_file():
+        return path
+    for split in ("train", "val"):
+        data = source.open(split)
+        for part in ("images", "masks"):
+            (folder / part / split).mkdir(parents=True, exist_ok=True)
+        for index, key in enumerate(data.keys):
+            sample, name = data[index], key.replace("/", "_") + ".png"
+            Image.fromarray(sample.image).save(folder / "images" / split / name)
+            Image.fromarray(sample.label).save(folder / "masks" / split / name)
+    names = [info.name for info in dataset_facts(source.data).classes]
+    rows = [f"path: {folder.absolute()}", "train: images/train", "val: images/val", "masks_dir: masks", "names:"]
+    path.write_text("\n".join([*rows, *(f"  {number}: {name}" for number, name in enumerate(names))]) + "\n")
+    return path
+
+
+def side_of(size: Size) -> int:
+    """What the peer's square training images measure: the longer side, rounded up to its stride."""
+    return math.ceil(max(size) / STRIDE) * STRIDE
+
+
+class Bench(plain.Bench):
+    """Every model of both sides, with every seed."""
+
+    def __init__(self, models: Sequence[str], seeds: Sequence[int], *rest: Any) -> None:
+        super().__init__(*rest)
+        self.models, self.seeds = models, seeds
+
+    def run(self) -> None:
+        wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides()]
+        futures = [self.submit(self.final(source, *side, seed)) for source, side, seed in wanted]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def sides(self) -> list[tuple[str, dict[str, Any]]]:
+        """Model and settings of every row that is wanted."""
+        ours = [name for name in self.models if name not in PEERS]
+        peers: list[tuple[str, dict[str, Any]]] = [
+            (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
+        ]
+        return [*peers, *((name, {"pretrained": pretrained}) for name in ours for pretrained in (False, True))]
+
+    def train(self, task: Task, source: Source, folder: Path) -> None:
+        (train_peer if task.side in PEERS else train_ours)(task, source, folder)
+
+    def open(self, task: Task, source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
+        return (open_peer if task.side in PEERS else plain.open_featherseg)(source, folder)
+
+
+def train_peer(task: Task, source: Source, folder: Path) -> None:
+    """`yolo semantic train`, then its export for images of the usual size; the last lines of what it said are kept."""
+    out, size = folder.parents[1], typical_size(source.open("train"))
+    data = write_dataset(source, out / source.label / "ultralytics-data")
+    train = {"data": data, "model": f"{task.side}.yaml", "imgsz": side_of(size), "time": task.minutes / 60}
+    train |= {
+        "seed": task.seed,
+        "device": "cpu",
+        "workers": 1,
+        "project": folder.absolute(),
+        "name": "run",
+        "plots": False,
+    }
+    shape = [math.ceil(side / STRIDE) * STRIDE for side in size]
+    best = {"model": folder.absolute() / "run" / "weights" / "best.pt", "imgsz": str(shape).replace(" ", "")}
+    with open(folder / "log.txt", "w") as log:
+        for words in (["semantic", "train", *arguments(train)], ["export", "format=onnx", *arguments(best)]):
+            start_peer(install(out / "ultralytics"), words, log)
+
+
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def start_peer(command: Path, words: Sequence[str], log: Any) -> None:
+    """Its command on one thread, without GPUs, and without asking the network for updates or fonts."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "YOLO_OFFLINE": "true"}
+    environment["YOLO_CONFIG_DIR"] = str(command.parents[1])
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run([command, *words], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"yolo {' '.join(words)} ended with {done.returncode}; see {log.name}")
+
+
+def train_ours(task: Task, source: Source, folder: Path) -> None:
+    where = [] if source.root is None else ["--data-root", str(source.root)]
+    asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
+    asked += ["--set", f"model.pretrained={str(task.settings['pretrained']).lower()}"]
+    plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
+
+
+def open_peer(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
+    file = folder / "run" / "weights" / "best.onnx"
+    epochs = len((folder / "run" / "results.csv").read_text().splitlines()) - 1
+    return peer_mask(session(file)), {"epochs": epochs}
+
+
+def session(file: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def peer_mask(model: onnxruntime.InferenceSession) -> MaskOf:
+    """Image (H, W, 3) uint8 -> mask (H, W) uint8 by a file that takes (1, 3, h, w) in 0..1 and gives (1, h, w)."""
+    (entry,) = model.get_inputs()
+    height, width = entry.shape[2:]
+
+    def mask_of(image: np.ndarray) -> np.ndarray:
+        factor = min(height / image.shape[0], width / image.shape[1])
+        inside = round(image.shape[0] * factor), round(image.shape[1] * factor)
+        if inside != image.shape[:2]:
+            image_inside = np.asarray(Image.fromarray(image).resize(inside[::-1], Image.Resampling.BILINEAR))
+        else:
+            image_inside = image
+        top, left = round((height - inside[0]) / 2 - 0.1), round((width - inside[1]) / 2 - 0.1)
+        padded = np.full((height, width, 3), GREY, np.uint8)
+        padded[top : top + inside[0], left : left + inside[1]] = image_inside
+        images = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / 255
+        mask = model.run(None, {entry.name: images})[0][0, top : top + inside[0], left : left + inside[1]]
+        if inside == image.shape[:2]:
+            return np.asarray(mask, np.uint8)
+        mask = Image.fromarray(np.asarray(mask, np.uint8)).resize(image.shape[1::-1], Image.Resampling.NEAREST)
+        return np.asarray(mask)
+
+    return mask_of
+
+
+def print_table(source: Source, minutes: float, table: Path) -> None:
+    """Every model's scores, and each of ours less each peer with its interval."""
+    rows = [row for row in read_lines(table) if row["dataset"] == source.label and row["minutes"] == minutes]
+    print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
+    counts: dict[tuple[str, bool], np.ndarray] = {}
+    keys: list[str] = []
+    for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
+        of = {row["seed"]: row for row in rows if (row["side"], row["settings"]["pretrained"]) == side}
+        scores = [100 * (of[seed]["score"] or 0) for seed in sorted(of)]
+        start = "ImageNet" if side[1] else "scratch"
+        print(f"  {side[0]:24} {start:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
+        files = [Task(**{part.name: of[s][part.name] for part in fields(Task)}).counts(table) for s in sorted(of)]
+        if len(files) >= MIN_RUNS and all(file.is_file() for file in files):
+            stored = [np.load(file) for file in files]
+            counts[side], keys = np.stack([file["counts"] for file in stored]), stored[0]["keys"].tolist()
+    for peer in [side for side in counts if side[0] in PEERS]:
+        ours = [side for side in counts if side[0] not in PEERS and counts[side].shape == counts[peer].shape]
+        if ours:
+            found = compare_variants([counts[peer], *(counts[side] for side in ours)], clusters_of(keys))
+            for side, difference in zip(ours, found, strict=True):
+                start = "ImageNet" if side[1] else "scratch"
+                print(f"  {side[0]} ({start}) less {peer[0]}: {difference.miou.points()} (95 %, over images and seeds)")
+
+
+def time_files(bench: Bench, size: Size) -> None:
+    """From a decoded image to its mask, by ONNX Runtime on one thread: the files of the first seed, in turns."""
+    image = np.random.default_rng(0).integers(0, IGNORE, (*size, 3), dtype=np.uint8)
+    label, steps = next(iter(bench.sources)), dict[str, Callable[[], Any]]()
+    for name, settings in bench.sides():
+        run = bench.final(label, name, settings, bench.seeds[0]).folder(bench.out) / "run"
+        file = run.parent / f"{size[0]}x{size[1]}.onnx"
+        if name in PEERS and (weights := run.absolute() / "weights" / "best.pt").is_file():
+            if not file.is_file():
+                words = arguments({"format": "onnx", "model": weights, "imgsz": f"[{size[0]},{size[1]}]"})
+                with open(run.parent / "log.txt", "a") as log:
+                    start_peer(install(bench.out / "ultralytics"), ["export", *words], log)
+                weights.with_suffix(".onnx").replace(file)
+            steps[name] = partial(peer_mask(session(file)), image)
+        elif (run / WEIGHTS).is_file() and name not in steps:
+            if not file.is_file():
+                featherseg.export(run, "onnx", file)
+            steps[name] = partial(featherseg.Predictor(file), image)
+    if len(steps) < 2:
+        sys.exit(f"fewer than two trained models of {label} lie under {bench.out}: train first.")
+    paired.print_table(paired.compare(steps, ROUNDS))
+
+
+def parse_size(text: str) -> Size:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET")
+    parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
+    parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
+    parser.add_argument("--latency", type=parse_size, metavar="HxW", help="time what lies under --out, train nothing")
+    parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
+    bench = Bench(asked.models, asked.seeds, sources, asked.minutes, asked.out, asked.rows, asked.jobs)
+    if asked.latency:
+        time_files(bench, asked.latency)
+        return
+    if not asked.table:
+        bench.run()
+    for source in sources:
+        print_table(source, asked.minutes, asked.rows)
+
+
+if __name__ == "__main__":
+    main()
