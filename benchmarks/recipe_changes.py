@@ -6,9 +6,9 @@
 CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: the default recipe of frm-lite0, 1,500 steps of eight
 whole images of 200x200, on the lists of benchmarks/neu_seg.py. Both are scored on their dev images, by the last
 weights. Each change alone stands against the recipe as it is. A finished run appends its row to
-tables/recipe_changes.jsonl, and what has a row there is not trained again; kill it at any time. One seed screens
-(--seeds 0), three decide (--seeds 0 1 2): --table prints the differences of pairs of seeds, with intervals over images
-and seeds, corrected for the number of changes, where the runs' counts lie under --out.
+tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained again;
+kill it at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2): --table prints the differences of pairs
+of seeds, with intervals over images and seeds, corrected for the number of changes.
 """
 
 import argparse
@@ -96,6 +96,11 @@ def folder_of(run: Run, out: Path) -> Path:
     return out / f"{dataset}-{change.replace(' ', '-')}-{seed}-{settings}"
 
 
+def counts_of(run: Run, table: Path) -> Path:
+    """Where the pixels of its dev images stand, once it is scored."""
+    return table.parent / "counts" / f"{folder_of(run, Path()).name}.npz"
+
+
 def finished(table: Path) -> dict[Run, dict[str, Any]]:
     """The rows of runs by the settings that they would have today; one of other settings, as a shorter one, is none."""
     rows = [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
@@ -120,13 +125,13 @@ def train_missing(runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Pat
         seconds = time.monotonic() - began
         root = Path(data[dataset][1]) if data[dataset][0] == "--data-root" else None
         scores = evaluate(folder, split=protocol.split, data_root=root, inference={"scales": protocol.scales})
-        np.savez_compressed(folder / "dev.npz", counts=scores.counts, keys=list(scores.per_image))
+        kept = counts_of(run, table)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(kept, counts=scores.counts.astype(np.int32), keys=list(scores.per_image))
         row = {"dataset": dataset, "change": change, "settings": settings_of(run), "seed": seed}
         row |= {"score": round(100 * scores.miou, 3), "seconds": None if resumed else round(seconds), "commit": commit}
-        with lock:
-            table.parent.mkdir(exist_ok=True)
-            with table.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        with lock, table.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     done = finished(table)
     with ThreadPoolExecutor(jobs) as pool:
@@ -143,13 +148,13 @@ def commit_of_source() -> str:
     return git[0] + ("+" if git[1] else "")
 
 
-def print_tables(datasets: list[str], seeds: list[int], out: Path, table: Path) -> None:
+def print_tables(datasets: list[str], seeds: list[int], table: Path) -> None:
     """A table a dataset: the changes of which all seeds have been trained."""
     done = finished(table)
     for dataset in datasets:
         whole = [change for change in CHANGES if all((dataset, change, seed) in done for seed in seeds)]
         print(f"\n{dataset}, seeds {', '.join(map(str, seeds))}")
-        files = {c: [folder_of((dataset, c, seed), out) / "dev.npz" for seed in seeds] for c in whole}
+        files = {c: [counts_of((dataset, c, seed), table) for seed in seeds] for c in whole}
         counted = [c for c in whole if all(file.exists() for file in files[c])]
         if len(seeds) >= 3 and BASE in counted and len(counted) > 1:
             counts = {c: np.stack([np.load(file)["counts"] for file in files[c]]) for c in counted}
@@ -186,7 +191,7 @@ def main() -> None:
         changes = [change for change in CHANGES if not asked.only or change in (BASE, *asked.only)]
         runs = [(dataset, change, seed) for seed in asked.seeds for change in changes for dataset in data]
         train_missing(runs, data, asked.out, TABLE, asked.jobs)
-    print_tables(list(PROTOCOLS), asked.seeds, asked.out, TABLE)
+    print_tables(list(PROTOCOLS), asked.seeds, TABLE)
 
 
 if __name__ == "__main__":

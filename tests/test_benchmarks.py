@@ -319,7 +319,7 @@ def test_a_change_is_trained_where_no_row_has_its_settings(load, tmp_path, monke
     assert done["neu", "dice", 0]["score"] == 62.5
     changes.train_missing(runs, data, out, table, 1)
     assert len(trained) == 10  # those that failed
-    changes.print_tables(["neu"], [0], out, table)
+    changes.print_tables(["neu"], [0], table)
     assert (
         "dice                       62.50  62.50                 +12.50 points, no interval" in capsys.readouterr().out
     )
