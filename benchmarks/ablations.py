@@ -3,10 +3,13 @@
 Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
 resolution, seeds 0 to 2. Differences from the first row have 95 % intervals over clusters of images and pairs of seeds,
 corrected for the number of rows (`featherseg.uncertainty.bootstrap.compare_variants`): three pairs of one sign are no
-claim, as chance alone gives them to a quarter of the rows. Can be killed and restarted.
+claim, as chance alone gives them to a quarter of the rows. Can be killed and restarted: once a run is scored, the
+pixels of its images stand in tables/counts, by recipe, variant, seed and settings, and it is not trained again.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +28,7 @@ Variants = Mapping[str, Sequence[str]]
 """Name -> overrides of the recipe; the first is what the others are compared with."""
 
 SEEDS = (0, 1, 2)
+COUNTS = Path(__file__).parent / "tables" / "counts"
 SHORT = (
     'data.train_split="subtrain"',
     'data.val_split="dev"',
@@ -46,31 +50,27 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     tasks = [(variant, seed) for seed in SEEDS for variant in variants]
 
-    def run(task: tuple[str, int]) -> Path:
+    def run(task: tuple[str, int]) -> np.ndarray:
+        """Pixel counts of every image of dev, (N, 3, K)."""
         variant, seed = task
-        out = arguments.out / f"{variant.replace(' ', '-')}-{seed}"
-        if not (out / "short.npz").is_file():
-            settings = [*SHORT, *variants[variant], f"train.seed={seed}"]
+        settings = [*SHORT, *variants[variant], f"train.seed={seed}"]
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6]
+        name = f"{recipe}-{variant.replace(' ', '-')}-{seed}-{digest}"
+        kept = COUNTS / f"{name}.npz"
+        if not kept.is_file():
             overrides = [word for setting in settings for word in ("--set", setting)]
-            where = ["--data-root", str(arguments.data_root)]
+            where, out = ["--data-root", str(arguments.data_root)], arguments.out / name
             featherseg(threads, "train", recipe, *where, "--out", str(out), "--resume", *overrides)
-        return out
+            scores = evaluate(out, split="dev", data_root=arguments.data_root, inference={"scales": (0.5,)})
+            kept.parent.mkdir(exist_ok=True)
+            np.savez_compressed(kept, counts=scores.counts.astype(np.int32))
+        with np.load(kept) as stored:
+            return np.asarray(stored["counts"], np.int64)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(run, tasks))
-    scored = {task: image_counts_of(out, arguments.data_root) for task, out in zip(tasks, runs, strict=True)}
+        scored = dict(zip(tasks, pool.map(run, tasks), strict=True))
     keys = open_dataset("camvid", "dev", arguments.data_root).keys
     print_table({variant: np.stack([scored[variant, seed] for seed in SEEDS]) for variant in variants}, keys)
-
-
-def image_counts_of(run: Path, data_root: Path) -> np.ndarray:
-    """Pixel counts of every image of dev, (N, 3, K); scored once and kept."""
-    file = run / "short.npz"
-    if not file.is_file():
-        scores = evaluate(run, split="dev", data_root=data_root, inference={"scales": (0.5,)})
-        np.savez(file, counts=scores.counts)
-    with np.load(file) as kept:
-        return np.asarray(kept["counts"])
 
 
 def featherseg(threads: int, *arguments: str) -> None:
