@@ -1,0 +1,1 @@
+"""`featherseg rank`: which unlabelled images to annotate next."""
