@@ -19,7 +19,6 @@ area under the learning curve) and differences of pairs of seeds with their inte
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ import neu_seg
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
+from recipe_changes import commit_of_source
 
 import featherseg
 from featherseg.auditing.probabilities import Subset
@@ -252,16 +252,6 @@ def cache_estimates() -> Callable[..., Any]:
         return known[net.classes]
 
     return estimate
-
-
-def commit_of_source() -> str:
-    """The commit that runs, with a + where the package was changed since."""
-    here = Path(__file__).parents[1]
-    git = [
-        subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", "src"))
-    ]
-    return git[0] + ("+" if git[1] else "")
 
 
 def print_table(done: Mapping[Place, float]) -> None:

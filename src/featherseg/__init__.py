@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
+    from featherseg.ranking.session import rank
     from featherseg.runs import load_run
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "optimize": "featherseg.inference.optimize",
     "predict": "featherseg.api",
     "Predictor": "featherseg.inference.predictor",
+    "rank": "featherseg.ranking.session",
     "report": "featherseg.api",
     "sweep": "featherseg.comparison.sweeps",
     "train": "featherseg.api",
@@ -64,6 +66,7 @@ __all__ = [
     "load_run",
     "optimize",
     "predict",
+    "rank",
     "report",
     "sweep",
     "train",

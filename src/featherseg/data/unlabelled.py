@@ -1,29 +1,41 @@
 """A folder of images without masks, as data: every pixel is ignored, so only a teacher has something to say of them."""
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from featherseg.core.errors import DataNotFound
-from featherseg.core.types import IGNORE, Sample, SegmentationData
+from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, is_image, read_image
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Pair, PairedFiles
 
 
+class Known(Protocol):
+    """What images without masks take from a dataset or a model."""
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def licence(self) -> str: ...
+
+
 class UnlabelledImages(PairedFiles):
-    """The images in a folder and the folders below it, by name, with the classes and channels of `data`.
+    """The images in a folder and the folders below it, by name, with classes and channels of `known`.
 
     Raises DataNotFound where there is no image.
     """
 
-    def __init__(self, folder: Path, data: SegmentationData) -> None:
+    def __init__(self, folder: Path, known: Known) -> None:
         paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
         if not paths:
             missing = "has no images" if folder.is_dir() else "is no folder"
             raise DataNotFound(f"{folder} {missing}. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-        self.name, self.classes, self.channels = folder.name, data.classes, data.channels
-        self.label_map, self.licence = LabelMap({}, expected=""), data.licence
+        self.name, self.classes, self.channels = folder.name, known.classes, known.channels
+        self.label_map, self.licence = LabelMap({}, expected=""), known.licence
         self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
         self.keys = [pair.key for pair in self.pairs]
 
