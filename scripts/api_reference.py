@@ -23,7 +23,7 @@ PARTS = {
         f"featherseg.{name}"
         for name in (
             *("train", "evaluate", "predict", "export", "report"),
-            *("compare", "sweep", "benchmark", "check", "audit", "convert", "cost"),
+            *("compare", "sweep", "benchmark", "check", "audit", "rank", "convert", "cost"),
             *("load_run", "build", "load_official", "optimize"),
         )
     ],

@@ -17,7 +17,7 @@ SHOWN = 10
 
 def rank(
     run: RunOrFile,
-    folder: Annotated[Path, typer.Argument(help="A folder of unlabelled images; folders below it count.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Unlabelled images, also in folders below it.")],
     top: Annotated[int, typer.Option(help="How many images to list.")] = 50,
     out: Annotated[Path, out_option("The list, a .csv file; the page lies beside it.")] = Path("to_label.csv"),
     by: Annotated[

@@ -117,8 +117,8 @@ class Fingerprint(Config):
 
         def digest(pair: Pair) -> str | None:
             try:
-                known = sizes is None or pair.files[0].stat().st_size in sizes
-                return sha256(pair.files[0]) if known else None
+                known = sizes is None or _path(pair, 0).stat().st_size in sizes
+                return sha256(_path(pair, 0)) if known else None
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
