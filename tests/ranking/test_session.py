@@ -216,12 +216,12 @@ def test_an_exported_file_ranks_by_uncertainty_and_says_so(yard, colors):
         rank("colors.onnx", "wild", by="diversity")
 
 
-@pytest.mark.parametrize("tool", session.TOOLS)
+@pytest.mark.parametrize("tool", ["labelme", "cvat"])
 def test_masks_to_correct_are_what_the_model_predicts(tool, yard, colors):
     colored(Path("plain"))
-    found = rank("colors.onnx", "plain", top=2, to=tool)
-    assert found.masks == Path(f"to_label-{tool}")
-    done = convert(found.masks, "again")
+    found = rank("colors.onnx", "plain", top=2, to_format=tool)
+    assert found.to == Path(f"to_label.{tool}")
+    done = convert(found.to, "again")
     assert sum(done.images.values()) == 2
     names = {"background": "background"} | {info.name: info.name for info in COLOR_CLASSES}
     data = open_dataset("again", "train+val")
@@ -231,8 +231,8 @@ def test_masks_to_correct_are_what_the_model_predicts(tool, yard, colors):
         wanted = np.array([info.name for info in COLOR_CLASSES])[image.argmax(axis=2)]
         drawn = np.array([names[info.name] for info in data.classes])[sample.label]
         assert (wanted == drawn).mean() >= 0.999
-    with pytest.raises(DataError, match="exists and is not empty"):  # somebody may have corrected them
-        rank("colors.onnx", "plain", top=2, to=tool)
+    with pytest.raises(FeathersegError, match="What is corrected there"):  # somebody may have corrected them
+        rank("colors.onnx", "plain", top=2, to_format=tool)
 
 
 def run_cli(*words: object):
@@ -241,14 +241,14 @@ def run_cli(*words: object):
 
 def test_the_verb_prints_the_list_and_what_was_left_out(yard):
     Path("wild/broken.png").write_bytes(b"no image")
-    result = run_cli("run", "wild", "--top", 2, "-o", "list.csv", "--to", "labelme", "--to-out", "masks")
+    result = run_cli("run", "wild", "--top", 2, "-o", "list.csv", "--to", "labelme")
     assert result.exit_code == 0, result.exception
     first, second, left_out, listed, page, masks = result.stdout.splitlines()
     assert [line.split("  ")[1] for line in (first, second)] == [row["image"] for row in rows_of(Path("list.csv"))]
     assert re.match(r"left out: .*broken\.png", left_out)
     assert (listed, page) == ("2 images in list.csv", "the page is list.html")
-    assert masks == "masks to correct are in masks"
-    assert len(list(Path("masks").rglob("*.json"))) == 2
+    assert masks == "masks to correct are in list.labelme"
+    assert len(list(Path("list.labelme").rglob("*.json"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -264,15 +264,16 @@ def test_the_verb_prints_the_list_and_what_was_left_out(yard):
         (("run", "lawn"), DataError, "is a dataset"),
         (("rn", "wild"), RunError, "Did you mean 'run'?"),
         (("run", "wild", "--to", "labelmee"), UnknownName, "Did you mean 'labelme'?"),
-        (("run", "wild", "--to-out", "there"), ConfigError, "has no effect without --to"),
-        (("run", "wild", "--to", "cvat", "--to-out", "wild/masks"), ConfigError, "lies in wild"),
-        (("run", "wild", "--to", "cvat", "--to-out", "lawn"), DataError, "exists and is not empty"),
+        (("run", "wild", "--to", "cvat", "-o", "wild/list.csv"), ConfigError, "lies in wild"),
+        (("run", "wild", "--to", "cvat", "-o", "used.csv"), FeathersegError, "What is corrected there"),
         (("run", "wild", "--device", "cudo"), FeathersegError, "cudo"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_slips_are_told_before_anything_is_written(words, kind, message, yard):
     Path("empty").mkdir()
+    Path("used.cvat").mkdir()
+    Path("used.cvat/annotations.xml").touch()
     before = sorted(yard.rglob("*"))
     found = run_cli(*words).exception
     assert isinstance(found, kind)
@@ -284,8 +285,8 @@ def test_a_run_of_other_channels_writes_no_masks_for_a_tool(yard, monkeypatch):
     runtime = TorchRuntime(ColorModel().eval(), COLOR_CLASSES, name="five", device="cpu")
     runtime.channels = 5
     monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
-    with pytest.raises(ConfigError, match="5 channels, which labelme does not show"):
-        rank("five.onnx", "wild", to="labelme")
+    with pytest.raises(ConfigError, match="5 channels: no annotation tool"):
+        rank("five.onnx", "wild", to_format="labelme")
 
 
 def test_two_processes_do_not_write_one_list(yard):

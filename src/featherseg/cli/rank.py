@@ -29,10 +29,7 @@ def rank(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="FORMAT", help="Also write the predicted masks to correct: labelme or cvat."),
-    ] = None,
-    to_out: Annotated[
-        Path | None, typer.Option(help="The new folder for --to [default: beside the list, to_label-FORMAT].")
+        typer.Option("--to", metavar="FORMAT", help="Also predicted masks to correct in labelme, cvat, coco or yolo."),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -43,6 +40,9 @@ def rank(
     labelled or higher on the list. Frames of a sequence are listed apart from each other, images that the run knows
     with masks are left out. --by diversity ranks by the distance alone. Stopped with Ctrl-C, the same command goes on
     where it was.
+
+    With --to the listed images are written with their predicted masks into a new folder beside the list
+    (to_label.labelme), to be corrected in that tool.
     """
     import featherseg
     from featherseg.cli.terminal import Console
@@ -55,8 +55,7 @@ def rank(
             out,
             top=top,
             by=by,
-            to=to,
-            to_out=to_out,
+            to_format=to,
             data_root=data_root,
             device=device,
             progress=progress,
@@ -71,5 +70,5 @@ def rank(
         console.print(f"note: {one_line(note)}", style="yellow")
     console.print(f"{counted(len(found.images), 'image')} in {one_line(str(found.out))}")
     console.print(f"the page is {one_line(str(found.page))}")
-    if found.masks is not None:
-        console.print(f"masks to correct are in {one_line(str(found.masks))}")
+    if found.to is not None:
+        console.print(f"masks to correct are in {one_line(str(found.to))}")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherseg.auditing.probabilities import places
 from featherseg.auditing.regions import components
+from featherseg.data.decisions import audited_places
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.test_time_augmentation import passes_over, score_blocks
@@ -17,7 +17,7 @@ from featherseg.inference.test_time_augmentation import passes_over, score_block
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one image, at the pixels at which it is looked at (`auditing.probabilities.places`).
+    """Of one image, at the pixels at which it is looked at (`data.decisions.audited_places`).
 
     prediction (H, W) uint8 class ids; entropy (H, W) float32, 0..1; feature (F,) float32, empty where the model has
     none.
@@ -54,7 +54,7 @@ def measure(runtime: Runtime, image: np.ndarray, settings: InferenceSettings) ->
     """
     with _pooled_maps(runtime) as pooled:
         passes = passes_over(runtime, image[None], settings)
-    rows, columns = places((image.shape[0], image.shape[1]))
+    rows, columns = audited_places((image.shape[0], image.shape[1]))
     most = np.log(max(2, len(runtime.classes)))  # nats, all classes alike
     predictions, entropies = [], []
     for start, scores in score_blocks(passes, image.shape[:2], settings):

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.converters import WRITERS
+from featherseg.converters import WRITERS, check_writer
 from featherseg.converters.masks import MaskedImage, Masks
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, near_path, unknown
-from featherseg.core.files import check_folder, check_writable, new_folder, write_text
+from featherseg.core.files import check_folder, check_writable, new_folder, refuse_used, write_text
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
@@ -28,9 +28,6 @@ from featherseg.ranking.measures import backbone_of
 from featherseg.ranking.page import write_page
 from featherseg.ranking.selection import WAYS, select
 from featherseg.runs import DATA, Run, load_run
-
-TOOLS = ("labelme", "cvat")
-"""Annotation tools whose form predicted masks are written in, ready to correct."""
 
 MOST_LABELLED = 2000
 """Labelled images that are measured, evenly spread: of more the nearest one is hardly another."""
@@ -60,7 +57,7 @@ COLUMNS = ("rank", "image", "score", "uncertainty", "distance", "sequence")
 class RankedImages:
     """What to annotate, the first first; by: how it was scored; left_out: why images were not ranked, a message each.
 
-    masks is the folder of predicted masks for an annotation tool, None where none was asked for.
+    to is the folder of predicted masks for an annotation tool, None where none was asked for.
     """
 
     name: str
@@ -68,13 +65,13 @@ class RankedImages:
     images: list[RankedImage]
     out: Path
     page: Path
-    masks: Path | None = None
+    to: Path | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        paths = {"out": str(self.out), "page": str(self.page), "masks": None if self.masks is None else str(self.masks)}
+        paths = {"out": str(self.out), "page": str(self.page)} | ({"to": str(self.to)} if self.to else {})
         rows = [{"rank": number, **asdict(row)} for number, row in enumerate(self.images, start=1)]
         told = {"left_out": list(self.left_out), "notes": list(self.notes)}
         return {"name": self.name, "by": self.by, "images": rows, **paths, **told}
@@ -91,8 +88,7 @@ def rank(
     *,
     top: int = 50,
     by: str | None = None,
-    to: str | None = None,
-    to_out: str | Path | None = None,
+    to_format: str | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -112,8 +108,8 @@ def rank(
         top: How many images.
         by: "both", "uncertainty" or "diversity" (the distance) alone. Default: both, of a model without features the
             uncertainty.
-        to: Write predicted masks of the listed images for a tool, ready to correct: labelme or cvat.
-        to_out: The new folder for `to`. Default: beside `out`, to_label-labelme.
+        to_format: Write the listed images with their predicted masks for an annotation tool, ready to correct: labelme,
+            cvat, coco or yolo. The new folder lies beside `out` and ends in this name.
         data_root: Where the dataset lies that the run was trained on.
         device: auto, cpu, cuda, cuda:N or mps.
         progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
@@ -141,13 +137,16 @@ def rank(
     for path in (out, page):
         check_writable(path)
     check_folder(kept)
-    tool = _tool_folder(out, to, to_out)
-    _check_images(folder, tool)
+    to = None if to_format is None else out.with_suffix(f".{to_format}")
+    if to is not None:
+        check_writer(str(to_format))
+        refuse_used(to, "What is corrected there is not written over: move it away, or name another list with --out.")
+    _check_images(folder, to)
     opened = run if isinstance(run, Run) else None if is_exported_file(run) else load_run(run)
     predictor = Predictor(open_runtime(opened or run, device))
     runtime, notes = predictor.runtime, list[str]()
-    if tool is not None and runtime.channels != 3:
-        raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels, which {to} does not show.")
+    if to is not None and runtime.channels != 3:
+        raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels: no annotation tool shows them.")
     by = _by(by, runtime, notes)
 
     # The images, what is known of them and of labelled ones
@@ -180,38 +179,23 @@ def rank(
         )
         for pick in picks
     ]
-    ranked = RankedImages(str(folder), by, images, out, page, tool, tuple(left_out.values()), tuple(notes))
+    ranked = RankedImages(str(folder), by, images, out, page, to, tuple(left_out.values()), tuple(notes))
     write_text(out, _csv(images))
     write_page(ranked, predictor, len(paths), progress)
-    if to is not None and tool is not None:
-        _write_masks(predictor, folder, images, to, tool, progress)
+    if to is not None:
+        _write_masks(predictor, folder, images, str(to_format), to, progress)
     return ranked
 
 
-def _tool_folder(out: Path, to: str | None, to_out: str | Path | None) -> Path | None:
-    """Where masks for a tool go. Raises where that is in use: somebody may have corrected masks there."""
-    if to is None:
-        if to_out is not None:
-            raise ConfigError("--to-out has no effect without --to. Name the tool, labelme or cvat, or leave it out.")
-        return None
-    if to not in TOOLS:
-        raise unknown("tool", to, TOOLS)
-    tool = out.with_name(f"{out.stem}-{to}") if to_out is None else Path(to_out)
-    if os.path.lexists(tool) and (not os.path.isdir(tool) or os.listdir(tool)):
-        raise DataError(f"{tool} exists and is not empty. Choose a new folder with --to-out.")
-    check_folder(tool.absolute().parent)
-    return tool
-
-
-def _check_images(folder: Path, tool: Path | None) -> None:
+def _check_images(folder: Path, to: Path | None) -> None:
     """Raises where the folder holds more than images, or is to hold what is written."""
     if not os.path.isdir(folder):
         raise DataNotFound(f"{folder} is no folder.{near_path(folder)} Expected one of unlabelled images.")
     if (folder / "dataset.toml").is_file():
         raise DataError(f"{folder} is a dataset: its masks would be ranked, too. Name a folder of images alone.")
-    if tool is not None and tool.resolve().is_relative_to(folder.resolve()):
+    if to is not None and to.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
-            f"{tool} lies in {folder}: the next ranking would find its images twice. Choose another with --to-out."
+            f"{to} lies in {folder}: the next ranking would find its images twice. Name a list elsewhere with --out."
         )
 
 
@@ -290,7 +274,7 @@ def _csv(images: Sequence[RankedImage]) -> str:
 
 
 def _write_masks(
-    predictor: Predictor, folder: Path, images: Sequence[RankedImage], to: str, tool: Path, progress: Progress
+    predictor: Predictor, folder: Path, images: Sequence[RankedImage], to_format: str, to: Path, progress: Progress
 ) -> None:
     """The listed images with their predicted masks, as a tool opens them."""
     classes = predictor.classes
@@ -306,5 +290,5 @@ def _write_masks(
                 objects = np.where(np.isin(found.mask, things), found.panoptic.ids, 0)
             yield MaskedImage(path.relative_to(folder).as_posix(), path, found.mask, objects)
 
-    with new_folder(tool) as new:
-        WRITERS[to](new, Masks(classes, predicted(), len(images)), False)
+    with new_folder(to) as new:
+        WRITERS[to_format](new, Masks(classes, predicted(), len(images)), False)
