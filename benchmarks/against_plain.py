@@ -238,6 +238,15 @@ class Bench:
         for future in [self.submit(self.final(source.label, "plain", best, seed)) for seed in SEEDS]:
             future.result()
 
+    def finish(self, tasks: Sequence[Task]) -> None:
+        """Every one of these that has no row yet."""
+        futures = [self.submit(task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        finally:  # of what failed or was stopped nothing more is started
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
     def submit(self, task: Task) -> "Future[dict[str, Any]]":
         """Its row: the one in the table, or a new one as soon as a core has made it."""
         if row := task.find(read_lines(self.table)):

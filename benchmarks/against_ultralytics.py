@@ -98,12 +98,7 @@ class Bench(plain.Bench):
 
     def run(self) -> None:
         wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides()]
-        futures = [self.submit(self.final(source, *side, seed)) for source, side, seed in wanted]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+        self.finish([self.final(source, *side, seed) for source, side, seed in wanted])
 
     def sides(self) -> list[tuple[str, dict[str, Any]]]:
         """Model and settings of every row that is wanted."""

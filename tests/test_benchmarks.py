@@ -246,6 +246,34 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert "an interval needs 3" in capsys.readouterr().out
 
 
+def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatch, capsys):
+    minutes, plain = load("minutes"), load("against_plain")
+    source = minutes.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
+    started, table = [], tmp_path / "tables" / "rows.jsonl"
+    monkeypatch.setattr(minutes.plain, "start", lambda folder, *command: started.append(command))
+    monkeypatch.setattr(minutes.plain, "pin", lambda core: None)
+    empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
+    monkeypatch.setattr(minutes.Bench, "open", lambda *_: empty)
+
+    def finish(split, *overrides):
+        started.clear()
+        bench = minutes.Bench("frm-lite0", overrides, split, [source], 0.0, tmp_path / "out", table, 1)
+        bench.finish([bench.task(source, m, seed) for seed in (0, 1) for m in (1.0, 2.0)])
+        return [" ".join(command) for command in started]
+
+    found = finish("test")
+    assert len(found) == 4
+    assert all('--set data.train_split="train"' in command and "val_split" not in command for command in found)
+    assert [command.split("--minutes ")[1].split()[0] for command in found] == ["1.0", "2.0", "1.0", "2.0"]
+    assert finish("test") == []
+    assert len(finish("test", "augment.progressive=true")) == 4
+    assert all('data.val_split="val"' in command for command in finish("val"))
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    assert [row["look"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, None, None, None, None]
+    minutes.print_table(rows, "shapes-60")
+    assert capsys.readouterr().out.count("5 5 steps") == 6
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     bench, core = load("against_plain"), max(os.sched_getaffinity(0))

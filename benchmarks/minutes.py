@@ -1,0 +1,93 @@
+"""What a recipe reaches in so many minutes of one core, with several seeds; the curve that shows what more time gives.
+
+    python benchmarks/minutes.py camvid --data-root PATH/camvid --recipe frm-lite0_camvid --minutes 30 60 120 [--jobs 2]
+    python benchmarks/minutes.py neu/dataset.toml --minutes 80 [--split val] [--set KEY=VALUE ...]
+    python benchmarks/minutes.py DATASET... --table
+
+DATASET is as for against_plain.py. Each training is `featherseg train RECIPE --minutes M`, with the seed and what --set
+says, in a process pinned to one core; on `--split test` every row counts its look, choices are made on `--split val`.
+CamVid's choices are made on dev: it is then trained on subtrain. Finished rows stand in tables/minutes.jsonl, the
+pixels of each image in counts/ beside it; rows of other settings or minutes are never pooled.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import against_plain as plain
+import numpy as np
+from against_plain import Source, Task
+
+from featherseg.core.files import read_lines
+from featherseg.recipe import read_recipe
+
+TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
+
+
+class Bench(plain.Bench):
+    """Every number of minutes with every seed."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str], split: str, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.recipe, self.overrides, self.split = recipe, list(overrides), split
+
+    def task(self, source: Source, minutes: float, seed: int) -> Task:
+        text = read_recipe(self.recipe).text
+        settings = {"sha256": hashlib.sha256(text.encode()).hexdigest()[:12], "overrides": self.overrides}
+        trained_on, scored_on = ("train", "test") if self.split == "test" else source.tuning
+        return Task(source.label, self.recipe, settings, seed, minutes, trained_on, scored_on)
+
+    def train(self, task: Task, source: Source, folder: Path) -> None:
+        where = [] if source.root is None else ["--data-root", str(source.root)]
+        changes = [f"train.seed={task.seed}", f"data.train_split={json.dumps(task.trained_on)}"]
+        changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
+        words = [word for change in (*changes, *self.overrides) for word in ("--set", change)]
+        asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words]
+        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
+
+    def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
+        return plain.open_featherseg(source, folder)
+
+
+def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
+    """Mean and scores by recipe, settings, minutes and split."""
+    print(f"\n{label}")
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["dataset"] == label:
+            changed = ", ".join(row["settings"]["overrides"]) or "as it is"
+            kind = (row["side"], row["settings"]["sha256"], changed, row["scored_on"], row["minutes"])
+            found.setdefault(kind, []).append(row)
+    for (recipe, sha256, changed, split, minutes), same in sorted(found.items()):
+        scores = [100 * (row["score"] or 0) for row in sorted(same, key=lambda row: row["seed"])]
+        told = f"{minutes:g} min, {' '.join(str(row['steps']) for row in same)} steps, {split} {np.mean(scores):.2f}"
+        print(f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET")
+    parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
+    parser.add_argument("--recipe", default=plain.MODEL)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[30.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--split", choices=("test", "val"), default="test")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
+    parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
+    parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    asked = parser.parse_args()
+    sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
+    if not asked.table:
+        bench = Bench(asked.recipe, asked.overrides, asked.split, sources, 0.0, asked.out, asked.rows, asked.jobs)
+        bench.finish([bench.task(s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources])
+    for source in sources:
+        print_table(read_lines(asked.rows), source.label)
+
+
+if __name__ == "__main__":
+    main()
