@@ -2,10 +2,11 @@
 
     python scripts/supply_chain.py        # part of `make check`; writes build/sbom.json
 
-Core, training, export, OpenVINO and the service may need nothing under the GPL or AGPL, nor anything whose licence is
-proprietary or not stated; the other extras are not judged. One exception, named each time: the CUDA runtime that PyPI's
-torch brings on Linux, which is NVIDIA's own; PyTorch's CPU build needs none of it. The SBOM is CycloneDX, of the whole
-environment. Holes are looked up by pip-audit; where its database cannot be reached that is said, and is no failure.
+Core, training, export, OpenVINO, the service and the hub may need nothing under the GPL or AGPL, nor anything whose
+licence is proprietary or not stated; the other extras are not judged. One exception, named each time: the CUDA runtime
+that PyPI's torch brings on Linux, which is NVIDIA's own; PyTorch's CPU build needs none of it. The SBOM is CycloneDX,
+of the whole environment. Holes are looked up by pip-audit; where its database cannot be reached that is said, and is no
+failure.
 """
 
 import importlib.metadata as metadata
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-GATED = ("", "train", "export", "openvino", "serve")
+GATED = ("", "train", "export", "openvino", "serve", "hub")
 """The extras of featherseg that are judged; "" is the package without any."""
 
 REFUSED = re.compile(r"(?<!L)A?GPL|(?<!Lesser )General Public", re.IGNORECASE)

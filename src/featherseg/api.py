@@ -188,7 +188,7 @@ def evaluate(
         return replace(scores, notes=note + _looked_at(settings))
 
     run = run if isinstance(run, Run) else load_run(str(run))
-    if not run.shipped:
+    if not run.read_only:
         check_recordable(run)
     chosen, split, selected, notes = _data_of(run, data, split, data_root, full)
     runtime = open_runtime(run, device)
@@ -196,8 +196,9 @@ def evaluate(
     with _threads(run.info.threads):
         scores = replace(scoring.evaluate(runtime, chosen, settings, progress=progress), selected=selected)
         notes += _looked_at(settings)
-        if run.shipped:
-            notes += (f"{run.name} is included in featherseg: its scores are shown but not stored",)
+        if run.read_only:
+            where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
+            notes += (f"{run.name} {where}: its scores are shown but not stored",)
         else:
             times = record(run, runtime, chosen, split, settings, scores)
             if split == "test":

@@ -19,6 +19,7 @@ from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.data.images import MAX_PIXELS
 from featherseg.data.sequences import SplitBy
+from featherseg.hub import is_address
 from featherseg.losses.cross_entropy import Mean
 
 Positive = Annotated[int, Field(gt=0, le=10_000_000)]
@@ -402,8 +403,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         "root": None if root is None else os.path.abspath(root),
     }
     runs, unlabelled = recipe.teacher.runs, recipe.teacher.unlabelled
+    named = [is_address(run) or not (os.path.exists(run) or Path(run).name != run) for run in runs]
     teachers = {
-        "runs": tuple(os.path.abspath(run) if os.path.exists(run) or Path(run).name != run else run for run in runs),
+        "runs": tuple(run if plain else os.path.abspath(run) for run, plain in zip(runs, named, strict=True)),
         "unlabelled": None if unlabelled is None else os.path.abspath(unlabelled),
     }
     update = {

@@ -28,6 +28,7 @@ from featherseg.core.files import load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
+from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
 from featherseg.recipe import ImageSize, Recipe, Weights
@@ -107,18 +108,28 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """The folder's name, or that of the repository on the hub."""
+        return self.address.rpartition("@")[0].rpartition("/")[2] if self.address else self.path.name
 
     @property
     def shipped(self) -> bool:
-        """Whether it comes with the package: what a verb writes by default goes to the working folder instead."""
+        """Whether it comes with the package."""
         return self.path.resolve().parent == SHIPPED
 
     @property
+    def address(self) -> str | None:
+        """hf://ORG/NAME@COMMIT of a run that was pulled from the hub."""
+        return pulled_from(self.path)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing is written into it: it comes with the package, or lies in the hub's cache."""
+        return self.shipped or self.address is not None
+
+    @property
     def spelling(self) -> str:
-        """What a command calls it: its path, or the name of a run that comes with the package."""
-        return self.name if self.shipped else str(self.path)
+        """What a command calls it: its path, its address, or the name of a run that comes with the package."""
+        return self.name if self.shipped else self.address or str(self.path)
 
     @property
     def recipe(self) -> Recipe:
@@ -251,13 +262,13 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
 
 
 def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
-    """Open a run by its path, or by name among those that come with featherseg or lie in $FEATHERSEG_HOME.
+    """Open a run by its path, by name among those that come with featherseg or lie in $FEATHERSEG_HOME, or on the hub.
 
     One line of the log names the licence where the weights may not be used freely, and one says so where they have seen
     synthetic scenes alone.
 
     Args:
-        name: A run folder, or the name of one.
+        name: A run folder, the name of one, or hf://ORG/NAME[@REVISION].
         model: Of a run whose model was given as an object: such an object, whatever its weights.
 
     Returns:
@@ -275,7 +286,12 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
 
 
 def find_run(name: str | Path) -> Path:
-    """The folder of a run: a path that exists, or the plain name of one that `runs_by_name` knows. Raises RunError."""
+    """The folder of a run: a path that exists, the plain name of one that `runs_by_name` knows, or hf://ORG/NAME.
+
+    Raises RunError.
+    """
+    if is_address(name):
+        return pull(name)
     path = Path(name)
     if path.exists():
         return path

@@ -41,6 +41,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "paper": "Count a paper's tables again.",
     "benchmark": "Measure latency of builds and exports.",
     "cost": "Count parameters and MACs.",
+    "push": "Share a run on the Hugging Face Hub.",
     "models": "List the models.",
     "weights": "List and fetch initial weights.",
     "report": "Write a run's report as one page.",

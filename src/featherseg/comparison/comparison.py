@@ -82,7 +82,7 @@ def compare(
         labelled, images = LabelledImages(data.name, split or "val"), data
     for one in candidates:
         check_resize(one.runtime, images)
-        if one.run and not one.run.shipped:
+        if one.run and not one.run.read_only:
             check_recordable(one.run)
     size, models = size or typical_size(images), by_model(candidates)
 
@@ -172,7 +172,7 @@ def _score(
         progress(f"{doing} {one.name}", done, of)
 
     scores = evaluate(one.runtime, data, inference, boundary=False, progress=named)
-    if one.run and not one.run.shipped:
+    if one.run and not one.run.read_only:
         selected = labelled.is_of(one.run.recipe.data.name) and one.run.selected_on(labelled.split)
         log_evaluation(one.run, data, labelled.split, inference, replace(scores, selected=selected))
     return scores

@@ -128,11 +128,11 @@ def export_formats(
         if row.need:
             row.need()
     run = model_or_run if isinstance(model_or_run, Run) else None
-    places = destinations((Path() if run.shipped else run.path) if run else None, formats, path)
+    places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
     # A file that lies in its run is told of in the run's parity.json
     kept = False
-    if run and not run.shipped:
+    if run and not run.read_only:
         place, folder = next(iter(places.values())), run.path.absolute()
         if folder in place.absolute().parents:  # a link may lead out of it again
             refuse_links(run.path, place.absolute().relative_to(folder).parts[0])

@@ -24,6 +24,7 @@ def card(run: Run) -> str:
     parameters = (count_parameters(model) - count_parameters(model.aux_heads)) / 1e6
     validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
     lines = [
+        *_front_matter(run, model.panoptic),
         f"# {_text(run.name)}",
         "",
         f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
@@ -60,6 +61,42 @@ def card(run: Run) -> str:
         "Results on one dataset say little about another camera, place or season: evaluate the run on your own images.",
     ]
     return "\n".join(lines) + "\n"
+
+
+LICENCES = (
+    "apache-2.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+)
+"""Those that the hub knows by such a name; another is `other`, and the card states it."""
+
+
+def _front_matter(run: Run, objects: bool) -> list[str]:
+    """What the Hugging Face Hub reads of a card (YAML): by it runs are found there."""
+    stated = run.licence.strip().lower().replace(" ", "-")
+    known = stated in LICENCES
+    data = re.sub(r"[^A-Za-z0-9._/-]+", "-", run.recipe.data.shown)[:96].strip("-/")
+    return [
+        "---",
+        f"license: {stated if known else 'other'}",
+        *([] if known else ["license_name: stated-in-the-card", "license_link: README.md"]),
+        "library_name: featherseg",
+        "pipeline_tag: image-segmentation",
+        "tags:",
+        "- semantic-segmentation",
+        *(["- panoptic-segmentation"] if objects else []),
+        *(["datasets:", f'- "{data}"'] if data else []),
+        "metrics:",
+        "- mean_iou",
+        "---",
+        "",
+    ]
 
 
 def _length(recipe: Recipe) -> str:

@@ -49,7 +49,7 @@ def write_report(run: Run, output: Path | None = None) -> Report:
     That of a run which comes with the package goes to the working folder. Raises RunError where a file in it is
     damaged.
     """
-    path, evidence = output or (Path() if run.shipped else run.path) / REPORT, gather(run)
+    path, evidence = output or (Path() if run.read_only else run.path) / REPORT, gather(run)
     write_text(path, report_html(evidence))
     missing = [f"not scored: featherseg evaluate {run.spelling}"] if evidence.scores is None else []
     missing += [] if evidence.parity else [f"not exported: featherseg export {run.spelling}"]

@@ -1,0 +1,71 @@
+"""A run is passed on: what of its folder goes to the hub, and what stays here."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from featherseg import hub
+from featherseg.core.errors import RunError
+from featherseg.core.files import load_json, read_bounded, refuse_links
+from featherseg.core.notebook import percent
+from featherseg.reports.card import card
+from featherseg.runs import RESOLVED, WEIGHTS, Run, load_run
+
+log = logging.getLogger("featherseg")
+
+
+def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
+    """Write a run to the Hugging Face Hub, in one commit: recipe, record, kept weights, metrics, scores and card.
+
+    Images, checkpoints, exports and what is known of the data's files and the machine stay here; of paths in the record
+    the last two parts are passed on. recipe.toml goes as it is.
+
+    Args:
+        run: A Run, a run folder, or the name of one.
+        address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A repository that is not there yet is made.
+        public: Whether a new repository is for all to see. One that is there stays as it is.
+
+    Returns:
+        str: The address of the commit's page.
+
+    Raises:
+        RunError: There is no such run, it has no weights yet, or the hub refuses.
+        ConfigError: The address cannot be right.
+    """
+    hub.parse_address(address)
+    run = run if isinstance(run, Run) else load_run(run)
+    if not (run.path / WEIGHTS).is_file():
+        raise RunError(f"{run.path} holds no {WEIGHTS} yet: train it to its first validation before it is passed on.")
+    if not run.address:  # whose links are the hub's own
+        refuse_links(run.path, *hub.SHARED)
+    files: dict[str, bytes | Path] = {}
+    for name, most in hub.SHARED.items():
+        path = run.path / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > most:
+            raise RunError(f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on.")
+        files[name] = path if name == WEIGHTS else read_bounded(path, most)
+    files[RESOLVED] = json.dumps(_without_paths(load_json(run.path / RESOLVED)), indent=2, ensure_ascii=False).encode()
+    files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
+    scores = [f"mIoU {percent(e.get('miou'))} % on {e.get('split')}" for e in run.evaluations()[-1:]]
+    page = hub.upload(files, address, ", ".join([f"{run.recipe.model.name} by featherseg", *scores]), public=public)
+    log.info("%s is at %s; licence: %s", run.name, page, run.licence)
+    return page
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """resolved.json without where things lie on this machine: of an absolute path its last two parts."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: short(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [short(one) for one in value]
+        return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and os.path.isabs(value) else value
+
+    record = short(record)
+    record["recipe"]["data"]["root"] = None  # else it would be looked for below the working folder
+    return record
