@@ -22,13 +22,8 @@ PARTS = {
     "Functions": [
         f"featherseg.{name}"
         for name in (
-<<<<<<< HEAD
-            *("train", "evaluate", "predict", "export", "report"),
-            *("compare", "sweep", "benchmark", "check", "audit", "rank", "convert", "cost"),
-=======
             *("train", "evaluate", "predict", "export", "report", "push"),
-            *("compare", "sweep", "benchmark", "check", "audit", "convert", "cost"),
->>>>>>> ddce933 (Push runs to the Hugging Face Hub, and take hf://ORG/NAME as a run)
+            *("compare", "sweep", "benchmark", "check", "audit", "rank", "convert", "cost"),
             *("load_run", "build", "load_official", "optimize"),
         )
     ],
