@@ -206,8 +206,9 @@ class TrainTable(Config):
     groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
     momentum: Share = 0.9  # of sgd
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # the gradient of a step is scaled to this norm at most; 0 = off
-    schedule: Literal["poly", "cosine"] = "poly"  # of the rate over the steps
+    schedule: Literal["poly", "cosine", "stable"] = "poly"  # of the rate over the steps; stable: may go on longer
     power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
+    decay_steps: Annotated[int, Field(ge=0)] = 0  # stable: the last steps, in which the rate falls; before, it is lr
     floor: Share = 0.0  # share of lr that the schedule ends at
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
@@ -238,6 +239,14 @@ class TrainTable(Config):
             raise ValueError(f"train.epochs and train.{'steps' if self.steps else 'minutes'}: give one of them")
         if self.minutes and self.steps == "auto":
             raise ValueError("train.minutes and train.steps = 'auto': give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_falls_within_the_steps(self) -> "TrainTable":
+        if self.decay_steps and self.schedule != "stable":
+            raise ValueError(f"train.decay_steps is of train.schedule = 'stable', and it is {self.schedule!r}")
+        if isinstance(self.steps, int) and self.decay_steps > self.steps:
+            raise ValueError(f"train.decay_steps = {self.decay_steps}: the run has {self.steps} steps")
         return self
 
     def average_decay(self, steps: int) -> float:

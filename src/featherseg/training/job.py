@@ -26,7 +26,7 @@ from featherseg.core.notebook import percent
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run
+from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run, write_info
 from featherseg.training.batches import open_batches, open_class_uniform, open_rare_classes
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.length import count_steps
@@ -53,6 +53,8 @@ from featherseg.training.teaching import open_teaching
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
+LENGTH = {"steps", "decay_steps"}
+"""Keys of [train] that a run with a stable schedule may have larger when it goes on."""
 ADVERTS = [f"lightning.pytorch.{part}" for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")]
 """Loggers of Lightning that advertise, and say a line a checkpoint."""
 
@@ -170,9 +172,11 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         )
     recipe = resumed_recipe(run, request) if resume else run.recipe
 
-    # Nothing is left to do where its last checkpoint says so
-    checkpoint = _read_checkpoint(out / CHECKPOINT)
-    if checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]:
+    # Nothing is left to do where its last checkpoint says so, unless it was given more steps since
+    checkpoint, length = _read_checkpoint(out / CHECKPOINT), recipe.train.model_dump(include=LENGTH)
+    longer = recipe.train.schedule == "stable" and recipe.train.patience is None and isinstance(recipe.train.steps, int)
+    finished = checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]
+    if checkpoint and finished and not (longer and checkpoint["global_step"] < length["steps"]):
         if recipe.train.device != run.recipe.train.device:
             check_machine(recipe)
         if resume and data_moved(recipe, run):
@@ -197,6 +201,11 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
         estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
         training = replace(training, estimated_gb=estimated)
+        if length != run.recipe.train.model_dump(include=LENGTH):
+            kept = run.recipe.model_copy(update={"train": run.recipe.train.model_copy(update=length)})
+            training = replace(training, run=replace(run, info=run.info.model_copy(update={"recipe": kept})))
+            write_info(out, training.run.info)
+            reporter.message(f"it goes on to step {recipe.train.steps}")
     own_data = request.objects.data is not None
     teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)

@@ -76,13 +76,19 @@ def build_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> La
     """From lr down to floor * lr, after a linear warm-up; a closed form of the step, which can be resumed.
 
     poly: lr * (floor + (1 - floor) (1 - step / steps) ** power); cosine: half a turn in place of the power (Loshchilov
-    and Hutter, ICLR 2017, Eq. 5, without restarts).
+    and Hutter, ICLR 2017, Eq. 5, without restarts); stable: lr until the last decay_steps, then 1 - sqrt of the share
+    of them that is over (Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
+    NeurIPS 2024, Sec. 3), so that what comes before depends on no length.
     """
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
         left = max(0.0, 1 - step / steps)
-        fall = (1 - math.cos(math.pi * left)) / 2 if settings.schedule == "cosine" else left**settings.power
+        if settings.schedule == "stable":
+            over = max(0.0, 1 - (steps - step) / settings.decay_steps) if settings.decay_steps else 0.0
+            fall = 1 - math.sqrt(min(1.0, over))
+        else:
+            fall = (1 - math.cos(math.pi * left)) / 2 if settings.schedule == "cosine" else left**settings.power
         return warmup * (settings.floor + (1 - settings.floor) * fall)
 
     return LambdaLR(optimizer, factor)

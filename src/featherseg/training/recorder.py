@@ -65,6 +65,7 @@ class Recorder(Checkpoint):
         handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
         """
         self.saved_at = time.monotonic()
+        self.finished = False  # a run that was, and goes on, has more steps now
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])):
                 signal.signal(number, self._ask_to_stop)

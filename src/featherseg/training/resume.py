@@ -9,7 +9,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import DATASETS
 from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.data.pairs import NamedData
-from featherseg.recipe import ModelTable, Recipe, override_recipe, with_absolute_paths
+from featherseg.recipe import ModelTable, Recipe, TrainTable, override_recipe, with_absolute_paths
 from featherseg.runs import DATA, Run, find_run, open_run
 from featherseg.training.prepare import OBJECT_RECIPE, Request, Say, unlabelled_of
 from featherseg.training.teaching import teacher_row
@@ -21,9 +21,9 @@ FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
 def resumed_recipe(run: Run, request: Request) -> Recipe:
     """The run's own recipe; of the request only what does not change the result is taken.
 
-    That is FREE, and where the data lie: whether they are the same is for the comparison of the data to say. Without a
-    recipe in the request its options are compared with the run's, with one all that it says. Raises ConfigError for an
-    unknown option, and naming every one that differs with both values.
+    That is FREE, and where the data lie: whether they are the same is for the comparison of the data to say. A stable
+    schedule may have more steps now. Without a recipe in the request its options are compared with the run's, with one
+    all that it says. Raises ConfigError for an unknown option, and naming every one that differs with both values.
     """
     own = with_absolute_paths(run.recipe)
     if request.recipe is None:
@@ -57,6 +57,10 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         same |= {"teacher.runs", "teacher.unlabelled"} if asked.teacher.unlabelled else {"teacher.runs"}
         moved = {"runs": asked.teacher.runs, "unlabelled": asked.teacher.unlabelled or teacher.unlabelled}
         teacher = teacher.model_copy(update=moved)
+    longer: dict[str, int] = {}
+    if {"train.steps", "train.decay_steps"} & different.keys() and own.train.schedule == "stable":
+        longer = _longer(run, own.train, asked.train)
+        same |= {f"train.{key}" for key in longer}
     told = [f"{key} is {a!r} in the run and {b!r} now" for key, (a, b) in different.items() if key not in same]
     if told:
         raise ConfigError(
@@ -68,7 +72,37 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
     )
     seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
-    return own.model_copy(update={"data": data, "teacher": teacher, "train": own.train.model_copy(update=seconds)})
+    train = own.train.model_copy(update=seconds | longer)
+    return own.model_copy(update={"data": data, "teacher": teacher, "train": train})
+
+
+def _longer(run: Run, own: TrainTable, asked: TrainTable) -> dict[str, int]:
+    """The steps that a stable schedule gets now, and how many of them decay; it then is as if begun with these.
+
+    Raises ConfigError where it is not, as the rate has fallen already, or what is done depends on the length.
+    """
+    steps, done = asked.steps, max(run.metrics(), default=0)
+    if not isinstance(own.steps, int) or not isinstance(steps, int) or own.minutes:
+        return {}  # told as any other setting that differs
+    bound = {
+        "train.ema_share": own.ema_share,
+        "train.patience": own.patience,
+        "augment.progressive": run.recipe.augment.progressive,
+    }
+    for key in [key for key, value in bound.items() if value]:
+        raise ConfigError(f"{run.path} was begun with {key}, which depends on the number of steps: it keeps its own.")
+    falls, fell = steps - asked.decay_steps, own.steps - own.decay_steps
+    if own.decay_steps and done > fell:
+        raise ConfigError(
+            f"{run.path} is at step {done}, and its rate has been falling since step {fell}: it cannot go on longer. "
+            f"Start a new run from its weights: featherseg train {run.recipe.model.name} --init {run.path} --out NEW"
+        )
+    if done > falls:
+        raise ConfigError(
+            f"{run.path} is at step {done}, and of {steps} steps with {asked.decay_steps} at a falling rate it would "
+            f"have to fall from step {falls} on. Give at least {done + asked.decay_steps} steps."
+        )
+    return {"steps": steps, "decay_steps": asked.decay_steps}
 
 
 def _same_teachers(run: Run, asked: Recipe) -> bool:
