@@ -23,6 +23,7 @@ from torch import nn
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
+from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
@@ -32,7 +33,8 @@ from featherseg.data import LabelledImages, open_dataset, score_split, share_rul
 from featherseg.data.checks import CheckReport, check_data
 from featherseg.data.fingerprint import TEST, named_pairs, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
-from featherseg.data.images import images_in
+from featherseg.data.images import images_in, is_image, stored_images
+from featherseg.data.mirror import local_folder
 from featherseg.data.proposal import refuse_written
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import SELECTED, Scores
@@ -178,7 +180,8 @@ def evaluate(
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
         _refuse_unused(unused, "predictions are scored as they are, all of them")
         chosen, note = _named_data(data, split, data_root)
-        return replace(scoring.evaluate_predictions(Path(predictions), chosen, progress=progress), notes=note)
+        folder = local_folder(str(predictions)) if is_remote(predictions) else Path(predictions)
+        return replace(scoring.evaluate_predictions(folder, chosen, progress=progress), notes=note)
     if not isinstance(run, Run) and is_exported_file(str(run)):
         _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, note = _named_data(data, split, data_root)
@@ -223,7 +226,7 @@ def predict(
     Args:
         run: A Run, a run folder, the name of one, an exported file, or a Predictor (which has options of its own).
         images: A path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor; a list of them, an iterator
-            (read as it is used), or a folder: the images directly inside, by name.
+            (read as it is used), or a folder, also in a bucket: the images directly inside, by name.
         device: auto, cpu, cuda, cuda:N or mps.
         batch: How many images of one size go through the model at a time.
         inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
@@ -247,7 +250,9 @@ def predict(
         _refuse_unused({"device": device != "auto" and runtime is run}, "a runtime is on its device already")
         settings = _settings(runtime, inference)
         run = Predictor(runtime, batch=batch, inference=settings, memory_gb=memory_gb, max_side=max_side)
-    if isinstance(images, str | Path) and os.path.isdir(images):
+    if isinstance(images, str | Path) and is_remote(images) and not is_image(images):
+        images = stored_images(str(images))
+    elif isinstance(images, str | Path) and os.path.isdir(images):
         images = images_in(Path(images))
     return run(images)
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
+from featherseg.core.storage import address, is_remote
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.data.images import MAX_PIXELS
 from featherseg.data.sequences import SplitBy
@@ -404,18 +405,22 @@ def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), *
     return _override(recipe.model_dump(mode="json", exclude_none=True), where, overrides, data)
 
 
+def _absolute(place: str) -> str:
+    return address(place) if is_remote(place) else os.path.abspath(place)
+
+
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and teachers starting from the root, so that they hold in every folder."""
     name, root = recipe.data.name, recipe.data.root
     paths = {
-        "name": str(own_path(name)) if is_own(name) else name,
-        "root": None if root is None else os.path.abspath(root),
+        "name": (_absolute(name) if is_remote(name) else str(own_path(name))) if is_own(name) else name,
+        "root": None if root is None else _absolute(root),
     }
     runs, unlabelled = recipe.teacher.runs, recipe.teacher.unlabelled
     named = [is_address(run) or not (os.path.exists(run) or Path(run).name != run) for run in runs]
     teachers = {
         "runs": tuple(run if plain else os.path.abspath(run) for run, plain in zip(runs, named, strict=True)),
-        "unlabelled": None if unlabelled is None else os.path.abspath(unlabelled),
+        "unlabelled": None if unlabelled is None else _absolute(unlabelled),
     }
     update = {
         "data": recipe.data.model_copy(update=paths),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
@@ -26,12 +28,14 @@ from featherseg.cli.options import (
 )
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
+from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
 from featherseg.core.wording import one_line, size_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from featherseg.cli.terminal import Console
+    from featherseg.data.images import EncodedImage
     from featherseg.inference.predictor import Prediction, Predictor
     from featherseg.inference.submissions import PanopticOutput, Submission
 
@@ -43,11 +47,14 @@ def predict(
     run: RunOrFile,
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Images, folders of images, or videos; camera or camera:N.", metavar="PATH..."),
+        typer.Argument(
+            help="Images, folders of images, or videos; camera or camera:N; of images also s3://BUCKET/FOLDER.",
+            metavar="PATH...",
+        ),
     ],
     output: Annotated[
         Path,
-        out_option("The output folder; for one video or a camera, a .mp4 or .webm."),
+        out_option("The output folder, also s3://BUCKET/FOLDER; for one video or a camera, a .mp4 or .webm."),
     ] = Path("predictions"),
     device: Device = "auto",
     batch: Annotated[int, typer.Option(help="Batch size, for images of the same size.")] = 1,
@@ -78,37 +85,45 @@ def predict(
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     A video becomes NAME_overlay.mp4, or the file named by -o; after an interruption the same command continues.
     A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read; the others
-    are still written.
+    are still written. In a bucket every file appears whole or not at all, an image's mask after its other files.
     """
     moving = find_moving(paths, output, submission)
     files = find_images([path for path in paths if path not in moving.paths], output)
     inference = parse_inference(window, scales, tta, resize)
+    bucket = address(output) if is_remote(output) else None
+    if moving.paths and (bucket or any(map(is_remote, moving.paths))):
+        raise ConfigError("videos are read from and written to this machine's disk alone: copy them, or name images.")
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_folder, unique_names
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
     from featherseg.inference.submissions import PanopticOutput
 
-    if files:
-        check_folder(output)
-    moving.check(masks, overwrite)
-    out = Output(output, None if submission is None else find_submission(submission), masks)
-    names = unique_names(files)
-    if out.submission and names != [file.stem for file in files]:
-        raise ConfigError(f"two images have the same name, but {submission} takes one mask per image, named like it.")
-    runtime = open_runtime(run, device)
-    if runtime.panoptic and files and not out.submission:
-        out = replace(out, panoptic=PanopticOutput(output, runtime.classes))
-    taken = [file for file in out.all_files(names) if os.path.exists(file)]
-    if taken and not overwrite:
-        raise ConfigError(f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o.")
-    inference = with_own_resize(inference, resize, runtime)
-    predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
-    if out.submission:
-        out.submission.check(predictor.runtime.name, predictor.classes)
-    console = Console(highlight=False, soft_wrap=True)
-    failed = _predict_all(predictor, files, names, out, console) if files else 0
-    failed += moving.run(predictor, run, masks, console) if moving.paths else 0
+    with nullcontext(output) if bucket is None else TemporaryDirectory(prefix="featherseg-") as folder:
+        if files:
+            check_folder(Path(folder))
+        moving.check(masks, overwrite)
+        out = Output(Path(folder), None if submission is None else find_submission(submission), masks, bucket=bucket)
+        names = unique_names([Path(file.name) for file in files])
+        if out.submission and names != [file.stem for file in files]:
+            raise ConfigError(
+                f"two images have the same name, but {submission} takes one mask per image, named like it."
+            )
+        runtime = open_runtime(run, device)
+        if runtime.panoptic and files and not out.submission:
+            out = replace(out, panoptic=PanopticOutput(out.folder, runtime.classes))
+        taken = out.existing(names)
+        if taken and not overwrite:
+            raise ConfigError(
+                f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o."
+            )
+        inference = with_own_resize(inference, resize, runtime)
+        predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
+        if out.submission:
+            out.submission.check(predictor.runtime.name, predictor.classes)
+        console = Console(highlight=False, soft_wrap=True)
+        failed = _predict_all(predictor, files, names, out, console) if files else 0
+        failed += moving.run(predictor, run, masks, console) if moving.paths else 0
     if failed:
         raise typer.Exit(1)
 
@@ -117,13 +132,15 @@ def predict(
 class Output:
     """The folder to write into, and what: mask, colours and overlay of an image, the mask alone, or a benchmark's.
 
-    `panoptic` writes the objects that a panoptic model saw.
+    `panoptic` writes the objects that a panoptic model saw. Of a folder in a `bucket`, `folder` holds the files until
+    they are put there.
     """
 
     folder: Path
     submission: Submission | None
     masks: bool = False
     panoptic: PanopticOutput | None = None
+    bucket: str | None = None
 
     @property
     def kinds(self) -> str:
@@ -143,17 +160,43 @@ class Output:
         kinds = 1 if self.masks else 3
         return [file for name in names for file in output_files(self.folder, name)[:kinds]] + objects
 
-    def save(self, result: Prediction, name: str, file: Path) -> None:
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """Those of them that are there already."""
+        files = self.all_files(names)
+        if self.bucket is None:
+            return [str(file) for file in files if os.path.exists(file)]
+        try:
+            there = {file.address for file in list_files(self.bucket, deep=self.panoptic is not None)}
+        except DataNotFound:
+            return []
+        return [place for place in map(self._address, files) if place in there]
+
+    def save(self, result: Prediction, name: str, file: Path | StoredFile) -> None:
         """Write them, as NAME, of the image in `file`."""
         if self.submission:
             self.submission.save(result.mask, self.folder, name)
-            return
-        if self.masks:
+        elif self.masks:
             result.save(self.all_files([name])[0])
         else:
             result.save(self.folder, name)
         if self.panoptic and result.panoptic:
             self.panoptic.add(name, file.name, result.panoptic)
+        self._put(self.all_files([name]))
+
+    def finish(self) -> None:
+        """Write what there is one of for all images."""
+        if self.panoptic:
+            self._put([self.panoptic.finish()])
+
+    def _put(self, files: Sequence[Path]) -> None:
+        """Bring files to the bucket, where it is one; the mask, the first, last: with it an image is done."""
+        for file in reversed(files if self.bucket else ()):
+            if file.is_file():
+                write_whole(self._address(file), file.read_bytes())
+                file.unlink()
+
+    def _address(self, file: Path) -> str:
+        return joined(str(self.bucket), file.relative_to(self.folder).as_posix())
 
 
 def find_submission(name: str) -> Submission:
@@ -165,18 +208,26 @@ def find_submission(name: str) -> Submission:
     return SUBMISSIONS[name]
 
 
-def find_images(paths: list[Path], output: Path) -> list[Path]:
-    """The files themselves, and the images directly inside the folders, by name. Raises DataNotFound, ConfigError."""
-    from featherseg.data.images import images_in
+def find_images(paths: list[Path], output: Path) -> list[Path | StoredFile]:
+    """The files themselves, and the images directly inside the folders, by name.
 
-    files: list[Path] = []
+    Raises DataNotFound, ConfigError, DataError.
+    """
+    from featherseg.data.images import images_in, stored_images
+
+    files: list[Path | StoredFile] = []
     for path in paths:
+        if is_remote(path):
+            if is_remote(output) and address(path) == address(output):
+                raise ConfigError(f"-o {address(output)} is the folder of the images itself. Choose another folder.")
+            files += stored_images(str(path))
+            continue
         if not os.path.exists(path):  # Path.exists raises of a name that is too long
             raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected an image or a folder of images.")
         if not path.is_dir():
             files.append(path)
             continue
-        if output.resolve() == path.resolve():
+        if not is_remote(output) and output.resolve() == path.resolve():
             raise ConfigError(f"-o {output} is the folder of the images itself. Choose another folder.")
         files += images_in(path)
     return files
@@ -191,12 +242,19 @@ class ReadableOnly:
     """
 
     def __init__(
-        self, files: list[Path], names: list[str], predictor: Predictor, out: Output, writer: Writer, console: Console
+        self,
+        files: list[Path | StoredFile],
+        names: list[str],
+        predictor: Predictor,
+        out: Output,
+        writer: Writer,
+        console: Console,
     ) -> None:
         self.files, self.names, self.predictor, self.out = files, names, predictor, out
         self.writer, self.console = writer, console
-        self.given: list[tuple[str, Path]] = []
+        self.given: list[tuple[str, Path | StoredFile]] = []
         self.failed = 0
+        self._fetched: tuple[StoredFile, EncodedImage] | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         from rich.markup import escape
@@ -222,20 +280,31 @@ class ReadableOnly:
             yield pixels
             del pixels  # not held while the next is read
 
-    def _read(self, image: tuple[str, Path]) -> np.ndarray:
+    def _read(self, image: tuple[str, Path | StoredFile]) -> np.ndarray:
         from featherseg.core.files import name_too_long
         from featherseg.data.images import image_size, read_image
 
         name, file = image
         if too_long := [written for written in self.out.all_files([name]) if name_too_long(written)]:
             raise DataError(f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image.")
-        self.predictor.plan(image_size(file))  # too large for the memory is said before it is decoded
-        return read_image(file, self.predictor.runtime.channels)
+        source, self._fetched = self._source(file), None
+        self.predictor.plan(image_size(source))  # too large for the memory is said before it is decoded
+        return read_image(source, self.predictor.runtime.channels)
 
-    def _is_light(self, image: tuple[str, Path]) -> bool:
+    def _is_light(self, image: tuple[str, Path | StoredFile]) -> bool:
         from featherseg.data.images import image_size
 
-        return self.predictor.is_light(image_size(image[1]))
+        return self.predictor.is_light(image_size(self._source(image[1])))
+
+    def _source(self, file: Path | StoredFile) -> Path | EncodedImage:
+        """What is read: of an object in a bucket its bytes, which are fetched once, for its size and for its pixels."""
+        from featherseg.data.images import EncodedImage
+
+        if isinstance(file, Path):
+            return file
+        if self._fetched is None or self._fetched[0] is not file:
+            self._fetched = (file, EncodedImage(file.read(), str(file)))
+        return self._fetched[1]
 
 
 class Writer:
@@ -263,7 +332,9 @@ class Writer:
         self._last = None
 
 
-def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out: Output, console: Console) -> int:
+def _predict_all(
+    predictor: Predictor, files: list[Path | StoredFile], names: list[str], out: Output, console: Console
+) -> int:
     """Write what can be read into `out`; -> how many images could not be read."""
     from rich.markup import escape
     from rich.progress import Progress
@@ -287,10 +358,9 @@ def _predict_all(predictor: Predictor, files: list[Path], names: list[str], out:
             bar.update(task, completed=done + readable.failed)
             del result  # its image and mask are not held while the next is read
         writer.wait()
-    if out.panoptic:
-        out.panoptic.finish()
-    written = len(readable.given)
-    console.print(f"{written} image{'s' * (written != 1)}: {out.kinds} in {escape(one_line(str(out.folder)))}")
+    out.finish()
+    written, place = len(readable.given), out.bucket or str(out.folder)
+    console.print(f"{written} image{'s' * (written != 1)}: {out.kinds} in {escape(one_line(place))}")
     if readable.failed:
         console.print(f"[red]{readable.failed} of {len(files)} could not be read (named above)[/]")
     return readable.failed

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound, near_path, unknown
+from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 from featherseg.data.datasets.folder import FolderData, FolderListing, list_folder
+from featherseg.data.mirror import local_dataset, local_folder
 from featherseg.data.pairs import NamedData, PairedFiles
 from featherseg.data.prepared import with_cache
 from featherseg.data.proposal import proposed_config
@@ -28,6 +30,7 @@ def open_dataset(
 ) -> SegmentationData:
     """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, a dataset.toml, or its folder.
 
+    One in a bucket, "s3://bucket/dataset.toml", is copied here first (data/mirror.py).
     A folder without a dataset.toml is read as `featherseg check FOLDER --write` would write it, where that is clear.
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
@@ -50,13 +53,13 @@ def open_files(
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is no name of DATASETS but the path of a dataset.toml, or of a folder."""
-    return name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
+    """Whether a name is no name of DATASETS but the path of a dataset.toml, or of a folder, also in a bucket."""
+    return is_remote(name) or name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
 
 
 def own_path(name: str) -> Path:
     """The dataset.toml that a path means, absolute; the folder itself where it has none."""
-    path = Path(os.path.abspath(name))
+    path = Path(os.path.abspath(local_dataset(name) if is_remote(name) else name))
     return path / "dataset.toml" if os.path.isfile(path / "dataset.toml") else path
 
 
@@ -71,12 +74,16 @@ def own_config(name: str) -> DatasetToml:
 
 def own_listing(name: str, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
     """The files of a dataset.toml or a folder, of every split, also those without a partner. Raises as `own_config`."""
-    base = root.absolute() if root else data_folder(name, None).absolute()  # messages say where was looked
+    base = data_folder(name, root).absolute()  # messages say where was looked
     return list_folder(own_config(name), base, split_by)
 
 
 def data_folder(name: str, root: Path | None) -> Path:
-    """The folder that a dataset on disk lies in."""
+    """The folder that a dataset on disk lies in; of one in a bucket, that of its copy."""
+    if root is not None and is_remote(root):
+        return local_folder(str(root))
+    if root is None and is_remote(name):
+        name = local_dataset(name)
     return root or (Path(name) if os.path.isdir(name) else Path(name).parent)
 
 
@@ -153,7 +160,7 @@ def given_root(name: str, root: Path | None) -> Path:
     if root is None:
         here = f" For the folder of that name here: ./{name}" if os.path.isdir(name) else ""
         raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.{here}")
-    return root.absolute()
+    return data_folder(name, root).absolute()
 
 
 @dataclass(frozen=True)

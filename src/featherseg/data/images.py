@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (else all plugins are loaded)
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
+from featherseg.core.storage import StoredFile, address, list_files
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
 from featherseg.data.image_headers import bounded
@@ -86,6 +87,17 @@ def images_in(folder: Path) -> list[Path]:
             f"files, as in {folder}/*.mp4."
         )
     return inside
+
+
+def stored_images(place: str) -> list[StoredFile]:
+    """The images directly in a folder in a bucket, by name; an image's own address: that one.
+
+    Raises DataNotFound where there is none, DataError where the bucket cannot be listed.
+    """
+    found = [file for file in list_files(address(place)) if is_image(file.name)]
+    if not found:
+        raise DataNotFound(f"{place} has no images. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    return found
 
 
 def is_lossy(path: Path) -> bool:

@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from featherseg.core.errors import DataError, FeathersegError
+from featherseg.core.storage import StoredFile, is_remote
 from featherseg.core.wording import size_text
-from featherseg.data.images import read_image
+from featherseg.data.images import EncodedImage, read_image, stored_images
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -63,6 +64,13 @@ def read_ahead(
             del found  # not held while the next is read
 
 
+def fetched(x: Any) -> Any:
+    """An image in a bucket as its bytes; anything else as it is. Raises DataNotFound, DataError."""
+    if isinstance(x, str | Path) and is_remote(x):
+        x = stored_images(str(x))[0]
+    return EncodedImage(x.read(), str(x)) if isinstance(x, StoredFile) else x
+
+
 def read_input(x: Any, channels: int) -> InputImage:
     """One image in any known form, for a model of `channels` channels. Raises DataError."""
     if isinstance(x, str | Path):
@@ -70,6 +78,8 @@ def read_input(x: Any, channels: int) -> InputImage:
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
             raise DataError(f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
         return InputImage(read_image(path, channels), path.stem)
+    if isinstance(x, EncodedImage):
+        return InputImage(read_image(x, channels), Path(x.name).stem)
     if isinstance(x, Image.Image):
         pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
     elif isinstance(x, np.ndarray):

@@ -14,10 +14,10 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
 from featherseg.core.types import ClassInfo
-from featherseg.data.images import image_size
+from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
-from featherseg.inference.inputs import InputImage, read_ahead, read_input
+from featherseg.inference.inputs import InputImage, fetched, read_ahead, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -168,8 +168,8 @@ class Predictor:
     def __call__(self, x: Any) -> Any:
         """One image -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
 
-        An image is a path, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W)
-        tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
+        An image is a path, an address in a bucket, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three
+        channels), or a (C, H, W) tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
             return list(self._many(_sound(image) for image in read_ahead(x, self._read, self._is_light_file)))
@@ -191,7 +191,7 @@ class Predictor:
         return size[0] * size[1] <= LIGHT_PIXELS or self.plan(size).at_once >= 3
 
     def _is_light_file(self, x: Any) -> bool:
-        return isinstance(x, str | Path) and not os.path.isdir(x) and self.is_light(image_size(Path(x)))
+        return isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
 
     def _many(self, images: Iterable[InputImage]) -> Iterator[Prediction]:
         """In order; neighbours of one form go through the model together, at most `batch` of them."""
@@ -209,8 +209,9 @@ class Predictor:
             yield from self._together(waiting)
 
     def _read(self, x: Any) -> InputImage:
-        if isinstance(x, str | Path) and not os.path.isdir(x):
-            self.plan(image_size(Path(x)))  # too large for the memory is refused before it is decoded
+        x = fetched(x)
+        if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
+            self.plan(image_size(x if isinstance(x, EncodedImage) else Path(x)))  # too large is refused undecoded
         return read_input(x, self.runtime.channels)
 
     def _together(self, images: Sequence[InputImage]) -> list[Prediction]:

@@ -20,10 +20,12 @@ import torch
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.storage import is_remote
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data import data_folder
 from featherseg.data.images import image_size
+from featherseg.data.mirror import local_folder
 from featherseg.data.pairs import PairedFiles
 from featherseg.data.prepared import (
     INDEX,
@@ -154,7 +156,9 @@ def teacher_row(run: Run) -> TeacherRow:
 def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
     """The images without masks of the recipe, None where it names none. Raises DataNotFound."""
     folder = recipe.teacher.unlabelled
-    return None if folder is None else UnlabelledImages(Path(folder), train)
+    if folder is None:
+        return None
+    return UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train)
 
 
 def open_teaching(

@@ -1,0 +1,167 @@
+"""Datasets in buckets: what is copied, that it is said first, and what happens to a copy when the bucket changes."""
+
+import io
+import logging
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from fake_bucket import install
+from PIL import Image
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.storage import is_remote
+from featherseg.data import LabelledImages, mirror, open_dataset, score_split
+from featherseg.recipe import parse_recipe, read_recipe, with_absolute_paths
+
+TOML = b"""
+name = "lawn"
+images = "images"
+masks = "masks"
+classes = ["grass", "path"]
+[splits]
+train = "train"
+test = "late.txt"
+[map]
+0 = "grass"
+1 = "path"
+"""
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    return install(monkeypatch, tmp_path / "home")
+
+
+def png(value, channels=3):
+    pixels = np.full((8, 9, channels) if channels == 3 else (8, 9), value, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def lawn(bucket):
+    """s3://yard/lawn/dataset.toml with three images, and beside it what belongs to others."""
+    files = {"dataset.toml": TOML, "late.txt": b"val/c\n", "other/huge.bin": b"x" * 1000}
+    for number, key in enumerate(("train/a", "train/b", "val/c")):
+        files[f"images/{key}.png"] = png(60 * number)
+        files[f"masks/{key}.png"] = png(number % 2, 1)
+    bucket.objects = {f"yard/lawn/{name}": content for name, content in files.items()}
+    return bucket
+
+
+def again(bucket):
+    """As another process would."""
+    mirror.local_dataset.cache_clear()
+    mirror.local_folder.cache_clear()
+    bucket.asked.clear()
+
+
+@pytest.mark.parametrize("name", ["s3://yard/lawn/dataset.toml", "s3://yard/lawn", "s3://yard/lawn/"])
+def test_a_dataset_in_a_bucket_is_read_like_one_on_the_disk(lawn, name):
+    train = open_dataset(name, "train")
+    assert train.keys == ["train/a", "train/b"]
+    assert [int(train[index].image[0, 0, 0]) for index in range(2)] == [0, 60]
+    assert [int(train[index].label.max()) for index in range(2)] == [0, 1]
+    assert open_dataset(name, "test").keys == ["val/c"]
+    assert score_split(name) == "test"
+    assert LabelledImages(name, "train").is_of("s3://yard/lawn/dataset.toml")
+
+
+def test_only_what_a_dataset_toml_names_is_copied(lawn, tmp_path):
+    open_dataset("s3://yard/lawn/dataset.toml", "train")
+    assert not (tmp_path / "home/mirror/s3/yard/lawn/other").exists()
+    assert lawn.asked["read"] == 8  # the file itself, the list, three images and masks
+
+
+def test_how_much_is_copied_is_said_before_the_first_file(lawn, caplog, monkeypatch):
+    seen = []
+    read = type(lawn).cat_file
+    monkeypatch.setattr(
+        type(lawn), "cat_file", lambda self, place: seen.append(len(caplog.messages)) or read(self, place)
+    )
+    with caplog.at_level(logging.INFO, "featherseg"):
+        open_dataset("s3://yard/lawn/dataset.toml", "train")
+    assert "7 files, 0.0 MB" in caplog.messages[1]
+    assert seen[1] == 2  # the first file behind dataset.toml
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_fetched(lawn, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))
+    with pytest.raises(DataError, match="FEATHERSEG_HOME"):
+        open_dataset("s3://yard/lawn/dataset.toml", "train")
+    assert lawn.asked["read"] == 0
+
+
+def test_a_second_use_fetches_nothing_and_a_changed_file_alone(lawn):
+    name = "s3://yard/lawn/dataset.toml"
+    open_dataset(name, "train")
+    again(lawn)
+    open_dataset(name, "train")
+    assert lawn.asked["read"] == 0
+    lawn.objects["yard/lawn/images/train/a.png"] = png(200)
+    again(lawn)
+    assert open_dataset(name, "train")[0].image[0, 0, 0] == 200
+    assert lawn.asked["read"] == 1
+
+
+def test_a_copy_that_was_spoiled_is_fetched_again(lawn, tmp_path):
+    open_dataset("s3://yard/lawn", "train")
+    (tmp_path / "home/mirror/s3/yard/lawn/images/train/a.png").write_bytes(b"")
+    again(lawn)
+    assert open_dataset("s3://yard/lawn", "train")[0].image.shape == (8, 9, 3)
+
+
+def test_what_has_gone_from_the_bucket_goes_here_and_what_others_laid_here_stays(lawn, tmp_path):
+    open_dataset("s3://yard/lawn", "train")
+    folder = tmp_path / "home/mirror/s3/yard/lawn"
+    (folder / "images/note.txt").write_text("mine")
+    for kind in ("images", "masks"):
+        del lawn.objects[f"yard/lawn/{kind}/train/b.png"]
+    again(lawn)
+    assert open_dataset("s3://yard/lawn", "train").keys == ["train/a"]
+    assert not (folder / "images/train/b.png").exists()
+    assert (folder / "images/note.txt").exists()
+
+
+def test_a_copy_that_was_broken_off_goes_on_with_what_is_missing(lawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "THREADS", 1)
+    lawn.faults["s3://yard/lawn/masks/train/b.png"] = ConnectionError("gone")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_dataset("s3://yard/lawn", "train")
+    assert not (tmp_path / "home/mirror/s3/yard/lawn/masks/train/b.png").exists()
+    lawn.faults.clear()
+    before = lawn.asked["read"]
+    again(lawn)
+    assert open_dataset("s3://yard/lawn", "train").keys == ["train/a", "train/b"]
+    assert 0 < lawn.asked["read"] < before
+
+
+@pytest.mark.parametrize("part", ["../other", "/etc", "s3://other/images"])
+def test_a_dataset_toml_in_a_bucket_names_folders_beside_it(lawn, part):
+    lawn.objects["yard/lawn/dataset.toml"] = TOML.replace(b'"images"', f'"{part}"'.encode())
+    with pytest.raises(ConfigError, match="expected folders beside it"):
+        open_dataset("s3://yard/lawn/dataset.toml", "train")
+
+
+@pytest.mark.parametrize("key", ["images/../../../up.png", "images//a.png", "images/a\\b.png"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(lawn, tmp_path, key):
+    lawn.objects[f"yard/lawn/{key}"] = b"x"
+    with pytest.raises(DataError, match="cannot be copied"):
+        open_dataset("s3://yard/lawn/dataset.toml", "train")
+    assert not list(tmp_path.rglob("up.png"))
+
+
+def test_a_dataset_that_is_not_there_is_told(lawn):
+    with pytest.raises(DataNotFound, match=r"s3://yard/missing/dataset\.toml"):
+        open_dataset("s3://yard/missing/dataset.toml", "train")
+
+
+def test_a_recipe_keeps_the_address_and_no_path_of_this_machine():
+    recipe = parse_recipe(read_recipe("frm-lite0"), name="s3://yard/lawn/dataset.toml")
+    assert is_remote(with_absolute_paths(recipe).data.name)
+    with pytest.raises(ConfigError, match="credentials"):
+        with_absolute_paths(parse_recipe(read_recipe("frm-lite0"), name="s3://me:secret@yard/dataset.toml"))

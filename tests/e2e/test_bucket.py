@@ -1,0 +1,179 @@
+"""predict, train and evaluate through S3 (moto on the loopback interface): faults, a killed client, no secret told."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featherseg.runs import STARTER
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI-K7MDENG-bPxRfiCY"
+TOML = """
+name = "lawn"
+images = "images"
+masks = "masks"
+classes = ["grass", "path"]
+[splits]
+train = "train"
+val = "val"
+[map]
+0 = "grass"
+1 = "path"
+"""
+
+
+class Server:
+    """The server's process, a client of it, and the environment that featherseg finds it by."""
+
+    def __init__(self, home: Path, fault: str = "") -> None:
+        boto3 = pytest.importorskip("boto3")
+        pytest.importorskip("moto.server")
+        pytest.importorskip("s3fs")
+        command = [sys.executable, str(ROOT / "bucket_server.py"), *([fault] if fault else [])]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        address = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
+        self.environment = {
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": address,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "FEATHERSEG_HOME": str(home),
+        }
+        secrets = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
+        self.client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **secrets)
+
+    def put(self, **objects: bytes) -> None:
+        """Into the bucket yard, which is made."""
+        self.client.create_bucket(Bucket="yard")
+        for key, content in objects.items():
+            self.client.put_object(Bucket="yard", Key=key, Body=content)
+
+    def objects(self, folder: str) -> dict[str, bytes]:
+        """Name -> content of what lies in a folder of the bucket yard."""
+        listed = self.client.list_objects_v2(Bucket="yard", Prefix=f"{folder}/").get("Contents", [])
+        found = {}
+        for entry in listed:
+            with self.client.get_object(Bucket="yard", Key=entry["Key"])["Body"] as body:
+                found[entry["Key"].removeprefix(f"{folder}/")] = body.read()
+        return found
+
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "featherseg", *map(str, words)]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
+        )
+
+    def featherseg(self, *words: object) -> tuple[int, str]:
+        """-> (exit code, all that was said, which holds no secret)."""
+        process = self.start(*words)
+        said = process.communicate(timeout=600)[0]
+        assert SECRET not in said
+        assert KEY not in said
+        return process.returncode, said
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers, which end with the test."""
+    made = []
+
+    def start(fault=""):
+        made.append(Server(tmp_path / "home", fault))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.client.close()
+        server.process.kill()
+        server.process.communicate()
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six images on the disk; what predict makes of them there is the truth."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64 + 8 * number, 3), dtype=np.uint8)
+        (folder / f"{number}.png").write_bytes(png(pixels))
+    return folder
+
+
+@pytest.fixture
+def expected(photos, tmp_path):
+    command = [sys.executable, "-m", "featherseg", "predict", STARTER, str(photos), "-o", str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True)
+    return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_predictions_through_a_bucket_that_fails_now_and_then_are_those_of_the_disk(serve, photos, expected):
+    server = serve("every:4")
+    server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
+    code, said = server.featherseg("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out")
+    assert code == 0, said
+    assert server.objects("out") == expected
+
+
+def test_of_a_client_that_is_killed_no_object_is_half_there(serve, photos, expected):
+    server = serve("hang:out/3_mask.png")
+    server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
+    client = server.start("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out")
+    assert server.process.stdout.readline() == "hanging\n"  # half of the mask is sent
+    client.send_signal(signal.SIGKILL)
+    client.communicate()
+    found = server.objects("out")
+    assert "3_mask.png" not in found
+    assert {name: expected[name] for name in found} == found
+    assert {f"{number}_mask.png" for number in range(3)} <= set(found)
+    code, said = server.featherseg("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out", "--overwrite")
+    assert code == 0, said
+    assert server.objects("out") == expected
+
+
+def test_a_storage_that_never_answers_is_one_sentence(serve):
+    code, said = serve("all").featherseg("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out")
+    assert code == 2
+    assert "s3://yard/in cannot be listed" in said
+    assert "Traceback" not in said
+
+
+def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
+    server = serve("every:5")
+    files = {"lawn/dataset.toml": TOML.encode()}
+    for split, count in (("train", 6), ("val", 2)):
+        for number in range(count):
+            label = np.zeros((64, 96), np.uint8)
+            label[:, 30 + number :] = 1
+            noise = np.random.default_rng(number).integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            files[f"lawn/images/{split}/{number}.png"] = png(noise + 90 * label[:, :, None])
+            files[f"lawn/masks/{split}/{number}.png"] = png(label)
+    server.put(**files)
+    name, run = "s3://yard/lawn/dataset.toml", tmp_path / "run"
+    settings = ("--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.workers=0")
+    code, said = server.featherseg("train", "efficientvit-seg-b0", "--data", name, *settings, "--out", run)
+    assert code == 0, said
+    assert "s3://yard/lawn: 16 files, 0.0 MB" in said
+    assert name in (run / "resolved.json").read_text()
+    assert all(SECRET.encode() not in path.read_bytes() for path in run.rglob("*") if path.is_file())
+
+    # Elsewhere, where there is no copy yet, the run finds its data as well.
+    server.environment["FEATHERSEG_HOME"] = str(tmp_path / "other")
+    code, said = server.featherseg("evaluate", run, "--split", "val")
+    assert code == 0, said
+    assert (tmp_path / "other/mirror/s3/yard/lawn/masks/val/1.png").read_bytes() == files["lawn/masks/val/1.png"]
+    assert not (tmp_path / "other/mirror/s3/yard/lawn/dataset.toml").is_symlink()
