@@ -167,7 +167,7 @@ def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
     settings = ("--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.workers=0")
     code, said = server.featherseg("train", "efficientvit-seg-b0", "--data", name, *settings, "--out", run)
     assert code == 0, said
-    assert "s3://yard/lawn: 16 files, 0.0 MB" in said
+    assert "s3://yard/lawn: 16 files, 0.1 MB" in said
     assert name in (run / "resolved.json").read_text()
     assert all(SECRET.encode() not in path.read_bytes() for path in run.rglob("*") if path.is_file())
 

@@ -135,6 +135,8 @@ def _say(folder: str, found: dict[str, StoredFile], missing: dict[str, StoredFil
             f"{folder} has {gigabytes(size)} that are not here yet, and the disk of {root} has {gigabytes(free)} free. "
             "Name a larger one with FEATHERSEG_HOME, or a smaller dataset."
         )
+    if len(missing) == 1:
+        return
     log.info(
         f"{folder}: {counted(len(found), 'file')}, {gigabytes(all_of_it)}; of these {counted(len(missing), 'file')}, "
         f"{gigabytes(size)}, are copied to {root} first ({gigabytes(free)} free). Ctrl-C stops; it goes on later."
