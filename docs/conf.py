@@ -40,9 +40,10 @@ def _contents() -> str:
         names = sorted((path.stem for path in (ROOT / "docs" / folder).glob("*.md")), key=lambda n: (n not in FIRST, n))
         return [f"docs/{folder}/{name}" for name in names]
 
+    others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(REFERENCE))
     parts = {
         "Quick starts": pages("start"),
-        "Reference": [f"docs/{name}" for name in REFERENCE],
+        "Reference": [f"docs/{name}" for name in (*REFERENCE, *others)],
         "Datasets": pages("data"),
         "Models": pages("papers"),
         "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG", *pages("decisions")],

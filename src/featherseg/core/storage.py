@@ -1,4 +1,4 @@
-"""Folders in buckets: `s3://BUCKET/FOLDER` and `gs://BUCKET/FOLDER`, by fsspec (docs/decisions/0017).
+"""Folders in buckets: `s3://BUCKET/FOLDER` and `gs://BUCKET/FOLDER`, by fsspec (docs/decisions/0018).
 
 The only file that imports it. Credentials are those that the storage's own library finds in the environment; an address
 with some in it is refused, and messages of others are shown without them. Nothing is kept between calls.
