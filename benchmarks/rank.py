@@ -8,9 +8,9 @@ drawn at random by sequence; then four times 5 % more are chosen by each way, an
 trained on with all images that the way has by now. The ways: "rank", as the verb does it (uncertainty of regions times
 distance to what is labelled, frames of a sequence apart); "diversity", the distance alone; "entropy", the mean entropy
 of all pixels alone, the highest first, neighbouring frames or not; "random", frames of a sequence apart as with "rank".
-The first model is the same for all ways of a seed. CamVid: subtrain, scored on dev, at 120x160; NEU-Seg: an even 400
+The first model is the same for all ways of a seed. CamVid: subtrain, scored on dev, at 120x160; NEU-Seg: an even 300
 of its training images, scored on an even 200 of the 363 for choices, at 96x96 (benchmarks/neu_seg.py). That is small
-and short enough for 170 trainings on two cores in an hour; it says which way is better here, not how good models get.
+and short, 170 trainings of 40 steps: it says which way is better here, not how good models get.
 
 A training appends its row to tables/rank.jsonl; kill it at any time, the same command goes on with what has no row.
 Several processes may share the work, each with other seeds. --table prints the mean score over the four rounds (the
@@ -57,7 +57,7 @@ PAIRS = (("rank", "random"), ("rank", "entropy"), ("diversity", "random"))
 SHARE, ROUNDS, START, SEEDS = 0.05, 4, "start", range(5)
 BATCH = 16
 SETTINGS: dict[str, Any] = {
-    "train.steps": 60,
+    "train.steps": 40,
     "train.batch_size": 8,
     "train.validations": 1,
     "train.keep": "last",
@@ -113,7 +113,7 @@ def open_task(dataset: str, root: Path, out: Path) -> Task:
     if dataset == "camvid":
         return Task(*(Kept(open_dataset("camvid", split, root), (120, 160)) for split in ("subtrain", "dev")))
     toml = str(neu_seg.write(root, out / "neu-lists"))
-    return Task(Kept(open_dataset(toml, "train"), (96, 96), 400), Kept(open_dataset(toml, "val"), (96, 96), 200))
+    return Task(Kept(open_dataset(toml, "train"), (96, 96), 300), Kept(open_dataset(toml, "val"), (96, 96), 200))
 
 
 @dataclass(frozen=True)
