@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chromium import chromium
 from color_model import CLASSES as COLOR_CLASSES
 from color_model import ColorModel
 from PIL import Image
@@ -306,3 +307,18 @@ def test_what_is_found_is_plain_and_shows_itself(yard):
     assert [row["rank"] for row in told["images"]] == [1, 2]
     assert told["images"][0]["image"] in found._repr_html_()
     assert io.StringIO(found.out.read_text()).readline().strip() == ",".join(COLUMNS)
+
+
+@pytest.mark.slow
+def test_the_page_opens_without_an_error_and_fits_a_phone(yard):
+    page = rank("run", "wild", top=3).page.resolve()
+    with chromium() as browser:
+        for width in (390, 1200):
+            opened, errors = browser.new_page(viewport={"width": width, "height": 800}), []
+            opened.on("console", lambda message, errors=errors: errors.append(message.text))
+            opened.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+            opened.goto(page.as_uri())
+            assert opened.locator("figure").count() == 3
+            assert opened.evaluate("[...document.images].every(image => image.decode && image.naturalWidth > 0)")
+            assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert errors == []

@@ -14,6 +14,7 @@ from torch import nn
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import locked, refuse_links
 from featherseg.core.types import Progress, SegmentationData
+from featherseg.data.fingerprint import files_of
 from featherseg.data.images import image_size, read_image
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime
@@ -57,8 +58,8 @@ class Measurer:
             progress("measuring labelled images", place, count)
             return self._row(lambda: data[numbers[place]].image, partial(failed.__setitem__, place))
 
-        pairs = getattr(data, "pairs", None)
-        facts = [(data.keys[i], *(() if pairs is None else _stat(pairs[i].files[0]))) for i in numbers]
+        files = files_of(data)
+        facts = [(data.keys[i], *(() if files is None else _stat(files.pairs[i].files[0]))) for i in numbers]
         rows = self._rows("labelled", facts, row_of)
         spoiled = np.isnan(rows[:, 0])
         for place in np.flatnonzero(spoiled).tolist():
