@@ -10,7 +10,7 @@ distance to what is labelled, frames of a sequence apart); "diversity", the dist
 of all pixels alone, the highest first, neighbouring frames or not; "random", frames of a sequence apart as with "rank".
 The first model is the same for all ways of a seed. CamVid: subtrain, scored on dev, at 120x160; NEU-Seg: an even 300
 of its training images, scored on an even 200 of the 363 for choices, at 96x96 (benchmarks/neu_seg.py). That is small
-and short, 170 trainings of 40 steps: it says which way is better here, not how good models get.
+and short, 170 trainings of 30 steps: it says which way is better here, not how good models get.
 
 A training appends its row to tables/rank.jsonl; kill it at any time, the same command goes on with what has no row.
 Several processes may share the work, each with other seeds. --table prints the mean score over the four rounds (the
@@ -57,7 +57,7 @@ PAIRS = (("rank", "random"), ("rank", "entropy"), ("diversity", "random"))
 SHARE, ROUNDS, START, SEEDS = 0.05, 4, "start", range(5)
 BATCH = 16
 SETTINGS: dict[str, Any] = {
-    "train.steps": 40,
+    "train.steps": 30,
     "train.batch_size": 8,
     "train.validations": 1,
     "train.keep": "last",
