@@ -274,6 +274,42 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     assert capsys.readouterr().out.count("5 5 steps") == 6
 
 
+def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(load, tmp_path, monkeypatch):
+    table, calls = load("fit_table"), []
+
+    class Runs:
+        """A training of which a step takes 0.5 s; its score comes near 50 % by half with every 200 steps."""
+
+        @staticmethod
+        def train(model, data, *, out, settings, resume, report, progress):
+            calls.append((out.name, settings["train.steps"], settings["train.decay_steps"], resume))
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "steps").write_text(str(settings["train.steps"]))
+            progress.ends.extend(0.5 * step for step in range(settings["train.steps"]))
+
+        @staticmethod
+        def load_run(out):
+            steps = int((out / "steps").read_text())
+            seen = sorted({*range(0, steps + 1, max(1, steps // 10)), steps})
+            return SimpleNamespace(metrics=lambda: {s: {"val_miou": 0.5 - 0.5 ** (1 + s / 200)} for s in seen})
+
+    monkeypatch.setattr(table, "featherseg", Runs)
+    monkeypatch.setattr(table, "score", lambda run, split: float((run / "steps").read_text()) + (split == "test"))
+    row = table.record(("shapes-60", "frm-lite0", 0.5, 3), {}, tmp_path / "row")
+    assert row["step_seconds"] == 0.5
+    rungs = [(rung["seconds"], rung["steps"]) for rung in row["rungs"]]
+    assert rungs == [(60, 120), (120, 240), (240, 480), (480, 960), (960, 1920)]  # then it gained 0.2 in the last fifth
+    expected = [("run", 120, 0, False), ("branch", 150, 30, True), ("run", 240, 0, True), ("branch", 300, 60, True)]
+    assert calls[0][:3] == ("trial", 40, 0)
+    assert calls[1:5] == expected
+    assert (
+        row["rungs"][0] | {"val": 120.0, "test": 121.0, "val_decayed": 150.0, "test_decayed": 151.0} == row["rungs"][0]
+    )
+
+    found = table.settings_of(("camvid-half", "frm-lite0", 0.5, 3), {"camvid": "there"})
+    assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     bench, core = load("against_plain"), max(os.sched_getaffinity(0))
@@ -312,7 +348,7 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
 
 def test_scripts_that_time_do_it_by_turns(load):
     # these compare nothing with anything
-    alone = {"paired", "train_step", "serve_load", "plain_loop", "against_plain", "recipe_changes", "rank"}
+    alone = {"paired", "train_step", "serve_load", "plain_loop", "against_plain", "recipe_changes", "rank", "fit_table"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
