@@ -135,7 +135,7 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
         shutil.copytree(out / "run", out / "branch")
         train(out / "branch", steps + decay, decay)
         scores = {f"{split}{kind}": score(out / run, split) for run, kind in KINDS.items() for split in ("val", "test")}
-        rungs.append({"seconds": seconds, "steps": steps, **scores})
+        rungs.append({"seconds": seconds, "steps": steps, "ended": steps + decay, **scores})
         curve = {
             step: r["val_miou"] for step, r in featherseg.load_run(out / "run").metrics().items() if "val_miou" in r
         }

@@ -7,7 +7,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -308,6 +308,51 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
 
     found = table.settings_of(("camvid-half", "frm-lite0", 0.5, 3), {"camvid": "there"})
     assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
+
+
+def fit_rows(ends, seeds=(0, 1)):
+    """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
+    models = ("frm-lite0-035-light", "frm-lite0-050-light", "frm-lite0-light", "frm-lite0")
+    rows, times = [], []
+    for dataset, seed, (number, model) in product(ends, seeds, enumerate(models)):
+        rungs = []
+        for seconds in (60, 120, 240, 480, 960):
+            reached = ends[dataset][number] * (1 - 0.5 ** (1 + seconds / 120))
+            rungs.append({"steps": seconds * 10, "ended": seconds * 12.5, "val": reached, "test_decayed": reached})
+        key = {"dataset": dataset, "model": model, "scale": 1.0}
+        rows.append(key | {"seed": seed, "step_seconds": 0.1, "rungs": rungs})
+        times.append(key | {"p50_ms": 10.0 * (number + 1)})
+    return rows, times
+
+
+def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_path, capsys, monkeypatch):
+    regret = load("fit_regret")
+    ends = {"larger is better": (50, 55, 60, 65), "middle is best": (50, 70, 60, 65)}
+    for name, rows in zip(("rows", "times"), fit_rows(ends), strict=True):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
+    ways = {"fit": regret.fit(0.0), "rule": regret.rule, "asha": regret.fit(0.0, anew=True)}
+    rows = regret.regrets(found, ways)
+    assert len(rows) == 2 * 2 * regret.LIMITS * len(regret.SHARES)
+    assert min(row[way] for row in rows for way in ways) >= -1e-9
+
+    # All keep the last limit: the rule takes the last one, which is 5 points below the best where the middle is best
+    half = {row["dataset"]: row for row in rows if (row["limit"], row["share"], row["seed"]) == (40.0, 0.5, 0)}
+    seconds = 0.5 * 4 * 960 * 1.25
+    assert half["larger is better"]["rule"] == pytest.approx(0.0, abs=0.3)
+    assert half["middle is best"]["rule"] == pytest.approx(70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3)
+    assert half["middle is best"]["fit"] == pytest.approx(0.0, abs=0.3)
+    assert all(row["asha"] >= row["fit"] - 1e-9 for row in rows)  # what started anew was trained for less
+    chosen, trained = regret.fit(0.0)(found["middle is best", 0], seconds, None)
+    assert chosen.candidate.model == "frm-lite0-050-light"
+    assert 0.5 * seconds <= trained <= seconds
+
+    files = ["--rows", f"{tmp_path}/rows.jsonl", "--latencies", f"{tmp_path}/times.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["fit_regret", *files])
+    regret.main()
+    told = capsys.readouterr().out
+    assert "larger is better: judged with the margin 0, chosen on middle is best" in told
+    assert "rule less fit: +" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")

@@ -1,0 +1,191 @@
+"""What `fit` would have chosen from the recorded table, and what that costs, beside simpler ways with the same time.
+
+    python benchmarks/fit_regret.py [--margin 0 0.25 0.5 1]
+
+Replays tables/fit_table.jsonl (fit_table.py) with the latencies of tables/fit_latency.jsonl; nothing is trained. A case
+is a dataset, a seed, a latency limit (five, spread over the candidates' latencies) and a share of what training every
+candidate to its end takes. Scores between two rungs lie on a line over the logarithm of the time; behind the last rung
+a candidate stays as it is. Regret: points of test mIoU that the chosen model, trained for as long as it was, lies below
+the best that keeps the limit, trained to its end (mean of its seeds).
+
+The ways: fit (featherseg/fitting/plan.py); rule, the largest that keeps the limit, with all the time; default,
+frm-lite0 at the largest scale that keeps it, else the rule; random, four drawn candidates with a quarter of the time
+each; asha, the same halving as fit's, but whoever goes on starts anew. Choices of fit (--margin) are to be made on
+half of the datasets and judged on the other half: the table of each half names the margin that is best on the other.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featherseg.core.files import read_lines
+from featherseg.fitting.plan import Candidate, make_plan, survivors
+
+TABLES = Path(__file__).parent / "tables"
+SHARES = (0.1, 0.25, 0.5)
+LIMITS = 5
+DRAWN = 4
+GOOD = 0.5
+"""Points of regret that are at the noise of a seed."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A candidate on one dataset with one seed: its curves over seconds of training."""
+
+    candidate: Candidate
+    parameters: int
+    seconds: np.ndarray  # (R,) at the constant rate
+    val: np.ndarray  # (R,) mIoU in %
+    ended: np.ndarray  # (R,) seconds, those at a falling rate included
+    test: np.ndarray  # (R,) behind these
+
+    def val_at(self, seconds: float) -> float:
+        """On val at the constant rate."""
+        return float(np.interp(np.log(max(seconds, 1e-9)), np.log(self.seconds), self.val))
+
+    def test_at(self, seconds: float) -> float:
+        """On test, when the rate has fallen at the end of so many seconds."""
+        return float(np.interp(np.log(max(seconds, 1e-9)), np.log(self.ended), self.test))
+
+
+Way = Callable[[Sequence[Recorded], float, np.random.Generator], tuple[Recorded, float]]
+"""Candidates that keep the limit, seconds, chance -> who is chosen, and the seconds that it was trained for."""
+
+
+def fit(margin: float, *, anew: bool = False) -> Way:
+    """featherseg's halving; anew: who goes on starts from zero, and so has less of the last segment's time."""
+
+    def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
+        of = {one.candidate.name: one for one in found}
+        plan = make_plan([one.candidate for one in found], seconds)
+        left, before = list(plan.candidates), 0.0
+        for rung, keep in plan.rungs:
+            standing = []
+            for one in left:
+                trained = rung[one.name] * one.step_seconds - (before if anew else 0.0)
+                standing.append((one, of[one.name].val_at(trained)))
+            before = rung[left[0].name] * left[0].step_seconds
+            left = survivors(standing, keep, margin)
+        winner = left[0]
+        return of[winner.name], plan.final[winner.name][0] * winner.step_seconds - (before if anew else 0.0)
+
+    return choose
+
+
+def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
+    """The largest by parameters, at the largest scale."""
+    return max(found, key=lambda one: (one.parameters, one.candidate.scale)), seconds
+
+
+def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
+    """frm-lite0, at the largest scale that keeps the limit."""
+    own = [one for one in found if one.candidate.model == "frm-lite0"]
+    return rule(own or found, seconds, rng)
+
+
+def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
+    """DRAWN candidates with equal time; the best of them on val."""
+    drawn = rng.permutation(len(found))[:DRAWN]
+    each = seconds / len(drawn)
+    return found[max(drawn, key=lambda number: found[number].val_at(each))], each
+
+
+def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
+    """Dataset and seed -> its candidates, of which every one has a latency. Raises SystemExit where there is none."""
+    from featherseg.counting.catalogue import counts
+
+    times = {(row["dataset"], row["model"], row["scale"]): row["p50_ms"] for row in read_lines(latencies)}
+    found: dict[tuple[str, int], list[Recorded]] = {}
+    for row in read_lines(table):
+        key = (row["dataset"], row["model"], row["scale"])
+        if key not in times:
+            raise SystemExit(f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}.")
+        steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
+        val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
+        one = Candidate(row["model"], row["scale"], times[key], row["step_seconds"])
+        recorded = Recorded(one, counts(row["model"])[0], steps * one.step_seconds, val, ended * one.step_seconds, test)
+        found.setdefault((row["dataset"], row["seed"]), []).append(recorded)
+    return found
+
+
+def regrets(found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, Way]) -> list[dict[str, Any]]:
+    """A row a case: dataset, seed, limit, share, and the regret of every way in points."""
+    rows = []
+    for (dataset, seed), recorded in found.items():
+        ends: dict[str, list[float]] = {}  # of every candidate its test scores at its end, over seeds
+        for (other, _), more in found.items():
+            for one in more if other == dataset else ():
+                ends.setdefault(one.candidate.name, []).append(float(one.test[-1]))
+        times = np.sort([one.candidate.latency_ms for one in recorded])
+        for limit, share in product(np.quantile(times, np.linspace(0.2, 1, LIMITS)), SHARES):
+            feasible = [one for one in recorded if one.candidate.latency_ms <= limit]
+            seconds = share * sum(float(one.ended[-1]) for one in recorded)
+            best = max(float(np.mean(ends[one.candidate.name])) for one in feasible)
+            row = {"dataset": dataset, "seed": seed, "limit": float(limit), "share": share}
+            for name, way in ways.items():
+                chosen, trained = way(feasible, seconds, np.random.default_rng([seed, round(limit * 1000)]))
+                row[name] = best - chosen.test_at(trained)
+            rows.append(row)
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
+    """By share of the time and dataset: mean regret and the part of the cases at the noise; how each way compares."""
+    for share in SHARES:
+        print(f"\n{share:.0%} of the time: mean regret in points (cases of at most {GOOD})")
+        for dataset in [*sorted({row["dataset"] for row in rows}), None]:
+            own = [row for row in rows if row["share"] == share and dataset in (row["dataset"], None)]
+            cells = [(np.mean([r[w] for r in own]), np.mean([r[w] <= GOOD for r in own])) for w in ways]
+            told = [f"{way} {mean:.2f} ({good:.0%})" for way, (mean, good) in zip(ways, cells, strict=True)]
+            print(f"  {dataset or 'all':14}", "  ".join(told))
+        own = [row for row in rows if row["share"] == share]
+        for way in ways[1:]:
+            low, mean, high = interval([(row["dataset"], row["seed"]) for row in own], [r[way] - r["fit"] for r in own])
+            worst = max(r["fit"] - r[way] for r in own)
+            print(f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most")
+
+
+def interval(groups: Sequence[tuple[str, int]], values: Sequence[float]) -> tuple[float, float, float]:
+    """95 % interval of the mean and the mean itself, (low, mean, high): whole trainings (dataset, seed) are drawn."""
+    kinds = sorted(set(groups))
+    of = [np.array([v for g, v in zip(groups, values, strict=True) if g == kind]) for kind in kinds]
+    rng = np.random.default_rng(0)
+    drawn = [np.concatenate([of[i] for i in rng.integers(len(of), size=len(of))]).mean() for _ in range(2000)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(np.mean(values)), float(high)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=TABLES / "fit_table.jsonl")
+    parser.add_argument("--latencies", type=Path, default=TABLES / "fit_latency.jsonl")
+    parser.add_argument("--margin", type=float, nargs="+", default=[0.0, 0.25, 0.5, 1.0], help="points, to choose from")
+    asked = parser.parse_args()
+    found = load(asked.rows, asked.latencies)
+    datasets = sorted({dataset for dataset, _ in found})
+    if len(datasets) < 2:
+        raise SystemExit(f"{asked.rows} has {len(datasets)} datasets: two or more are needed, to choose and to judge.")
+    halves, rows = (datasets[::2], datasets[1::2]), []
+    for judged, tuned in (halves, halves[::-1]):
+
+        def of(names: Sequence[str]) -> dict[tuple[str, int], list[Recorded]]:
+            return {key: more for key, more in found.items() if key[0] in names}
+
+        means = {m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m)})]) for m in asked.margin}
+        margin = min(means, key=lambda m: (means[m], m))
+        print(f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}")
+        ways = {"fit": fit(margin), "asha": fit(margin, anew=True)}
+        ways |= {"rule": rule, "default": default, "random": at_random}
+        rows += regrets(of(judged), ways)
+    print_table(rows, list(ways))
+
+
+if __name__ == "__main__":
+    main()

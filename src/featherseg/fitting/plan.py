@@ -1,0 +1,93 @@
+"""Successive halving in seconds: the plan of a fit, made before its first training, and who goes on behind a rung.
+
+Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016: a half
+of the candidates is dropped, those that stay get twice the time. Here candidates go on from where they are, differ in
+the price of a step, and the last one gets at least half of all time. A plan holds numbers of steps, so that what
+follows from it and from scores is the same wherever and however often it is carried out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FINALIST = 0.5
+"""The share of the time that the last candidate gets at least, beside what it had before."""
+
+LEAST = 60.0
+"""Seconds that a candidate trains up to the first rung, at least: with less, models of different size are ranked by how
+soon they learn."""
+
+MOST = 8
+"""Candidates that train, at most."""
+
+DECAY = 0.2
+"""The share of the last candidate's steps in which its rate falls."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model at an input scale, what its mask takes on the device, and what a step of its training takes here."""
+
+    model: str
+    scale: float
+    latency_ms: float
+    step_seconds: float
+
+    @property
+    def name(self) -> str:
+        """`frm-lite0-light at 0.5`."""
+        return f"{self.model} at {self.scale:g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit does, decided before it trains.
+
+    rungs: of each, the steps by which every candidate is compared, counted from its start, and how many stay. final:
+    the steps that each candidate would have in the end if it were the last one, and how many of them at a falling rate.
+    """
+
+    candidates: tuple[Candidate, ...]
+    rungs: tuple[tuple[Mapping[str, int], int], ...]
+    final: Mapping[str, tuple[int, int]]
+
+
+def make_plan(feasible: Sequence[Candidate], seconds: float) -> Plan:
+    """The plan for these seconds of training: as many candidates as can be compared, those that cost most first.
+
+    Of all that keep the limit the ones with the highest latency train, as the rule says (the largest that fits is the
+    best guess); where the time is too short to compare even two, the largest gets all of it. Raises ValueError where
+    none is feasible or there are no seconds.
+    """
+    if not feasible or seconds <= 0:
+        raise ValueError(f"expected candidates and seconds, found {len(feasible)} and {seconds:g}")
+    ordered = sorted(feasible, key=lambda one: (-one.latency_ms, one.name))
+
+    # Each rung has the same time, shared evenly: the first among all, the second among half of them, ...
+    compared = 2 ** int(math.log2(min(MOST, len(ordered))))
+    while compared > 1 and (1 - FINALIST) * seconds / math.log2(compared) / compared < LEAST:
+        compared //= 2
+    rounds = int(math.log2(compared))
+    chosen, spent, rungs = ordered[:compared], 0.0, list[tuple[Mapping[str, int], int]]()
+    for number in range(rounds):
+        spent += (1 - FINALIST) * seconds / rounds / (compared >> number)
+        steps = {one.name: max(1, int(spent / one.step_seconds)) for one in chosen}
+        rungs.append((steps, compared >> (number + 1)))
+    left = FINALIST * seconds if rounds else seconds
+    final = {one.name: max(1, int((spent + left) / one.step_seconds)) for one in chosen}
+    return Plan(tuple(chosen), tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
+
+
+def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float) -> list[Candidate]:
+    """Who goes on: the `keep` best by score; of those whose scores tell nothing apart, the cheapest in latency.
+
+    margin: of scores, what is noise. Whoever is better than the last place by more has a place; the other places go to
+    those that come within it of that one, the lowest latency first.
+    """
+    ordered = sorted(standing, key=lambda row: (-row[1], row[0].latency_ms, row[0].name))
+    if keep >= len(ordered):
+        return [one for one, _ in ordered]
+    line = ordered[keep - 1][1]
+    safe = [one for one, score in ordered if score > line + margin]
+    level = [one for one, score in ordered if line - margin <= score <= line + margin]
+    return safe + sorted(level, key=lambda one: (one.latency_ms, one.name))[: keep - len(safe)]

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from featherseg.fitting.plan import DECAY, FINALIST, LEAST, MOST, Candidate, make_plan, survivors
+
+
+def candidate(number, latency=None, step=0.1):
+    return Candidate(f"model-{number}", 1.0, float(latency or number + 1), step)
+
+
+EIGHT = [candidate(number, step=0.1 * (number + 1)) for number in range(8)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
+    rng = np.random.default_rng(seed)
+    steps, seconds = rng.uniform(0.01, 5, rng.integers(1, 13)).tolist(), float(10 ** rng.uniform(0, 5))
+    plan = make_plan([candidate(n, step=step) for n, step in enumerate(steps)], seconds)
+    price = {one.name: one.step_seconds for one in plan.candidates}
+    assert len(plan.candidates) <= min(MOST, len(steps))
+    for winner in price:
+        # Whoever is dropped, the winner stays: the time of all segments that are trained, the dearest others
+        spent, before, left = 0.0, dict.fromkeys(price, 0), list(price)
+        for rung, keep in plan.rungs:
+            spent += sum((rung[name] - before[name]) * price[name] for name in left)
+            before = dict(rung)
+            left = [winner, *(name for name in left if name != winner)][:keep]
+        assert left == [winner] or len(price) == 1
+        alone = (plan.final[winner][0] - before[winner]) * price[winner]
+        whole_steps = sum(price.values()) * (1 + len(plan.rungs))  # at least one step each, whatever it takes
+        assert spent + alone <= seconds + whole_steps
+        assert alone >= FINALIST * seconds - 2 * price[winner] or seconds < whole_steps
+
+
+def test_those_that_cost_most_train_and_each_rung_halves_them():
+    plan = make_plan(EIGHT, 8 * 3600)
+    assert [one.name for one in plan.candidates] == [f"model-{n} at 1" for n in range(7, -1, -1)]
+    assert [keep for _, keep in plan.rungs] == [4, 2, 1]
+    seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
+    a_rung = 4 * 3600 / 3
+    assert seconds == pytest.approx([a_rung / 8, a_rung * (1 / 8 + 1 / 4), a_rung * (1 / 8 + 1 / 4 + 1 / 2)], abs=0.4)
+    steps, decay = plan.final["model-3 at 1"]
+    assert steps * 0.4 == pytest.approx(seconds[-1] + 4 * 3600, abs=0.8)
+    assert decay == int(DECAY * steps)
+
+
+def test_with_little_time_it_is_the_rule_the_largest_that_fits():
+    for seconds, compared in ((4 * LEAST - 1, 1), (4 * LEAST, 2), (16 * LEAST, 4), (48 * LEAST, 8)):
+        plan = make_plan(EIGHT, seconds)
+        assert len(plan.candidates) == compared
+        assert plan.candidates[0].name == "model-7 at 1"
+    assert make_plan(EIGHT, 10.0).final == {"model-7 at 1": (12, 2)}
+    with pytest.raises(ValueError, match="found 0 and 60"):
+        make_plan([], 60)
+
+
+def test_noise_is_settled_by_latency():
+    standing = list(zip(EIGHT[:4], [0.60, 0.62, 0.64, 0.70], strict=True))
+
+    def kept(keep, margin):
+        return [one.latency_ms for one in survivors(standing, keep, margin)]
+
+    assert kept(1, 0.0) == [4.0]
+    assert kept(1, 0.05) == [4.0]
+    assert kept(1, 0.06) == [3.0]
+    assert kept(1, 0.2) == [1.0]
+    assert kept(2, 0.0) == [4.0, 3.0]
+    assert kept(2, 0.03) == [4.0, 2.0]  # the best is safe, and the second is level with the third
+    assert kept(2, 0.05) == [4.0, 1.0]
+    assert kept(4, 0.5) == [4.0, 3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nobody_goes_on_who_is_worse_than_the_line_by_more_than_noise(seed):
+    rng = np.random.default_rng(seed)
+    scores, keep, margin = rng.uniform(0, 1, rng.integers(1, 9)).tolist(), int(rng.integers(1, 9)), rng.uniform(0, 0.2)
+    standing = list(zip(EIGHT, scores, strict=False))
+    found = survivors(standing, keep, margin)
+    assert len(found) == len(set(found)) == min(keep, len(scores))
+    score, line = dict(standing), sorted(scores, reverse=True)[:keep][-1]
+    assert all(score[one] >= line - margin for one in found)
+    assert all(one in found for one, value in standing if value > line + margin)
+    assert survivors(standing[::-1], keep, margin) == found
