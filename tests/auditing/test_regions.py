@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from featherseg.auditing.regions import EDGE, FEATURES, SMALLEST, components, regions_of
+from featherseg.auditing.evidence import EVIDENCE, evidence_of
+from featherseg.auditing.regions import EDGE, FEATURES, SMALLEST, Prediction, components, regions_of, thickness_of
 from featherseg.auditing.soft_minimum import soft_minimum
 from featherseg.core.types import IGNORE
 
@@ -42,7 +43,7 @@ def test_components_are_those_of_a_walk_from_pixel_to_pixel():
 
 def test_features_are_those_of_a_loop_over_pixels():
     label, chances = blocks()
-    found = regions_of(label, chances)
+    found = regions_of(label, Prediction(chances))
     predicted = chances.argmax(0)
     height, width = label.shape
     for index in range(len(found.kinds)):
@@ -65,7 +66,11 @@ def test_features_are_those_of_a_loop_over_pixels():
         ]
         edge = [place for place in places if is_edge(*place)]
         inner = [place for place in places if not is_edge(*place)]
+        odds = [np.log(chances[:, p[0], p[1]].max() / chances[label[p]][p]) for p in places]
         wanted = {
+            "odds": np.mean(odds),
+            "odds_sum": np.log1p(np.sum(odds)),
+            "odds_most": np.max(odds),
             "given": np.mean([chances[label[p]][p] for p in places]),
             "best": np.mean([chances[:, p[0], p[1]].max() for p in places]),
             "differs_inside": np.mean([predicted[p] != label[p] for p in inner]) if inner else 0,
@@ -84,9 +89,36 @@ def test_features_are_those_of_a_loop_over_pixels():
         assert found.boxes[index].tolist() == [min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1]
 
 
+def test_thickness_is_the_distance_to_the_nearest_pixel_that_agrees():
+    differs = np.random.default_rng(0).random((9, 11)) < 0.8
+    agree = np.argwhere(~np.pad(differs, 1)) - 1  # beyond the border nothing differs
+    for y, x in np.ndindex(9, 11):
+        expected = np.hypot(*(agree - (y, x)).T).min() if differs[y, x] else 0
+        assert thickness_of(differs)[y, x] == pytest.approx(expected)
+
+
+def test_evidence_tells_a_moved_mask_and_a_wrong_one_from_a_right_one():
+    chances = np.full((3, 60, 80), 0.05, np.float32)
+    label = np.zeros((60, 80), np.uint8)
+    label[20:40, 25:50], label[45:] = 1, 2
+    np.put_along_axis(chances, label[None].astype(int), 0.9, 0)
+    prediction = Prediction(chances)
+
+    def found(mask):
+        return dict(zip(EVIDENCE, evidence_of(mask, prediction), strict=True))
+
+    right, moved, wrong = found(label), found(np.roll(label, 3, 1)), found(np.where(label == 1, 2, label))
+    assert right["odds"] == pytest.approx(0, abs=1e-6)
+    assert wrong["odds"] == pytest.approx(np.log((1 - 500 / 4800) + 500 / 4800 * 18), rel=1e-4)
+    assert wrong["soft_minimum"] > right["soft_minimum"]
+    assert (right["shift"], wrong["shift"]) == (0, 0)
+    assert moved["shift"] > 0.2
+    assert not evidence_of(np.full((60, 80), IGNORE, np.uint8), prediction).any()
+
+
 def test_a_share_is_counted_over_the_pixels_of_the_region():
     label, chances = blocks(1)
-    found = regions_of(label, chances)
+    found = regions_of(label, Prediction(chances))
     covered = np.zeros(label.shape, bool)
     covered[:, :13] = True
     for index, share in enumerate(found.share(covered)):
@@ -95,7 +127,7 @@ def test_a_share_is_counted_over_the_pixels_of_the_region():
 
 def test_a_mask_that_is_all_ignored_has_no_region():
     _, chances = blocks()
-    assert len(regions_of(np.full((24, 32), IGNORE, np.uint8), chances).kinds) == 0
+    assert len(regions_of(np.full((24, 32), IGNORE, np.uint8), Prediction(chances)).kinds) == 0
 
 
 def test_the_soft_minimum_is_that_of_cleanlab_2_9():

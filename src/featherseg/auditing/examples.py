@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from featherseg.auditing.evidence import evidence_of
 from featherseg.auditing.faults import FAULTS, plant
-from featherseg.auditing.regions import Regions, regions_of
-from featherseg.auditing.soft_minimum import soft_minimum
+from featherseg.auditing.regions import Prediction, regions_of
 from featherseg.core.files import write_atomic
-from featherseg.core.types import IGNORE
 
-WRONG = 0.3
+WRONG = 0.15
 """A region is called wrong from this share of changed pixels on ..."""
 
 UNSURE = 0.02
@@ -25,7 +24,7 @@ class Example:
 
     label, prediction (H, W) uint8; kinds, classes (N,) and boxes (N, 4) of the regions as it is; of all copies the
     features (M, F) of the regions, which copy each is of (M,), the share of it that was changed (M,); of every copy
-    the features of the whole image (C, 4), the number of its fault (C,), -1 = none; size: (height, width) of the image.
+    the EVIDENCE (C, E), the number of its fault (C,), -1 = none; size: (height, width) of the image.
     """
 
     size: np.ndarray
@@ -37,7 +36,7 @@ class Example:
     features: np.ndarray
     copies: np.ndarray
     changed: np.ndarray
-    whole: np.ndarray
+    evidence: np.ndarray
     faults: np.ndarray
 
     def save(self, path: Path) -> None:
@@ -66,40 +65,31 @@ def examine(
 
     faults are planted into a copy each, those that the mask can have; other: the mask of another image.
     """
-    as_is = regions_of(label, probabilities)
+    prediction = Prediction(probabilities)
+    as_is = regions_of(label, prediction)
     features, copies, changed = [as_is.features], [np.zeros(len(as_is.kinds), np.int64)], [np.zeros(len(as_is.kinds))]
-    whole, planted = [_of_whole(label, probabilities)], [-1]
+    evidence, planted = [evidence_of(label, prediction)], [-1]
     for fault in faults:
         made = plant(label, fault, len(probabilities), rng, other)
         difference = made != label
         if not difference.any():
             continue
-        found: Regions = regions_of(made, probabilities)
+        found = regions_of(made, prediction)
         features.append(found.features)
         copies.append(np.full(len(found.kinds), len(planted)))
         changed.append(found.share(difference))
-        whole.append(_of_whole(made, probabilities))
+        evidence.append(evidence_of(made, prediction))
         planted.append(FAULTS.index(fault))
     return Example(
         np.array(size),
         label,
-        probabilities.argmax(axis=0).astype(np.uint8),
+        prediction.mask,
         as_is.kinds.astype(np.uint8),
         as_is.classes.astype(np.uint8),
         as_is.boxes.astype(np.int32),
         np.concatenate(features),
         np.concatenate(copies).astype(np.uint8),
         np.concatenate(changed).astype(np.float32),
-        np.array(whole, np.float32),
+        np.array(evidence, np.float32),
         np.array(planted, np.int8),
     )
-
-
-def _of_whole(label: np.ndarray, probabilities: np.ndarray) -> tuple[float, float, float, float]:
-    """Soft-minimum, mean probability of the given label, share of pixels that differ, mean of the best class's."""
-    known = label != IGNORE
-    if not known.any():
-        return 1.0, 1.0, 0.0, 1.0
-    given = np.take_along_axis(probabilities, np.where(known, label, 0)[None].astype(np.int64), 0)[0][known]
-    differs = (probabilities.argmax(axis=0) != label)[known].mean()
-    return soft_minimum(given), float(given.mean()), float(differs), float(probabilities.max(axis=0)[known].mean())

@@ -4,6 +4,7 @@ Letters: (H, W) the size at which an image is audited, K classes, N regions, F f
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -22,12 +23,22 @@ MOST = 100
 EDGE = 2
 """Pixels from another region that count as the edge, at the size that is audited."""
 
+LEAST_CHANCE = 1e-5
+"""Of the given label: what a model says below it is not worth telling apart."""
+
+LOCAL = 5
+"""Pixels across which evidence is averaged for `odds_local`."""
+
 FEATURES = (
     "given",  # mean probability of the given label
-    "given_log",  # mean of its -log
     "best",  # mean probability of the predicted class
     "margin",  # mean of best - given
     "entropy",  # of the probabilities, 1 = all classes alike
+    "odds",  # mean of log(best / given)
+    "odds_sum",  # log of 1 + their sum
+    "odds_most",  # the highest of them
+    "odds_local",  # the highest mean over LOCAL x LOCAL pixels
+    "thickness",  # log of 1 + the largest distance, inside, of a differing pixel from one that agrees
     "differs_inside",  # share of the pixels away from the edge where mask and prediction differ
     "differs_edge",  # share of those at the edge
     "given_edge",  # mean probability of the given label at the edge
@@ -42,10 +53,39 @@ FEATURES = (
     "y",  # of its middle, 0..1
     "x",
     "class",
-    "neighbour_class",  # the mean number of the class across the border
     "class_share",  # of the class in the image
     "predicted",  # 1 for a region of the prediction
 )
+
+
+class Prediction:
+    """What a model says of an image: probabilities (K, H, W), and what follows from them, worked out once."""
+
+    def __init__(self, probabilities: np.ndarray) -> None:
+        self.probabilities = np.maximum(probabilities, 1e-7)
+        self.mask: np.ndarray = probabilities.argmax(axis=0).astype(np.uint8)  # (H, W)
+        self.best: np.ndarray = self.probabilities.max(axis=0)
+
+    @cached_property
+    def entropy(self) -> np.ndarray:
+        """(H, W), 1 = all classes alike."""
+        total = -(self.probabilities * np.log(self.probabilities)).sum(axis=0)
+        return total / np.log(max(2, len(self.probabilities)))
+
+    @cached_property
+    def logarithms(self) -> np.ndarray:
+        """(K, H, W) of the probabilities; below LEAST_CHANCE of that."""
+        return np.log(np.maximum(self.probabilities, LEAST_CHANCE))
+
+    def of(self, mask: np.ndarray) -> np.ndarray:
+        """The probability of the class that `mask` (H, W) names at each pixel; that of class 0 where it is ignored."""
+        safe = np.where(mask == IGNORE, 0, mask).astype(np.int64)
+        return np.take_along_axis(self.probabilities, safe[None], 0)[0]
+
+    def log_odds(self, label: np.ndarray) -> np.ndarray:
+        """log(best / given) (H, W), 0 where the mask is ignored: how much sooner the model believes its own mask."""
+        odds = np.log(self.best / np.maximum(self.of(label), LEAST_CHANCE))
+        return np.where(label == IGNORE, 0, odds).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,17 +111,17 @@ class Regions:
         return covered[1:] / np.maximum(area[1:], 1)
 
 
-def regions_of(label: np.ndarray, probabilities: np.ndarray) -> Regions:
-    """The regions of a mask and of a prediction: label (H, W) uint8, 255 = ignore; probabilities (K, H, W).
+def regions_of(label: np.ndarray, prediction: Prediction) -> Regions:
+    """The regions of a mask and of a prediction: label (H, W) uint8, 255 = ignore.
 
     Pixels that are ignored are of no region.
     """
-    prediction = probabilities.argmax(axis=0).astype(np.uint8)
     known = label != IGNORE
+    maps = _maps(label, prediction)
     found, numbers, before = [], np.zeros((2, *label.shape), np.int32), 0
-    for kind, mask in enumerate((label, prediction)):
+    for kind, mask in enumerate((label, prediction.mask)):
         numbers[kind], classes = components(np.where(known, mask, IGNORE), before)
-        features, boxes = _features(numbers[kind] - before, mask, classes, label, probabilities)
+        features, boxes = _features(np.maximum(numbers[kind] - before, 0), mask, classes, known, prediction, maps)
         features[:, FEATURES.index("predicted")] = kind
         found.append((np.full(len(classes), kind), classes, boxes, features))
         before += len(classes)
@@ -108,14 +148,36 @@ def components(mask: np.ndarray, before: int = 0) -> tuple[np.ndarray, np.ndarra
     return renumber[raw], np.concatenate(classes)[kept]
 
 
-def _features(
-    numbers: np.ndarray, mask: np.ndarray, classes: np.ndarray, label: np.ndarray, probabilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(features (N, F), boxes (N, 4)) of the regions `numbers` (H, W), 1..N, others below 1, whose classes are `mask`.
+def thickness_of(differs: np.ndarray) -> np.ndarray:
+    """Of every pixel of `differs` (H, W) bool the distance to the nearest that is not, in pixels; 0 elsewhere."""
+    return ndimage.distance_transform_edt(np.pad(differs, 1))[1:-1, 1:-1]
 
-    Pixels that are ignored in `label` are of no region, so what is said of them counts nowhere.
-    """
-    numbers = np.maximum(numbers, 0)
+
+def _maps(label: np.ndarray, prediction: Prediction) -> dict[str, np.ndarray]:
+    """What is said of every pixel (H, W), whatever region it is of."""
+    given, odds = prediction.of(label), prediction.log_odds(label)
+    differs = (prediction.mask != label) & (label != IGNORE)
+    return {
+        "given": given,
+        "best": prediction.best,
+        "margin": prediction.best - given,
+        "entropy": prediction.entropy,
+        "odds": odds,
+        "odds_local": ndimage.uniform_filter(odds, LOCAL),
+        "thickness": np.log1p(thickness_of(differs)),
+        "differs": differs.astype(np.float32),
+    }
+
+
+def _features(
+    numbers: np.ndarray,
+    mask: np.ndarray,
+    classes: np.ndarray,
+    known: np.ndarray,
+    prediction: Prediction,
+    maps: dict[str, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features (N, F), boxes (N, 4)) of the regions `numbers` (H, W), 1..N, 0 = none, whose classes are `mask`."""
     count, (height, width) = len(classes), numbers.shape
     ids = numbers.ravel()
     area = np.maximum(np.bincount(ids, minlength=count + 1)[1:], 1)
@@ -127,37 +189,30 @@ def _features(
         of = area if where is None else np.maximum(np.bincount(ids[where.ravel()], minlength=count + 1)[1:], 1)
         return sums / of
 
-    # Maps (H, W) of what the model says
-    safe = np.where(label == IGNORE, 0, label)
-    given = np.take_along_axis(probabilities, safe[None].astype(np.int64), 0)[0]
-    best = probabilities.max(axis=0)
-    differs = (probabilities.argmax(axis=0) != safe).astype(np.float32)
-    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-7))).sum(axis=0) / np.log(
-        max(2, len(probabilities))
-    )
-    own = np.take_along_axis(probabilities, np.where(mask == IGNORE, 0, mask)[None].astype(np.int64), 0)[0]
+    def most(values: np.ndarray) -> np.ndarray:
+        found = np.zeros(count + 1, values.dtype)
+        np.maximum.at(found, ids, values.ravel())
+        return found[1:]
 
     # The edge: pixels with another region within EDGE along a row or a column
     padded = np.pad(numbers, EDGE, mode="edge")
-    around = [(dy, dx) for step in (-EDGE, EDGE) for dy, dx in ((step, 0), (0, step))]
     edge = np.zeros(numbers.shape, bool)
-    for dy, dx in around:
+    for dy, dx in ((-EDGE, 0), (EDGE, 0), (0, -EDGE), (0, EDGE)):
         edge |= padded[EDGE + dy : EDGE + dy + height, EDGE + dx : EDGE + dx + width] != numbers
 
     # Across the border: each pair of neighbouring pixels of two classes counts for both, (P,) inside and outside
     places = np.arange(numbers.size).reshape(numbers.shape)
-    pairs = [(places[:, :-1], places[:, 1:]), (places[:-1], places[1:])]
-    inside = np.concatenate([part.ravel() for a, b in pairs for part in (a, b)])
-    outside = np.concatenate([part.ravel() for a, b in pairs for part in (b, a)])
-    flat, usable = mask.ravel(), (label != IGNORE).ravel()
-    border = (flat[inside] != flat[outside]) & (ids[inside] > 0) & usable[outside]
-    inside, outside = inside[border], outside[border]
-    of = ids[inside]
-    crossings = np.maximum(np.bincount(of, minlength=count + 1)[1:], 1)
-    by_class = probabilities.reshape(len(probabilities), -1)
+    pairs = []
+    for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        apart = (mask[a] != mask[b]) & known[a] & known[b]
+        pairs += [(places[a][apart], places[b][apart]), (places[b][apart], places[a][apart])]
+    inside, outside = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    inside, outside = inside[ids[inside] > 0], outside[ids[inside] > 0]
+    flat, by_class = mask.ravel(), prediction.probabilities.reshape(len(prediction.probabilities), -1)
+    crossings = np.maximum(np.bincount(ids[inside], minlength=count + 1)[1:], 1)
 
     def across(values: np.ndarray) -> np.ndarray:
-        return np.bincount(of, weights=values, minlength=count + 1)[1:] / crossings
+        return np.bincount(ids[inside], weights=values, minlength=count + 1)[1:] / crossings
 
     rows, columns = np.indices(numbers.shape)
     rim = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
@@ -165,20 +220,22 @@ def _features(
     boxes = np.array(
         [(s[1].start, s[0].start, s[1].stop - s[1].start, s[0].stop - s[0].start) for s in slices], np.int64
     ).reshape(count, 4)
-    shares = np.bincount(mask.ravel(), minlength=IGNORE + 1) / mask.size
+    shares = np.bincount(flat, minlength=IGNORE + 1) / mask.size
+    odds = mean(maps["odds"])
     columns_of = {
-        "given": mean(given),
-        "given_log": mean(-np.log(np.maximum(given, 1e-4))),
-        "best": mean(best),
-        "margin": mean(best - given),
-        "entropy": mean(entropy),
-        "differs_inside": mean(differs, ~edge),
-        "differs_edge": mean(differs, edge),
-        "given_edge": mean(given, edge),
-        "own_inside": mean(own),
+        **{name: mean(maps[name]) for name in ("given", "best", "margin", "entropy")},
+        "odds": odds,
+        "odds_sum": np.log1p(odds * area),
+        "odds_most": most(maps["odds"]),
+        "odds_local": most(maps["odds_local"]),
+        "thickness": most(maps["thickness"]),
+        "differs_inside": mean(maps["differs"], ~edge),
+        "differs_edge": mean(maps["differs"], edge),
+        "given_edge": mean(maps["given"], edge),
+        "own_inside": mean(prediction.of(mask)),
         "own_outside": across(by_class[flat[inside], outside]),
         "neighbour_inside": across(by_class[flat[outside], inside]),
-        "differs_outside": across(differs.ravel()[outside]),
+        "differs_outside": across(maps["differs"].ravel()[outside]),
         "size": np.log(area / numbers.size),
         "edge_share": mean(edge.astype(np.float32)),
         "extent": area / np.maximum(boxes[:, 2] * boxes[:, 3], 1),
@@ -186,7 +243,6 @@ def _features(
         "y": mean(rows / height),
         "x": mean(columns / width),
         "class": classes,
-        "neighbour_class": across(flat[outside].astype(np.float64)),
         "class_share": shares[classes],
         "predicted": np.zeros(count),
     }

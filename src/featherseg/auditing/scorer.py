@@ -1,6 +1,7 @@
 """The scorer: learns from planted faults which regions, and which images, are wrong; cross-fitted over folds.
 
-An image's score is made of its regions' and of the whole mask, by a regression learnt from planted faults as well. The
+An image's score is made of its regions' and of the evidence against the whole mask, by a regression that learns from
+planted faults as well. The
 probability of a fault cannot be known from planted faults alone, as nobody knows how many real ones there are; so the
 share of faults is estimated as of positive and unlabelled data (Garg et al., "Mixture proportion estimation and PU
 learning: a modern approach", NeurIPS 2021: best bin estimation).
@@ -8,14 +9,16 @@ learning: a modern approach", NeurIPS 2021: best bin estimation).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 
 from featherseg.auditing.boosting import Trees, fit_trees
+from featherseg.auditing.evidence import EVIDENCE
 from featherseg.auditing.examples import UNSURE, WRONG, Example
 from featherseg.auditing.folds import FOLDS
 
-MOST_ROWS = 60_000
+MOST_ROWS = 20_000
 """Regions that trees learn from, drawn from all: the memory does not grow with the images."""
 
 DRAWS = 5
@@ -34,7 +37,12 @@ normal scores 2.5 apart, 1000 images, 2 to 30 % faulty: the promise is off by 0.
 """
 
 RIDGE = 1.0
-"""Of the regression over images, in rows: a small dataset has few."""
+"""Of the regression over images, in rows: how firmly it keeps to the soft-minimum where images are few."""
+
+SURE = 0.003
+"""Scores of regions are taken as no nearer to 0 and 1."""
+
+SOFT = EVIDENCE.index("soft_minimum")
 
 Examples = Callable[[], Iterator[Example]]
 """Called, it gives every image in order, read from disk one after the other."""
@@ -70,32 +78,36 @@ class Judged:
 def judge(examples: Examples, folds: np.ndarray, names: tuple[str, ...], seed: int = 0) -> Judged:
     """Learn on all folds but one and score that one, for every fold. names: of the faults, by number.
 
-    Raises nothing: of too few images the scores say little, which the self test tells.
+    The regression learns from scores of trees that saw neither the fold that it will judge nor that of the image they
+    score. Raises nothing: of too few images the scores say little, which the self test tells.
     """
     rng = np.random.default_rng(seed)
-    by_region = _fit_regions(examples, folds, seed)
+    trees = _fit_regions(examples, folds, seed)
 
-    # Every copy of every image: fold, fault (-1 = none), what is known of it; the regions' scores as they are
-    image, fault, rows, soft, regions = [], [], [], [], []
+    # Every copy of every image: fold, fault (-1 = none), what is known of it for each fold that is to be judged
+    image, fault, soft, regions = [], [], [], []
+    rows: list[list[np.ndarray]] = [[] for _ in range(FOLDS)]
     region_scores: list[np.ndarray] = []
     region_wrong: list[np.ndarray] = []
     for number, example in enumerate(examples()):
-        scores = by_region[folds[number]].probability(example.features)
+        by_fold = [trees[_pair(fold, folds[number])].probability(example.features) for fold in range(FOLDS)]
+        scores = by_fold[folds[number]]
         regions.append(scores[example.copies == 0].astype(np.float32))
-        clear = (example.changed >= WRONG) | (example.changed < UNSURE)
-        region_scores.append(scores[clear & ((example.copies == 0) | (example.changed >= WRONG))])
-        region_wrong.append(example.changed[clear & ((example.copies == 0) | (example.changed >= WRONG))] >= WRONG)
+        kept = (example.changed >= WRONG) | ((example.copies == 0) & (example.changed < UNSURE))
+        region_scores.append(scores[kept])
+        region_wrong.append(example.changed[kept] >= WRONG)
         for copy, kind in enumerate(example.faults):
             image.append(number)
             fault.append(kind)
-            rows.append(_of_image(scores[example.copies == copy], example.whole[copy]))
-            soft.append(1 - example.whole[copy][0])
-    of, kinds, table = np.array(image), np.array(fault), np.array(rows)
+            soft.append(example.evidence[copy][SOFT])
+            for fold in range(FOLDS):
+                rows[fold].append(_of_image(by_fold[fold][example.copies == copy], example.evidence[copy]))
+    of, kinds = np.array(image), np.array(fault)
 
-    # The images: a regression over what is known of each, again without the fold that it judges
+    # The images: a regression over what is known of each
     scores = np.zeros(len(of))
     for fold in range(FOLDS):
-        held = folds[of] == fold
+        table, held = np.array(rows[fold]), folds[of] == fold
         scores[held] = _regression(table[~held], kinds[~held] >= 0, table[held])
 
     whole = scores[kinds < 0]
@@ -107,54 +119,73 @@ def judge(examples: Examples, folds: np.ndarray, names: tuple[str, ...], seed: i
     )
 
 
-def _fit_regions(examples: Examples, folds: np.ndarray, seed: int) -> list[Trees]:
-    """For every fold trees that learnt from the regions of the others, of MOST_ROWS at most, drawn evenly."""
+def _pair(a: int, b: int) -> tuple[int, int]:
+    return (int(min(a, b)), int(max(a, b)))
+
+
+def _fit_regions(examples: Examples, folds: np.ndarray, seed: int) -> dict[tuple[int, int], Trees]:
+    """For every pair of folds, of a fold with itself too, trees that learnt from the regions of the others.
+
+    Of MOST_ROWS at most, drawn evenly from the images.
+    """
     most = max(1, MOST_ROWS // max(1, len(folds)))  # of an image
-    kept, yes, fold_of = [], [], []
+    kept, yes, weights, fold_of = [], [], [], []
     for number, example in enumerate(examples()):
-        clear = np.flatnonzero((example.changed >= WRONG) | (example.changed < UNSURE))
-        wrong = clear[example.changed[clear] >= WRONG]
-        right = clear[(example.changed[clear] < UNSURE) & (example.copies[clear] == 0)]
+        wrong = np.flatnonzero(example.changed >= WRONG)
+        right = np.flatnonzero((example.changed < UNSURE) & (example.copies == 0))
         for rows, is_wrong in ((wrong, True), (right, False)):
             drawn = np.random.default_rng([seed, number]).permutation(rows)[: max(1, most // 2)]
+            # A copy counts once, however many regions are wrong in it: in one that was shifted nearly all are
+            _, copy, count = np.unique(example.copies[drawn], return_inverse=True, return_counts=True)
             kept.append(example.features[drawn])
             yes.append(np.full(len(drawn), is_wrong))
+            weights.append(1 / count[copy])
             fold_of.append(np.full(len(drawn), folds[number]))
-    table, wrongs, of = np.concatenate(kept), np.concatenate(yes), np.concatenate(fold_of)
-    found = []
-    for fold in range(FOLDS):
-        rest = of != fold
-        found.append(fit_trees(table[rest], wrongs[rest], _even(wrongs[rest])))
+    table, wrongs, weight, of = (np.concatenate(parts) for parts in (kept, yes, weights, fold_of))
+    found = {}
+    for a, b in combinations_with_replacement(range(FOLDS), 2):
+        rest = (of != a) & (of != b)
+        found[a, b] = fit_trees(table[rest], wrongs[rest], _even(wrongs[rest], weight[rest]))
     return found
 
 
-def _even(yes: np.ndarray) -> np.ndarray:
-    """Weights by which yes and no count the same."""
-    share = np.clip(yes.mean() if len(yes) else 0.5, 1e-6, 1 - 1e-6)
-    return np.where(yes, 0.5 / share, 0.5 / (1 - share))
+def _even(yes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weights (N,) in proportion to `weights`, by which yes and no count the same; they sum to N."""
+    weights = np.ones(len(yes)) if weights is None else weights
+    total = np.where(yes, weights[yes].sum(), weights[~yes].sum())
+    return 0.5 * len(yes) * weights / np.maximum(total, 1e-6)
 
 
-def _of_image(scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """What is known of an image: the three highest scores of regions and how many faults there may be, as logits and
-    logarithms, and the features of the whole mask.
+def _of_image(scores: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """What is known of an image: EVIDENCE, the soft-minimum first; of its regions the three highest scores and how many
+    faults there may be, as logits and logarithms.
     """
-    highest = np.full(3, 0.01)
+    highest = np.full(3, SURE)
     ordered = np.sort(scores)[::-1][:3]
-    highest[: len(ordered)] = np.clip(ordered, 0.01, 0.99)
-    many = np.log1p(-np.log(np.maximum(1 - scores, 1e-3)).sum())
-    return np.array([*np.log(highest / (1 - highest)), many, *whole])
+    highest[: len(ordered)] = np.clip(ordered, SURE, 1 - SURE)
+    many = np.log1p(-np.log(np.maximum(1 - scores, SURE)).sum())
+    return np.array([*evidence, *np.log(highest / (1 - highest)), many])
 
 
 def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Logistic regression, ridge on standardised columns, by Newton's method: the probability of yes of `asked`."""
+    """Logistic regression on standardised columns by Newton's method: the probability of yes of `asked`.
+
+    The ridge draws it not to zero but to the regression on the soft-minimum alone: of few images that is what is left.
+    """
     middle, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     x, z = (np.column_stack([np.ones(len(part)), (part - middle) / spread]) for part in (rows, asked))
-    weights, penalty = _even(yes), RIDGE * np.diag([0.0, *np.ones(rows.shape[1])])
-    slope = np.zeros(x.shape[1])
-    for _ in range(15):
-        chance = 1 / (1 + np.exp(-np.clip(x @ slope, -30, 30)))
-        curve = (x * (weights * chance * (1 - chance))[:, None]).T @ x + penalty + 1e-6 * np.eye(len(slope))
-        slope = slope + np.linalg.solve(curve, x.T @ (weights * (yes - chance)) - penalty @ slope)
+    weights = _even(yes)
+
+    def fit(x: np.ndarray, start: np.ndarray, ridge: float) -> np.ndarray:
+        slope, penalty = start, ridge * np.diag([0.0, *np.ones(x.shape[1] - 1)]) + 1e-6 * np.eye(x.shape[1])
+        for _ in range(15):
+            chance = 1 / (1 + np.exp(-np.clip(x @ slope, -30, 30)))
+            curve = (x * (weights * chance * (1 - chance))[:, None]).T @ x + penalty
+            slope = slope + np.linalg.solve(curve, x.T @ (weights * (yes - chance)) - penalty @ (slope - start))
+        return slope
+
+    alone = fit(x[:, : 2 + SOFT], np.zeros(2 + SOFT), 1.0)
+    slope = fit(x, np.concatenate([alone, np.zeros(x.shape[1] - len(alone))]), RIDGE)
     return 1 / (1 + np.exp(-np.clip(z @ slope, -30, 30)))
 
 

@@ -1,0 +1,299 @@
+"""How many planted faults `featherseg audit` finds on CamVid and NEU-Seg, against the soft-minimum.
+
+    python benchmarks/audit.py camvid --data-root PATH/camvid --out runs/audit-camvid [--minutes 20]
+    python benchmarks/audit.py neu --data-root PATH/neu --out runs/audit-neu [--minutes 20] [--images 900]
+    python benchmarks/audit.py camvid --data-root PATH/camvid --out runs/audit-test --run RUN --split test
+    python benchmarks/audit.py --table
+
+Each image is predicted by one of three models that saw nothing of its sequence, of --minutes each, or by --run.
+In a draw a fifth of the masks get a fault, one of five kinds, and the whole audit is made of them: it plants faults of
+its own to learn from, also into masks that are wrong already. Both scores see the same probabilities. Real faults count
+as found wrongly, against both; rows without the images that were seen to be wrong (SEEN_WRONG) say what that costs.
+`unknown` is the stricter test: of each kind, found by a scorer that learnt from the other four.
+
+What was trained, predicted and drawn lies under --out: stopped, the same command goes on. --images takes so many,
+evenly spread (the models are trained on all). Rows are appended to tables/audit.jsonl.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import neu_seg
+import numpy as np
+from recipe_changes import commit_of_source
+
+from featherseg.auditing.examples import WRONG, Example, examine
+from featherseg.auditing.faults import FAULTS, plant
+from featherseg.auditing.folds import FOLDS, folds_of
+from featherseg.auditing.probabilities import open_unseeing, places, probabilities_at, train_fold
+from featherseg.auditing.regions import FEATURES, Prediction, regions_of
+from featherseg.auditing.scorer import FIRST, PLANTED, SOFT, average_precision, judge
+from featherseg.core.types import SegmentationData
+from featherseg.data import open_dataset
+from featherseg.inference.runtimes import open_runtime
+from featherseg.uncertainty.bootstrap import LEVEL
+from featherseg.uncertainty.clusters import BLOCK, clusters_of
+
+TABLE = Path(__file__).parent / "tables" / "audit.jsonl"
+REPLICATES = 1000
+STRICT = 2
+"""Draws of which `unknown` is measured: it learns anew for each kind."""
+
+LEARNT, JUDGED = 1, 2
+"""Parts of the seeds: the faults that are learnt from are other draws than those that must be found."""
+
+SEEN_WRONG = {"camvid": ("Seq05VD_f02610",), "neu": ()}
+"""Looked at: the mask of another frame."""
+
+
+class Masks:
+    """The images that are judged, by number: what a model says of each, its mask as it is and as of a draw."""
+
+    def __init__(self, data: SegmentationData, asked: argparse.Namespace) -> None:
+        self.data, self.out = data, asked.out
+        count = min(len(data), asked.images or len(data))
+        self.numbers = np.linspace(0, len(data) - 1, count).round().astype(int)
+        self.keys = [data.keys[n] for n in self.numbers]
+        present = np.array([[(data.label(n) == k).any() for k in range(len(data.classes))] for n in range(len(data))])
+        folds = folds_of(data.keys, present)
+        self.folds = folds[self.numbers]
+        self._predict(folds, asked)
+
+    def _predict(self, folds: np.ndarray, asked: argparse.Namespace) -> None:
+        """Train what is missing; keep the probabilities of each image and its mask at the same pixels."""
+        if asked.run:
+            runtimes = [open_unseeing(asked.run, self.data, "cpu")[0]] * FOLDS
+        else:
+            runtimes = []
+            for fold in range(FOLDS):
+                run = train_fold(self.data, folds, fold, self.out / f"fold-{fold}", asked.minutes, "cpu", tell)
+                runtimes.append(open_runtime(run, "cpu"))
+        (self.out / "predicted").mkdir(parents=True, exist_ok=True)
+        for place, number in enumerate(self.numbers):
+            tell("predicting", place, len(self.numbers))
+            path = self.out / "predicted" / f"{place:06d}.npz"
+            if not path.exists():
+                sample = self.data[int(number)]
+                rows, columns = places(sample.label.shape[:2])
+                chances = probabilities_at(runtimes[folds[number]], sample.image, rows, columns)
+                label = sample.label[rows[:, None], columns]
+                temporary = path.with_suffix(".new.npz")
+                np.savez(temporary, chances=chances.astype(np.float16), label=label)
+                temporary.rename(path)
+
+    def predicted(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """-> (label (h, w), probabilities (K, h, w))."""
+        with np.load(self.out / "predicted" / f"{place:06d}.npz") as file:
+            chances = file["chances"].astype(np.float32)
+            return file["label"], chances / chances.sum(axis=0)
+
+    def example(self, place: int, draw: int, fault: str | None) -> Example:
+        """An image as the audit sees it: as it is (no fault), or with the fault of this draw; kept on disk."""
+        folder = self.out / ("sound" if fault is None else f"draw-{draw}")
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{place:06d}.npz"
+        if not path.exists():
+            label, chances = self.predicted(place)
+            if fault is not None:
+                label = self.spoiled(place, draw, fault, label, len(chances))
+            rng = np.random.default_rng([LEARNT, place])
+            other = self.predicted(int(rng.integers(1, len(self.keys)) + place) % len(self.keys))[0]
+            examine(label, chances, label.shape, FAULTS, rng, other).save(path)
+        return Example.load(path)
+
+    def spoiled(self, place: int, draw: int, fault: str, label: np.ndarray, classes: int) -> np.ndarray:
+        """The mask with the fault of a draw."""
+        rng = np.random.default_rng([JUDGED, draw, place])
+        other = self.predicted(int(rng.integers(1, len(self.keys)) + place) % len(self.keys))[0]
+        return plant(label, fault, classes, rng, other)
+
+
+def tell(doing: str, done: int, total: int | None) -> None:
+    """Now and then a line."""
+    if total and done % max(1, total // 10) == 0:
+        print(f"{doing}: {done} of {total}", file=sys.stderr, flush=True)
+
+
+def faults_of(masks: Masks, draw: int) -> list[str | None]:
+    """The fault that each image has in a draw: PLANTED of the images, a kind by lot of those that its mask can have."""
+    rng = np.random.default_rng([JUDGED, draw])
+    count, found = len(masks.keys), [None] * len(masks.keys)
+    for place in rng.permutation(count)[: round(PLANTED * count)]:
+        label, chances = masks.predicted(place)
+        for fault in rng.permutation(FAULTS):
+            if (masks.spoiled(place, draw, str(fault), label, len(chances)) != label).any():
+                found[place] = str(fault)
+                break
+    return found
+
+
+def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
+    """Everything about one draw; the scores are kept under --out."""
+    faults = faults_of(masks, draw)
+    wrong = np.array([fault is not None for fault in faults])
+    kind = np.array([-1 if fault is None else FAULTS.index(fault) for fault in faults])
+
+    def examples(without: int | None = None) -> Iterator[Example]:
+        for place, fault in enumerate(faults):
+            example = masks.example(place, draw, fault)
+            if without is not None:
+                copies = np.flatnonzero(example.faults != without)
+                rows = np.isin(example.copies, copies)
+                example = replace(
+                    example,
+                    features=example.features[rows],
+                    copies=np.searchsorted(copies, example.copies[rows]).astype(np.uint8),
+                    changed=example.changed[rows],
+                    evidence=example.evidence[copies],
+                    faults=example.faults[copies],
+                )
+            yield example
+
+    for place, _ in enumerate(examples()):
+        tell(f"draw {draw}: planting", place, len(faults))
+    judged = judge(examples, masks.folds, FAULTS)
+    soft = np.array([example.evidence[0][SOFT] for example in examples()])
+
+    # Regions: those of wrong masks that were changed, against those of masks as they are
+    scores, given, changed = [], [], []
+    for place, (example, fault) in enumerate(zip(examples(), faults, strict=True)):
+        share = np.zeros(len(example.kinds))
+        if fault is not None:
+            label, chances = masks.predicted(place)
+            share = regions_of(example.label, Prediction(chances)).share(example.label != label)
+        kept = (share >= WRONG) | (fault is None)
+        scores.append(judged.regions[place][kept])
+        given.append(-example.features[example.copies == 0][kept, FEATURES.index("given")])
+        changed.append(share[kept] >= WRONG)
+    by_region = [average_precision(np.concatenate(one), np.concatenate(changed)) for one in (scores, given)]
+
+    def by_kind(values: np.ndarray, number: int) -> float:
+        rows = (kind < 0) | (kind == number)
+        return round(average_precision(values[rows], wrong[rows]), 4)
+
+    unknown = {}
+    for number, name in enumerate(FAULTS if draw < STRICT else ()):
+        unknown[name] = by_kind(judge(lambda number=number: examples(number), masks.folds, FAULTS).images, number)
+    np.savez_compressed(masks.out / f"draw-{draw}.npz", scores=judged.images, soft=soft, kind=kind)
+    first = wrong[np.argsort(-judged.images, kind="stable")[:FIRST]].mean()
+    return {
+        "average_precision": round(average_precision(judged.images, wrong), 4),
+        "soft_minimum": round(average_precision(soft, wrong), 4),
+        "by_fault": {name: by_kind(judged.images, number) for number, name in enumerate(FAULTS)},
+        "soft_by_fault": {name: by_kind(soft, number) for number, name in enumerate(FAULTS)},
+        "unknown": unknown,
+        "by_region": round(by_region[0], 4),
+        "given_by_region": round(by_region[1], 4),
+        "promised": round(judged.self_test.precision_at_50, 3),
+        "true": round(float(first), 3),
+        "self_test": round(judged.self_test.average_precision, 4),
+    }
+
+
+def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, Any]:
+    """The difference of the two average precisions, mean over the draws, and its interval: clusters and draws drawn."""
+    found = [np.load(masks.out / f"draw-{draw}.npz") for draw in range(draws)]
+    pairs = [(one["scores"], one["soft"], one["kind"] >= 0) for one in found]
+    kept = np.array([key not in left_out for key in masks.keys])
+    ranks = [np.argsort(np.argsort(a)) - np.argsort(np.argsort(b)) for a, b, _ in pairs]
+    sequences, series = clusters_of(masks.keys), np.array(ranks, float).T
+    length = int(sequences.correlated(series - series.mean(axis=0)).max())
+    clusters = sequences.cut(BLOCK * length)
+    members = [np.flatnonzero((clusters.index == c) & kept) for c in range(clusters.count)]
+
+    def difference(rows: np.ndarray, chosen: np.ndarray) -> float:
+        return float(
+            np.mean(
+                [
+                    average_precision(pairs[d][0][rows], pairs[d][2][rows])
+                    - average_precision(pairs[d][1][rows], pairs[d][2][rows])
+                    for d in chosen
+                ]
+            )
+        )
+
+    rng, values = np.random.default_rng(0), []
+    for _ in range(REPLICATES):
+        rows = np.concatenate([members[c] for c in rng.integers(0, clusters.count, clusters.count)])
+        values.append(difference(rows, rng.integers(0, draws, draws)))
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    value = difference(np.flatnonzero(kept), np.arange(draws))
+    return {
+        "difference": round(value, 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "clusters": clusters.count,
+        "left_out": list(left_out),
+    }
+
+
+def print_tables() -> None:
+    """A line a dataset and protocol: means over the draws."""
+    rows = [json.loads(line) for line in TABLE.read_text().splitlines()] if TABLE.exists() else []
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row["settings"], row["commit"]]), []).append(row)
+    for name, group in groups.items():
+        draws = [row for row in group if "draw" in row]
+
+        def mean(key: str, fault: str | None = None, draws: list[dict[str, Any]] = draws) -> str:
+            values = [row[key] if fault is None else row[key].get(fault) for row in draws]
+            known = [value for value in values if value is not None]
+            return f"{np.mean(known):.3f}" if known else ""
+
+        print(f"\n{name}, {len(draws)} draws")
+        head = [["all", mean("average_precision"), mean("soft_minimum"), ""]]
+        kinds = [[f, mean("by_fault", f), mean("soft_by_fault", f), mean("unknown", f)] for f in FAULTS]
+        for line in [["faults", "audit", "soft-minimum", "kind not learnt"], *head, *kinds]:
+            print("".join(f"{cell:16}" for cell in line))
+        print(f"by region {mean('by_region')} (mean probability of the label {mean('given_by_region')})")
+        print(f"first {FIRST}: promised {mean('promised')}, true {mean('true')}")
+        for row in group:
+            if "difference" in row:
+                left = f", without {', '.join(row['left_out'])}" if row["left_out"] else ""
+                print(f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}){left}")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", choices=list(SEEN_WRONG))
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of each of the three trainings")
+    parser.add_argument("--run", help="a run that never saw the images, instead of trainings")
+    parser.add_argument("--split", default="train+val")
+    parser.add_argument("--images", type=int, help="so many, evenly spread")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--table", action="store_true", help="print what was measured, and nothing else")
+    asked = parser.parse_args()
+    if asked.table or asked.dataset is None:
+        print_tables()
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    name, root = ("camvid", asked.data_root) if asked.dataset == "camvid" else (None, None)
+    data = open_dataset(name or str(neu_seg.write(asked.data_root, asked.out / "lists")), asked.split, root)
+    masks = Masks(data, asked)
+    settings = {"dataset": asked.dataset, "split": asked.split, "images": len(masks.keys)}
+    settings |= {"run": Path(asked.run).name} if asked.run else {"minutes": asked.minutes}
+
+    def write(row: dict[str, Any]) -> None:
+        with TABLE.open("a") as file:
+            file.write(json.dumps({"settings": settings, **row, "commit": commit_of_source()}) + "\n")
+
+    for draw in range(asked.draws):
+        if not (asked.out / f"draw-{draw}.npz").exists():
+            write({"draw": draw, **one_draw(masks, draw)})
+    left_out = tuple(key for key in SEEN_WRONG[asked.dataset] if key in masks.keys)
+    for without in [(), left_out] if left_out else [()]:
+        write({"draws": asked.draws, **interval(masks, asked.draws, without)})
+    print_tables()
+
+
+if __name__ == "__main__":
+    main()
