@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from featherseg.auditing import boosting
 from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
@@ -35,6 +36,11 @@ def examined_one(number: int, fault: str | None = None) -> Example:
     if fault:
         label = plant(label, fault, CLASSES, rng, scene(number + 1)[0])
     return examine(label, chances, (48, 64), FAULTS, rng, scene(number + 7)[0])
+
+
+@pytest.fixture
+def few_trees(monkeypatch) -> None:
+    monkeypatch.setattr(boosting, "TREES", 15)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def test_the_promised_precision_is_the_true_one_where_faults_look_like_planted_o
         assert np.mean(promised) == pytest.approx(np.mean(true), abs=0.1)
 
 
-def test_the_scorer_finds_faults_that_it_was_not_told_of(sound: list[Example]):
+def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[Example]):
     spoiled = {number: FAULTS[i % 5] for i, number in enumerate(range(0, 60, 6))}
     wrong = np.isin(np.arange(60), list(spoiled))
     examples = [
@@ -111,13 +117,22 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(sound: list[Example]):
     assert again.self_test == test
 
 
-def test_no_image_has_a_part_in_the_scores_of_its_regions(sound: list[Example]):
+def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list[Example]):
     folds = np.arange(60) % FOLDS
     before = judge(lambda: iter(sound), folds, FAULTS)
     other = examined_one(0, "other")
     after = judge(lambda: iter([other, *sound[1:]]), folds, FAULTS)
     assert all(np.array_equal(before.regions[n], after.regions[n]) for n in range(3, 60, 3))
     assert not all(np.array_equal(before.regions[n], after.regions[n]) for n in range(1, 60))
+    # ... nor in the score of any image of its fold: neither by trees nor by what the regression learns from
+    assert np.array_equal(before.images[3::3], after.images[3::3])
+    assert not np.array_equal(before.images[1::3], after.images[1::3])
+
+
+def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, sound: list[Example]):
+    tests = [judge(lambda n=n: iter(sound[n : n + 24]), np.arange(24) % FOLDS, FAULTS).self_test for n in (0, 18, 36)]
+    gains = [test.average_precision - test.soft_minimum for test in tests]
+    assert np.mean(gains) > 0
 
 
 def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():
