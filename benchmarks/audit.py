@@ -11,8 +11,8 @@ its own to learn from, also into masks that are wrong already. Both scores see t
 as found wrongly, against both; rows without the images that were seen to be wrong (SEEN_WRONG) say what that costs.
 `unknown` is the stricter test: of each kind, found by a scorer that learnt from the other four.
 
-What was trained, predicted and drawn lies under --out: stopped, the same command goes on. --images takes so many,
-evenly spread (the models are trained on all). Rows are appended to tables/audit.jsonl.
+What was trained, predicted and drawn lies under --out, and first.jsonl, the audit of the masks as they are: stopped, the
+same command goes on. --images takes so many, evenly spread (the models are trained on all). Rows are appended to tables/audit.jsonl.
 """
 
 import argparse
@@ -30,11 +30,12 @@ from recipe_changes import commit_of_source
 from featherseg.auditing.examples import WRONG, Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.probabilities import open_unseeing, places, probabilities_at, train_fold
+from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import FEATURES, Prediction, regions_of
 from featherseg.auditing.scorer import FIRST, PLANTED, SOFT, average_precision, judge
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
+from featherseg.data.decisions import audited_places
 from featherseg.inference.runtimes import open_runtime
 from featherseg.uncertainty.bootstrap import LEVEL
 from featherseg.uncertainty.clusters import BLOCK, clusters_of
@@ -79,7 +80,7 @@ class Masks:
             path = self.out / "predicted" / f"{place:06d}.npz"
             if not path.exists():
                 sample = self.data[int(number)]
-                rows, columns = places(sample.label.shape[:2])
+                rows, columns = audited_places(sample.label.shape[:2])
                 chances = probabilities_at(runtimes[folds[number]], sample.image, rows, columns)
                 label = sample.label[rows[:, None], columns]
                 temporary = path.with_suffix(".new.npz")
@@ -232,12 +233,25 @@ def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, A
     }
 
 
+def write_first(masks: Masks) -> None:
+    """The masks as they are, the most suspicious first, with their most suspicious region: to be looked at by eye."""
+    judged = judge(lambda: (masks.example(n, 0, None) for n in range(len(masks.keys))), masks.folds, FAULTS)
+    lines = []
+    for place in np.argsort(-judged.images, kind="stable"):
+        example, scores = masks.example(int(place), 0, None), judged.regions[place]
+        region = int(scores.argmax()) if len(scores) else -1
+        box = example.boxes[region].tolist() if len(scores) else []
+        row = {"key": masks.keys[place], "score": float(judged.images[place]), "place": int(place), "box": box}
+        lines.append(json.dumps(row))
+    (masks.out / "first.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def print_tables() -> None:
     """A line a dataset and protocol: means over the draws."""
     rows = [json.loads(line) for line in TABLE.read_text().splitlines()] if TABLE.exists() else []
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps([row["settings"], row["commit"]]), []).append(row)
+        groups.setdefault(json.dumps(row["settings"]), []).append(row)
     for name, group in groups.items():
         draws = [row for row in group if "draw" in row]
 
@@ -289,6 +303,7 @@ def main() -> None:
     for draw in range(asked.draws):
         if not (asked.out / f"draw-{draw}.npz").exists():
             write({"draw": draw, **one_draw(masks, draw)})
+    write_first(masks)
     left_out = tuple(key for key in SEEN_WRONG[asked.dataset] if key in masks.keys)
     for without in [(), left_out] if left_out else [()]:
         write({"draws": asked.draws, **interval(masks, asked.draws, without)})

@@ -39,6 +39,9 @@ normal scores 2.5 apart, 1000 images, 2 to 30 % faulty: the promise is off by 0.
 RIDGE = 1.0
 """Of the regression over images, in rows: how firmly it keeps to the soft-minimum where images are few."""
 
+MOST_DOUBTFUL = 0.3
+"""The part of all images that is left out of what is learnt from, as probably wrong, at most."""
+
 SURE = 0.003
 """Scores of regions are taken as no nearer to 0 and 1."""
 
@@ -82,7 +85,8 @@ def judge(examples: Examples, folds: np.ndarray, names: tuple[str, ...], seed: i
     score. Raises nothing: of too few images the scores say little, which the self test tells.
     """
     rng = np.random.default_rng(seed)
-    trees = _fit_regions(examples, folds, seed)
+    doubtful = _doubtful(examples, folds)
+    trees = _fit_regions(examples, folds, doubtful, seed)
 
     # Every copy of every image: fold, fault (-1 = none), what is known of it for each fold that is to be judged
     image, fault, soft, regions = [], [], [], []
@@ -108,7 +112,8 @@ def judge(examples: Examples, folds: np.ndarray, names: tuple[str, ...], seed: i
     scores = np.zeros(len(of))
     for fold in range(FOLDS):
         table, held = np.array(rows[fold]), folds[of] == fold
-        scores[held] = _regression(table[~held], kinds[~held] >= 0, table[held])
+        taught = ~held & ~np.isin(of, doubtful[fold, fold])
+        scores[held] = _regression(table[taught], kinds[taught] >= 0, table[held])
 
     whole = scores[kinds < 0]
     test = _self_test(of, kinds, scores, np.array(soft), names, rng)
@@ -123,13 +128,38 @@ def _pair(a: int, b: int) -> tuple[int, int]:
     return (int(min(a, b)), int(max(a, b)))
 
 
-def _fit_regions(examples: Examples, folds: np.ndarray, seed: int) -> dict[tuple[int, int], Trees]:
+def _doubtful(examples: Examples, folds: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """For every pair of folds the images of the others that are probably wrong as they are, by number.
+
+    What they show as right would be learnt as right. They are as many as there are faults by estimate, at most
+    MOST_DOUBTFUL, those against which the evidence is strongest.
+    """
+    image, table, kinds = [], [], []
+    for number, example in enumerate(examples()):
+        image.append(np.full(len(example.faults), number))
+        table.append(example.evidence)
+        kinds.append(example.faults)
+    of, rows, fault = (np.concatenate(parts) for parts in (image, table, kinds))
+    found = {}
+    for a, b in combinations_with_replacement(range(FOLDS), 2):
+        rest = ~np.isin(folds[of], (a, b))
+        scores = _regression(rows[rest], fault[rest] >= 0, rows[rest])
+        as_is = fault[rest] < 0
+        share, _ = expected_precision(scores[as_is], scores[~as_is])
+        count = round(min(share, MOST_DOUBTFUL) * as_is.sum())
+        found[a, b] = of[rest][as_is][np.argsort(-scores[as_is], kind="stable")[:count]]
+    return found
+
+
+def _fit_regions(
+    examples: Examples, folds: np.ndarray, doubtful: dict[tuple[int, int], np.ndarray], seed: int
+) -> dict[tuple[int, int], Trees]:
     """For every pair of folds, of a fold with itself too, trees that learnt from the regions of the others.
 
     Of MOST_ROWS at most, drawn evenly from the images.
     """
     most = max(1, MOST_ROWS // max(1, len(folds)))  # of an image
-    kept, yes, weights, fold_of = [], [], [], []
+    kept, yes, weights, image = [], [], [], []
     for number, example in enumerate(examples()):
         wrong = np.flatnonzero(example.changed >= WRONG)
         right = np.flatnonzero((example.changed < UNSURE) & (example.copies == 0))
@@ -140,11 +170,11 @@ def _fit_regions(examples: Examples, folds: np.ndarray, seed: int) -> dict[tuple
             kept.append(example.features[drawn])
             yes.append(np.full(len(drawn), is_wrong))
             weights.append(1 / count[copy])
-            fold_of.append(np.full(len(drawn), folds[number]))
-    table, wrongs, weight, of = (np.concatenate(parts) for parts in (kept, yes, weights, fold_of))
+            image.append(np.full(len(drawn), number))
+    table, wrongs, weight, of = (np.concatenate(parts) for parts in (kept, yes, weights, image))
     found = {}
     for a, b in combinations_with_replacement(range(FOLDS), 2):
-        rest = (of != a) & (of != b)
+        rest = ~np.isin(folds[of], (a, b)) & ~np.isin(of, doubtful[a, b])
         found[a, b] = fit_trees(table[rest], wrongs[rest], _even(wrongs[rest], weight[rest]))
     return found
 

@@ -63,7 +63,7 @@ TOP = 50
 FEWEST = 2 * FOLDS
 """Images, for models to be trained without some of them."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised where what is kept of images would be another: then an audit begins anew."""
 
 Source = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
