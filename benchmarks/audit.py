@@ -11,8 +11,8 @@ its own to learn from, also into masks that are wrong already. Both scores see t
 as found wrongly, against both; rows without the images that were seen to be wrong (SEEN_WRONG) say what that costs.
 `unknown` is the stricter test: of each kind, found by a scorer that learnt from the other four.
 
-What was trained, predicted and drawn lies under --out, and first.jsonl, the audit of the masks as they are. Stopped, the
-same command goes on. --images takes so many, evenly spread (the models are trained on all). Rows are appended to
+What was trained, predicted and drawn lies under --out, and first.jsonl, the audit of the masks as they are. Stopped,
+the same command goes on. --images takes so many, evenly spread (the models are trained on all). Rows are appended to
 tables/audit.jsonl.
 """
 
