@@ -102,9 +102,10 @@ def test_a_second_use_fetches_nothing_and_a_changed_file_alone(lawn):
     again(lawn)
     open_dataset(name, "train")
     assert lawn.asked["read"] == 0
-    lawn.objects["yard/lawn/images/train/a.png"] = png(200)
+    value = next(value for value in range(61, 256) if len(png(value)) == len(png(60)))  # told by its version alone
+    lawn.objects["yard/lawn/images/train/b.png"] = png(value)
     again(lawn)
-    assert open_dataset(name, "train")[0].image[0, 0, 0] == 200
+    assert open_dataset(name, "train")[1].image[0, 0, 0] == value
     assert lawn.asked["read"] == 1
 
 
