@@ -10,10 +10,12 @@ import pytest
 from fake_bucket import install
 from PIL import Image
 
+import featherseg
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.storage import is_remote
 from featherseg.data import LabelledImages, mirror, open_dataset, score_split
 from featherseg.recipe import parse_recipe, read_recipe, with_absolute_paths
+from featherseg.training.teaching import open_unlabelled
 
 TOML = b"""
 name = "lawn"
@@ -166,3 +168,16 @@ def test_a_recipe_keeps_the_address_and_no_path_of_this_machine():
     assert is_remote(with_absolute_paths(recipe).data.name)
     with pytest.raises(ConfigError, match="credentials"):
         with_absolute_paths(parse_recipe(read_recipe("frm-lite0"), name="s3://me:secret@yard/dataset.toml"))
+
+
+def test_predictions_in_a_bucket_are_scored(lawn):
+    lawn.objects |= {f"b/masks/train_{key}.png": lawn.objects[f"yard/lawn/masks/train/{key}.png"] for key in "ab"}
+    scores = featherseg.evaluate(data="s3://yard/lawn", split="train", predictions="s3://b/masks")
+    assert scores.miou == 1.0
+
+
+def test_images_without_masks_may_lie_in_a_bucket(lawn):
+    lawn.objects |= {"b/more/x.png": png(7), "b/more/y.png": png(8)}
+    recipe = parse_recipe(read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"'])
+    found = open_unlabelled(recipe, open_dataset("s3://yard/lawn", "train"))
+    assert found.keys == ["x.png", "y.png"]
