@@ -1,6 +1,8 @@
 """`featherseg audit` as it is called: its files, its words, and what it refuses."""
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +55,7 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert 0 <= top < top + down <= 40
     assert f"the page is {page}" in done.output
 
-    rows = [
-        json.loads(row)
-        for row in page.read_text().replace("&#34;", '"').split('data-region="')[1:]
-        for row in [row[: row.index('">')]]
-    ]
+    rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
     accepted = [{"decision": "accept", **row} for row in rows]
     (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": accepted}))
     done = invoke("check", data, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json")
