@@ -130,6 +130,14 @@ def test_images_for_which_there_is_no_time_stand_last_and_are_named_and_the_same
     assert (again.images, again.unseen) == (whole.images, ())
 
 
+def test_a_fold_that_took_too_long_takes_from_predicting_and_the_rest_stay_as_long():
+    assert session.share_of_fold(30, 0.0, 0) == 6.5
+    assert session.share_of_fold(30, 6.5, 1, 6.5) == 6.5
+    assert session.share_of_fold(18, 12.0, 2, 3.9) == 2.4  # of 6 left 3.6 are kept
+    assert session.share_of_fold(18, 6.0, 1, 3.9) == 3.9
+    assert session.share_of_fold(18, 17.9, 2, 3.9) == 0.1
+
+
 def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(Balls, "keys", [*Balls.keys[1:], Balls.keys[1]])
     with pytest.raises(DataError, match="1 key of more than one image, such as 'yard/001'"):

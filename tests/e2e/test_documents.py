@@ -1,11 +1,13 @@
 """The commands of README and of the quick starts, run one after the other as they stand, on little data and shortly."""
 
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))
 ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "frm.pth", "runs/a", "runs/b")
 """What stands for data that nobody may ship: commands that name it are parsed by tests/test_docs.py, not run."""
 
-IMAGES = 24
+IMAGES, MINUTES = 24, "4"
 SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
 CROPS = {
     "frm-lite0": "[64, 96]",
@@ -43,14 +45,22 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def shortened(line: list[str]) -> list[str]:
-    """The same command with less to do: one epoch, and int8 may lose what it likes."""
+    """The same command with less to do: one epoch, an audit of few minutes, and int8 may lose what it likes."""
     trains = line[0] == "train" and "--resume" not in line
     if trains or line[0] == "sweep":
         name = line[1]
         line = [*line, *(part for setting in (*SHORT, f"augment.crop={CROPS[name]}") for part in ("--set", setting))]
         if "shapes" in name:
             line += ["--set", "data.train_size=4", "--set", "data.val_size=2"]
+    if line[0] == "audit":
+        line = [MINUTES if before == "--minutes" else word for before, word in zip(["", *line], line, strict=False)]
     return [*line, "--max-drop", "100"] if line[0] == "export" else line
+
+
+def accept_all(page: Path, decisions: Path) -> None:
+    """What the page saves after the key `a` at every image (tests/auditing/test_page.py has it saved by a browser)."""
+    rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
+    decisions.write_text(json.dumps({"format": 1, "decisions": [{"decision": "accept", **row} for row in rows]}))
 
 
 @pytest.fixture
@@ -99,4 +109,6 @@ def test_the_commands_of_a_document_run_in_its_order(path, place):
     lines = commands(path)
     assert lines
     for line in lines:
+        if "--decisions" in line:
+            accept_all(place / "audit.html", place / line[line.index("--decisions") + 1])
         run(shortened(line))

@@ -38,8 +38,8 @@ from featherseg.runs import Run
 MINUTES = 30.0
 """From start to page, where nothing is said."""
 
-TRAINING = 0.65
-"""The part of the minutes that the trainings take; predicting and planting take what is left."""
+TRAINING, PREDICTING = 0.65, 0.08
+"""The part of the minutes that the trainings take; predicting and planting take what is left, or at least this part."""
 
 JUDGING, LOADS = 0.12, 4
 """The part of the minutes that is kept for learning and the page; and for every image as long as it takes to read what
@@ -173,11 +173,11 @@ def audit(
         present[number] = np.bincount(data.label(number).ravel(), minlength=IGNORE + 1)[: len(data.classes)] > 0
     folds = folds_of(data.keys, present, groups)
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
-    if runtime is None and any(not path.is_file() for path in kept_files(folder, len(data))):
+    if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
+        shares = list[float]()
         for fold in range(FOLDS):
-            left = minutes - (time.monotonic() - began) / 60  # of a slow fold the next ones pay
-            share = round(max(0.1, left - (1 - TRAINING) * minutes) / (FOLDS - fold), 2)
-            trained = train_fold(data, folds, fold, folder / f"fold-{fold}", share, device, progress)
+            shares.append(share_of_fold(minutes, (time.monotonic() - began) / 60, fold, *shares[:1]))
+            trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress)
             runtimes.append(open_runtime(trained, device))
 
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -199,6 +199,18 @@ def audit(
     return replace(found, to=to)
 
 
+def share_of_fold(minutes: float, gone: float, fold: int, first: float = 0.0) -> float:
+    """The minutes that a fold's training gets when so many are gone; `first`: what that of the first fold was given.
+
+    Trainings that took longer than they were given take from predicting, down to PREDICTING, before the next ones get
+    less: one of too few minutes would end the audit.
+    """
+    rest, left = FOLDS - fold, minutes - gone
+    planned = (left - (1 - TRAINING) * minutes) / rest
+    spared = (left - (PREDICTING + JUDGING) * minutes) / rest
+    return round(max(0.1 / rest, planned, min(first, spared)), 2)
+
+
 def examine_all(
     data: SegmentationData, source: Source, folds: np.ndarray, folder: Path, ends: float, progress: Progress
 ) -> np.ndarray:
@@ -207,8 +219,8 @@ def examine_all(
     -> the numbers of the images that are there in the end, ascending: all, or as many as there is time for until `ends`
     (`time.monotonic`), spread over all. Fewer have faults planted into them where the time would not last for all.
     """
-    began, count, paths = time.monotonic(), len(data), kept_files(folder, len(data))
-    there = np.array([path.is_file() for path in paths])
+    began, count = time.monotonic(), len(data)
+    there = np.array([kept_file(folder, number).is_file() for number in range(count)])
     ready, lasts = int(there.sum()), deque[tuple[float, float]](maxlen=25)
     for place, number in enumerate(spread_over(folds)):
         progress("predicting images", place, count)
@@ -231,17 +243,19 @@ def examine_all(
         other = data.label(int(rng.integers(1, count) + number) % count) if planted and count > 1 else label
         chances = source(number, sample.image, rows, columns)
         predicted = time.monotonic()
-        examine(label, chances, (size[0], size[1]), FAULTS if planted else (), rng, other).save(paths[number])
+        examine(label, chances, (size[0], size[1]), FAULTS if planted else (), rng, other).save(
+            kept_file(folder, number)
+        )
         there[number], ready = True, ready + 1
         saved = time.monotonic()
-        Example.load(paths[number])
+        Example.load(kept_file(folder, number))
         lasts.append(((predicted if planted else saved) - start, time.monotonic() - saved))
     return np.flatnonzero(there)
 
 
-def kept_files(folder: Path, count: int) -> list[Path]:
-    """The file of every image in which is kept what is learnt and judged from."""
-    return [folder / f"{number:06d}.npz" for number in range(count)]
+def kept_file(folder: Path, number: int) -> Path:
+    """Where what is learnt and judged from is kept of an image."""
+    return folder / f"{number:06d}.npz"
 
 
 def spread_over(folds: np.ndarray) -> list[int]:
@@ -259,7 +273,7 @@ def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator
     for done, number in enumerate(numbers):
         progress("learning from planted faults", done, len(numbers))
         try:
-            yield Example.load(folder / f"{number:06d}.npz")
+            yield Example.load(kept_file(folder, number))
         except (OSError, ValueError) as error:
             raise DataError(f"{error}. Delete {folder} and run the same command again.") from error
 
@@ -337,7 +351,7 @@ def _told(
     for score, place, region in sorted(heap, reverse=True):
         number = int(seen[-place])
         if number not in kept:
-            kept = {number: Example.load(folder / f"{number:06d}.npz")}
+            kept = {number: Example.load(kept_file(folder, number))}
         example = kept[number]
         height, width = example.size / example.label.shape
         x, y, across, down = example.boxes[-region].tolist()
