@@ -162,6 +162,25 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     ]
 
 
+def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
+    LAYOUTS["rgb_masks"](tmp_path / "a")
+    (tmp_path / "a/class_dict.csv").write_text("name,r,g,b\nsteel,0,0,0\nrust,255,0,0\nmoss,0, 255, 0\npaint,1,2,3\n")
+    report = checked(tmp_path / "a", "--name", "00ff00=lichen")
+    assert sorted(report["classes"]) == ["lichen", "paint", "rust", "steel"]
+    assert "3 names of classes from class_dict.csv" in report["look_at"]
+
+    LAYOUTS["rgb_masks"](tmp_path / "b")
+    (tmp_path / "b/gt/labelmap.txt").write_text("# label:color_rgb:parts:actions\nmoss:0,255,0::\nignore:0,0,0::\n")
+    assert sorted(checked(tmp_path / "b")["classes"]) == ["class_ff0000", "moss"]
+    assert read_dataset_toml(tmp_path / "b/dataset.toml").map["#000000"] == "ignore"
+
+    LAYOUTS["rgb_masks"](tmp_path / "c")
+    (tmp_path / "c/labelmap.txt").write_text("what is this\n")
+    report = checked(tmp_path / "c")
+    assert "class_ff0000" in report["classes"]
+    assert any("line 1: 'what is this' is no class with a colour" in note for note in report["look_at"])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

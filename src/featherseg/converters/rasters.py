@@ -11,8 +11,9 @@ from featherseg.converters.annotations import Raster, UnusableShape
 from featherseg.converters.source import Source, read_text
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color
+from featherseg.data.color_lists import find_color_list, read_color_list
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.palettes import color_text, default_palette
+from featherseg.data.palettes import color_text
 
 
 def color_codes(path: Path) -> np.ndarray:
@@ -50,34 +51,9 @@ def numbered(codes: np.ndarray, none: tuple[int, ...]) -> np.ndarray:
 
 
 def listed_colors(source: Source) -> dict[str, Color] | None:
-    """The classes that a list beside the masks names, or None where there is none.
-
-    labelmap.txt of CVAT and Datumaro ("road:128,64,128::"), class_dict.csv ("road,128,64,128"), label_colors.txt of
-    CamVid ("128 64 128 road"). Raises DataError for a line that is none.
-    """
-    names = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
-    path = next((path for name in names for path in source.files if path.name.lower() == name), None)
-    if path is None:
-        return None
-    found: dict[str, Color] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#") or line.lower().startswith("name"):
-            continue
-        three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
-        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(rf"(?P<name>[^,]+),{three}", line)
-        match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
-        if match is None:
-            if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):  # without a colour: that of Pascal VOC
-                found[match["name"].strip()] = ((0, 0, 0), *default_palette(len(found)))[len(found)]
-                continue
-            raise DataError(
-                f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as road:128,64,128::"
-            )
-        color = int(match["r"]), int(match["g"]), int(match["b"])
-        if max(color) > 255:
-            raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
-        found[match["name"].strip()] = color
-    return found
+    """The classes that a list beside the masks names, None without one. Raises DataError for a broken list."""
+    path = find_color_list(reversed(source.files))
+    return None if path is None else read_color_list(path)
 
 
 def listed_values(path: Path) -> dict[int, str]:

@@ -15,6 +15,7 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, Feather
 from featherseg.core.files import write_together
 from featherseg.core.types import Progress
 from featherseg.core.wording import ESCAPES, counted
+from featherseg.data.color_lists import find_color_list, read_color_list
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
@@ -28,6 +29,9 @@ from featherseg.data.split_lists import SPLITS, find_lists, split_of
 
 MAX_CLASSES = 64
 """Masks with more different values are taken for smoothed or compressed ones: then only common values are classes."""
+
+PLAIN = ("background", "foreground")
+"""What the two values of masks mean that have no more."""
 
 NEARLY = 0.9
 """A second reading must have so many of the first one's images."""
@@ -148,6 +152,15 @@ def propose(
     if of_folder:
         others.append(("one class in all folders", f"--name {values.inside}=foreground"))
     raw_map = _raw_map(folder, values, of_folder, names)
+    if values.colored and (path := _color_list(folder, sources)):
+        named = {f"#{raw.removeprefix('#').lower()}" for raw in names}
+        try:
+            listed = {color_text(color): name for name, color in read_color_list(path).items()}
+            nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
+            raw_map |= {raw: name for raw, name in listed.items() if raw in nameless}
+            notes.append(f"{counted(len(nameless), 'name')} of classes from {path.name}")
+        except DataError as error:
+            notes.append(f"not used: {error}")
     if values.smoothed:
         touched = 1 - (values.pixels["0"] + values.pixels["255"]) / values.total
         notes.append(
@@ -271,7 +284,7 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
     if of_folder:
         raw_map = {"0": "background"}
     elif len(found) == 2 and found[0] in ("0", "#000000"):
-        raw_map = {found[0]: "background", found[1]: "foreground"}
+        raw_map = dict(zip(found, PLAIN, strict=True))
     else:
         raw_map = {value: IGNORE_NAME if value == "255" else _placeholder(value) for value in found}
 
@@ -286,6 +299,14 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
             )
         raw_map |= dict.fromkeys(called or [value], name)
     return raw_map
+
+
+def _color_list(folder: Path, sources: Sequence[SourceTable]) -> Path | None:
+    """The list of colours in the folder, or beside or above the masks."""
+    places = [folder / source.masks for source in sources]
+    places = list(dict.fromkeys(up for place in places for up in (place, *place.parents) if up.is_relative_to(folder)))
+    found = (find_color_list(sorted(path for path in place.iterdir() if path.is_file())) for place in places)
+    return next(filter(None, found), None)
 
 
 def _placeholder(value: str) -> str:

@@ -366,6 +366,14 @@ def test_a_split_may_take_a_share_of_another(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    "pattern", [r"^(\w+)_\d+", r"[(+*]+\)+_", "patient([0-9]{3})", r"(?:clip|take)\d{2,4}", "a?b?c?"]
+)
+def test_groups_of_usual_regular_expressions_are_taken(tmp_path: Path, pattern: str):
+    toml = write(tmp_path, top=f"groups = '{pattern}'", splits="train = 0.8\nval = 0.2")
+    assert read_dataset_toml(toml).groups == pattern
+
+
 def test_groups_say_what_stays_together(tmp_path: Path):
     keys = [f"{date}_patient{patient}_{i}" for patient in range(10) for date in ("mon", "tue") for i in range(3)]
     for key in keys:
@@ -444,6 +452,10 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ('train = "train"', 'train = "20% of val"\ntest = "10% of train"', r"a share of 'train'"),
         ('val = "val"', 'val = "60% of train"\ntest = "40% of train"', r"take all of 'train'"),
         ('name = "yard"', 'name = "yard"\ngroups = "(["', r"expected a regular expression"),
+        ('name = "yard"', 'name = "yard"\ngroups = "(a+)+b"', r"endlessly long"),
+        ('name = "yard"', 'name = "yard"\ngroups = "(?:a|a){2,}b"', r"endlessly long"),
+        ('name = "yard"', 'name = "yard"\ngroups = ".*.*.*.*b"', r"and 3 of them at most"),
+        ('name = "yard"', 'name = "yard"\ngroups = "(([^)]*)*)b"', r"endlessly long"),
     ],
 )
 def test_a_slip_in_the_toml_gets_a_sentence(yard: Path, old: str, new: str, message: str | None):

@@ -21,6 +21,12 @@ IGNORE_NAME = "ignore"
 _SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
 """A split that takes a share of another: `val = "10% of train"`."""
 
+_SINGLE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+"""What stands for a single character in a regular expression, with a sign of its own: an escape, or a set."""
+
+_REPEAT, _REPEATED_GROUP, _MOST_REPEATS = re.compile(r"[*+]|\{\d*,\d*\}"), re.compile(r"\)(?:[*+]|\{)"), 3
+"""A repeat of a group may try every way to cut a name in pieces, 2 to the power of its length."""
+
 _LOW, _HIGH = 0, 255
 """What the values of a smoothed mask count as, below `threshold` and from it on."""
 
@@ -119,6 +125,13 @@ class DatasetToml(Config):
             re.compile(value or "")
         except re.error as error:
             raise ValueError(f"expected a regular expression: {error}") from None
+        if value is not None:
+            plain = _SINGLE.sub("x", value)
+            if _REPEATED_GROUP.search(plain) or len(_REPEAT.findall(plain)) > _MOST_REPEATS:
+                raise ValueError(
+                    f"it may take endlessly long. Expected repeats (* + {{2,}}) of single characters or sets, not of "
+                    f"groups, and {_MOST_REPEATS} of them at most, as in ^([a-z]+)_"
+                )
         return value
 
     @property

@@ -1,0 +1,48 @@
+"""The lists of classes and their colours that lie beside masks in colours."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from featherseg.core.errors import DataError
+from featherseg.core.files import read_bounded
+from featherseg.core.types import Color
+from featherseg.data.palettes import default_palette
+
+NAMES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
+"""What such a list is called: that of CVAT and Datumaro ("road:128,64,128::"), of many releases ("road,128,64,128"), of
+CamVid ("128 64 128 road").
+"""
+
+
+def find_color_list(files: Iterable[Path]) -> Path | None:
+    """The list among files, the first of NAMES that there is."""
+    by_name = {path.name.lower(): path for path in files}
+    return next((by_name[name] for name in NAMES if name in by_name), None)
+
+
+def read_color_list(path: Path) -> dict[str, Color]:
+    """Class -> colour. Raises DataError for a file that cannot be read, and for a line that is none of a class."""
+    try:
+        text = read_bounded(path).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    found: dict[str, Color] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#") or line.lower().startswith("name"):
+            continue
+        three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
+        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(rf"(?P<name>[^,]+),{three}", line)
+        match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
+        if match is None:
+            if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):  # without a colour: that of Pascal VOC
+                found[match["name"].strip()] = ((0, 0, 0), *default_palette(len(found)))[len(found)]
+                continue
+            raise DataError(
+                f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as road:128,64,128::"
+            )
+        color = int(match["r"]), int(match["g"]), int(match["b"])
+        if max(color) > 255:
+            raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
+        found[match["name"].strip()] = color
+    return found
