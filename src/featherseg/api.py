@@ -203,7 +203,7 @@ def evaluate(
             where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
             notes += (f"{run.name} {where}: its scores are shown but not stored",)
         else:
-            times = record(run, runtime, chosen, split, settings, scores)
+            times = record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
             if split == "test":
                 notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
@@ -413,7 +413,7 @@ def _data_of(
         changes = known.changes(role, chosen, part=not whole[role]) if role != TEST or split == TEST else []
         notes += [f"since the training: {text}" for text in changes]
     elif not (run.shipped or run.imported):
-        notes += [f"{run.path} has no {DATA}: whether its images and masks changed since the training is not known"]
+        notes += [f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"]
     notes += () if trained else _trained_on(run, chosen, split)
     return chosen, split, selected, tuple(notes)
 
@@ -427,7 +427,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]
     seen = {} if known is None else known.trained_on(data)
     if not seen:
         return ()
-    message = f"{run.path} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
+    message = f"{run.name} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
     if split == TEST:
         raise DataError(
             f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "

@@ -10,6 +10,7 @@ from small_training import Silent, request
 import featherseg
 from featherseg.comparison.candidates import Candidate, cautions
 from featherseg.core.errors import DataError
+from featherseg.core.files import read_lines
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import read_fingerprint
 from featherseg.inference.runtimes import open_runtime
@@ -96,6 +97,9 @@ def test_images_and_masks_that_changed_since_are_named(moved, split, kind, numbe
     pixels[:9, :9] = 1
     Image.fromarray(pixels).save(moved / "yard" / kind / f"{number}.png")
     assert said in notes(moved, split)
+    kept = read_lines(moved / "run/evaluations.jsonl")[-1]
+    assert said in kept["notes"]
+    assert str(moved) not in str(kept)  # a run may be shared
     (other,) = {"val", "test"} - {split} if split != "train" else {"val"}
     assert notes(moved, other) == []
 

@@ -56,6 +56,7 @@ def log_evaluation(
         "miou": number(scores.miou),
         **({"pq": number(scores.panoptic["pq"])} if scores.panoptic else {}),
         "selected": scores.selected,
+        "notes": list(scores.notes),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
     append_line(run.path / EVALUATIONS, line)

@@ -6,6 +6,7 @@ import pytest
 from golden_make import GOLDEN, digest
 from PIL import Image
 
+from featherseg.converters.masks import masks_of
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
@@ -162,3 +163,13 @@ def test_an_annotation_that_changed_is_known_to_a_run_that_goes_on(root):
     assert known.differences(read()) == []
     edit(root, category_id=184)  # the mask's file stays as it is
     assert known.differences(read()) == ["the annotations of 1 mask of val changed: 000000000139"]
+
+
+def test_its_masks_go_to_a_tool_with_crowds_that_are_no_objects(root):
+    data = CocoPanoptic(root, "val")
+    (image,) = masks_of(data, [0]).images
+    np.testing.assert_array_equal(image.mask, data.label(0))
+    np.testing.assert_array_equal(image.objects > 0, data[0].instances > 0)
+    assert (data[0].instances < 0).any()
+    assert image.objects.min() == 0
+    assert image.name == "000000000139.jpg"
