@@ -186,9 +186,10 @@ def audit(
     seen = examine_all(data, source, folds, folder, ends - JUDGING * 60 * minutes, progress)
     judged = judge(lambda: _examples(folder, seen, progress), folds[seen], FAULTS)
     if unseen := len(data) - len(seen):
+        again = "the same command" + (" without --to" if to else "")
         notes.append(
-            f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: the "
-            "same command goes on with them"
+            f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: {again} "
+            "goes on with them"
         )
     found = _told(data, seen, folder, judged, out, notes, progress)
     if to is None:
