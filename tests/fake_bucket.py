@@ -1,7 +1,9 @@
 """A bucket that is a dict, in place of what speaks with one: key -> content. Requests are counted, some can fail."""
 
 import hashlib
+import io
 from collections import Counter
+from pathlib import Path
 
 from featherseg.core import storage
 from featherseg.data import mirror
@@ -35,6 +37,14 @@ class FakeBucket:
         self.asked["read"] += 1
         self._fail(place)
         return self.objects[place.split("://")[1]]
+
+    def open(self, place, mode):
+        if place.split("://")[1] not in self.objects:
+            raise FileNotFoundError(place)
+        return io.BytesIO(self.cat_file(place))
+
+    def put_file(self, file, place):
+        self.pipe_file(place, Path(file).read_bytes())
 
     def pipe_file(self, place, content):
         self.asked["write"] += 1

@@ -16,6 +16,7 @@ from featherseg.core.files import (
     locked,
     read_lines,
     refuse_links,
+    temporary_path,
     write_atomic,
     write_bytes,
     write_json,
@@ -64,15 +65,18 @@ def test_a_torn_last_line_spoils_no_other_record(tmp_path):
 
 
 def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
-    gone, own, others = ".file.999999999-0123456789abcdef.tmp", f".file.{os.getpid()}-0123456789abcdef.tmp", "note.tmp"
-    running = f".file.{os.getppid()}-0123456789abcdef.tmp"
-    for name in (gone, own, running, others):
+    here = temporary_path(tmp_path / "none" / "file").name.split("-")[1][:4]  # of this machine
+    gone, own = f".file.999999999-{here}456789abcdef.tmp", f".file.{os.getpid()}-{here}456789abcdef.tmp"
+    running = f".file.{os.getppid()}-{here}456789abcdef.tmp"
+    elsewhere = f".file.999999999-{int(here, 16) ^ 1:04x}456789abcdef.tmp"  # of a machine that shares the folder
+    others = "note.tmp"
+    for name in (gone, own, running, elsewhere, others):
         (tmp_path / name).touch()
-    folder = tmp_path / ".web.999999998-0123456789abcdef.tmp"  # of an exported page
+    folder = tmp_path / f".web.999999998-{here}456789abcdef.tmp"  # of an exported page
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "note.tmp")
     write_bytes(tmp_path / "file", b"new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running, "file", others])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running, elsewhere, "file", others])
 
 
 @pytest.mark.parametrize("link", [".file.tmp", "file.tmp", "file"])

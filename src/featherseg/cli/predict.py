@@ -26,6 +26,7 @@ from featherseg.cli.options import (
     parse_inference,
     with_own_resize,
 )
+from featherseg.cli.predict_cluster import predict_over_cluster, refuse_options
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, near_path, unknown
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
@@ -78,6 +79,15 @@ def predict(
         typer.Option("--masks", help="Of images, write the masks alone; of a video, also the masks, a PNG per frame."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing predictions.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS", help="Write the masks of one folder by many processes, by Ray: docs/scale.md."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --cluster: how many processes [default: this machine's cores].")
+    ] = None,
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.
 
@@ -86,7 +96,28 @@ def predict(
     A video becomes NAME_overlay.mp4, or the file named by -o; after an interruption the same command continues.
     A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read; the others
     are still written. In a bucket every file appears whole or not at all, an image's mask after its other files.
+    With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
+    again does what is missing.
     """
+    if workers is not None and (cluster is None or workers < 1):
+        raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
+    if cluster is not None:
+        refuse_options({"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite})
+        failed = predict_over_cluster(
+            run,
+            paths,
+            output,
+            cluster=cluster,
+            workers=workers,
+            device=device,
+            inference=parse_inference(window, scales, tta, resize),
+            resize=resize,
+            memory_gb=memory_gb,
+            max_side=max_side,
+        )
+        if failed:
+            raise typer.Exit(1)
+        return
     moving = find_moving(paths, output, submission)
     files = find_images([path for path in paths if path not in moving.paths], output)
     inference = parse_inference(window, scales, tta, resize)

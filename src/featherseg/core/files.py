@@ -5,8 +5,10 @@ where something is appended, locked or written in a folder inside them, links ar
 """
 
 import errno
+import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -14,8 +16,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import psutil
 from filelock import FileLock, Timeout
@@ -23,8 +26,8 @@ from filelock import FileLock, Timeout
 from featherseg.core.errors import FeathersegError
 from featherseg.core.wording import ESCAPES
 
-_LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-[0-9a-f]{16}\.tmp", re.DOTALL)
-"""A temporary file or folder of ours, and the process that made it."""
+_LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-([0-9a-f]{4})[0-9a-f]{12}\.tmp", re.DOTALL)
+"""A temporary file or folder of ours, the process that made it, and its machine."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 """What file systems without a sync of folders answer."""
@@ -94,12 +97,19 @@ def temporary_path(path: Path) -> Path:
     with _looking:
         if folder not in _entries:
             _entries.add(folder)
-            with suppress(OSError):  # a folder that may be written to, but not be listed
-                for name in os.listdir(folder):
-                    made_by = _LEFTOVER.fullmatch(name)
-                    if made_by and (int(made_by[1]) == os.getpid() or not psutil.pid_exists(int(made_by[1]))):
-                        remove_tree(folder / name)
-    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+            with suppress(OSError), os.scandir(folder) as entries:  # one that may be written to, but not be listed
+                for entry in entries:  # one after the other: there may be millions
+                    made_by = _LEFTOVER.fullmatch(entry.name)
+                    ours = made_by and made_by[2] == _machine()
+                    if made_by and ours and (int(made_by[1]) == os.getpid() or not psutil.pid_exists(int(made_by[1]))):
+                        remove_tree(folder / entry.name)
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{_machine()}{secrets.token_hex(6)}.tmp")
+
+
+@cache
+def _machine() -> str:
+    """Four digits of this machine's name: what others that share a folder write there is not ours to remove."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 
 
 def remove_tree(path: Path) -> None:
@@ -341,15 +351,25 @@ def short_names(paths: Sequence[Path], skip: str = "") -> list[str]:
     return [next((t for t in own if taken[t] == 1), str(path)) for own, path in zip(tails, paths, strict=True)]
 
 
+class Names(Protocol):
+    """Names that are given already, in lower case; a set is one."""
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def add(self, name: str, /) -> None: ...
+
+
 def unique_names(files: Iterable[Path]) -> list[str]:
     """Each file's name without its ending; where several share one, the later ones are numbered: photo, photo-2."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for file in files:
-        name, number = file.stem, 1
+    return list(numbered((file.stem for file in files), set()))
+
+
+def numbered(stems: Iterable[str], taken: Names) -> Iterator[str]:
+    """The stems, one after the other; one that is in `taken` gets the next free number. `taken` grows by them."""
+    for stem in stems:
+        name, number = stem, 1
         while name.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
             number += 1
-            name = f"{file.stem}-{number}"
+            name = f"{stem}-{number}"
         taken.add(name.lower())
-        names.append(name)
-    return names
+        yield name

@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,48 @@ def list_files(folder: str, *, deep: bool = False) -> Iterator[StoredFile]:
         if facts["type"] == "file" and not name.endswith("/"):
             version = str(facts.get("ETag") or facts.get("etag") or facts.get("md5Hash") or "")
             yield StoredFile(f"{scheme}://{name}", int(facts["size"]), version.strip('"'))
+
+
+def stream_files(folder: str) -> Iterator[StoredFile]:
+    """The objects directly in a folder, where there are too many to hold: on S3 a thousand at a time, elsewhere all.
+
+    Nothing of a folder that does not exist. Raises DataError where it cannot be listed.
+    """
+    with _talking(folder, "listed"):
+        storage = _storage(folder)
+    if not hasattr(storage, "call_s3"):
+        with suppress(DataNotFound):
+            yield from list_files(folder)
+        return
+    scheme, _, rest = folder.partition("://")
+    bucket, _, key = rest.partition("/")
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
+    while True:
+        with _talking(folder, "listed"):
+            page = storage.call_s3("list_objects_v2", **asked)
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield StoredFile(f"{scheme}://{bucket}/{entry['Key']}", int(entry["Size"]), entry["ETag"].strip('"'))
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def read_lines(place: str) -> Iterator[bytes]:
+    """The lines of an object, one after the other; nothing where there is none. Raises DataError."""
+    with _talking(place, "read"):
+        try:
+            file = _storage(place).open(place, "rb")
+        except FileNotFoundError:
+            return
+        with file:
+            yield from file
+
+
+def write_file(place: str, file: Path) -> None:
+    """`write_whole` of a file of any size, which is not held. Raises DataError."""
+    with _talking(place, "written"):
+        _storage(place).put_file(str(file), place)
 
 
 def write_whole(place: str, content: bytes) -> None:

@@ -1,0 +1,423 @@
+"""The masks of a folder of images by many processes or machines, by Ray Data (docs/decisions/0019).
+
+The only file that imports Ray, and only where it is started: what is done to the images can be run, and is tested,
+without it. A task is a share of the images that wait; a worker may be killed at any moment, and its task is done again
+by another, because a mask appears whole under its name or not at all, and is the same bytes whoever writes it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from featherseg.backbones.weights import sha256_of
+from featherseg.core.allocator import return_freed_memory
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, require
+from featherseg.core.files import check_folder, load_json, name_too_long, write_atomic, write_bytes, write_json
+from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
+from featherseg.core.wording import one_line
+from featherseg.data.images import EncodedImage, image_size, is_image, read_image
+from featherseg.inference.drawing import index_image, png_bytes
+from featherseg.inference.inputs import read_ahead
+from featherseg.inference.manifest import DONE, FAILED, MASK, STOPPED, Image, Listed, Manifest, Record, read_known
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import InferenceSettings
+
+MANIFEST, SETTINGS = "predictions.jsonl", "settings.json"
+
+MOST_TASKS, SMALL_TASK = 20_000, 16
+"""Ray's driver keeps some kilobytes of every task, so that their number is bounded; of few images a task has 16."""
+
+ANSWER_SECONDS = 5
+"""Within which a cluster's head must take a connection."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told. `folder` and `output` are absolute paths, or addresses in buckets."""
+
+    run: str
+    folder: str
+    output: str
+    device: str
+    inference: InferenceSettings
+    memory_gb: float
+    max_side: int | None
+    model: str
+
+    def settings(self) -> dict[str, Any]:
+        """What the masks depend on: with others, none is added to a folder."""
+        how = {"inference": str(self.inference), "memory_gb": self.memory_gb, "max_side": self.max_side}
+        return {"format_version": 1, "model": self.model, "images": self.folder, "device": self.device, **how}
+
+
+Execute = Callable[[Job, Path, int, int], Iterator[list[Record]]]
+"""(job, folder of the manifest, number of tasks, images in each) -> what became of them, task by task, in any order."""
+
+Told = Callable[[int, int, int], None]
+"""Called with how many images are done, how many could not be read, and how many there are."""
+
+
+def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tuple[int, int]:
+    """Write the masks that are missing and predictions.jsonl; -> (masks there, images that could not be read).
+
+    However it ends, what is done stays and is in the manifest; the same call does the rest. Raises ConfigError where
+    the output holds masks of another model or other settings, and FeathersegError where nothing can be written.
+    """
+    with TemporaryDirectory(prefix="featherseg-") as scratch, ExitStack() as stack:
+        place = Place(job.output)
+        place.check(job)
+        planned = Manifest.plan(Path(scratch), list_images(job.folder), place.masks(), place.known())
+        manifest = stack.enter_context(planned)
+        if not manifest.total:
+            raise DataNotFound(f"{job.folder} has no images.")
+        place.write_settings(job)
+        there = done = manifest.total - manifest.waiting
+        failed = 0
+        told(done, failed, manifest.total)
+        stack.callback(lambda: place.write_manifest(manifest, Path(scratch)))
+        size = max(-(-manifest.waiting // MOST_TASKS), min(SMALL_TASK, -(-manifest.waiting // (4 * workers))))
+        if manifest.waiting:
+            for records in execute(job, Path(scratch), -(-manifest.waiting // size), size):
+                if stopped := next((record for record in records if record.status == STOPPED), None):
+                    raise FeathersegError(str(stopped.reason))
+                manifest.record(records)
+                failed += (unread := sum(record.status == FAILED for record in records))
+                done += len(records) - unread
+                told(done, failed, manifest.total)
+        return there + manifest.count(DONE), manifest.count(FAILED)
+
+
+def list_images(folder: str) -> Iterator[Listed]:
+    """The images directly in a folder, in any order, one after the other. Raises DataNotFound, DataError."""
+    if is_remote(folder):
+        yield from (Listed(file.name, file.size) for file in stream_files(folder) if is_image(file.name))
+        return
+    try:
+        with os.scandir(folder) as entries:
+            yield from (Listed(entry.name, 0) for entry in entries if is_image(entry.name) and entry.is_file())
+    except OSError as error:
+        raise DataNotFound(f"{folder} cannot be listed: {error.strerror}. Expected a folder of images.") from None
+
+
+class Place:
+    """The folder that the masks go to, on a disk or in a bucket."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.remote = folder, is_remote(folder)
+
+    def file(self, name: str) -> str:
+        """Where a file of it lies."""
+        return joined(self.folder, name) if self.remote else str(Path(self.folder) / name)
+
+    def masks(self) -> Iterator[str]:
+        """The names NAME of every NAME_mask.png in it, in any order."""
+        if self.remote:
+            yield from (file.name[: -len(MASK)] for file in stream_files(self.folder) if file.name.endswith(MASK))
+        elif os.path.isdir(self.folder):
+            with os.scandir(self.folder) as entries:
+                yield from (entry.name[: -len(MASK)] for entry in entries if entry.name.endswith(MASK))
+
+    def known(self) -> Iterator[tuple[str, str]]:
+        """(name, sha256) of the masks in its manifest."""
+        if self.remote:
+            yield from read_known(read_lines(self.file(MANIFEST)))
+        elif os.path.isfile(self.file(MANIFEST)):
+            with open(self.file(MANIFEST), "rb") as file:
+                yield from read_known(file)
+
+    def check(self, job: Job) -> None:
+        """Raises ConfigError where it holds masks that this job did not write; FeathersegError where it takes none."""
+        if not self.remote:
+            check_folder(Path(self.folder))
+        found = self._settings()
+        if found is None and (name := next(self.masks(), None)) is not None:
+            raise ConfigError(
+                f"{self.file(name + MASK)} exists, and no {SETTINGS} says what it was predicted with. Choose another "
+                "folder with -o."
+            )
+        wanted = job.settings()
+        if other := [key for key, value in wanted.items() if found is not None and found.get(key) != value]:
+            then = ", ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in other) if found else ""
+            raise ConfigError(
+                f"{self.folder} holds masks that were predicted otherwise ({then}). Choose another folder with -o, or "
+                "give the same command as then."
+            )
+
+    def write_settings(self, job: Job) -> None:
+        """Before the first mask."""
+        if self.remote:
+            write_whole(self.file(SETTINGS), json.dumps(job.settings(), indent=2).encode())
+        else:
+            write_json(Path(self.file(SETTINGS)), job.settings())
+
+    def write_manifest(self, manifest: Manifest, scratch: Path) -> None:
+        """Whole, line by line: it may be larger than the memory."""
+        path = scratch / MANIFEST if self.remote else Path(self.file(MANIFEST))
+        write_atomic(path, lambda file: file.writelines(manifest.lines()))
+        if self.remote:
+            write_file(self.file(MANIFEST), path)
+
+    def existing(self, image: Image) -> bytes | None:
+        """An image's mask, where it is there: left by a command that was killed, or made by another at this moment."""
+        file = self.file(image.name + MASK)
+        if self.remote:
+            return b"".join(read_lines(file)) or None if image.there else None
+        with suppress(FileNotFoundError):
+            return Path(file).read_bytes()
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """A mask, whole or not at all. Raises FeathersegError."""
+        if self.remote:
+            write_whole(self.file(name + MASK), content)
+        else:
+            write_bytes(Path(self.file(name + MASK)), content)
+
+    def _settings(self) -> dict[str, Any] | None:
+        try:
+            if self.remote:
+                text = b"".join(read_lines(self.file(SETTINGS)))
+                found = json.loads(text) if text else None
+            else:
+                found = load_json(Path(self.file(SETTINGS)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.file(SETTINGS)} cannot be read: {error}. Choose another folder with -o.") from None
+        if found is not None and not isinstance(found, dict):
+            raise DataError(f"{self.file(SETTINGS)} is no record of a prediction. Choose another folder with -o.")
+        return found
+
+
+class Worker:
+    """Predicts shares of a job's images in one process. One image at a time goes through the model.
+
+    So the bytes of a mask depend on nothing but the image. Raises what `open_runtime` raises, and ConfigError where the
+    run that this machine has by that name is not the job's.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.place = job, Place(job.output)
+        runtime = open_runtime(job.run, job.device)
+        if model_digest(runtime, job.run) != job.model:
+            raise ConfigError(
+                f"{job.run} is not the same on {socket.gethostname()} as where the command was given. Give every "
+                "machine the same files."
+            )
+        self.predictor = Predictor(runtime, inference=job.inference, memory_gb=job.memory_gb, max_side=job.max_side)
+        self._held: tuple[int, Record | Path | EncodedImage] | None = None
+
+    def predict(self, images: Sequence[Image]) -> Iterator[Record]:
+        """What became of each. Of an image whose mask is there the mask is read, not made again.
+
+        The next image is read and the last mask is written while the model works. Raises FeathersegError where a mask
+        cannot be written.
+        """
+        writing: Future[Record] | None = None
+        ahead = read_ahead(images, self._read, self._is_light)
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            for image in images:  # not by zip, which would hold an image while the next is read
+                pixels = next(ahead)
+                if isinstance(pixels, Record):
+                    yield pixels
+                    continue
+                if isinstance(pixels, FeathersegError):
+                    yield Record(image.id, FAILED, reason=one_line(str(pixels)))
+                    continue
+                if not self.predictor.is_light(pixels.shape[:2]):  # it needs the memory for itself
+                    if writing:
+                        yield writing.result()
+                        writing = None
+                    return_freed_memory()
+                mask = self.predictor(pixels).mask
+                del pixels
+                if writing:
+                    yield writing.result()
+                writing = writer.submit(self._write, image, mask)
+                del mask
+            if writing:
+                yield writing.result()
+
+    def _read(self, image: Image) -> np.ndarray | Record:
+        source = self._source(image)
+        if isinstance(source, Record):
+            return source
+        self._held = None
+        self.predictor.plan(image_size(source))  # too large for the memory is said before it is decoded
+        return read_image(source, self.predictor.runtime.channels)
+
+    def _is_light(self, image: Image) -> bool:
+        source = self._source(image)
+        return isinstance(source, Record) or self.predictor.is_light(image_size(source))
+
+    def _source(self, image: Image) -> Record | Path | EncodedImage:
+        """What is read, fetched once for its size and for its pixels; a Record where the mask is there."""
+        if self._held and self._held[0] == image.id:
+            return self._held[1]
+        source: Record | Path | EncodedImage
+        mask = self.place.file(image.name + MASK)
+        if not self.place.remote and name_too_long(Path(mask)):
+            raise DataError(f"{image.file}: {image.name + MASK} would be too long a name for a file. Rename the image.")
+        if (there := self.place.existing(image)) is not None:
+            source = Record(image.id, DONE, sha256=hashlib.sha256(there).hexdigest())
+        elif is_remote(self.job.folder):
+            stored = StoredFile(joined(self.job.folder, image.file), image.size, "")
+            source = EncodedImage(stored.read(), str(stored))
+        else:
+            source = Path(self.job.folder) / image.file
+        self._held = (image.id, source)
+        return source
+
+    def _write(self, image: Image, mask: np.ndarray) -> Record:
+        content = png_bytes(index_image(mask, self.predictor.classes))
+        self.place.write(image.name, content)
+        return Record(image.id, DONE, sha256=hashlib.sha256(content).hexdigest())
+
+
+def model_digest(runtime: Runtime, run: str) -> str:
+    """The sha256 of a model's weights, or of an exported file."""
+    model = getattr(runtime, "model", None)
+    if not isinstance(model, nn.Module):
+        return sha256_of(Path(run))
+    weights = hashlib.sha256()
+    for value in model.state_dict().values():
+        weights.update(value.detach().cpu().float().numpy().tobytes())
+    return weights.hexdigest()
+
+
+def in_this_process(job: Job, folder: Path, tasks: int, size: int) -> Iterator[list[Record]]:
+    """An Execute without a cluster: every task, one after the other."""
+    worker, manifest = Worker(job), Manifest(folder)
+    with manifest:
+        for number in range(tasks):
+            yield list(worker.predict(manifest.share(number, size)))
+
+
+class _RayWorker:
+    """A `Worker` as Ray Data calls it: (the number of a task) -> a table of records.
+
+    The model is opened at the first task: what it raises comes back as a record, where an actor's constructor would be
+    tried again for ever.
+    """
+
+    def __init__(self, job: Job, shares: Any, size: int) -> None:
+        self.job, self.shares, self.size = job, shares, size
+        self.worker: Worker | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Any:
+        import pyarrow
+        import ray
+
+        images = ray.get(self.shares.share.remote(int(batch["item"][0]), self.size))
+        try:
+            self.worker = self.worker or Worker(self.job)
+            records = list(self.worker.predict(images))
+        except FeathersegError as error:
+            records = [Record(-1, STOPPED, reason=str(error))]
+        columns = zip(*records, strict=True)
+        types = (pyarrow.int64(), pyarrow.string(), pyarrow.string(), pyarrow.string())
+        arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+        return pyarrow.table(arrays, names=list(Record._fields))
+
+
+class _Shares:
+    """Gives the workers their images out of the files beside the driver, so that no list of them is ever sent."""
+
+    def __init__(self, folder: str) -> None:
+        self.manifest = Manifest(Path(folder))
+
+    def share(self, number: int, size: int) -> list[Image]:
+        return self.manifest.share(number, size)
+
+
+@contextmanager
+def ray_cluster(address: str, workers: int) -> Iterator[int]:
+    """Start Ray on this machine ("local"), or join the cluster at HOST:PORT or "auto"; -> the number of its GPUs.
+
+    Raises MissingExtra, and ConfigError where nobody answers there, or the cluster has too few processors.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine starts it in more than 30 s
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: beside any other work they stand still
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it survives, it need not tell
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address not in ("local", "auto"):
+        host, _, port = address.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"--cluster {address!r}: expected local, auto, or HOST:PORT of a Ray cluster's head.")
+    ray = require("ray", "cluster", "prediction over a cluster")
+    if address not in ("local", "auto"):
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {address} ({error.strerror or error}). Start one with `ray start --head`, "
+                "or give --cluster local."
+            ) from None
+    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 2**28} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray raises plain ones
+        raise ConfigError(
+            f"--cluster {address}: Ray could not be {'started' if own else 'joined'}: {one_line(str(error))}"
+        ) from None
+    try:
+        there = ray.cluster_resources()
+        if there.get("CPU", 0) < workers:
+            raise ConfigError(
+                f"--workers {workers}, but the cluster at {address} has {there.get('CPU', 0):g} processors, and a "
+                "worker takes one. Give fewer."
+            )
+        yield int(there.get("GPU", 0))
+    finally:
+        ray.shutdown()
+
+
+def over_ray(workers: int) -> Execute:
+    """The Execute that runs in a `ray_cluster`, by so many workers."""
+
+    def execute(job: Job, folder: Path, tasks: int, size: int) -> Iterator[list[Record]]:
+        import ray
+        import ray.data
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        shares = ray.remote(_Shares).options(**lasting).remote(str(folder))
+        results = ray.data.from_items(list(range(tasks)), override_num_blocks=tasks).map_batches(
+            _RayWorker,
+            fn_constructor_kwargs={"job": job, "shares": shares, "size": size},
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=0 if job.device == "cpu" else 1,
+        )
+        try:
+            table: Any  # of pyarrow
+            for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield [Record(**row) for row in table.to_pylist()]
+        except (ray.exceptions.RayError, ray.exceptions.RayTaskError) as error:
+            raise FeathersegError(
+                f"the cluster gave up: {one_line(str(error).strip().splitlines()[-1])}. What is done stays; the same "
+                "command goes on."
+            ) from error
+
+    return execute

@@ -1,0 +1,84 @@
+"""`predict --cluster`: slips are told before anything is started; without Ray, how to install it."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from featherseg.cli import build_app, predict_cluster
+from featherseg.cli.predict_cluster import _Progress
+from featherseg.core.errors import ConfigError, DataNotFound, MissingExtra
+from featherseg.inference import cluster
+from featherseg.runs import STARTER
+
+
+def predict(*words):
+    return CliRunner().invoke(build_app(), ["predict", STARTER, *map(str, words)])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "told"),
+    [
+        (["in", "-o", "out", "--workers", "0", "--cluster", "local"], ConfigError, "--workers 0"),
+        (["in", "-o", "out", "--workers", "2"], ConfigError, "together with --cluster"),
+        (["in", "-o", "in/out", "--cluster", "local"], ConfigError, "lies in the folder of the images"),
+        (["in", "-o", "in", "--cluster", "local"], ConfigError, "lies in the folder of the images"),
+        (["s3://b/in", "-o", "s3://b/in/out", "--cluster", "local"], ConfigError, "lies in the folder"),
+        (["in", "in", "-o", "out", "--cluster", "local"], ConfigError, "one folder of images, not 2"),
+        (["in/0.png", "-o", "out", "--cluster", "local"], ConfigError, "is a file"),
+        (["inn", "-o", "out", "--cluster", "local"], DataNotFound, "inn does not exist"),
+        (["in", "-o", "out", "--cluster", "local", "--batch", "4"], ConfigError, "--batch cannot go with --cluster"),
+        (["in", "-o", "out", "--cluster", "local", "--overwrite"], ConfigError, "--overwrite cannot go"),
+        (["in", "-o", "out", "--cluster", "local", "--submission", "cityscapes"], ConfigError, "--submission cannot"),
+        (["in", "-o", "out", "--cluster", "local", "--device", "cuda:1"], ConfigError, "expected auto, cpu or cuda"),
+    ],
+)
+def test_slips_are_told_before_ray_is_asked_for(photos, tmp_path, monkeypatch, words, error, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = predict(*words)
+    assert isinstance(result.exception, error), result.exception
+    assert told in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_the_extra_is_named(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    result = predict(photos, "-o", tmp_path / "out", "--cluster", "local")
+    assert isinstance(result.exception, MissingExtra)
+    assert "pip install 'featherseg[cluster]'" in str(result.exception)
+
+
+@pytest.mark.parametrize("address", ["remote", "127.0.0.1", ":6379", "a:b", "a:99999", "ray://a:1"])
+def test_what_is_no_address_is_told(address):
+    with pytest.raises(ConfigError, match="expected local, auto, or HOST:PORT"), cluster.ray_cluster(address, 1):
+        pass
+
+
+def test_progress_tells_done_failed_rate_and_time_left(monkeypatch):
+    class Console:
+        is_terminal, lines = True, ()
+
+        def print(self, text, end):
+            self.lines += (text + end,)
+
+    now = iter([100.0, 100.0, 110.0, 110.0, 110.0])
+    monkeypatch.setattr(predict_cluster.time, "monotonic", lambda: next(now))
+    console = Console()
+    told = _Progress(console)
+    told(1000, 0, 6000)  # done by an earlier command
+    told(1095, 5, 6000)
+    assert console.lines == ("1095 of 6000 images done, 5 could not be read, 10.0 a second, 8:10 left\r",)

@@ -1,0 +1,29 @@
+"""Three Ray nodes here: prints the head's address; "lose" on stdin kills one and adds another; ends with stdin."""
+
+import os
+import sys
+
+os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # where others keep the machine busy
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from ray.cluster_utils import Cluster
+
+SIZE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    cluster = Cluster(initialize_head=True, head_node_args={**SIZE, "include_dashboard": False})
+    others = [cluster.add_node(**SIZE) for _ in range(2)]
+    print(cluster.address, flush=True)  # noqa: T201
+    for line in sys.stdin:
+        if line.strip() == "lose":
+            cluster.remove_node(others.pop(0), allow_graceful=False)
+            print("lost", flush=True)  # noqa: T201
+            others.append(cluster.add_node(**SIZE))
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
