@@ -53,15 +53,20 @@ def _joined(splits: Any) -> Any:
 Splits = Annotated[str, BeforeValidator(_joined)]
 
 
-def _separated(runs: Any) -> Any:
+def _separated(names: Any) -> Any:
     """ "runs/a,runs/b" as ("runs/a", "runs/b")."""
-    if isinstance(runs, str):
-        return tuple(run.strip() for run in runs.split(",") if run.strip())
-    return tuple(runs) if isinstance(runs, list) else runs
+    if isinstance(names, str):
+        return tuple(name.strip() for name in names.split(",") if name.strip())
+    return tuple(names) if isinstance(names, list) else names
 
 
 Runs = Annotated[tuple[str, ...], Field(max_length=16), BeforeValidator(_separated)]
 """Runs by path or name, separated by commas where they are a text."""
+
+Loggers = Annotated[
+    tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(max_length=3), BeforeValidator(_separated)
+]
+"""Where a training is followed beside its run folder; separated by commas where they are a text."""
 
 ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
 """(height, width) of images."""
@@ -224,8 +229,9 @@ class TrainTable(Config):
     device: str = "auto"
     devices: Annotated[int, Field(gt=0, le=1024)] = 1
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
-    sync_bn: bool = True  # with more than one device
-    tensorboard: bool = False
+    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # that processes wait for one another, validations too
+    sync_bn: bool = True  # with more than one GPU
+    loggers: Loggers = ()  # beside the run folder, which has it all
 
     @model_validator(mode="before")
     @classmethod

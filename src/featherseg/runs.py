@@ -26,7 +26,7 @@ from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
 from featherseg.core.files import load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
-from featherseg.core.old_names import with_new_names, with_old_split
+from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
@@ -257,7 +257,7 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
             f"which reads formats up to {FORMAT_VERSION}. Update with: pip install --upgrade featherseg"
         )
     values = with_new_names(values) if version < FORMAT_VERSION else values
-    info = parse(RunInfo, with_old_split(values), str(file))
+    info = parse(RunInfo, with_loggers(with_old_split(values)), str(file))
     return Run(path, info, own_model)
 
 

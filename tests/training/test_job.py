@@ -174,7 +174,7 @@ def test_precision_bf16_and_accumulation_train(tmp_path):
 
 
 def test_tensorboard_files_are_written_on_request(tmp_path):
-    run = trained(tmp_path / "run", "train.tensorboard=true", "train.epochs=1")
+    run = trained(tmp_path / "run", 'train.loggers=["tensorboard"]', "train.epochs=1")
     assert list((run.path / "tensorboard").glob("events*"))
 
 

@@ -131,7 +131,7 @@ def train_all(
         own = [f'model.name="{name}"']
         if catalogue.configure(name).backbone not in PRETRAINED:
             own.append("model.pretrained=false")
-        one = replace(request, overrides=(*own, *untaught))  # the user's own come last and count
+        one = replace(request, overrides=(*own, *untaught), group=out.absolute())  # the user's own come last and count
         _, recipe, (data, _), net, _ = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
         for seed in seeds:

@@ -26,3 +26,12 @@ def with_old_split(values: Any) -> Any:
             if name.endswith(".toml"):
                 return {**values, "recipe": {**recipe, "data": {"name": name, **data, "split_by": "hash"}}}
     return values
+
+
+def with_loggers(values: Any) -> Any:
+    """A run's record; `train.tensorboard` of one from before there were other trackers is one of `train.loggers`."""
+    match values:
+        case {"recipe": {"train": {"tensorboard": bool(on), **others}, **recipe}}:
+            train = {**others, "loggers": ["tensorboard"] if on else []}
+            return {**values, "recipe": {**recipe, "train": train}}
+    return values

@@ -13,6 +13,7 @@ from featherseg.kernels import upsample_cross_entropy
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
 from featherseg.losses.boundary import near_another_class
+from featherseg.losses.processes import mean_over_processes, several_processes
 
 Mean = Literal["labelled", "number", "all"]
 """What the sum of a batch's losses is divided by, see CrossEntropy."""
@@ -32,7 +33,7 @@ class CrossEntropy(nn.Module):
     focal gamma: each pixel's loss is times (1 - p(true class)) ** gamma (Lin et al., ICCV 2017, Eq. 4); not with
     label_smoothing. boundary_weight w: pixels near another class (losses/boundary.py) weigh 1 + w, times the weight of
     their class. By both, pixels are weighted one by one, which takes a second pass for the gradient.
-    A batch without any labelled pixel gives 0 with zero gradients.
+    A batch without any labelled pixel gives 0 with zero gradients. Of several processes the batch is that of all.
     """
 
     def __init__(
@@ -85,9 +86,15 @@ class CrossEntropy(nn.Module):
                 align_corners=align_corners,
                 reduction="mean" if self.mean == "labelled" else "sum",
             )
+            if self.mean == "all":
+                return loss / labels.numel()
+            counted = covered != self.ignore_index
             if self.mean == "number":
-                return loss / (covered != self.ignore_index).sum().clamp(min=1)
-            return loss / labels.numel() if self.mean == "all" else loss
+                return loss / _nonzero(mean_over_processes(counted.sum())).to(loss)
+            if not several_processes():  # the kernel has divided by the weights already
+                return loss
+            total = counted.sum() if weights is None else weights[covered.masked_fill(~counted, 0)][counted].sum()
+            return loss * (total / _nonzero(mean_over_processes(total))).to(loss)
 
     def _one_by_one(self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None) -> Tensor:
         """The sum of the losses, divided by the weights or the number of the pixels that count, or by nothing."""
@@ -113,7 +120,7 @@ class CrossEntropy(nn.Module):
         if self.mean == "all":
             return total
         divisor = factors.sum() if self.mean == "number" else weights.sum()
-        return total / torch.where(divisor > 0, divisor, 1)
+        return total / _nonzero(mean_over_processes(divisor)).to(total)
 
     def _hard(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
         """Where the pixels are that OHEM keeps, (B, H, W) bool."""
@@ -128,6 +135,11 @@ class CrossEntropy(nn.Module):
         hardest = probability.kthvalue(kept, dim=1).values[:, None]  # (B, 1)
         limit = hardest.clamp(min=self.ohem_threshold)
         return valid & ~(probability > limit).view_as(labels)  # NaN is kept, so that it is seen
+
+
+def _nonzero(divisor: Tensor) -> Tensor:
+    """1 where there is nothing to divide by: then the sum is 0 as well."""
+    return torch.where(divisor > 0, divisor, 1)
 
 
 def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor, bool]:

@@ -16,6 +16,7 @@ from featherseg.kernels import upsample_cross_entropy
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
 from featherseg.losses.cross_entropy import cover
+from featherseg.losses.processes import mean_over_processes
 
 CENTER_WEIGHT, OFFSET_WEIGHT = 200.0, 0.01
 
@@ -109,6 +110,9 @@ class PanopticLoss(nn.Module):
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """sum(losses weights) / sum(weights) -> scalar; 0 with zero gradients where no weight is above 0."""
-    total = weights.sum()
+    """sum(losses weights) / sum(weights) -> scalar; 0 with zero gradients where no weight is above 0.
+
+    Of several processes both sums are over all.
+    """
+    total = mean_over_processes(weights.sum()).to(losses)
     return (losses * weights).sum() / torch.where(total > 0, total, 1.0)  # 1 / tiny, times 200, would be infinite

@@ -4,22 +4,25 @@ Lightning's Trainer drives one flat run of `steps` optimiser steps (no epochs of
 was killed and resumed ends bit-identical (docs/decisions/0001).
 """
 
-import logging
 import os
+import re
 import shutil
+import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
-from featherseg.core.errors import DataError, RunError
+from featherseg.core.errors import DataError, RunError, TrainingError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
@@ -36,7 +39,6 @@ from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import (
     BEGINNINGS,
     LOCK,
-    TENSORBOARD,
     Request,
     Training,
     begin,
@@ -50,6 +52,7 @@ from featherseg.training.prepare import (
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
 from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
 from featherseg.training.teaching import open_teaching
+from featherseg.training.trackers import TENSORBOARD, WANDB, Tracker, quiet
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 RANK_WAIT_SECONDS = 600
@@ -92,7 +95,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
                 training = begin(request, out, reporter.message)
                 if resume:
                     _note_resume(training, None, reporter)
-                run = _run(training, reporter, resume_from=None)
+                run = _run(training, reporter, resume_from=None, group=request.group)
             except Exception:
                 _remove_unbegun(out)
                 raise
@@ -133,7 +136,7 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
     new = not out.exists()
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    refuse_links(out, METRICS, TENSORBOARD)
+    refuse_links(out, METRICS, TENSORBOARD, *([WANDB] if (out / WANDB).is_symlink() else []))  # which holds its own
     with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it or stop it first.")):
         try:
             yield
@@ -209,7 +212,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     own_data = request.objects.data is not None
     teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)
-    return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None)
+    return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None, group=request.group)
 
 
 def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter: Reporter) -> None:
@@ -220,6 +223,12 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     info, device, threads = training.run.info, pick_device(training.recipe.train.device).type, torch.get_num_threads()
     if info.device not in (None, device):
         reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
+    begun_with, now = (recipe.train.devices * recipe.train.nodes for recipe in (training.run.recipe, training.recipe))
+    if begun_with != now:
+        reporter.message(
+            f"begun with {begun_with} of devices x nodes, resumed with {now}: a step has the same images; its loss may "
+            "differ in the last bits, and more by batch norms, which on a CPU see the images of one process alone"
+        )
     if info.threads != threads:
         reporter.message(
             f"begun with {info.threads} threads, resumed with {threads}: "
@@ -227,7 +236,7 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
         )
 
 
-def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) -> Run:
+def _run(training: Training, reporter: Reporter, *, resume_from: Path | None, group: Path | None) -> Run:
     """Make module, loss and loader of what was opened, and let Lightning take every step."""
     run, recipe, net = training.run, training.recipe, training.net
     if not this_rank():
@@ -250,18 +259,35 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None) ->
     module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)
     recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, reporter=reporter)
     before = peak_held(recipe)
-    _run_trainer(module, recorder, recipe, run.path, resume_from=resume_from)
+    trackers = [Tracker(name, run, steps, reporter.message, group) for name in recipe.train.loggers]
+    done = False
+    try:
+        for tracker in trackers:
+            tracker.begin()
+        _run_trainer(module, recorder, recipe, run.path, trackers, resume_from=resume_from)
+        if trackers and not this_rank():
+            write_card(run)  # which goes along
+        done = True
+    finally:
+        for tracker in trackers:
+            tracker.finish(done=done)
     if not this_rank():
         note_memory(training, before, peak_held(recipe), reporter.message)
     return run
 
 
 def _run_trainer(
-    module: SegmentationModule, recorder: Recorder, recipe: Recipe, out: Path, *, resume_from: Path | None
+    module: SegmentationModule,
+    recorder: Recorder,
+    recipe: Recipe,
+    out: Path,
+    trackers: list[Tracker],
+    *,
+    resume_from: Path | None,
 ) -> None:
     settings = recipe.train
-    device = pick_device(settings.device)
-    with warnings.catch_warnings(), _quiet(ADVERTS):
+    device, processes = pick_device(settings.device), settings.devices * settings.nodes
+    with warnings.catch_warnings(), quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer = pl.Trainer(
@@ -272,20 +298,23 @@ def _run_trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index] if device.index is not None else settings.devices,
             num_nodes=settings.nodes,
-            sync_batchnorm=settings.sync_bn and device.type == "cuda" and settings.devices * settings.nodes > 1,
+            strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds)) if processes > 1 else "auto",
+            sync_batchnorm=settings.sync_bn and device.type == "cuda" and processes > 1,
             precision=PRECISIONS[settings.precision],
             callbacks=[recorder],
             plugins=[AtomicCheckpoints(), *_slurm()],
             default_root_dir=out / RESOLVED,  # a file: of a folder, SLURM's checkpoints in it would be loaded
-            logger=_tensorboard(out) if settings.tensorboard else False,
+            logger=trackers or False,
             use_distributed_sampler=False,
             limit_val_batches=0,
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        ended = False
         try:
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+            ended = True
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             recorder.reporter.message(
                 f"stopped at step {trainer.global_step}. Continue with: featherseg train --resume --out {out}"
@@ -293,31 +322,23 @@ def _run_trainer(
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
-
-
-@contextmanager
-def _quiet(names: Sequence[str]) -> Iterator[None]:
-    """Loggers that say nothing below a warning meanwhile."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        except (RuntimeError, torch.distributed.DistError) as error:
+            if processes == 1 or not re.search("gloo|nccl|timed? ?out|connection", str(error), re.IGNORECASE):
+                raise
+            raise TrainingError(
+                f"another of the {processes} processes of this training has ended, or did not answer for "
+                f"{settings.rank_seconds:g} s (train.rank_seconds): {str(error).splitlines()[0][:200]}. Continue with: "
+                f"featherseg train --resume --out {out}"
+            ) from error
+        finally:
+            launcher = trainer.strategy.launcher  # of processes on this machine that nobody else has started
+            if not ended and launcher is not None and hasattr(launcher, "kill"):
+                launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _slurm() -> list[SLURMEnvironment]:
     """SLURM's processes without what Lightning does on its signals: a checkpoint of its own, and a new job."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def _tensorboard(out: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(save_dir=out, name=TENSORBOARD, version="")
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:

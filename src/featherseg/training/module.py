@@ -75,7 +75,11 @@ class SegmentationModule(pl.LightningModule):
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
         total, parts = compute_loss(self.net, self.loss, batch)
-        self.losses.append({key: float(value.detach()) for key, value in {"loss": total, **parts}.items()})
+        values = {key: value.detach() for key, value in {"loss": total, **parts}.items()}
+        if self.trainer.world_size > 1:  # the loss of all, so that all find it finite or none
+            means = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
+            values = dict(zip(values, means, strict=True))
+        self.losses.append({key: float(value) for key, value in values.items()})
         if not math.isfinite(self.losses[-1]["loss"]):  # the number is here already: no further wait for the device
             self.lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
             raise self._diverged(f"the loss is {self.losses[-1]['loss']}", self.trainer.global_step + 1)

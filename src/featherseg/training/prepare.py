@@ -42,9 +42,13 @@ from featherseg.training.teaching import (
     refuse_own_folder,
     teacher_row,
 )
+from featherseg.training.trackers import TENSORBOARD, TRACKERS, WANDB, check_trackers
 
-LOCK, TENSORBOARD = ".lock", "tensorboard"
-BEGINNINGS = ("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, TENSORBOARD, OUTPUTS)
+LOCK = ".lock"
+BEGINNINGS = (
+    *("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, OUTPUTS),
+    *(TENSORBOARD, WANDB, TRACKERS),
+)
 """What a training writes before its first step, apart from resolved.json, which makes the folder a run."""
 
 OBJECT_RECIPE = "frm-lite0"
@@ -67,6 +71,7 @@ class Request:
     init: str | None = None
     overrides: tuple[str, ...] = ()
     objects: Objects = NAMES_ALONE
+    group: Path | None = None  # the folder of the sweep that it is one training of
     began: float = field(default_factory=command_began, compare=False)
 
     def read(self) -> tuple[RecipeFile, Recipe]:
@@ -273,6 +278,7 @@ def _note(out: Path, **facts: Any) -> None:
 def check_machine(recipe: Recipe) -> None:
     """Device, precision and sizes, before any long work. Raises DeviceError or ConfigError."""
     settings = recipe.train
+    check_trackers(recipe)
     device = pick_device(settings.device)
     if device.type == "cpu" and settings.precision == "fp16":
         raise ConfigError("train.precision = 'fp16' needs a GPU. On a CPU use bf16 or fp32.")
@@ -287,7 +293,12 @@ def check_machine(recipe: Recipe) -> None:
                 f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (of a node), but SLURM gave "
                 f"this job {shape['NNODES']} nodes and {shape['NTASKS_PER_NODE']} tasks a node. Make them the same."
             ) from None
-    ranks = settings.devices * settings.nodes
+    ranks, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", 0))
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != ranks:
+        raise ConfigError(
+            f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (of a node) make {ranks}, but "
+            f"torchrun started {started} processes. Make them the same."
+        )
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(
             f"train.batch_size = {settings.batch_size} cannot be divided among {ranks} devices: it is the number of "

@@ -14,8 +14,11 @@ from featherseg.runs import DATA, Run, find_run, open_run
 from featherseg.training.prepare import OBJECT_RECIPE, Request, Say, unlabelled_of
 from featherseg.training.teaching import teacher_row
 
-FREE = {"data.workers", "train.device", "train.checkpoint_seconds"}
+FREE = {"data.workers", "train.device", "train.checkpoint_seconds", "train.loggers"}
+FREE |= {"train.devices", "train.nodes", "train.rank_seconds"}
 """Settings that may be others than the run was begun with."""
+
+_FREE_TRAIN = [key.removeprefix("train.") for key in FREE if key.startswith("train.")]
 
 
 def resumed_recipe(run: Run, request: Request) -> Recipe:
@@ -71,8 +74,8 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     data = own.data.model_copy(
         update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
     )
-    seconds = {"device": asked.train.device, "checkpoint_seconds": asked.train.checkpoint_seconds}
-    train = own.train.model_copy(update=seconds | longer)
+    free = {key: getattr(asked.train, key) for key in _FREE_TRAIN}
+    train = own.train.model_copy(update=free | longer)
     return own.model_copy(update={"data": data, "teacher": teacher, "train": train})
 
 

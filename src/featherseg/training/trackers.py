@@ -1,0 +1,175 @@
+"""Where a training is followed besides its run folder: TensorBoard, MLflow, Weights & Biases, by Lightning's loggers.
+
+The run folder is the truth. A tracker that fails (its server is gone, its disk full) is named once, and the training
+goes on without it; what the run is called there is kept in trackers.json, so that a resumed training goes on with it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from featherseg.core.errors import ConfigError, require
+from featherseg.core.files import load_json, write_json
+from featherseg.recipe import Recipe
+from featherseg.runs import RESOLVED, WEIGHTS, Run
+
+TENSORBOARD, WANDB, TRACKERS = "tensorboard", "wandb", "trackers.json"
+PROJECT = "featherseg"
+POINTS = 2000
+"""Steps of a training that are sent over a network, about: a request takes milliseconds."""
+ARTIFACTS = ("recipe.toml", RESOLVED, "card.md", "metrics.jsonl", WEIGHTS)
+MLFLOW_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""Where the user set nothing else: MLflow's own, 7 tries of 120 s, would hold a training up for minutes."""
+
+TALKATIVE = ("mlflow", "wandb", "lightning.pytorch.loggers", "urllib3", "alembic")
+Say = Callable[[str], None]
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raises MissingExtra for a package that is not here, ConfigError where no server is named; asked before work."""
+    for name in recipe.train.loggers:
+        require(name, "train" if name == TENSORBOARD else name, f"train.loggers = {name!r}")
+    if "mlflow" in recipe.train.loggers and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ConfigError(
+            "train.loggers has 'mlflow', and no server is named: set MLFLOW_TRACKING_URI, such as "
+            "http://127.0.0.1:5000, or sqlite:///mlflow.db for a file."
+        )
+
+
+class Tracker(Logger):
+    """One of Lightning's loggers, which cannot end a training; nothing but rank 0 uses it.
+
+    `group` is the folder of the sweep that the run is one of: its runs stand under one parent there.
+    """
+
+    def __init__(self, name: str, run: Run, steps: int, say: Say, group: Path | None = None) -> None:
+        super().__init__()
+        self._name, self._run, self._say, self._group = name, run, say, group
+        self._every = 1 if name == TENSORBOARD else max(1, steps // POINTS)
+        self._logger: Any = None
+
+    @property
+    def name(self) -> str:
+        """tensorboard, mlflow or wandb."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """Of the run, as Lightning asks for it: there is one a folder."""
+        return ""
+
+    @rank_zero_only
+    def begin(self) -> None:
+        """Open it, under the name that it had before where the training is resumed, and send every setting."""
+        self._try(self._begin)
+
+    def _begin(self) -> None:
+        known = _known(self._run.path)
+        if self._name == TENSORBOARD:
+            self._logger = TensorBoardLogger(save_dir=self._run.path, name=TENSORBOARD, version="")
+            return
+        if self._name == "mlflow":
+            for key, value in MLFLOW_ENVIRONMENT.items():
+                os.environ.setdefault(key, value)
+            uri, project = os.environ["MLFLOW_TRACKING_URI"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+            tags = {"mlflow.parentRunId": self._mlflow_parent(uri, project)} if self._group else None
+            self._logger = MLFlowLogger(project, self._run.name, uri, tags, run_id=known.get("mlflow"))
+            identity = self._logger.run_id  # asks the server
+            self._logger.experiment.update_run(identity, status="RUNNING")
+        else:
+            group = self._group.name if self._group else None
+            project = os.environ.get("WANDB_PROJECT", PROJECT)
+            version = known.get("wandb")
+            self._logger = WandbLogger(self._run.name, self._run.path, version, project=project, group=group)
+            identity = self._logger.experiment.id
+        write_json(self._run.path / TRACKERS, _known(self._run.path) | {self._name: identity})
+        if self._name not in known:
+            self._logger.log_hyperparams(_settings(self._run))
+
+    def _mlflow_parent(self, uri: str, project: str) -> str:
+        """The run of the sweep under which its trainings stand; made by the first of them."""
+        assert self._group is not None
+        self._group.mkdir(parents=True, exist_ok=True)
+        known = _known(self._group)
+        parent = MLFlowLogger(project, self._group.name, uri, run_id=known.get("mlflow"))
+        write_json(self._group / TRACKERS, known | {"mlflow": parent.run_id})
+        return str(parent.run_id)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """The figures of a step; of a long training not those of every one, but of every validation."""
+        if (step or 0) % self._every == 0 or "val_miou" in metrics:
+            self._try(lambda: self._logger.log_metrics(dict(metrics), step))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own; every setting is sent by `begin`."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """The steps are over: "success" or "failed"."""
+        self._try(lambda: self._logger.finalize(status))
+
+    @rank_zero_only
+    def finish(self, *, done: bool) -> None:
+        """Close it; of a training that is `done` the run's files go along, which TensorBoard has beside it."""
+        self._try(lambda: self._finish(done))
+
+    def _finish(self, done: bool) -> None:
+        files = [self._run.path / name for name in ARTIFACTS if done and (self._run.path / name).is_file()]
+        if self._name == "mlflow":
+            for file in files:
+                self._logger.experiment.log_artifact(self._logger.run_id, str(file))
+        elif self._name == "wandb":
+            for file in files:
+                self._logger.experiment.save(str(file), base_path=str(self._run.path), policy="now")
+            self._logger.experiment.finish()
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """What goes wrong is said once, and nothing is sent from then on."""
+        if self._logger is None and call != self._begin:
+            return
+        try:
+            with quiet(TALKATIVE, logging.ERROR):
+                call()
+        except Exception as error:  # of a dozen kinds, over a network; a training of hours does not end by it
+            self._logger = None
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            self._say(
+                f"{self._name} fails ({reason}): the training goes on without it; every figure is in {self._run.path}"
+            )
+
+
+@contextmanager
+def quiet(names: Sequence[str], level: int = logging.WARNING) -> Iterator[None]:
+    """Loggers that say nothing below `level` meanwhile."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """What the trackers call the run of this folder; {} where there is nothing to read."""
+    try:
+        return {str(key): str(value) for key, value in load_json(folder / TRACKERS).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Every setting by its key, {"train.lr": 0.002}, and what the run is."""
+    tables = run.recipe.model_dump(mode="json", exclude={"paper"})
+    flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in rows.items()}
+    return flat | {"classes": len(run.info.classes), "licence": run.licence, "init": run.init}
