@@ -275,7 +275,8 @@ def print_table(done: Mapping[Place, float]) -> None:
             ]
             value, low, high = interval(areas[0] - areas[1], len(PAIRS) * len(datasets))
             verdict = "better" if low > 0 else "worse" if high < 0 else "no difference is shown"
-            print(f"{one} less {other}: {value:+.2f}, {low:+.2f} to {high:+.2f}: {verdict}")
+            told = "no interval of fewer than 3 seeds" if np.isnan(low) else f"{low:+.2f} to {high:+.2f}: {verdict}"
+            print(f"{one} less {other}: {value:+.2f}, {told}")
 
 
 def whole_seeds(done: Mapping[Place, float], dataset: str) -> list[int]:
