@@ -6,7 +6,7 @@ from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.scorer import average_precision, expected_precision, judge
+from featherseg.auditing.scorer import _regression, average_precision, expected_precision, judge
 from featherseg.core.types import IGNORE
 
 CLASSES = 4
@@ -127,6 +127,17 @@ def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list
     # ... nor in the score of any image of its fold: neither by trees nor by what the regression learns from
     assert np.array_equal(before.images[3::3], after.images[3::3])
     assert not np.array_equal(before.images[1::3], after.images[1::3])
+
+
+def test_what_speaks_against_an_image_never_speaks_for_it():
+    rng = np.random.default_rng(0)
+    yes = rng.random(300) < 0.5
+    rows = np.stack([yes + rng.normal(size=300), yes + rng.normal(size=300), rng.normal(size=300) - yes], axis=1)
+    asked = np.array([[0.0, 0, 0], [0, 0, 3], [1, 0, 0], [0, 1, 0]])
+    base, against, first, second = _regression(rows, yes, asked)
+    assert against == base
+    assert first > base
+    assert second > base
 
 
 def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, sound: list[Example]):

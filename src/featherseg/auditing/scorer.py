@@ -201,6 +201,8 @@ def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndar
     """Logistic regression on standardised columns by Newton's method: the probability of yes of `asked`.
 
     The ridge draws it not to zero but to the regression on the soft-minimum alone: of few images that is what is left.
+    No slope is below 0, as what is known speaks against an image or not at all: a fault of a kind that was not learnt
+    would else be ranked the lower for what gives it away (shifted masks on NEU-Seg: 0.05 instead of 0.56).
     """
     middle, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     x, z = (np.column_stack([np.ones(len(part)), (part - middle) / spread]) for part in (rows, asked))
@@ -214,8 +216,17 @@ def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndar
             slope = slope + np.linalg.solve(curve, x.T @ (weights * (yes - chance)) - penalty @ (slope - start))
         return slope
 
-    alone = fit(x[:, : 2 + SOFT], np.zeros(2 + SOFT), 1.0)
-    slope = fit(x, np.concatenate([alone, np.zeros(x.shape[1] - len(alone))]), RIDGE)
+    start = np.zeros(x.shape[1])
+    start[: 2 + SOFT] = fit(x[:, : 2 + SOFT], np.zeros(2 + SOFT), 1.0)
+    used = np.ones(x.shape[1], bool)
+    while True:
+        slope = np.zeros(x.shape[1])
+        slope[used] = fit(x[:, used], start[used], RIDGE)
+        against = slope < 0
+        against[0] = False
+        if not against.any():
+            break
+        used &= ~against
     return 1 / (1 + np.exp(-np.clip(z @ slope, -30, 30)))
 
 
