@@ -39,10 +39,13 @@ from featherseg.data import open_dataset
 from featherseg.data.decisions import audited_places
 from featherseg.inference.runtimes import open_runtime
 from featherseg.uncertainty.bootstrap import LEVEL
-from featherseg.uncertainty.clusters import BLOCK, clusters_of
+from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "audit.jsonl"
 REPLICATES = 1000
+CONSECUTIVE = 25
+"""Images in a cluster; with 1, 4, 10 or 50 the intervals are the same to 0.005 (docs/log.md)."""
+
 STRICT = 1
 """Draws of which `unknown` is measured: it learns anew for each kind."""
 
@@ -202,10 +205,7 @@ def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, A
     found = [np.load(masks.out / f"draw-{draw}.npz") for draw in range(draws)]
     pairs = [(one["scores"], one["soft"], one["kind"] >= 0) for one in found]
     kept = np.array([key not in left_out for key in masks.keys])
-    ranks = [np.argsort(np.argsort(a)) - np.argsort(np.argsort(b)) for a, b, _ in pairs]
-    sequences, series = clusters_of(masks.keys), np.array(ranks, float).T
-    length = int(sequences.correlated(series - series.mean(axis=0)).max())
-    clusters = sequences.cut(BLOCK * length)
+    clusters = clusters_of(masks.keys).cut(CONSECUTIVE)
     members = [np.flatnonzero((clusters.index == c) & kept) for c in range(clusters.count)]
 
     def difference(rows: np.ndarray, chosen: np.ndarray) -> float:
@@ -236,6 +236,8 @@ def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, A
 
 def write_first(masks: Masks) -> None:
     """The masks as they are, the most suspicious first, with their most suspicious region: to be looked at by eye."""
+    if (masks.out / "first.jsonl").exists():
+        return
     judged = judge(lambda: (masks.example(n, 0, None) for n in range(len(masks.keys))), masks.folds, FAULTS)
     lines = []
     for place in np.argsort(-judged.images, kind="stable"):
