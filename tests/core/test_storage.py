@@ -87,3 +87,24 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(storage.PACKAGES, "s3", "no_such_package")
     with pytest.raises(MissingExtra, match=r"featherseg\[cloud\]"):
         list(list_files("s3://b/in"))
+
+
+def test_a_folder_is_streamed_page_by_page_and_one_that_is_not_there_is_empty(monkeypatch):
+    """Against what S3 answers: at most so many keys, the folders below told apart, a token for the next page."""
+    keys, asked = [f"in/{number}.png" for number in range(5)], []
+
+    class Paged:
+        def call_s3(self, method, Bucket, Prefix, Delimiter, ContinuationToken="0"):  # noqa: N803
+            asked.append((method, Bucket, Prefix, Delimiter))
+            start = int(ContinuationToken)
+            page = [{"Key": key, "Size": 7, "ETag": '"e"'} for key in keys if key.startswith(Prefix)][start : start + 2]
+            more = {"IsTruncated": True, "NextContinuationToken": str(start + 2)} if start + 2 < len(keys) else {}
+            return {"Contents": page, **more} if page else {}
+
+    monkeypatch.setattr(storage, "_storage", lambda place: Paged())
+    found = storage.stream_files("s3://b/in")
+    assert next(found) == storage.StoredFile("s3://b/in/0.png", 7, "e")
+    assert len(asked) == 1  # the next page is asked for when it is needed
+    assert [file.name for file in found] == [f"{number}.png" for number in range(1, 5)]
+    assert set(asked) == {("list_objects_v2", "b", "in/", "/")}
+    assert list(storage.stream_files("s3://b/out")) == []

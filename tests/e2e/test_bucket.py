@@ -177,3 +177,49 @@ def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
     assert code == 0, said
     assert (tmp_path / "other/mirror/s3/yard/lawn/masks/val/1.png").read_bytes() == files["lawn/masks/val/1.png"]
     assert not (tmp_path / "other/mirror/s3/yard/lawn/dataset.toml").is_symlink()
+
+
+WORKER = f"""
+from featherseg.inference.cluster import Job, in_this_process, model_digest, predict_folder
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import InferenceSettings
+digest = model_digest(open_runtime({STARTER!r}, "cpu"), {STARTER!r})
+job = Job({STARTER!r}, "s3://yard/in", "s3://yard/out", "cpu", InferenceSettings(), 4.0, None, digest)
+print(predict_folder(job, in_this_process, 2, lambda *counts: None))
+"""
+
+
+def test_what_workers_of_a_cluster_put_is_whole_when_a_client_is_killed(serve, photos, expected):
+    server = serve("hang:out/3_mask.png")
+    server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": server.environment}
+    client = subprocess.Popen([sys.executable, "-c", WORKER], **pipes)
+    assert server.process.stdout.readline() == "hanging\n"  # half of the mask is sent
+    client.kill()
+    client.communicate()
+    masks = {name: content for name, content in expected.items() if name.endswith("_mask.png")}
+    found = server.objects("out")
+    del found["settings.json"]
+    assert "3_mask.png" not in found
+    assert {name: masks[name] for name in found} == found
+    for counts in ("(6, 0)", "(6, 0)"):  # goes on, then has nothing to do
+        said = subprocess.run([sys.executable, "-c", WORKER], **pipes, check=False).stdout
+        assert said.splitlines()[-1] == counts, said
+        assert SECRET not in said
+        assert KEY not in said
+    found = server.objects("out")
+    assert len(found.pop("predictions.jsonl").splitlines()) == 6
+    assert SECRET.encode() not in found.pop("settings.json")
+    assert found == masks
+
+
+def test_a_bucket_that_fails_now_and_then_gets_the_same_from_workers(serve, photos, expected):
+    server = serve("every:5")
+    server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": server.environment}
+    said = subprocess.run([sys.executable, "-c", WORKER], **pipes, check=False).stdout
+    assert said.splitlines()[-1] == "(6, 0)", said
+    found = server.objects("out")
+    assert {name: content for name, content in found.items() if name.endswith("_mask.png")} == {
+        name: content for name, content in expected.items() if name.endswith("_mask.png")
+    }
