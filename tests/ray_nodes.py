@@ -3,6 +3,8 @@
 import os
 import sys
 
+import psutil
+
 os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # where others keep the machine busy
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -12,6 +14,12 @@ from ray.cluster_utils import Cluster
 SIZE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
+def holds_driver(node) -> bool:
+    """A driver joins any node of its machine, and dies with it: the actor that gives out images is pinned there."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return any("_Shares" in " ".join(process.cmdline()) for process in raylet.children(recursive=True))
+
+
 def main() -> None:
     """Serve until stdin ends."""
     cluster = Cluster(initialize_head=True, head_node_args={**SIZE, "include_dashboard": False})
@@ -19,7 +27,9 @@ def main() -> None:
     print(cluster.address, flush=True)  # noqa: T201
     for line in sys.stdin:
         if line.strip() == "lose":
-            cluster.remove_node(others.pop(0), allow_graceful=False)
+            lost = next(node for node in others if not holds_driver(node))
+            others.remove(lost)
+            cluster.remove_node(lost, allow_graceful=False)
             print("lost", flush=True)  # noqa: T201
             others.append(cluster.add_node(**SIZE))
     cluster.shutdown()
