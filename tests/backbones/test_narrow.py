@@ -70,6 +70,13 @@ def test_the_last_stage_can_be_left_out(official):
             assert_close(three, four, atol=0, rtol=0)
 
 
+def test_its_own_weights_are_taken_as_they_are():
+    own = backbones.build(NAME).state_dict()
+    renamed, unused = backbones.build(NAME).rename_official(own)
+    assert renamed.keys() == own.keys()
+    assert unused == []
+
+
 def test_a_file_of_another_network_is_named_key_by_key(official):
     with pytest.raises(WeightsError, match=r"shape of groups\.1\.0\.expand\.0\.weight"):
         load_official(backbones.build(NAME), official | {"_blocks.1._expand_conv.weight": torch.zeros(3, 3, 1, 1)})

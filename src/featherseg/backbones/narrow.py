@@ -26,8 +26,9 @@ class NarrowLite(EfficientNetLite):
         """The official keys of the wide one -> those of ours with the channels that are kept, and what is not used."""
         renamed, unused = super().rename_official(state)
         wide = build_lite("efficientnet-lite0").state_dict()
-        if any(key in renamed and renamed[key].shape != wide[key].shape for key in wide):
-            return renamed, unused  # no such file: whoever copies it strictly names the keys
+        known = [key for key in wide if not key.endswith("num_batches_tracked")]
+        if any(key not in renamed or renamed[key].shape != wide[key].shape for key in known):
+            return renamed, unused  # a narrow one's own weights, or another file: whoever copies it names the keys
         return self._strongest(renamed), unused
 
     def _strongest(self, wide: Mapping[str, Tensor]) -> dict[str, Tensor]:
