@@ -122,7 +122,7 @@ def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained
     assert open_run(run.path).info == run.info
     card, recipe = ((run.path / name).read_text() for name in ("card.md", "recipe.toml"))
     assert f"imported from `weights.pth` (sha256 {digest}), not trained here" in card
-    assert card.startswith("# run\n")
+    assert "\n---\n\n# run\n" in card
     assert "trained by featherseg" not in card
     assert "epochs" not in card
     assert recipe.startswith(f"# The weights of this run were imported from 'weights.pth' (sha256 {digest}).\n")
