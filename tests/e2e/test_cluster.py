@@ -91,6 +91,7 @@ def nodes():
     yield process, address
     process.stdin.close()
     process.wait(120)
+    process.stdout.close()
 
 
 def workers(nodes):
