@@ -45,6 +45,17 @@ def test_it_is_the_wide_one_without_the_channels_that_were_left_out(official):
             assert_close(few, left, atol=1e-4, rtol=1e-4)
 
 
+def test_the_statistics_of_the_wide_one_are_soon_forgotten():
+    narrow = backbones.build(NAME).train()
+    norms = [module for module in narrow.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.fill_(1e3)
+    with torch.no_grad():
+        for _ in range(30):
+            narrow(torch.zeros(2, 3, 64, 64))
+    assert all((norm.running_mean < 100).all() for norm in norms)
+
+
 def test_the_strongest_stay_in_order():
     assert _largest(torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0]), 3).tolist() == [0, 2, 4]
 

@@ -8,7 +8,7 @@ et al., "Learning efficient convolutional networks through network slimming", IC
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherseg.backbones.efficientnet import STEM_CHANNELS, EfficientNetLite, build_lite, round_channels
 
@@ -16,11 +16,18 @@ WIDTHS = {"efficientnet-lite0-075": 0.75, "efficientnet-lite0-050": 0.5, "effici
 """Name -> the part of EfficientNet-Lite0's channels; of its stem too, which Google's rows never scale."""
 
 
+MOMENTUM = 0.1
+"""Of the running statistics; the wide one's 0.01 keeps them for hundreds of steps."""
+
+
 class NarrowLite(EfficientNetLite):
     """EfficientNet-Lite0 with a part of its channels; the four stages of `EfficientNetLite`."""
 
     def __init__(self, width: float) -> None:
         super().__init__(width, 1.0, stem_channels=round_channels(STEM_CHANNELS * width))
+        for norm in self.modules():  # the wide one's statistics are not those of fewer channels: forgotten in 30 steps
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = MOMENTUM
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The official keys of the wide one -> those of ours with the channels that are kept, and what is not used."""
