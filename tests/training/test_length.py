@@ -108,6 +108,7 @@ def test_too_few_minutes_are_refused_with_how_many_are_needed():
         resolved("train.minutes=0.3")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paced")
 def test_a_run_of_so_many_minutes_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 60.0)

@@ -64,6 +64,7 @@ def test_resume_begins_a_run_that_was_never_begun(tmp_path):
     assert sorted(run.metrics()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_accumulation_resumes_at_whole_steps(tmp_path):
     settings = (*LONG, "train.epochs=2", "train.accumulate=2", "train.batch_size=2")
     whole = trained(tmp_path / "whole", *settings)
