@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,9 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     wrong = np.array([fault is not None for fault in faults])
     kind = np.array([-1 if fault is None else FAULTS.index(fault) for fault in faults])
 
-    def examples(without: int | None = None) -> Iterator[Example]:
-        for place, fault in enumerate(faults):
-            example = masks.example(place, draw, fault)
+    def examples(places: np.ndarray, without: int | None = None) -> Iterator[Example]:
+        for place in places.tolist():
+            example = masks.example(place, draw, faults[place])
             if without is not None:
                 copies = np.flatnonzero(example.faults != without)
                 rows = np.isin(example.copies, copies)
@@ -162,20 +163,21 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
                 )
             yield example
 
-    for place, _ in enumerate(examples()):
+    every, of_regions = np.arange(len(faults)), dict[int, np.ndarray]()
+    for place, _ in enumerate(examples(every)):
         tell(f"draw {draw}: planting", place, len(faults))
-    judged = judge(examples, masks.folds, FAULTS)
-    soft = np.array([example.evidence[0][SOFT] for example in examples()])
+    judged = judge(examples, masks.folds, FAULTS, of_regions.__setitem__)
+    soft = np.array([example.evidence[0][SOFT] for example in examples(every)])
 
     # Regions: those of wrong masks that were changed, against those of masks as they are
     scores, given, changed = [], [], []
-    for place, (example, fault) in enumerate(zip(examples(), faults, strict=True)):
+    for place, (example, fault) in enumerate(zip(examples(every), faults, strict=True)):
         share = np.zeros(len(example.kinds))
         if fault is not None:
             label, chances = masks.predicted(place)
             share = regions_of(example.label, Prediction(chances)).share(example.label != label)
         kept = (share >= WRONG) | (fault is None)
-        scores.append(judged.regions[place][kept])
+        scores.append(of_regions[place][kept])
         given.append(-example.features[example.copies == 0][kept, FEATURES.index("given")])
         changed.append(share[kept] >= WRONG)
     by_region = [average_precision(np.concatenate(one), np.concatenate(changed)) for one in (scores, given)]
@@ -186,7 +188,8 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
 
     unknown = {}
     for number, name in enumerate(FAULTS if draw < STRICT else ()):
-        unknown[name] = by_kind(judge(lambda number=number: examples(number), masks.folds, FAULTS).images, number)
+        others = partial(examples, without=number)
+        unknown[name] = by_kind(judge(others, masks.folds, FAULTS, lambda *_: None).images, number)
     np.savez_compressed(masks.out / f"draw-{draw}.npz", scores=judged.images, soft=soft, kind=kind)
     first = wrong[np.argsort(-judged.images, kind="stable")[:FIRST]].mean()
     return {
@@ -241,10 +244,12 @@ def write_first(masks: Masks) -> None:
     """The masks as they are, the most suspicious first, with their most suspicious region: to be looked at by eye."""
     if (masks.out / "first.jsonl").exists():
         return
-    judged = judge(lambda: (masks.example(n, 0, None) for n in range(len(masks.keys))), masks.folds, FAULTS)
+    of_regions = dict[int, np.ndarray]()
+    as_they_are = partial(map, lambda place: masks.example(int(place), 0, None))
+    judged = judge(as_they_are, masks.folds, FAULTS, of_regions.__setitem__)
     lines = []
     for place in np.argsort(-judged.images, kind="stable"):
-        example, scores = masks.example(int(place), 0, None), judged.regions[place]
+        example, scores = masks.example(int(place), 0, None), of_regions[int(place)]
         region = int(scores.argmax()) if len(scores) else -1
         box = example.boxes[region].tolist() if len(scores) else []
         row = {"key": masks.keys[place], "score": float(judged.images[place]), "place": int(place), "box": box}

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.scorer import _regression, average_precision, expected_precision, judge
+from featherseg.auditing.scorer import Judged, _regression, average_precision, expected_precision, judge
 from featherseg.core.types import IGNORE
 
 CLASSES = 4
@@ -29,13 +31,20 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
     return label, (np.exp(scores) / np.exp(scores).sum(0)).astype(np.float32)
 
 
-def examined_one(number: int, fault: str | None = None) -> Example:
-    """A scene as the audit sees it, with a real fault or without."""
+def examined_one(number: int, fault: str | None = None, planted: tuple[str, ...] = FAULTS) -> Example:
+    """A scene as the audit sees it, with a real fault or without, and with copies of it to learn from."""
     label, chances = scene(number)
     rng = np.random.default_rng([1, number])
     if fault:
         label = plant(label, fault, CLASSES, rng, scene(number + 1)[0])
-    return examine(label, chances, (48, 64), FAULTS, rng, scene(number + 7)[0])
+    return examine(label, chances, (48, 64), planted, rng, scene(number + 7)[0])
+
+
+def judged(examples: list[Example], taught: np.ndarray | None = None) -> tuple[Judged, dict[int, np.ndarray]]:
+    """-> (the outcome, of every image the scores of its regions)."""
+    of_regions: dict[int, np.ndarray] = {}
+    folds = np.arange(len(examples)) % FOLDS
+    return judge(partial(map, examples.__getitem__), folds, FAULTS, of_regions.__setitem__, taught), of_regions
 
 
 @pytest.fixture
@@ -106,24 +115,23 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[
     examples = [
         examined_one(number, spoiled.get(number)) if number in spoiled else sound[number] for number in range(60)
     ]
-    found = judge(lambda: iter(examples), np.arange(60) % FOLDS, FAULTS)
+    found = judged(examples)[0]
     assert average_precision(found.images, wrong) > 0.6
     test = found.self_test
     assert test.average_precision > 0.5
     assert 0 < test.precision_at_50 <= 1
     assert set(test.by_fault) <= set(FAULTS)
-    again = judge(lambda: iter(examples), np.arange(60) % FOLDS, FAULTS)
+    again = judged(examples)[0]
     assert np.array_equal(found.images, again.images)
     assert again.self_test == test
 
 
 def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list[Example]):
-    folds = np.arange(60) % FOLDS
-    before = judge(lambda: iter(sound), folds, FAULTS)
+    before, before_regions = judged(sound)
     other = examined_one(0, "other")
-    after = judge(lambda: iter([other, *sound[1:]]), folds, FAULTS)
-    assert all(np.array_equal(before.regions[n], after.regions[n]) for n in range(3, 60, 3))
-    assert not all(np.array_equal(before.regions[n], after.regions[n]) for n in range(1, 60))
+    after, after_regions = judged([other, *sound[1:]])
+    assert all(np.array_equal(before_regions[n], after_regions[n]) for n in range(3, 60, 3))
+    assert not all(np.array_equal(before_regions[n], after_regions[n]) for n in range(1, 60))
     # ... nor in the score of any image of its fold: neither by trees nor by what the regression learns from
     assert np.array_equal(before.images[3::3], after.images[3::3])
     assert not np.array_equal(before.images[1::3], after.images[1::3])
@@ -141,9 +149,28 @@ def test_what_speaks_against_an_image_never_speaks_for_it():
 
 
 def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, sound: list[Example]):
-    tests = [judge(lambda n=n: iter(sound[n : n + 24]), np.arange(24) % FOLDS, FAULTS).self_test for n in (0, 18, 36)]
+    tests = [judged(sound[n : n + 24])[0].self_test for n in (0, 18, 36)]
     gains = [test.average_precision - test.soft_minimum for test in tests]
     assert np.mean(gains) > 0
+
+
+def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(few_trees, sound: list[Example]):
+    """... whatever faults were planted into them; so that they need not be kept."""
+    taught = np.arange(0, 60, 2)  # of every fold ten
+    first, of_regions = judged(sound, taught)
+    as_is = [sound[n] if n % 2 == 0 else examined_one(n, planted=()) for n in range(60)]
+    again, regions_again = judged(as_is, taught)
+    assert np.array_equal(first.images, again.images)
+    assert all(np.array_equal(of_regions[n], regions_again[n]) for n in range(60))
+    assert first.self_test == again.self_test
+    changed = [sound[n] if n % 2 == 0 else examined_one(n, "other") for n in range(60)]
+    assert np.array_equal(judged(changed, taught)[0].images[::2], first.images[::2])
+
+
+def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(few_trees, sound: list[Example]):
+    """Else the more images there are without, the rarer the faults, and the lower every figure."""
+    few = [example if n < 6 else examined_one(n, planted=()) for n, example in enumerate(sound)]
+    assert judged(few)[0].self_test.planted_precision == pytest.approx(1 / 6)  # a fifth of six is one
 
 
 def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():

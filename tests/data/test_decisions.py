@@ -139,6 +139,15 @@ def test_what_cannot_be_a_decision_on_these_data_is_refused_before_anything_is_w
     assert sorted(path.name for path in tmp_path.iterdir()) == ["yard"]
 
 
+def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is_called_alike(tmp_path):
+    folder = made(tmp_path / "yard")
+    saved(tmp_path / "decisions.json", SOUND)
+    said = r"decision\.json does not exist\. Did you mean '.*decisions\.json'\? .* on the page of `featherseg audit`"
+    with pytest.raises(DataError, match=said):
+        featherseg.check(folder, fix=tmp_path / "out", decisions=tmp_path / "decision.json")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -448,11 +448,57 @@ def test_further_files_beside_the_images_are_left_out_by_their_ending(tmp_path: 
     assert read_dataset_toml(tmp_path / "dataset.toml").image_suffix == ".jpg"
 
 
-def test_names_that_differ_in_their_beginning_are_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("image", "mask", "keys"),
+    [  # where image and mask number n lie, and what the dataset calls them
+        ("images/image_{:02}.png", "masks/mask_{:02}.png", "{:02}"),
+        ("img_{}.jpg", "lbl_{}.png", "{}"),
+        ("data/img_{}.png", "data/lbl_{}.png", "{}"),
+        ("images/img{}.png", "labels/lbl{}.png", "{}"),
+        ("a/{:03}.png", "b/gt_{:03}.png", "{:03}"),
+        ("left_image_{}.png", "left_mask_{}.png", "{}"),
+        ("x/seq1/image_{}.png", "y/seq1/mask_{}.png", "seq1/{}"),
+        ("images/image_{}_rgb.png", "masks/mask_{}_id.png", "{}"),
+        ("train/image_{}.png", "train/masks/mask_{}.png", "{}"),
+    ],
+)
+def test_names_that_differ_in_their_beginning_are_paired(tmp_path: Path, image: str, mask: str, keys: str):
+    for number, pixels in enumerate(scenes()):
+        for name, part in zip((image, mask), pixels, strict=True):
+            save(tmp_path / name.format(number), part)
+    report = checked(tmp_path)
+    assert report["clean"], report
+    assert report["classes"] == ["class_0", "class_1", "class_2", "class_3"]
+    found = {}
+    for split in report["splits"]:
+        data = open_dataset(str(tmp_path), split)
+        found |= {key: data[index] for index, key in enumerate(data.keys)}
+    assert len(found) == COUNT - 1 + (report["splits"].keys() == {"train"}) or len(found) == COUNT
+    for number, (_, label) in enumerate(scenes()):
+        if keys.format(number) in found:
+            np.testing.assert_array_equal(found[keys.format(number)].label, label)
+    assert found.keys() <= {keys.format(number) for number in range(COUNT)}
+
+
+def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_path: Path):
+    """Numbers alone agree between any two folders: cat_3 is the image of the mask cat_3, not of dog_3."""
     for number, (image, mask) in enumerate(scenes()):
-        save(tmp_path / f"images/image_{number}.jpg", image)
-        save(tmp_path / f"masks/mask_{number}.png", mask)
-    with pytest.raises(DataNotFound, match="The names in images and masks agree but for their beginnings"):
+        for kind in ("cat", "dog"):
+            if (kind, number) != ("dog", 0):  # so that more names of cats agree with masks of dogs than those of dogs
+                save(tmp_path / f"{kind}_images/{kind}_{number}.png", image)
+            save(tmp_path / f"{kind}_masks/{kind}_{number}.png", mask if kind == "cat" else np.minimum(mask, 1))
+    (reading,) = layouts.find_readings(tmp_path)
+    assert [(pair.images, pair.masks, pair.count) for pair in reading.pairs] == [
+        ("cat_images", "cat_masks", 12),
+        ("dog_images", "dog_masks", 11),
+    ]
+
+
+def test_one_or_two_names_that_agree_but_for_their_beginnings_are_no_dataset(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()[:2]):
+        save(tmp_path / f"a/photo_{number}.png", image)
+        save(tmp_path / f"b/label_{number}.png", mask)
+    with pytest.raises(DataNotFound, match="no image has a mask of its name"):
         raise run("check", tmp_path).exception
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from small_training import SMALL, Killed, KilledAt, Silent, equal_state
@@ -145,3 +146,16 @@ def test_the_command_ends_within_its_minutes(minutes, tmp_path):
     command = [sys.executable, "-m", "featherseg", "train", "efficientvit-seg-b0", "--data", "shapes", *settings]
     subprocess.run([*command, "--out", tmp_path / "run"], check=True)
     assert time.monotonic() - began <= 1.05 * 60 * minutes
+
+
+def test_a_training_whose_time_is_over_ends_with_the_step_it_is_in(tmp_path):
+    """... validates, keeps its weights, and is finished: it does not go on another day."""
+    told, late = Silent(), replace(open_request('train.keep="last"'), ends=time.monotonic())
+    run = train(late, tmp_path / "run", told)
+    assert told.steps == [1]
+    assert run.metrics()[1]["val_miou"] is not None
+    assert (tmp_path / "run/weights.safetensors").is_file()
+    again = Silent()
+    train(open_request('train.keep="last"'), tmp_path / "run", again, resume=True)
+    assert again.steps == []
+    assert any("is finished: 1 steps" in text for text in again.messages)

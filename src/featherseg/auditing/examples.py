@@ -18,6 +18,11 @@ UNSURE = 0.02
 """... and right below this one; nothing is learnt from those between."""
 
 
+def kept_file(folder: Path, number: int) -> Path:
+    """Where the Example of an image is kept."""
+    return folder / f"{number:06d}.npz"
+
+
 @dataclass(frozen=True)
 class Example:
     """An image as audited: its masks, and `copies`: the first the image as it is, the others with a planted fault.

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from featherseg.auditing.examples import Example
+from featherseg.auditing.examples import Example, kept_file
 from featherseg.auditing.regions import KINDS, components
 from featherseg.auditing.scorer import Judged
 from featherseg.core.files import write_text
@@ -44,20 +44,27 @@ NEAR_SIDE = 360
 
 
 def write_page(
-    data: SegmentationData, seen: np.ndarray, folder: Path, judged: Judged, out: Path, progress: Progress
+    data: SegmentationData,
+    seen: np.ndarray,
+    folder: Path,
+    judged: Judged,
+    worst: np.ndarray,
+    out: Path,
+    progress: Progress,
 ) -> int:
     """Write the page atomically; -> how many images it shows.
 
-    judged is of the images whose numbers are `seen`; folder: of the examples, by number.
+    judged is of the images whose numbers are `seen`; worst (N,): the number of the most suspicious region of each, -1
+    of an image without one; folder: of the examples, by number.
     """
     order = np.argsort(-judged.images, kind="stable")[:MOST_SHOWN]
     rows = []
     for done, place in enumerate(order):
         progress("drawing the page", done, len(order))
-        number, scores = int(seen[place]), judged.regions[place]
-        if len(scores):
-            example = Example.load(folder / f"{number:06d}.npz")
-            rows.append(_row(data, number, example, float(judged.images[place]), int(scores.argmax())))
+        number, region = int(seen[place]), int(worst[place])
+        if region >= 0:
+            example = Example.load(kept_file(folder, number))
+            rows.append(_row(data, number, example, float(judged.images[place]), region))
     body = render(
         "auditing/page.html",
         test=judged.self_test,

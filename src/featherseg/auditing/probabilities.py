@@ -90,12 +90,16 @@ def train_fold(
 ) -> Run:
     """A quick training on all folds but one, or what is left of it where it was stopped.
 
-    Raises as `featherseg.train`.
+    Its steps are counted at its start; where they take longer than they promised it ends before the last of them, with
+    the weights that it has when the minutes are over. Raises as `featherseg.train`.
     """
     from featherseg.training.job import torch_as_it_was, train
+    from featherseg.training.length import ENDING, SPARE
     from featherseg.training.objects import Objects
     from featherseg.training.prepare import Request
 
+    began = time.monotonic()
+    ends = began + 60 * minutes * (1 - SPARE) - ENDING
     if (out / RESOLVED).is_file():
         minutes = open_run(out).recipe.train.minutes or minutes  # it goes on as it was begun
     rest, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -116,7 +120,8 @@ def train_fold(
             f"data.workers={min(2, (os.cpu_count() or 1) - 1)}",
         ),
         objects=Objects(data=(Subset(data, rest), Subset(data, shown))),
-        began=time.monotonic(),
+        began=began,
+        ends=ends,
     )
     with torch_as_it_was():
         try:

@@ -10,6 +10,7 @@ learning: a modern approach", NeurIPS 2021: best bin estimation).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,17 @@ SURE = 0.003
 
 SOFT = EVIDENCE.index("soft_minimum")
 
-Examples = Callable[[], Iterator[Example]]
-"""Called, it gives every image in order, read from disk one after the other."""
+KNOWN = len(EVIDENCE) + 4
+"""What is known of an image, see `_of_image`."""
+
+MOST_TAUGHT = 2000
+"""Images that anything is learnt from: the memory does not grow with those that are judged."""
+
+Examples = Callable[[np.ndarray], Iterator[Example]]
+"""Called with places of images, ascending, it gives each, read from disk one after the other."""
+
+Regions = Callable[[int, np.ndarray], object]
+"""Called with the place of an image and the scores of its regions as it is, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -71,71 +81,87 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome: scores (N,) of the images, of every image those of its regions as it is, and the self test."""
+    """The outcome: scores (N,) of the images, and the self test."""
 
     images: np.ndarray
-    regions: list[np.ndarray]
     self_test: SelfTest
 
 
-def judge(examples: Examples, folds: np.ndarray, names: tuple[str, ...], seed: int = 0) -> Judged:
-    """Learn on all folds but one and score that one, for every fold. names: of the faults, by number.
+def judge(
+    examples: Examples,
+    folds: np.ndarray,
+    names: tuple[str, ...],
+    regions: Regions,
+    taught: np.ndarray | None = None,
+) -> Judged:
+    """Learn on all folds but one and score that one, for every fold (N,). names: of the faults, by number.
 
-    The regression learns from scores of trees that saw neither the fold that it will judge nor that of the image they
-    score. Raises nothing: of too few images the scores say little, which the self test tells.
+    taught: the places of the images that are learnt from, all where nothing is said; of the others a few numbers each
+    are kept in memory. The regression learns from scores of trees that saw neither the fold that it will judge nor that
+    of the image they score. Raises nothing: of too few images the scores say little, which the self test tells.
     """
-    rng = np.random.default_rng(seed)
-    doubtful = _doubtful(examples, folds)
-    trees = _fit_regions(examples, folds, doubtful, seed)
+    count = len(folds)
+    taught = np.arange(count) if taught is None else np.sort(taught)
+    doubtful = _doubtful(examples, folds, taught)
+    trees = _fit_regions(examples, folds, taught, doubtful)
 
-    # Every copy of every image: fold, fault (-1 = none), what is known of it for each fold that is to be judged
-    image, fault, soft, regions = [], [], [], []
-    rows: list[list[np.ndarray]] = [[] for _ in range(FOLDS)]
-    region_scores: list[np.ndarray] = []
-    region_wrong: list[np.ndarray] = []
-    for number, example in enumerate(examples()):
-        by_fold = [trees[_pair(fold, folds[number])].probability(example.features) for fold in range(FOLDS)]
-        scores = by_fold[folds[number]]
-        regions.append(scores[example.copies == 0].astype(np.float32))
-        kept = (example.changed >= WRONG) | ((example.copies == 0) & (example.changed < UNSURE))
-        region_scores.append(scores[kept])
-        region_wrong.append(example.changed[kept] >= WRONG)
+    # Every image as it is, by what did not see its fold; of those that are learnt from every copy, for every fold
+    table, soft, is_taught = np.zeros((count, KNOWN), np.float32), np.zeros(count), np.isin(np.arange(count), taught)
+    image, fault, copy_soft = [], [], []
+    copy_rows: list[np.ndarray] = []  # each (FOLDS, KNOWN)
+    region_scores, region_wrong = [np.zeros(0)], [np.zeros(0, bool)]
+    for number, example in enumerate(examples(np.arange(count))):
+        own = folds[number]
+        scores = trees[_pair(own, own)].probability(example.features)
+        regions(number, scores[example.copies == 0].astype(np.float32))
+        table[number] = _of_image(scores[example.copies == 0], example.evidence[0])
+        soft[number] = example.evidence[0][SOFT]
+        if not is_taught[number]:
+            continue
+        by_fold = [
+            scores if fold == own else trees[_pair(fold, own)].probability(example.features) for fold in range(FOLDS)
+        ]
         for copy, kind in enumerate(example.faults):
             image.append(number)
             fault.append(kind)
-            soft.append(example.evidence[copy][SOFT])
-            for fold in range(FOLDS):
-                rows[fold].append(_of_image(by_fold[fold][example.copies == copy], example.evidence[copy]))
-    of, kinds = np.array(image), np.array(fault)
+            copy_soft.append(example.evidence[copy][SOFT])
+            of_copy = [_of_image(one[example.copies == copy], example.evidence[copy]) for one in by_fold]
+            copy_rows.append(np.array(of_copy, np.float32))
+        if len(example.faults) > 1:
+            kept = (example.changed >= WRONG) | ((example.copies == 0) & (example.changed < UNSURE))
+            region_scores.append(scores[kept].astype(np.float32))
+            region_wrong.append(example.changed[kept] >= WRONG)
+    of, kinds, rows = np.array(image), np.array(fault), np.array(copy_rows)  # (M,), (M,), (M, FOLDS, KNOWN)
 
     # The images: a regression over what is known of each
-    scores = np.zeros(len(of))
+    whole, planted = np.zeros(count), kinds >= 0
+    copy_scores = np.zeros(len(of))
     for fold in range(FOLDS):
-        table, held = np.array(rows[fold]), folds[of] == fold
-        taught = ~held & ~np.isin(of, doubtful[fold, fold])
-        scores[held] = _regression(table[taught], kinds[taught] >= 0, table[held])
+        held = folds[of] == fold
+        learnt = ~held & ~np.isin(of, doubtful[fold, fold])
+        asked = np.concatenate([table[folds == fold], rows[held, fold]])
+        found = _regression(rows[learnt, fold].astype(np.float64), planted[learnt], asked.astype(np.float64))
+        whole[folds == fold], copy_scores[held] = np.split(found, [(folds == fold).sum()])
 
-    whole = scores[kinds < 0]
-    test = _self_test(of, kinds, scores, np.array(soft), names, rng)
-    planted = average_precision(np.concatenate(region_scores), np.concatenate(region_wrong))
-    share, first = expected_precision(whole, scores[kinds >= 0])
-    return Judged(
-        whole, regions, SelfTest(test["score"], first, planted, test["soft"], test["first"], test["faults"], share)
-    )
+    copies = (of[planted], kinds[planted], copy_scores[planted], np.array(copy_soft)[planted])
+    test = _self_test(whole, soft, copies, names)
+    of_regions = average_precision(np.concatenate(region_scores), np.concatenate(region_wrong))
+    share, first = expected_precision(whole, copies[2])
+    return Judged(whole, SelfTest(test["score"], first, of_regions, test["soft"], test["first"], test["faults"], share))
 
 
 def _pair(a: int, b: int) -> tuple[int, int]:
     return (int(min(a, b)), int(max(a, b)))
 
 
-def _doubtful(examples: Examples, folds: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """For every pair of folds the images of the others that are probably wrong as they are, by number.
+def _doubtful(examples: Examples, folds: np.ndarray, taught: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """For every pair of folds the images of the others, of those `taught`, that are probably wrong as they are.
 
     What they show as right would be learnt as right. They are as many as there are faults by estimate, at most
     MOST_DOUBTFUL, those against which the evidence is strongest.
     """
     image, table, kinds = [], [], []
-    for number, example in enumerate(examples()):
+    for number, example in zip(taught, examples(taught), strict=True):
         image.append(np.full(len(example.faults), number))
         table.append(example.evidence)
         kinds.append(example.faults)
@@ -152,19 +178,19 @@ def _doubtful(examples: Examples, folds: np.ndarray) -> dict[tuple[int, int], np
 
 
 def _fit_regions(
-    examples: Examples, folds: np.ndarray, doubtful: dict[tuple[int, int], np.ndarray], seed: int
+    examples: Examples, folds: np.ndarray, taught: np.ndarray, doubtful: dict[tuple[int, int], np.ndarray]
 ) -> dict[tuple[int, int], Trees]:
     """For every pair of folds, of a fold with itself too, trees that learnt from the regions of the others.
 
     Of MOST_ROWS at most, drawn evenly from the images.
     """
-    most = max(1, MOST_ROWS // max(1, len(folds)))  # of an image
+    most = max(1, MOST_ROWS // max(1, len(taught)))  # of an image
     kept, yes, weights, image = [], [], [], []
-    for number, example in enumerate(examples()):
+    for number, example in zip(taught, examples(taught), strict=True):
         wrong = np.flatnonzero(example.changed >= WRONG)
         right = np.flatnonzero((example.changed < UNSURE) & (example.copies == 0))
         for rows, is_wrong in ((wrong, True), (right, False)):
-            drawn = np.random.default_rng([seed, number]).permutation(rows)[: max(1, most // 2)]
+            drawn = np.random.default_rng([0, number]).permutation(rows)[: max(1, most // 2)]
             # A copy counts once, however many regions are wrong in it: in one that was shifted nearly all are
             _, copy, count = np.unique(example.copies[drawn], return_inverse=True, return_counts=True)
             kept.append(example.features[drawn])
@@ -231,33 +257,34 @@ def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndar
 
 
 def _self_test(
-    image: np.ndarray,
-    kinds: np.ndarray,
-    scores: np.ndarray,
-    soft: np.ndarray,
-    names: tuple[str, ...],
-    rng: np.random.Generator,
-) -> dict:
-    """Draw after draw PLANTED of the images is replaced by one of its faulty copies, the rest is as it is."""
+    whole: np.ndarray, soft: np.ndarray, faulty: tuple[np.ndarray, ...], names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Draw after draw PLANTED of the images (N,) is replaced by one of its faulty copies (M,), the rest is as it is.
+
+    Where faults were planted into fewer, only images into which they were have a part. whole, soft: scores and
+    soft-minimum of the images; faulty: of the copies the image, the fault, score and soft-minimum.
+    """
+    image, kinds, scores, copy_soft = faulty
     found: dict[str, list[float]] = {key: [] for key in ("score", "soft", "first", *names)}
     copies: dict[int, list[int]] = {}
-    for row in np.flatnonzero(kinds >= 0):
-        copies.setdefault(int(image[row]), []).append(int(row))
-    as_is = np.flatnonzero(kinds < 0)
+    for row, number in enumerate(image):
+        copies.setdefault(int(number), []).append(row)
+    enough = len(copies) >= round(PLANTED * len(whole))
+    used = np.arange(len(whole)) if enough else np.array(list(copies), np.int64)
+    rng = np.random.default_rng(0)
     for _ in range(DRAWS if copies else 0):
-        count = max(1, round(PLANTED * len(as_is)))
-        chosen = rng.permutation(list(copies))[:count]
-        rows = as_is.copy()
-        for number in chosen:
-            rows[number] = rng.choice(copies[int(number)])
-        wrong = kinds[rows] >= 0
-        found["score"].append(average_precision(scores[rows], wrong))
-        found["soft"].append(average_precision(soft[rows], wrong))
-        found["first"].append(float(wrong[np.argsort(-scores[rows], kind="stable")[:FIRST]].mean()))
+        chosen = rng.permutation(list(copies))[: max(1, round(PLANTED * len(used)))]
+        drawn = np.array([rng.choice(copies[int(number)]) for number in chosen])
+        drawn_scores, drawn_soft, kind = whole.copy(), soft.copy(), np.full(len(whole), -1)
+        drawn_scores[chosen], drawn_soft[chosen], kind[chosen] = scores[drawn], copy_soft[drawn], kinds[drawn]
+        drawn_scores, drawn_soft, kind = drawn_scores[used], drawn_soft[used], kind[used]
+        found["score"].append(average_precision(drawn_scores, kind >= 0))
+        found["soft"].append(average_precision(drawn_soft, kind >= 0))
+        found["first"].append(float((kind[np.argsort(-drawn_scores, kind="stable")[:FIRST]] >= 0).mean()))
         for number, name in enumerate(names):
-            one = (kinds[rows] < 0) | (kinds[rows] == number)
-            if (kinds[rows] == number).any():
-                found[name].append(average_precision(scores[rows][one], wrong[one]))
+            one = (kind < 0) | (kind == number)
+            if (kind == number).any():
+                found[name].append(average_precision(drawn_scores[one], kind[one] >= 0))
     means = {name: float(np.mean(values)) if values else 0.0 for name, values in found.items()}
     return {
         **{key: means[key] for key in ("score", "soft", "first")},

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.auditing.examples import Example, examine
+from featherseg.auditing.examples import Example, examine, kept_file
 from featherseg.auditing.faults import FAULTS
 from featherseg.auditing.folds import FOLDS, folds_of
 from featherseg.auditing.page import write_page
 from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import KINDS
-from featherseg.auditing.scorer import Judged, SelfTest, judge
+from featherseg.auditing.scorer import MOST_TAUGHT, Judged, SelfTest, judge
 from featherseg.converters import check_writer, write_samples
 from featherseg.converters.masks import masks_of
 from featherseg.core.errors import DataError, DataNotFound, UnknownName, require
@@ -184,14 +184,17 @@ def audit(
         return probabilities_at(runtimes[folds[number]], image, rows, columns)
 
     seen = examine_all(data, source, folds, folder, ends - JUDGING * 60 * minutes, progress)
-    judged = judge(lambda: _examples(folder, seen, progress), folds[seen], FAULTS)
+    in_order = spread_over(folds)
+    taught = np.searchsorted(seen, in_order[np.isin(in_order, seen)][:MOST_TAUGHT])
+    most = MostSuspicious(len(seen))
+    judged = judge(lambda places: _examples(folder, seen[places], progress), folds[seen], FAULTS, most.add, taught)
     if unseen := len(data) - len(seen):
         again = "the same command" + (" without --to" if to else "")
         notes.append(
             f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: {again} "
             "goes on with them"
         )
-    found = _told(data, seen, folder, judged, out, notes, progress)
+    found = _told(data, seen, folder, judged, most, out, notes, progress)
     if to is None:
         return found
     place = {key: number for number, key in enumerate(data.keys)}
@@ -254,20 +257,39 @@ def examine_all(
     return np.flatnonzero(there)
 
 
-def kept_file(folder: Path, number: int) -> Path:
-    """Where what is learnt and judged from is kept of an image."""
-    return folder / f"{number:06d}.npz"
-
-
-def spread_over(folds: np.ndarray) -> list[int]:
-    """All images in an order whose every beginning is spread over all of them, and over the folds (N,)."""
-    order = []
+def spread_over(folds: np.ndarray) -> np.ndarray:
+    """All images, (N,), in an order whose every beginning is spread over all of them, and over the folds (N,)."""
+    when = np.zeros(len(folds))
     for fold in range(FOLDS):
         members = np.flatnonzero(folds == fold)
-        bits = max(1, len(members) - 1).bit_length()
-        turned = sorted(range(len(members)), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
-        order += [(rank / len(members), fold, int(members[place])) for rank, place in enumerate(turned)]
-    return [number for _, _, number in sorted(order)]
+        bits, places = max(1, len(members) - 1).bit_length(), np.arange(len(members))
+        turned = sum((places >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # 001 becomes 100
+        when[members[np.argsort(turned)]] = places / max(1, len(members))
+    return np.lexsort((folds, when))
+
+
+class MostSuspicious:
+    """The most suspicious regions of all images, MOST_REGIONS at most; worst (N,): of every image its own, -1 = none.
+
+    Nothing else is kept of the regions: a large dataset has millions.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.worst = np.full(images, -1, np.int32)
+        self._heap: list[tuple[float, int, int]] = []
+
+    def add(self, place: int, scores: np.ndarray) -> None:
+        """The scores of an image's regions."""
+        if len(scores):
+            self.worst[place] = scores.argmax()
+        full = len(self._heap) == MOST_REGIONS
+        for region in np.flatnonzero(scores >= (self._heap[0][0] if full else -1.0)).tolist():
+            row = (float(scores[region]), -place, -region)
+            (heapq.heappushpop if len(self._heap) == MOST_REGIONS else heapq.heappush)(self._heap, row)
+
+    def regions(self) -> list[tuple[float, int, int]]:
+        """(score, image, region), the highest score first."""
+        return [(score, -place, -region) for score, place, region in sorted(self._heap, reverse=True)]
 
 
 def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator[Example]:
@@ -307,23 +329,27 @@ def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float) -> 
 
     Not their contents: those of a large dataset take longer to read than it has minutes.
     """
-    files = files_of(data)
-    facts: list[Any] = [FORMAT, [(info.name, info.thing) for info in data.classes], data.channels, data.keys]
+    files, found = files_of(data), hashlib.sha256()
+
+    def take(*facts: Any) -> None:
+        found.update(json.dumps(facts).encode())
+
+    take(FORMAT, [(info.name, info.thing) for info in data.classes], data.channels)
+    for key in data.keys:
+        take(key)
     if files is not None:
-        facts.append(sorted(files.label_map.ids.items()))
+        take(sorted(files.label_map.ids.items()))
         for index, pair in enumerate(files.pairs):
             stats = [os.stat(path) for path in pair.files]
-            facts.append([(stat.st_size, stat.st_mtime_ns) for stat in stats])
-            facts.append(pair.label_map and sorted(pair.label_map.ids.items()))
+            take([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+            take(pair.label_map and sorted(pair.label_map.ids.items()))
             if isinstance(files, PanopticData):
-                facts.append(hashlib.sha256(files.annotation(index)).hexdigest())
-    facts.append(minutes if runtime is None else runtime.name)
+                found.update(files.annotation(index))
+    take(minutes if runtime is None else runtime.name)
     if runtime is not None:
-        weights = hashlib.sha256()
         for value in getattr(getattr(runtime, "model", None), "state_dict", dict)().values():
-            weights.update(value.detach().cpu().float().numpy().tobytes())
-        facts.append(weights.hexdigest())
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+            found.update(value.detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _told(
@@ -331,6 +357,7 @@ def _told(
     seen: np.ndarray,
     folder: Path,
     judged: Judged,
+    most: MostSuspicious,
     out: Path,
     notes: list[str],
     progress: Progress,
@@ -339,29 +366,20 @@ def _told(
     order = np.argsort(-judged.images, kind="stable")
     images = [(data.keys[seen[i]], float(judged.images[i])) for i in order]
     unseen = tuple(data.keys[i] for i in np.setdiff1d(np.arange(len(data)), seen))
-    heap: list[tuple[float, int, int]] = []
-    for place, scores in enumerate(judged.regions):
-        least = heap[0][0] if len(heap) == MOST_REGIONS else -1.0
-        for region in np.flatnonzero(scores >= least).tolist():
-            row = (float(scores[region]), -place, -region)
-            if len(heap) < MOST_REGIONS:
-                heapq.heappush(heap, row)
-            else:
-                heapq.heappushpop(heap, row)
     regions, kept = [], dict[int, Example]()
-    for score, place, region in sorted(heap, reverse=True):
-        number = int(seen[-place])
+    for score, place, region in most.regions():
+        number = int(seen[place])
         if number not in kept:
             kept = {number: Example.load(kept_file(folder, number))}
         example = kept[number]
         height, width = example.size / example.label.shape
-        x, y, across, down = example.boxes[-region].tolist()
+        x, y, across, down = example.boxes[region].tolist()
         left, top = int(x * width), int(y * height)
         box = [left, top, int(np.ceil((x + across) * width)) - left, int(np.ceil((y + down) * height)) - top]
-        of = data.classes[example.classes[-region]].name
-        kind = KINDS[example.kinds[-region]]
+        of = data.classes[example.classes[region]].name
+        kind = KINDS[example.kinds[region]]
         regions.append({"key": data.keys[number], "kind": kind, "class": of, "score": score, "box": box})
-    shown = write_page(data, seen, folder, judged, out, progress)
+    shown = write_page(data, seen, folder, judged, most.worst, out, progress)
     notes = [*notes, f"{counted(shown, 'image')} of {len(data)} shown on the page"]
     images += [(key, 0.0) for key in unseen]
     return Audit(data.name, images, regions, judged.self_test, out, tuple(notes), unseen)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.core.errors import DataError
+from featherseg.core.errors import DataError, near_path
 from featherseg.core.files import load_json
 from featherseg.core.types import IGNORE, Size
 from featherseg.core.wording import counted, size_text
@@ -88,8 +88,15 @@ def read_decisions(path: Path) -> list[Decision]:
     """The decisions of a file that the page saved. Raises DataError with what is wrong in it."""
     try:
         content = load_json(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist.{near_path(path)} Expected the decisions.json that *Save decisions* on the page of "
+            "`featherseg audit` puts into the browser's downloads."
+        ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Expected the file that an audit's page saves."
+        ) from None
     except ValueError as error:
         raise DataError(
             f"{path} cannot be read: {error}. Expected what the page of `featherseg audit` saves."

@@ -1,14 +1,14 @@
 """Where images and masks lie in a folder, whatever its folders and files are called.
 
-Published datasets agree in little but that an image and its mask share a name, up to a suffix. So what is told apart is
-what can be seen: a mask has few values in large patches, a photograph has not. Folders (or files of one folder with a
-suffix or an ending of their own) are paired by the names in them, from the top of the tree down.
+Published datasets agree in little but that an image and its mask share a name, up to a suffix or a prefix. So what is
+told apart is what can be seen: a mask has few values in large patches, a photograph has not. Folders (or files of one
+folder with a suffix, prefix or ending of their own) are paired by the names in them, from the top of the tree down.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -43,8 +43,11 @@ FEW_VALUES = 64
 FLAT = 0.85
 """Share of neighbouring pixels that are alike in a mask that was smoothed or saved as JPEG (photographs: below 0.7)."""
 
-TAILS = 4
-"""Suffixes of the names in a folder that are tried, the most frequent ones."""
+AFFIXES = 4
+"""Suffixes, and prefixes, of the names in a folder that are tried, the most frequent ones."""
+
+LEAST_BY_PREFIX = 3
+"""Names that must agree but for their beginnings: img_1 and lbl_1 alone may be anything."""
 
 MOST_BESIDE = 64
 """Folders beside one another up to which each is compared with each."""
@@ -55,6 +58,12 @@ FAR = 3
 _TAIL = re.compile(r"(?:[-_. ]+[A-Za-z][A-Za-z0-9]*)+$")
 """What stands behind the number or name of an image: "_mask", "_gtFine_labelIds", "_leftImg8bit"."""
 
+_HEADS = (re.compile(r"[A-Za-z]+(?:[-_. ]+(?=.)|(?=\d))"), re.compile(r"(?:[A-Za-z]+[-_. ]+)+(?=.)"))
+"""What stands before it: one word, "mask_" or "img", and all words, "left_mask_"."""
+
+Affix = tuple[str, str]
+"""What a name has before and behind the part that an image and its mask share."""
+
 
 @dataclass(frozen=True)
 class FolderPair:
@@ -62,16 +71,26 @@ class FolderPair:
 
     images: str
     masks: str
-    image_suffix: str
-    mask_suffix: str
+    image_affix: Affix
+    mask_affix: Affix
     count: int
     seen: bool = True  # that these are masks is seen by their pixels, not by the names alone
 
     @property
-    def kind(self) -> tuple[str, str, str]:
-        """What pairs of one reading have in common: the name of the masks' folder but for the images', the suffixes."""
+    def kind(self) -> tuple[str, Affix, Affix]:
+        """What pairs of one reading have in common: the name of the masks' folder but for the images', the affixes."""
         images, masks = (path.rpartition("/")[2] for path in (self.images, self.masks))
-        return masks.replace(images, "*"), self.image_suffix, self.mask_suffix
+        return masks.replace(images, "*"), self.image_affix, self.mask_affix
+
+    @property
+    def mask_pattern(self) -> str:
+        """The masks' folder and what their names have: "gt/mask_*_left"."""
+        return f"{self.masks}/{'*'.join(self.mask_affix)}"
+
+    @property
+    def by_prefix(self) -> bool:
+        """Whether the names agree but for their beginnings: by that, files of different things may agree, too."""
+        return bool(self.image_affix[0] or self.mask_affix[0])
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,12 @@ class Reading:
     def count(self) -> int:
         """Names of images that have a mask."""
         return sum(pair.count for pair in self.pairs)
+
+    @property
+    def affixes(self) -> dict[str, str]:
+        """As a dataset.toml says them."""
+        image, mask = self.pairs[0].image_affix, self.pairs[0].mask_affix
+        return {"image_prefix": image[0], "mask_prefix": mask[0], "image_suffix": image[1], "mask_suffix": mask[1]}
 
 
 def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
@@ -101,11 +126,7 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         given = Path(os.path.abspath(masks))
         wanted = os.path.relpath(given, folder) if given.is_relative_to(os.path.abspath(folder)) else masks.rstrip("/")
         known = ", ".join(sorted({pair.masks for pair in found})) or "none"
-        found = [
-            pair
-            for pair in found
-            if wanted in (pair.masks, pair.masks.rpartition("/")[2], f"{pair.masks}/*{pair.mask_suffix}")
-        ]
+        found = [pair for pair in found if wanted in (pair.masks, pair.masks.rpartition("/")[2], pair.mask_pattern)]
         if not found:
             raise DataNotFound(f"{folder} has no masks in {masks}. Folders of masks found: {known}.")
     if not found:
@@ -113,20 +134,19 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
         raise DataNotFound(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
-            f"the same names, up to a suffix, as in images/01.jpg and masks/01_mask.png.{_other_beginnings(tree)} "
-            f"{_hint(folder)}"
+            f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png. {_hint(folder)}"
         )
-    kinds: dict[tuple[str, str, str], dict[str, FolderPair]] = {}
+    kinds: dict[tuple[str, Affix, Affix], dict[str, FolderPair]] = {}
     for pair in found:
         kinds.setdefault(pair.kind, {}).setdefault(pair.images, pair)
     readings: list[Reading] = []
     for kind, pairs in kinds.items():
-        for other, more in kinds.items():  # the suffixes are those of all folders
+        for other, more in kinds.items():  # the affixes are those of all folders
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
         unused = [name for name in tree.files if used.isdisjoint(_above(name))]
         reading = Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused))
-        masks_of = [{(pair.images, pair.masks, pair.mask_suffix) for pair in one.pairs} for one in (reading, *readings)]
+        masks_of = [{(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)]
         readings += [] if masks_of[0] in masks_of[1:] else [reading]
     return sorted(readings, key=lambda reading: -reading.count)
 
@@ -162,9 +182,9 @@ class _Tree:
         """The folders with images in a folder, itself among them."""
         return self._below.get(folder, [])
 
-    def is_mask(self, folder: str, ending: str, tail: str, stems: Sequence[str]) -> bool:
+    def is_mask(self, folder: str, ending: str, affix: str, stems: Sequence[str]) -> bool:
         """Whether most of the files of a kind in one folder look like masks; such as cannot be read do not count."""
-        key, name = (folder, ending, tail), (folder.rpartition("/")[2], ending, tail)
+        key, name = (folder, ending, affix), (folder.rpartition("/")[2], ending, affix)
         alike = self._names.setdefault(name, [])
         if key not in self._looks and len(alike) >= FOLDERS_SEEN and len(set(alike)) == 1:
             return alike[0]  # as in all of many folders of that name: patient0001/masks, patient0002/masks, ...
@@ -189,14 +209,14 @@ class _Files:
     folder: str
     ending: str = ""  # of the only files meant, or of all
     deep: bool = True  # with the folders inside
-    without: str = ""  # a tail that these files do not have
+    without: Affix = ("", "")  # that these files do not have
     kinds: list[tuple[str, str, list[str]]] = field(default_factory=list)  # folder, ending, stems
 
     def __post_init__(self) -> None:
         for place in self.tree.below(self.folder) if self.deep else [self.folder]:
             for ending, stems in self.tree.files.get(place, {}).items():
                 if self.ending in ("", ending.lower()):
-                    kept = [stem for stem in stems if not (self.without and stem.endswith(self.without))]
+                    kept = [stem for stem in stems if self.without == ("", "") or not _has(stem, self.without)]
                     self.kinds += [(place, ending, kept)] if kept else []
 
     @cached_property
@@ -209,26 +229,50 @@ class _Files:
         return found
 
     @cached_property
-    def tails(self) -> list[str]:
+    def tails(self) -> list[Affix]:
         """Nothing, and the suffixes that at least a tenth of the names have."""
-        counts = Counter(tail[0] for stem in self.stems if (tail := _TAIL.search(stem.rpartition("/")[2])))
+        return [("", tail) for tail in self._frequent(_TAIL.search)]
+
+    @cached_property
+    def affixes(self) -> list[Affix]:
+        """The suffixes, each without and with the prefixes that at least a tenth of the names have."""
+        heads = dict.fromkeys(head for pattern in _HEADS for head in self._frequent(pattern.match))
+        return [(head, tail) for head in heads for _, tail in self.tails]
+
+    def _frequent(self, find: Callable[[str], re.Match[str] | None]) -> list[str]:
+        counts = Counter(found[0] for stem in self.stems if (found := find(stem.rpartition("/")[2])))
         least = max(1, len(self.stems) // 10)
-        return ["", *(tail for tail, count in counts.most_common(TAILS) if count >= least)]
+        return ["", *(text for text, count in counts.most_common(AFFIXES) if count >= least)]
 
-    def cut(self, tail: str) -> set[str]:
-        """The names that end in `tail`, without it."""
-        return {stem.removesuffix(tail) for stem in self.stems if stem.endswith(tail)}
+    def cut(self, affix: Affix) -> set[str]:
+        """The names that have this affix, without it."""
+        head, tail = affix
+        if not head:
+            return {stem.removesuffix(tail) for stem in self.stems if stem.endswith(tail)}
+        cut = (stem.rpartition("/") for stem in self.stems)
+        return {f"{below}{bar}{_without(name, affix)}" for below, bar, name in cut if _has(name, affix)}
 
-    def look(self, tail: str) -> set[bool]:
+    def look(self, affix: Affix) -> set[bool]:
         """Whether they look like masks: True, False, or both."""
         kinds = self.kinds
         if len(kinds) > FOLDERS_SEEN:
             kinds = [kinds[i * len(kinds) // FOLDERS_SEEN] for i in range(FOLDERS_SEEN)]
         found = set()
         for place, ending, stems in kinds:
-            if chosen := [stem for stem in stems if stem.endswith(tail)]:
-                found.add(self.tree.is_mask(place, ending, tail or f"-{self.without}", chosen))
+            if chosen := [stem for stem in stems if _has(stem, affix)]:
+                told = f"{'*'.join(affix)}-{'*'.join(self.without)}"
+                found.add(self.tree.is_mask(place, ending, told, chosen))
         return found
+
+
+def _has(name: str, affix: Affix) -> bool:
+    """Whether a name without folders has a prefix and a suffix, and something between them where both are given."""
+    head, tail = affix
+    return name.startswith(head) and name.endswith(tail) and (not head or len(name) > len(head) + len(tail))
+
+
+def _without(name: str, affix: Affix) -> str:
+    return name.removeprefix(affix[0]).removesuffix(affix[1])
 
 
 def looks_like_mask(raw: np.ndarray) -> bool:
@@ -272,6 +316,8 @@ def _beside(tree: _Tree, folders: Sequence[str]) -> list[FolderPair]:
             break
     known = {name for pair in found if pair.seen for name in (pair.images, pair.masks)}
     found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
+    plain = {name for pair in found if not pair.by_prefix for name in (pair.images, pair.masks)}
+    found = [pair for pair in found if not pair.by_prefix or plain.isdisjoint((pair.images, pair.masks))]
     found.sort(key=lambda pair: (-pair.count, -_likeness(pair.images, pair.masks)))
 
     # Each folder of images with every folder of masks that is not nearer, by its name, to another folder of images
@@ -289,54 +335,77 @@ def _nested(tree: _Tree, folder: str, children: Sequence[str]) -> list[FolderPai
 
 
 def _together(tree: _Tree, folder: str) -> list[FolderPair]:
-    """Images and masks in one folder, told apart by a suffix or by their endings."""
+    """Images and masks in one folder, told apart by a suffix, by their endings, or by a prefix."""
     files = _Files(tree, folder, deep=False)
-    for image_tail, mask_tail in product(files.tails, files.tails[1:]):
-        if image_tail != mask_tail:
-            rest = _Files(tree, folder, deep=False, without=mask_tail)
-            common, masks = len(rest.cut(image_tail) & files.cut(mask_tail)), len(files.cut(mask_tail))
-            if common and 2 * common >= masks and files.look(mask_tail) == {True} and False in rest.look(image_tail):
-                return [FolderPair(folder, folder, image_tail, mask_tail, common)]
+    for image_affix, mask_affix in product(files.tails, files.tails[1:]):
+        if pair := _told_apart(files, image_affix, mask_affix):
+            return [pair]
     endings = sorted({ending.lower() for ending in tree.files[folder]})
     parts = [_Files(tree, folder, ending=ending, deep=False) for ending in endings]
     found = []
     for one, other in ((a, b) for a in parts for b in parts if a.ending < b.ending):
         for pair in _compared(one, other):
-            first = False in one.look(pair.image_suffix)  # whether the images are `one`
+            first = False in one.look(pair.image_affix)  # whether the images are `one`
             image_ending, mask_ending = (one.ending, other.ending)[:: 1 if first else -1]
-            suffixes = (pair.image_suffix + image_ending, pair.mask_suffix + mask_ending)
-            found.append(FolderPair(folder, folder, *suffixes, pair.count))
-    return sorted(found, key=lambda pair: -pair.count)[:1]
+            (image_head, image_tail), (mask_head, mask_tail) = pair.image_affix, pair.mask_affix
+            affixes = (image_head, image_tail + image_ending), (mask_head, mask_tail + mask_ending)
+            found.append(FolderPair(folder, folder, *affixes, pair.count))
+    if found:
+        return sorted(found, key=lambda pair: (pair.by_prefix, -pair.count))[:1]
+    for image_affix, mask_affix in product(files.affixes, files.affixes):
+        pair = _told_apart(files, image_affix, mask_affix) if image_affix[0] != mask_affix[0] else None
+        if pair and pair.count >= LEAST_BY_PREFIX:
+            return [pair]
+    return []
+
+
+def _told_apart(files: _Files, image_affix: Affix, mask_affix: Affix) -> FolderPair | None:
+    """Images and masks of one folder that these affixes tell apart, if they do."""
+    if image_affix == mask_affix:
+        return None
+    rest = _Files(files.tree, files.folder, deep=False, without=mask_affix)
+    masks = files.cut(mask_affix)
+    common = len(rest.cut(image_affix) & masks)
+    if common and 2 * common >= len(masks) and files.look(mask_affix) == {True} and False in rest.look(image_affix):
+        return FolderPair(files.folder, files.folder, image_affix, mask_affix, common)
+    return None
 
 
 def _compared(first: _Files, second: _Files) -> list[FolderPair]:
-    """The pairs that two sets of files make, by their names, with the suffixes by which most agree; the best first."""
-    agree: dict[tuple[str, str], int] = {}
-    for tails in product(first.tails, second.tails):
-        one, other = first.cut(tails[0]), second.cut(tails[1])
+    """The pairs that two sets of files make, by their names, with the affixes by which most agree; the best first."""
+    agree: dict[tuple[Affix, Affix], int] = {}
+    for affixes in product(first.tails, second.tails):
+        one, other = first.cut(affixes[0]), second.cut(affixes[1])
         common = len(one & other)
         if common and 2 * common >= min(len(one), len(other)):
-            agree[tails] = common
+            agree[affixes] = common
+    for affixes in () if agree else product(first.affixes, second.affixes):  # the beginnings, where nothing else agrees
+        common = len(first.cut(affixes[0]) & second.cut(affixes[1]))
+        if common >= LEAST_BY_PREFIX and 2 * common >= min(len(first.stems), len(second.stems)):
+            agree[affixes] = common
     found: list[FolderPair] = []
-    most, short = max(agree.values(), default=0), sorted(agree, key=lambda tails: sum(map(len, tails)))
-    for tails in short:
-        if agree[tails] < most or any(_implied(tails, known) for known in short[: short.index(tails)]):
+    most, short = max(agree.values(), default=0), sorted(agree, key=lambda pair: len("".join(pair[0] + pair[1])))
+    for affixes in short:
+        if agree[affixes] < most or any(_implied(affixes, known) for known in short[: short.index(affixes)]):
             continue
-        looks = [first.look(tails[0]), second.look(tails[1])]
+        looks = [first.look(affixes[0]), second.look(affixes[1])]
         seen = looks not in ([{True}, {True}], [{False}, {False}])
         if not seen:  # no difference to be seen: the names tell, else nothing
-            looks = [{_says_mask(files.folder + tail)} for files, tail in zip((first, second), tails, strict=True)]
+            words = zip((first, second), affixes, strict=True)
+            looks = [{any(map(_says_mask, (files.folder + tail, head)))} for files, (head, tail) in words]
         if False in looks[0] and looks[1] == {True}:
-            found.append(FolderPair(first.folder, second.folder, *tails, most, seen))
+            found.append(FolderPair(first.folder, second.folder, *affixes, most, seen))
         elif looks[0] == {True} and False in looks[1]:
-            found.append(FolderPair(second.folder, first.folder, *tails[::-1], most, seen))
+            found.append(FolderPair(second.folder, first.folder, *affixes[::-1], most, seen))
     return found
 
 
-def _implied(tails: tuple[str, str], known: tuple[str, str]) -> bool:
-    """Whether both suffixes are longer than those of a pair by the same: the names agree in that part."""
-    more = [tail.removesuffix(one) for tail, one in zip(tails, known, strict=True)]
-    return more[0] == more[1] and all(tail.endswith(one) for tail, one in zip(tails, known, strict=True))
+def _implied(affixes: tuple[Affix, Affix], known: tuple[Affix, Affix]) -> bool:
+    """Whether both affixes are longer than those of a pair by the same: the names agree in that part."""
+    if not all(h.startswith(a) and t.endswith(b) for (h, t), (a, b) in zip(affixes, known, strict=True)):
+        return False
+    more = [(h.removeprefix(a), t.removesuffix(b)) for (h, t), (a, b) in zip(affixes, known, strict=True)]
+    return more[0] == more[1]
 
 
 def _likeness(first: str, second: str) -> float:
@@ -361,18 +430,6 @@ def _above(name: str) -> list[str]:
 
 def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
-
-
-def _other_beginnings(tree: _Tree) -> str:
-    """A sentence where names agree but for their beginnings: image_01 and mask_01."""
-    cut: dict[str, set[str]] = {}
-    for name, kinds in list(tree.files.items())[:FOLDERS_SEEN]:
-        stems = {re.sub(r"^[A-Za-z]+[-_. ]*", "", stem) for stems in kinds.values() for stem in stems} - {""}
-        for other, known in cut.items():
-            if 2 * len(stems & known) >= max(len(stems), len(known)) >= SAMPLES:
-                return f" The names in {other} and {name} agree but for their beginnings: rename those of one."
-        cut[name] = stems
-    return ""
 
 
 def _hint(folder: Path) -> str:

@@ -93,8 +93,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     config = DatasetToml(
         name="any",
         source=sources,
-        image_suffix=reading.pairs[0].image_suffix,
-        mask_suffix=reading.pairs[0].mask_suffix,
+        **reading.affixes,
         splits={"train": 1.0},
         classes={"any": "#000000"},
         map={"0": "any"},

@@ -130,12 +130,13 @@ class NamedData(PairedFiles):
 FilesByStem = dict[str, list[Path]]
 
 
-def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None) -> FilesByStem:
+def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, prefix: str = "") -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
-    files in the folder `without`, where that is inside.
+    names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. Files in the folder `without`,
+    where that is inside, are passed over.
     """
     apart = str(without) if without is not None and without.is_relative_to(folder) else None
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
@@ -147,8 +148,10 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None) -
     for name in sorted(named, key=lambda name: name.split("/")):
         stem = name if whole else os.path.splitext(name)[0]
         fits = stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)  # .JPG is .jpg
-        if fits and os.path.isfile(path := os.path.join(folder, name)):
-            found.setdefault(stem[: len(stem) - len(suffix)], []).append(Path(path))
+        below, _, last = stem[: len(stem) - len(suffix)].rpartition("/")
+        if fits and last.startswith(prefix) and os.path.isfile(path := os.path.join(folder, name)):
+            last = last.removeprefix(prefix)
+            found.setdefault(f"{below}/{last}" if below else last, []).append(Path(path))
     return found
 
 

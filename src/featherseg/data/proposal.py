@@ -135,8 +135,8 @@ def propose(
         raise refused
     (reading, values), *rest = sorted(judged, key=_likeliest)
     for other, of_other in rest:
-        place, suffix = other.pairs[0].masks, other.pairs[0].mask_suffix
-        place = f"{place}/*{suffix}" if place == reading.pairs[0].masks else place
+        place = other.pairs[0].masks
+        place = other.pairs[0].mask_pattern if place == reading.pairs[0].masks else place
         what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
         others.append((what, f"--masks {shlex.quote(place)}"))
     taken = {pair.masks for one, _ in rest for pair in one.pairs}
@@ -170,8 +170,7 @@ def propose(
     where = f"the dataset.toml proposed for {folder}"
     values_of: dict[str, Any] = {
         "name": folder.resolve().name[:MOST_NAME] or "folder",
-        "image_suffix": reading.pairs[0].image_suffix,
-        "mask_suffix": reading.pairs[0].mask_suffix,
+        **reading.affixes,
         "splits": {"train": 1.0},
         "classes": _colors(raw_map, sources),
         "map": raw_map,
@@ -404,7 +403,7 @@ def _lies_in(dataset: type[NamedData], folder: Path) -> bool:
 def _likeliest(judged: tuple[Reading, MaskValues]) -> tuple[bool, int, bool]:
     """Sorts readings: more classes first, then numbers before colours; last those of objects and of too many values."""
     reading, values = judged
-    name = reading.pairs[0].masks + reading.pairs[0].mask_suffix
+    name = reading.pairs[0].mask_pattern
     objects = bool(re.search("object|instance", name, re.IGNORECASE)) or values.classes > MAX_CLASSES
     return objects, -values.classes, values.colored
 

@@ -95,7 +95,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
                 training = begin(request, out, reporter.message)
                 if resume:
                     _note_resume(training, None, reporter)
-                run = _run(training, reporter, resume_from=None, group=request.group)
+                run = _run(training, reporter, request, resume_from=None)
             except Exception:
                 _remove_unbegun(out)
                 raise
@@ -212,7 +212,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     own_data = request.objects.data is not None
     teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)
-    return _run(training, reporter, resume_from=out / CHECKPOINT if checkpoint else None, group=request.group)
+    return _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
 
 
 def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter: Reporter) -> None:
@@ -236,7 +236,7 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
         )
 
 
-def _run(training: Training, reporter: Reporter, *, resume_from: Path | None, group: Path | None) -> Run:
+def _run(training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None) -> Run:
     """Make module, loss and loader of what was opened, and let Lightning take every step."""
     run, recipe, net = training.run, training.recipe, training.net
     if not this_rank():
@@ -257,9 +257,9 @@ def _run(training: Training, reporter: Reporter, *, resume_from: Path | None, gr
     )
     loss = build_loss(run.info.class_weights, recipe, net, training.objects.loss)
     module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)
-    recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, reporter=reporter)
+    recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, ends=request.ends, reporter=reporter)
     before = peak_held(recipe)
-    trackers = [Tracker(name, run, steps, reporter.message, group) for name in recipe.train.loggers]
+    trackers = [Tracker(name, run, steps, reporter.message, request.group) for name in recipe.train.loggers]
     done = False
     try:
         for tracker in trackers:

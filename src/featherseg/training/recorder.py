@@ -41,10 +41,19 @@ class Recorder(Checkpoint):
     """Writes the run folder while it trains. Its state (the best score, what is over) travels in the checkpoint."""
 
     def __init__(
-        self, run: Run, val: SegmentationData, settings: TrainTable, *, steps: int, every: int, reporter: Reporter
+        self,
+        run: Run,
+        val: SegmentationData,
+        settings: TrainTable,
+        *,
+        steps: int,
+        every: int,
+        ends: float | None,
+        reporter: Reporter,
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every  # of the whole run, and between validations
+        self.ends = math.inf if ends is None else ends  # by time.monotonic: the run is over then, whatever the step
         self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
         self.saved_at = time.monotonic()
         self.stop_asked = False  # by a signal
@@ -82,15 +91,16 @@ class Recorder(Checkpoint):
             return
         step = trainer.global_step
         record = {"step": step, **pl_module.take_record()}
-        validate = step % self.every == 0 or step == self.steps
-        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
-        late, stop = trainer.strategy.broadcast((late, self.stop_asked))
+        now = time.monotonic()
+        late = now - self.saved_at >= self.settings.checkpoint_seconds
+        late, stop, last = trainer.strategy.broadcast((late, self.stop_asked, step == self.steps or now >= self.ends))
+        validate = step % self.every == 0 or last
         save = validate or late or stop
         if save:
             pl_module.check_finite(step)
         if validate:
             record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
-            self._judge(step, record)
+            self._judge(record, last)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
             append_line(self.run.path / METRICS, record)
@@ -123,14 +133,14 @@ class Recorder(Checkpoint):
             save_weights(self.run.path, state)
         return record
 
-    def _judge(self, step: int, record: dict[str, Any]) -> None:
+    def _judge(self, record: dict[str, Any], last: bool) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""
         if _judged(record) > self.best:
             self.best, self.stale = _judged(record), 0
         else:
             self.stale += 1
         out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
-        self.finished = step == self.steps or out_of_patience
+        self.finished = last or out_of_patience
 
 
 def _judged(record: dict[str, Any]) -> float:

@@ -33,6 +33,9 @@ _LOW, _HIGH = 0, 255
 _INSIDE = {"1": 1, "255": 255, "#ffffff": 0xFFFFFF}
 """What stands in the masks of a source for its class."""
 
+AFFIXES = ("image_prefix", "mask_prefix", "image_suffix", "mask_suffix")
+"""Keys of what the names of images, or of masks, have beside the name that they share."""
+
 FolderName = Annotated[str, Field(min_length=1)]
 
 
@@ -63,6 +66,8 @@ class DatasetToml(Config):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     images: FolderName | None = None
     masks: FolderName | None = None
+    image_prefix: str = ""
+    mask_prefix: str = ""
     image_suffix: str = ""
     mask_suffix: str = ""
     threshold: Annotated[int, Field(ge=1, le=_HIGH)] | None = None
@@ -235,7 +240,7 @@ def read_dataset_toml(path: Path) -> DatasetToml:
 def toml_text(config: DatasetToml) -> str:
     """`config` as the text of a dataset.toml; what is as it is by default is left out."""
     lines = [f"name = {_quoted(config.name)}"]
-    for key in ("images", "masks", "image_suffix", "mask_suffix", "groups", "split_by"):
+    for key in ("images", "masks", *AFFIXES, "groups", "split_by"):
         value = getattr(config, key)
         lines += [f"{key} = {_quoted(value)}"] if value and value != DatasetToml.model_fields[key].default else []
     lines += [f"threshold = {config.threshold}"] if config.threshold is not None else []

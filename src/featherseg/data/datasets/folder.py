@@ -12,7 +12,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
-from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, read_dataset_toml
+from featherseg.data.datasets.dataset_toml import AFFIXES, DatasetToml, SourceTable, read_dataset_toml
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
 from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem, make_pairs
 from featherseg.data.sequences import SplitBy, split_by_share
@@ -155,15 +155,15 @@ def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair
         if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
             raise DataNotFound(f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder.")
     together = images.resolve() == masks.resolve()
-    if together and not (config.image_suffix or config.mask_suffix):
+    if together and not any(getattr(config, key) for key in AFFIXES):
         raise ConfigError(
             f"images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "
-            '"_mask", or ".png" where only masks end in it.'
+            '"_mask", or ".png" where only masks end in it; or mask_prefix = "mask_".'
         )
     apart = {"images": None, "masks": None} if together else {"images": masks, "masks": images}
-    image_files = files_by_stem(images, config.image_suffix, without=apart["images"])
-    mask_files = files_by_stem(masks, config.mask_suffix, without=apart["masks"])
-    if together and config.mask_suffix:  # what is a mask by its name is no image, or the reverse
+    image_files = files_by_stem(images, config.image_suffix, apart["images"], config.image_prefix)
+    mask_files = files_by_stem(masks, config.mask_suffix, apart["masks"], config.mask_prefix)
+    if together and (config.mask_suffix or config.mask_prefix):  # a mask by its name is no image, or the reverse
         image_files = _without(image_files, mask_files)
     elif together:
         mask_files = _without(mask_files, image_files)
