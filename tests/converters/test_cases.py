@@ -179,6 +179,24 @@ def test_missing_images_are_named_and_the_others_converted(tmp_path):
     assert done.images == {"all": 1}
 
 
+def test_images_that_nobody_annotated_are_counted(tmp_path):
+    """In labelme such an image has no file, and is left out; in YOLO it is all background."""
+    names = [picture(tmp_path / f"src/{name}.png").name for name in "abc"]
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], names[0])
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.left_out == {"images without a JSON file, which nobody annotated": (2, "b.png")}
+    assert done.images == {"all": 1}
+
+    for name in "ab":
+        picture(tmp_path / f"yolo/images/{name}.png")
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "yolo/data.yaml").write_text("names: [car]\n")
+    done = featherseg.convert(tmp_path / "yolo", tmp_path / "out-yolo")
+    assert done.notes[0] == "images without a label are all background, as in YOLO: 1, first images/b.png"
+    assert done.images == {"all": 2}
+
+
 def test_an_image_inside_a_labelme_file_is_written_out(tmp_path):
     path = picture(tmp_path / "elsewhere/a.png")
     inside = base64.b64encode(path.read_bytes()).decode()

@@ -7,6 +7,7 @@ radius of 5. Coordinates are of the image as labelme shows it, turned by its EXI
 import base64
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,13 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 partial(_image_inside, path) if isinstance(content.get("imageData"), str) else None,
             )
         )
-    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=Left())
+    left, folders, stems = Left(), {path.parent for path in files}, {path.with_suffix("") for path in files}
+    named = {re.split(r"[/\\]", image.name)[-1] for image in images}
+    bare = [path for path in source.images if path.parent in folders and path.with_suffix("") not in stems]
+    bare = [path for path in bare if path.name not in named]
+    if bare:
+        left.add("images without a JSON file, which nobody annotated", source.relative(bare[0]), len(bare))
+    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
 
 
 def _image_inside(path: Path) -> bytes:

@@ -41,7 +41,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
     texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
-    images = []
+    images, bare = [], list[str]()
     for image in source.images:
         place = Path(source.relative(image))
         label = _label_of(place, texts)
@@ -49,12 +49,14 @@ def read(source: Source, files: list[Path]) -> Annotations:
             left.add("images that lie in no folder images/ and have no label", place.as_posix())
             continue
         shapes = [] if label is None else _shapes(label, place.as_posix(), names, left)
+        bare += [place.as_posix()] if label is None else []
         named = (split for split, entries in splits.items() if _lies_in(place, entries))
         split = next(named, split_of(*place.parts[:-1]))
         images.append(AnnotatedImage(image.name, image.parent, shapes, split=split))
     if not images:
         raise nothing_readable(source, "image beside labels of YOLO")
-    return Annotations(dict.fromkeys(names), images, left=left)
+    notes = [f"images without a label are all background, as in YOLO: {len(bare)}, first {bare[0]}"] if bare else []
+    return Annotations(dict.fromkeys(names), images, notes=notes, left=left)
 
 
 def _label_of(image: Path, texts: dict[str, Path]) -> Path | None:
