@@ -1,0 +1,351 @@
+"""A bundle for another device: its script's masks are Predictor's, and what comes back is checked."""
+
+import ast
+import json
+import os
+import runpy
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from shared_exports import small_graph
+from small_model import CLASSES, FACTS, small_model
+
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
+from featherseg.fitting import bundle
+from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
+from featherseg.inference.predictor import Predictor
+from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.inference.settings import InferenceSettings
+from featherseg.layers.normalise import normalise
+
+SCRIPT = Path(bundle.__file__).parent / "bundle_files" / "measure.py"
+MEASURE = runpy.run_path(str(SCRIPT))
+SIZE = (96, 128)
+IMAGE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+NAME = "frm-lite0"  # any of the catalogue
+
+
+def item(format, resizes=None, name=NAME):
+    return BundleItem(small_model(), name, FACTS, resizes or {1.0: None}, format)
+
+
+def torch_logits(image):
+    """(5, h, w) of the padded image, (H', W')."""
+    with torch.no_grad():
+        model = small_model()
+        out = model(normalise(torch.from_numpy(image)[None].permute(0, 3, 1, 2), model.mean, model.std))
+    return out.logits[0].numpy(), out.padded_size
+
+
+def agreement(found, image, resize=None):
+    """Share of the pixels that have Predictor's class."""
+    runtime = TorchRuntime(small_model(), CLASSES, device="cpu")
+    expected = Predictor(runtime, inference=InferenceSettings(resize=resize))(image).mask
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    return (found == expected).mean()
+
+
+def measured(*rows, **changes):
+    """A latency.json as measure.py writes it."""
+    latency = {"p50": 12.0, "p95": 15.5, "interval": [11.8, 12.3]}
+    row = {"model": NAME, "scale": 0.5, "format": "onnx", "latency_ms": latency}
+    row |= {"memory_mib": 90.5, "file_mib": 12.0, "passes": 160}
+    report = {"format_version": 1, "device": "a board, 4 cores, Linux", "threads": 4, "bundle": "0123456789abcdef"}
+    report |= {"runtimes": {"onnx": "onnxruntime 1.31"}, "date": "2026-11-22T10:00:00+00:00", "image_size": [96, 128]}
+    return report | {"candidates": [row | r for r in rows or [{}]]} | changes
+
+
+@pytest.fixture
+def latency(tmp_path):
+    def write(content):
+        path = tmp_path / "latency.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+def test_the_script_needs_python_3_9_and_nothing_but_numpy_and_a_runtime():
+    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 9))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {n for i in imports for n in ([i.module] if isinstance(i, ast.ImportFrom) else [a.name for a in i.names])}
+    others = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert others == {"numpy", "onnxruntime", "openvino", "ncnn"}
+
+
+@pytest.mark.parametrize("size", [(48, 64), (72, 97), (96, 128), (131, 200), (1, 1)])
+def test_images_are_resized_as_torch_does_it_within_a_rounding(size):
+    values = torch.from_numpy(IMAGE).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.interpolate(values, size, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    found = MEASURE["resize_image"](IMAGE, size)
+    assert found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 2  # each side: half a level, and half a step of the share
+
+
+def test_masks_are_enlarged_to_the_nearest_place():
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None], (7, 9), mode="nearest-exact")
+    assert np.array_equal(MEASURE["resize_mask"](mask, (7, 9)), expected[0, 0].numpy())
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("size", "crop"), [((96, 128), (96, 128)), ((97, 61), (91, 61)), ((64, 40), (33, 40))])
+def test_logits_become_the_mask_of_torch_s_interpolation(size, crop, align_corners):
+    logits = np.random.default_rng(1).normal(size=(5, 24, 32)).astype(np.float32)
+    logits[4] = logits[0]  # of equals the lowest
+    full = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=align_corners
+    )[0, :, : crop[0], : crop[1]].numpy()
+    found = MEASURE["mask_of_logits"](logits, size, align_corners, crop)
+    assert found.shape == crop
+    assert found.max() <= 3
+    assert (full.max(0) - np.take_along_axis(full, found[None].astype(int), 0)[0]).max() <= 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (93, 121)])  # the second is padded to multiples of 8
+def test_masks_of_logits_are_predictor_s(height, width):
+    image = IMAGE[:height, :width]
+    logits, padded = torch_logits(image)
+    found = MEASURE["mask_of_padded"](logits, padded, (height, width), (height, width), False)
+    assert agreement(found, image) > 0.9999
+
+
+def test_masks_of_an_image_that_was_resized_and_padded_are_nearly_predictor_s():
+    smooth = np.linspace(0, 255, 96 * 128 * 3).reshape(96, 128, 3).astype(np.uint8)
+    small = MEASURE["resize_image"](smooth, (69, 92))
+    logits, padded = torch_logits(small)
+    assert padded == (72, 96)
+    found = MEASURE["mask_of_padded"](logits, padded, (69, 92), SIZE, False)
+    assert agreement(found, smooth, (69, 92)) > 0.97  # Predictor's resize is antialiased
+
+
+def test_the_median_s_interval_holds_it_in_95_of_100_draws():
+    rng, hits = np.random.default_rng(0), 0
+    for count in (20, 57, 200):
+        for _ in range(400):
+            low, high = MEASURE["median_interval"](list(rng.exponential(1.0, count)))
+            hits += low <= np.log(2) <= high
+    assert 0.94 <= hits / 1200 <= 0.985
+
+
+def unpack(folder, candidates, **others):
+    """A bundle as it lies on the device."""
+    np.save(folder / "image.npy", IMAGE)
+    rows = {"format_version": 1, "id": "0123456789abcdef", "image_size": SIZE, "candidates": candidates} | others
+    (folder / "bundle.json").write_text(json.dumps(rows))
+    (folder / "measure.py").write_bytes(SCRIPT.read_bytes())
+
+
+def run_script(folder, *arguments, python=sys.executable, environment=None):
+    command = [python, str(folder / "measure.py"), "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent, env=environment)
+
+
+def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(tmp_path, tmp_path_factory):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "good.onnx").write_bytes(small_graph(tmp_path_factory, masks=True))
+    (folder / "broken.onnx").write_bytes(b"no graph")
+    row = {"model": NAME, "format": "onnx", "input_size": SIZE, "files": ["good.onnx"]}
+    (folder / "openvino.py").write_text("raise ImportError('no such library on this device')\n")
+    rows = [row | {"scale": 2.0, "files": ["broken.onnx"]}, row | {"scale": 0.5, "input_size": [48, 64]}]
+    unpack(folder, [*rows, row | {"scale": 1.0, "format": "openvino"}])
+
+    done = run_script(folder)
+    assert done.returncode == 0, done.stderr
+    assert "at 2, onnx: left out, it failed: " in done.stdout
+    assert "at 1, openvino: left out, it failed: ImportError: no such library on this device" in done.stdout
+    found = read_latency(folder / "latency.json")
+    (only,) = found.candidates
+    assert (only.model, only.scale, only.format) == (NAME, 0.5, "onnx")
+    assert (found.threads, found.image_size, found.bundle) == (1, SIZE, "0123456789abcdef")
+    assert found.runtimes == {"onnx": f"onnxruntime {version('onnxruntime')}"}
+    assert 20 <= only.passes <= 200
+    assert only.file_mib == pytest.approx((folder / "good.onnx").stat().st_size / 2**20, abs=1e-3)
+
+    before = (folder / "latency.json").read_bytes()
+    unpack(folder, rows[1:])
+    assert "measured before" in run_script(folder).stdout
+    assert (folder / "latency.json").read_bytes() == before
+
+
+def test_masks_of_the_files_are_predictor_s(tmp_path, tmp_path_factory):
+    pytest.importorskip("pnnx")
+    write_bundle(tmp_path / "b.zip", [item("ncnn")], IMAGE)
+    with ZipFile(tmp_path / "b.zip") as archive:
+        archive.extractall(tmp_path)
+    (ncnn,) = json.loads((tmp_path / "bundle.json").read_text())["candidates"]
+    (tmp_path / "a.onnx").write_bytes(small_graph(tmp_path_factory, masks=True))
+    onnx = {"format": "onnx", "files": ["a.onnx"], "input_size": SIZE}
+    for candidate in (ncnn, onnx):
+        predict, _ = MEASURE["open_candidate"](candidate, str(tmp_path), 1)
+        assert agreement(predict(IMAGE), IMAGE) > 0.9999
+
+
+def test_a_format_that_no_script_runs_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match="--format litert: another device measures onnx, openvino, ncnn alone"):
+        write_bundle(tmp_path / "b.zip", [item("onnx"), item("litert")], IMAGE)
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pnnx", None)
+    with pytest.raises(MissingExtra, match=r"featherseg\[ncnn\]"):
+        write_bundle(tmp_path / "b.zip", [item("ncnn")], IMAGE)
+
+
+@pytest.mark.parametrize("image", [IMAGE[..., :1], IMAGE[..., 0], IMAGE.astype(np.uint16)])
+def test_an_image_of_another_form_is_refused(image, tmp_path):
+    with pytest.raises(ConfigError, match=r"expects \(H, W, 3\) uint8"):
+        write_bundle(tmp_path / "b.zip", [item("onnx")], image)
+
+
+def test_a_name_that_would_lead_out_of_the_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="to name files"):
+        write_bundle(tmp_path / "b.zip", [item("onnx", name="../../a")], IMAGE)
+
+
+ONE = measured()["candidates"][0]["latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        (" " * (2**22 + 1), "more than 4,194,304 bytes"),
+        ("[]", "no format_version"),
+        ('{"format_version": 1}', "key 'device' is missing"),
+        (measured(format_version=2), r"of a bundle of format 2; this featherseg .* reads 1"),
+        (measured(format_version=True), "no format_version"),
+        (measured(threads=0), "threads = 0"),
+        (measured(threads="4"), "threads = '4'"),
+        (measured(bundle="../x"), "bundle = "),
+        (measured(image_size=[10**9, 10**9]), "expected at most"),
+        (measured(image_size=[0, 5]), "image_size"),
+        (measured(device=""), "device = "),
+        (measured(device="x" * 301), "device = "),
+        (measured(candidates=[]), "candidates = "),
+        (measured(extra=1), "unknown key 'extra'"),
+        (measured({"scale": 0}), r"candidates\.0\.scale = 0"),
+        (measured({"format": "torch"}), "'torch'"),
+        (measured({"passes": 1.5}), "passes = 1.5"),
+        (measured({"file_mib": -1}), "file_mib = -1"),
+        (measured({"memory_mib": 1e300}), r"memory_mib = 1e\+300"),
+        (measured({"latency_ms": ONE | {"p50": float("nan")}}), "p50"),
+        (measured({"latency_ms": ONE | {"p95": float("inf")}}), "p95"),
+        (measured({"latency_ms": ONE | {"p50": 0}}), "p50 = 0"),
+        (measured({"latency_ms": ONE | {"p50": 13.0}}), "within its interval"),
+        (measured({"latency_ms": ONE | {"p95": 11.9}}), "not above p95"),
+        (measured({}, {}), "listed twice"),
+    ],
+)
+def test_a_latency_json_that_cannot_be_right_is_refused_in_a_sentence(content, expected, latency):
+    with pytest.raises(ConfigError, match=expected) as error:
+        read_latency(latency(content))
+    assert "\n" not in str(error.value)
+    assert str(error.value).count("measure.py") or "--measure" in str(error.value)
+
+
+def test_a_model_that_featherseg_does_not_know_is_named(latency):
+    with pytest.raises(UnknownName, match=r"unknown model 'frm-lite00'\. Did you mean 'frm-lite0'"):
+        read_latency(latency(measured({"model": "frm-lite00"})))
+
+
+def test_a_file_that_is_not_there_says_who_writes_it(tmp_path):
+    with pytest.raises(DataNotFound, match=r"python measure\.py"):
+        read_latency(tmp_path / "latency.json")
+
+
+def test_the_device_s_name_steers_no_terminal(latency):
+    assert read_latency(latency(measured(device="a\x1b[2J\nb"))).device == r"a\x1b[2J\nb"
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    def write(percentile=50, limit=13.0):
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        chosen = {"model": NAME, "scale": 0.5, "format": "onnx", "latency_ms": {"p50": 3.0}}
+        content = {"chosen": chosen, "limit_ms": limit, "percentile": percentile, "seconds": 60, "device": "here"}
+        (run / "fit.json").write_text(json.dumps(content))
+        return run
+
+    return write
+
+
+@pytest.mark.parametrize(("percentile", "limit", "keeps"), [(50, 12.0, True), (50, 11.99, False), (95, 13.0, False)])
+def test_confirm_tells_in_fit_json_whether_the_device_keeps_the_limit(fitted, latency, percentile, limit, keeps):
+    run = fitted(percentile, limit)
+    before = json.loads((run / "fit.json").read_text())
+    found = confirm(run, latency(measured({"scale": 1.0}, {})))
+    assert found == {"device": "a board, 4 cores, Linux", "latency_ms": ONE, "keeps_limit": keeps}
+    assert json.loads((run / "fit.json").read_text()) == before | {"confirmed": found}
+
+
+@pytest.mark.parametrize("other", [{"scale": 0.75}, {"format": "ncnn"}, {"model": "rsp-lite0"}])
+def test_confirm_takes_exactly_what_was_delivered(fitted, latency, other):
+    run = fitted()
+    before = (run / "fit.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"does not hold frm-lite0 at 0\.5, onnx"):
+        confirm(run, latency(measured(other)))
+    assert (run / "fit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"chosen": 3, "limit_ms": 1, "percentile": 50}'])
+def test_confirm_refuses_a_folder_that_fit_did_not_write(content, fitted, latency):
+    run = fitted()
+    (run / "fit.json").unlink()
+    if content is not None:
+        (run / "fit.json").write_text(content)
+    with pytest.raises(RunError, match=r"fit\.json .*expected"):
+        confirm(run, latency(measured()))
+
+
+def test_confirm_writes_through_no_link(fitted, latency, tmp_path):
+    run = fitted()
+    os.replace(run / "fit.json", tmp_path / "elsewhere.json")
+    (run / "fit.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(FeathersegError, match="symbolic link"):
+        confirm(run, latency(measured()))
+
+
+@pytest.mark.slow
+def test_a_device_without_torch_measures_all_three_formats(tmp_path):
+    pytest.importorskip("pnnx")
+    resizes = {0.5: (48, 64), 1.0: None}
+    items = [item(format, resizes) for format in ("onnx", "openvino", "ncnn")]
+    for name in ("a.zip", "b.zip"):
+        assert write_bundle(tmp_path / name, items, IMAGE) == []
+    first, second = (ZipFile(tmp_path / name) for name in ("a.zip", "b.zip"))
+    assert [(e.filename, e.date_time) for e in first.infolist()] == [
+        (e.filename, e.date_time) for e in second.infolist()
+    ]
+    folder = tmp_path / "device"
+    first.extractall(folder)
+
+    # A second environment, as on the device
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+    packages = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "openvino", "ncnn")]
+    pip = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True, check=False)
+    if pip.returncode:
+        pytest.skip(f"no packages for a second environment: {pip.stderr.strip().splitlines()[-1:]}")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    absent = "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) for n in ('torch', 'featherseg')))"
+    subprocess.run([python, "-c", absent], check=True, env=environment)
+
+    done = run_script(folder, python=python, environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = read_latency(folder / "latency.json")
+    rows = [(row.scale, row.format) for row in found.candidates]
+    assert rows == [(scale, format) for format in ("onnx", "openvino", "ncnn") for scale in (0.5, 1.0)], done.stdout
+    assert set(found.runtimes) == {"onnx", "openvino", "ncnn"}
+    assert found.bundle == json.loads((folder / "bundle.json").read_text())["id"]
+    torch_is_larger = 300  # MiB
+    assert all(row.memory_mib is None or row.memory_mib < torch_is_larger for row in found.candidates)
