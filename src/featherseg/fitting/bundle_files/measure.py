@@ -167,9 +167,10 @@ def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> t
         raise RuntimeError("ncnn refuses the graph or the weights")
 
     def predict(image: np.ndarray) -> np.ndarray:
-        pixels = (resize_image(image, seen) - mean) / std  # (h, w, C) float32
+        values = (resize_image(image, seen) - mean) / std  # (h, w, C) float32
+        values = np.ascontiguousarray(values.transpose(2, 0, 1))  # has a name: ncnn.Mat holds no reference to it
         extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(np.ascontiguousarray(pixels.transpose(2, 0, 1))).clone())
+        extractor.input("in0", ncnn.Mat(values).clone())
         code, logits = extractor.extract("out0")
         if code != 0:
             raise RuntimeError(f"ncnn stopped with {code}")
