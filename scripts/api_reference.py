@@ -22,7 +22,7 @@ PARTS = {
     "Functions": [
         f"featherseg.{name}"
         for name in (
-            *("train", "evaluate", "predict", "export", "report", "push"),
+            *("fit", "train", "evaluate", "predict", "export", "report", "push"),
             *("compare", "sweep", "benchmark", "check", "audit", "rank", "convert", "cost"),
             *("load_run", "build", "load_official", "optimize"),
         )
@@ -39,6 +39,8 @@ PARTS = {
         "featherseg.counting.cost.Cost",
         "featherseg.comparison.results.Comparison",
         "featherseg.comparison.sweeps.Sweep",
+        "featherseg.fitting.results.FitResult",
+        "featherseg.fitting.session.FitSettings",
         "featherseg.benchmarking.results.Benchmark",
         "featherseg.inference.settings.InferenceSettings",
         "featherseg.core.types.SegmentationData",

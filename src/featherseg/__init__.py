@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featherseg.comparison.sweeps import sweep
     from featherseg.converters import convert
     from featherseg.exporters import export
+    from featherseg.fitting.session import fit
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
@@ -35,6 +36,7 @@ _HOMES = {
     "cost": "featherseg.api",
     "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
+    "fit": "featherseg.fitting.session",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs",
     "optimize": "featherseg.inference.optimize",
@@ -62,6 +64,7 @@ __all__ = [
     "cost",
     "evaluate",
     "export",
+    "fit",
     "kernels",
     "load_official",
     "load_run",

@@ -29,6 +29,7 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "audit": "Find masks that are probably wrong.",
     "convert": "Convert annotations of tools, and back.",
     "prepare": "Decode a dataset once, to read it faster.",
+    "fit": "Find and train the best model for a limit.",
     "train": "Train a model by a recipe.",
     "import": "Import published weights as a run.",
     "evaluate": "Evaluate a run, a file or predictions.",

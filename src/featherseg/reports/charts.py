@@ -50,7 +50,7 @@ def loss_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
         return ""
     thin = thinned(points)
     title = f"Training loss: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
-    return _chart("Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")])
+    return chart("Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")])
 
 
 def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
@@ -60,7 +60,7 @@ def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
         return ""
     best = max(points, key=lambda point: point[1])
     title = f"Validation mIoU: best {best[1]:.4f} at step {best[0]:g}, last {points[-1][1]:.4f}"
-    return _chart("Validation mIoU", title, [Line(points, "line miou")], mark=best)
+    return chart("Validation mIoU", title, [Line(points, "line miou")], mark=best)
 
 
 def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Point]:
@@ -133,7 +133,8 @@ class Plot:
         return (value - least) / (most - least)
 
 
-def _chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = None) -> str:
+def chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = None) -> str:
+    """Lines over a common axis from 0 on, as an SVG for a page; title is told to those who do not see it."""
     every = [point for line in lines for point in line.points]
     xs, ys = ticks(0, max(x for x, _ in every)), ticks(min(y for _, y in every), max(y for _, y in every))
     right = max(x for x, _ in every) or 1.0

@@ -29,7 +29,7 @@ from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss
 from featherseg.training.memory import HALF, blank_batch
 from featherseg.training.module import compute_loss
-from featherseg.training.objects import Objects
+from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 
 CROP_PIXELS = 200_000
@@ -102,14 +102,7 @@ def resolve_length(
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, MOST_MEASURED)
-        total, ranks, pace = 2**40, settings.devices * settings.nodes, 0.0
-        batches = open_batches(
-            recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
-        )
-        for start, share, _ in (sizes := _sizes(recipe)):
-            stream = batches(math.ceil(start * total), 0, ranks)
-            batch_time = time_batch(net, recipe, stream, class_weights, objects, trial / len(sizes))
-            pace += share * settings.accumulate * batch_time
+        pace = time_step(recipe, net, train, class_weights, trial, objects, teaching)
         opening, each = time_validation(net, recipe, val)
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
@@ -135,6 +128,33 @@ def resolve_length(
         taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * images / few
         taken *= sum(share * part**2 for _, share, part in _sizes(recipe))
     return recipe, taken
+
+
+def time_step(
+    recipe: Recipe,
+    net: SegmentationModel,
+    train: SegmentationData,
+    class_weights: list[float] | None,
+    seconds: float,
+    objects: Objects = NAMES_ALONE,
+    teaching: Teaching | None = None,
+) -> float:
+    """Seconds of a step on the training images, their reading included, found in about `seconds`.
+
+    Crop and batch size are numbers in the recipe.
+    """
+    total, ranks, pace = 2**40, recipe.train.devices * recipe.train.nodes, 0.0
+    batches = open_batches(
+        recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
+    )
+    for start, share, _ in (sizes := _sizes(recipe)):
+        stream = batches(math.ceil(start * total), 0, ranks)
+        pace += (
+            share
+            * recipe.train.accumulate
+            * time_batch(net, recipe, stream, class_weights, objects, seconds / len(sizes))
+        )
+    return pace
 
 
 def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:

@@ -48,6 +48,10 @@ class Objects:
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
 
+NAMES_ALONE = Objects()
+"""Nothing is an object: the recipe names all."""
+
+
 class LossOfLogits(nn.Module):
     """A loss of one's own, called with logits at the labels' size."""
 

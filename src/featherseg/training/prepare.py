@@ -32,7 +32,7 @@ from featherseg.training.initialisation import starting_weights
 from featherseg.training.length import choose_crop, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
-from featherseg.training.objects import Objects
+from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 from featherseg.training.teaching import (
     OUTPUTS,
@@ -56,9 +56,6 @@ OBJECT_RECIPE = "frm-lite0"
 
 Say = Callable[[str], None]
 """Takes a message for the user."""
-
-
-NAMES_ALONE = Objects()
 
 
 @dataclass(frozen=True)

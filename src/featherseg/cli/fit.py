@@ -1,0 +1,95 @@
+"""`featherseg fit`: data and a budget in, the best verified model for the device out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherseg.cli.options import Data, DataRoot, Device, out_option, parse_size
+from featherseg.core.errors import ConfigError
+from featherseg.core.wording import one_line
+
+
+def fit(
+    out: Annotated[Path, out_option("The folder to write: in the end a run. Must be new, except with --resume.")],
+    data: Data = None,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", help="From a decoded image to its mask, in milliseconds.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="From start to exit [default: 1]; more with --resume trains for longer.")
+    ] = None,
+    percentile: Annotated[int, typer.Option(help="Of the latency that --max-ms is about: 50 or 95.")] = 50,
+    max_mib: Annotated[float | None, typer.Option("--max-mib", help="Memory of the predicting process, MiB.")] = None,
+    format: Annotated[str, typer.Option(help="Of the exported file: onnx, openvino, onnx-int8 and so on.")] = "onnx",
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", metavar="HxW", help="Of images to predict [default: as those to train with]."),
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped fit in --out, as begun.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan.json to carry out again: nothing is timed beforehand.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Choose again from what was trained in --out, for another --max-ms.")
+    ] = False,
+) -> None:
+    """Find, train, export and verify the most accurate model that is fast enough on this device.
+
+    Candidates, models at input scales, are timed before any trains. Those that keep the limit train by successive
+    halving; the last one gets at least half of the time. A limit that nothing keeps is said within a minute. In the end
+    --out is a run with its exported file in export/, its score on images that nothing was chosen by, fit.html and
+    fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
+    """
+    if show:
+        _show(out, max_ms)
+        return
+    import featherseg
+    from featherseg.cli.train import TrainingProgress
+    from featherseg.core.allocator import keep_freed_memory
+    from featherseg.fitting.results import summary
+    from featherseg.fitting.session import FitSettings
+
+    keep_freed_memory()
+    settings = FitSettings(percentile, max_mib, data_root, device, plan)
+    with TrainingProgress() as progress:
+        found = featherseg.fit(
+            data,
+            max_ms,
+            out=out,
+            hours=hours,
+            format=format,
+            image_size=None if image_size is None else parse_size(image_size, "--image-size"),
+            resume=resume,
+            settings=settings,
+            progress=progress,
+        )
+    print(one_line(summary(found.facts)))
+    print(one_line(f"the exported file is {found.file}; what was tried: {found.page}"))
+
+
+def _show(out: Path, max_ms: float | None) -> None:
+    """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
+    from featherseg.fitting.results import choose_again, latency_text, read_fit
+
+    facts = read_fit(out)
+    limit = facts["limit_ms"] if max_ms is None else max_ms
+    fitting = choose_again(facts, limit)
+    if not fitting:
+        raise ConfigError(f"no candidate that was trained in {out} keeps {limit:g} ms. Fit again with that limit.")
+    for row in fitting:
+        print(
+            one_line(
+                f"{row['model']} at {row['scale']:g}: {latency_text(row, facts)} ms, validation mIoU "
+                f"{100 * row['miou_val']:.2f} %, {row['status']} after {row['seconds_trained']:.0f} s"
+            )
+        )
+    best = fitting[0]
+    if best["status"] == "chosen":
+        print(one_line(f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"))
+    else:
+        print(one_line(f"the choice for {limit:g} ms is the run {out / best['run']}, which was not trained to its end"))

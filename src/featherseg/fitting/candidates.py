@@ -1,0 +1,108 @@
+"""What `fit` chooses from: models at input scales, and how each is trained."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featherseg import models
+from featherseg.backbones.weights import PRETRAINED
+from featherseg.core.errors import unknown
+from featherseg.core.types import Resize, Size
+from featherseg.counting.catalogue import counts
+from featherseg.fitting.plan import Candidate
+from featherseg.training.length import choose_crop
+
+MODELS = (
+    "frm-lite0-035-light",
+    "frm-lite0-050-light",
+    "frm-lite0-075-light",
+    "frm-lite0-light",
+    "frm-lite1-light",
+    "frm-lite2-light",
+    "cgrseg-lite0",
+    "frm-lite0",
+    "rsp-lite0",
+)
+"""From the fewest multiply-accumulates to the most; those without initial weights at hand are left out."""
+
+SCALES = (0.5, 0.75, 1.0)
+"""Of the images' sides: what the model sees of them."""
+
+SMALL, ABOVE = 60_000, (1.5, 2.0)
+"""Images of at most so many pixels are enlarged as well: the models' logits are at 1/4, so that thin things need it."""
+
+LEAST_SIDE = 64
+"""Pixels of the shorter side that a model sees, at least."""
+
+WARMUP_STEPS = 50
+"""In which the rate rises, before it is constant."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model at an input scale; macs: multiply-accumulates relative to those of other offers, for any image."""
+
+    model: str
+    scale: float
+    macs: float
+
+    @property
+    def name(self) -> str:
+        """`frm-lite0-light at 0.5`."""
+        return Candidate(self.model, self.scale, 0, 0).name
+
+
+def offers(size: Size) -> list[Offer]:
+    """All that may be chosen for images of (height, width), the fewest multiply-accumulates first.
+
+    Models with initial weights at hand; where there are none at all every model, to be trained from scratch.
+    """
+    named = [name for name in MODELS if has_weights(name)] or list(MODELS)
+    scales = [s for s in (*SCALES, *(ABOVE if math.prod(size) <= SMALL else ())) if min(size) * s >= LEAST_SIDE]
+    found = [Offer(name, scale, counts(name)[1] * scale**2) for name in named for scale in scales or [1.0]]
+    return sorted(found, key=lambda offer: (offer.macs, offer.name))
+
+
+def offered(model: str, scale: float) -> Offer:
+    """One of them by its name and scale. Raises UnknownName for a model that is none."""
+    if model not in MODELS:
+        raise unknown("model that fit chooses from", model, MODELS)
+    return Offer(model, scale, counts(model)[1] * scale**2)
+
+
+def has_weights(model: str) -> bool:
+    """Whether the initial weights of its backbone are on this machine."""
+    source = PRETRAINED.get(models.entry(model).backbone)
+    return source is not None and source.path() is not None
+
+
+def resize_of(scale: float, size: Size, *, whole: bool = True) -> Resize | None:
+    """What images of (height, width) are brought to fit; None for their own size, where `whole` allows it at 1."""
+    if scale == 1 and whole:
+        return None
+    short, long = sorted(max(1, round(side * scale)) for side in size)
+    return short, long
+
+
+def settings_of(
+    model: str, resize: Resize | None, size: Size, data: Mapping[str, Any], seed: int = 0
+) -> dict[str, Any]:
+    """Keys of the recipe for a training that can stop anywhere: a constant rate, the averaged weights kept last.
+
+    size: (height, width) of a typical training image; data: the keys of [data].
+    """
+    factor = 1.0 if resize is None else min(resize[0] / min(size), resize[1] / max(size))
+    seen = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+    found: dict[str, Any] = {f"data.{key}": value for key, value in data.items() if value is not None}
+    found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
+    found |= {"augment.crop": choose_crop(seen)}
+    found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
+    found |= {"train.validations": 1, "train.seed": seed}
+    return found | ({} if has_weights(model) else {"model.pretrained": False})
+
+
+def overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys as texts, as a request takes them."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())

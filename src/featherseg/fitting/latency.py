@@ -1,0 +1,242 @@
+"""How long a file takes from a decoded image to the mask, in a process of its own, and what was measured before.
+
+    python -m featherseg.fitting.latency FILE IMAGE.npy      # what the process runs: one line of JSON
+
+Latency needs no trained weights, so that it is known before anything trains. It is that of `Predictor` with its default
+threads: resize, normalise, model, upsampling and argmax.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+
+from featherseg import models
+from featherseg._version import __version__
+from featherseg.core.errors import DeviceError, ExportError, FeathersegError, RunError, require
+from featherseg.core.files import load_json, write_json
+from featherseg.core.machine import machine, peak_memory, usable_cores
+from featherseg.core.types import ClassInfo, Resize
+from featherseg.counting.catalogue import SIZE
+from featherseg.exporters.formats import EXPORTERS
+from featherseg.exporters.job import Facts, Job
+from featherseg.exporters.onnx import graph_form, to_onnx
+from featherseg.layers.normalise import normalise
+from featherseg.layers.resize import resize_factor, scale_images
+
+WARM, PASSES, MOST_PASSES, SECONDS = 8, 30, 300, 2.0
+"""Untimed passes; timed ones at least and at most, between which the seconds decide."""
+
+LEVEL = 0.95
+"""Of the interval of the median."""
+
+SPARE = 0.1
+"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a candidate takes: milliseconds (of 100 passes 50 and 95 stay within p50 and p95; low, high: the interval of
+    p50), peak memory of its process, size of its file. None for memory that the system does not tell."""
+
+    model: str
+    scale: float
+    format: str
+    p50: float
+    p95: float
+    low: float
+    high: float
+    memory_mib: float | None
+    file_mib: float
+
+    def latency(self, percentile: int) -> float:
+        """The one that the limit is about."""
+        return self.p95 if percentile == 95 else self.p50
+
+    def keeps(self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE) -> bool:
+        """Whether it stays within the limits, that of time with something to spare."""
+        light = max_mib is None or self.memory_mib is None or self.memory_mib <= max_mib
+        return light and self.latency(percentile) <= (1 - spare) * max_ms
+
+    def as_dict(self) -> dict[str, Any]:
+        """As fit.json and latency.json have it."""
+        interval = [round(self.low, 3), round(self.high, 3)]
+        times = {"p50": round(self.p50, 3), "p95": round(self.p95, 3), "interval": interval}
+        sizes = {"memory_mib": self.memory_mib, "file_mib": round(self.file_mib, 2)}
+        return {"model": self.model, "scale": self.scale, "format": self.format, "latency_ms": times, **sizes}
+
+
+def here() -> tuple[str, int]:
+    """This device in words, and how many threads a file is run with unless others are asked for."""
+    found = machine()
+    gpus = "".join(f", {name}" for name in found.get("gpus") or ())
+    return f"{found.get('processor') or found['system']}, {usable_cores()} cores{gpus}", torch.get_num_threads()
+
+
+def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str]) -> Timing:
+    """Time an exported file on an image (H, W, C) uint8, in a process of its own; name: model, scale, format.
+
+    Raises RunError where the file cannot be run.
+    """
+    with TemporaryDirectory(prefix="featherseg-latency-") as folder:
+        np.save(Path(folder) / "image.npy", image)
+        words = [sys.executable, "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy"]
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise RunError(f"{name[0]} at {name[1]:g} as {name[2]} could not be timed: {last}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    low, high = median_interval(found["ms"])
+    p50, p95 = np.percentile(found["ms"], [50, 95]).tolist()
+    return Timing(*name, p50, p95, low, high, found["memory_mib"], _size(file) / MIB)
+
+
+def median_interval(times: Sequence[float]) -> tuple[float, float]:
+    """The interval of the median by order statistics: of n values the k-th and the (n + 1 - k)-th (binomial)."""
+    ordered, count = sorted(times), len(times)
+    below = max(0, int(binom.ppf((1 - LEVEL) / 2, count, 0.5)) - 1)
+    return ordered[below], ordered[count - 1 - below]
+
+
+def time_candidate(
+    name: tuple[str, float, str],
+    classes: tuple[ClassInfo, ...],
+    resize: Resize | None,
+    image: np.ndarray,
+    calibration: Sequence[np.ndarray],
+) -> Timing:
+    """Write the untrained model in the format and time it; a measurement of the same on this machine is taken again.
+
+    image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format. Raises MissingExtra, ExportError and
+    RunError.
+    """
+    cache, key = cache_file(), _key(name, len(classes), resize, image.shape)
+    known = _known(cache)
+    if key in known:
+        return Timing(**known[key])
+    with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
+        timing = time_file(write_untrained(name, classes, resize, image, calibration, Path(folder)), image, name)
+    write_json(cache, {**_known(cache), key: asdict(timing)})
+    return timing
+
+
+def write_untrained(
+    name: tuple[str, float, str],
+    classes: tuple[ClassInfo, ...],
+    resize: Resize | None,
+    image: np.ndarray,
+    calibration: Sequence[np.ndarray],
+    folder: Path,
+) -> Path:
+    """The model with seeded weights in the format, unverified, for images like this (H, W, C): for its time alone."""
+    row = EXPORTERS[name[2]]
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        model = models.build(name[0], len(classes), image.shape[2]).eval()
+    _, _, height, width = _normalised(model, image, resize).shape
+    facts = Facts(name[0], classes, "untrained", (height, width), resize)
+    seen = [_normalised(model, pixels, resize) for pixels in calibration] if row.quantised else []
+    form = model if row.quantised else graph_form(model, row.channels_last)
+    row.write(Job(model, facts, folder, lambda: to_onnx(form, facts, size=(height, width)), calibration=seen))
+    return folder / row.main
+
+
+def guess_speed() -> float:
+    """About how many milliseconds light models take here for a multiply-accumulate of `Offer.macs` times a pixel.
+
+    From a convolution of 64 channels, of whose rate they reach about a third; `counts` are of 512x1024 pixels.
+    """
+    image, weight = torch.zeros(1, 64, 90, 120), torch.zeros(64, 64, 3, 3)
+    with torch.inference_mode():
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            torch.nn.functional.conv2d(image, weight, padding=1)
+            times.append(1000 * (time.perf_counter() - start))
+    return 3 * sorted(times)[2] / (90 * 120 * 64 * 64 * 9) / math.prod(SIZE)
+
+
+def require_format(format: str) -> None:
+    """Raises MissingExtra or FeathersegError where a format cannot be written or run here."""
+    row = EXPORTERS[format]
+    for package in row.packages:
+        require(package, row.extra, f"--format {format}")
+    if row.need:
+        row.need()
+    if not row.verified or row.checked:
+        able = ", ".join(name for name, one in EXPORTERS.items() if one.verified and not one.checked)
+        raise DeviceError(f"--format {format} is run nowhere here, so that it cannot be timed. Expected one of {able}.")
+
+
+def cache_file() -> Path:
+    """Where measurements are kept: $FEATHERSEG_HOME/latency.json, or ~/.cache/featherseg/latency.json if not set."""
+    home = os.environ.get("FEATHERSEG_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "latency.json"
+
+
+def _known(cache: Path) -> dict[str, Any]:
+    """What was measured before; nothing where the file is missing or not ours."""
+    try:
+        found = load_json(cache)
+        return {key: row for key, row in found.items() if Timing(**row)}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]) -> str:
+    """What a measurement depends on: the candidate, the image, this machine, the versions of what runs it."""
+    found = machine()
+    facts = [*name, classes, resize, shape, __version__, torch.get_num_threads()]
+    facts += [found.get("processor"), found["usable_cores"], found["versions"], found["variables"], found["python"]]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
+
+
+def _normalised(model: Any, image: np.ndarray, resize: Resize | None) -> torch.Tensor:
+    """(H, W, C) -> (1, C, h, w) as the model sees it."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    return scale_images(normalise(pixels, model.mean, model.std), resize_factor(image.shape[:2], resize))
+
+
+def _size(file: Path) -> int:
+    """Bytes of an exported file and of what stands beside it under its name (weights of OpenVINO and ncnn)."""
+    stem = file.name.removesuffix(".ncnn.param").removesuffix(".xml")
+    beside = [path for path in file.parent.iterdir() if path.is_file() and path.name.startswith(f"{stem}.")]
+    return sum(path.stat().st_size for path in {file, *beside})
+
+
+def main() -> None:
+    """The process: open the file, warm up, time."""
+    from featherseg.inference.predictor import Predictor
+
+    try:
+        predictor, image = Predictor(sys.argv[1], device="cpu"), np.load(sys.argv[2], allow_pickle=False)
+        times: list[float] = []
+        began = 0.0
+        while len(times) < WARM + PASSES or (len(times) < WARM + MOST_PASSES and time.perf_counter() - began < SECONDS):
+            start = time.perf_counter()
+            began = began if len(times) > WARM else start
+            predictor(image)
+            times.append(1000 * (time.perf_counter() - start))
+    except (FeathersegError, ExportError) as error:
+        sys.exit(" ".join(str(error).splitlines()))
+    peak = peak_memory()
+    answer = {"ms": times[WARM:], "memory_mib": None if peak is None else round(peak / MIB, 1)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

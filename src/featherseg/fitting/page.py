@@ -1,0 +1,120 @@
+"""fit.html: what was tried, who was dropped when and why, where the time went, and what more of it would buy."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from featherseg.comparison.pareto import Point, Quantity, front_svg
+from featherseg.core.files import read_lines, write_text
+from featherseg.fitting.plan import DECAY, FINALIST, MARGIN, Plan
+from featherseg.fitting.results import PAGE, latency_text, summary
+from featherseg.reports.charts import Line, chart
+from featherseg.reports.page import page_html, render
+from featherseg.runs import METRICS
+
+Curves = dict[str, list[tuple[float, float]]]
+"""Candidate -> (step, mIoU 0..1) of every validation."""
+
+STYLE = """
+.spent{display:flex;height:1.4rem;border-radius:4px;overflow:hidden;margin:.4rem 0}
+.spent span{display:block;background:var(--accent);opacity:.35;border-right:1px solid var(--paper)}
+.spent .chosen{opacity:1}
+.chart .other{stroke:var(--muted);opacity:.7}
+"""
+
+
+def write_page(out: Path, facts: Mapping[str, Any], plan: Plan) -> None:
+    """Write OUT/fit.html of what OUT/fit.json holds."""
+    write_text(out / PAGE, fit_html(facts, curves(out, facts), plan))
+
+
+def curves(out: Path, facts: Mapping[str, Any]) -> Curves:
+    """What every trial scored on its way; of the chosen one with its last steps."""
+    found: Curves = {}
+    for row in facts["candidates"]:
+        folders = [out / row["run"]] if row["run"] else []
+        folders += [out] if row["status"] == "chosen" else []
+        points = {
+            record["step"]: record["val_miou"]
+            for folder in folders
+            for record in read_lines(folder / METRICS)
+            if isinstance(record.get("step"), int) and record.get("val_miou") is not None
+        }
+        if points:
+            found[name_of(row)] = sorted(points.items())
+    return found
+
+
+def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
+    """The whole page."""
+    trained = [row for row in facts["candidates"] if row["miou_val"] is not None]
+    key = f"p{facts['percentile']}"
+    quantity = Quantity(f"latency {key}", "ms")
+    marks = [Point(name_of(row), row["latency_ms"][key], row["miou_val"]) for row in trained]
+    chosen = name_of(facts["chosen"])
+    front = front_svg(marks, quantity, picked=chosen, budget=facts["limit_ms"]) if marks else ""
+    pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
+    lines = [
+        Line(
+            [(step * pace[name], score) for step, score in values],
+            f"line {'miou' if name == chosen else 'other'}",
+        )
+        for name, values in points.items()
+    ]
+    told = "mIoU on the validation images by minutes of training, the chosen candidate in colour"
+    total = sum(row["seconds_trained"] for row in trained) or 1.0
+    body = render(
+        "fitting/page.html",
+        f=facts,
+        chosen=chosen,
+        summary=summary(facts),
+        latency=lambda row: latency_text(row, facts),
+        name=name_of,
+        front=Markup(front),
+        chart=Markup(chart("mIoU by minutes of training", told, lines) if lines else ""),
+        trained=sorted(trained, key=lambda row: -row["miou_val"]),
+        share=lambda row: round(100 * row["seconds_trained"] / total, 1),
+        outlook=outlook(facts, points),
+        rungs=plan.rungs,
+        margin=MARGIN,
+        decay=DECAY,
+        finalist=FINALIST,
+        today=datetime.now(UTC).date().isoformat(),
+    )
+    return page_html(f"{chosen} · featherseg fit", body, STYLE)
+
+
+def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
+    """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
+    said = []
+    values = points.get(name_of(facts["chosen"]), [])
+    gains = [(a, b, score - before) for (a, before), (b, score) in pairwise(values) if b > a]
+    if gains:
+        start, end, gain = gains[-1]
+        said.append(
+            f"From step {start} to step {end}, its last ones at a falling rate, the chosen model gained "
+            f"{100 * gain:.1f} points on the validation images: more time would probably give "
+            f"{'some more' if gain > MARGIN else 'little'}."
+        )
+    else:
+        said.append("The chosen model was validated once, at its end: what more time would give is not known.")
+    over = [row for row in facts["candidates"] if row["status"] == "over the limit"]
+    if over:
+        least = min(over, key=lambda row: row["latency_ms"]["p50"])
+        said.append(
+            f"A higher limit would let in {name_of(least)} first, with {latency_text(least, facts)} ms; it was not "
+            "trained, so that nothing is known of what it reaches here."
+        )
+    if math.isclose(facts["chosen"]["latency_ms"]["p50"], min(r["latency_ms"]["p50"] for r in facts["candidates"])):
+        said.append("The chosen one is the fastest that was timed.")
+    return said
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """`frm-lite0-light at 0.5`."""
+    return f"{row['model']} at {row['scale']:g}"

@@ -1,0 +1,155 @@
+"""plan.json: what a fit was asked for and all that it decided before its first training."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featherseg.core.errors import ConfigError
+from featherseg.core.files import load_json, write_json
+from featherseg.core.types import Size
+from featherseg.fitting.candidates import offered
+from featherseg.fitting.latency import Timing
+from featherseg.fitting.plan import Candidate, Plan
+
+PLAN = "plan.json"
+FORMAT_VERSION = 1
+MOST_STEPS = 10**8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user said: see `fit`. data and data_root are absolute paths, or the name of a dataset."""
+
+    data: str
+    data_root: str | None
+    max_ms: float
+    percentile: int
+    max_mib: float | None
+    hours: float
+    format: str
+    image_size: Size | None
+    device: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_ms < 1e7 or not math.isfinite(self.max_ms):
+            raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0.")
+        if not 0 < self.hours < 1e5 or not math.isfinite(self.hours):
+            raise ConfigError(f"hours = {self.hours}: expected a number above 0, such as 2 or 0.5.")
+        if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
+            raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the images are, as a recipe's [data] says it. test: None where no other images have masks."""
+
+    name: str
+    root: str | None
+    train: str = "train"
+    val: str = "val"
+    test: str | None = "test"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keys of [data]."""
+        return {"name": self.name, "root": self.root, "train_split": self.train, "val_split": self.val}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan with what it was made from.
+
+    device and threads are those that the timings are of; train_size the (height, width) of a typical training image,
+    image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
+    end; validating: a validation, with what a training needs to start. finals: of whoever was the last one, its steps
+    and how many of them at a falling rate, fixed when it began; given: it came from a file and is carried out to the
+    letter; elsewhere: the timings are another device's.
+    """
+
+    asked: Asked
+    parts: Parts
+    device: str
+    threads: int
+    image_size: Size
+    train_size: Size
+    timings: tuple[Timing, ...]
+    plan: Plan
+    spent: float
+    ending: float
+    validating: float
+    finals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    given: bool = False
+    elsewhere: bool = False
+
+    def timing(self, candidate: Candidate) -> Timing:
+        """What was measured of a candidate."""
+        return next(t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale))
+
+    def write(self, out: Path) -> None:
+        """Replace OUT/plan.json."""
+        plan = {
+            "candidates": [asdict(one) for one in self.plan.candidates],
+            "rungs": [{"steps": dict(steps), "keep": keep} for steps, keep in self.plan.rungs],
+            "final": {name: list(steps) for name, steps in self.plan.final.items()},
+        }
+        found = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
+        found |= {"asked": asdict(self.asked), "parts": asdict(self.parts), **plan}
+        found |= {"timings": [asdict(one) for one in self.timings]}
+        write_json(out / PLAN, found | {"finals": {name: list(steps) for name, steps in self.finals.items()}})
+
+
+PLAIN = ("device", "threads", "image_size", "train_size", "spent", "ending", "validating", "given", "elsewhere")
+"""Fields of a plan that stand in the file as they are."""
+
+
+def read_plan(path: Path) -> Made:
+    """A plan.json, ours or another's. Raises ConfigError for one that cannot be."""
+    try:
+        found = load_json(path)
+        if found["format_version"] > FORMAT_VERSION:
+            raise ValueError(f"it is of format {found['format_version']}, written by a newer featherseg")
+        asked, parts = dict(found["asked"]), Parts(**found["parts"])
+        asked["image_size"] = _size(asked["image_size"])
+        candidates = tuple(Candidate(**row) for row in found["candidates"])
+        for one in candidates:
+            offered(one.model, one.scale)
+            if not all(0 < value < 1e7 for value in (one.scale, one.latency_ms, one.step_seconds)):
+                raise ValueError(f"{one.name}: expected numbers above 0")
+        rungs = tuple(({name: _steps(n) for name, n in row["steps"].items()}, row["keep"]) for row in found["rungs"])
+        final, finals = ({name: (_steps(n), int(d)) for name, (n, d) in found[key].items()} for key in FINALS)
+        names, left = {one.name for one in candidates}, len(candidates)
+        for steps, keep in rungs:
+            if not names <= steps.keys() or not 1 <= keep <= left:
+                raise ValueError("a rung lacks candidates")
+            left = keep
+        if left != 1 or not names <= final.keys():
+            raise ValueError("its rungs do not end with one candidate, whose last steps are known")
+        if any(not 0 <= decay <= steps for steps, decay in (*final.values(), *finals.values())):
+            raise ValueError("a rate falls for more steps than there are")
+        plain = {key: found[key] for key in PLAIN}
+        plain |= {key: _size(plain[key]) for key in ("image_size", "train_size")}
+        timings = tuple(Timing(**row) for row in found["timings"])
+        plan = Plan(candidates, rungs, final)
+        return Made(Asked(**asked), parts, timings=timings, plan=plan, finals=finals, **plain)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no plan that can be carried out: {error}. Expected the {PLAN} of a fit."
+        ) from None
+
+
+FINALS = ("final", "finals")
+
+
+def _steps(value: Any) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MOST_STEPS:
+        raise ValueError(f"{value!r} steps: expected 1 to {MOST_STEPS}")
+    return value
+
+
+def _size(value: Any) -> Any:
+    if value is None:
+        return None
+    height, width = (int(side) for side in value)
+    return height, width

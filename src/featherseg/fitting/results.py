@@ -1,0 +1,101 @@
+"""fit.json: what was chosen, and every candidate with what is known of it; the choice among them for another limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.files import load_json
+from featherseg.core.notebook import html_table, percent
+
+if TYPE_CHECKING:
+    from featherseg.runs import Run
+
+FIT, PAGE = "fit.json", "fit.html"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished fit. path: the run folder; facts: what fit.json holds, mIoU as fractions."""
+
+    path: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def run(self) -> "Run":
+        """The trained model."""
+        from featherseg.runs import open_run
+
+        return open_run(self.path)
+
+    @property
+    def file(self) -> Path:
+        """The exported file, which `Predictor` takes."""
+        return self.path / self.facts["file"]
+
+    @property
+    def page(self) -> Path:
+        """What was tried, and what came of it."""
+        return self.path / PAGE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: fit.json."""
+        return dict(self.facts)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{row['model']} at {row['scale']:g}",
+                latency_text(row, self.facts),
+                percent(row["miou_val"]),
+                row["status"],
+            )
+            for row in self.facts["candidates"]
+        ]
+        return html_table(summary(self.facts), ("candidate", "latency, ms", "val mIoU %", "what became of it"), rows)
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """`frm-lite0-light at 1 as onnx: 17.2 ms (limit 20), mIoU 64.10 % on images that nothing was chosen by`."""
+    chosen = facts["chosen"]
+    text = f"{chosen['model']} at {chosen['scale']:g} as {chosen['format']}: {latency_text(chosen, facts)} ms "
+    text += f"(limit {facts['limit_ms']:g}), mIoU "
+    if chosen["miou_test"] is None:
+        return f"{text}{percent(chosen['miou_val'])} % on the images it was chosen by"
+    between = ""
+    if chosen["interval"] is not None:
+        between = f" ({' to '.join(percent(value) for value in chosen['interval'])})"
+    return f"{text}{percent(chosen['miou_test'])} %{between} on images that nothing was chosen by"
+
+
+def latency_text(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The percentile that the limit is about, in milliseconds."""
+    percentile = facts["percentile"]
+    return f"{row['latency_ms'][f'p{percentile}']:.1f}"
+
+
+def read_fit(out: Path) -> dict[str, Any]:
+    """OUT/fit.json. Raises RunError where there is none, or it is none."""
+    file = out / FIT
+    if not file.is_file():
+        raise RunError(f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}")
+    try:
+        found = load_json(file)
+        if not {"chosen", "candidates", "limit_ms", "percentile"} <= found.keys():
+            raise ValueError("it lacks keys")
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"{file} is not what a fit writes: {error}.") from None
+    return dict(found)
+
+
+def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
+    """The trained candidates that keep another limit, the best score on val first.
+
+    Raises ConfigError for a limit that is none.
+    """
+    if not 0 < max_ms < 1e7:
+        raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
+    key = f"p{facts['percentile']}"
+    fitting = [r for r in facts["candidates"] if r["miou_val"] is not None and r["latency_ms"][key] <= max_ms]
+    return sorted(fitting, key=lambda row: (-row["miou_val"], row["latency_ms"]["p50"]))

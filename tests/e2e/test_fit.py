@@ -1,0 +1,120 @@
+"""`featherseg fit` with real trainings: a plan that is carried out, killed and resumed, is one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fit_plans import FAST, made, timing, write_yard
+from PIL import Image
+
+import featherseg
+from featherseg.core.errors import ConfigError
+from featherseg.fitting import session
+
+pytestmark = pytest.mark.slow
+
+PLAN = {"rungs": ((3, 1),), "final": (8, 3)}
+"""Steps: both to 3, the better one to 8, of which 3 at a falling rate."""
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory):
+    return write_yard(tmp_path_factory.mktemp("data") / "yard", splits="train = 1.0")
+
+
+def command(yard, out, *words, resume=False):
+    begin = ["--resume"] if resume else ["--data", str(yard), "--max-ms", "1000", "--hours", "1", *words]
+    return [sys.executable, "-m", "featherseg", "fit", *begin, "--out", str(out)]
+
+
+def weights(out):
+    return (out / "weights.safetensors").read_bytes()
+
+
+def decided(out):
+    facts = json.loads((out / "fit.json").read_text())
+    rows = [{key: row[key] for key in ("model", "scale", "status", "miou_val")} for row in facts["candidates"]]
+    return facts["chosen"]["model"], facts["chosen"]["miou_test"], rows
+
+
+def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_path):
+    made(yard, given=True, max_ms=1000.0, **PLAN).write(tmp_path)
+    words = ("--plan", str(tmp_path / "plan.json"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    subprocess.run(command(yard, whole, *words), check=True, env=environment, timeout=900)
+    seconds = time.monotonic() - began
+
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        resume = (killed / "plan.json").is_file()
+        running = subprocess.Popen(command(yard, killed, *words, resume=resume), env=environment)
+        try:
+            running.wait(rng.uniform(0.2, 0.7) * seconds)
+            break  # it is done, whatever is left to kill
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            kills += 1
+    subprocess.run(command(yard, killed, resume=True), check=True, env=environment, timeout=900)
+    assert kills >= 3
+    assert decided(killed) == decided(whole)
+    assert weights(killed) == weights(whole)
+
+    # The delivered folder is a run with its file; both give one mask
+    image = Image.open(next((yard.parent / "images").iterdir()))
+    masks = [featherseg.Predictor(path)(image).mask for path in (whole, whole / "export" / "model.onnx")]
+    assert (masks[0] == masks[1]).mean() > 0.999
+    assert json.loads((whole / "fit.json").read_text())["chosen"]["miou_test"] > 0.2
+
+    # More hours give the chosen one more steps; what is there stays until they are done
+    before = json.loads((whole / "fit.json").read_text())["steps"]
+    plan = json.loads((whole / "plan.json").read_text())
+    plan["given"], plan["spent"] = False, 3600.0 - 60
+    (whole / "plan.json").write_text(json.dumps(plan))
+    subprocess.run([*command(yard, whole, resume=True), "--hours", "1.02"], check=True, env=environment, timeout=900)
+    after = json.loads((whole / "fit.json").read_text())
+    assert after["steps"] > before
+    assert weights(whole) != weights(killed)
+
+
+def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
+    plan = made(yard, given=True, rungs=(), final=(2, 1), max_ms=20.0)
+    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
+    replace(plan, plan=one).write(tmp_path)
+    monkeypatch.setattr(session, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
+    settings = session.FitSettings(plan=tmp_path / "plan.json")
+    with pytest.raises(featherseg.FeathersegError, match=r"took 20\.5 ms .* over the limit of 20 ms"):
+        featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out" / "fit.json").exists()
+    assert not list((tmp_path / "out" / "export").glob("*.onnx"))
+    monkeypatch.setattr(session, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
+    found = featherseg.fit(out=tmp_path / "out", resume=True)
+    assert found.facts["chosen"]["latency_ms"]["p50"] == 19.5
+    assert found.file.is_file()
+
+
+def test_a_fit_of_two_minutes_delivers_what_keeps_the_limit(tmp_path):
+    out = tmp_path / "camera"
+    words = ["--data", "shapes", "--max-ms", "200", "--hours", str(2 / 60)]
+    subprocess.run([sys.executable, "-m", "featherseg", "fit", *words, "--out", str(out)], check=True, timeout=900)
+    facts = json.loads((out / "fit.json").read_text())
+    assert facts["chosen"]["latency_ms"]["p50"] <= facts["limit_ms"] == 200
+    assert {"p50", "p95", "interval"} <= facts["chosen"]["latency_ms"].keys()
+    assert 0 < facts["chosen"]["miou_test"] < 1
+    assert Path(out / facts["file"]).is_file()
+    assert (out / "fit.html").is_file()
+
+
+def test_a_limit_that_nothing_keeps_names_the_fastest(yard, tmp_path):
+    with pytest.raises(ConfigError, match=r"The fastest is frm-lite0-0\d\d-light at 2? ?\S* ?with \d"):
+        featherseg.fit(yard, 0.01, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

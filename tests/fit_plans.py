@@ -1,0 +1,59 @@
+"""A fit's plan that was never made, and a folder of images for one."""
+
+import numpy as np
+from PIL import Image
+
+from featherseg.fitting.latency import Timing
+from featherseg.fitting.plan import Candidate, Plan
+from featherseg.fitting.record import Asked, Made, Parts
+
+FAST, SLOW = Candidate("frm-lite0-035-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
+
+
+def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300.0, format="onnx"):
+    return Timing(model, scale, format, p50, p95 or 1.5 * p50, 0.9 * p50, 1.1 * p50, memory, 12.5)
+
+
+def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=None, **asked):
+    """Two candidates, FAST and SLOW; rungs: (steps, how many stay)."""
+    whole = {"data": str(data), "data_root": None, "max_ms": 20.0, "percentile": 50, "max_mib": None, "hours": 1.0}
+    whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | asked
+    names = [SLOW.name, FAST.name]
+    plan = Plan(
+        (SLOW, FAST),
+        tuple((dict.fromkeys(names, steps), keep) for steps, keep in rungs),
+        dict.fromkeys(names, final),
+    )
+    return Made(
+        Asked(**whole),
+        Parts(str(data), root),
+        device="a board, 2 cores",
+        threads=2,
+        image_size=(64, 96),
+        train_size=(64, 96),
+        timings=(timing(FAST.model, p50=5.0), timing(SLOW.model, p50=15.0), timing("frm-lite0", p50=40.0)),
+        plan=plan,
+        spent=10.0,
+        ending=30.0,
+        validating=1.0,
+        given=given,
+    )
+
+
+def write_yard(folder, images=30, splits='train = "images/"'):
+    """A folder of images with a bright box each, which is what the masks say, and a dataset.toml."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(images):
+        label = np.zeros((64, 96), np.uint8)
+        top, left = rng.integers(0, 40, 2)
+        label[top : top + 20, left : left + 30] = 1
+        image = rng.integers(0, 80, (64, 96, 3), dtype=np.uint8) + 120 * label[..., None]
+        Image.fromarray(image).save(folder / "images" / f"{number:03d}x.png")
+        Image.fromarray(label).save(folder / "masks" / f"{number:03d}x.png")
+    (folder / "dataset.toml").write_text(
+        f'name = "yard"\nimages = "images"\nmasks = "masks"\nsplit_by = "image"\nclasses = ["ground", "box"]\n'
+        f'[splits]\n{splits}\n[map]\n0 = "ground"\n1 = "box"\n'
+    )
+    return folder / "dataset.toml"
