@@ -123,6 +123,21 @@ def test_nothing_of_the_machine_the_data_s_files_or_checkpoints_is_passed_on(hub
     assert (record["recipe"]["data"]["name"], record["recipe"]["data"]["root"]) == ("lawn/dataset.toml", None)
 
 
+def test_where_data_lie_in_a_bucket_is_passed_on_nowhere(hub, run):
+    info = open_run(run).info
+    data = info.recipe.data.model_copy(update={"name": "s3://private-bucket/a/lawn/dataset.toml", "root": None})
+    recipe = info.recipe.model_copy(update={"data": data})
+    write_info(run, info.model_copy(update={"recipe": recipe, "loaded": {"init": "gs://private-bucket"}}))
+    write_text(run / "recipe.toml", '[data]\nname = "s3://private-bucket/a/lawn/dataset.toml"  # 90 images\n')
+    append_line(run / "evaluations.jsonl", {"data": "s3:/private-bucket/a/b/c", "split": "val"})
+    push(run, ADDRESS)
+    files = hub.commits["meadow/lawn"][-1][1]
+    assert not any(b"private-bucket" in content for content in files.values())
+    assert files["recipe.toml"] == b'[data]\nname = "lawn/dataset.toml"  # 90 images\n'
+    assert json.loads(files["evaluations.jsonl"])["data"] == "b/c"
+    assert load_run(ADDRESS).recipe.data.shown == "lawn/dataset.toml"
+
+
 def test_a_new_repository_is_private_unless_public_is_asked(hub, run):
     push(run, ADDRESS)
     push(run, "hf://meadow/open", public=True)

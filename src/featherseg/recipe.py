@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from featherseg import models
 from featherseg.core.config import Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
-from featherseg.core.storage import address, is_remote
+from featherseg.core.storage import address, is_remote, without_buckets
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.data.images import MAX_PIXELS
 from featherseg.data.sequences import SplitBy
@@ -113,8 +113,8 @@ class DataTable(Config):
 
     @property
     def shown(self) -> str:
-        """The dataset as a page that is passed on names it: of a path the last two parts."""
-        return "/".join(Path(self.name).parts[-2:])
+        """The dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
+        return "/".join(Path(without_buckets(self.name)).parts[-2:])
 
 
 class AugmentTable(Config):

@@ -50,6 +50,15 @@ def address(place: str | Path) -> str:
     return f"{found[1]}://{bucket}/{rest}" if rest else f"{found[1]}://{bucket}"
 
 
+def without_buckets(text: str) -> str:
+    """A text that is passed on: of an address, to the end of its quotation, the last two parts below the bucket stay."""
+    return re.sub(
+        rf"(?<![a-z0-9])(?:{'|'.join(PACKAGES)}):/{{1,2}}([^\"'`\n]*)",
+        lambda m: "/".join(m[1].split("/")[1:][-2:]),
+        text,
+    )
+
+
 def joined(folder: str, *names: str) -> str:
     """The address of something below a folder."""
     return posixpath.join(folder, *names)

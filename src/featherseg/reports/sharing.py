@@ -10,6 +10,7 @@ from featherseg import hub
 from featherseg.core.errors import RunError
 from featherseg.core.files import load_json, read_bounded, refuse_links
 from featherseg.core.notebook import percent
+from featherseg.core.storage import without_buckets
 from featherseg.reports.card import card
 from featherseg.runs import RESOLVED, WEIGHTS, Run, load_run
 
@@ -20,7 +21,8 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     """Write a run to the Hugging Face Hub, in one commit: recipe, record, kept weights, metrics, scores and card.
 
     Images, checkpoints, exports and what is known of the data's files and the machine stay here; of paths in the record
-    the last two parts are passed on. recipe.toml goes as it is.
+    the last two parts are passed on, of addresses of buckets those below the bucket. recipe.toml goes as it is
+    otherwise.
 
     Args:
         run: A Run, a run folder, or the name of one.
@@ -50,6 +52,9 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
         files[name] = path if name == WEIGHTS else read_bounded(path, most)
     files[RESOLVED] = json.dumps(_without_paths(load_json(run.path / RESOLVED)), indent=2, ensure_ascii=False).encode()
     files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     scores = [f"mIoU {percent(e.get('miou'))} % on {e.get('split')}" for e in run.evaluations()[-1:]]
     page = hub.upload(files, address, ", ".join([f"{run.recipe.model.name} by featherseg", *scores]), public=public)
     log.info("%s is at %s; licence: %s", run.name, page, run.licence)
