@@ -1,6 +1,6 @@
 """S3 on the loopback interface, by moto: `python bucket_server.py [FAULT]` prints its port and serves until killed.
 
-FAULT: `every:N` answers every N-th request with 500; `all` every request; `hang:KEY` reads half of what is put as KEY,
+FAULT, several joined by commas: `every:N` answers every N-th request with 500; `all` every request; `hang:KEY` reads half of what is put as KEY,
 prints "hanging" and waits, as a slow network would.
 """
 
@@ -20,16 +20,16 @@ ERROR = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>injecte
 def main(fault: str = "") -> None:
     """Serve, with faults."""
     inner = DomainDispatcherApplication(create_backend_app)
-    kind, _, value = fault.partition(":")
+    faults = dict(part.split(":") if ":" in part else (part, "") for part in fault.split(","))
     numbers = itertools.count(1)
 
     def application(environ, start_response):
-        path, setting_up = environ["PATH_INFO"], environ["PATH_INFO"].startswith("/set-up")
-        if not setting_up and (kind == "all" or (kind == "every" and next(numbers) % int(value) == 0)):
+        path = environ["PATH_INFO"]
+        if "all" in faults or ("every" in faults and next(numbers) % int(faults["every"]) == 0):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
             return [ERROR]
-        if kind == "hang" and environ["REQUEST_METHOD"] == "PUT" and path.endswith(value):
+        if "hang" in faults and environ["REQUEST_METHOD"] == "PUT" and path.endswith(faults["hang"]):
             body = environ["wsgi.input"]
             environ["wsgi.input"] = SlowBody(body, int(environ.get("CONTENT_LENGTH") or 0))
         return inner(environ, start_response)

@@ -1,21 +1,18 @@
 """predict, train and evaluate through S3 (moto on the loopback interface): faults, a killed client, no secret told."""
 
 import io
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from running_bucket import KEY, SECRET, RunningBucket
 
 from featherseg.runs import STARTER
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI-K7MDENG-bPxRfiCY"
 TOML = """
 name = "lawn"
 images = "images"
@@ -30,71 +27,18 @@ val = "val"
 """
 
 
-class Server:
-    """The server's process, a client of it, and the environment that featherseg finds it by."""
-
-    def __init__(self, home: Path, fault: str = "") -> None:
-        boto3 = pytest.importorskip("boto3")
-        pytest.importorskip("moto.server")
-        pytest.importorskip("s3fs")
-        command = [sys.executable, str(ROOT / "bucket_server.py"), *([fault] if fault else [])]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        address = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
-        self.environment = {
-            **os.environ,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL": address,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "FEATHERSEG_HOME": str(home),
-        }
-        secrets = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
-        self.client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **secrets)
-
-    def put(self, **objects: bytes) -> None:
-        """Into the bucket yard, which is made."""
-        self.client.create_bucket(Bucket="yard")
-        for key, content in objects.items():
-            self.client.put_object(Bucket="yard", Key=key, Body=content)
-
-    def objects(self, folder: str) -> dict[str, bytes]:
-        """Name -> content of what lies in a folder of the bucket yard."""
-        listed = self.client.list_objects_v2(Bucket="yard", Prefix=f"{folder}/").get("Contents", [])
-        found = {}
-        for entry in listed:
-            with self.client.get_object(Bucket="yard", Key=entry["Key"])["Body"] as body:
-                found[entry["Key"].removeprefix(f"{folder}/")] = body.read()
-        return found
-
-    def start(self, *words: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "featherseg", *map(str, words)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
-        )
-
-    def featherseg(self, *words: object) -> tuple[int, str]:
-        """-> (exit code, all that was said, which holds no secret)."""
-        process = self.start(*words)
-        said = process.communicate(timeout=600)[0]
-        assert SECRET not in said
-        assert KEY not in said
-        return process.returncode, said
-
-
 @pytest.fixture
 def serve(tmp_path):
     """Starts servers, which end with the test."""
     made = []
 
     def start(fault=""):
-        made.append(Server(tmp_path / "home", fault))
+        made.append(RunningBucket(tmp_path / "home", fault))
         return made[-1]
 
     yield start
     for server in made:
-        server.client.close()
-        server.process.kill()
-        server.process.communicate()
+        server.stop()
 
 
 def png(pixels):

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 from torch import nn
 
 from featherseg.backbones.weights import sha256_of
@@ -42,6 +43,9 @@ MOST_TASKS, SMALL_TASK = 20_000, 16
 
 ANSWER_SECONDS = 5
 """Within which a cluster's head must take a connection."""
+
+STARTS = 3
+"""Of Ray on this machine, each of which gives up after 30 s; a busy machine needs more for the first."""
 
 
 @dataclass(frozen=True)
@@ -368,12 +372,20 @@ def ray_cluster(address: str, workers: int) -> Iterator[int]:
                 "or give --cluster local."
             ) from None
     own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 2**28} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except Exception as error:  # Ray raises plain ones
-        raise ConfigError(
-            f"--cluster {address}: Ray could not be {'started' if own else 'joined'}: {one_line(str(error))}"
-        ) from None
+    for left in reversed(range(STARTS if own else 1)):
+        before = set(psutil.Process().children())
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            break
+        except Exception as error:  # Ray raises plain ones
+            ray.shutdown()
+            for started in set(psutil.Process().children()) - before:  # Ray leaves them until this process ends
+                with suppress(psutil.Error):
+                    started.kill()
+            if not left:
+                raise ConfigError(
+                    f"--cluster {address}: Ray could not be {'started' if own else 'joined'}: {one_line(str(error))}"
+                ) from None
     try:
         there = ray.cluster_resources()
         if there.get("CPU", 0) < workers:
