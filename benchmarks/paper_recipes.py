@@ -1,15 +1,16 @@
 """The papers' recipes at their real crop on generated images: memory, seconds a step, what the whole training takes.
 
-    python benchmarks/paper_recipes.py [RECIPE ...] [--steps 3] [--batch 2] [--device cpu]
+    python benchmarks/paper_recipes.py [RECIPE ...] [--steps 3] [--batch 2] [--device cpu] [--files]
     python benchmarks/paper_recipes.py --steps 50 --batch 0 --device cuda      # 0: the recipe's own batch
     python benchmarks/paper_recipes.py --table
 
 Every setting is the recipe's but the batch and the number of steps; backbones start from random weights, and the
-images are noise with squares of every class, of the dataset's size, drawn in memory: nothing is decoded. A process for
-each. The first step and the one that validates are not timed. `waiting` is the share of the time in which the training
-waits for its loader. A loss that is no number ends a row with an error. Finished rows stand in
-tables/paper_recipes.jsonl; the same command does what is missing. Hours are seconds a step times the steps of the whole
-recipe, times batches of this size in one of the recipe: nothing longer than the rows was run.
+images are noise with squares of every class, of the dataset's size, drawn in memory: nothing is decoded. --files: they
+are smooth JPEGs and PNG masks on the disk instead. A process for each. The first step and the one that validates are
+not timed. `waiting` is the share of the time in which the training waits for its loader. A loss that is no number ends
+a row with an error. Finished rows stand in tables/paper_recipes.jsonl; the same command does what is missing. Hours are
+seconds a step times the steps of the whole recipe, times batches of this size in one of the recipe: nothing longer than
+the rows was run.
 """
 
 import argparse
@@ -26,11 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 from against_plain import commit
+from PIL import Image
 
-from featherseg.core.files import append_line, read_lines
+from featherseg.core.files import append_line, read_lines, write_text
 from featherseg.core.machine import processor
 from featherseg.core.types import Sample, Size
 from featherseg.data import dataset_facts
+from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
+from featherseg.data.palettes import color_text
 from featherseg.recipe import parse_recipe, read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "paper_recipes.jsonl"
@@ -76,6 +80,30 @@ class Noise:
         return Sample(self.keys[index], self._image.copy(), self._label.copy(), self._objects.copy())
 
 
+def write_files(folder: Path, data: str, count: int) -> str:
+    """So many JPEGs with masks, and one to validate on; -> the dataset.toml."""
+    noise = Noise(data, 1)
+    height, width = noise.label(0).shape
+    for split, images in (("train", count), ("val", 1)):
+        for part in ("images", "masks"):
+            (folder / part / split).mkdir(parents=True)
+        for number in range(images):
+            coarse = np.random.default_rng(number).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+            image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+            image.save(folder / "images" / split / f"{number}.jpg", quality=90)
+            Image.fromarray(noise.label(0)).save(folder / "masks" / split / f"{number}.png")
+    toml = DatasetToml(
+        name=data,
+        images="images",
+        masks="masks",
+        splits={"train": "train", "val": "val"},
+        classes={info.name: color_text(info.color) for info in noise.classes},
+        map={str(number): info.name for number, info in enumerate(noise.classes)},
+    )
+    write_text(folder / "dataset.toml", toml_text(toml))
+    return str(folder / "dataset.toml")
+
+
 class Clock:
     """A Reporter that notes when a step ended, and how long was waited for batches until then."""
 
@@ -109,7 +137,7 @@ class Clock:
     def progress(self, *_: Any) -> None: ...
 
 
-def serve(recipe: str, steps: int, batch: int, device: str) -> None:
+def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> None:
     """Train, and print what was measured as JSON."""
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.training import Request, train
@@ -120,10 +148,14 @@ def serve(recipe: str, steps: int, batch: int, device: str) -> None:
     # One epoch, so that the loader is not begun anew while steps are timed, and validated at its end
     changes = [f"train.steps={steps + 2}", f"train.batch_size={batch}", "model.pretrained=false"]
     changes += [f"train.device={device}", f"data.workers={min(8, len(os.sched_getaffinity(0)))}"]
-    objects = Objects(data=(Noise(data, batch * (steps + 2)), Noise(data, 1)))
-    clock = Clock()
+    count, clock = batch * (steps + 2), Clock()
     with tempfile.TemporaryDirectory() as folder:
-        run = train(Request(recipe, overrides=tuple(changes), objects=objects), Path(folder) / "run", clock)
+        if files:
+            request = Request(recipe, write_files(Path(folder, "data"), data, count), overrides=tuple(changes))
+        else:
+            objects = Objects(data=(Noise(data, count), Noise(data, 1)))
+            request = Request(recipe, overrides=tuple(changes), objects=objects)
+        run = train(request, Path(folder) / "run", clock)
         memory = json.loads((run.path / "environment.json").read_text())["memory_gb"]["measured"]
         crop = run.recipe.augment.crop
     seconds = np.diff(clock.ends)[:-1]
@@ -158,7 +190,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         figures = f"{row['memory_gb']:.1f} | {row['seconds']:.3g} | {row['batch'] / row['seconds']:.3g}"
         crop = "x".join(map(str, row["crop"]))
         print(
-            f"| {row['recipe']} | {crop} | {row['batch']} of {row['whole_batch']} | {row['steps']} | {figures} | "
+            f"| {row['recipe']}{', from files' * row['files']} | {crop} | {row['batch']} of {row['whole_batch']} | "
+            f"{row['steps']} | {figures} | "
             f"{row['waiting']:.0%} | {steps:,}, {hours:,.0f} | {where}, {row['precision']} |"
         )
 
@@ -170,21 +203,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="that are timed")
     parser.add_argument("--batch", type=int, default=2, help="0: the recipe's own")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--files", action="store_true", help="decode the images")
     parser.add_argument("--out", type=Path, default=TABLE, help="the table")
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
-        serve(asked.recipes[0], asked.steps, asked.batch, asked.device)
+        serve(asked.recipes[0], asked.steps, asked.batch, asked.device, files=asked.files)
         return
     for recipe in () if asked.table else asked.recipes:
         own = parse_recipe(read_recipe(recipe)).train.batch_size
         batch = asked.batch or own
-        key = {"recipe": recipe, "batch": batch, "steps": asked.steps, "on": asked.device}
+        key = {"recipe": recipe, "batch": batch, "steps": asked.steps, "on": asked.device, "files": asked.files}
         if any(key.items() <= row.items() for row in read_lines(asked.out)):
             continue
         command = [sys.executable, __file__, recipe, "--serve", "--steps", str(asked.steps), "--batch", str(batch)]
-        done = subprocess.run([*command, "--device", asked.device], stdout=subprocess.PIPE, text=True)
+        command += ["--device", asked.device, *["--files"] * asked.files]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"{recipe}: ended with {done.returncode}")
         found = json.loads(done.stdout.splitlines()[-1])

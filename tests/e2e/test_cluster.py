@@ -148,7 +148,7 @@ def check_memory(held):
     early = [rss for there, rss in held if 0.1 * IMAGES <= there < 0.3 * IMAGES]
     late = [rss for there, rss in held if there >= 0.8 * IMAGES]
     if IMAGES >= 2000:
-        print(f"a worker held {max(early) / 1e6:.0f} MB early and {max(late) / 1e6:.0f} MB late")
+        print(f"a worker held {max(early) / 1e6:.0f} MB early and {max(late) / 1e6:.0f} MB late")  # noqa: T201
         assert max(late) - max(early) < MOST_GROWN
 
 
@@ -269,7 +269,7 @@ def test_a_driver_holds_no_list_of_ten_million_names():
         done = subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         lines, peak = map(int, done.stdout.split()[-2:])
-        print(f"{count:,} names: {peak / 1e6:.0f} MB")
+        print(f"{count:,} names: {peak / 1e6:.0f} MB")  # noqa: T201
         assert lines == count
         held.append(peak)
     assert held[1] - held[0] < MOST_DRIVER_GROWN

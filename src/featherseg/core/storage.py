@@ -51,7 +51,7 @@ def address(place: str | Path) -> str:
 
 
 def without_buckets(text: str) -> str:
-    """A text that is passed on: of an address, to the end of its quotation, the last two parts below the bucket stay."""
+    """A text that is passed on: of an address, up to its closing quote, the last two parts below the bucket."""
     return re.sub(
         rf"(?<![a-z0-9])(?:{'|'.join(PACKAGES)}):/{{1,2}}([^\"'`\n]*)",
         lambda m: "/".join(m[1].split("/")[1:][-2:]),

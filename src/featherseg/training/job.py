@@ -287,6 +287,7 @@ def _run_trainer(
 ) -> None:
     settings = recipe.train
     device, processes = pick_device(settings.device), settings.devices * settings.nodes
+    ddp = processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ  # torchrun with one process is DDP as well
     with warnings.catch_warnings(), quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -298,7 +299,7 @@ def _run_trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index] if device.index is not None else settings.devices,
             num_nodes=settings.nodes,
-            strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds)) if processes > 1 else "auto",
+            strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds)) if ddp else "auto",
             sync_batchnorm=settings.sync_bn and device.type == "cuda" and processes > 1,
             precision=PRECISIONS[settings.precision],
             callbacks=[recorder],
