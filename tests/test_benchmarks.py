@@ -392,8 +392,9 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
 
 
 def test_scripts_that_time_do_it_by_turns(load):
-    # these compare nothing with anything
+    # these compare nothing with anything, or take turns of minutes
     alone = {"paired", "train_step", "serve_load", "plain_loop", "against_plain", "recipe_changes", "rank", "fit_table"}
+    alone |= {"paper_recipes", "cluster_throughput"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

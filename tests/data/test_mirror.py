@@ -1,6 +1,5 @@
 """Datasets in buckets: what is copied, that it is said first, and what happens to a copy when the bucket changes."""
 
-import io
 import logging
 import shutil
 from collections import namedtuple
@@ -8,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from fake_bucket import install
-from PIL import Image
+from lawn import TOML, png
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
@@ -17,18 +16,11 @@ from featherseg.data import LabelledImages, mirror, open_dataset, score_split
 from featherseg.recipe import parse_recipe, read_recipe, with_absolute_paths
 from featherseg.training.teaching import open_unlabelled
 
-TOML = b"""
-name = "lawn"
-images = "images"
-masks = "masks"
-classes = ["grass", "path"]
-[splits]
-train = "train"
-test = "late.txt"
-[map]
-0 = "grass"
-1 = "path"
-"""
+LATE = TOML.replace('val = "val"', 'test = "late.txt"').encode()
+
+
+def gray(value):
+    return png(np.full((8, 9, 3), value, np.uint8))
 
 
 @pytest.fixture
@@ -36,20 +28,13 @@ def bucket(monkeypatch, tmp_path):
     return install(monkeypatch, tmp_path / "home")
 
 
-def png(value, channels=3):
-    pixels = np.full((8, 9, channels) if channels == 3 else (8, 9), value, np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def lawn(bucket):
     """s3://yard/lawn/dataset.toml with three images, and beside it what belongs to others."""
-    files = {"dataset.toml": TOML, "late.txt": b"val/c\n", "other/huge.bin": b"x" * 1000}
+    files = {"dataset.toml": LATE, "late.txt": b"val/c\n", "other/huge.bin": b"x" * 1000}
     for number, key in enumerate(("train/a", "train/b", "val/c")):
-        files[f"images/{key}.png"] = png(60 * number)
-        files[f"masks/{key}.png"] = png(number % 2, 1)
+        files[f"images/{key}.png"] = gray(60 * number)
+        files[f"masks/{key}.png"] = png(np.full((8, 9), number % 2, np.uint8))
     bucket.objects = {f"yard/lawn/{name}": content for name, content in files.items()}
     return bucket
 
@@ -104,8 +89,8 @@ def test_a_second_use_fetches_nothing_and_a_changed_file_alone(lawn):
     again(lawn)
     open_dataset(name, "train")
     assert lawn.asked["read"] == 0
-    value = next(value for value in range(61, 256) if len(png(value)) == len(png(60)))  # told by its version alone
-    lawn.objects["yard/lawn/images/train/b.png"] = png(value)
+    value = next(value for value in range(61, 256) if len(gray(value)) == len(gray(60)))  # told by its version alone
+    lawn.objects["yard/lawn/images/train/b.png"] = gray(value)
     again(lawn)
     assert open_dataset(name, "train")[1].image[0, 0, 0] == value
     assert lawn.asked["read"] == 1
@@ -145,7 +130,7 @@ def test_a_copy_that_was_broken_off_goes_on_with_what_is_missing(lawn, tmp_path,
 
 @pytest.mark.parametrize("part", ["../other", "/etc", "s3://other/images"])
 def test_a_dataset_toml_in_a_bucket_names_folders_beside_it(lawn, part):
-    lawn.objects["yard/lawn/dataset.toml"] = TOML.replace(b'"images"', f'"{part}"'.encode())
+    lawn.objects["yard/lawn/dataset.toml"] = LATE.replace(b'"images"', f'"{part}"'.encode())
     with pytest.raises(ConfigError, match="expected folders beside it"):
         open_dataset("s3://yard/lawn/dataset.toml", "train")
 
@@ -177,7 +162,7 @@ def test_predictions_in_a_bucket_are_scored(lawn):
 
 
 def test_images_without_masks_may_lie_in_a_bucket(lawn):
-    lawn.objects |= {"b/more/x.png": png(7), "b/more/y.png": png(8)}
+    lawn.objects |= {"b/more/x.png": gray(7), "b/more/y.png": gray(8)}
     recipe = parse_recipe(read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"'])
     found = open_unlabelled(recipe, open_dataset("s3://yard/lawn", "train"))
     assert found.keys == ["x.png", "y.png"]

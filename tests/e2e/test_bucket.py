@@ -1,30 +1,17 @@
 """predict, train and evaluate through S3 (moto on the loopback interface): faults, a killed client, no secret told."""
 
-import io
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from lawn import TOML, png
 from running_bucket import KEY, SECRET, RunningBucket
 
 from featherseg.runs import STARTER
 
 pytestmark = pytest.mark.slow
-TOML = """
-name = "lawn"
-images = "images"
-masks = "masks"
-classes = ["grass", "path"]
-[splits]
-train = "train"
-val = "val"
-[map]
-0 = "grass"
-1 = "path"
-"""
 
 
 @pytest.fixture
@@ -39,12 +26,6 @@ def serve(tmp_path):
     yield start
     for server in made:
         server.stop()
-
-
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from chromium import chromium
 from color_model import CLASSES as COLOR_CLASSES
 from color_model import ColorModel
+from lawn import TOML
 from PIL import Image
 from small_run import small_info
 from typer.testing import CliRunner
@@ -28,18 +29,6 @@ from featherseg.ranking.measures import measure
 from featherseg.ranking.session import COLUMNS, RankedImages, rank
 from featherseg.runs import open_run, save_weights, write_info
 
-TOML = """
-name = "lawn"
-images = "images"
-masks = "masks"
-classes = ["grass", "path"]
-[splits]
-train = "train"
-val = "val"
-[map]
-0 = "grass"
-1 = "path"
-"""
 CLASSES = (ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160)))
 
 
