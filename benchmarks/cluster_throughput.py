@@ -2,10 +2,11 @@
 
     python benchmarks/cluster_throughput.py [RUN] [--images 600] [--size 512x1024] [--workers 2] [--rounds 3]
 
-The images are smooth JPEGs. Both take turns, in an order that changes; one thread computes in each process. Printed are
-images a second with the start of all processes (Ray's too) and without, and the median of the rounds' ratios. Without:
-from the first mask to the last, of the independent ones from the first of all to the last of all. All masks are
-compared byte for byte. --json FILE: images a second of every turn, with and without the start.
+The images are smooth JPEGs. Both take turns, in an order that changes; one thread computes in each process. Printed is
+what share of the independent processes' images the cluster does in the same time: on the clock, with the start of all
+processes (Ray's too); on the clock from the first mask to the last; and of processor time, that of Ray's own processes
+with it (what the clock would say where every processor is busy and nobody else computes). It is read twice a second.
+All masks are compared byte for byte. --json FILE: the seconds of every turn.
 """
 
 import argparse
@@ -16,9 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from featherseg.runs import STARTER
@@ -37,16 +41,31 @@ def make_images(folder: Path, count: int, size: tuple[int, int], shares: int) ->
         os.link(file, folder / f"share{number % shares}" / file.name)
 
 
-def timed(commands: list[list[str]], out: Path) -> tuple[float, float, dict[str, bytes]]:
-    """Run them at once -> (seconds, seconds from the first mask to the last, the masks)."""
-    began = time.monotonic()
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
-    if any(process.wait() for process in running):
-        sys.exit(f"{' '.join(commands[0])} failed")
+class Turn(NamedTuple):
+    """What one way took for all images, in seconds: on the clock, from the first mask to the last, of processors."""
+
+    clock: float
+    masks: float
+    processor: float
+
+
+def timed(commands: list[list[str]], out: Path) -> tuple[Turn, dict[str, bytes]]:
+    """Run them at once; -> what it took, and the masks."""
+    began, spent = time.monotonic(), {}
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    while any(process.poll() is None for process in running):
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                spent[process] = times.user + times.system
+        time.sleep(0.5)
     seconds = time.monotonic() - began
+    if any(process.returncode for process in running):
+        sys.exit(f"{' '.join(commands[0])} failed")
     masks = list(out.glob("**/*_mask.png"))
     written = [mask.stat().st_mtime for mask in masks]
-    return seconds, max(written) - min(written), {mask.name: mask.read_bytes() for mask in masks}
+    turn = Turn(seconds, max(written) - min(written), sum(spent.values()))
+    return turn, {mask.name: mask.read_bytes() for mask in masks}
 
 
 def main() -> None:
@@ -62,13 +81,13 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1"}
     height, width = map(int, asked.size.split("x"))
     predict = [sys.executable, "-m", "featherseg", "predict", asked.run]
-    rates: dict[str, list[tuple[float, float]]] = {"independent": [], "cluster": []}
+    turns: dict[str, list[Turn]] = {"independent": [], "cluster": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "in", asked.images, (height, width), asked.workers)
         seen = None
         for turn in range(asked.rounds):
-            for way in sorted(rates, reverse=turn % 2 == 1):
+            for way in sorted(turns, reverse=turn % 2 == 1):
                 out = folder / f"{way}{turn}"
                 if way == "cluster":
                     rest = ["--cluster", "local", "--workers", str(asked.workers)]
@@ -78,18 +97,19 @@ def main() -> None:
                         [*predict, str(folder / "in" / f"share{i}"), "-o", str(out / str(i)), "--masks"]
                         for i in range(asked.workers)
                     ]
-                seconds, steady, masks = timed(commands, out)
+                found, masks = timed(commands, out)
                 if len(masks) != asked.images or (seen or masks) != masks:
                     sys.exit(f"{way} wrote other masks")
                 seen = masks
-                rates[way].append((asked.images / seconds, asked.images / steady))
-                print(f"{way}: {asked.images} images in {seconds:.1f} s, {steady:.1f} s of them masks", flush=True)
-    for part, label in enumerate(("with its start", "without its start")):
-        ratios = [c[part] / i[part] for c, i in zip(rates["cluster"], rates["independent"], strict=True)]
-        each = ", ".join(f"{way} {statistics.median(r[part] for r in found):.2f}/s" for way, found in rates.items())
-        print(f"{label}: {each}; the cluster {statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})")
+                turns[way].append(found)
+                figures = ", ".join(f"{name} {value:.1f} s" for name, value in found._asdict().items())
+                print(f"{way}, {asked.images} images: {figures}; load {os.getloadavg()[0]:.1f}", flush=True)
+    for part in Turn._fields:
+        pairs = zip(turns["independent"], turns["cluster"], strict=True)
+        ratios = [getattr(alone, part) / getattr(cluster, part) for alone, cluster in pairs]
+        print(f"by {part}: the cluster does {statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})")
     if asked.json:
-        asked.json.write_text(json.dumps(rates))
+        asked.json.write_text(json.dumps(turns))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ source=$(bare/bin/python "$scripts/torch_source.py" "$(sed -n 's/^torch==//p' "$
 bare/bin/python -m pip install -q --disable-pip-version-check -c "$constraints" ${source:+"$source"} "$wheel[$extras]"
 
 bare() { env -i PATH="$place/bare/bin" HOME="$place" LANG=C.UTF-8 "$@"; }
-bare featherseg demo
-bare featherseg predict efficientvit-seg-b0-shapes demo/scenes -o masks --masks
-bare python "$scripts/ask_service.py" demo/scenes masks
+TIMEFORMAT='bare: that took %R s on the clock, %U s of a processor'
+du -sh bare | sed 's/^/bare: the environment: /'
+time bare featherseg demo
+time bare featherseg predict efficientvit-seg-b0-shapes demo/scenes -o masks --masks
+time bare python "$scripts/ask_service.py" demo/scenes masks
