@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from contextlib import suppress
 
 import psutil
 
@@ -17,7 +19,11 @@ SIZE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 def holds_driver(node) -> bool:
     """A driver joins any node of its machine, and dies with it: the actor that gives out images is pinned there."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return any("_Shares" in " ".join(process.cmdline()) for process in raylet.children(recursive=True))
+    for process in raylet.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if "_Shares" in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 def add_node(cluster: Cluster, **more):
@@ -41,7 +47,9 @@ def main() -> None:
     print(cluster.address, flush=True)  # noqa: T201
     for line in sys.stdin:
         if line.strip() == "lose":
-            lost = next(node for node in others if not holds_driver(node))
+            while not (free := [node for node in others if not holds_driver(node)]):
+                time.sleep(1)  # of a driver that was killed the actor ends soon
+            lost = free[0]
             others.remove(lost)
             cluster.remove_node(lost, allow_graceful=False)
             print("lost", flush=True)  # noqa: T201

@@ -181,16 +181,17 @@ def test_an_address_where_nobody_is_gives_a_sentence(photos, tmp_path):
 
 
 @pytest.fixture
-def nodes(place):
-    script = Path(__file__).parents[1] / "ray_nodes.py"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+def nodes(place, tmp_path):
+    script, told = Path(__file__).parents[1] / "ray_nodes.py", tmp_path / "nodes.txt"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": told.open("w")}
     process = psutil.Popen([sys.executable, str(script)], **pipes, text=True, env=place.environment)
     address = process.stdout.readline().strip()
-    assert address, "the nodes did not start"
+    assert address, told.read_text()
     yield process, address
     process.stdin.close()
     process.wait(300)
     process.stdout.close()
+    pipes["stderr"].close()
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
@@ -219,7 +220,7 @@ def test_workers_a_node_and_the_driver_are_killed_and_every_mask_is_there_once(p
                 elif fault == "node":
                     process.stdin.write("lose\n")
                     process.stdin.flush()
-                    assert process.stdout.readline() == "lost\n"
+                    assert process.stdout.readline() == "lost\n", (tmp_path / "nodes.txt").read_text()
                 elif fault == "driver":
                     driver.kill()
                     driver.wait()
