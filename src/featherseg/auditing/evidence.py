@@ -32,19 +32,18 @@ def evidence_of(label: np.ndarray, prediction: Prediction) -> np.ndarray:
 
 def _gain_of_shift(label: np.ndarray, logarithms: np.ndarray) -> float:
     """The share of the mean -log probability of the label (h, w) that goes where it is moved, at best; 0..1."""
-    height, width = label.shape
+    (height, width), known = label.shape, label != IGNORE
+    named = np.where(known, label, 0).astype(np.int64)
+    cost = -np.take_along_axis(logarithms, named[None], 0)[0]  # (h, w), of the label as it is
     best = 0.0
     for far in SHIFTS:
         for turn in range(8):
             dy, dx = (round(far * max(label.shape) * f(turn * np.pi / 4)) for f in (np.sin, np.cos))
             there = np.s_[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
             here = np.s_[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)]
-            moved, still, scores = label[there], label[here], logarithms[:, *here]
-            known = (moved != IGNORE) & (still != IGNORE)
-            if known.any():
-                with_move, without = (
-                    -np.take_along_axis(scores, np.where(known, one, 0)[None].astype(np.int64), 0)[0][known].mean()
-                    for one in (moved, still)
-                )
+            both = known[there] & known[here]
+            if both.any():
+                moved = -np.take_along_axis(logarithms[:, *here], named[there][None], 0)[0]
+                with_move, without = moved[both].mean(), cost[here][both].mean()
                 best = max(best, float((without - with_move) / (without + 0.02)))
     return best

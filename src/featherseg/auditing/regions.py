@@ -65,6 +65,13 @@ class Prediction:
         self.probabilities = np.maximum(probabilities, 1e-7)
         self.mask: np.ndarray = probabilities.argmax(axis=0).astype(np.uint8)  # (H, W)
         self.best: np.ndarray = self.probabilities.max(axis=0)
+        self._of: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None = None
+
+    def components(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `components`, of the prediction where the mask is `known` (H, W): the same for all copies of a mask."""
+        if self._of is None or not np.array_equal(self._of[0], known):
+            self._of = known, components(np.where(known, self.mask, IGNORE))
+        return self._of[1]
 
     @cached_property
     def entropy(self) -> np.ndarray:
@@ -120,8 +127,9 @@ def regions_of(label: np.ndarray, prediction: Prediction) -> Regions:
     maps = _maps(label, prediction)
     found, numbers, before = [], np.zeros((2, *label.shape), np.int32), 0
     for kind, mask in enumerate((label, prediction.mask)):
-        numbers[kind], classes = components(np.where(known, mask, IGNORE), before)
-        features, boxes = _features(np.maximum(numbers[kind] - before, 0), mask, classes, known, prediction, maps)
+        own, classes = prediction.components(known) if kind else components(mask)
+        numbers[kind] = np.where(own > 0, own + before, 0)
+        features, boxes = _features(own, mask, classes, known, prediction, maps)
         features[:, FEATURES.index("predicted")] = kind
         found.append((np.full(len(classes), kind), classes, boxes, features))
         before += len(classes)
@@ -129,22 +137,23 @@ def regions_of(label: np.ndarray, prediction: Prediction) -> Regions:
     return Regions(kinds, classes, boxes, features, numbers)
 
 
-def components(mask: np.ndarray, before: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Connected pixels (sides touch) of one class: -> (number at every pixel (H, W), 0 = none; class of each (N,)).
 
-    Only the MOST largest of at least SMALLEST pixels, numbered by class, from before + 1 on.
+    Only the MOST largest of at least SMALLEST pixels, numbered by class, from 1 on. mask (H, W) uint8, 255 = ignore.
     """
     raw, classes, count = np.zeros(mask.shape, np.int32), [np.zeros(0, np.int64)], 0
-    for index in np.unique(mask[mask != IGNORE]):
-        parts, more = ndimage.label(mask == index)
-        raw += np.where(parts > 0, parts + count, 0).astype(np.int32)
-        classes.append(np.full(more, index, np.int64))
-        count += more
+    for index, box in enumerate(ndimage.find_objects(np.where(mask == IGNORE, 0, mask.astype(np.int32) + 1))):
+        if box is not None:
+            parts, more = ndimage.label(mask[box] == index)
+            raw[box] += np.where(parts > 0, parts + count, 0).astype(np.int32)
+            classes.append(np.full(more, index, np.int64))
+            count += more
     area = np.bincount(raw.ravel(), minlength=count + 1)[1:]
     kept = np.sort(np.argsort(-area, kind="stable")[:MOST])
     kept = kept[area[kept] >= SMALLEST]
     renumber = np.zeros(count + 1, np.int32)
-    renumber[kept + 1] = np.arange(len(kept)) + before + 1
+    renumber[kept + 1] = np.arange(len(kept)) + 1
     return renumber[raw], np.concatenate(classes)[kept]
 
 
