@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from fit_plans import FAST, SLOW, made, timing, write_yard
 from small_training import Silent
 
 import featherseg
+from featherseg.cli import main
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
 from featherseg.data import open_dataset
-from featherseg.fitting import feasible
+from featherseg.fitting import feasible, session
+from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import MODELS, SCALES, Offer, offers, resize_of, settings_of
 from featherseg.fitting.latency import SPARE, median_interval
 from featherseg.fitting.page import fit_html
@@ -180,6 +183,46 @@ def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     assert decay == int(0.2 * steps)
     _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, Scored(lambda s: 0.5), Silent())
     assert again.finals == kept.finals  # once begun it stays
+
+
+# Another device
+
+
+def answer(path, light_ms):
+    """A latency.json: what the two candidates and the others take there."""
+    rows = [timing(FAST.model, p50=5.0), timing(SLOW.model, p50=light_ms), timing(SLOW.model, 0.5, p50=19.0)]
+    rows += [timing(SLOW.model, p50=1.0, format="openvino")]
+    content = {"format_version": 1, "device": "a board", "threads": 4, "runtimes": {"onnx": "onnxruntime 1"}}
+    content |= {"date": "2026-11-22", "image_size": [256, 512], "bundle": "0" * 16}
+    path.write_text(json.dumps(content | {"candidates": [row.as_dict() | {"passes": 30} for row in rows]}))
+    return read_latency(path)
+
+
+@pytest.mark.parametrize(("light_ms", "trained"), [(15.0, SLOW.name), (50.0, FAST.name)])
+def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, light_ms, trained):
+    monkeypatch.setattr(session, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(session, "time_candidate", None)  # nothing is timed here
+    measured = answer(tmp_path / "latency.json", light_ms)
+    asked = made(max_ms=20.0, hours=0.02).asked
+    plan = session.begin(asked, tmp_path, time.monotonic(), measured, None, Silent())
+    assert [one.name for one in plan.plan.candidates] == [trained]
+    assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
+    with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
+        session.begin(replace(asked, format="ncnn"), tmp_path, time.monotonic(), measured, None, Silent())
+
+
+def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
+    for words, message in (
+        (["--show", "--hours", "2"], "--show makes no use of --hours"),
+        (["--confirm", "a.json", "--format", "ncnn"], "--confirm makes no use of --format"),
+        (["--measure", "--max-ms", "5"], "--measure makes no use of --max-ms"),
+        (["--resume", "--percentile", "95"], "--resume makes no use of --percentile"),
+    ):
+        monkeypatch.setattr("sys.argv", ["featherseg", "fit", *words, "--out", str(tmp_path / "x")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 # Records

@@ -9,7 +9,16 @@ import typer
 
 from featherseg.cli.options import Data, DataRoot, Device, out_option, parse_size
 from featherseg.core.errors import ConfigError
+from featherseg.core.types import Size
 from featherseg.core.wording import one_line
+
+MODES = {
+    "--show": ("--max-ms",),
+    "--measure": ("--data", "--format", "--image-size", "--data-root"),
+    "--confirm": (),
+    "--resume": ("--data", "--max-ms", "--hours"),
+}
+"""What else is of use beside an option that asks for something else than a new fit."""
 
 
 def fit(
@@ -37,6 +46,15 @@ def fit(
     show: Annotated[
         bool, typer.Option("--show", help="Choose again from what was trained in --out, for another --max-ms.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Write --out, a .zip that measures the candidates on another device.")
+    ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(help="The latency.json of another device, which the choice is for.")
+    ] = None,
+    confirm: Annotated[
+        Path | None, typer.Option(help="The latency.json of what was delivered in --out, from its own measure.zip.")
+    ] = None,
 ) -> None:
     """Find, train, export and verify the most accurate model that is fast enough on this device.
 
@@ -45,8 +63,36 @@ def fit(
     --out is a run with its exported file in export/, its score on images that nothing was chosen by, fit.html and
     fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
     """
+    size = None if image_size is None else parse_size(image_size, "--image-size")
+    given = {
+        "--data": data,
+        "--max-ms": max_ms,
+        "--hours": hours,
+        "--max-mib": max_mib,
+        "--image-size": image_size,
+        "--data-root": data_root,
+        "--plan": plan,
+        "--latency": latency,
+        "--confirm": confirm,
+        "--format": None if format == "onnx" else format,
+        "--percentile": None if percentile == 50 else percentile,
+        "--device": None if device == "auto" else device,
+        "--show": show or None,
+        "--measure": measure or None,
+        "--resume": resume or None,
+    }
+    for mode, used in MODES.items():
+        unused = [word for word, value in given.items() if value is not None and word not in (mode, *used)]
+        if given[mode] is not None and unused:
+            raise ConfigError(f"{mode} makes no use of {', '.join(unused)}: leave it out.")
     if show:
         _show(out, max_ms)
+        return
+    if measure:
+        _measure(out, data, format, size, data_root)
+        return
+    if confirm is not None:
+        _confirm(out, confirm)
         return
     import featherseg
     from featherseg.cli.train import TrainingProgress
@@ -63,13 +109,41 @@ def fit(
             out=out,
             hours=hours,
             format=format,
-            image_size=None if image_size is None else parse_size(image_size, "--image-size"),
+            image_size=size,
+            latency=latency,
             resume=resume,
             settings=settings,
             progress=progress,
         )
     print(one_line(summary(found.facts)))
     print(one_line(f"the exported file is {found.file}; what was tried: {found.page}"))
+
+
+def _measure(out: Path, data: str | None, format: str, size: Size | None, data_root: Path | None) -> None:
+    """Write the bundle and say what to do with it."""
+    from featherseg.cli.progress import progress_bar
+    from featherseg.cli.terminal import Console
+    from featherseg.fitting.elsewhere import bundle_candidates
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with progress_bar(console) as progress:
+        errors = bundle_candidates(out, data, format.split(","), size, data_root, progress)
+    for error in errors:
+        console.print(f"left out: {one_line(str(error))}", style="yellow")
+    console.print(f"unpack {one_line(str(out))} on the device and run there: python measure.py")
+
+
+def _confirm(run: Path, latency: Path) -> None:
+    """Write down what the device says of the delivered file; exit code 1 where it is over the limit."""
+    from featherseg.fitting.bundle import confirm
+    from featherseg.fitting.results import read_fit
+
+    found, facts = confirm(run, latency), read_fit(run)
+    taken = found["latency_ms"][f"p{facts['percentile']}"]
+    print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms"))
+    if not found["keeps_limit"]:
+        print(one_line(f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"))
+        raise typer.Exit(1)
 
 
 def _show(out: Path, max_ms: float | None) -> None:

@@ -7,7 +7,7 @@ what was decided before the first training; what follows, follows from it and fr
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,9 @@ from featherseg.evaluation.scoring import Scores
 from featherseg.exporters import export
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.pipeline import ExportSettings
+from featherseg.fitting.bundle import RUNTIMES, MeasuredLatency, read_latency
 from featherseg.fitting.candidates import Offer, offers, overrides, resize_of, settings_of
+from featherseg.fitting.elsewhere import bundle_chosen, timings_of
 from featherseg.fitting.feasible import image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate, time_file
 from featherseg.fitting.page import write_page
@@ -47,7 +49,7 @@ from featherseg.training.prepare import check_request, resolve_batch_size
 from featherseg.uncertainty.bootstrap import compare_files
 from featherseg.uncertainty.clusters import clusters_of
 
-TRIALS, LOCK = "trials", ".fit.lock"
+TRIALS, LOCK, BUNDLE = "trials", ".fit.lock", "measure.zip"
 
 STEPS_TIMED, MOST_TIMED = 0.02, 15.0
 """The share of the time, and the seconds at most, in which the steps of a candidate are timed."""
@@ -107,7 +109,7 @@ def fit(
     hours: float | None = None,
     format: str = "onnx",
     image_size: Size | None = None,
-    latency: Sequence[Timing] | None = None,
+    latency: str | Path | None = None,
     resume: bool = False,
     settings: FitSettings = DEFAULTS,
     progress: Progress | Reporter | None = None,
@@ -125,7 +127,8 @@ def fit(
         hours: From start to end; with `resume` more than before train the chosen model for longer.
         format: Of the exported file, a key of `exporters.EXPORTERS` that is run here.
         image_size: (height, width) of the images that will be predicted; default: that of a typical training image.
-        latency: What another device measured (`read_latency` of its latency.json), in place of timings here.
+        latency: The latency.json of another device, as the script of `featherseg fit --measure -o bundle.zip` writes it
+            there: the choice is by what that device takes.
         resume: Go on with what is in `out`, as it was begun; nothing else need be given.
         settings: Percentile, memory, data root, training device, a plan to carry out again.
         progress: As of `featherseg.train`.
@@ -175,7 +178,8 @@ def fit(
                 settings.device,
             )
             given = None if settings.plan is None else read_plan(Path(settings.plan))
-            made = begin(asked, out, began, latency, given, reporter)
+            measured = None if latency is None else read_latency(Path(latency))
+            made = begin(asked, out, began, measured, given, reporter)
         made = _with_hours(made, hours, out)
         winner, scores = halve(made, out, carry_out, reporter)
         final, made = train_to_the_end(made, winner, out, began, carry_out, reporter)
@@ -193,7 +197,7 @@ def _unless_begun(out: Path, new: bool) -> Iterator[None]:
 
 
 def begin(
-    asked: Asked, out: Path, began: float, latency: Sequence[Timing] | None, given: Made | None, reporter: Reporter
+    asked: Asked, out: Path, began: float, measured: MeasuredLatency | None, given: Made | None, reporter: Reporter
 ) -> Made:
     """Refuse what cannot be, time the candidates and their steps, and write the plan."""
     ends = began + 3600 * asked.hours
@@ -207,6 +211,8 @@ def begin(
     train = open_dataset(parts.name, parts.train, root := None if parts.root is None else Path(parts.root))
     val = open_dataset(parts.name, parts.val, root)
     size = typical_size(train)
+    if measured is not None and measured.image_size not in (asked.image_size, size):
+        asked = replace(asked, image_size=measured.image_size)
     image_size = asked.image_size or size
     if given is not None:
         made = replace(given, asked=asked, parts=parts, finals={}, given=True, spent=time.monotonic() - began)
@@ -216,7 +222,7 @@ def begin(
     # What each takes on the device; what cannot keep the limit costs no step of training
     image, started = image_of(val, image_size), time.monotonic()
     choice = offers(image_size)
-    if latency is None:
+    if measured is None:
         device, threads = here()
         reporter.message(
             f"timing up to {len(choice)} candidates as {asked.format} on {device}, {counted(threads, 'thread')}, "
@@ -231,9 +237,9 @@ def begin(
 
         timings = time_offers(choice, asked, image_size, measure, began, reporter)
     else:
-        device, threads = "another device", 0
+        device, threads = measured.device, measured.threads
         known = {offer.name for offer in choice}
-        timings = [t for t in latency if t.format == asked.format and Candidate(t.model, t.scale, 1, 1).name in known]
+        timings = [t for t in timings_of(measured, asked.format) if Candidate(t.model, t.scale, 1, 1).name in known]
     an_export = (time.monotonic() - started) / max(1, len(timings))
     feasible = [t for t in timings if t.keeps(asked.max_ms, asked.percentile, asked.max_mib)]
     if not feasible:
@@ -257,7 +263,7 @@ def begin(
     plan = make_plan(timed, max(1.0, left))
     spent = time.monotonic() - began
     made = Made(asked, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating)
-    made = replace(made, elsewhere=latency is not None)
+    made = replace(made, elsewhere=measured is not None)
     made.write(out)
     these = ", ".join(one.name for one in plan.candidates)
     reporter.message(f"training {these}: {duration(max(1.0, left))}, then export and the score on unseen images")
@@ -333,9 +339,15 @@ def deliver(
     # The file, which is timed again: where it takes too long it is not delivered
     own = ExportSettings(data_root=root)
     report = export(open_run(out), asked.format, settings=own, progress=reporter.progress)
-    timing = made.timing(winner)
-    if not made.elsewhere:
-        image = image_of(open_dataset(parts.name, parts.val, root), made.image_size)
+    timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
+    if made.elsewhere:
+        if asked.format in RUNTIMES:
+            bundle_chosen(out / BUNDLE, open_run(out), winner.scale, asked.format, image)
+            reporter.message(
+                f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
+                f"latency.json --out {out}"
+            )
+    else:
         name = (winner.model, winner.scale, asked.format)
         again = [time_file(report.path, image, name) for _ in range(AGAIN)]
         timing = sorted(again, key=lambda t: t.latency(asked.percentile))[AGAIN // 2]

@@ -1,0 +1,88 @@
+"""The device is seldom the machine that trains: candidates to be measured there, and the choice by what it says."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featherseg import models
+from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.files import check_writable
+from featherseg.core.types import ClassInfo, Progress, Size
+from featherseg.data import open_dataset
+from featherseg.data.palettes import default_palette
+from featherseg.data.statistics import typical_size
+from featherseg.exporters.job import Facts
+from featherseg.exporters.pipeline import describe
+from featherseg.fitting.bundle import BundleItem, MeasuredLatency, write_bundle
+from featherseg.fitting.candidates import offers, resize_of
+from featherseg.fitting.feasible import image_of
+from featherseg.fitting.latency import Timing
+from featherseg.runs import Run
+
+CLASSES, SIZE = 19, (360, 480)
+"""Of the candidates, where no data are named: latency hardly depends on the number of classes."""
+
+
+def bundle_candidates(
+    out: Path,
+    data: str | None = None,
+    formats: Sequence[str] = ("onnx",),
+    image_size: Size | None = None,
+    data_root: Path | None = None,
+    progress: Progress | None = None,
+) -> list[FeathersegError]:
+    """Write every candidate, untrained, into a .zip that measures them on another device; -> what was left out.
+
+    data gives classes, channels and the image that is measured with; image_size is (height, width). Raises UnknownName,
+    DataNotFound, ConfigError, MissingExtra and ExportError.
+    """
+    check_writable(out)
+    if out.suffix != ".zip":
+        raise ConfigError(f"--out {out}: a bundle is a .zip, such as bundle.zip.")
+    if data is not None:
+        train = open_dataset(data, "train", data_root)
+        size, classes = image_size or typical_size(train), train.classes
+        image = image_of(train, size)
+    else:
+        size = image_size or SIZE
+        classes = tuple(ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(CLASSES)))
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    names = list(dict.fromkeys(offer.model for offer in offers(size)))
+    items = []
+    for name in names:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            model = models.build(name, len(classes), image.shape[2]).eval()
+        scales = {offer.scale: resize_of(offer.scale, size) for offer in offers(size) if offer.model == name}
+        items += [BundleItem(model, name, Facts(name, classes, "untrained"), scales, format) for format in formats]
+    return list(write_bundle(out, items, image, progress))
+
+
+def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray) -> None:
+    """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there."""
+    resizes = {scale: run.recipe.data.test_resize}
+    item = BundleItem(run.model, run.recipe.model.name, describe(run.model, run, None), resizes, format)
+    write_bundle(out, [item], image)
+
+
+def timings_of(measured: MeasuredLatency, format: str) -> list[Timing]:
+    """What another device measured in a format. Raises ConfigError where there is nothing of it."""
+    rows = [row for row in measured.candidates if row.format == format]
+    if not rows:
+        formats = ", ".join(sorted({row.format for row in measured.candidates}))
+        raise ConfigError(f"latency.json holds no {format}, but {formats}: name one of these with --format.")
+    return [
+        Timing(
+            row.model,
+            row.scale,
+            row.format,
+            row.latency_ms.p50,
+            row.latency_ms.p95,
+            *row.latency_ms.interval,
+            row.memory_mib,
+            row.file_mib,
+        )
+        for row in rows
+    ]
