@@ -304,10 +304,10 @@ def test_show_imports_nothing_heavy(tmp_path):
 
 
 def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
-    page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.55), (10, 0.6)]}, made().plan)
+    page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
     for text in ("over the limit", "dropped at rung 1", "a board, &lt;2&gt; cores", "mIoU 58.00 % (50.00 to 70.00)"):
         assert text in page
-    assert "gained 5.0 points" in page
+    assert "From step 4 to step 8, at its constant rate, the chosen model gained 5.0 points" in page
     assert "A higher limit would let in frm-lite0 at 1 first, with 40.0 ms" in page
 
 

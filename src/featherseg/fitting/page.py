@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +91,16 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
 def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
     """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
     said = []
-    values = points.get(name_of(facts["chosen"]), [])
-    gains = [(a, b, score - before) for (a, before), (b, score) in pairwise(values) if b > a]
-    if gains:
-        start, end, gain = gains[-1]
+    values = points.get(name_of(facts["chosen"]), [])[:-1]  # the last one is behind the falling rate, which ends a run
+    if len(values) > 1:
+        (start, before), (end, score) = values[-2:]
+        more = "some more" if score - before > MARGIN else "little"
         said.append(
-            f"From step {start} to step {end}, its last ones at a falling rate, the chosen model gained "
-            f"{100 * gain:.1f} points on the validation images: more time would probably give "
-            f"{'some more' if gain > MARGIN else 'little'}."
+            f"From step {start} to step {end}, at its constant rate, the chosen model gained "
+            f"{100 * (score - before):.1f} points on the validation images: as many again would probably give {more}."
         )
     else:
-        said.append("The chosen model was validated once, at its end: what more time would give is not known.")
+        said.append("The chosen model was validated too seldom to tell what more time would give.")
     over = [row for row in facts["candidates"] if row["status"] == "over the limit"]
     if over:
         least = min(over, key=lambda row: row["latency_ms"]["p50"])
