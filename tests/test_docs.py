@@ -79,7 +79,14 @@ def test_every_command_in_the_documents_parses(line):
     command.make_context(verb, rest, parent=context)  # raises for an unknown option or a missing argument
 
 
-@pytest.mark.parametrize("line", [line for line in FEATHERSEG if line[0] in QUICK], ids=" ".join)
+def quick_commands():
+    """One of each verb for quick tests, all for slow ones."""
+    lines = [line for line in FEATHERSEG if line[0] in QUICK]
+    first = {line[0]: line for line in reversed(lines)}
+    return [pytest.param(line, marks=[] if first[line[0]] is line else pytest.mark.slow) for line in lines]
+
+
+@pytest.mark.parametrize("line", quick_commands(), ids=" ".join)
 def test_the_quick_commands_run(line, monkeypatch):
     monkeypatch.setattr("sys.argv", ["featherseg", *line])
     monkeypatch.setattr(probes, "findings", lambda extras: [])  # each tried in a process, by tests/cli/test_doctor.py

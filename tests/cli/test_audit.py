@@ -36,7 +36,9 @@ def run(tmp_path, monkeypatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("things", [False, True], ids=["semantic", "with objects"])
+@pytest.mark.parametrize(
+    "things", [pytest.param(False, marks=pytest.mark.slow), True], ids=["semantic", "with objects"]
+)
 def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(run, tmp_path, things):
     data, page, file = write_balls(tmp_path / "balls", things), tmp_path / "page.html", tmp_path / "audit.json"
     done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)

@@ -153,6 +153,7 @@ def test_an_engineer_s_int8_file_loses_no_more_than_she_allows(run, tmp_path):
     assert 100 * (parity["model_miou"] - parity["file_miou"]) <= 0.5
 
 
+@pytest.mark.slow  # its steps are quick tests of tests/cli/test_evaluate.py and test_compare.py
 def test_a_student_ablates_a_module_and_compares_the_runs(run, mended, tmp_path):
     without = train(mended, tmp_path / "without", "model.context=none", "train.seed=1")
     words = ("--split", "val", "--tta", "flip", "--scales", "0.75,1.0,1.25", "--json")

@@ -66,6 +66,7 @@ def instances(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow  # quick: tests/converters/ and tests/training/test_panoptic.py
 def test_coco_instances_become_a_panoptic_model_and_its_objects_coco(instances, tmp_path):
     dataset, run = tmp_path / "ds", tmp_path / "run"
     said = invoke("convert", instances, "--out", dataset)

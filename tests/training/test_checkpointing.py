@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from own_objects import TwoStrides
+from quick_exports import ONE_OF_EACH
 from small_training import equal_state
 
 from featherseg import models
@@ -37,8 +38,11 @@ def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
     assert peaks[1] < peaks[0]
 
 
-def test_every_backbone_of_the_catalogue_has_blocks():
-    for name in {models.entry(name).backbone: name for name in models.MODELS}.values():
+@pytest.mark.parametrize(
+    "names", [ONE_OF_EACH, pytest.param(tuple(models.MODELS), marks=pytest.mark.slow)], ids=["quick", "all"]
+)
+def test_every_backbone_of_the_catalogue_has_blocks(names):
+    for name in {models.entry(name).backbone: name for name in names}.values():
         with torch.device("meta"):
             net = models.build(name, 3)
         keys = list(net.state_dict())

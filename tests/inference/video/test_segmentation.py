@@ -358,7 +358,7 @@ def test_a_stop_right_behind_a_segment_keeps_it(predictor, clip, tmp_path, monke
 
 
 @pytest.mark.parametrize("full", [0, 2, 3], ids=["first segment", "last segment", "joined"])
-@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+@pytest.mark.parametrize("ending", [".mp4", pytest.param(".webm", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(predictor, tmp_path, monkeypatch, ending, full):
     noise = np.random.default_rng(0).integers(0, 256, (12, 180, 240, 3), np.uint8)  # PyAV writes it frame by frame
     clip = write_video(tmp_path / "clip.mp4", noise)

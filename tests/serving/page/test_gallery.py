@@ -166,6 +166,7 @@ def test_what_is_kept_of_images_is_bounded(page):
     assert page.evaluate(kept) == [False, False, False, True, False]
 
 
+@pytest.mark.slow  # the browser takes seconds to make them
 def test_too_many_images_are_refused_with_a_message(page):
     page.evaluate("""() => {
         const data = new DataTransfer();
