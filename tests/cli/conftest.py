@@ -46,9 +46,18 @@ def lawn(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lawn_run(tmp_path: Path, lawn: Path) -> Path:
-    """A run folder: frm-lite0, untrained, whose own data is `lawn`, one image of val."""
-    path = tmp_path / "lawn-run"
+def lawn_run(tmp_path: Path, lawn: Path, light_models: None) -> Path:
+    """A run folder: a light frm-lite0, untrained, whose own data is `lawn`, one image of val."""
+    return write_run(tmp_path / "lawn-run", lawn)
+
+
+@pytest.fixture
+def whole_run(tmp_path: Path, lawn: Path) -> Path:
+    """The same of the whole frm-lite0, which other processes can open."""
+    return write_run(tmp_path / "lawn-run", lawn)
+
+
+def write_run(path: Path, lawn: Path) -> Path:
     path.mkdir()
     data = {"name": str(lawn), "val_size": 1}
     torch.manual_seed(0)

@@ -54,7 +54,7 @@ def weights(model: str, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def field(lawn_run, tmp_path):
-    """Three runs each of two models, untrained: frm-lite0-0 ... efficientvit-seg-b0-2."""
+    """Three runs each of two light models, untrained: frm-lite0-0 ... efficientvit-seg-b0-2."""
     info, paths = open_run(lawn_run).info, []
     for model in ("frm-lite0", "efficientvit-seg-b0"):
         for seed in range(3):
@@ -282,6 +282,7 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
     assert "--data NAME" in str(error)
 
 
+@pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize(
     "models", [["efficientvit-seg-b0"], pytest.param(["efficientvit-seg-b0", "frm-lite0"], marks=pytest.mark.slow)]
 )

@@ -29,11 +29,11 @@ def slip(*arguments: object) -> Exception | None:
     return CliRunner().invoke(APP, [str(argument) for argument in arguments]).exception
 
 
-def test_the_process_answers_what_predict_writes_and_exits_cleanly(lawn_run: Path, tmp_path: Path):
+def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Path, tmp_path: Path):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(photo)
-    expected = Predictor(lawn_run, "cpu")(photo).save(tmp_path / "mask.png")[0].read_bytes()
-    command = [sys.executable, "-m", "featherseg", "serve", str(lawn_run), "--port", "0", "--device", "cpu"]
+    expected = Predictor(whole_run, "cpu")(photo).save(tmp_path / "mask.png")[0].read_bytes()
+    command = [sys.executable, "-m", "featherseg", "serve", str(whole_run), "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "FEATHERSEG_TOKEN": TOKEN}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -93,6 +93,7 @@ def train(folder: Path, out: Path, steps: int):
     return run("train", "efficientvit-seg-b0", "--data", folder, "--no-report", "--out", out, *options)
 
 
+@pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize("name", ["class_is_the_folder", "lists_of_numbers"])
 def test_what_was_written_is_trained_on_without_an_edit(tmp_path: Path, name: str):
     LAYOUTS[name](tmp_path / "data")
@@ -112,6 +113,7 @@ def test_every_layout_is_trained_on_for_20_steps(tmp_path: Path, name: str):
     assert result.exit_code == 0, result.exception
 
 
+@pytest.mark.usefixtures("light_models")
 def test_a_folder_without_a_dataset_toml_is_trained_on_as_it_is_proposed(tmp_path: Path, caplog):
     LAYOUTS["one_folder"](tmp_path / "data")
     caplog.set_level("INFO", "featherseg")

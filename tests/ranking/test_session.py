@@ -13,9 +13,10 @@ from color_model import ColorModel
 from lawn import TOML
 from PIL import Image
 from small_run import small_info
+from small_training import Tiny, TinyConfig
 from typer.testing import CliRunner
 
-from featherseg import cli, models
+from featherseg import cli
 from featherseg.converters import convert
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, RunError, UnknownName
 from featherseg.core.types import ClassInfo
@@ -53,8 +54,7 @@ def ready(tmp_path_factory) -> Path:
     run, name = folder / "run", str(folder / "lawn" / "dataset.toml")
     run.mkdir()
     torch.manual_seed(0)
-    model = models.build("efficientvit-seg-b0", 2)
-    save_weights(run, model.state_dict())
+    save_weights(run, Tiny(TinyConfig(channels=24), 2).state_dict())
     write_info(run, small_info(CLASSES, model="efficientvit-seg-b0", data={"name": name}, image_size=(64, 72)))
     Fingerprint.of({split: open_dataset(name, split) for split in ("train", "val")}).save(run / "data.json")
     for number in range(5):
@@ -66,7 +66,7 @@ def ready(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def yard(ready: Path, tmp_path: Path, monkeypatch) -> Path:
+def yard(ready: Path, tmp_path: Path, monkeypatch, light_models) -> Path:
     """A copy to spoil, worked in."""
     shutil.copytree(ready, tmp_path / "yard")
     name = str(tmp_path / "yard" / "lawn" / "dataset.toml")

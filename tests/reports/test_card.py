@@ -11,7 +11,7 @@ from featherseg.training import train
 
 
 def test_the_card_counts_the_looks_at_every_split(tmp_path):
-    run = train(request("train.epochs=1"), tmp_path / "run", Silent())
+    run = train(request("model.name=efficientvit-seg-b0", "train.epochs=1"), tmp_path / "run", Silent())
     assert "0.71 M parameters" in card(run)
     look = {"data": "shapes", "split": "test", "inference": "whole", "images": 3, "miou": 0.1}
     for miou in (0.1, 0.25):

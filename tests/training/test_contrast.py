@@ -27,7 +27,7 @@ def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):
     out = tmp_path / "run"
     reporter = HeadAt(out)
     run = trained(out, *CONTRAST, "train.checkpoint_seconds=1e-9", reporter=reporter)
-    assert reporter.heads[0].shape == (8, 32, 1, 1)
+    assert reporter.heads[0].shape == (8, 16, 1, 1)
     assert not torch.equal(reporter.heads[0], reporter.heads[-1])
     assert not [key for key in run.model.state_dict() if "embed" in key]
     plain = build_model(open_run(out).info)
@@ -36,8 +36,8 @@ def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):
 
 
 def test_the_contrast_changes_what_is_learnt(small_run, tmp_path):
-    weights = trained(tmp_path / "run", *CONTRAST).model.state_dict()["expand.conv.weight"]
-    assert not torch.equal(weights, small_run.model.state_dict()["expand.conv.weight"])
+    weights = trained(tmp_path / "run", *CONTRAST).model.state_dict()["classifier.weight"]
+    assert not torch.equal(weights, small_run.model.state_dict()["classifier.weight"])
 
 
 def test_a_switch_of_the_model_is_kept_by_the_run(tmp_path):

@@ -22,7 +22,7 @@ OPEN = tuple(text for text in SMALL if "epochs" not in text)
 
 def open_request(*overrides):
     """A small training, its length apart."""
-    return Request("frm-lite0", overrides=("model.name=efficientvit-seg-b0", *OPEN, *overrides))
+    return Request("frm-lite0", overrides=("model.name=tiny", *OPEN, *overrides))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_open_steps_grow_with_the_root_of_the_number_of_images(images, batch, ex
     recipe = parse_recipe(read_recipe("frm-lite0"), [f"train.batch_size={batch}", "augment.crop=[64, 64]"])
     assert recipe.train.steps == "auto"
     data = [open_dataset("shapes", "train", size=images), open_dataset("shapes", "val", size=1)]
-    net = build("efficientvit-seg-b0", len(data[0].classes))
+    net = build("tiny", len(data[0].classes))
     resolved, pace = length.resolve_length(recipe, net, data, None, Objects(), time.monotonic())
     assert resolved.train.steps == expected
     assert pace > 0
@@ -72,7 +72,7 @@ def paced(monkeypatch):
 def resolved(*overrides):
     recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), ["augment.crop=[64, 64]", *overrides])
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=20)]
-    net = build("efficientvit-seg-b0", len(data[0].classes))
+    net = build("tiny", len(data[0].classes))
     return length.resolve_length(recipe, net, data, None, Objects(), time.monotonic() - 12)[0].train
 
 

@@ -12,7 +12,7 @@ from featherseg.training import Request, train
 from featherseg.training.optimisers import build_schedule
 
 STABLE = (
-    "model.name=efficientvit-seg-b0",
+    "model.name=tiny",
     *(setting for setting in SMALL if not setting.startswith("train.epochs")),
     *('train.schedule="stable"', "train.ema=0.9", "train.keep=last", "train.validate_every=100"),
 )

@@ -285,7 +285,11 @@ def test_a_folder_with_things_holds_the_objects_it_was_made_of(own_scenes):
 
 
 def test_a_panoptic_model_trains_on_a_folder_of_ones_own(own_scenes, tmp_path):
-    request = Request(NAME, data=str(own_scenes), overrides=(*SMALL, "panoptic.threshold=0.0", "train.epochs=1"))
+    request = Request(
+        NAME,
+        data=str(own_scenes),
+        overrides=("model.name=tiny-panoptic", *SMALL, "panoptic.threshold=0.0", "train.epochs=1"),
+    )
     run = train(request, tmp_path / "run", Silent())
     scores = featherseg.evaluate(run, split="val")
     assert scores.panoptic["n"] > 0

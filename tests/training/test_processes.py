@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from small_training import SMALL, YARD, Silent, equal_state
+from small_training import SMALL, YARD, Silent, equal_state, request
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
@@ -205,7 +205,7 @@ def test_torchrun_with_another_number_of_processes_is_refused(monkeypatch):
 
 def test_another_number_of_processes_may_resume(tmp_path):
     reporter = Silent()
-    run = train(Request("efficientvit-seg-b0", overrides=(*SMALL, "train.epochs=1")), tmp_path / "run", reporter)
+    run = train(request("train.epochs=1"), tmp_path / "run", reporter)
     asked = Request(None, overrides=("train.devices=2", "train.device=cpu"))
     train(asked, run.path, reporter, resume=True)
     assert any("nothing left to do" in text for text in reporter.messages)

@@ -46,7 +46,7 @@ def content(folder):
         ({"data": "no/such/dataset.toml"}, ConfigError, ["data.name is 'shapes'", "no/such/dataset.toml"]),
         ({"data_root": "/no/such"}, ConfigError, ["data.root is None in the run and '/no/such' now"]),
         ({"init": "runs/other"}, ConfigError, ["--init is None in the run and 'runs/other' now"]),
-        ({"recipe": "pidnet-s"}, ConfigError, ["model.name is 'efficientvit-seg-b0' in the run and 'pidnet-s' now"]),
+        ({"recipe": "pidnet-s"}, ConfigError, ["model.name is 'tiny' in the run and 'pidnet-s' now"]),
     ],
     ids=lambda value: next(iter(value.values()))[0] if isinstance(value, dict) else None,
 )

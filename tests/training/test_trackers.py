@@ -158,7 +158,7 @@ def test_mlflow_shows_the_run_and_a_resumed_one_continues_it(mlflow_server, tmp_
     assert found.info.run_id == begun.info.run_id == json.loads((out / "trackers.json").read_text())["mlflow"]
     assert found.info.status == "FINISHED"
     assert found.data.params["train.batch_size"] == "4"
-    assert found.data.params["model.name"] == "efficientvit-seg-b0"
+    assert found.data.params["model.name"] == "tiny"
     metrics = {m.step: m.value for m in client.get_metric_history(found.info.run_id, "loss")}
     assert metrics == {step: record["loss"] for step, record in run.metrics().items()}
     validated = {m.step for m in client.get_metric_history(found.info.run_id, "val_miou")}
