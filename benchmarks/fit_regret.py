@@ -100,7 +100,8 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     """Dataset and seed -> its candidates, of which every one has a latency. Raises SystemExit where there is none."""
     from featherseg.counting.catalogue import counts
 
-    times = {(row["dataset"], row["model"], row["scale"]): row["p50_ms"] for row in read_lines(latencies)}
+    rows = [row for row in read_lines(latencies) if row["format"] == "onnx"]
+    times = {(row["dataset"], row["model"], row["scale"]): row["p50_ms"] for row in rows}
     found: dict[tuple[str, int], list[Recorded]] = {}
     for row in read_lines(table):
         key = (row["dataset"], row["model"], row["scale"])

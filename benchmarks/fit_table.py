@@ -1,6 +1,7 @@
 """The recorded table that `fit` is judged by: what each candidate reaches after how much training, on several datasets.
 
     python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --out runs/fit-table [--jobs 2]
+    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --latencies onnx openvino onnx-int8
     python benchmarks/fit_table.py --table
 
 A row is dataset x candidate (model, input scale) x seed. It trains at a constant rate (`train.schedule = "stable"`)
@@ -9,6 +10,9 @@ on val and test, and a copy of the run goes on for a fifth of the rung's steps a
 It ends at the first rung of at least LEAST seconds behind which val gained less than GAIN over the last fifth of the
 training, or at the last. Steps of a rung follow from the time of a step, measured when the row begins. Finished rows
 stand in tables/fit_table.jsonl; the same command does what is missing, and starts a row anew that was killed.
+
+--latencies times each candidate in these formats as `fit` does, on an image of each dataset, and trains nothing; its
+rows stand in tables/fit_latency.jsonl. Nothing else may run then.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -33,6 +38,10 @@ import featherseg
 from featherseg.core.files import append_line, read_lines, remove_tree
 from featherseg.core.machine import processor
 from featherseg.core.types import Reporter, Size
+from featherseg.data import open_dataset
+from featherseg.fitting.candidates import resize_of
+from featherseg.fitting.feasible import image_of
+from featherseg.fitting.latency import here, time_candidate
 
 TABLE = Path(__file__).parent / "tables" / "fit_table.jsonl"
 RUNGS = (60, 120, 240, 480, 960, 1920)
@@ -44,6 +53,7 @@ LEAST, GAIN = 600, 0.3
 TIMED = 20
 """Steps by which a step is timed, behind as many that are not."""
 SEEDS = (0, 1)
+LATENCIES = TABLE.with_name("fit_latency.jsonl")
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,32 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
         list(pool.map(one, [row for row in rows if row not in done]))
 
 
+def time_missing(labels: list[str], places: dict[str, str], formats: list[str], table: Path) -> None:
+    """Every candidate of every dataset in every format without a row, in processes one after the other."""
+    done = {(r["dataset"], r["model"], r["scale"], r["format"]) for r in read_lines(table)}
+    device, threads = here()
+    for label in labels:
+        data = DATA[label]
+        root = Path(places[data.name]) if data.name == "camvid" else None
+        train = open_dataset(places["neu"] if data.name == "neu" else data.name, "train", root)
+        image = image_of(train, data.size)
+        for model, scale in CANDIDATES:
+            for name in ((model, scale, format) for format in formats if (label, model, scale, format) not in done):
+                resize = resize_of(scale, data.size)
+                timing = time_candidate(name, train.classes, resize, image, [image]).as_dict()
+                p50, p95 = (timing["latency_ms"][key] for key in ("p50", "p95"))
+                row = {
+                    "dataset": label,
+                    "model": model,
+                    "scale": scale,
+                    "format": name[2],
+                    "p50_ms": p50,
+                    "p95_ms": p95,
+                }
+                row |= {"image_size": data.size, "device": device, "threads": threads, "commit": commit()}
+                append_line(table, row | {"processor": processor()["processor"], "date": date.today().isoformat()})
+
+
 def print_table(table: Path) -> None:
     """Test mIoU behind the falling rate, by rung."""
     for row in sorted(read_lines(table), key=lambda row: (row["dataset"], row["model"], row["scale"], row["seed"])):
@@ -198,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--latencies", nargs="+", metavar="FORMAT", help="train nothing, time the candidates")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--places", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -212,6 +249,9 @@ def main() -> None:
         if asked.neu_root:
             places["neu"] = str(neu_seg.write(asked.neu_root, asked.out / "neu-lists"))
         labels = [label for label, data in DATA.items() if data.name == "shapes" or data.name in places]
+        if asked.latencies:
+            time_missing(labels, places, asked.latencies, LATENCIES)
+            return
         rows = [(label, *one, seed) for seed in asked.seeds for label in labels for one in CANDIDATES]
         record_missing(rows, places, asked.out, asked.rows, asked.jobs)
     print_table(asked.rows)

@@ -321,7 +321,7 @@ def fit_rows(ends, seeds=(0, 1)):
             rungs.append({"steps": seconds * 10, "ended": seconds * 12.5, "val": reached, "test_decayed": reached})
         key = {"dataset": dataset, "model": model, "scale": 1.0}
         rows.append(key | {"seed": seed, "step_seconds": 0.1, "rungs": rungs})
-        times.append(key | {"p50_ms": 10.0 * (number + 1)})
+        times.append(key | {"format": "onnx", "p50_ms": 10.0 * (number + 1)})
     return rows, times
 
 
