@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class Reading:
         return sum(pair.count for pair in self.pairs)
 
     @property
-    def affixes(self) -> dict[str, str]:
+    def affixes(self) -> dict[str, Any]:
         """As a dataset.toml says them."""
         image, mask = self.pairs[0].image_affix, self.pairs[0].mask_affix
         return {"image_prefix": image[0], "mask_prefix": mask[0], "image_suffix": image[1], "mask_suffix": mask[1]}

@@ -43,18 +43,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the images are, as a recipe's [data] says it. test: None where no other images have masks."""
+    """Where the images are, as a recipe's [data] says it.
+
+    test: None where no other images have masks; val_size: of the validation images so many are scored, None for all.
+    """
 
     name: str
     root: str | None
     train: str = "train"
     val: str = "val"
     test: str | None = "test"
+    val_size: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Keys of [data]."""
-        return {"name": self.name, "root": self.root, "train_split": self.train, "val_split": self.val}
+        found = {"name": self.name, "root": self.root, "train_split": self.train, "val_split": self.val}
+        return found | ({} if self.val_size is None else {"val_size": self.val_size})
 
 
 @dataclass(frozen=True)

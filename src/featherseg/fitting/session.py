@@ -54,6 +54,9 @@ TRIALS, LOCK, BUNDLE = "trials", ".fit.lock", "measure.zip"
 STEPS_TIMED, MOST_TIMED = 0.02, 15.0
 """The share of the time, and the seconds at most, in which the steps of a candidate are timed."""
 
+VALIDATING, LEAST_SCORED = 0.03, 20
+"""The share of the time that a validation may take, and the images that it has in any case."""
+
 FEW = 200
 """Steps with which no model is near what it can be."""
 
@@ -181,9 +184,13 @@ def fit(
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(asked, out, began, measured, given, reporter)
         made = _with_hours(made, hours, out)
-        winner, scores = halve(made, out, carry_out, reporter)
-        final, made = train_to_the_end(made, winner, out, began, carry_out, reporter)
-        return deliver(made, winner, final, scores, out, began, reporter)
+        try:
+            winner, scores = halve(made, out, carry_out, reporter)
+            final, made = train_to_the_end(made, winner, out, began, carry_out, reporter)
+            return deliver(made, winner, final, scores, out, began, reporter)
+        except KeyboardInterrupt:
+            reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
+            raise
 
 
 @contextmanager
@@ -215,6 +222,7 @@ def begin(
         asked = replace(asked, image_size=measured.image_size)
     image_size = asked.image_size or size
     if given is not None:
+        parts = replace(parts, val_size=given.parts.val_size)
         made = replace(given, asked=asked, parts=parts, finals={}, given=True, spent=time.monotonic() - began)
         made.write(out)
         return made
@@ -258,7 +266,11 @@ def begin(
     tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
     scored = (3 if EXPORTERS[asked.format].quantised else 1) * len(val)
     ending = 10 + 2 * an_export + 1.5 * each * (tested + scored) + KEPT_BACK * 3600 * asked.hours
-    validating = STARTING + each * len(val)
+    few = max(LEAST_SCORED, int(VALIDATING * 3600 * asked.hours / each))
+    if few < len(val):
+        parts = replace(parts, val_size=few)
+        reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
+    validating = STARTING + each * min(few, len(val))
     left = ends - time.monotonic() - ending - 2 * validating * len(timed)
     plan = make_plan(timed, max(1.0, left))
     spent = time.monotonic() - began
