@@ -9,8 +9,8 @@ images are noise with squares of every class, of the dataset's size, drawn in me
 are smooth JPEGs and PNG masks on the disk instead. A process for each. The first step and the one that validates are
 not timed. `waiting` is the share of the time in which the training waits for its loader. A loss that is no number ends
 a row with an error. Finished rows stand in tables/paper_recipes.jsonl; the same command does what is missing. Seconds
-are those of a GPU on the clock, or of one processor of a CPU. Hours are these times the steps of the whole recipe, times
-batches of this size in one of the recipe: nothing longer than the rows was run.
+are those of a GPU on the clock, or of one processor of a CPU. Hours are these times the steps of the whole recipe,
+times batches of this size in one of the recipe: nothing longer than the rows was run.
 """
 
 import argparse
@@ -195,42 +195,6 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         steps, hours = whole(row["recipe"], row)
         where = row["device"] + ("" if row["threads"] is None else ", one processor")
         figures = f"{row['memory_gb']:.1f} | {step_seconds(row):.3g}"
-        crop = run.recipe.augment.crop
-    seconds, spent = (np.median(np.diff(times)[:-1]) for times in (clock.ends, clock.spent))
-    if not all(map(math.isfinite, clock.losses)):
-        sys.exit(f"{recipe}: a loss is no number: {clock.losses}")
-    on_gpu = device == "cuda"
-    found = {"crop": crop, "precision": run.recipe.train.precision, "losses": [round(x, 4) for x in clock.losses]}
-    found |= {"seconds": round(float(seconds), 4), "processor_seconds": round(float(spent), 4)}
-    found |= {"waiting": round((clock.waits[-2] - clock.waits[0]) / (clock.ends[-2] - clock.ends[0]), 3)}
-    found |= {"memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else memory}
-    found |= {"device": torch.cuda.get_device_name() if on_gpu else processor()["processor"]}
-    found |= {"threads": None if on_gpu else torch.get_num_threads()}
-    print(json.dumps(found))
-
-
-def whole(recipe: str, row: dict[str, Any]) -> tuple[int, float]:
-    """(steps of the whole recipe, hours of them at the row's pace)."""
-    settings, data = parse_recipe(read_recipe(recipe)).train, parse_recipe(read_recipe(recipe)).data.name
-    assert settings.epochs
-    assert isinstance(settings.batch_size, int)
-    steps = settings.epochs * -(-DATA[data][1] // settings.batch_size)
-    return steps, steps * settings.batch_size / row["batch"] * step_seconds(row) / 3600
-
-
-def step_seconds(row: dict[str, Any]) -> float:
-    """Of a GPU on the clock; of a CPU those of one processor, which other work beside it does not stretch."""
-    return float(row["seconds" if row["threads"] is None else "processor_seconds"])
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows in Markdown."""
-    print("| recipe | crop | batch | steps | GB | s a step | waiting | the whole: steps, hours | where |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        steps, hours = whole(row["recipe"], row)
-        where = row["device"] + (f", {row['threads']} threads" if row["threads"] else "")
-        figures = f"{row['memory_gb']:.1f} | {row['seconds']:.3g} | {row['batch'] / row['seconds']:.3g}"
         crop = "x".join(map(str, row["crop"]))
         print(
             f"| {row['recipe']}{', from files' * row['files']} | {crop} | {row['batch']} of {row['whole_batch']} | "
