@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -505,3 +506,16 @@ def test_intervals_of_pairs_are_student_s_and_hold_together(simulation, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "seeds 0, 1, 2, 3, 4:" in lines[1]
     assert [line.rpartition(": ")[2] for line in lines[-3:]] == ["better", "better", "no difference is shown"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tests", "kernels", "latency", "training", "papers", "ddp"])
+def test_every_stage_for_a_gpu_runs_small_on_a_cpu_and_once(stage, tmp_path):
+    command = [str(FOLDER.parent / "scripts" / "gpu.sh"), stage, "--dry"]
+    environment = os.environ | {"GPU_FOLDER": str(tmp_path / "gpu"), "PYTHON": sys.executable, "OUT": str(tmp_path)}
+    first, again = (subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == again.returncode == 0, first.stdout + first.stderr
+    assert (tmp_path / f"{stage}.md").read_text().startswith("| ")
+    rows = (tmp_path / "gpu-dry" / f"{stage}.md").read_text().splitlines()
+    assert len(rows) > 2 or stage == "tests"  # which all need a GPU
+    assert again.stdout == f"gpu: {stage} is done: {tmp_path}/gpu-dry/{stage}.md\n" or stage == "tests"
