@@ -1,6 +1,8 @@
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from PIL import Image
 
 import featherseg
 from featherseg.auditing import session
-from featherseg.auditing.probabilities import probabilities_at
+from featherseg.auditing.probabilities import probabilities_at, train_fold
 from featherseg.auditing.session import audit
 from featherseg.core.errors import DataError, FeathersegError, UnknownName
 from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
+from featherseg.training import job
 
 
 def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path):
@@ -136,6 +139,34 @@ def test_a_fold_that_took_too_long_takes_from_predicting_and_the_rest_stay_as_lo
     assert session.share_of_fold(18, 12.0, 2, 3.9) == 2.4  # of 6 left 3.6 are kept
     assert session.share_of_fold(18, 6.0, 1, 3.9) == 3.9
     assert session.share_of_fold(18, 17.9, 2, 3.9) == 0.1
+
+
+def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its_minutes(
+    runtime, tmp_path, monkeypatch
+):
+    asked = []
+
+    def train_fold(data, folds, fold, out, minutes, device, progress, steps):
+        asked.append((fold, steps, minutes))
+        return SimpleNamespace(metrics=lambda: {3: {}, 7: {}})
+
+    monkeypatch.setattr(session, "train_fold", train_fold)
+    monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
+    audit(Balls(), tmp_path / "audit.html", minutes=60)
+    assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
+    assert sum(row[2] for row in asked) <= session.TRAINING * 60 + 0.1
+
+
+@pytest.mark.parametrize("steps", [None, 7])
+def test_a_fold_is_trained_until_its_minutes_are_over(tmp_path, monkeypatch, steps):
+    asked = []
+    monkeypatch.setattr(job, "train", lambda request, out, reporter, resume: asked.append(request))
+    began = time.monotonic()
+    train_fold(Balls(), np.arange(24) % 3, 1, tmp_path / "fold", 2.0, "cpu", lambda *_: None, steps)
+    (request,) = asked
+    assert ("train.steps=7" if steps else "train.minutes=2.0") in request.overrides
+    assert 100 < request.ends - began < 120 + time.monotonic() - began
+    assert not set(request.objects.data[0].keys) & {key for n, key in enumerate(Balls.keys) if n % 3 == 1}
 
 
 def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):

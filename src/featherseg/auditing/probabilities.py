@@ -86,12 +86,19 @@ def open_unseeing(run: str | Path | Run, data: SegmentationData, device: str) ->
 
 
 def train_fold(
-    data: SegmentationData, folds: np.ndarray, fold: int, out: Path, minutes: float, device: str, progress: Progress
+    data: SegmentationData,
+    folds: np.ndarray,
+    fold: int,
+    out: Path,
+    minutes: float,
+    device: str,
+    progress: Progress,
+    steps: int | None = None,
 ) -> Run:
     """A quick training on all folds but one, or what is left of it where it was stopped.
 
-    Its steps are counted at its start; where they take longer than they promised it ends before the last of them, with
-    the weights that it has when the minutes are over. Raises as `featherseg.train`.
+    Of so many steps, or of those that there is time for by how long the first ones take. When the minutes are over it
+    ends all the same, with the weights that it has then. Raises as `featherseg.train`.
     """
     from featherseg.training.job import torch_as_it_was, train
     from featherseg.training.length import ENDING, SPARE
@@ -100,7 +107,7 @@ def train_fold(
 
     began = time.monotonic()
     ends = began + 60 * minutes * (1 - SPARE) - ENDING
-    if (out / RESOLVED).is_file():
+    if steps is None and (out / RESOLVED).is_file():
         minutes = open_run(out).recipe.train.minutes or minutes  # it goes on as it was begun
     rest, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
     shown = held[np.linspace(0, len(held) - 1, min(LOOKED_AT, len(held))).astype(int)]
@@ -112,7 +119,7 @@ def train_fold(
     request = Request(
         MODEL,
         overrides=(
-            f"train.minutes={minutes}",
+            f"train.minutes={minutes}" if steps is None else f"train.steps={steps}",
             f"model.pretrained={pretrained}",
             'train.keep="last"',
             "train.validations=1",

@@ -63,7 +63,7 @@ TOP = 50
 FEWEST = 2 * FOLDS
 """Images, for models to be trained without some of them."""
 
-FORMAT = 3
+FORMAT = 4
 """Raised where what is kept of images would be another: then an audit begins anew."""
 
 Source = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -174,10 +174,12 @@ def audit(
     folds = folds_of(data.keys, present, groups)
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
     if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
-        shares = list[float]()
+        shares, steps = list[float](), None
         for fold in range(FOLDS):
             shares.append(share_of_fold(minutes, (time.monotonic() - began) / 60, fold, *shares[:1]))
-            trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress)
+            out_of_fold = folder / f"fold-{fold}"
+            trained = train_fold(data, folds, fold, out_of_fold, shares[-1], device, progress, steps)
+            steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
             runtimes.append(open_runtime(trained, device))
 
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
