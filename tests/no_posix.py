@@ -100,7 +100,8 @@ def work(folder, form=""):
     run, image = folder / "run", folder / "image.png"
     Image.fromarray(Shapes("val", 1)[0].image).save(image)
     settings = ("train.epochs=3", "train.batch_size=4", "train.checkpoint_seconds=1e-9", "data.workers=1")
-    settings += ("model.name=frm-lite0",) if form else ()  # ncnn lacks layers of the model that is quick to train
+    # ncnn lacks layers of the model that is quick to train
+    settings += ("model.name=frm-lite0" if form else "model.name=efficientvit-seg-b0",)
     with suppress(Killed):
         trained(run, *settings, reporter=KilledAt(4))
     for verb in (

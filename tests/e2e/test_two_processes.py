@@ -28,7 +28,7 @@ def test_two_processes_train_one_run_and_resume_it(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_taught_by_outputs_that_are_computed_once(tmp_path):
-    teacher = trained(tmp_path / "teacher", "train.epochs=1")
+    teacher = trained(tmp_path / "teacher", "model.name=efficientvit-seg-b0", "train.epochs=1")
     command = [sys.executable, "-m", "featherseg", "train", "efficientvit-seg-b0", "--no-report"]
     command += ["--teacher", str(teacher.path), "--out", str(tmp_path / "run")]
     for setting in (*SMALL, "train.device=cpu", "train.devices=2"):
