@@ -60,8 +60,11 @@ VALIDATING, LEAST_SCORED = 0.03, 20
 FEW = 200
 """Steps with which no model is near what it can be."""
 
-STARTING = 3.0
-"""Seconds before the first step of a training, or of one that goes on."""
+STARTING, AN_IMAGE = 5.0, 0.005
+"""Seconds before the first step of a training, or of one that goes on, and what each image adds: measured on 2,400."""
+
+EXPORTING, ONCE_AGAIN = 35.0, 6.0
+"""Seconds that the export of the last one takes at least, and one of its timings."""
 
 KEPT_BACK = 0.02
 """The share of the time that nothing is planned for."""
@@ -265,12 +268,13 @@ def begin(
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
     tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
     scored = (3 if EXPORTERS[asked.format].quantised else 1) * len(val)
-    ending = 10 + 2 * an_export + 1.5 * each * (tested + scored) + KEPT_BACK * 3600 * asked.hours
+    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
+    ending += KEPT_BACK * 3600 * asked.hours
     few = max(LEAST_SCORED, int(VALIDATING * 3600 * asked.hours / each))
     if few < len(val):
         parts = replace(parts, val_size=few)
         reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
-    validating = STARTING + each * min(few, len(val))
+    validating = STARTING + AN_IMAGE * (len(train) + len(val) + tested) + each * min(few, len(val))
     left = ends - time.monotonic() - ending - 2 * validating * len(timed)
     plan = make_plan(timed, max(1.0, left))
     spent = time.monotonic() - began
