@@ -36,6 +36,7 @@ def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=Non
         spent=10.0,
         ending=30.0,
         validating=1.0,
+        opening=0.0,
         given=given,
     )
 

@@ -68,7 +68,8 @@ class Made:
 
     device and threads are those that the timings are of; train_size the (height, width) of a typical training image,
     image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
-    end; validating: a validation, with what a training needs to start. finals: of whoever was the last one, its steps
+    end; validating: a validation, with what a training needs to start;
+    opening: what its first start needs beside that. finals: of whoever was the last one, its steps
     and how many of them at a falling rate, fixed when it began; given: it came from a file and is carried out to the
     letter; elsewhere: the timings are another device's.
     """
@@ -84,6 +85,7 @@ class Made:
     spent: float
     ending: float
     validating: float
+    opening: float
     finals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     given: bool = False
     elsewhere: bool = False
@@ -105,7 +107,18 @@ class Made:
         write_json(out / PLAN, found | {"finals": {name: list(steps) for name, steps in self.finals.items()}})
 
 
-PLAIN = ("device", "threads", "image_size", "train_size", "spent", "ending", "validating", "given", "elsewhere")
+PLAIN = (
+    "device",
+    "threads",
+    "image_size",
+    "train_size",
+    "spent",
+    "ending",
+    "validating",
+    "opening",
+    "given",
+    "elsewhere",
+)
 """Fields of a plan that stand in the file as they are."""
 
 
