@@ -23,6 +23,7 @@ STYLE = """
 .spent{display:flex;height:1.4rem;border-radius:4px;overflow:hidden;margin:.4rem 0}
 .spent span{display:block;background:var(--accent);opacity:.35;border-right:1px solid var(--paper)}
 .spent .chosen{opacity:1}
+.training{max-width:34rem}
 .chart .other{stroke:var(--muted);opacity:.7}
 """
 
