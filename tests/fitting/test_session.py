@@ -28,7 +28,6 @@ from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings, halve, train_to_the_end
 from featherseg.fitting.trials import Segment
 from featherseg.models import MODELS as CATALOGUE
-from featherseg.uncertainty.bootstrap import image_counts
 
 # What may be chosen
 
@@ -174,6 +173,16 @@ def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
     assert kept.finals == {SLOW.name: (10, 2)}
 
 
+def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
+    asked, given = made(max_ms=20.0).asked, made()
+    for other, message in ((asked, "images of 64x96"), (replace(asked, format="torch-export"), "of onnx files")):
+        with pytest.raises(ConfigError, match=message):
+            session.begin(other, tmp_path, time.monotonic(), None, given, Silent())
+    measured = answer(tmp_path / "latency.json", 5.0)
+    with pytest.raises(ConfigError, match="Give one of them"):
+        session.begin(asked, tmp_path, time.monotonic(), measured, given, Silent())
+
+
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     plan = made(hours=1.0)
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
@@ -311,22 +320,6 @@ def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
     assert "A higher limit would let in frm-lite0 at 1 first, with 40.0 ms" in page
 
 
-def test_the_interval_of_a_score_holds_it():
-    from featherseg.evaluation.scoring import Scores
-    from featherseg.fitting.session import interval_of
-
-    rng = np.random.default_rng(0)
-    confusion = rng.integers(1, 50, (300, 3, 3)) + 200 * np.eye(3, dtype=int)
-    counts = image_counts(confusion)
-    whole = counts.sum(axis=0)
-    miou = (whole[1] / (whole[0] + whole[2] - whole[1])).mean()
-    blank = dict.fromkeys(Scores.__dataclass_fields__)
-    scores = Scores(**blank | {"counts": counts, "per_image": {f"{i:04d}": 0.5 for i in range(300)}, "miou": miou})
-    low, high = interval_of(scores)
-    assert low < miou < high
-    assert high - low < 0.02
-
-
 # What is refused before any work
 
 
@@ -347,6 +340,10 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="expected 50 or 95"):
         FitSettings(percentile=90)
+    (tmp_path / "dataset.toml").write_text("mine")
+    with pytest.raises(RunError, match="already exists"):
+        featherseg.fit("shaps", 5, out=tmp_path)
+    assert (tmp_path / "dataset.toml").read_text() == "mine"
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="already exists"):
         featherseg.fit("shapes", 5, out=tmp_path)

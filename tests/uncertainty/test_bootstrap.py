@@ -18,6 +18,7 @@ from featherseg.uncertainty.bootstrap import (
     compare_files,
     compare_models,
     image_counts,
+    score_interval,
     student_quantile,
     too_few_runs,
 )
@@ -295,3 +296,12 @@ def test_the_mean_of_a_replicate_varies_as_the_mean_of_the_clusters_does():
     drawn = bootstrap._draw(np.ones((5, 1, 3, 1)) * values[:, None, None, None], 40_000, np.random.default_rng(0))
     means = drawn[:, 0, 0, 0] / 4
     assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
+
+
+def test_the_interval_of_a_score_holds_it():
+    rng = np.random.default_rng(0)
+    counts = image_counts(rng.integers(1, 50, (300, 3, 3)) + 200 * np.eye(3, dtype=int))
+    whole = counts.sum(axis=0)
+    found = score_interval(counts, single_images(300))
+    assert found.value == pytest.approx((whole[1] / (whole[0] + whole[2] - whole[1])).mean())
+    assert found.low < found.value < found.high < found.low + 0.02

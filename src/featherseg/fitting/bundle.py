@@ -35,6 +35,7 @@ from featherseg.core.wording import one_line
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
+from featherseg.fitting.results import FIT
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor
 from featherseg.recipe import ImageSize
@@ -47,9 +48,6 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 
 MOST_BYTES = 2**22
 """Of a latency.json."""
-
-FIT = "fit.json"
-"""In the run folder that `fit` delivers."""
 
 README = """\
 How fast are these models here? Unpack everything into one folder on the device that will run them.

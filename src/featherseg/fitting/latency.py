@@ -25,7 +25,7 @@ from scipy.stats import binom
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.core.errors import DeviceError, ExportError, FeathersegError, RunError, require
+from featherseg.core.errors import DeviceError, FeathersegError, RunError, require
 from featherseg.core.files import load_json, write_json
 from featherseg.core.machine import machine, peak_memory, usable_cores
 from featherseg.core.types import ClassInfo, Resize
@@ -231,7 +231,7 @@ def main() -> None:
             began = began if len(times) > WARM else start
             predictor(image)
             times.append(1000 * (time.perf_counter() - start))
-    except (FeathersegError, ExportError) as error:
+    except FeathersegError as error:
         sys.exit(" ".join(str(error).splitlines()))
     peak = peak_memory()
     answer = {"ms": times[WARM:], "memory_mib": None if peak is None else round(peak / MIB, 1)}

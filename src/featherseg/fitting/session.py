@@ -5,15 +5,12 @@ what was decided before the first training; what follows, follows from it and fr
 """
 
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from featherseg.api import evaluate
 from featherseg.core.errors import ConfigError, RunError, TrainingError, require, unknown
@@ -24,7 +21,6 @@ from featherseg.core.types import Progress, Reporter, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
-from featherseg.evaluation.scoring import Scores
 from featherseg.exporters import export
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.pipeline import ExportSettings
@@ -46,7 +42,7 @@ from featherseg.training.job import torch_as_it_was
 from featherseg.training.length import duration, time_step, time_validation
 from featherseg.training.memory import estimate_memory
 from featherseg.training.prepare import check_request, resolve_batch_size
-from featherseg.uncertainty.bootstrap import compare_files
+from featherseg.uncertainty.bootstrap import score_interval
 from featherseg.uncertainty.clusters import clusters_of
 
 TRIALS, LOCK, BUNDLE = "trials", ".fit.lock", "measure.zip"
@@ -152,7 +148,8 @@ def fit(
     require("lightning", "train", "fit")
     began, out, reporter = command_began(), Path(out), reporter_of(progress)
     there = (out / PLAN).is_file()
-    new = not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK, DATASET})
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and names <= {LOCK, DATASET})))
     if not resume and not new:
         raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
     if not there and (data is None or max_ms is None):
@@ -203,7 +200,9 @@ def _unless_begun(out: Path, new: bool) -> Iterator[None]:
         yield
     finally:
         if new and not (out / PLAN).is_file():
-            shutil.rmtree(out, ignore_errors=True)
+            for name in (LOCK, DATASET):
+                (out / name).unlink(missing_ok=True)
+            out.rmdir()
 
 
 def begin(
@@ -225,6 +224,13 @@ def begin(
         asked = replace(asked, image_size=measured.image_size)
     image_size = asked.image_size or size
     if given is not None:
+        if measured is not None:
+            raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
+        if (given.asked.format, given.image_size) != (asked.format, image_size):
+            raise ConfigError(
+                f"the plan is of {given.asked.format} files and images of {size_text(given.image_size)}, not of "
+                f"{asked.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
+            )
         parts = replace(parts, val_size=given.parts.val_size)
         made = replace(given, asked=asked, parts=parts, finals={}, given=True, spent=time.monotonic() - began)
         made.write(out)
@@ -385,7 +391,8 @@ def deliver(
     chosen = {**timing.as_dict(), "miou_val": score_at(final, steps)}
     chosen |= {"miou_test": None, "interval": None} if tested is None else {"miou_test": tested.miou}
     if tested is not None:
-        chosen["interval"] = interval_of(tested)
+        interval = score_interval(tested.counts, clusters_of(list(tested.per_image)))
+        chosen["interval"] = None if math.isnan(interval.low) else [interval.low, interval.high]
     facts = {
         "format_version": 1,
         "chosen": chosen,
@@ -409,19 +416,6 @@ def deliver(
         if old != final:
             remove_tree(old)
     return FitResult(out, facts)
-
-
-def interval_of(scores: Scores) -> list[float] | None:
-    """The 95 % interval of mIoU over the images; None where they are too few for one.
-
-    It is that of the difference from a prediction without a fault, whose mIoU is 1.
-    """
-    labelled = scores.counts[:, :1]  # (N, 1, K)
-    perfect = np.repeat(labelled, 3, axis=1)
-    found = compare_files([scores.counts, perfect], clusters_of(list(scores.per_image)))[0].miou
-    if math.isnan(found.low):
-        return None
-    return [round(max(0.0, 1 + found.low), 4), round(min(1.0, 1 + found.high), 4)]
 
 
 def _candidates(
@@ -492,6 +486,6 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
         return made
     if hours < made.asked.hours:
         raise ConfigError(f"--hours {hours:g}: it was begun with {made.asked.hours:g}. More can be given, not less.")
-    made = replace(made, asked=replace(made.asked, hours=hours), finals={})
+    made = replace(made, asked=replace(made.asked, hours=hours), finals={}, given=False)
     made.write(out)
     return made

@@ -109,6 +109,16 @@ def compare_files(
     return _compare([one[None] for one in counts], clusters, replicates, seed)
 
 
+def score_interval(counts: np.ndarray, clusters: Sequences) -> Interval:
+    """mIoU (0..1) of one file by its `image_counts` (N, 3, K), with its interval: NaN where the images are too few.
+
+    It is that of the difference from a prediction without a fault, whose mIoU is 1.
+    """
+    found = compare_files([counts, np.repeat(counts[:, :1], 3, axis=1)], clusters)[0].miou
+    low, high = np.clip([1 + found.low, 1 + found.high], 0, 1).tolist()
+    return Interval(1 + found.value, low, high, found.clusters)
+
+
 def compare_models(
     counts: Sequence[np.ndarray], clusters: Sequences, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
