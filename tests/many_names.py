@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from ray import cloudpickle
 
+from featherseg.core.cluster import ray_cluster
 from featherseg.inference import cluster
 from featherseg.inference.manifest import DONE, Listed, Record
 from featherseg.inference.settings import InferenceSettings
@@ -39,7 +40,7 @@ def main(count: int, alone: bool) -> None:
     cluster.list_images = lambda folder: (Listed(f"{n * FACTOR % count:09}.jpg", 0) for n in range(count))
     with TemporaryDirectory() as folder:
         job = cluster.Job("run", "in", f"{folder}/out", "cpu", InferenceSettings(), 4.0, None, "")
-        with nullcontext() if alone else cluster.ray_cluster("local", 2):
+        with nullcontext() if alone else ray_cluster("local", 2, "prediction"):
             execute = cluster.in_this_process if alone else cluster.over_ray(2)
             assert cluster.predict_folder(job, execute, 2, lambda *counts: None) == (count, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from featherseg.cli import build_app, predict_cluster
 from featherseg.cli.predict_cluster import _Progress
 from featherseg.core.errors import ConfigError, DataNotFound, MissingExtra
-from featherseg.inference import cluster
 from featherseg.runs import STARTER
 
 
@@ -60,12 +59,6 @@ def test_without_ray_the_extra_is_named(photos, tmp_path, monkeypatch):
     result = predict(photos, "-o", tmp_path / "out", "--cluster", "local")
     assert isinstance(result.exception, MissingExtra)
     assert "pip install 'featherseg[cluster]'" in str(result.exception)
-
-
-@pytest.mark.parametrize("address", ["remote", "127.0.0.1", ":6379", "a:b", "a:99999", "ray://a:1"])
-def test_what_is_no_address_is_told(address):
-    with pytest.raises(ConfigError, match="expected local, auto, or HOST:PORT"), cluster.ray_cluster(address, 1):
-        pass
 
 
 def test_progress_tells_done_failed_rate_and_time_left(monkeypatch):

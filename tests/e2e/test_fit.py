@@ -10,13 +10,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from fit_plans import FAST, made, timing, write_yard
 from PIL import Image
 
 import featherseg
 from featherseg.core.errors import ConfigError
-from featherseg.fitting import session
+from featherseg.fitting import delivery, session
 
 pytestmark = pytest.mark.slow
 
@@ -86,17 +87,47 @@ def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_pat
     assert weights(whole) != weights(killed)
 
 
+def test_trials_side_by_side_on_ray_outlive_a_worker(yard, tmp_path):
+    pytest.importorskip("ray")
+    made(yard, given=True, max_ms=1000.0, **PLAN).write(tmp_path)
+    out = tmp_path / "out"
+    words = ("--plan", str(tmp_path / "plan.json"), "--cluster", "local", "--workers", "2")
+    running = subprocess.Popen(command(yard, out, *words))
+    killed, together, ends = 0, 0, time.monotonic() + 600
+    while running.poll() is None and time.monotonic() < ends:
+        children = psutil.Process(running.pid).children(recursive=True)
+        trials = [child for child in children if "_remotely" in " ".join(_command_line(child))]
+        together = max(together, len(trials))
+        if not killed and len(trials) == 2 and list((out / "trials").glob("*/resolved.json")):
+            trials[0].kill()
+            killed += 1
+        time.sleep(0.2)
+    assert running.wait(10) == 0
+    assert (killed, together) == (1, 2)
+    chosen, score, rows = decided(out)
+    assert 0 < score < 1
+    assert sum(row["miou_val"] is not None for row in rows) == 2
+    assert chosen in [row["model"] for row in rows if row["status"] == "chosen"]
+
+
+def _command_line(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     plan = made(yard, given=True, rungs=(), final=(2, 1), max_ms=20.0)
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
     replace(plan, plan=one).write(tmp_path)
-    monkeypatch.setattr(session, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
     settings = session.FitSettings(plan=tmp_path / "plan.json")
     with pytest.raises(featherseg.FeathersegError, match=r"took 20\.5 ms .* over the limit of 20 ms"):
         featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
     assert not (tmp_path / "out" / "fit.json").exists()
     assert not list((tmp_path / "out" / "export").glob("*.onnx"))
-    monkeypatch.setattr(session, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
     found = featherseg.fit(out=tmp_path / "out", resume=True)
     assert found.facts["chosen"]["latency_ms"]["p50"] == 19.5
     assert found.file.is_file()

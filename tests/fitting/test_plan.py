@@ -44,6 +44,14 @@ def test_those_that_cost_most_train_and_each_rung_halves_them():
     assert decay == int(DECAY * steps)
 
 
+def test_candidates_that_train_at_once_get_more_time_each():
+    plan = make_plan(EIGHT, 8 * 3600, at_once=4)
+    seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
+    a_rung = 4 * 3600 / 3
+    assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
+    assert len(make_plan(EIGHT, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
+
+
 def test_with_little_time_it_is_the_rule_the_largest_that_fits():
     for seconds, compared in ((4 * LEAST - 1, 1), (4 * LEAST, 2), (16 * LEAST, 4), (48 * LEAST, 8)):
         plan = make_plan(EIGHT, seconds)

@@ -10,13 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fit_plans import FAST, SLOW, made, timing, write_yard
+from PIL import Image
 from small_training import Silent
 
 import featherseg
 from featherseg.cli import main
-from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError, TrainingError
 from featherseg.data import open_dataset
-from featherseg.fitting import feasible, session
+from featherseg.fitting import beginning, feasible
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import MODELS, SCALES, Offer, offers, resize_of, settings_of
 from featherseg.fitting.latency import SPARE, median_interval
@@ -26,8 +27,13 @@ from featherseg.fitting.plan import MOST, Candidate
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings, halve, train_to_the_end
-from featherseg.fitting.trials import Segment
+from featherseg.fitting.trials import Segment, Workers
 from featherseg.models import MODELS as CATALOGUE
+
+ALONE = Workers(None, 1, 1)
+
+SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
+
 
 # What may be chosen
 
@@ -77,7 +83,7 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0):
 def test_those_that_just_keep_the_limit_are_timed(monkeypatch, max_ms):
     cheapest = min(offer.macs for offer in offers((100, 100))) * 1e4
     found, truth = measured(monkeypatch, 2.0 / cheapest, max_ms)
-    kept = {Candidate(t.model, t.scale, 1, 1).name for t in found if t.keeps(max_ms, 50, None)}
+    kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
     best = sorted((name for name, ms in truth.items() if ms <= (1 - SPARE) * max_ms), key=truth.__getitem__)
     assert kept >= set(best[-MOST + 1 :])  # the first guess may be another
     assert len(kept) == min(MOST, len(best))
@@ -173,14 +179,26 @@ def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
     assert kept.finals == {SLOW.name: (10, 2)}
 
 
+def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monkeypatch):
+    path = write_yard(tmp_path / "yard", splits=SPLITS)
+    Image.fromarray(np.full((64, 96), 7, np.uint8)).save(tmp_path / "yard" / "masks" / "017x.png")
+    monkeypatch.setattr(beginning, "time_offers", None)
+    with pytest.raises(DataError, match=r"017x.png.*7"):
+        featherseg.fit(path, 20.0, out=tmp_path / "out", hours=0.1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
     asked, given = made(max_ms=20.0).asked, made()
     for other, message in ((asked, "images of 64x96"), (replace(asked, format="torch-export"), "of onnx files")):
         with pytest.raises(ConfigError, match=message):
-            session.begin(other, tmp_path, time.monotonic(), None, given, Silent())
+            beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+    there = replace(asked, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
+    with pytest.raises(ConfigError, match=r"over the limit of 10 ms by the plan: frm-lite0-light at 1\. Fit"):
+        beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
     measured = answer(tmp_path / "latency.json", 5.0)
     with pytest.raises(ConfigError, match="Give one of them"):
-        session.begin(asked, tmp_path, time.monotonic(), measured, given, Silent())
+        beginning.begin(asked, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
 
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
@@ -209,15 +227,15 @@ def answer(path, light_ms):
 
 @pytest.mark.parametrize(("light_ms", "trained"), [(15.0, SLOW.name), (50.0, FAST.name)])
 def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, light_ms, trained):
-    monkeypatch.setattr(session, "_pace", lambda *rest: (0.1, 0.01))
-    monkeypatch.setattr(session, "time_candidate", None)  # nothing is timed here
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
     asked = made(max_ms=20.0, hours=0.02).asked
-    plan = session.begin(asked, tmp_path, time.monotonic(), measured, None, Silent())
+    plan = beginning.begin(asked, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
     assert [one.name for one in plan.plan.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
-        session.begin(replace(asked, format="ncnn"), tmp_path, time.monotonic(), measured, None, Silent())
+        beginning.begin(replace(asked, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
 
 
 def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):

@@ -3,12 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,25 +223,3 @@ def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"graph")
     assert model_digest(Runtime(), str(tmp_path / "m.onnx")) == hashlib.sha256(b"graph").hexdigest()
     assert model_digest(open_runtime(STARTER, "cpu"), STARTER) == model_digest(open_runtime(STARTER, "cpu"), STARTER)
-
-
-@pytest.mark.parametrize("failures", [0, 2, 3])
-def test_ray_gets_three_starts_and_leaves_nothing_behind(monkeypatch, failures):
-    """It gives itself 30 s, in which a busy machine does not start it."""
-    left, made = [TimeoutError("timed out during startup")] * failures, []
-
-    def init(**options):
-        assert options["num_cpus"] == 2
-        if left:
-            made.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
-            raise left.pop()
-
-    ray = SimpleNamespace(init=init, shutdown=lambda: None, cluster_resources=lambda: {"CPU": 2.0, "GPU": 1.0})
-    monkeypatch.setattr(cluster, "require", lambda *_: ray)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    with suppress(ConfigError), cluster.ray_cluster("local", 2) as gpus:
-        assert gpus == 1
-        assert failures < 3
-    assert [process.wait(10) for process in made] == [-signal.SIGKILL] * failures
-    for process in made:
-        process.stdin.close()

@@ -16,7 +16,7 @@ MODES = {
     "--show": ("--max-ms",),
     "--measure": ("--data", "--format", "--image-size", "--data-root"),
     "--confirm": (),
-    "--resume": ("--data", "--max-ms", "--hours"),
+    "--resume": ("--data", "--max-ms", "--hours", "--cluster", "--workers"),
 }
 """What else is of use beside an option that asks for something else than a new fit."""
 
@@ -43,6 +43,15 @@ def fit(
     plan: Annotated[
         Path | None, typer.Option(help="A plan.json to carry out again: nothing is timed beforehand.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Train candidates side by side by Ray, here or there.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Candidates at once, with --cluster [default: one a machine].")
+    ] = None,
+    loggers: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Follow the trainings there as well: tensorboard, mlflow, wandb.")
+    ] = "",
     show: Annotated[
         bool, typer.Option("--show", help="Choose again from what was trained in --out, for another --max-ms.")
     ] = False,
@@ -72,6 +81,9 @@ def fit(
         "--image-size": image_size,
         "--data-root": data_root,
         "--plan": plan,
+        "--cluster": cluster,
+        "--workers": workers,
+        "--loggers": loggers or None,
         "--latency": latency,
         "--confirm": confirm,
         "--format": None if format == "onnx" else format,
@@ -101,7 +113,8 @@ def fit(
     from featherseg.fitting.session import FitSettings
 
     keep_freed_memory()
-    settings = FitSettings(percentile, max_mib, data_root, device, plan)
+    followed = tuple(filter(None, loggers.split(",")))
+    settings = FitSettings(percentile, max_mib, data_root, device, plan, cluster, workers, followed)
     with TrainingProgress() as progress:
         found = featherseg.fit(
             data,

@@ -36,7 +36,8 @@ def predict_over_cluster(
     """
     from featherseg.cli.options import with_own_resize
     from featherseg.cli.terminal import Console
-    from featherseg.inference.cluster import Job, model_digest, over_ray, predict_folder, ray_cluster
+    from featherseg.core.cluster import ray_cluster
+    from featherseg.inference.cluster import Job, model_digest, over_ray, predict_folder
     from featherseg.inference.runtimes import open_runtime
 
     workers = workers or os.cpu_count() or 1
@@ -52,10 +53,10 @@ def predict_over_cluster(
     digest = model_digest(runtime, run)
     del runtime
     console = Console(highlight=False, soft_wrap=True)
-    with ray_cluster(cluster, workers) as gpus:
-        if device == "cuda" and gpus < workers:
-            raise ConfigError(f"--device cuda: {workers} workers, but the cluster has {gpus} GPUs. Give fewer.")
-        device = "cuda" if device != "cpu" and gpus >= workers else "cpu"
+    with ray_cluster(cluster, workers, "prediction over a cluster") as there:
+        if device == "cuda" and there.gpus < workers:
+            raise ConfigError(f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer.")
+        device = "cuda" if device != "cpu" and there.gpus >= workers else "cpu"
         job = Job(place, folder, out, device, settings, memory_gb, max_side, digest)
         console.print(f"{workers} workers, each on one {'GPU' if device == 'cuda' else 'processor'}")
         told = _Progress(console)

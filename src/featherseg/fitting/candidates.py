@@ -8,10 +8,9 @@ from typing import Any
 
 from featherseg import models
 from featherseg.backbones.weights import PRETRAINED
-from featherseg.core.errors import unknown
 from featherseg.core.types import Resize, Size
 from featherseg.counting.catalogue import counts
-from featherseg.fitting.plan import Candidate
+from featherseg.fitting.plan import name_of
 from featherseg.training.length import choose_crop
 
 MODELS = (
@@ -50,8 +49,8 @@ class Offer:
 
     @property
     def name(self) -> str:
-        """`frm-lite0-light at 0.5`."""
-        return Candidate(self.model, self.scale, 0, 0).name
+        """What it is called."""
+        return name_of(self.model, self.scale)
 
 
 def offers(size: Size) -> list[Offer]:
@@ -63,13 +62,6 @@ def offers(size: Size) -> list[Offer]:
     scales = [s for s in (*SCALES, *(ABOVE if math.prod(size) <= SMALL else ())) if min(size) * s >= LEAST_SIDE]
     found = [Offer(name, scale, counts(name)[1] * scale**2) for name in named for scale in scales or [1.0]]
     return sorted(found, key=lambda offer: (offer.macs, offer.name))
-
-
-def offered(model: str, scale: float) -> Offer:
-    """One of them by its name and scale. Raises UnknownName for a model that is none."""
-    if model not in MODELS:
-        raise unknown("model that fit chooses from", model, MODELS)
-    return Offer(model, scale, counts(model)[1] * scale**2)
 
 
 def has_weights(model: str) -> bool:

@@ -13,7 +13,7 @@ from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.fitting.candidates import Offer
 from featherseg.fitting.latency import SPARE, Timing, guess_speed
-from featherseg.fitting.plan import MOST, Candidate
+from featherseg.fitting.plan import MOST
 from featherseg.fitting.record import Asked
 
 TIMING = 0.1
@@ -41,9 +41,9 @@ def time_offers(
     left = list(choice)
     while left:
         now = time.monotonic()
-        kept = [t for t in timings if t.keeps(asked.max_ms, asked.percentile, asked.max_mib)]
+        kept = [t for t in timings if t.keeps(*asked.limits)]
         if timings:
-            speed = median(t.p50 / macs[Candidate(t.model, t.scale, 1, 1).name] for t in timings)
+            speed = median(t.p50 / macs[t.name] for t in timings)
         aim = asked.max_ms * (1 - SPARE if timings else 0.5)
         within = [offer for offer in left if macs[offer.name] * speed <= aim]
         a_timing = (now - began) / max(1, len(timings))
@@ -78,7 +78,7 @@ def no_candidate(asked: Asked, timings: Sequence[Timing]) -> ConfigError:
     fastest = min(timings, key=lambda t: t.latency(asked.percentile))
     memory = "" if fastest.memory_mib is None else f" and {fastest.memory_mib:.0f} MiB"
     return ConfigError(
-        f"none of {counted(len(timings), 'candidate')} that were timed keeps {limits}. The fastest is {fastest.model} "
-        f"at {fastest.scale:g} with {fastest.latency(asked.percentile):.1f} ms{memory}. Allow more, or try another "
+        f"none of {counted(len(timings), 'candidate')} that were timed keeps {limits}. The fastest is {fastest.name} "
+        f"with {fastest.latency(asked.percentile):.1f} ms{memory}. Allow more, or try another "
         "--format or smaller images (--image-size)."
     )

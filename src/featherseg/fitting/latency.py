@@ -33,6 +33,7 @@ from featherseg.counting.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
+from featherseg.fitting.plan import name_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize_factor, scale_images
 
@@ -62,6 +63,11 @@ class Timing:
     high: float
     memory_mib: float | None
     file_mib: float
+
+    @property
+    def name(self) -> str:
+        """What the candidate is called."""
+        return name_of(self.model, self.scale)
 
     def latency(self, percentile: int) -> float:
         """The one that the limit is about."""
@@ -98,7 +104,7 @@ def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str]) -> Ti
         done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        raise RunError(f"{name[0]} at {name[1]:g} as {name[2]} could not be timed: {last}")
+        raise RunError(f"{name_of(*name[:2])} as {name[2]} could not be timed: {last}")
     found = json.loads(done.stdout.splitlines()[-1])
     low, high = median_interval(found["ms"])
     p50, p95 = np.percentile(found["ms"], [50, 95]).tolist()

@@ -1,10 +1,14 @@
 """Images to train with, to choose by and to judge by in the end: the splits of a fit, made where there are none."""
 
 import os
+import time
 from pathlib import Path
+
+import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
+from featherseg.core.types import SegmentationData
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
 from featherseg.data.datasets.dataset_toml import toml_text
 from featherseg.fitting.record import Parts
@@ -13,6 +17,9 @@ HELD_OUT = 0.1
 """The share of the training images that becomes a split which a dataset of one's own does not have."""
 
 DATASET = "dataset.toml"
+
+LOOKING = 5.0
+"""Seconds in which the masks of a split are read before anything is timed; a training reads all of them first."""
 
 
 def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str]]:
@@ -54,3 +61,12 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         open_dataset(parts.name, name, Path(base))  # refused now where too few are left
     these = " and ".join(missing)
     return parts, [f"{data} has no {these} images with masks: {HELD_OUT:.0%} of train became {these} ({out / DATASET})"]
+
+
+def look_at_labels(data: SegmentationData) -> None:
+    """Read masks in any order for LOOKING seconds, so that a fault is said early. Raises what `label` raises."""
+    ends = time.monotonic() + LOOKING
+    for index in np.random.default_rng(0).permutation(len(data)).tolist():
+        data.label(index)
+        if time.monotonic() > ends:
+            break

@@ -27,6 +27,11 @@ MARGIN = 0.005
 """Of mIoU (0..1): within it scores tell nothing apart. Seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
 
 
+def name_of(model: str, scale: float) -> str:
+    """What a model at an input scale is called: `frm-lite0-light at 0.5`."""
+    return f"{model} at {scale:g}"
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model at an input scale, what its mask takes on the device, and what a step of its training takes here."""
@@ -38,8 +43,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """`frm-lite0-light at 0.5`."""
-        return f"{self.model} at {self.scale:g}"
+        """What it is called."""
+        return name_of(self.model, self.scale)
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,12 @@ class Plan:
     final: Mapping[str, tuple[int, int]]
 
 
-def make_plan(feasible: Sequence[Candidate], seconds: float) -> Plan:
+def make_plan(feasible: Sequence[Candidate], seconds: float, at_once: int = 1) -> Plan:
     """The plan for these seconds of training: as many candidates as can be compared, those that cost most first.
 
     Of all that keep the limit the ones with the highest latency train, as the rule says (the largest that fits is the
-    best guess); where the time is too short to compare even two, the largest gets all of it. Raises ValueError where
-    none is feasible or there are no seconds.
+    best guess); where the time is too short to compare even two, the largest gets all of it. at_once: candidates that
+    train at the same time. Raises ValueError where none is feasible or there are no seconds.
     """
     if not feasible or seconds <= 0:
         raise ValueError(f"expected candidates and seconds, found {len(feasible)} and {seconds:g}")
@@ -68,12 +73,12 @@ def make_plan(feasible: Sequence[Candidate], seconds: float) -> Plan:
 
     # Each rung has the same time, shared evenly: the first among all, the second among half of them, ...
     compared = 2 ** int(math.log2(min(MOST, len(ordered))))
-    while compared > 1 and (1 - FINALIST) * seconds / math.log2(compared) / compared < LEAST:
+    while compared > 1 and (1 - FINALIST) * seconds / math.log2(compared) / math.ceil(compared / at_once) < LEAST:
         compared //= 2
     rounds = int(math.log2(compared))
     chosen, spent, rungs = ordered[:compared], 0.0, list[tuple[Mapping[str, int], int]]()
     for number in range(rounds):
-        spent += (1 - FINALIST) * seconds / rounds / (compared >> number)
+        spent += (1 - FINALIST) * seconds / rounds / math.ceil((compared >> number) / at_once)
         steps = {one.name: max(1, int(spent / one.step_seconds)) for one in chosen}
         rungs.append((steps, compared >> (number + 1)))
     left = FINALIST * seconds if rounds else seconds

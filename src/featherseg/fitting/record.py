@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
-from featherseg.fitting.candidates import offered
+from featherseg.fitting.candidates import MODELS
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
 
@@ -31,6 +31,7 @@ class Asked:
     format: str
     image_size: Size | None
     device: str
+    loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.max_ms < 1e7 or not math.isfinite(self.max_ms):
@@ -39,6 +40,11 @@ class Asked:
             raise ConfigError(f"hours = {self.hours}: expected a number above 0, such as 2 or 0.5.")
         if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
             raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
+
+    @property
+    def limits(self) -> tuple[float, int, float | None]:
+        """As `Timing.keeps` takes them."""
+        return self.max_ms, self.percentile, self.max_mib
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,11 @@ def read_plan(path: Path) -> Made:
             raise ValueError(f"it is of format {found['format_version']}, written by a newer featherseg")
         asked, parts = dict(found["asked"]), Parts(**found["parts"])
         asked["image_size"] = _size(asked["image_size"])
+        asked["loggers"] = tuple(asked.get("loggers", ()))
         candidates = tuple(Candidate(**row) for row in found["candidates"])
         for one in candidates:
-            offered(one.model, one.scale)
+            if one.model not in MODELS:
+                raise unknown("model that fit chooses from", one.model, MODELS)
             if not all(0 < value < 1e7 for value in (one.scale, one.latency_ms, one.step_seconds)):
                 raise ValueError(f"{one.name}: expected numbers above 0")
         rungs = tuple(({name: _steps(n) for name, n in row["steps"].items()}, row["keep"]) for row in found["rungs"])

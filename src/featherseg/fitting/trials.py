@@ -1,31 +1,46 @@
 """The trainings of a fit: each candidate a run folder that goes on from rung to rung, to the bit.
 
-`carry_out` is the seam for more machines: it takes segments, which are plain values, and gives what became of each.
+An Executor takes segments, which are plain values, and gives what became of each: `carry_out` in this process,
+`_over_ray` in a Ray cluster.
 """
 
 import math
 import os
+import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from featherseg.core.errors import TrainingError
+import torch
+
+from featherseg.core.cluster import Cluster, ray_cluster
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
 from featherseg.core.files import append_line, read_lines
+from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
+from featherseg.core.wording import one_line
+from featherseg.fitting.plan import Candidate
+from featherseg.fitting.record import PLAN
 from featherseg.runs import METRICS, RESOLVED, open_run
 from featherseg.training import Request, train
 
-SECONDS = "seconds.jsonl"
-"""In a trial's folder: what its segments took."""
+TRIALS, SECONDS = "trials", "seconds.jsonl"
+"""The folder of a fit's trials; in that of a trial: what its segments took."""
+
+MOST_LOST = 10
+"""Workers that may be killed under a segment."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """A trial, and up to which step it goes on, the last `decay` of them at a falling rate.
 
-    recipe and overrides are those of its training; source: the trial whose state it begins with, None for its own.
+    recipe and overrides are those of its training; source: the trial whose state it begins with, None for its own;
+    group: the folder of the fit.
     """
 
     folder: Path
@@ -34,6 +49,7 @@ class Segment:
     steps: int
     decay: int = 0
     source: Path | None = None
+    group: Path | None = None
 
 
 class _Steps:
@@ -55,6 +71,97 @@ def carry_out(segments: Sequence[Segment], reporter: Reporter) -> list[float]:
     return [_carry_out(segment, reporter) for segment in segments]
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who carries trials out: so many at once, each with so many threads."""
+
+    execute: Executor
+    at_once: int
+    threads: int
+
+
+@contextmanager
+def trial_workers(cluster: str | None, workers: int | None) -> Iterator[Workers]:
+    """This process, or a Ray cluster ("local", "auto", HOST:PORT) with `workers` trials at once, else one a machine.
+
+    Every machine must see the data and OUT under the same path. Raises ConfigError and MissingExtra.
+    """
+    if cluster is None:
+        if workers is not None:
+            raise ConfigError(
+                f"--workers {workers} is of a cluster: add --cluster local or an address, or leave it out."
+            )
+        yield Workers(carry_out, 1, torch.get_num_threads())
+        return
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: expected 1 or more.")
+    least = max(workers or 1, usable_cores()) if cluster == "local" else workers or 1
+    with ray_cluster(cluster, least, "trials over a cluster") as there:
+        at_once = workers or there.machines
+        yield Workers(partial(_over_ray, there, at_once), at_once, _threads(there, at_once))
+
+
+def _threads(there: Cluster, at_once: int) -> int:
+    """Of each of so many trials: all of a machine where there is one for each."""
+    return max(1, there.processors // -(-at_once // there.machines))
+
+
+def _over_ray(there: Cluster, at_once: int, segments: Sequence[Segment], reporter: Reporter) -> list[float]:
+    """Every segment a task; of a worker that was killed it is done again by another, from its last checkpoint on."""
+    import ray
+
+    threads = _threads(there, min(at_once, len(segments)))
+    task = ray.remote(_remotely).options(num_cpus=threads, num_gpus=min(1, there.gpus), max_retries=MOST_LOST)
+    waiting = {}
+    for number, segment in enumerate(segments):
+        source = None if segment.source is None else segment.source.resolve()
+        there_too = replace(segment, folder=segment.folder.resolve(), source=source)
+        waiting[task.remote(there_too, threads)] = number
+    found = [math.nan] * len(segments)
+    while waiting:
+        reporter.progress("training on the cluster", len(segments) - len(waiting), len(segments))
+        (done, *_), _ = ray.wait(list(waiting))
+        number = waiting.pop(done)
+        try:
+            found[number], messages = ray.get(done)
+        except ray.exceptions.RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), FeathersegError):
+                raise cause from None
+            raise FeathersegError(
+                f"the cluster gave up {segments[number].folder.name}: {one_line(str(error).strip().splitlines()[-1])}. "
+                "What is done stays; --resume goes on."
+            ) from error
+        for text in messages:
+            reporter.message(text)
+    return found
+
+
+class _Told:
+    """Keeps the messages, which another process will tell."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def step(self, *record: object) -> None:
+        """Not told."""
+
+    def progress(self, *state: object) -> None:
+        """Not told."""
+
+
+def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
+    """A segment in a process of the cluster; -> its score and its messages."""
+    plan = segment.folder.parent.parent / PLAN
+    if not plan.is_file():
+        raise DataNotFound(f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines share.")
+    torch.set_num_threads(threads)
+    told = _Told()
+    return _carry_out(segment, told), told.messages
+
+
 def _carry_out(segment: Segment, reporter: Reporter) -> float:
     folder, known = segment.folder, score_at(segment.folder, segment.steps)
     if known is not None:
@@ -64,7 +171,7 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
     began, done = time.monotonic(), _last_step(folder)
     try:
-        request = Request(segment.recipe, overrides=(*segment.overrides, *lengths))
+        request = Request(segment.recipe, overrides=(*segment.overrides, *lengths), group=segment.group)
         train(request, folder, _Steps(reporter), resume=True)
     except TrainingError as error:
         reporter.message(f"{folder.name} is dropped: {error}")
@@ -72,6 +179,11 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     append_line(folder / SECONDS, {"steps": segment.steps - done, "seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found
+
+
+def trial_folder(out: Path, one: Candidate) -> Path:
+    """Where a candidate trains."""
+    return out / TRIALS / f"{one.model}-{one.scale:g}"
 
 
 def score_at(folder: Path, steps: int) -> float | None:
@@ -100,14 +212,14 @@ def _last_step(folder: Path) -> int:
     return max(open_run(folder).metrics(), default=0) if (folder / RESOLVED).is_file() else 0
 
 
-def copy_run(source: Path, to: Path) -> None:
+def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
     """A run folder, file by file; the one that makes it a run comes last, so that a kill leaves no half of one."""
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*"), key=lambda path: path.name == RESOLVED):
         place = to / path.relative_to(source)
         if path.is_dir():
             place.mkdir(exist_ok=True)
-        elif path.name not in (SECONDS, ".lock"):
+        elif path.name not in (SECONDS, ".lock", *but):
             temporary = place.with_name(f"{place.name}.tmp")
             shutil.copyfile(path, temporary)
             os.replace(temporary, place)

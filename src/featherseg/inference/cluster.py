@@ -1,8 +1,8 @@
 """The masks of a folder of images by many processes or machines, by Ray Data (docs/decisions/0019).
 
-The only file that imports Ray, and only where it is started: what is done to the images can be run, and is tested,
-without it. A task is a share of the images that wait; a worker may be killed at any moment, and its task is done again
-by another, because a mask appears whole under its name or not at all, and is the same bytes whoever writes it.
+Ray is imported only where it is started: what is done to the images can be run, and is tested, without it. A task is a
+share of the images that wait; a worker may be killed at any moment, and its task is done again by another, because a
+mask appears whole under its name or not at all, and is the same bytes whoever writes it.
 """
 
 import hashlib
@@ -12,19 +12,18 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 from torch import nn
 
 from featherseg.backbones.weights import sha256_of
 from featherseg.core.allocator import return_freed_memory
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, require
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.core.files import check_folder, load_json, name_too_long, write_atomic, write_bytes, write_json
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
 from featherseg.core.wording import one_line
@@ -40,12 +39,6 @@ MANIFEST, SETTINGS = "predictions.jsonl", "settings.json"
 
 MOST_TASKS, SMALL_TASK = 20_000, 16
 """Ray's driver keeps some kilobytes of every task, so that their number is bounded; of few images a task has 16."""
-
-ANSWER_SECONDS = 5
-"""Within which a cluster's head must take a connection."""
-
-STARTS = 3
-"""Of Ray on this machine, each of which gives up after 30 s; a busy machine needs more for the first."""
 
 
 @dataclass(frozen=True)
@@ -345,57 +338,6 @@ class _Shares:
 
     def share(self, number: int, size: int) -> list[Image]:
         return self.manifest.share(number, size)
-
-
-@contextmanager
-def ray_cluster(address: str, workers: int) -> Iterator[int]:
-    """Start Ray on this machine ("local"), or join the cluster at HOST:PORT or "auto"; -> the number of its GPUs.
-
-    Raises MissingExtra, and ConfigError where nobody answers there, or the cluster has too few processors.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine starts it in more than 30 s
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: beside any other work they stand still
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it survives, it need not tell
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address not in ("local", "auto"):
-        host, _, port = address.rpartition(":")
-        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ConfigError(f"--cluster {address!r}: expected local, auto, or HOST:PORT of a Ray cluster's head.")
-    ray = require("ray", "cluster", "prediction over a cluster")
-    if address not in ("local", "auto"):
-        try:
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        except OSError as error:
-            raise ConfigError(
-                f"no Ray cluster answers at {address} ({error.strerror or error}). Start one with `ray start --head`, "
-                "or give --cluster local."
-            ) from None
-    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 2**28} if address == "local" else {}
-    for left in reversed(range(STARTS if own else 1)):
-        before = set(psutil.Process().children())
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-            break
-        except Exception as error:  # Ray raises plain ones
-            ray.shutdown()
-            for started in set(psutil.Process().children()) - before:  # Ray leaves them until this process ends
-                with suppress(psutil.Error):
-                    started.kill()
-            if not left:
-                raise ConfigError(
-                    f"--cluster {address}: Ray could not be {'started' if own else 'joined'}: {one_line(str(error))}"
-                ) from None
-    try:
-        there = ray.cluster_resources()
-        if there.get("CPU", 0) < workers:
-            raise ConfigError(
-                f"--workers {workers}, but the cluster at {address} has {there.get('CPU', 0):g} processors, and a "
-                "worker takes one. Give fewer."
-            )
-        yield int(there.get("GPU", 0))
-    finally:
-        ray.shutdown()
 
 
 def over_ray(workers: int) -> Execute:

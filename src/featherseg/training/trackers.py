@@ -45,7 +45,7 @@ def check_trackers(recipe: Recipe) -> None:
 class Tracker(Logger):
     """One of Lightning's loggers, which cannot end a training; nothing but rank 0 uses it.
 
-    `group` is the folder of the sweep that the run is one of: its runs stand under one parent there.
+    `group` is the folder of the sweep or the fit that the run is one of: its runs stand under one parent there.
     """
 
     def __init__(self, name: str, run: Run, steps: int, say: Say, group: Path | None = None) -> None:
@@ -75,10 +75,8 @@ class Tracker(Logger):
             self._logger = TensorBoardLogger(save_dir=self._run.path, name=TENSORBOARD, version="")
             return
         if self._name == "mlflow":
-            for key, value in MLFLOW_ENVIRONMENT.items():
-                os.environ.setdefault(key, value)
-            uri, project = os.environ["MLFLOW_TRACKING_URI"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-            tags = {"mlflow.parentRunId": self._mlflow_parent(uri, project)} if self._group else None
+            uri, project = _mlflow_place()
+            tags = {"mlflow.parentRunId": _mlflow_parent(self._group)} if self._group else None
             self._logger = MLFlowLogger(project, self._run.name, uri, tags, run_id=known.get("mlflow"))
             identity = self._logger.run_id  # asks the server
             self._logger.experiment.update_run(identity, status="RUNNING")
@@ -91,15 +89,6 @@ class Tracker(Logger):
         write_json(self._run.path / TRACKERS, _known(self._run.path) | {self._name: identity})
         if self._name not in known:
             self._logger.log_hyperparams(_settings(self._run))
-
-    def _mlflow_parent(self, uri: str, project: str) -> str:
-        """The run of the sweep under which its trainings stand; made by the first of them."""
-        assert self._group is not None
-        self._group.mkdir(parents=True, exist_ok=True)
-        known = _known(self._group)
-        parent = MLFlowLogger(project, self._group.name, uri, run_id=known.get("mlflow"))
-        write_json(self._group / TRACKERS, known | {"mlflow": parent.run_id})
-        return str(parent.run_id)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -144,6 +133,34 @@ class Tracker(Logger):
             self._say(
                 f"{self._name} fails ({reason}): the training goes on without it; every figure is in {self._run.path}"
             )
+
+
+def begin_group(group: Path, loggers: Sequence[str], say: Say) -> None:
+    """The run of a sweep or a fit under which its trainings will stand, before several begin at once."""
+    if "mlflow" not in loggers:
+        return
+    try:
+        with quiet(TALKATIVE, logging.ERROR):
+            _mlflow_parent(group)
+    except Exception as error:  # as in Tracker: the trainings say it too, and go on without it
+        say(f"mlflow fails: {(str(error).splitlines() or [type(error).__name__])[0][:200]}")
+
+
+def _mlflow_place() -> tuple[str, str]:
+    """(address, experiment) of MLflow, as the environment says."""
+    for key, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    return os.environ["MLFLOW_TRACKING_URI"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+
+
+def _mlflow_parent(group: Path) -> str:
+    """The run under which the trainings of a folder stand; made by the first of them."""
+    uri, project = _mlflow_place()
+    group.mkdir(parents=True, exist_ok=True)
+    known = _known(group)
+    parent = MLFlowLogger(project, group.name, uri, run_id=known.get("mlflow"))
+    write_json(group / TRACKERS, known | {"mlflow": parent.run_id})
+    return str(parent.run_id)
 
 
 @contextmanager

@@ -1,0 +1,176 @@
+"""The beginning of a fit: refuse what cannot be, time the candidates and their steps, write the plan."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.types import Reporter, Size
+from featherseg.core.wording import counted, size_text
+from featherseg.data import open_dataset
+from featherseg.data.statistics import typical_size
+from featherseg.exporters.formats import EXPORTERS
+from featherseg.fitting.bundle import MeasuredLatency
+from featherseg.fitting.candidates import Offer, offers, overrides, resize_of, settings_of
+from featherseg.fitting.delivery import AGAIN
+from featherseg.fitting.elsewhere import timings_of
+from featherseg.fitting.feasible import image_of, no_candidate, time_offers
+from featherseg.fitting.latency import Timing, here, require_format, time_candidate
+from featherseg.fitting.parts import find_parts, look_at_labels
+from featherseg.fitting.plan import Candidate, make_plan
+from featherseg.fitting.record import Asked, Made, Parts
+from featherseg.fitting.trials import Workers
+from featherseg.training import Request
+from featherseg.training.length import duration, time_step, time_validation
+from featherseg.training.memory import estimate_memory
+from featherseg.training.prepare import check_request, resolve_batch_size
+from featherseg.training.trackers import check_trackers
+
+STEPS_TIMED, MOST_TIMED = 0.02, 15.0
+"""The share of the time, and the seconds at most, in which the steps of a candidate are timed."""
+
+VALIDATING, LEAST_SCORED = 0.03, 20
+"""The share of the time that a validation may take, and the images that it has in any case."""
+
+STARTING, AN_IMAGE = 3.0, 0.0075
+"""Seconds before the first step of a training, and of one that goes on; for the former also so many an image."""
+
+EXPORTING, ONCE_AGAIN = 30.0, 6.0
+"""Seconds that the export of the last one takes at least, and one of its timings."""
+
+KEPT_BACK = 0.02
+"""The share of the time that nothing is planned for."""
+
+CALIBRATION = 8
+"""Training images that a quantised candidate is calibrated with to be timed."""
+
+
+def begin(
+    asked: Asked,
+    out: Path,
+    began: float,
+    measured: MeasuredLatency | None,
+    given: Made | None,
+    workers: Workers,
+    reporter: Reporter,
+) -> Made:
+    """Refuse what cannot be, time the candidates and, as the workers will take them, their steps, write the plan."""
+    ends = began + 3600 * asked.hours
+    if asked.format not in EXPORTERS:
+        raise unknown("format", asked.format, EXPORTERS)
+    require_format(asked.format)
+    root = None if asked.data_root is None else Path(asked.data_root)
+    parts, said = find_parts(asked.data, root, out)
+    for text in said:
+        reporter.message(text)
+    train = open_dataset(parts.name, parts.train, root := None if parts.root is None else Path(parts.root))
+    val = open_dataset(parts.name, parts.val, root)
+    for data in (train, val):
+        look_at_labels(data)
+    size = typical_size(train)
+    if measured is not None and measured.image_size not in (asked.image_size, size):
+        asked = replace(asked, image_size=measured.image_size)
+    image_size = asked.image_size or size
+    if given is not None:
+        if measured is not None:
+            raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
+        if (given.asked.format, given.image_size) != (asked.format, image_size):
+            raise ConfigError(
+                f"the plan is of {given.asked.format} files and images of {size_text(given.image_size)}, not of "
+                f"{asked.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
+            )
+        slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*asked.limits)]
+        if slow:
+            raise ConfigError(f"over the limit of {asked.max_ms:g} ms by the plan: {', '.join(slow)}. Fit without it.")
+        parts = replace(parts, val_size=given.parts.val_size)
+        made = replace(given, asked=asked, parts=parts, finals={}, given=True, spent=time.monotonic() - began)
+        made.write(out)
+        return made
+
+    choice = offers(image_size)
+    recipe = Request(choice[0].model, overrides=overrides({"train.loggers": asked.loggers})).read()[1]
+    check_trackers(recipe)
+
+    # What each takes on the device; what cannot keep the limit costs no step of training
+    image, started = image_of(val, image_size), time.monotonic()
+    if measured is None:
+        device, threads = here()
+        reporter.message(
+            f"timing up to {len(choice)} candidates as {asked.format} on {device}, {counted(threads, 'thread')}, "
+            f"images of {size_text(image_size)}"
+        )
+        calibration = [image_of(train, image_size, i / CALIBRATION) for i in range(CALIBRATION)]
+
+        def measure(offer: Offer) -> Timing:
+            resize = resize_of(offer.scale, image_size, whole=asked.image_size is None)
+            name = (offer.model, offer.scale, asked.format)
+            return time_candidate(name, train.classes, resize, image, calibration)
+
+        timings = time_offers(choice, asked, image_size, measure, began, reporter)
+    else:
+        device, threads = measured.device, measured.threads
+        known = {offer.name for offer in choice}
+        timings = [t for t in timings_of(measured, asked.format) if t.name in known]
+    an_export = (time.monotonic() - started) / max(1, len(timings))
+    feasible = [t for t in timings if t.keeps(*asked.limits)]
+    if not feasible:
+        raise no_candidate(asked, timings)
+
+    # What a step of those takes that may train; then the plan
+    one = [Candidate(t.model, t.scale, t.latency(asked.percentile), 1.0) for t in feasible]
+    left = ends - time.monotonic()
+    timed, each = list[Candidate](), 0.0
+    for candidate in make_plan(one, max(1.0, left), workers.at_once).candidates:
+        seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * asked.hours)
+        pace, validation = _pace(candidate, asked, parts, image_size, size, seconds, workers.threads, reporter)
+        timed.append(replace(candidate, step_seconds=pace))
+        each = max(each, validation)
+        reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
+    tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
+    scored = 3 * len(val) if EXPORTERS[asked.format].quantised else 0
+    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
+    ending += KEPT_BACK * 3600 * asked.hours
+    few = max(LEAST_SCORED, int(VALIDATING * 3600 * asked.hours / each))
+    if few < len(val):
+        parts = replace(parts, val_size=few)
+        reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
+    validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
+    left = ends - time.monotonic() - ending - (2 * validating + opening) * math.ceil(len(timed) / workers.at_once)
+    plan = make_plan(timed, max(1.0, left), workers.at_once)
+    spent = time.monotonic() - began
+    made = Made(
+        asked, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
+    )
+    made = replace(made, elsewhere=measured is not None)
+    made.write(out)
+    these = ", ".join(one.name for one in plan.candidates)
+    reporter.message(f"training {these}: {duration(max(1.0, left))}, then export and the score on unseen images")
+    return made
+
+
+def _pace(
+    candidate: Candidate,
+    asked: Asked,
+    parts: Parts,
+    image_size: Size,
+    size: Size,
+    seconds: float,
+    threads: int,
+    reporter: Reporter,
+) -> tuple[float, float]:
+    """(seconds of a step of training, seconds of an image of validation), with so many threads."""
+    resize = resize_of(candidate.scale, image_size, whole=asked.image_size is None)
+    settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": asked.device}
+    request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
+    _, recipe, (train, val), net, _ = check_request(request, lambda text: None)
+    recipe = resolve_batch_size(recipe, estimate_memory(net, recipe, size), len(train), lambda text: None)
+    reporter.progress(f"timing the steps of {candidate.name}", 0, None)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return time_step(recipe, net, train, None, seconds), time_validation(net, recipe, val)[1]
+    finally:
+        torch.set_num_threads(usual)

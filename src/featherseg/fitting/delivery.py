@@ -1,0 +1,134 @@
+"""The end of a fit: the run, its exported file, its latency again, its score on unseen images, the page."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from featherseg.api import evaluate
+from featherseg.core.errors import RunError
+from featherseg.core.files import remove_tree, write_json
+from featherseg.core.types import Reporter
+from featherseg.data import open_dataset
+from featherseg.exporters import export
+from featherseg.exporters.pipeline import ExportSettings
+from featherseg.fitting.bundle import RUNTIMES
+from featherseg.fitting.elsewhere import bundle_chosen
+from featherseg.fitting.feasible import image_of
+from featherseg.fitting.latency import time_file
+from featherseg.fitting.page import write_page
+from featherseg.fitting.plan import Candidate
+from featherseg.fitting.record import Made
+from featherseg.fitting.results import FIT, FitResult, read_fit
+from featherseg.fitting.trials import TRIALS, copy_run, score_at, seconds_of, trial_folder
+from featherseg.reports.run_report import write_report
+from featherseg.runs import open_run
+from featherseg.training.trackers import TRACKERS
+from featherseg.uncertainty.bootstrap import score_interval
+from featherseg.uncertainty.clusters import clusters_of
+
+BUNDLE = "measure.zip"
+
+AGAIN = 3
+"""Timings of the file that is delivered, each in a process of its own; the median of them counts."""
+
+
+def deliver(
+    made: Made,
+    winner: Candidate,
+    final: Path,
+    scores: dict[str, float],
+    out: Path,
+    began: float,
+    reporter: Reporter,
+) -> FitResult:
+    """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page."""
+    steps = made.finals[winner.name][0]
+    if (out / FIT).is_file() and read_fit(out)["steps"] == steps:
+        reporter.message(f"{out} is finished: {steps} steps, nothing left to do")
+        return FitResult(out, read_fit(out))
+    copy_run(final, out, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
+    asked, parts = made.asked, made.parts
+    root = None if parts.root is None else Path(parts.root)
+
+    # The file, which is timed again: where it takes too long it is not delivered
+    own = ExportSettings(data_root=root)
+    report = export(open_run(out), asked.format, settings=own, progress=reporter.progress)
+    timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
+    if made.elsewhere:
+        if asked.format in RUNTIMES:
+            bundle_chosen(out / BUNDLE, open_run(out), winner.scale, asked.format, image)
+            reporter.message(
+                f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
+                f"latency.json --out {out}"
+            )
+    else:
+        name = (winner.model, winner.scale, asked.format)
+        again = [time_file(report.path, image, name) for _ in range(AGAIN)]
+        timing = sorted(again, key=lambda t: t.latency(asked.percentile))[AGAIN // 2]
+        if not timing.keeps(*asked.limits, spare=0):
+            remove_tree(report.path)
+            raise RunError(
+                f"{winner.name} took {timing.latency(asked.percentile):.1f} ms when its file was timed again, over the "
+                f"limit of {asked.max_ms:g} ms, and is not delivered; the run is in {out}. Other programs may have "
+                f"disturbed it: featherseg fit --resume --out {out} times it again."
+            )
+
+    # One look at the images that nothing was chosen by
+    tested = None
+    if parts.test is not None:
+        tested = evaluate(open_run(out), split=parts.test, device=asked.device, progress=reporter.progress)
+    chosen = {**timing.as_dict(), "miou_val": score_at(final, steps)}
+    chosen |= {"miou_test": None, "interval": None} if tested is None else {"miou_test": tested.miou}
+    if tested is not None:
+        interval = score_interval(tested.counts, clusters_of(list(tested.per_image)))
+        chosen["interval"] = None if math.isnan(interval.low) else [interval.low, interval.high]
+    facts = {
+        "format_version": 1,
+        "chosen": chosen,
+        "limit_ms": asked.max_ms,
+        "percentile": asked.percentile,
+        "max_mib": asked.max_mib,
+        "image_size": list(made.image_size),
+        "device": made.device,
+        "threads": made.threads,
+        "data": parts.name,
+        "file": str(report.path.relative_to(out)),
+        "steps": steps,
+        "candidates": _candidates(made, winner, final, scores, out),
+        "seconds": round(time.monotonic() - began, 1),
+        "hours": asked.hours,
+    }
+    write_json(out / FIT, facts)
+    write_page(out, facts, made.plan)
+    write_report(open_run(out))
+    for old in (out / TRIALS).glob(f"{trial_folder(out, winner).name}-to-*"):
+        if old != final:
+            remove_tree(old)
+    return FitResult(out, facts)
+
+
+def _candidates(
+    made: Made, winner: Candidate, final: Path, scores: dict[str, float], out: Path
+) -> list[dict[str, Any]]:
+    """A row a timing: what became of it."""
+    planned, rows = {one.name: one for one in made.plan.candidates}, []
+    for timing in sorted(made.timings, key=lambda t: t.p50):
+        one = planned.get(timing.name)
+        row = {**timing.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
+        if one is None:
+            kept = timing.keeps(*made.asked.limits)
+            row["status"] = "not trained: larger ones keep the limit too" if kept else "over the limit"
+        else:
+            folder, score = trial_folder(out, one), scores.get(timing.name)
+            row |= {"seconds_trained": round(seconds_of(folder), 1), "run": str(folder.relative_to(out))}
+            row["miou_val"] = None if score is None or math.isnan(score) else score
+            rungs = [
+                n for n, (steps, _) in enumerate(made.plan.rungs, 1) if score_at(folder, steps[timing.name]) is not None
+            ]
+            row["status"] = f"dropped at rung {rungs[-1]}" if rungs else "not trained"
+        if one == winner:
+            row |= {"status": "chosen", "miou_val": score_at(final, made.finals[timing.name][0])}
+            row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(final), 1)
+        rows.append(row)
+    return rows

@@ -1,0 +1,116 @@
+"""The trials of a fit over a cluster, beside their trainings: a stand-in takes Ray's place."""
+
+import math
+import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_training import Silent
+
+from featherseg.core.cluster import Cluster
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError
+from featherseg.fitting import trials
+from featherseg.fitting.record import PLAN
+from featherseg.fitting.trials import Segment, trial_workers
+
+
+class RayError(Exception):
+    """As Ray wraps what a task raises."""
+
+    cause = None
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Does a task when it is asked for its outcome, the one that was given last first."""
+    told = SimpleNamespace(options=[], lost=())
+
+    def remote(function):
+        def options(**given):
+            told.options.append(given)
+            return SimpleNamespace(remote=lambda *values: (function, values))
+
+        return SimpleNamespace(options=options)
+
+    def get(task):
+        function, values = task
+        if values[0].folder.name in told.lost:
+            raise RayError("the worker died\nWorkerCrashed: unexpectedly")
+        try:
+            return function(*values)
+        except FeathersegError as error:
+            found = RayError("a task failed")
+            found.cause = error
+            raise found from error
+
+    told.remote, told.get, told.exceptions = remote, get, SimpleNamespace(RayError=RayError)
+    told.wait = lambda waiting: (waiting[-1:], waiting[:-1])
+    monkeypatch.setitem(sys.modules, "ray", told)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    return told
+
+
+def segments(out, count):
+    return [Segment(out / "trials" / f"model-{n}", f"model-{n}", (), 10 + n) for n in range(count)]
+
+
+@pytest.mark.parametrize(("machines", "processors", "at_once", "count", "threads"), [
+    (3, 8, 3, 8, 8), (3, 8, 3, 1, 8), (3, 8, 6, 6, 4), (3, 8, 6, 2, 8), (1, 2, 2, 8, 1), (1, 2, 2, 1, 2),
+    (1, 2, 5, 5, 1),
+])  # fmt: skip
+def test_trials_share_the_processors_of_a_machine(
+    ray, tmp_path, monkeypatch, machines, processors, at_once, count, threads
+):
+    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: segment.steps / 100)
+    (tmp_path / PLAN).touch()
+    found = trials._over_ray(Cluster(machines, processors, 0), at_once, segments(tmp_path, count), Silent())
+    assert found == [(10 + n) / 100 for n in range(count)]
+    assert ray.options[0]["num_cpus"] == threads
+    assert ray.options[0]["num_gpus"] == 0
+
+
+def test_what_a_trial_says_and_that_it_failed_comes_back(ray, tmp_path, monkeypatch):
+    def carry_out(segment, reporter):
+        reporter.message(f"{segment.recipe} is dropped")
+        return math.nan
+
+    said = Silent()
+    said.message = (texts := []).append
+    monkeypatch.setattr(trials, "_carry_out", carry_out)
+    (tmp_path / PLAN).touch()
+    assert math.isnan(trials._over_ray(Cluster(1, 2, 0), 1, segments(tmp_path, 1), said)[0])
+    assert texts == ["model-0 is dropped"]
+
+
+def test_a_machine_that_does_not_see_the_folder_is_named(ray, tmp_path):
+    with pytest.raises(DataNotFound, match=f"{platform.node()} does not see .*plan.json: --out must lie on a disk"):
+        trials._over_ray(Cluster(2, 2, 0), 2, segments(tmp_path, 2), Silent())
+
+
+def test_a_trial_whose_workers_all_die_is_named(ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: 0.5)
+    (tmp_path / PLAN).touch()
+    ray.lost = ("model-1",)
+    with pytest.raises(FeathersegError, match=r"gave up model-1: WorkerCrashed: unexpectedly\..* --resume"):
+        trials._over_ray(Cluster(2, 2, 0), 2, segments(tmp_path, 2), Silent())
+
+
+def test_workers_are_of_a_cluster():
+    with pytest.raises(ConfigError, match="add --cluster local or an address"), trial_workers(None, 2):
+        pass
+    with pytest.raises(ConfigError, match="expected 1 or more"), trial_workers("local", 0):
+        pass
+    with trial_workers(None, None) as alone:
+        assert (alone.execute, alone.at_once, alone.threads) == (trials.carry_out, 1, torch.get_num_threads())
+
+
+def test_a_relative_folder_is_told_as_a_whole_one(ray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / PLAN).touch()
+    seen = []
+    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment.folder) or 0.5)
+    trials._over_ray(Cluster(1, 2, 0), 1, segments(Path("."), 1), Silent())
+    assert seen == [tmp_path / "trials" / "model-0"]
