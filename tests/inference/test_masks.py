@@ -14,6 +14,7 @@ from featherseg.inference.masks import predict_mask, predict_masks, probabilitie
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import windows
 from featherseg.inference.test_time_augmentation import resize_rows
+from featherseg.kernels import library
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
 
@@ -201,3 +202,19 @@ def test_settings_say_what_they_are():
         str(InferenceSettings(window=(512, 640), flip=True, scales=(0.75, 1.0)))
         == "windows of 512x640, flip, scales 0.75 1.0"
     )
+
+
+@pytest.mark.skipif(library._openmp() is None, reason="torch's threads are no GNU OpenMP's here")
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_with_threads_of_its_own_has_the_cores_to_itself(make_runtime, image, monkeypatch, own):
+    runtime, seen, before = make_runtime(), [], torch.get_num_threads()
+    runtime.own_threads, forward = own, runtime.model.forward
+    monkeypatch.setattr(runtime.model, "forward", lambda x: seen.append(torch.get_num_threads()) or forward(x))
+    torch.set_num_threads(2)
+    try:
+        masks = predict_mask(runtime, image), probabilities(runtime, image)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1 if own else 2] * 2
+    runtime.own_threads = False
+    assert (masks[0] == predict_mask(runtime, image)).all()

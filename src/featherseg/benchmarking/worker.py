@@ -36,6 +36,7 @@ from featherseg.data.images import read_image
 from featherseg.data.sequences import SplitBy
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.drawing import palette
+from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window
@@ -116,12 +117,13 @@ class Opened:
             pixels = self.decode(self.files)
         with times.stage("to device"):
             there = torch.from_numpy(pixels).to(self.runtime.device)
-        with times.stage("preprocess"):
-            images = self.preprocess(there)
-        with times.stage("forward"):
-            out = self.runtime(images)
-        with times.stage("upsample + argmax"):
-            masks = self.masks(out)
+        with threads_of(self.runtime):
+            with times.stage("preprocess"):
+                images = self.preprocess(there)
+            with times.stage("forward"):
+                out = self.runtime(images)
+            with times.stage("upsample + argmax"):
+                masks = self.masks(out)
         with times.stage("encode"):
             self.encode(masks)
         return times, out, masks

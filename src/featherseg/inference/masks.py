@@ -1,5 +1,7 @@
 """What a model predicts for images: the class of every pixel, objects, or class probabilities."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,13 +10,15 @@ from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.inference.test_time_augmentation import masks_of, passes_over, score_blocks
+from featherseg.kernels.library import beside_other_threads
 from featherseg.layers.resize import to_image
 
 
 def predict_masks(runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
     """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default `own_settings`."""
     inference = inference or own_settings(runtime)
-    return masks_of(passes_over(runtime, images, inference), images.shape[1:3], inference)
+    with threads_of(runtime):
+        return masks_of(passes_over(runtime, images, inference), images.shape[1:3], inference)
 
 
 def predict_mask(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
@@ -34,23 +38,30 @@ def predict_panoptic(
     inference = inference or own_settings(runtime)
     check_panoptic(inference)
     size, things = images.shape[1:3], [i for i, info in enumerate(runtime.classes) if info.thing]
-    (only,) = passes_over(runtime, images, inference)
-    out = only.out
-    assert out.centers is not None
-    assert out.offsets is not None
-    centers = to_image(out._replace(logits=out.centers), size)[:, 0]  # (B, H, W)
-    offsets = to_image(out._replace(logits=out.offsets), size) / inference.factors(size)[0]  # (B, 2, H, W)
-    masks = masks_of([only], size, inference)
-    return [
-        (mask, merge(mask, center, offset, things, runtime.panoptic))
-        for mask, center, offset in zip(masks, centers, offsets, strict=True)
-    ]
+    with threads_of(runtime):
+        (only,) = passes_over(runtime, images, inference)
+        out = only.out
+        assert out.centers is not None
+        assert out.offsets is not None
+        centers = to_image(out._replace(logits=out.centers), size)[:, 0]  # (B, H, W)
+        offsets = to_image(out._replace(logits=out.offsets), size) / inference.factors(size)[0]  # (B, 2, H, W)
+        masks = masks_of([only], size, inference)
+        return [
+            (mask, merge(mask, center, offset, things, runtime.panoptic))
+            for mask, center, offset in zip(masks, centers, offsets, strict=True)
+        ]
 
 
 def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> Tensor:
     """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
     inference = inference or own_settings(runtime)
-    passes = passes_over(runtime, image[None], inference)
-    blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], inference)]
+    with threads_of(runtime):
+        passes = passes_over(runtime, image[None], inference)
+        blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], inference)]
     scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
     return scores if len(passes) > 1 else scores.softmax(dim=0)
+
+
+def threads_of(runtime: Runtime) -> AbstractContextManager[None]:
+    """What comes before and after a model that does not run on torch's threads leaves the cores to it."""
+    return beside_other_threads() if getattr(runtime, "own_threads", False) else nullcontext()

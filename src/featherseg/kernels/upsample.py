@@ -70,7 +70,7 @@ def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
 def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bool:
     """All images, in bands of rows that the threads share: logits (B, K, h, w) -> mask (B, H, W), written."""
     batch, height = mask.shape[:2]
-    threads = max(1, min(torch.get_num_threads(), mask.size * logits.shape[1] // THREAD_WORK))
+    threads = max(1, min(library.thread_count(), mask.size * logits.shape[1] // THREAD_WORK))
     band = -(-height // threads)
     work: list[Callable[[], bool]] = [
         partial(library.kernels.upsample_argmax, logits[b], mask[b, s], rows.low[s], rows.share[s], *columns)

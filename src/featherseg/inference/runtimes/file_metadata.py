@@ -84,10 +84,14 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
 class FileRuntime(ABC):
     """An exported file that is ready to run; a class for each kind of file says in `run` how.
 
+    own_threads: `run` computes on threads that are not torch's.
+
     What it tells about the model is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
     holds normalisation, upsampling and argmax, takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8;
     only `run` answers then. fixed_size: the (H, W) in pixels of the only images that it takes; None for any.
     """
+
+    own_threads = True
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
         self.name, self.licence, self.masks = path.name, facts.licence, facts.masks

@@ -24,6 +24,8 @@ class TorchExportRuntime(FileRuntime):
     CPU.
     """
 
+    own_threads = False
+
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu.")
