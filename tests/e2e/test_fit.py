@@ -103,7 +103,8 @@ def test_trials_side_by_side_on_ray_outlive_a_worker(yard, tmp_path):
             killed += 1
         time.sleep(0.2)
     assert running.wait(10) == 0
-    assert (killed, together) == (1, 2)
+    assert killed == 1
+    assert together >= 2  # one that dies may still be listed
     chosen, score, rows = decided(out)
     assert 0 < score < 1
     assert sum(row["miou_val"] is not None for row in rows) == 2
