@@ -97,7 +97,7 @@ def beside_other_threads() -> Iterator[None]:
 
     For what comes before and after a model that another library runs: its threads and GNU OpenMP's both wait without
     sleeping, so that each would keep the other from the cores (frm-lite0-035-light in ONNX Runtime, 360x480, two cores:
-    13 instead of 29 ms). Nothing changes where torch's threads are of another kind, or it has but one.
+    16 instead of 25 ms). Nothing changes where torch's threads are of another kind, or it has but one.
     """
     before = torch.get_num_threads()  # also makes torch set up its threads for this one
     if before == 1 or not (set_threads := _set_openmp_threads()):
