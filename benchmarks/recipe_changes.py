@@ -3,7 +3,7 @@
     python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu --out runs/changes [--jobs 2]
     python benchmarks/recipe_changes.py --out runs/changes --table
 
-CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: the default recipe of frm-lite0, 1,500 steps of eight
+CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: the default recipe of frm-lite0, 750 steps of eight
 whole images of 200x200, on the lists of benchmarks/neu_seg.py. Both are scored on their dev images, by the last
 weights. Each change alone stands against the recipe as it is. A finished run appends its row to
 tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained again;
@@ -74,7 +74,7 @@ PROTOCOLS = {
     "camvid": Protocol("frm-lite0_camvid", SHORT, "dev", (0.5,)),
     "neu": Protocol(
         "frm-lite0",
-        ("data.workers=1", "augment.crop=[200, 200]", "train.steps=1500", "train.validations=1"),
+        ("data.workers=1", "augment.crop=[200, 200]", "train.steps=750", "train.validations=1"),
         "val",
         (1.0,),
     ),
