@@ -13,6 +13,7 @@ from featherseg.backbones.weights import find_pretrained
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData
 from featherseg.data.fingerprint import class_differences, named_pairs, read_fingerprint
+from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import passes_over, score_blocks
@@ -54,12 +55,13 @@ def probabilities_at(runtime: Runtime, image: np.ndarray, rows: np.ndarray, colu
     Those at full resolution, of which only a block of rows exists at a time.
     """
     settings = own_settings(runtime)
-    passes = passes_over(runtime, image[None], settings)
     found = []
-    for start, scores in score_blocks(passes, image.shape[:2], settings):
-        wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
-        block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
-        found.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
+    with threads_of(runtime):
+        passes = passes_over(runtime, image[None], settings)
+        for start, scores in score_blocks(passes, image.shape[:2], settings):
+            wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
+            block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
+            found.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
     return torch.cat(found, dim=1).numpy()
 
 

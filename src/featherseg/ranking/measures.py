@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from featherseg.auditing.regions import components
 from featherseg.data.decisions import audited_places
+from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.test_time_augmentation import passes_over, score_blocks
@@ -52,17 +53,18 @@ def measure(runtime: Runtime, image: np.ndarray, settings: InferenceSettings) ->
 
     The feature is the mean over the positions of the backbone's last map, of several windows the mean of theirs.
     """
-    with _pooled_maps(runtime) as pooled:
-        passes = passes_over(runtime, image[None], settings)
     rows, columns = audited_places((image.shape[0], image.shape[1]))
     most = np.log(max(2, len(runtime.classes)))  # nats, all classes alike
     predictions, entropies = [], []
-    for start, scores in score_blocks(passes, image.shape[:2], settings):
-        wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
-        block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
-        chances = (block.softmax(dim=0) if len(passes) == 1 else block).float()
-        predictions.append(chances.argmax(dim=0).to(torch.uint8).cpu())
-        entropies.append((torch.special.entr(chances).sum(dim=0) / most).cpu())
+    with threads_of(runtime):
+        with _pooled_maps(runtime) as pooled:
+            passes = passes_over(runtime, image[None], settings)
+        for start, scores in score_blocks(passes, image.shape[:2], settings):
+            wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
+            block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
+            chances = (block.softmax(dim=0) if len(passes) == 1 else block).float()
+            predictions.append(chances.argmax(dim=0).to(torch.uint8).cpu())
+            entropies.append((torch.special.entr(chances).sum(dim=0) / most).cpu())
     feature = torch.stack(pooled).mean(dim=0).cpu().numpy() if pooled else np.zeros(0, np.float32)
     return Measures(torch.cat(predictions).numpy(), torch.cat(entropies).numpy(), feature)
 
