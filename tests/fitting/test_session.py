@@ -189,7 +189,7 @@ def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monk
 
 
 def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
-    asked, given = made(max_ms=20.0).asked, made()
+    asked, given = made(max_ms=20.0, hours=0.1).asked, made()
     for other, message in ((asked, "images of 64x96"), (replace(asked, format="torch-export"), "of onnx files")):
         with pytest.raises(ConfigError, match=message):
             beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())

@@ -69,7 +69,7 @@ def begin(
     train = open_dataset(parts.name, parts.train, root := None if parts.root is None else Path(parts.root))
     val = open_dataset(parts.name, parts.val, root)
     for data in (train, val):
-        look_at_labels(data)
+        look_at_labels(data, asked.hours)
     size = typical_size(train)
     if measured is not None and measured.image_size not in (asked.image_size, size):
         asked = replace(asked, image_size=measured.image_size)

@@ -18,8 +18,10 @@ HELD_OUT = 0.1
 
 DATASET = "dataset.toml"
 
-LOOKING = 5.0
-"""Seconds in which the masks of a split are read before anything is timed; a training reads all of them first."""
+LOOKING, LOOKED_AT = 5.0, 0.002
+"""Seconds in which the masks of a split are read before anything is timed, and the part of all time, at most; a
+training reads all of them first.
+"""
 
 
 def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str]]:
@@ -63,9 +65,9 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     return parts, [f"{data} has no {these} images with masks: {HELD_OUT:.0%} of train became {these} ({out / DATASET})"]
 
 
-def look_at_labels(data: SegmentationData) -> None:
-    """Read masks in any order for LOOKING seconds, so that a fault is said early. Raises what `label` raises."""
-    ends = time.monotonic() + LOOKING
+def look_at_labels(data: SegmentationData, hours: float) -> None:
+    """Read masks in any order for a moment of the hours, so that a fault is said early. Raises what `label` raises."""
+    ends = time.monotonic() + min(LOOKING, LOOKED_AT * 3600 * hours)
     for index in np.random.default_rng(0).permutation(len(data)).tolist():
         data.label(index)
         if time.monotonic() > ends:
