@@ -105,7 +105,7 @@ class DataTable(Config):
     val_split: str = "val"
     train_size: Positive | None = None  # use only so many images
     val_size: Positive | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None  # None: as the cores allow (training/batches.py)
     test_resize: ResizeTo | None = (
         None  # images are brought to fit this wherever the model is validated, scored or used
     )

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_training import Silent, equal_state, request, trained
 
 from featherseg.core.errors import RunError
 from featherseg.data import open_dataset
 from featherseg.data.sampling import find_class_points
-from featherseg.training import train
-from featherseg.training.batches import CLASS_POINTS, open_class_uniform, write_class_points
+from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.training import batches, train
+from featherseg.training.batches import CLASS_POINTS, loader_workers, open_class_uniform, write_class_points
 
 SETTINGS = ("data.class_uniform=0.5", "train.epochs=1", "data.val_size=1", "train.checkpoint_seconds=1e-9")
 
@@ -78,3 +80,22 @@ def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Pat
         (tmp_path / CLASS_POINTS).write_bytes(damaged)
         with pytest.raises(RunError, match="cannot be read"):
             open_class_uniform(tmp_path, recipe, data)
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "set", "expected"),
+    [
+        (1, "cpu", None, 0),
+        (2, "cpu", None, 1),
+        (16, "cpu", None, 2),
+        (1, "cpu", 3, 3),
+        (2, "cuda", None, 2),
+        (16, "cuda", None, 8),
+        (16, "cuda", 0, 0),
+    ],
+)
+def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, set, expected):
+    monkeypatch.setattr(batches, "usable_cores", lambda: cores)
+    monkeypatch.setattr(batches, "pick_device", lambda name: torch.device(device))
+    recipe = parse_recipe(read_recipe("frm-lite0"), () if set is None else (f"data.workers={set}",))
+    assert loader_workers(recipe) == expected

@@ -1,6 +1,5 @@
 """What a model says of images that it never saw: of a run, or of quick trainings, each without one fold."""
 
-import os
 import time
 from pathlib import Path
 
@@ -126,7 +125,6 @@ def train_fold(
             'train.keep="last"',
             "train.validations=1",
             f'train.device="{device}"',
-            f"data.workers={min(2, (os.cpu_count() or 1) - 1)}",
         ),
         objects=Objects(data=(Subset(data, rest), Subset(data, shown))),
         began=began,

@@ -155,10 +155,11 @@ def loader_bytes(recipe: str) -> int:
     """What the batches that loader workers hold ready take in shared memory: 8-bit images and their labels."""
     from featherseg.data.loader import PREFETCH
     from featherseg.recipe import parse_recipe, read_recipe
+    from featherseg.training.batches import loader_workers
 
     settings = parse_recipe(read_recipe(recipe))
     height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the images, not known here
     images = settings.train.batch_size
     if isinstance(images, str):  # "auto": found on the device
         images = 1
-    return settings.data.workers * PREFETCH * images * height * width * 4
+    return loader_workers(settings) * PREFETCH * images * height * width * 4

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from featherseg.core.errors import RunError
+from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import SegmentationData
 from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
@@ -23,6 +24,9 @@ from featherseg.recipe import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
 
 CLASS_POINTS, RARE_CLASSES = "class_points.npy", "rare_classes.npy"
+
+MOST_WORKERS = 8
+"""Of a process that trains on a GPU, where the recipe leaves their number open."""
 
 
 def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: Callable[[str], None]) -> None:
@@ -113,6 +117,17 @@ def open_batches(
             world=world,
             growth=growth,
         )
-        return training_loader(samples, batches, workers=recipe.data.workers)
+        return training_loader(samples, batches, workers=loader_workers(recipe))
 
     return make
+
+
+def loader_workers(recipe: Recipe) -> int:
+    """Processes that draw batches ahead, for each process that trains: where the recipe leaves them open one a core.
+
+    A processor that trains keeps one for itself, and two are enough for it; a GPU gets MOST_WORKERS at most.
+    """
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    cores = usable_cores() // recipe.train.devices
+    return min(2, max(0, cores - 1)) if pick_device(recipe.train.device).type == "cpu" else min(MOST_WORKERS, cores)
