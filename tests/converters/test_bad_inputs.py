@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -241,6 +242,16 @@ def test_lines_of_yolo_that_are_none_are_named(tmp_path):
     for line, reason in (("0 0.1 0.1 0.5 0.1 0.5", "half a corner"), ("0 0.1 x 0.5 0.1 0.5 0.5", "not finite")):
         label.write_text(line)
         assert reason in refused(tmp_path / "src", tmp_path / "out")
+
+
+def test_a_type_that_is_no_text_is_dropped_and_told(tmp_path):
+    shutil.copytree(Path(__file__).parent / "files" / "supervisely", tmp_path / "src")
+    path = tmp_path / "src/train/ann/a.png.json"
+    content = json.loads(path.read_text())
+    content["objects"][0]["geometryType"] = {"of": ["long " * 1000]}
+    path.write_text(json.dumps(content))
+    left = featherseg.convert(tmp_path / "src", tmp_path / "out").left_out
+    assert [len(reason) < 200 for reason in left if reason.startswith("objects of the type")] == [True]
 
 
 def test_a_file_that_is_no_json_is_called_so_where_its_tool_is_not_known(tmp_path):

@@ -104,7 +104,7 @@ def _image(
         kind = str(row.get("type", "")).lower().removesuffix("labels")
         if kind not in _KINDS:
             if kind not in ("", "choices", "text", "textarea"):
-                left.add(f"results of the type {row.get('type')!r}", name)
+                left.add(f"results of the type {str(row.get('type'))[:80]!r}", name)
             continue
         stated = (row.get("original_height"), row.get("original_width"))
         if all(type(side) is int and side > 0 for side in stated):

@@ -76,7 +76,7 @@ def _image(source: Source, path: Path, classes: dict[str, Color | None], left: L
         label = row.get("classTitle") if isinstance(row, dict) else None
         if not isinstance(label, str) or not label.strip():
             raise DataError(f"{path} has an object without a classTitle: {str(row)[:200]}.")
-        kind = row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon")
+        kind = str(row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon"))[:80]
         if kind not in _DRAWN:
             left.add(f"objects of the type {kind!r}", name)
             continue
