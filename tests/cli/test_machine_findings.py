@@ -6,13 +6,15 @@ import pytest
 
 from featherseg.cli import machine_findings as doctor
 from featherseg.cli.machine_findings import loader_bytes, system
+from featherseg.training import batches
 
 
 def of(name):
     return next(finding for finding in system() if finding.name == name)
 
 
-def test_the_loader_of_a_recipe_takes_what_its_batches_weigh():
+def test_the_loader_of_a_recipe_takes_what_its_batches_weigh(monkeypatch):
+    monkeypatch.setattr(batches, "loader_workers", lambda recipe: 2)
     assert loader_bytes("rsp-lite0-panoptic_shapes") == 2 * 4 * 8 * 128 * 256 * (3 + 1)
 
 
