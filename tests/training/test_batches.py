@@ -83,7 +83,7 @@ def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("cores", "device", "set", "expected"),
+    ("cores", "device", "asked", "expected"),
     [
         (1, "cpu", None, 0),
         (2, "cpu", None, 1),
@@ -94,8 +94,8 @@ def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Pat
         (16, "cuda", 0, 0),
     ],
 )
-def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, set, expected):
+def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, asked, expected):
     monkeypatch.setattr(batches, "usable_cores", lambda: cores)
     monkeypatch.setattr(batches, "pick_device", lambda name: torch.device(device))
-    recipe = parse_recipe(read_recipe("frm-lite0"), () if set is None else (f"data.workers={set}",))
+    recipe = parse_recipe(read_recipe("frm-lite0"), () if asked is None else (f"data.workers={asked}",))
     assert loader_workers(recipe) == expected
