@@ -27,25 +27,25 @@ from featherseg.recipe import read_recipe
 TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
 
 
+def task_of(
+    recipe: str, overrides: Sequence[str], split: str, source: Source, minutes: float, seed: int, **more: Any
+) -> Task:
+    """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
+    digest = hashlib.sha256(read_recipe(recipe).text.encode()).hexdigest()[:12]
+    trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
+    settings = {"sha256": digest, "overrides": list(overrides), **more}
+    return Task(source.label, recipe, settings, seed, minutes, trained_on, scored_on)
+
+
 class Bench(plain.Bench):
-    """Every number of minutes with every seed."""
+    """Tasks of `task_of`."""
 
-    def __init__(self, recipe: str, overrides: Sequence[str], split: str, *rest: Any) -> None:
-        super().__init__(*rest)
-        self.recipe, self.overrides, self.split = recipe, list(overrides), split
-
-    def task(self, source: Source, minutes: float, seed: int) -> Task:
-        text = read_recipe(self.recipe).text
-        settings = {"sha256": hashlib.sha256(text.encode()).hexdigest()[:12], "overrides": self.overrides}
-        trained_on, scored_on = ("train", "test") if self.split == "test" else source.tuning
-        return Task(source.label, self.recipe, settings, seed, minutes, trained_on, scored_on)
-
-    def train(self, task: Task, source: Source, folder: Path) -> None:
+    def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         where = [] if source.root is None else ["--data-root", str(source.root)]
         changes = [f"train.seed={task.seed}", f"data.train_split={json.dumps(task.trained_on)}"]
         changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
-        words = [word for change in (*changes, *self.overrides) for word in ("--set", change)]
-        asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words]
+        words = [word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)]
+        asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words, *more]
         plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
@@ -83,8 +83,9 @@ def main() -> None:
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
-        bench = Bench(asked.recipe, asked.overrides, asked.split, sources, 0.0, asked.out, asked.rows, asked.jobs)
-        bench.finish([bench.task(s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources])
+        runs = [(s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources]
+        bench = Bench(sources, 0.0, asked.out, asked.rows, asked.jobs)
+        bench.finish([task_of(asked.recipe, asked.overrides, asked.split, *run) for run in runs])
     for source in sources:
         print_table(read_lines(asked.rows), source.label)
 

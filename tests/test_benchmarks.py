@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -258,8 +259,9 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
 
     def finish(split, *overrides):
         started.clear()
-        bench = minutes.Bench("frm-lite0", overrides, split, [source], 0.0, tmp_path / "out", table, 1)
-        bench.finish([bench.task(source, m, seed) for seed in (0, 1) for m in (1.0, 2.0)])
+        bench = minutes.Bench([source], 0.0, tmp_path / "out", table, 1)
+        runs = [(source, m, seed) for seed in (0, 1) for m in (1.0, 2.0)]
+        bench.finish([minutes.task_of("frm-lite0", overrides, split, *run) for run in runs])
         return [" ".join(command) for command in started]
 
     found = finish("test")
@@ -273,6 +275,48 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     assert [row["look"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, None, None, None, None]
     minutes.print_table(rows, "shapes-60")
     assert capsys.readouterr().out.count("5 5 steps") == 6
+
+
+def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_again(
+    load, tmp_path, monkeypatch, capsys
+):
+    teaching, plain = load("teaching"), load("against_plain")
+    source = plain.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
+    started, table = [], tmp_path / "tables" / "rows.jsonl"
+
+    def start(folder, *command):
+        started.append(" ".join(command))
+        out = Path(command[-1])
+        out.mkdir()
+        (out / "weights.safetensors").touch()
+
+    monkeypatch.setattr(teaching.plain, "start", start)
+    monkeypatch.setattr(teaching.plain, "pin", lambda core: None)
+    empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
+    monkeypatch.setattr(teaching.Bench, "open", lambda *_: empty)
+
+    def run(*ways, seeds=(0,)):
+        started.clear()
+        asked = {"student": "frm-lite0-050-light", "teacher": "frm-lite0", "minutes": 1.0, "teacher_minutes": 2.0}
+        asked |= {"split": "test", "seeds": seeds, "ways": ways, "jobs": 1, "rows": table, "out": tmp_path / "out"}
+        teaching.Bench(SimpleNamespace(**asked), [source]).run()
+        return [(c.split()[3], "--minutes" in c, "--teacher" in c) for c in started]
+
+    teacher, pupil = ("frm-lite0", True, False), "frm-lite0-050-light"
+    looks = pupil, False, True
+    assert run("untaught", "logits") == [teacher, looks, (pupil, True, False), (pupil, True, True)]
+    assert run("untaught", "logits") == []
+    assert len(run("three teachers")) == 2 * 2 + 1, "that of seed 0 is there"
+    for folder in (tmp_path / "out" / "shapes-60").glob("frm-lite0-test-0-*"):
+        shutil.rmtree(folder)
+    assert run("channels") == [teacher, looks, (pupil, True, True)]
+    assert len(run("untaught", "logits", seeds=(1, 2))) == 4
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    capsys.readouterr()
+    teaching.print_table(rows, "shapes-60", table)
+    printed = capsys.readouterr().out
+    assert "frm-lite0-050-light, 1 min, logits less untaught: " in printed
+    assert printed.count("less untaught") == 1, "of the other ways there is one seed"
 
 
 def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(load, tmp_path, monkeypatch):
