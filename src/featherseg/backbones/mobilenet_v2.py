@@ -1,0 +1,120 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018, arXiv:1801.04381), Table 2, as torchvision trained it.
+
+Padding is symmetric: unlike EfficientNet's no map is copied in front of a strided convolution.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from featherseg.layers.conv import convolve, normalise_act, replace_strides
+from featherseg.layers.model import Backbone
+
+ROWS = (  # t, c, n, s: expansion, channels, repeats, stride of the first
+    (1, 16, 1, 1),  # 1/2
+    (6, 24, 2, 2),  # 1/4   stage 1
+    (6, 32, 3, 2),  # 1/8   stage 2
+    (6, 64, 4, 2),  # 1/16
+    (6, 96, 3, 1),  # 1/16  stage 3
+    (6, 160, 3, 2),  # 1/32
+    (6, 320, 1, 1),  # 1/32  stage 4
+)
+STAGE_ENDS = (1, 2, 4, 6)
+STEM_CHANNELS = 32
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm and, unless `act` is off, ReLU6; (B, C_in, h, w) -> (B, C_out, h/s, w/s)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(out_channels),
+            *([nn.ReLU6()] if act else []),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, *act = self
+        assert isinstance(conv, nn.Conv2d)
+        return normalise_act(norm, act[0] if act else None, convolve(conv, x))
+
+
+class InvertedResidual(nn.Module):
+    """Fig. 4d: expand (1x1), depthwise 3x3, project (1x1); a shortcut where the shape stays.
+
+    (B, C_in, h, w) -> (B, C_out, ceil(h / s), ceil(w / s)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.expand = ConvNorm(in_channels, hidden, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(hidden, hidden, 3, stride=stride, groups=hidden)
+        self.project = ConvNorm(hidden, out_channels, 1, act=False)
+        self.shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class MobileNetV2(Backbone):
+    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+
+    first_convolution = "stem.0"
+    checkpointed = (InvertedResidual,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2)
+        groups, channels = [], STEM_CHANNELS
+        for expansion, out, repeats, stride in ROWS:
+            blocks = []
+            for i in range(repeats):
+                blocks.append(InvertedResidual(channels, out, expansion, stride if i == 0 else 1))
+                channels = out
+            groups.append(nn.Sequential(*blocks))
+        self.groups = nn.ModuleList(groups)
+        self.stage_channels = tuple(ROWS[i][1] for i in STAGE_ENDS)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.stem(images)  # (B, 32, H/2, W/2)
+        stages = []
+        for number, group in enumerate(self.groups):
+            x = group(x)
+            if number in STAGE_ENDS:
+                stages.append(x)
+        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
+
+    def dilate(self, output_stride: int) -> None:
+        replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
+
+    def leave_out_last_stage(self) -> None:
+        del self.groups[STAGE_ENDS[2] + 1 :]
+        self.stage_channels = self.stage_channels[:3]
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """torchvision's keys -> ours; -> (renamed state, keys that are not used: the head, and the last stage where it
+        was left out).
+        """
+        places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
+        renamed, unused = {}, []
+        for key, value in state.items():
+            match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d)\.(?:(\d)\.)?(\w+)", key)
+            if match is None:
+                (unused.append(key) if key.startswith("classifier.") else renamed.update({key: value}))
+                continue
+            block, layer, inner, name = int(match[1]), int(match[2]), match[3], match[4]
+            if block == 0:
+                renamed[f"stem.{layer}.{name}"] = value
+            elif block > len(places):
+                unused.append(key)
+            else:
+                # conv.0 and conv.1 hold convolution and norm; of the last convolution, conv.2, the norm is conv.3
+                parts = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
+                part, place = (parts[layer], int(inner)) if inner else (parts[-1], layer - len(parts) + 1)
+                renamed[f"{places[block - 1]}.{part}.{place}.{name}"] = value
+        return renamed, unused
