@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, normalise_act, pad_same, replace_strides
+from featherseg.backbones.grouped import STAGE_ENDS, GroupedBackbone
+from featherseg.layers.conv import convolve, normalise_act, pad_same
 from featherseg.layers.folding import factors
-from featherseg.layers.model import Backbone
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 
@@ -41,7 +41,6 @@ GROUPS = (
     Group(5, 2, 6, 192, 4),  # 1/32
     Group(3, 1, 6, 320, 1),  # 1/32  stage 4
 )
-STAGE_ENDS = (1, 2, 4, 6)
 STEM_CHANNELS = 32
 SQUEEZE_RATIO = 0.25
 DROP_RATE = 0.2
@@ -173,7 +172,7 @@ LANES = 16
 """Channels that ONNX Runtime's convolutions take at once, where there is AVX-512: maps of a multiple are no copies."""
 
 
-class EfficientNet(Backbone):
+class EfficientNet(GroupedBackbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
@@ -196,27 +195,11 @@ class EfficientNet(Backbone):
         self.groups = nn.ModuleList(groups)
         self.stage_channels = tuple(rows[i].channels for i in STAGE_ENDS)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images)  # (B, C_stem, H/2, W/2)
-        stages = []
-        for number, group in enumerate(self.groups):
-            x = group(x)
-            if number in STAGE_ENDS:
-                stages.append(x)
-        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
-
-    def dilate(self, output_stride: int) -> None:
-        replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
-
-    def leave_out_last_stage(self) -> None:
-        del self.groups[STAGE_ENDS[2] + 1 :]
-        self.stage_channels = self.stage_channels[:3]
-
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of `efficientnet_pytorch` and `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are
         not used: the head, and the last stage where it was left out).
         """
-        places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
+        places = self.block_paths
         ended = len(self.stage_channels) < len(STAGE_ENDS)
         renamed, unused = {}, []
         for key, value in state.items():

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from featherseg.layers.conv import convolve, normalise_act, replace_strides
-from featherseg.layers.model import Backbone
+from featherseg.backbones.grouped import STAGE_ENDS, GroupedBackbone
+from featherseg.layers.conv import convolve, normalise_act
 
 ROWS = (  # t, c, n, s: expansion, channels, repeats, stride of the first
     (1, 16, 1, 1),  # 1/2
@@ -20,7 +20,6 @@ ROWS = (  # t, c, n, s: expansion, channels, repeats, stride of the first
     (6, 160, 3, 2),  # 1/32
     (6, 320, 1, 1),  # 1/32  stage 4
 )
-STAGE_ENDS = (1, 2, 4, 6)
 STEM_CHANNELS = 32
 
 
@@ -61,7 +60,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class MobileNetV2(Backbone):
+class MobileNetV2(GroupedBackbone):
     """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
@@ -80,27 +79,11 @@ class MobileNetV2(Backbone):
         self.groups = nn.ModuleList(groups)
         self.stage_channels = tuple(ROWS[i][1] for i in STAGE_ENDS)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images)  # (B, 32, H/2, W/2)
-        stages = []
-        for number, group in enumerate(self.groups):
-            x = group(x)
-            if number in STAGE_ENDS:
-                stages.append(x)
-        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
-
-    def dilate(self, output_stride: int) -> None:
-        replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
-
-    def leave_out_last_stage(self) -> None:
-        del self.groups[STAGE_ENDS[2] + 1 :]
-        self.stage_channels = self.stage_channels[:3]
-
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """torchvision's keys -> ours; -> (renamed state, keys that are not used: the head, and the last stage where it
         was left out).
         """
-        places = [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
+        places = self.block_paths
         renamed, unused = {}, []
         for key, value in state.items():
             match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d)\.(?:(\d)\.)?(\w+)", key)
