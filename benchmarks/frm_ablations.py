@@ -2,7 +2,7 @@
 
     python benchmarks/frm_ablations.py --data-root PATH/camvid --out runs/ablations [--jobs 2]
 
-Two tables; benchmarks/ablations.py says what the short protocol is. The second is the pixel contrast in the paper's
+Two tables; benchmarks/ablations.py says what the short protocol is. The first is the pixel contrast in the paper's
 regime: its optimiser, its plain cross-entropy and augmentation, two images contrasted with each other, as many as each
 of its devices held. Kill it at any time: it goes on where it was.
 """
@@ -39,5 +39,5 @@ CONTRAST = {
 }
 
 if __name__ == "__main__":
-    for variants in (VARIANTS, CONTRAST):
+    for variants in (CONTRAST, VARIANTS):
         ablate(__doc__, "frm-lite0_camvid", variants)

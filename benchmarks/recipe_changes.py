@@ -3,12 +3,12 @@
     python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu --out runs/changes [--jobs 2]
     python benchmarks/recipe_changes.py --out runs/changes --table
 
-CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: the default recipe of frm-lite0, 750 steps of eight
-whole images of 200x200, on the lists of benchmarks/neu_seg.py. Both are scored on their dev images, by the last
-weights. Each change alone stands against the recipe as it is. A finished run appends its row to
-tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained again;
-kill it at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2): --table prints the differences of pairs
-of seeds, with intervals over images and seeds, corrected for the number of changes.
+CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: 750 steps of eight whole images of 200x200, on the lists
+of benchmarks/neu_seg.py. The recipes are those in screened/, the shipped ones before any change. Both are scored on
+their dev images, by the last weights. Each change alone stands against the recipe as it is. A finished run appends its
+row to tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained
+again; kill it at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2): --table prints the differences
+of pairs of seeds, with intervals over images and seeds, corrected for the number of changes.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from ablations import SHORT, featherseg, print_table
 from featherseg import evaluate
 
 TABLE = Path(__file__).parent / "tables" / "recipe_changes.jsonl"
+SCREENED = Path(__file__).parent / "screened"
 BASE = "recipe"
 CHANGES: dict[str, tuple[str, ...]] = {
     BASE: (),
@@ -55,6 +56,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "stronger colours": ("augment.photometric=true",),
     "layer decay": ("train.layer_decay=0.8",),
     "half the rate": ("train.lr=1e-3", "train.backbone_lr=2.5e-4"),
+    "lovasz, no class weights": ("loss.lovasz=0.5", 'loss.class_weights="none"'),
+    "twice the rate and lovasz": ("train.lr=4e-3", "train.backbone_lr=1e-3", "loss.lovasz=0.5"),
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
 }
 """Name -> overrides of the recipe."""
@@ -71,9 +74,9 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "camvid": Protocol("frm-lite0_camvid", SHORT, "dev", (0.5,)),
+    "camvid": Protocol(str(SCREENED / "camvid.toml"), SHORT, "dev", (0.5,)),
     "neu": Protocol(
-        "frm-lite0",
+        str(SCREENED / "own-images.toml"),
         ("data.workers=1", "augment.crop=[200, 200]", "train.steps=750", "train.validations=1"),
         "val",
         (1.0,),

@@ -143,6 +143,10 @@ class AugmentTable(Config):
         return self
 
 
+OF_ANY_LOSS = ("name", "options", "class_weights", "class_weight_power")
+"""Keys of [loss] that count for a loss of an installed package as well."""
+
+
 class LossTable(Config):
     """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
 
@@ -440,8 +444,10 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
-    lengths = [f"train.{key}" for key in LENGTHS]
-    keys = {override.partition("=")[0].strip() for override in overrides} & set(lengths)
+    named = {override.partition("=")[0].strip() for override in overrides}
+    if "loss.name" in named and isinstance(values.get("loss"), dict):  # the recipe's own loss gives way
+        values["loss"] = {key: value for key, value in values["loss"].items() if key in OF_ANY_LOSS}
+    keys = named & {f"train.{key}" for key in LENGTHS}
     if len(keys) > 1:
         raise ConfigError(f"{' and '.join(sorted(keys))}: give one of them.")
     if keys and isinstance(values.get("train"), dict):  # the recipe's own length gives way

@@ -18,7 +18,7 @@ from featherseg.losses import (
     PixelContrast,
 )
 from featherseg.losses.cross_entropy import Mean
-from featherseg.recipe import LossTable, Recipe
+from featherseg.recipe import OF_ANY_LOSS, LossTable, Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
 
 
@@ -35,9 +35,8 @@ def build_loss(
     if settings.name:
         if settings.name not in LOSSES:
             raise unknown("loss", settings.name, LOSSES)
-        of_name = {"name", "options", "class_weights", "class_weight_power"}
         for key, value in LossTable():
-            if key not in of_name and getattr(settings, key) != value:
+            if key not in OF_ANY_LOSS and getattr(settings, key) != value:
                 raise ConfigError(f"loss.{key} is not part of the loss {settings.name!r}: leave it out.")
         try:
             return LOSSES[settings.name](net, class_weights, **settings.options)
