@@ -5,9 +5,9 @@ import json
 import pytest
 
 from featherseg.cli.cost import cost
-from featherseg.cli.models import models, print_table
+from featherseg.cli.models import catalogue_rows, models, print_table
 from featherseg.core.errors import ConfigError
-from featherseg.counting.catalogue import counts
+from featherseg.counting.catalogue import counts, latencies
 from featherseg.counting.cost import CONVENTIONS
 from featherseg.counting.cost import cost as count
 from featherseg.counting.deeplab import beside_deeplabv3
@@ -85,14 +85,25 @@ def test_bad_sizes_are_answered_with_a_sentence(text):
     assert str(error.value).startswith(f"--size {text!r}: ")
 
 
-def test_the_catalogue_lists_every_model(capsys):
+def test_the_catalogue_lists_every_model(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     models(as_json=True)
     rows = json.loads(capsys.readouterr().out)
     print_table(rows)
     printed = capsys.readouterr().out
-    assert "convention macs at 512x1024" in printed
-    assert all(name in printed for name in MODELS)
-    assert [row["model"] for row in rows] == list(MODELS)
-    for row in rows:
+    facts = latencies()
+    assert all(fact in " ".join(printed.split()) for fact in ("convention macs", facts["device"], facts["date"]))
+    lines = [line for line in printed.splitlines() if line.startswith("│")]
+    assert [line.split()[1] for line in lines] == [row["model"] for row in rows], "a row of the table is one line"
+    assert sorted(row["model"] for row in rows) == sorted(MODELS)
+    for row, line in zip(rows, lines, strict=True):
         assert (row["params"], row["macs"]) == counts(row["model"])
         assert row["pretrained"] in ("installed", "download", "none") or row["pretrained"].startswith("pip install ")
+        assert line.rstrip(" │").endswith(" *") == ("ours" in row["paper"] or "reconstruction" in row["paper"])
+
+
+def test_the_catalogue_starts_with_the_fastest_and_ends_with_what_was_never_timed():
+    timed = [row["latency_ms"] for row in catalogue_rows()]
+    known = [ms for ms in timed if ms is not None]
+    assert timed == sorted(known) + [None] * (len(timed) - len(known))
+    assert set(latencies()["ms"]) == {name for name, entry in MODELS.items() if not entry.panoptic}

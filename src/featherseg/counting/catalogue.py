@@ -1,6 +1,10 @@
-"""Parameters and multiply-accumulates of the catalogue, for `featherseg models`, which is to answer at once."""
+"""What `featherseg models` says at once of the catalogue: parameters, multiply-accumulates, latency."""
+
+from pathlib import Path
+from typing import Any
 
 from featherseg import models
+from featherseg.core.files import load_json
 from featherseg.counting.cost import cost
 
 SIZE = (512, 1024)
@@ -20,3 +24,12 @@ def counts(name: str) -> tuple[int, int]:
         return row.params, row.macs
     counted = cost(name, SIZE, CLASSES)
     return counted.params, counted.macs["macs"]
+
+
+LATENCIES = Path(__file__).parent / "latencies.json"
+"""Milliseconds of semantic models: "ms", with "device", "threads", "format", "size", "classes", "date"."""
+
+
+def latencies() -> dict[str, Any]:
+    """What LATENCIES holds; a model that is not in "ms" was never timed."""
+    return load_json(LATENCIES)

@@ -29,6 +29,7 @@ from featherseg.core.errors import DeviceError, FeathersegError, RunError, requi
 from featherseg.core.files import load_json, write_json
 from featherseg.core.machine import machine, peak_memory, usable_cores
 from featherseg.core.types import ClassInfo, Resize
+from featherseg.core.wording import counted
 from featherseg.counting.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
@@ -90,7 +91,10 @@ def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
     gpus = "".join(f", {name}" for name in found.get("gpus") or ())
-    return f"{found.get('processor') or found['system']}, {usable_cores()} cores{gpus}", torch.get_num_threads()
+    return (
+        f"{found.get('processor') or found['system']}, {counted(usable_cores(), 'core')}{gpus}",
+        torch.get_num_threads(),
+    )
 
 
 def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str]) -> Timing:

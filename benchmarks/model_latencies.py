@@ -1,0 +1,40 @@
+"""What `featherseg models` sorts by: how long every semantic model of the catalogue takes here, untrained.
+
+    taskset -c 0 python benchmarks/model_latencies.py      # nothing else may run
+
+Each is written as ONNX and timed in a process of its own, from a decoded RGB image to its mask, as `fit` times what it
+chooses from. Rewrites src/featherseg/counting/latencies.json; what was timed on this machine before is not timed again.
+"""
+
+from datetime import date
+
+import numpy as np
+
+from featherseg.core.files import write_json
+from featherseg.counting.catalogue import LATENCIES
+from featherseg.data import dataset_facts
+from featherseg.fitting.latency import here, time_candidate
+from featherseg.models import MODELS
+
+SIZE = (360, 480)
+"""(height, width): CamVid's images at half size."""
+
+
+def main() -> None:
+    """Time them, the fewest multiply-accumulates first."""
+    classes = dataset_facts("camvid").classes
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    names = [name for name, entry in MODELS.items() if not entry.panoptic]
+    found = {}
+    for name in sorted(names, key=lambda name: MODELS[name].macs or 0):
+        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, ())
+        found[name] = round(timing.p50, 1)
+        print(f"{name:28} {timing.p50:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})", flush=True)
+    device, threads = here()
+    facts = {"device": device, "threads": threads, "format": "onnx", "size": SIZE, "classes": len(classes)}
+    order = dict(sorted(found.items(), key=lambda item: item[1]))
+    write_json(LATENCIES, {**facts, "date": date.today().isoformat(), "ms": order})
+
+
+if __name__ == "__main__":
+    main()
