@@ -24,7 +24,10 @@ STEM_CHANNELS = 32
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm and, unless `act` is off, ReLU6; (B, C_in, h, w) -> (B, C_out, h/s, w/s)."""
+    """Convolution without bias, batch norm and, unless `act` is off, ReLU6.
+
+    (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True

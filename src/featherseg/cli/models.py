@@ -32,7 +32,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         ms = "" if row["latency_ms"] is None else f"{row['latency_ms']:.0f}"
         millions, gmacs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.1f}"
-        table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], _short(row["paper"]))
+        paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(")")  # of "FRM, arXiv:..., ... (ours)" FRM *
+        table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], paper)
     console = Console(highlight=False)
     console.print(table, markup=False)
 
@@ -74,11 +75,6 @@ def catalogue_rows() -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (row["latency_ms"] or math.inf, row["macs"]))
-
-
-def _short(paper: str) -> str:
-    """The paper's name, with a star where the model is not its own: "FRM *"."""
-    return paper.split(",")[0] + " *" * paper.endswith(")")
 
 
 def _pretrained(backbone: str) -> str:

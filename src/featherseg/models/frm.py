@@ -172,7 +172,8 @@ _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-L
 def _light(backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32) -> ModelEntry:
     """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage."""
     config = FRMConfig(backbone=backbone, decoder_channels=64, decoder="light", coarsest=coarsest)
-    paper = "FRM, arXiv:2412.08670, on EfficientNet-Lite with a lighter decoder (ours)"
+    family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
+    paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
     return ModelEntry(FRM, config, paper, params, macs)
 
 
