@@ -1,7 +1,6 @@
 """featherseg's models beside Ultralytics' YOLO26-sem: the same minutes of one core, one evaluator, timed by turns.
 
     python benchmarks/against_ultralytics.py DATASET... [--data-root PATH] [--minutes 30] [--models NAME...] [--jobs 2]
-    python benchmarks/against_ultralytics.py DATASET... --latency 352x480
     python benchmarks/against_ultralytics.py DATASET... --table
 
 DATASET is as for against_plain.py. The peer (AGPL-3.0) is installed into an environment of its own under --out and is
@@ -9,10 +8,10 @@ only ever run by its command line; nothing of it is imported, kept or shipped. I
 from their YAML, from scratch, as no weights of theirs are at hand, with its own defaults but for the minutes (`time`),
 the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
 exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
-pixel. featherseg gets `--minutes`, and is trained from scratch and, in rows of their own, from ImageNet weights.
+pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights, in rows of their own those that
+--scratch names from scratch as well. front.py exports and times these runs, and draws what was found.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
-The files that --latency times are those of the runs under --out; it takes turns in one process, one thread.
 """
 
 import argparse
@@ -22,35 +21,44 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import against_plain as plain
 import numpy as np
 import onnxruntime
-import paired
+import openvino
 import torch
 from against_plain import MaskOf, Source, Task
 from PIL import Image
 
-import featherseg
 from featherseg.core.files import read_lines
-from featherseg.core.types import IGNORE, Size
+from featherseg.core.types import Size
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
-from featherseg.runs import WEIGHTS
 from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
 PEERS = ("yolo26n-sem", "yolo26s-sem")
 VERSION = "8.4.190"
-OURS = ("frm-lite0-035-light", "frm-lite0-050-light", "frm-lite0-075-light", "frm-lite0-light", "frm-lite0")
+OURS = (
+    "frm-lite0-035-light-w32",
+    "frm-lite0-050-light-w32",
+    "frm-lite0-035-light",
+    "frm-lite0-050-light",
+    "frm-mobilenet-v2-light",
+    "frm-lite0-075-light",
+    "cgrseg-lite0",
+    "frm-lite0-light",
+    "frm-lite2-light",
+    "frm-lite0",
+)
+SCRATCH = ("frm-lite0-050-light", "frm-lite0-light")
+"""Ours that are no slower than one of the peers."""
 GREY = 114
 """Of the border that it pads images with."""
 STRIDE = 32
-ROUNDS = 30
 
 
 def install(folder: Path) -> Path:
@@ -92,9 +100,9 @@ def side_of(size: Size) -> int:
 class Bench(plain.Bench):
     """Every model of both sides, with every seed."""
 
-    def __init__(self, models: Sequence[str], seeds: Sequence[int], *rest: Any) -> None:
+    def __init__(self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *rest: Any) -> None:
         super().__init__(*rest)
-        self.models, self.seeds = models, seeds
+        self.models, self.scratch, self.seeds = models, scratch, seeds
 
     def run(self) -> None:
         wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides()]
@@ -102,11 +110,11 @@ class Bench(plain.Bench):
 
     def sides(self) -> list[tuple[str, dict[str, Any]]]:
         """Model and settings of every row that is wanted."""
-        ours = [name for name in self.models if name not in PEERS]
         peers: list[tuple[str, dict[str, Any]]] = [
             (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
         ]
-        return [*peers, *((name, {"pretrained": pretrained}) for name in ours for pretrained in (False, True))]
+        ours = [(name, {"pretrained": True}) for name in self.models if name not in PEERS]
+        return [*peers, *((name, {"pretrained": False}) for name in self.scratch), *ours]
 
     def train(self, task: Task, source: Source, folder: Path) -> None:
         (train_peer if task.side in PEERS else train_ours)(task, source, folder)
@@ -159,19 +167,27 @@ def train_ours(task: Task, source: Source, folder: Path) -> None:
 def open_peer(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
     file = folder / "run" / "weights" / "best.onnx"
     epochs = len((folder / "run" / "results.csv").read_text().splitlines()) - 1
-    return peer_mask(session(file)), {"epochs": epochs}
+    return read_peer(file), {"epochs": epochs}
 
 
-def session(file: Path) -> onnxruntime.InferenceSession:
+def read_peer(file: Path, runtime: str = "onnx") -> MaskOf:
+    """Its ONNX file, computed by ONNX Runtime or by OpenVINO in fp32, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    if runtime == "openvino":
+        core = openvino.Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        model = core.compile_model(core.read_model(file), "CPU", settings)
+        return peer_mask(lambda images: model(images)[0], tuple(model.input(0).shape)[2:])
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    return peer_mask(lambda images: session.run(None, {entry.name: images})[0], entry.shape[2:])
 
 
-def peer_mask(model: onnxruntime.InferenceSession) -> MaskOf:
-    """Image (H, W, 3) uint8 -> mask (H, W) uint8 by a file that takes (1, 3, h, w) in 0..1 and gives (1, h, w)."""
-    (entry,) = model.get_inputs()
-    height, width = entry.shape[2:]
+def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) -> MaskOf:
+    """Image (H, W, 3) uint8 -> mask (H, W) uint8; model: (1, 3, h, w) in 0..1 of (h, w) = size -> (1, h, w)."""
+    height, width = size
 
     def mask_of(image: np.ndarray) -> np.ndarray:
         factor = min(height / image.shape[0], width / image.shape[1])
@@ -184,7 +200,7 @@ def peer_mask(model: onnxruntime.InferenceSession) -> MaskOf:
         padded = np.full((height, width, 3), GREY, np.uint8)
         padded[top : top + inside[0], left : left + inside[1]] = image_inside
         images = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / 255
-        mask = model.run(None, {entry.name: images})[0][0, top : top + inside[0], left : left + inside[1]]
+        mask = model(images)[0, top : top + inside[0], left : left + inside[1]]
         if inside == image.shape[:2]:
             return np.asarray(mask, np.uint8)
         mask = Image.fromarray(np.asarray(mask, np.uint8)).resize(image.shape[1::-1], Image.Resampling.NEAREST)
@@ -217,53 +233,22 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
                 print(f"  {side[0]} ({start}) less {peer[0]}: {difference.miou.points()} (95 %, over images and seeds)")
 
 
-def time_files(bench: Bench, size: Size) -> None:
-    """From a decoded image to its mask, by ONNX Runtime on one thread: the files of the first seed, in turns."""
-    image = np.random.default_rng(0).integers(0, IGNORE, (*size, 3), dtype=np.uint8)
-    label, steps = next(iter(bench.sources)), dict[str, Callable[[], Any]]()
-    for name, settings in bench.sides():
-        run = bench.final(label, name, settings, bench.seeds[0]).folder(bench.out) / "run"
-        file = run.parent / f"{size[0]}x{size[1]}.onnx"
-        if name in PEERS and (weights := run.absolute() / "weights" / "best.pt").is_file():
-            if not file.is_file():
-                words = arguments({"format": "onnx", "model": weights, "imgsz": f"[{size[0]},{size[1]}]"})
-                with open(run.parent / "log.txt", "a") as log:
-                    start_peer(install(bench.out / "ultralytics"), ["export", *words], log)
-                weights.with_suffix(".onnx").replace(file)
-            steps[name] = partial(peer_mask(session(file)), image)
-        elif (run / WEIGHTS).is_file() and name not in steps:
-            if not file.is_file():
-                featherseg.export(run, "onnx", file)
-            steps[name] = partial(featherseg.Predictor(file), image)
-    if len(steps) < 2:
-        sys.exit(f"fewer than two trained models of {label} lie under {bench.out}: train first.")
-    paired.print_table(paired.compare(steps, ROUNDS))
-
-
-def parse_size(text: str) -> Size:
-    height, width = map(int, text.split("x"))
-    return height, width
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
+    parser.add_argument("--scratch", nargs="*", default=SCRATCH, help="of ours, what is trained without weights too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
-    parser.add_argument("--latency", type=parse_size, metavar="HxW", help="time what lies under --out, train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
-    bench = Bench(asked.models, asked.seeds, sources, asked.minutes, asked.out, asked.rows, asked.jobs)
-    if asked.latency:
-        time_files(bench, asked.latency)
-        return
+    bench = Bench(asked.models, asked.scratch, asked.seeds, sources, asked.minutes, asked.out, asked.rows, asked.jobs)
     if not asked.table:
         bench.run()
     for source in sources:

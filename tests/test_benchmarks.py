@@ -411,17 +411,9 @@ def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
             pool.submit(bench.start, tmp_path, "-c", "print('said'); raise SystemExit(3)").result()
 
 
-class RedIsTheClass:
+def red_is_the_class(images):
     """A file of the peer's that calls every pixel what its red channel holds."""
-
-    def __init__(self, height, width):
-        self.entry = SimpleNamespace(name="images", shape=[1, 3, height, width])
-
-    def get_inputs(self):
-        return [self.entry]
-
-    def run(self, _, feeds):
-        return [(feeds["images"][:, 0] * 255).round().astype(np.uint8)]
+    return (images[:, 0] * 255).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize("size", [(36, 48), (32, 64), (64, 64), (18, 24), (90, 120)])
@@ -429,11 +421,47 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
     peer = load("against_ultralytics")
     image = np.full((*size, 3), 7, np.uint8)
     image[: size[0] // 2, : size[1] // 2, 0] = 200
-    mask = peer.peer_mask(RedIsTheClass(64, 64))(image)
+    mask = peer.peer_mask(red_is_the_class, (64, 64))(image)
     assert mask.shape == size
     assert (mask == image[..., 0]).mean() > 0.85  # all but where two values are mixed
     assert mask[0, 0] == 200
     assert (mask[-1] == 7).all()
+
+
+def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path, monkeypatch, capsys):
+    front, plain = load("front"), load("against_plain")
+    for name in ("TABLE", "FILES", "LATENCIES"):
+        owner = front.both if name == "TABLE" else front
+        monkeypatch.setattr(owner, name, tmp_path / f"{name}.jsonl")
+    models = {"a": (10.0, (50, 52, 54)), "b": (20.0, (51, 52, 53)), "c": (30.0, (60, 61, 62))}
+    models["yolo26n-sem"] = 25.0, (40,)
+    runs = iter(training_runs(np.random.default_rng(0), 19, 72, spread=0.1, noise=0.05))
+    for name, (ms, scores) in models.items():
+        for seed, score in enumerate(scores):
+            for pretrained in (False,) if name.startswith("yolo") else (False, True):
+                task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
+                shown = score / 100 if pretrained or name.startswith("yolo") else 0.01
+                plain.append_line(front.both.TABLE, asdict(task) | {"score": shown})
+                counts = task.counts(front.both.TABLE)
+                counts.parent.mkdir(exist_ok=True)
+                np.savez(counts, counts=next(runs), keys=[f"d_{i:03d}" for i in range(72)])
+        for format, quicker in (("onnx", 1), ("onnx-int8", 2)):
+            row = {"dataset": "camvid", "model": name, "format": format, "threads": 1, "p50_ms": ms / quicker}
+            if not (name.startswith("yolo") and quicker == 2):
+                plain.append_line(front.LATENCIES, row)
+        plain.append_line(front.FILES, {"dataset": "camvid", "model": name, "onnx-int8": {"points": [-0.5, -1, 0]}})
+    front.print_front("camvid", 30.0, tmp_path / "front")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in printed if line[:2] in ("* ", "  ")] == [
+        ["*", "a", "10.0", "52.00"],
+        ["b", "20.0", "52.00", "less"],
+        ["yolo26n-sem", "25.0", "40.00"],
+        ["*", "c", "30.0", "61.00"],
+        ["*", "a", "5.0", "51.50"],
+        ["b", "10.0", "51.50"],
+        ["*", "c", "15.0", "60.50"],
+    ]
+    assert "c: mIoU 0.6100, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
 
 def test_scripts_that_time_do_it_by_turns(load):

@@ -1,0 +1,191 @@
+"""The front of our light models: test mIoU after equal minutes of one core against the latency of each file.
+
+    python benchmarks/front.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
+    python benchmarks/front.py DATASET... [--data-root PATH] --latencies     # time them; nothing else may run
+    python benchmarks/front.py DATASET... [--data-root PATH] [--draw docs/front]
+
+The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
+runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
+with the others', on one core and on all. An int8 file's score is its model's less what the first seed's file lost.
+Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import against_plain as plain
+import against_ultralytics as both
+import numpy as np
+import paired
+import torch
+from against_plain import Source, Task, commit
+from against_ultralytics import OURS, PEERS, Bench
+
+import featherseg
+from featherseg.comparison.pareto import LATENCY, Point, front_svg, pareto_front
+from featherseg.core.files import append_line, read_lines, write_text
+from featherseg.core.machine import processor
+from featherseg.data.statistics import typical_size
+from featherseg.evaluation.scoring import evaluate
+from featherseg.exporters.formats import EXPORTERS
+from featherseg.exporters.pipeline import ExportSettings, export_formats
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import own_settings
+from featherseg.reports.record import log_evaluation
+from featherseg.runs import WEIGHTS, load_run
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_variants
+from featherseg.uncertainty.clusters import clusters_of
+
+FILES = both.TABLE.with_name("front_files.jsonl")
+LATENCIES = both.TABLE.with_name("front_latency.jsonl")
+FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
+ROUNDS = 30
+
+
+def first_runs(bench: Bench, label: str) -> dict[str, Path]:
+    """The run folders that are there, of the first seed and of what is compared here."""
+    sides = [(name, settings) for name, settings in bench.sides() if settings["pretrained"] or name in PEERS]
+    found = {name: bench.final(label, name, settings, bench.seeds[0]).folder(bench.out) for name, settings in sides}
+    weights = {name: Path("weights", "best.pt") if name in PEERS else Path(WEIGHTS) for name in found}
+    return {name: folder / "run" for name, folder in found.items() if (folder / "run" / weights[name]).is_file()}
+
+
+def write_files(bench: Bench, source: Source, table: Path) -> None:
+    """Ours in every format, proved as `featherseg export` does; a row of what each int8 file scores on test."""
+    test, done = source.open("test"), {(row["dataset"], row["model"]) for row in read_lines(table)}
+    for name, folder in first_runs(bench, source.label).items():
+        if name in PEERS or (source.label, name) in done:
+            continue
+        run = load_run(str(folder))
+        _, errors = export_formats(run, FORMATS, settings=ExportSettings(data_root=source.root))
+        row: dict[str, Any] = {"dataset": source.label, "model": name, "failed": [str(error) for error in errors]}
+        scores = {"fp32": evaluate(open_runtime(run, "cpu"), test, boundary=False)}
+        log_evaluation(run, test, "test", own_settings(open_runtime(run, "cpu")), scores["fp32"])  # a look is counted
+        for format in FORMATS:
+            file = folder / "export" / EXPORTERS[format].main
+            if EXPORTERS[format].quantised and file.is_file():
+                scores[format] = evaluate(open_runtime(file, "cpu"), test, boundary=False)
+                counts = [scores[format].counts, scores["fp32"].counts]
+                lost = compare_files(counts, clusters_of(test.keys))[0].miou
+                row[format] = {"points": [round(100 * x, 3) for x in (lost.value, lost.low, lost.high)]}
+        append_line(table, row | {"scores": {k: round(100 * one.miou, 3) for k, one in scores.items()}} | made())
+
+
+def time_files(bench: Bench, source: Source, threads: int, table: Path) -> None:
+    """Every file of both sides that has no row with so many threads, in turns in this process."""
+    size = typical_size(source.open("test"))
+    image = source.open("test")[0].image
+    key = {"dataset": source.label, "threads": threads, "size": list(size)}
+    done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
+    steps: dict[tuple[str, str], Callable[[], Any]] = {}
+    for name, folder in first_runs(bench, source.label).items():
+        for format in FORMATS:
+            file = folder / "export" / EXPORTERS[format].main
+            if name in PEERS:
+                if not EXPORTERS[format].quantised:
+                    steps[name, format] = partial(both.read_peer(peer_file(bench, folder, size), format), image)
+            elif file.is_file():
+                steps[name, format] = partial(featherseg.Predictor(file, device="cpu"), image)
+    if not steps.keys() - done:
+        return
+    timed = paired.compare({" ".join(step): call for step, call in steps.items()}, ROUNDS, clock="wall")
+    paired.print_table(timed)
+    found = zip(steps, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
+    for (name, format), wall, cpu in found:
+        if (name, format) not in done:
+            times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
+            append_line(table, key | {"model": name, "format": format} | times | made())
+
+
+def peer_file(bench: Bench, run: Path, size: Sequence[int]) -> Path:
+    """The peer's ONNX file for images of that size; it is exported for each size anew."""
+    file, weights = run / f"{size[0]}x{size[1]}.onnx", run.absolute() / "weights" / "best.pt"
+    if not file.is_file():
+        sides = [-(-side // both.STRIDE) * both.STRIDE for side in size]
+        words = both.arguments({"format": "onnx", "model": weights, "imgsz": str(sides).replace(" ", "")})
+        with open(run.parent / "log.txt", "a") as log:
+            both.start_peer(both.install(bench.out / "ultralytics"), ["export", *words], log)
+        weights.with_suffix(".onnx").replace(file)
+    return file
+
+
+def made() -> dict[str, Any]:
+    """Where and of which code a row is."""
+    return {"processor": processor()["processor"], "commit": commit()}
+
+
+def scores_of(label: str, minutes: float, table: Path) -> tuple[dict[str, list[float]], dict[str, np.ndarray], Any]:
+    """Of every model its scores by seed in %, the counts (seeds, N, 3, K) where MIN_RUNS are there, the clusters."""
+    rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
+    scores: dict[str, list[float]] = {}
+    counts: dict[str, np.ndarray] = {}
+    keys: list[str] = []
+    for name in dict.fromkeys(row["side"] for row in rows if row["settings"]["pretrained"] or row["side"] in PEERS):
+        of = {r["seed"]: r for r in rows if r["side"] == name and (r["settings"]["pretrained"] or name in PEERS)}
+        same = [of[seed] for seed in sorted(of)]
+        scores[name] = [100 * (row["score"] or 0) for row in same]
+        files = [Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in same]
+        if len(files) >= MIN_RUNS and all(file.is_file() for file in files):
+            stored = [np.load(file) for file in files]
+            counts[name], keys = np.stack([file["counts"] for file in stored]), stored[0]["keys"].tolist()
+    return scores, counts, clusters_of(keys) if keys else None
+
+
+def print_front(label: str, minutes: float, draw: Path | None) -> None:
+    """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
+    scores, counts, clusters = scores_of(label, minutes, both.TABLE)
+    lost = {row["model"]: row for row in read_lines(FILES) if row["dataset"] == label}
+    times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in scores]
+    for threads, format in dict.fromkeys((row["threads"], row["format"]) for row in times):
+        points = []
+        for row in times:
+            if (row["threads"], row["format"]) == (threads, format):
+                less = lost[row["model"]][format]["points"][0] if EXPORTERS[format].quantised else 0.0
+                points.append(Point(row["model"], row["p50_ms"], (np.mean(scores[row["model"]]) + less) / 100))
+        front, best = pareto_front(points), None
+        print(f"\n{label}, {format}, threads: {threads}; ms, mIoU after {minutes:g} minutes, * on the front")
+        for point in sorted(points, key=lambda point: point.cost):
+            told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
+            if best and not EXPORTERS[format].quantised and {point.name, best.name} <= counts.keys():
+                (gain,) = compare_variants([counts[best.name], counts[point.name]], clusters)
+                told += f"   less {best.name}: {gain.miou.points()}"
+            print(told)
+            best = point if best is None or point.miou > best.miou else best
+        if draw and (threads, format) == (1, FORMATS[0]):
+            write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET")
+    parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
+    parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
+    parser.add_argument("--files", action="store_true", help="export, and score int8")
+    parser.add_argument("--latencies", action="store_true", help="time the exported files")
+    parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
+    asked = parser.parse_args()
+    sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
+    bench = Bench(asked.models, (), (0,), sources, asked.minutes, asked.out, both.TABLE, 1)
+    if asked.files:
+        for source in sources:
+            write_files(bench, source, FILES)
+    if asked.latencies:
+        cores = sorted(os.sched_getaffinity(0))
+        for count in dict.fromkeys((1, len(cores))):
+            os.sched_setaffinity(0, cores[:count])
+            torch.set_num_threads(count)
+            for source in sources:
+                time_files(bench, source, count, LATENCIES)
+    for source in sources:
+        print_front(source.label, asked.minutes, asked.draw)
+
+
+if __name__ == "__main__":
+    main()
