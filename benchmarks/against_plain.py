@@ -320,6 +320,15 @@ def commit() -> str:
     return (head or "unknown") + "+" * bool(changed)
 
 
+def read_counts(rows: Sequence[dict[str, Any]], table: Path) -> tuple[np.ndarray, list[str]] | None:
+    """The pixels of each image by row (m, N, 3, K), and the images' keys; None where an interval needs more."""
+    files = [Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in rows]
+    if len(files) < MIN_RUNS or not all(file.is_file() for file in files):
+        return None
+    stored = [np.load(file) for file in files]
+    return np.stack([file["counts"] for file in stored]), stored[0]["keys"].tolist()
+
+
 def print_table(source: Source, minutes: float, table: Path) -> None:
     """What was tuned, both sides' scores, and featherseg less the plain loop with its interval."""
     rows = [row for row in read_lines(table) if row["dataset"] == source.label and row["minutes"] == minutes]

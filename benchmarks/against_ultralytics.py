@@ -20,7 +20,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from featherseg.core.files import read_lines
 from featherseg.core.types import Size
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
+from featherseg.uncertainty.bootstrap import compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
@@ -56,6 +55,8 @@ OURS = (
 )
 SCRATCH = ("frm-lite0-050-light", "frm-lite0-light")
 """Ours that are no slower than one of the peers."""
+Side = tuple[str, bool]
+"""A model, and whether it begins with ImageNet weights."""
 GREY = 114
 """Of the border that it pads images with."""
 STRIDE = 32
@@ -209,26 +210,31 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
     return mask_of
 
 
-def print_table(source: Source, minutes: float, table: Path) -> None:
-    """Every model's scores, and each of ours less each peer with its interval."""
-    rows = [row for row in read_lines(table) if row["dataset"] == source.label and row["minutes"] == minutes]
-    print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
-    counts: dict[tuple[str, bool], np.ndarray] = {}
-    keys: list[str] = []
+def read_table(label: str, minutes: float, table: Path) -> tuple[dict[Side, list[float]], dict[Side, Any], list[str]]:
+    """Of every side its scores by seed in %, and the counts (m, N, 3, K) where an interval can be made; their keys."""
+    rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
+    scores, counts, keys = dict[Side, list[float]](), dict[Side, Any](), list[str]()
     for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
         of = {row["seed"]: row for row in rows if (row["side"], row["settings"]["pretrained"]) == side}
-        scores = [100 * (of[seed]["score"] or 0) for seed in sorted(of)]
+        same = [of[seed] for seed in sorted(of)]
+        scores[side] = [100 * (row["score"] or 0) for row in same]
+        if stored := plain.read_counts(same, table):
+            counts[side], keys = stored
+    return scores, counts, keys
+
+
+def print_table(source: Source, minutes: float, table: Path) -> None:
+    """Every model's scores, and each of ours less each peer with its interval."""
+    found, counts, keys = read_table(source.label, minutes, table)
+    print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
+    for side, scores in found.items():
         start = "ImageNet" if side[1] else "scratch"
         print(f"  {side[0]:24} {start:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
-        files = [Task(**{part.name: of[s][part.name] for part in fields(Task)}).counts(table) for s in sorted(of)]
-        if len(files) >= MIN_RUNS and all(file.is_file() for file in files):
-            stored = [np.load(file) for file in files]
-            counts[side], keys = np.stack([file["counts"] for file in stored]), stored[0]["keys"].tolist()
     for peer in [side for side in counts if side[0] in PEERS]:
         ours = [side for side in counts if side[0] not in PEERS and counts[side].shape == counts[peer].shape]
         if ours:
-            found = compare_variants([counts[peer], *(counts[side] for side in ours)], clusters_of(keys))
-            for side, difference in zip(ours, found, strict=True):
+            less = compare_variants([counts[peer], *(counts[side] for side in ours)], clusters_of(keys))
+            for side, difference in zip(ours, less, strict=True):
                 start = "ImageNet" if side[1] else "scratch"
                 print(f"  {side[0]} ({start}) less {peer[0]}: {difference.miou.points()} (95 %, over images and seeds)")
 

@@ -13,7 +13,6 @@ Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import against_ultralytics as both
 import numpy as np
 import paired
 import torch
-from against_plain import Source, Task, commit
+from against_plain import Source, commit
 from against_ultralytics import OURS, PEERS, Bench
 
 import featherseg
@@ -38,7 +37,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import WEIGHTS, load_run
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_variants
+from featherseg.uncertainty.bootstrap import compare_files, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 FILES = both.TABLE.with_name("front_files.jsonl")
@@ -119,26 +118,12 @@ def made() -> dict[str, Any]:
     return {"processor": processor()["processor"], "commit": commit()}
 
 
-def scores_of(label: str, minutes: float, table: Path) -> tuple[dict[str, list[float]], dict[str, np.ndarray], Any]:
-    """Of every model its scores by seed in %, the counts (seeds, N, 3, K) where MIN_RUNS are there, the clusters."""
-    rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
-    scores: dict[str, list[float]] = {}
-    counts: dict[str, np.ndarray] = {}
-    keys: list[str] = []
-    for name in dict.fromkeys(row["side"] for row in rows if row["settings"]["pretrained"] or row["side"] in PEERS):
-        of = {r["seed"]: r for r in rows if r["side"] == name and (r["settings"]["pretrained"] or name in PEERS)}
-        same = [of[seed] for seed in sorted(of)]
-        scores[name] = [100 * (row["score"] or 0) for row in same]
-        files = [Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in same]
-        if len(files) >= MIN_RUNS and all(file.is_file() for file in files):
-            stored = [np.load(file) for file in files]
-            counts[name], keys = np.stack([file["counts"] for file in stored]), stored[0]["keys"].tolist()
-    return scores, counts, clusters_of(keys) if keys else None
-
-
 def print_front(label: str, minutes: float, draw: Path | None) -> None:
     """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
-    scores, counts, clusters = scores_of(label, minutes, both.TABLE)
+    found, stored, keys = both.read_table(label, minutes, both.TABLE)
+    scores = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
+    counts = {name: stored[name, name not in PEERS] for name in scores if (name, name not in PEERS) in stored}
+    clusters = clusters_of(keys) if keys else None
     lost = {row["model"]: row for row in read_lines(FILES) if row["dataset"] == label}
     times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in scores]
     for threads, format in dict.fromkeys((row["threads"], row["format"]) for row in times):

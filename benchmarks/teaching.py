@@ -15,7 +15,6 @@ row but no run under --out any more is trained again.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from minutes import task_of
 
 from featherseg.core.files import read_lines
 from featherseg.runs import WEIGHTS
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
+from featherseg.uncertainty.bootstrap import compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "teaching.jsonl"
@@ -109,11 +108,8 @@ def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None
         scores = [100 * (row["score"] or 0) for row in same]
         told = f"{way}, {length:g} min, {split} {np.mean(scores):.2f}  ({'  '.join(f'{v:.2f}' for v in scores)})"
         print(f"  {side} ({digest[:6]}), {told}")
-        files = [Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in same]
-        if split == "test" and way != TEACHES and len(same) >= MIN_RUNS and all(file.is_file() for file in files):
-            stored = [np.load(file) for file in files]
-            counts.setdefault((length, side, digest), {})[way] = np.stack([file["counts"] for file in stored])
-            keys = stored[0]["keys"].tolist()
+        if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
+            counts.setdefault((length, side, digest), {})[way], keys = stored
     for (length, side, _), ways in counts.items():
         taught = [way for way in ways if way != UNTAUGHT and ways[way].shape == ways.get(UNTAUGHT, ways[way]).shape]
         if UNTAUGHT in ways and taught:
