@@ -7,7 +7,8 @@
 DATASET is as for against_plain.py. Each training is `featherseg train RECIPE --minutes M`, with the seed and what --set
 says, in a process pinned to one core; on `--split test` every row counts its look, choices are made on `--split val`.
 CamVid's choices are made on dev: it is then trained on subtrain. Finished rows stand in tables/minutes.jsonl, the
-pixels of each image in counts/ beside it; rows of other settings or minutes are never pooled.
+pixels of each image in counts/ beside it; rows of other settings or minutes are never pooled. Where choices are made,
+the same weights are scored on enlarged images as well.
 """
 
 import argparse
@@ -22,9 +23,14 @@ import numpy as np
 from against_plain import Source, Task
 
 from featherseg.core.files import read_lines
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import InferenceSettings
 from featherseg.recipe import read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
+ENLARGED = 1.5
+"""Times the images' sides."""
 
 
 def task_of(
@@ -49,7 +55,12 @@ class Bench(plain.Bench):
         plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
-        return plain.open_featherseg(source, folder)
+        mask_of, facts = plain.open_featherseg(source, folder)
+        if task.scored_on == "test":
+            return mask_of, facts
+        runtime, data = open_runtime(str(folder / "run"), "cpu"), source.open(task.scored_on)
+        enlarged = evaluate(runtime, data, boundary=False, inference=InferenceSettings(scales=(ENLARGED,)))
+        return mask_of, facts | {"enlarged": enlarged.miou}
 
 
 def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
@@ -62,9 +73,12 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
             kind = (row["side"], row["settings"]["sha256"], changed, row["scored_on"], row["minutes"])
             found.setdefault(kind, []).append(row)
     for (recipe, sha256, changed, split, minutes), same in sorted(found.items()):
-        scores = [100 * (row["score"] or 0) for row in sorted(same, key=lambda row: row["seed"])]
+        same.sort(key=lambda row: row["seed"])
+        scores = [100 * (row["score"] or 0) for row in same]
         told = f"{minutes:g} min, {' '.join(str(row['steps']) for row in same)} steps, {split} {np.mean(scores):.2f}"
-        print(f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)})")
+        at = [f"{100 * row['enlarged']:.2f}" for row in same if "enlarged" in row]
+        more = f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else ""
+        print(f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)}){more}")
 
 
 def main() -> None:
