@@ -193,21 +193,23 @@ def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
         del block.gather
 
 
-@pytest.mark.parametrize(("sizes", "unfolded"), [({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, 0), (None, 3)])
-def test_a_graph_of_any_size_has_blocks_and_one_of_a_single_size_windows(sizes, unfolded):
+@pytest.mark.parametrize("few_dimensions", [False, True])
+@pytest.mark.parametrize("sizes", [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, None])
+def test_a_graph_has_blocks_and_one_of_few_dimensions_windows(sizes, few_dimensions):
     class Gathering(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.relation = PixelToRegion(8, window=3, heads=2)
+            self.relation.few_dimensions = few_dimensions
 
         def forward(self, high):
             return self.relation(F.interpolate(high, scale_factor=2.0), high)
 
-    program = export(Gathering().eval(), (torch.zeros(2, 8, 5, 7),), dynamic_shapes={"high": sizes})
+    program = export(Gathering().eval(), (torch.zeros(2, 8, 5, 7),), dynamic_shapes=sizes and {"high": sizes})
     parts = [part for part in program.graph_module.modules() if isinstance(part, GraphModule)]
     operations = [str(node.target) for part in parts for node in part.graph.nodes]
-    assert sum("im2col" in name for name in operations) == unfolded
-    assert ("aten.matmul.default" in operations) != bool(unfolded)
+    assert sum("im2col" in name for name in operations) == (3 if few_dimensions else 0)
+    assert ("aten.matmul.default" in operations) != few_dimensions
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from featherseg.core.errors import require
-from featherseg.exporters.fixed_graph import example
+from featherseg.exporters.fixed_graph import example, with_few_dimensions
 from featherseg.exporters.job import Job, Maps
 from featherseg.exporters.quiet import quiet
 
@@ -23,7 +23,7 @@ def write(job: Job) -> None:
     coremltools: Any = require("coremltools", "coreml", "Core ML export")
     size = job.facts.fixed_size
     with quiet("coremltools cannot write this model"):
-        program = torch.export.export(Maps(job.model).eval(), (example(job.model, size),))
+        program = torch.export.export(Maps(with_few_dimensions(job.model)).eval(), (example(job.model, size),))
         package = coremltools.convert(
             program.run_decompositions({}),
             outputs=[coremltools.TensorType(name=name) for name in job.outputs],

@@ -1,6 +1,7 @@
 """A model as a graph for one size of image, in few kinds of operations: for runtimes without dynamic sizes."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -20,6 +21,15 @@ def example(model: SegmentationModel, size: Size) -> Tensor:
     return torch.zeros(1, len(model.mean), *size)
 
 
+def with_few_dimensions(model: SegmentationModel) -> SegmentationModel:
+    """A copy that has tensors of five dimensions at most, as runtimes of phones ask for, where its layers can do so."""
+    model = deepcopy(model)
+    for layer in model.modules():
+        if hasattr(layer, "few_dimensions"):
+            layer.few_dimensions = True
+    return model
+
+
 @torch.no_grad()
 def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
     """Images (1, C, *size) -> as `Maps`; what does not depend on the image is computed now and kept as a constant.
@@ -29,7 +39,7 @@ def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
     """
     images = example(model, size)
     with quiet(f"torch {torch.__version__} cannot write this model as a graph", "torch.export"):
-        program = torch.export.export(Maps(model).eval(), (images,))
+        program = torch.export.export(Maps(with_few_dimensions(model)).eval(), (images,))
         module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
     _fold_constants(module)
     for node in list(module.graph.nodes):

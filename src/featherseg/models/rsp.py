@@ -45,6 +45,8 @@ class PixelToRegion(nn.Module):
     low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w). In fp32 whatever autocast says.
     """
 
+    few_dimensions = False  # exporters/fixed_graph.py
+
     def __init__(
         self,
         channels: int,
@@ -76,11 +78,10 @@ class PixelToRegion(nn.Module):
 
         Block by block: the 4 T^2 pixels of T x T cells share the S^2 cells in reach of any of them, S = T + k - 1, so
         that all is products of small matrices, which torch and every runtime compute fast. What lies outside of a
-        pixel's window or of the map has a logit of OUTSIDE, which softmax makes 0. T = BLOCK. A graph for one size of
-        image is for runtimes whose tensors have few dimensions: there all windows are unfolded. A training on a CPU
-        has a kernel.
+        pixel's window or of the map has a logit of OUTSIDE, which softmax makes 0. T = BLOCK. With `few_dimensions` all
+        windows are unfolded. A training on a CPU has a kernel.
         """
-        if torch.compiler.is_exporting() and isinstance(key.shape[2], int):  # a size that may differ is no int there
+        if self.few_dimensions:
             return self.gather_unfolded(query, key, value)
         if self.training and learns(query):
             none = query.new_zeros(self.heads, 4, self.window**2)
