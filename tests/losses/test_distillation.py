@@ -59,7 +59,7 @@ def by_loops(out, taught, temperature):
     return sum(logits) / len(logits), sum(channels) / len(channels)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_both_terms_are_what_loops_over_the_equations_give(temperature):
     out, taught = example()
     logits, channels = by_loops(out, taught, temperature)

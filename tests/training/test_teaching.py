@@ -23,7 +23,7 @@ from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.resize import resize
 from featherseg.runs import load_run, save_weights
-from featherseg.training import Request, train
+from featherseg.training import Request, job, train
 from featherseg.training.objects import Objects
 
 LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
@@ -291,11 +291,15 @@ def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(pla
         ("teacher.runs=a,a", ConfigError, "every run once"),
         ("loss.name=other", ConfigError, "beside the recipe's own loss"),
         ("teacher.unlabelled=no/such/folder", DataNotFound, "is no folder"),
+        ("teacher.unlabelled=deep", DataError, r"a\.png has 16 bits a channel, the training images 8"),
         ("teacher.runs= teacher.unlabelled=x", ConfigError, "need a teacher"),
         ("teacher.temperature=3", ConfigError, "unknown key 'teacher.temperature'"),
     ],
 )
-def test_what_cannot_teach_is_refused_before_anything_is_written(place, setting, error, told):
+def test_what_cannot_teach_is_refused_before_anything_is_written(place, setting, error, told, monkeypatch):
+    (place / "deep").mkdir()
+    Image.fromarray(np.zeros((64, 96), np.uint16)).save(place / "deep" / "a.png")
+    monkeypatch.chdir(place)
     with pytest.raises(error, match=told):
         taught(place, *setting.split(" "))
     assert not (place / "run").exists()
@@ -388,6 +392,16 @@ def test_in_a_sweep_the_largest_model_is_trained_first_and_teaches(place):
     again = Silent()
     train_all(taught, [LITTLE, LARGE], [0, 1], out, again)
     assert sum("is finished" in message for message in again.messages) == 4
+
+
+def test_each_training_of_a_sweep_has_its_minutes(place, monkeypatch):
+    begun = []
+    monkeypatch.setattr(job, "train", lambda asked, *rest, **more: begun.append(asked.began))
+    asked = Request(LARGE, overrides=("train.minutes=10",), data=str(place / "dataset.toml"))
+    train_all(asked, [LITTLE, LARGE], [0, 1], place / "field", Silent())
+    assert len(begun) == 4
+    assert all(one > asked.began for one in begun)
+    assert begun == sorted(set(begun))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,5 +152,5 @@ def train_all(
     # The teacher's runs first
     for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):
         reporter.message(title)
-        train(own_request, run, reporter, resume=True)
+        train(replace(own_request, began=time.monotonic()), run, reporter, resume=True)  # train.minutes are of each
     return [run for _, _, run in trainings]

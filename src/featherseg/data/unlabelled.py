@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from featherseg.core.errors import DataNotFound
+from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, is_image, read_image
 from featherseg.data.labels import LabelMap
@@ -26,10 +26,11 @@ class Known(Protocol):
 class UnlabelledImages(PairedFiles):
     """The images in a folder and the folders below it, by name, with classes and channels of `known`.
 
-    Raises DataNotFound where there is no image.
+    like: an image (H, W, C) whose bits a channel they must have. Raises DataNotFound where there is no image; reading
+    one of other bits raises DataError.
     """
 
-    def __init__(self, folder: Path, known: Known) -> None:
+    def __init__(self, folder: Path, known: Known, like: np.ndarray | None = None) -> None:
         paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
         if not paths:
             missing = "has no images" if folder.is_dir() else "is no folder"
@@ -38,11 +39,15 @@ class UnlabelledImages(PairedFiles):
         self.label_map, self.licence = LabelMap({}, expected=""), known.licence
         self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
         self.keys = [pair.key for pair in self.pairs]
+        self.depth = None if like is None else like.dtype
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         assert pair.image is not None
         image = read_image(pair.image, self.channels)
+        if self.depth is not None and image.dtype != self.depth:
+            found, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
+            raise DataError(f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it.")
         return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))
 
     def label(self, index: int) -> np.ndarray:

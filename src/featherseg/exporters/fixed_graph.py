@@ -26,7 +26,7 @@ def with_few_dimensions(model: SegmentationModel) -> SegmentationModel:
     model = deepcopy(model)
     for layer in model.modules():
         if hasattr(layer, "few_dimensions"):
-            layer.few_dimensions = True
+            layer.few_dimensions = True  # type: ignore[assignment]
     return model
 
 

@@ -68,9 +68,10 @@ class Distillation(nn.Module):
                 each = divergence(t, s, self.logits_temperature, dim=1)  # (B, h, w)
                 loss = loss + self.logits * (each * inside).sum() / inside.sum().clamp(min=1)
             if self.channels:
-                # The lowest number, not -inf: its share is 0, and of an image without any place all are alike
+                # The lowest number by either temperature, not -inf: its share is 0, and of an image without any place
+                # all are alike
                 outside = ~inside[:, None].flatten(2)  # (B, 1, N)
-                lowest = torch.finfo(s.dtype).min
+                lowest = torch.finfo(s.dtype).min * min(1.0, self.channels_temperature)
                 s, t = (x.flatten(2).masked_fill(outside, lowest) for x in (s, t))  # (B, K, N)
                 each = divergence(t, s, self.channels_temperature, dim=2)  # (B, K)
                 loss = loss + self.channels * each.mean()

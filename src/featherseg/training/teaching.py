@@ -154,11 +154,13 @@ def teacher_row(run: Run) -> TeacherRow:
 
 
 def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
-    """The images without masks of the recipe, None where it names none. Raises DataNotFound."""
+    """The images without masks of the recipe, None where it names none. Raises DataNotFound and DataError."""
     folder = recipe.teacher.unlabelled
     if folder is None:
         return None
-    return UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train)
+    found = UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image)
+    found[0]  # of other bits a channel? That is said now
+    return found
 
 
 def open_teaching(
