@@ -123,7 +123,7 @@ class AugmentTable(Config):
     resize: ResizeTo | None = None  # the image is brought to fit this first
     scale: tuple[float, float] = (1.0, 1.0)  # the image is resized by a factor drawn from here ...
     scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
-    crop: ImageSize | None = None  # (height, width); the largest training image where left out
+    crop: ImageSize | None = None  # (height, width); found from the images where left out
     progressive: bool = False  # crops, and what is in them, are of half their size at first (data/loader.py: GROWTH)
     category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # the crop is turned by up to so many degrees, either way

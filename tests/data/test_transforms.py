@@ -288,6 +288,12 @@ def test_a_crop_over_a_point_holds_it_and_leaves_the_image_no_more_than_others_d
     assert (mask != 255).sum() == min(height, 20) * min(width, 30)
 
 
+def test_a_point_beyond_an_image_that_was_cut_before_is_passed_over():
+    sample = Sample("a", np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8))
+    _, mask, *_ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0), (45, 70))
+    assert (mask == 0).all()
+
+
 def test_a_point_is_met_everywhere_in_the_crop():
     label = np.zeros((60, 80), np.uint8)
     label[30, 40] = 9

@@ -10,6 +10,7 @@ from small_training import SMALL, Killed, KilledAt, Silent, equal_state
 
 from featherseg.core.errors import ConfigError
 from featherseg.data import open_dataset
+from featherseg.data.loader import TrainingSamples
 from featherseg.models import build
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.runs import load_run
@@ -27,14 +28,20 @@ def open_request(*overrides):
 
 @pytest.mark.parametrize(
     ("size", "crop"),
-    [((200, 200), (200, 200)), ((360, 480), (360, 480)), ((970, 1300), (384, 512)), ((2048, 1024), (608, 320))],
+    [
+        ((200, 200), (200, 200)),
+        ((360, 480), (360, 480)),
+        ((448, 448), (448, 448)),
+        ((970, 1300), (384, 512)),
+        ((2048, 1024), (608, 320)),
+    ],
 )
 def test_small_images_are_taken_whole_and_of_large_ones_windows_of_their_shape(size, crop):
     assert choose_crop(size) == crop
 
 
 def test_a_narrow_image_keeps_a_crop_that_fits_in():
-    assert choose_crop((20, 60_000)) == (20, 9984)
+    assert choose_crop((20, 60_000)) == (20, 10016)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,36 @@ def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
     pace = 0.4 * 0.25 + 0.3 * 0.375 + 0.3 * 0.5  # 32, 48 and 64 pixels for these shares of the steps
     seconds = 12 + settings.steps * pace + (settings.validations + 1) * 3 + length.ENDING
     assert 0.94 * 600 < seconds <= 0.985 * 600
+
+
+@pytest.mark.usefixtures("paced")
+def test_processes_on_one_cpu_take_as_many_times_as_long():
+    alone, two = (resolved("train.minutes=10", f"train.devices={number}").steps for number in (1, 2))
+    assert alone - 2 * two in (0, 1)
+
+
+@pytest.mark.parametrize(("workers", "read"), [(0, 2), (1, 0)])
+def test_reading_is_foretold_where_no_process_of_its_own_does_it(monkeypatch, workers, read):
+    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
+    seen, own = [], TrainingSamples.__getitem__
+    monkeypatch.setattr(TrainingSamples, "__getitem__", lambda self, place: seen.append(place) or own(self, place))
+    recipe = parse_recipe(read_recipe("frm-lite0"), ["augment.crop=[64, 64]", f"data.workers={workers}"])
+    data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=1)]
+    length.resolve_length(recipe, build("tiny", 9), data, None, Objects(), time.monotonic())
+    assert len(seen) == 8 * read
+
+
+def test_a_rate_that_falls_for_longer_than_there_are_steps_is_refused(tmp_path):
+    asked = open_request("train.schedule=stable", "train.decay_steps=900")
+    with pytest.raises(ConfigError, match=r"train\.decay_steps = 900: the run has 679 steps\."):
+        train(asked, tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_share_of_images_without_masks_is_said():
+    recipe = parse_recipe(read_recipe("frm-lite0"), ["augment.crop=[64, 64]", "train.steps=75", "train.batch_size=4"])
+    assert "each of 30 images 10 times," in length.say_length(recipe, 30, 1.0)
+    assert "each of 30 images 7.5 times (25% of what is seen has no mask)," in length.say_length(recipe, 30, 1.0, 0.25)
 
 
 @pytest.mark.usefixtures("paced")

@@ -5,6 +5,7 @@ from parity_golden import numbered
 from featherseg import models
 from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.own_model import OwnModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
@@ -149,7 +150,8 @@ def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
 
 
 @pytest.mark.parametrize(
-    ("name", "row"), [("frm-lite0", "groups"), ("efficientvit-seg-b0", "stages"), ("segformer-b0", "stages")]
+    ("name", "row"),
+    [("frm-lite0", "groups"), ("efficientvit-seg-b0", "stages"), ("segformer-b0", "stages"), ("sfnet-r18", "stages")],
 )
 def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, row):
     net = models.build(name, 3)
@@ -167,6 +169,16 @@ def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, ro
             assert found[key][0] == 2.0
         assert (found[key][1] == 0.0) or p.ndim > 1
     assert {0.5, 0.0} == {decay for _, decay in found.values()}
+
+
+def test_a_model_of_one_s_own_has_layer_decay_where_its_backbone_is_a_row_of_stages():
+    own = torch.nn.Module()
+    own.classes, own.mean, own.std = 2, (0.0,), (1.0,)
+    own.backbone = torch.nn.ModuleDict({"stages": torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(2))})
+    settings = TrainTable(epochs=1, layer_decay=0.5, **RATES)
+    groups = build_optimizer(OwnModel(own), torch.nn.Identity(), settings).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert [rates[id(stage.weight)] for stage in own.backbone["stages"]] == [0.5, 1.0]
 
 
 def test_a_backbone_of_branches_has_no_layer_decay():

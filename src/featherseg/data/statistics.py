@@ -1,5 +1,6 @@
 """How often each class occurs, and the class weights that follow from it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,17 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
 
 def typical_size(data: SegmentationData) -> Size:
     """(height, width) of the image of median area among up to nine that are spread over the dataset."""
-    count = min(9, len(data))
-    sizes = [data.label(i * len(data) // count).shape for i in range(count)]
-    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[count // 2]
-    return height, width
+    sizes = _sizes(data, 9)
+    return sizes[len(sizes) // 2]
+
+
+def largest_size(data: SegmentationData) -> Size:
+    """(height, width) of the image of largest area among up to thirty that are spread over the dataset."""
+    return _sizes(data, 30)[-1]
+
+
+def _sizes(data: SegmentationData, most: int) -> list[Size]:
+    """(height, width) of so many images, which are spread over the dataset, by area."""
+    count = min(most, len(data))
+    shapes = [data.label(i * len(data) // count).shape for i in range(count)]
+    return sorted(((height, width) for height, width in shapes), key=math.prod)

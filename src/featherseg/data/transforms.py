@@ -140,10 +140,10 @@ def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:
 def _place(length: int, window: int, rng: np.random.Generator, over: int | None) -> int:
     """Where the window begins: inside the image, or before it (negative) where the window is the larger one.
 
-    Where `over` is given, the window covers it.
+    Where `over` is given, and inside the image, the window covers it.
     """
     first, last = min(0, length - window), max(0, length - window)
-    if over is not None:
+    if over is not None and over < length:
         first, last = max(first, over - window + 1), min(last, over)
     return int(rng.integers(first, last + 1))
 

@@ -26,6 +26,7 @@ from featherseg.core.errors import DataError, RunError, TrainingError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
+from featherseg.data.statistics import largest_size
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
@@ -201,7 +202,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     if resume and not this_rank():
         check_same_data(run, recipe, (train_data, val_data), reporter.message)
         _note_resume(training, checkpoint, reporter)
-        estimate = estimate_memory(net, recipe, run.info.image_size, own_loss=request.objects.loss is not None)
+        estimate = estimate_memory(net, recipe, largest_size(val_data), own_loss=request.objects.loss is not None)
         estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
         training = replace(training, estimated_gb=estimated)
         if length != run.recipe.train.model_dump(include=LENGTH):
@@ -227,7 +228,8 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     if begun_with != now:
         reporter.message(
             f"begun with {begun_with} of devices x nodes, resumed with {now}: a step has the same images; its loss may "
-            "differ in the last bits, and more by batch norms, which on a CPU see the images of one process alone"
+            "differ in the last bits, and more by batch norms, which on a CPU see the images of one process alone, and "
+            "by terms that are means of each process's (Lovasz, Dice, the pixel contrast, distillation)"
         )
     if info.threads != threads:
         reporter.message(

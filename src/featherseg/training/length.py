@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
@@ -19,12 +19,11 @@ from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data.loader import GROWTH, Batch
-from featherseg.data.teacher_outputs import Teaching
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
-from featherseg.training.batches import open_batches
+from featherseg.training.batches import loader_workers, open_batches
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss
 from featherseg.training.memory import HALF, blank_batch
@@ -32,8 +31,8 @@ from featherseg.training.module import compute_loss
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 
-CROP_PIXELS = 200_000
-"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448 or 360x480 are taken whole."""
+CROP_PIXELS = 448 * 448
+"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448, such as 360x480, are taken whole."""
 SAMPLES = 960
 """Crops seen in all for each square root of the number of images: 367 images (CamVid) get 2,300 steps of 8."""
 LEAST_STEPS = 500
@@ -89,12 +88,13 @@ def resolve_length(
     class_weights: list[float] | None,
     objects: Objects,
     began: float,
-    teaching: Teaching | None = None,
+    drawing: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, float | None]:
     """The recipe with its steps as a number; -> (that, seconds of a step, None where the model takes no such trial).
 
     Crop and batch size are numbers in the recipe; data: (train, val); began: when the command was given, by
-    `time.monotonic`. Raises ConfigError where `train.minutes` are too few.
+    `time.monotonic`; drawing: how samples are drawn, the keywords that `open_batches` takes beside these. Raises
+    ConfigError where `train.minutes` are too few.
     """
     settings, (train, val) = recipe.train, data
     assert isinstance(settings.batch_size, int)
@@ -102,7 +102,7 @@ def resolve_length(
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, MOST_MEASURED)
-        pace = time_step(recipe, net, train, class_weights, trial, objects, teaching)
+        pace = time_step(recipe, net, train, class_weights, trial, objects, drawing)
         opening, each = time_validation(net, recipe, val)
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
@@ -123,11 +123,32 @@ def resolve_length(
     with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
         assert recipe.augment.crop is not None
         few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
-        grid = teaching.grid if teaching else None
-        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"), grid)
-        taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * images / few
+        teaching = (drawing or {}).get("teaching")
+        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"), teaching.grid if teaching else None)
+        on_device = (
+            images / settings.devices / settings.nodes if pick_device(settings.device).type == "cuda" else images
+        )
+        taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * on_device / few
+        if loader_workers(recipe) == 0:  # reading waits for the step, and the step for it
+            taken += time_reading(recipe, net, train, objects, drawing) * settings.accumulate
         taken *= sum(share * part**2 for _, share, part in _sizes(recipe))
     return recipe, taken
+
+
+def time_reading(
+    recipe: Recipe,
+    net: SegmentationModel,
+    train: SegmentationData,
+    objects: Objects,
+    drawing: Mapping[str, Any] | None = None,
+) -> float:
+    """Seconds that a batch is read and augmented in by this process, the second of two."""
+    batches = open_batches(recipe, train, total=2, panoptic=net.panoptic, augment=objects.augment, **drawing or {})
+    stream = iter(batches(0, 0, 1))
+    next(stream)
+    began = time.monotonic()
+    next(stream)
+    return time.monotonic() - began
 
 
 def time_step(
@@ -137,16 +158,15 @@ def time_step(
     class_weights: list[float] | None,
     seconds: float,
     objects: Objects = NAMES_ALONE,
-    teaching: Teaching | None = None,
+    drawing: Mapping[str, Any] | None = None,
 ) -> float:
     """Seconds of a step on the training images, their reading included, found in about `seconds`.
 
-    Crop and batch size are numbers in the recipe.
+    Crop and batch size are numbers in the recipe; drawing is as for `resolve_length`. On a CPU the processes of a
+    training share its cores, so that each takes as many times as long.
     """
     total, ranks, pace = 2**40, recipe.train.devices * recipe.train.nodes, 0.0
-    batches = open_batches(
-        recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, teaching=teaching
-    )
+    batches = open_batches(recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, **drawing or {})
     for start, share, _ in (sizes := _sizes(recipe)):
         stream = batches(math.ceil(start * total), 0, ranks)
         pace += (
@@ -154,7 +174,7 @@ def time_step(
             * recipe.train.accumulate
             * time_batch(net, recipe, stream, class_weights, objects, seconds / len(sizes))
         )
-    return pace
+    return pace * (recipe.train.devices if pick_device(recipe.train.device).type == "cpu" else 1)
 
 
 def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:
@@ -164,8 +184,11 @@ def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:
     return [(start, until - start, part) for start, (until, part) in zip(starts, growth, strict=False)]
 
 
-def say_length(recipe: Recipe, images: int, pace: float | None) -> str:
-    """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min`."""
+def say_length(recipe: Recipe, images: int, pace: float | None, taught: float = 0.0) -> str:
+    """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min`.
+
+    taught: share of the samples that are drawn from images without masks.
+    """
     assert recipe.augment.crop is not None
     assert isinstance(recipe.train.batch_size, int)
     steps, _ = count_steps(recipe, images)
@@ -174,7 +197,8 @@ def say_length(recipe: Recipe, images: int, pace: float | None) -> str:
     text = (
         f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {size_text(recipe.augment.crop)}{growing}: "
     )
-    text += f"each of {counted(images, 'image')} {steps * a_step / images:.3g} times"
+    text += f"each of {counted(images, 'image')} {steps * a_step * (1 - taught) / images:.3g} times"
+    text += f" ({taught:.0%} of what is seen has no mask)" if taught else ""
     return text if pace is None else f"{text}, about {duration(steps * pace)} and the validations"
 
 
@@ -238,16 +262,16 @@ def time_validation(net: SegmentationModel, recipe: Recipe, val: SegmentationDat
         panoptic=recipe.panoptic,
         device=pick_device(recipe.train.device),
     )
-    evaluate(runtime, _First(val, 1))
+    evaluate(runtime, _Few(val, 1))
     opened = time.monotonic()
-    few = _First(val, min(4, len(val)))
+    few = _Few(val, min(4, len(val)))
     evaluate(runtime, few)
     each = (time.monotonic() - opened) / len(few)
     return max(0.0, opened - began - each), each
 
 
-class _First:
-    """The first images of a dataset."""
+class _Few:
+    """Some images of a dataset, evenly spread."""
 
     def __init__(self, data: SegmentationData, number: int) -> None:
         self._data, self._number = data, number
@@ -259,4 +283,4 @@ class _First:
         return self._number
 
     def __getitem__(self, index: int) -> Any:
-        return self._data[index]
+        return self._data[index * len(self._data) // self._number]

@@ -44,10 +44,11 @@ def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
 
     The stem comes before the first stage. Raises ConfigError where the backbone is no row of stages.
     """
-    parts = dict(model.backbone.named_children())
+    backbone = getattr(model.backbone, "module", None) or model.backbone  # what a model of one's own calls so
+    parts = {name: part for name, part in backbone.named_children() if list(part.parameters())}
     row = parts.pop("stages", None) or parts.pop("groups", None)
     if not isinstance(row, nn.ModuleList | nn.Sequential) or parts.keys() - {"stem"}:
-        raise ConfigError(f"train.layer_decay: {type(model.backbone).__name__} is no row of stages. Leave it out.")
+        raise ConfigError(f"train.layer_decay: {type(backbone).__name__} is no row of stages. Leave it out.")
     levels = [*parts.values(), *row]
     return {id(p): decay**above for above, level in enumerate(reversed(levels)) for p in level.parameters()}
 

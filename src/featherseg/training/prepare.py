@@ -21,15 +21,21 @@ from featherseg.core.wording import counted
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
-from featherseg.data.statistics import class_statistics, median_frequency, typical_size
+from featherseg.data.statistics import class_statistics, largest_size, median_frequency, typical_size
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
-from featherseg.training.batches import CLASS_POINTS, RARE_CLASSES, write_class_points
+from featherseg.training.batches import (
+    CLASS_POINTS,
+    RARE_CLASSES,
+    open_class_uniform,
+    open_rare_classes,
+    write_class_points,
+)
 from featherseg.training.initialisation import starting_weights
-from featherseg.training.length import choose_crop, resolve_length, say_length
+from featherseg.training.length import choose_crop, count_steps, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import NAMES_ALONE, Objects
@@ -177,7 +183,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     size, asked = typical_size(train), recipe
     crop = asked.augment.crop or choose_crop(size)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
-    estimate = estimate_memory(net, recipe, size, own_loss=request.objects.loss is not None)
+    estimate = estimate_memory(net, recipe, largest_size(val), own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, say)
@@ -186,8 +192,29 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     rows = tuple(teacher_row(run) for run in teachers)
     own_data = request.objects.data is not None
     teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data)
-    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, teaching)
-    say(say_length(recipe, len(train), pace))
+
+    # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
+    # no run
+    write_class_points(out, recipe, train, say)
+    splits = {"train": train, "val": val, **unlabelled_of(recipe, train)}
+    test = test_of(recipe, request.objects)
+    known = Fingerprint.of(splits | test)
+    known.save(out / DATA)
+    drawing = {
+        "teaching": teaching,
+        "class_uniform": open_class_uniform(out, recipe, train),
+        "rare": open_rare_classes(out, recipe, train),
+    }
+    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, drawing)
+    steps = count_steps(recipe, len(train))[0]
+    if recipe.train.decay_steps > steps:
+        raise ConfigError(f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}.")
+    say(say_length(recipe, len(train), pace, teaching.share if teaching else 0.0))
+    if recipe.train.warmup_steps >= steps:
+        say(f"train.warmup_steps = {recipe.train.warmup_steps}: the rate rises to the last step and never reaches lr")
+    if asked.train.minutes and asked.train.validate_every:
+        said = f"in place of train.validate_every = {asked.train.validate_every}"
+        say(f"{counted(recipe.train.validations, 'validation')}, as the minutes allow, {said}")
 
     # The record of the run: with the weights, all that is needed to use the model
     info = RunInfo(
@@ -216,12 +243,6 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         objects=request.objects.names,
     )
 
-    # The folder; until resolved.json is there it is no run
-    write_class_points(out, recipe, train, say)
-    splits = {"train": train, "val": val, **unlabelled_of(recipe, train)}
-    test = test_of(recipe, request.objects)
-    known = Fingerprint.of(splits | test)
-    known.save(out / DATA)
     for name, scored in {recipe.data.val_split: val, **test}.items():
         if seen := known.trained_on(scored, "unlabelled"):
             images = f"{counted(len(seen), 'image')} of {scored.name} {name}"

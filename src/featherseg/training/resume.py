@@ -82,6 +82,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
 def _longer(run: Run, own: TrainTable, asked: TrainTable) -> dict[str, int]:
     """The steps that a stable schedule gets now, and how many of them decay; it then is as if begun with these.
 
+    But for the validations before: with train.keep = "best" other weights may be kept.
     Raises ConfigError where it is not, as the rate has fallen already, or what is done depends on the length.
     """
     steps, done = asked.steps, max(run.metrics(), default=0)
