@@ -1,5 +1,7 @@
 """A graph for one size: the model's own values, in operations that other runtimes have."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_model import small_model
@@ -76,6 +78,13 @@ def test_the_size_is_that_of_the_training():
     facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT")
     assert facts.fixed_size == DEFAULT_SIZE
     assert Facts("a", facts.classes, "MIT", image_size=(90, 131)).fixed_size == (90, 131)
+
+
+def test_a_file_of_one_size_takes_what_the_model_sees_of_an_image():
+    facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT", image_size=(360, 480), test_resize=(180, 240))
+    assert facts.fixed_size == (180, 240)
+    assert replace(facts, image_size=(480, 1280)).fixed_size == (90, 240)
+    assert replace(facts, test_resize=(720, 960)).fixed_size == (720, 960)
 
 
 def test_a_model_that_cannot_be_a_graph_is_refused_with_a_sentence():

@@ -297,6 +297,16 @@ def test_confirm_takes_exactly_what_was_delivered(fitted, latency, other):
     assert (run / "fit.json").read_bytes() == before
 
 
+def test_confirm_takes_no_answer_of_the_candidates_before_the_training(fitted, latency):
+    run, answer = fitted(), latency(measured({"scale": 1.0}, {}))
+    content = json.loads((run / "fit.json").read_text())
+    (run / "fit.json").write_text(json.dumps(content | {"bundle": "f" * 16}))
+    with pytest.raises(ConfigError, match="is not of the model that was delivered, but of another bundle"):
+        confirm(run, answer)
+    (run / "fit.json").write_text(json.dumps(content | {"bundle": read_latency(answer).bundle}))
+    assert confirm(run, answer)["keeps_limit"]
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"chosen": 3, "limit_ms": 1, "percentile": 50}'])
 def test_confirm_refuses_a_folder_that_fit_did_not_write(content, fitted, latency):
     run = fitted()

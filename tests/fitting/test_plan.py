@@ -75,7 +75,12 @@ def test_noise_is_settled_by_latency():
     assert kept(2, 0.0) == [4.0, 3.0]
     assert kept(2, 0.03) == [4.0, 2.0]  # the best is safe, and the second is level with the third
     assert kept(2, 0.05) == [4.0, 1.0]
-    assert kept(4, 0.5) == [4.0, 3.0, 2.0, 1.0]
+    assert kept(4, 0.5) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_nobody_gives_way_to_one_who_is_worse_by_more_than_noise():
+    standing = list(zip(EIGHT[:4], [0.4951, 0.4955, 0.5, 0.504], strict=True))
+    assert [one.latency_ms for one in survivors(standing, 2, 0.005)] == [3.0, 4.0]
 
 
 @pytest.mark.parametrize("seed", range(60))

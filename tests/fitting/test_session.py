@@ -16,8 +16,9 @@ from small_training import Silent
 import featherseg
 from featherseg.cli import main
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError, TrainingError
+from featherseg.core.files import locked
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, feasible
+from featherseg.fitting import beginning, feasible, session, trials
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import MODELS, SCALES, Offer, offers, resize_of, settings_of
 from featherseg.fitting.latency import SPARE, median_interval
@@ -131,6 +132,26 @@ def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
     assert len(set.union(*keys)) == 30
 
 
+@pytest.mark.parametrize(
+    ("images", "splits"),
+    [
+        (30, "train = 0.8\ntest = 0.2"),
+        (30, "test = 0.2\ntrain = 0.8"),
+        (30, "val = 0.2\ntrain = 0.8"),
+        (510, "train = 0.8\ntest = 0.2"),
+    ],
+)
+def test_images_that_were_set_aside_stay_what_they_are(tmp_path, splits, images):
+    toml = write_yard(tmp_path / "yard", images, splits)
+    parts, said = find_parts(str(toml), None, tmp_path)
+    there = "val" if "val" in splits else "test"
+    assert "10% of train became" in said[0]
+    assert open_dataset(parts.name, there, tmp_path / "yard").keys == open_dataset(str(toml), there).keys
+    train = {name: set(open_dataset(parts.name, name, tmp_path / "yard").keys) for name in ("train", "val", "test")}
+    del train[there]
+    assert set.union(*train.values()) == set(open_dataset(str(toml), "train").keys)
+
+
 def test_splits_that_are_there_are_taken_as_they_are(tmp_path):
     toml = write_yard(tmp_path, splits="train = 0.6\nval = 0.2\ntest = 0.2")
     parts, said = find_parts(str(toml), None, tmp_path / "out")
@@ -194,7 +215,7 @@ def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
         with pytest.raises(ConfigError, match=message):
             beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
     there = replace(asked, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
-    with pytest.raises(ConfigError, match=r"over the limit of 10 ms by the plan: frm-lite0-light at 1\. Fit"):
+    with pytest.raises(ConfigError, match=r"over the limits by the plan: frm-lite0-light at 1\. Fit"):
         beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
     measured = answer(tmp_path / "latency.json", 5.0)
     with pytest.raises(ConfigError, match="Give one of them"):
@@ -210,6 +231,46 @@ def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     assert decay == int(0.2 * steps)
     _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, Scored(lambda s: 0.5), Silent())
     assert again.finals == kept.finals  # once begun it stays
+
+
+def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    facts = {"chosen": {}, "candidates": [], "limit_ms": 20.0, "percentile": 50, "steps": 14_000}
+    (tmp_path / "fit.json").write_text(json.dumps(facts))
+    plan = made(hours=1.0)
+    with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
+        train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    longer = replace(plan, asked=replace(plan.asked, hours=1.08))
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    assert kept.finals[SLOW.name][0] > 14_000
+
+
+def test_what_a_killed_fit_took_counts(tmp_path):
+    with session._counted(tmp_path, time.monotonic() - 100):
+        pass
+    assert 100 <= session._spent(tmp_path, made()) < 101
+    (tmp_path / "spent.json").write_text("[]")
+    assert session._spent(tmp_path, made()) == 10.0
+
+
+def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):
+    path, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
+    out.mkdir()
+    (out / "dataset.toml").write_text("the first one's")
+    with locked(out / ".fit.lock", RunError("taken")), pytest.raises(RunError, match="another process fits in"):
+        featherseg.fit(path, 20.0, out=out)
+    assert (out / "dataset.toml").read_text() == "the first one's"
+
+
+def test_a_candidate_without_room_in_the_memory_is_dropped(tmp_path, monkeypatch):
+    def refuse(*args, **more):
+        raise ConfigError("a step takes more memory than there is")
+
+    monkeypatch.setattr(trials, "train", refuse)
+    said = Silent()
+    segment = Segment(tmp_path / "trials" / "frm-lite0-1", "frm-lite0", (), 4)
+    assert math.isnan(trials.carry_out([segment], said)[0])
+    assert said.messages == ["frm-lite0-1 is dropped: a step takes more memory than there is"]
 
 
 # Another device
@@ -231,6 +292,9 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
     asked = made(max_ms=20.0, hours=0.02).asked
+    other = replace(asked, image_size=(64, 96))
+    with pytest.raises(ConfigError, match="--image-size 64x96, but the device measured images of 256x512"):
+        beginning.begin(other, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
     plan = beginning.begin(asked, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
     assert [one.name for one in plan.plan.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import AsJson, DataRoot, RunFolder, out_option
+from featherseg.cli.options import AsJson, DataRoot, RunFolder, out_option, parse_size
 from featherseg.core.errors import ExportError
 from featherseg.core.wording import counted, json_text, one_line
 
@@ -37,13 +37,17 @@ def export(
     ] = 1.0,
     calibration: Annotated[int, typer.Option(help="Number of training images for int8 calibration.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed that selects these images.")] = 0,
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", metavar="HxW", help="For ncnn and litert [default: a typical training image's]."),
+    ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's model, and compare each file with it at sizes other than the one it was exported at.
 
-    The files take normalised images of any height and width (ncnn and litert: one fixed size); `predict`, `evaluate`
-    and `compare` accept the files.
+    The files take normalised images of any height and width (ncnn and litert: of --image-size alone); `predict`,
+    `evaluate` and `compare` accept the files.
     Exit code 2 if a format could not be written; the others are still written.
     """
     from featherseg.cli.terminal import Console
@@ -56,7 +60,8 @@ def export(
         raise ExportError(
             "--format names no format. Expected one or several, separated by commas, such as onnx,openvino."
         )
-    settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root)
+    size = None if image_size is None else parse_size(image_size, "--image-size")
+    settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root, size)
     keep_freed_memory()
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     reports, errors = export_formats(

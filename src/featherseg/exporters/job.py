@@ -12,6 +12,7 @@ from featherseg.core.types import ClassInfo, Resize, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.recipe import PanopticTable
 
 DEFAULT_SIZE = (512, 1024)
@@ -53,8 +54,11 @@ class Facts:
 
     @property
     def fixed_size(self) -> Size:
-        """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed."""
-        return self.image_size or DEFAULT_SIZE
+        """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed.
+
+        It is what the model sees of an image of image_size.
+        """
+        return scaled_size(size := self.image_size or DEFAULT_SIZE, resize_factor(size, self.test_resize))
 
 
 def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import nn
 from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import ClassInfo, Progress
+from featherseg.core.types import ClassInfo, Progress, Size
 from featherseg.data.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
@@ -47,6 +47,8 @@ class ExportSettings:
         max_drop: points of mIoU, 0 to 100, that an int8 file may lose.
         calibration: how many training images int8 is calibrated with, drawn by `seed`.
         data_root: where the run's dataset lies now.
+        image_size: (height, width) of the images that a file of one size will be used on (ncnn, litert, coreml); by
+            default that of a typical training image.
 
     Raises:
         ConfigError: a value is out of range.
@@ -58,12 +60,15 @@ class ExportSettings:
     calibration: int = 64
     seed: int = 0
     data_root: Path | None = None
+    image_size: Size | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
             raise ConfigError(f"max-drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
         if self.calibration < 1:
             raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
+        if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
+            raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
 
 
 DEFAULTS = ExportSettings()
@@ -150,6 +155,7 @@ def export_formats(
     # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = describe(original, run, classes)
+    facts = facts if settings.image_size is None else replace(facts, image_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
     int8 = any(EXPORTERS[name].quantised for name in formats)
     calibration, checked, split = None, None, None

@@ -71,7 +71,12 @@ def begin(
     for data in (train, val):
         look_at_labels(data, asked.hours)
     size = typical_size(train)
-    if measured is not None and measured.image_size not in (asked.image_size, size):
+    if measured is not None and asked.image_size not in (None, measured.image_size):
+        raise ConfigError(
+            f"--image-size {size_text(asked.image_size or size)}, but the device measured images of "
+            f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
+        )
+    if measured is not None and measured.image_size != size:
         asked = replace(asked, image_size=measured.image_size)
     image_size = asked.image_size or size
     if given is not None:
@@ -84,9 +89,9 @@ def begin(
             )
         slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*asked.limits)]
         if slow:
-            raise ConfigError(f"over the limit of {asked.max_ms:g} ms by the plan: {', '.join(slow)}. Fit without it.")
+            raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
         parts = replace(parts, val_size=given.parts.val_size)
-        made = replace(given, asked=asked, parts=parts, finals={}, given=True, spent=time.monotonic() - began)
+        made = replace(given, asked=asked, parts=parts, given=True, spent=time.monotonic() - began)
         made.write(out)
         return made
 

@@ -37,7 +37,7 @@ from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.results import FIT
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.resize import padding, resize_factor
+from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe import ImageSize
 
 FORMAT_VERSION = 1
@@ -158,8 +158,7 @@ def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any
     rows, row = list[dict[str, Any]](), EXPORTERS[item.format]
     names: tuple[str, ...] = ()
     for scale, resize in item.resizes.items():
-        factor = resize_factor(size, resize)
-        seen = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+        seen = scaled_size(size, resize_factor(size, resize))
         facts = replace(item.facts, test_resize=None)
         if item.format == "ncnn":
             facts = replace(facts, image_size=seen)
@@ -296,6 +295,7 @@ class _Asked(Config):
     chosen: _Chosen
     limit_ms: Milliseconds
     percentile: Literal[50, 95]
+    bundle: Annotated[str, Field(max_length=100)] | None = None
 
 
 def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
@@ -304,13 +304,13 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
     It is {"device", "latency_ms": {"p50", "p95", "interval"}, "keeps_limit"}.
 
     Raises RunError for a folder that `fit` did not write, ConfigError where latency.json does not hold exactly the
-    chosen model, scale and format, and as `read_latency`.
+    chosen model, scale and format, or is of another bundle than the delivered one, and as `read_latency`.
     """
     measured, file = read_latency(latency), run_folder / FIT
     refuse_links(run_folder, FIT)
     try:
         content = parse_json(read_bounded(file).decode())
-        wanted = {key: content[key] for key in ("limit_ms", "percentile")}
+        wanted = {key: content[key] for key in ("limit_ms", "percentile")} | {"bundle": content.get("bundle")}
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
         asked = parse(_Asked, wanted, str(file))
     except FileNotFoundError:
@@ -324,6 +324,11 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{latency} does not hold {chosen.model} at {chosen.scale:g}, {chosen.format}, the choice of {file}. "
             f"It holds {others}. Run the measure.py that was delivered with it."
+        )
+    if asked.bundle not in (None, measured.bundle):
+        raise ConfigError(
+            f"{latency} is not of the model that was delivered, but of another bundle, such as that of the candidates "
+            "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
         )
     taken = row.latency_ms.p50 if asked.percentile == 50 else row.latency_ms.p95
     confirmed = {

@@ -1,7 +1,9 @@
 """The device is seldom the machine that trains: candidates to be measured there, and the choice by what it says."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -60,11 +62,16 @@ def bundle_candidates(
     return list(write_bundle(out, items, image, progress))
 
 
-def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray) -> None:
-    """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there."""
+def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray) -> str:
+    """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there.
+
+    -> the id of this bundle, which the answer names.
+    """
     resizes = {scale: run.recipe.data.test_resize}
     item = BundleItem(run.model, run.recipe.model.name, describe(run.model, run, None), resizes, format)
     write_bundle(out, [item], image)
+    with ZipFile(out) as archive:
+        return str(json.loads(archive.read("bundle.json"))["id"])
 
 
 def timings_of(measured: MeasuredLatency, format: str) -> list[Timing]:

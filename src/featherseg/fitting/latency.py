@@ -155,7 +155,7 @@ def write_untrained(
         torch.manual_seed(0)
         model = models.build(name[0], len(classes), image.shape[2]).eval()
     _, _, height, width = _normalised(model, image, resize).shape
-    facts = Facts(name[0], classes, "untrained", (height, width), resize)
+    facts = Facts(name[0], classes, "untrained", image.shape[:2], resize)
     seen = [_normalised(model, pixels, resize) for pixels in calibration] if row.quantised else []
     form = model if row.quantised else graph_form(model, row.channels_last)
     row.write(Job(model, facts, folder, lambda: to_onnx(form, facts, size=(height, width)), calibration=seen))

@@ -50,15 +50,20 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         return Parts(name, where), []
 
     # A part of train for each, as the file says it: a fraction of all, or of train
-    kept = {name: part for name, part in config.splits.items() if name not in missing}
+    others = {name: part for name, part in config.splits.items() if name not in (*missing, "train")}
+    made: dict[str, float | str] = dict.fromkeys(missing, f"{HELD_OUT:.0%} of train")
+    train = config.splits["train"]
     if config.shares:
         share = config.shares["train"]
-        splits = kept | dict.fromkeys(missing, HELD_OUT * share)
-        splits["train"] = share * (1 - HELD_OUT * len(missing))
-    else:
-        splits = kept | dict.fromkeys(missing, f"{HELD_OUT:.0%} of train")
-    write_text(out / DATASET, toml_text(config.model_copy(update={"splits": splits})))
+        made, train = dict.fromkeys(missing, HELD_OUT * share), share * (1 - HELD_OUT * len(missing))
+
+    # Who is next to whom decides which images a share gets: those that were set aside stay so, where they can
     parts = Parts(os.path.abspath(out / DATASET), base)
+    for splits in (others | {"train": train} | made, {"train": train} | made | others):
+        write_text(out / DATASET, toml_text(config.model_copy(update={"splits": splits})))
+        found = own_listing(parts.name, Path(base)).splits
+        if all({pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]} for name in others):
+            break
     for name in ("train", *missing):
         open_dataset(parts.name, name, Path(base))  # refused now where too few are left
     these = " and ".join(missing)

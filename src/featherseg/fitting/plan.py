@@ -87,15 +87,15 @@ def make_plan(feasible: Sequence[Candidate], seconds: float, at_once: int = 1) -
 
 
 def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float) -> list[Candidate]:
-    """Who goes on: the `keep` best by score; of those whose scores tell nothing apart, the cheapest in latency.
+    """Who goes on, `keep` of them: place by place the cheapest in latency of those that come near the best one left.
 
-    margin: of scores, what is noise. Whoever is better than the last place by more has a place; the other places go to
-    those that come within it of that one, the lowest latency first.
+    margin: of scores, what is noise: by so much the best one may be better.
     """
-    ordered = sorted(standing, key=lambda row: (-row[1], row[0].latency_ms, row[0].name))
-    if keep >= len(ordered):
-        return [one for one, _ in ordered]
-    line = ordered[keep - 1][1]
-    safe = [one for one, score in ordered if score > line + margin]
-    level = [one for one, score in ordered if line - margin <= score <= line + margin]
-    return safe + sorted(level, key=lambda one: (one.latency_ms, one.name))[: keep - len(safe)]
+    left, chosen = list(standing), list[Candidate]()
+    while left and len(chosen) < keep:
+        best = max(score for _, score in left)
+        near = [row for row in left if row[1] >= best - margin]
+        row = min(near, key=lambda row: (row[0].latency_ms, row[0].name))
+        left.remove(row)
+        chosen.append(row[0])
+    return chosen

@@ -157,6 +157,8 @@ def read_plan(path: Path) -> Made:
         plain = {key: found[key] for key in PLAIN}
         plain |= {key: _size(plain[key]) for key in ("image_size", "train_size")}
         timings = tuple(Timing(**row) for row in found["timings"])
+        if lacking := names - {timing.name for timing in timings}:
+            raise ValueError(f"no latency of {', '.join(sorted(lacking))}")
         plan = Plan(candidates, rungs, final)
         return Made(Asked(**asked), parts, timings=timings, plan=plan, finals=finals, **plain)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -7,12 +7,13 @@ what was decided before the first training; what follows, follows from it and fr
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 
 from featherseg.core.errors import ConfigError, RunError, TrainingError, require
-from featherseg.core.files import check_folder, locked
+from featherseg.core.files import check_folder, load_json, locked, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
@@ -24,7 +25,7 @@ from featherseg.fitting.delivery import deliver
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
 from featherseg.fitting.record import PLAN, Asked, Made, read_plan
-from featherseg.fitting.results import FitResult
+from featherseg.fitting.results import FIT, FitResult, read_fit
 from featherseg.fitting.trials import (
     TRIALS,
     Executor,
@@ -39,6 +40,9 @@ from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
 
 LOCK = ".fit.lock"
+
+SPENT, BEAT = "spent.json", 10.0
+"""What a fit took so far in all its commands, in seconds, and every how many of them it is written down."""
 
 FEW = 200
 """Steps with which no model is near what it can be."""
@@ -135,56 +139,93 @@ def fit(
         begin_with = "there is nothing to continue" if resume else "too little was said"
         raise ConfigError(f"{out}: {begin_with}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2")
     check_folder(out)
+    made_here = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with (
-        _unless_begun(out, new),
         locked(out / LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
+        _unless_begun(out, new, made_here),
         torch_as_it_was(),
         trial_workers(settings.cluster, settings.workers) as workers,
     ):
         if there:
             made = read_plan(out / PLAN)
             _refuse_other(made.asked, data, max_ms)
-            spent = made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
-            began = time.monotonic() - spent
+            began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.asked.hours:g} h are used")
         else:
+            given = None if settings.plan is None else read_plan(Path(settings.plan))
+            if given is not None and hours not in (None, given.asked.hours):
+                raise ConfigError(
+                    f"--hours {hours:g}: the plan is of {given.asked.hours:g}, and is carried out so. Leave it out."
+                )
             asked = Asked(
                 str(data),
                 None if settings.data_root is None else str(settings.data_root),
                 float(max_ms or 0),
                 settings.percentile,
                 settings.max_mib,
-                1.0 if hours is None else hours,
+                hours if hours is not None else given.asked.hours if given else 1.0,
                 format,
                 image_size,
                 settings.device,
                 settings.loggers,
             )
-            given = None if settings.plan is None else read_plan(Path(settings.plan))
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(asked, out, began, measured, given, workers, reporter)
         made = _with_hours(made, hours, out)
         begin_group(out.absolute(), made.asked.loggers, reporter.message)
         try:
-            winner, scores = halve(made, out, workers.execute, reporter)
-            final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
-            return deliver(made, winner, final, scores, out, began, reporter)
+            with _counted(out, began):
+                winner, scores = halve(made, out, workers.execute, reporter)
+                final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
+                return deliver(made, winner, final, scores, out, began, reporter)
         except KeyboardInterrupt:
             reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
             raise
 
 
 @contextmanager
-def _unless_begun(out: Path, new: bool) -> Iterator[None]:
+def _unless_begun(out: Path, new: bool, made_here: bool) -> Iterator[None]:
     """Of a fit that was refused nothing stays: it would be in the mended command's way."""
     try:
         yield
     finally:
         if new and not (out / PLAN).is_file():
-            for name in (LOCK, DATASET):
-                (out / name).unlink(missing_ok=True)
-            out.rmdir()
+            with suppress(OSError):
+                for name in (LOCK, DATASET):
+                    (out / name).unlink(missing_ok=True)
+                if made_here:
+                    out.rmdir()
+
+
+@contextmanager
+def _counted(out: Path, began: float) -> Iterator[None]:
+    """Write the seconds since `began` into OUT/spent.json all the time, so that those before a kill count as well."""
+
+    def write() -> None:
+        with suppress(OSError):
+            write_json(out / SPENT, {"seconds": round(time.monotonic() - began, 1)})
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            write()
+
+    ended = Event()
+    (beating := Thread(target=beat, daemon=True)).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        write()
+
+
+def _spent(out: Path, made: Made) -> float:
+    """Seconds that the commands before took, as far as it is known."""
+    try:
+        return float(load_json(out / SPENT)["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):  # killed at its first steps, or of an older version
+        return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
 
 
 def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple[Candidate, dict[str, float]]:
@@ -217,8 +258,15 @@ def train_to_the_end(
             trained, pace = progress_of(trial_folder(out, winner))
             left = began + 3600 * made.asked.hours - time.monotonic() - made.ending - 2 * made.validating
             left -= 0 if trained else made.opening
-            steps = trained + max(1, int(left / (pace or winner.step_seconds)))
+            pace = pace or winner.step_seconds
+            steps = trained + max(1, int(left / pace))
             decay = min(int(DECAY * steps), steps - trained)
+            if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
+                least = made.asked.hours + (delivered * 1.01 + 1 - steps) * pace / 3600
+                raise ConfigError(
+                    f"--hours {made.asked.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
+                    f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
+                )
         made = replace(made, finals={**made.finals, winner.name: (steps, decay)})
         made.write(out)
     steps, decay = made.finals[winner.name]
@@ -258,5 +306,6 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
     if hours < made.asked.hours:
         raise ConfigError(f"--hours {hours:g}: it was begun with {made.asked.hours:g}. More can be given, not less.")
     made = replace(made, asked=replace(made.asked, hours=hours), finals={}, given=False)
-    made.write(out)
+    if not (out / FIT).is_file():  # else they may be too few
+        made.write(out)
     return made

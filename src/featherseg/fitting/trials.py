@@ -164,7 +164,7 @@ def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
 
 def _carry_out(segment: Segment, reporter: Reporter) -> float:
     folder, known = segment.folder, score_at(segment.folder, segment.steps)
-    if known is not None:
+    if known is not None and (math.isnan(known) or not open_run(folder).unfinished):
         return known
     if segment.source is not None and not (folder / RESOLVED).is_file():
         copy_run(segment.source, folder)
@@ -176,6 +176,11 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     except TrainingError as error:
         reporter.message(f"{folder.name} is dropped: {error}")
         append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
+    except ConfigError as error:  # the machine has too little memory for it
+        if (folder / RESOLVED).is_file():
+            raise
+        reporter.message(f"{folder.name} is dropped: {error}")
+        return math.nan
     append_line(folder / SECONDS, {"steps": segment.steps - done, "seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found

@@ -25,8 +25,14 @@ def scale_images(images: Tensor, factor: float) -> Tensor:
     """Images brought to another size for a model, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
     if factor == 1.0:
         return images
-    size = [max(1, round(length * factor)) for length in images.shape[2:]]
+    size = scaled_size((images.shape[2], images.shape[3]), factor)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def scaled_size(size: Size, factor: float) -> Size:
+    """(height, width) times a factor, in whole pixels."""
+    height, width = (max(1, round(side * factor)) for side in size)
+    return height, width
 
 
 def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[Tensor, Size]:
