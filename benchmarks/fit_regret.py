@@ -6,12 +6,14 @@ Replays tables/fit_table.jsonl (fit_table.py) with the latencies of tables/fit_l
 is a dataset, a seed, a latency limit (five, spread over the candidates' latencies) and a share of what training every
 candidate to its end takes. Scores between two rungs lie on a line over the logarithm of the time; behind the last rung
 a candidate stays as it is. Regret: points of test mIoU that the chosen model, trained for as long as it was, lies below
-the best that keeps the limit, trained to its end (mean of its seeds).
+the best that keeps the limit, trained to its end (mean of its seeds: the largest of several noisy ones, which counts
+against every way alike). Every start and validation of a training takes its time from the way that needs it.
 
 The ways: fit (featherseg/fitting/plan.py); rule, the largest that keeps the limit, with all the time; default,
 frm-lite0 at the largest scale that keeps it, else the rule; random, four drawn candidates with a quarter of the time
-each; asha, the same halving as fit's, but whoever goes on starts anew. Choices of fit (--margin) are to be made on
-half of the datasets and judged on the other half: the table of each half names the margin that is best on the other.
+each, the mean of DRAWS drawings; asha, the same halving as fit's, but whoever goes on starts anew. Choices of fit
+(--margin) are to be made on half of the datasets and judged on the other half, datasets of one origin in one half: the
+table of each half names the margin that is best on the other. Intervals are over datasets, by Student's t.
 """
 
 import argparse
@@ -22,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rank import interval
 
 from featherseg.core.files import read_lines
+from featherseg.fitting.beginning import STARTING
 from featherseg.fitting.plan import Candidate, make_plan, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
 LIMITS = 5
-DRAWN = 4
+DRAWN, DRAWS = 4, 50
 GOOD = 0.5
 """Points of regret that are at the noise of a seed."""
 
@@ -44,6 +48,7 @@ class Recorded:
     val: np.ndarray  # (R,) mIoU in %
     ended: np.ndarray  # (R,) seconds, those at a falling rate included
     test: np.ndarray  # (R,) behind these
+    opening: float = 0.0  # seconds that a training takes to start and to be validated
 
     def val_at(self, seconds: float) -> float:
         """On val at the constant rate."""
@@ -63,7 +68,9 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 
     def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
+        opening = max(one.opening for one in found)
         plan = make_plan([one.candidate for one in found], seconds)
+        plan = make_plan([one.candidate for one in found], max(1.0, seconds - 2 * opening * len(plan.candidates)))
         left, before = list(plan.candidates), 0.0
         for rung, keep in plan.rungs:
             standing = []
@@ -80,7 +87,8 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 
 def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
     """The largest by parameters, at the largest scale."""
-    return max(found, key=lambda one: (one.parameters, one.candidate.scale)), seconds
+    chosen = max(found, key=lambda one: (one.parameters, one.candidate.scale))
+    return chosen, max(1.0, seconds - chosen.opening)
 
 
 def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
@@ -92,7 +100,7 @@ def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator)
 def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
     """DRAWN candidates with equal time; the best of them on val."""
     drawn = rng.permutation(len(found))[:DRAWN]
-    each = seconds / len(drawn)
+    each = max(1.0, seconds / len(drawn) - max(one.opening for one in found))
     return found[max(drawn, key=lambda number: found[number].val_at(each))], each
 
 
@@ -110,7 +118,8 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
         one = Candidate(row["model"], row["scale"], times[key], row["step_seconds"])
-        recorded = Recorded(one, counts(row["model"])[0], steps * one.step_seconds, val, ended * one.step_seconds, test)
+        curves = steps * one.step_seconds, val, ended * one.step_seconds, test
+        recorded = Recorded(one, counts(row["model"])[0], *curves, STARTING + row["val_seconds"])
         found.setdefault((row["dataset"], row["seed"]), []).append(recorded)
     return found
 
@@ -130,36 +139,40 @@ def regrets(found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, 
             best = max(float(np.mean(ends[one.candidate.name])) for one in feasible)
             row = {"dataset": dataset, "seed": seed, "limit": float(limit), "share": share}
             for name, way in ways.items():
-                chosen, trained = way(feasible, seconds, np.random.default_rng([seed, round(limit * 1000)]))
-                row[name] = best - chosen.test_at(trained)
+                chances = [np.random.default_rng([seed, round(limit * 1000), draw]) for draw in range(DRAWS)]
+                picks = [way(feasible, seconds, chance) for chance in (chances if name == "random" else chances[:1])]
+                row[name] = best - float(np.mean([chosen.test_at(trained) for chosen, trained in picks]))
             rows.append(row)
     return rows
 
 
 def print_table(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
     """By share of the time and dataset: mean regret and the part of the cases at the noise; how each way compares."""
+    datasets = sorted({row["dataset"] for row in rows})
     for share in SHARES:
         print(f"\n{share:.0%} of the time: mean regret in points (cases of at most {GOOD})")
-        for dataset in [*sorted({row["dataset"] for row in rows}), None]:
+        for dataset in [*datasets, None]:
             own = [row for row in rows if row["share"] == share and dataset in (row["dataset"], None)]
             cells = [(np.mean([r[w] for r in own]), np.mean([r[w] <= GOOD for r in own])) for w in ways]
             told = [f"{way} {mean:.2f} ({good:.0%})" for way, (mean, good) in zip(ways, cells, strict=True)]
             print(f"  {dataset or 'all':14}", "  ".join(told))
         own = [row for row in rows if row["share"] == share]
         for way in ways[1:]:
-            low, mean, high = interval([(row["dataset"], row["seed"]) for row in own], [r[way] - r["fit"] for r in own])
+            means = [np.mean([r[way] - r["fit"] for r in own if r["dataset"] == name]) for name in datasets]
+            mean, low, high = interval(np.array(means), 1)
             worst = max(r["fit"] - r[way] for r in own)
             print(f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most")
 
 
-def interval(groups: Sequence[tuple[str, int]], values: Sequence[float]) -> tuple[float, float, float]:
-    """95 % interval of the mean and the mean itself, (low, mean, high): whole trainings (dataset, seed) are drawn."""
-    kinds = sorted(set(groups))
-    of = [np.array([v for g, v in zip(groups, values, strict=True) if g == kind]) for kind in kinds]
-    rng = np.random.default_rng(0)
-    drawn = [np.concatenate([of[i] for i in rng.integers(len(of), size=len(of))]).mean() for _ in range(2000)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(np.mean(values)), float(high)
+def split_in_halves(datasets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Datasets of one origin, which their names begin with, stay together."""
+    origins = {
+        name.split("-")[0]: [other for other in datasets if other.startswith(name.split("-")[0])] for name in datasets
+    }
+    halves: tuple[list[str], list[str]] = [], []
+    for own in sorted(origins.values(), key=lambda own: (-len(own), own)):
+        min(halves, key=len).extend(own)
+    return halves
 
 
 def main() -> None:
@@ -173,7 +186,7 @@ def main() -> None:
     datasets = sorted({dataset for dataset, _ in found})
     if len(datasets) < 2:
         raise SystemExit(f"{asked.rows} has {len(datasets)} datasets: two or more are needed, to choose and to judge.")
-    halves, rows = (datasets[::2], datasets[1::2]), []
+    halves, rows = split_in_halves(datasets), []
     for judged, tuned in (halves, halves[::-1]):
 
         def of(names: Sequence[str]) -> dict[tuple[str, int], list[Recorded]]:

@@ -25,8 +25,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 from threading import Lock
 from typing import Any
 
@@ -133,7 +135,7 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
     # The time of a step, in a run that is thrown away
     remove_tree(out)
     train(out / "trial", 2 * TIMED)
-    pace = (clock.ends[-1] - clock.ends[TIMED - 1]) / TIMED
+    pace = median(end - begin for begin, end in pairwise(clock.ends[TIMED - 1 :]))  # some have a validation before them
     remove_tree(out / "trial")
 
     rungs, begun = [], time.monotonic()
@@ -144,7 +146,10 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
         remove_tree(out / "branch")
         shutil.copytree(out / "run", out / "branch")
         train(out / "branch", steps + decay, decay)
-        scores = {f"{split}{kind}": score(out / run, split) for run, kind in KINDS.items() for split in ("val", "test")}
+        scoring = time.monotonic()
+        scores = {f"val{kind}": score(out / run, "val") for run, kind in KINDS.items()}
+        validation = (time.monotonic() - scoring) / len(KINDS)
+        scores |= {f"test{kind}": score(out / run, "test") for run, kind in KINDS.items()}
         rungs.append({"seconds": seconds, "steps": steps, "ended": steps + decay, **scores})
         curve = {
             step: r["val_miou"] for step, r in featherseg.load_run(out / "run").metrics().items() if "val_miou" in r
@@ -152,6 +157,7 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
         if seconds >= LEAST and 100 * (curve[steps] - before(curve, 0.8 * steps)) < GAIN:
             break
     facts = {"dataset": label, "model": model, "scale": scale, "seed": seed, "step_seconds": round(pace, 4)}
+    facts |= {"val_seconds": round(validation, 2)}
     facts |= {"rungs": rungs, "seconds": round(time.monotonic() - begun), "processor": processor()["processor"]}
     return facts | {"curve": {str(step): round(100 * value, 3) for step, value in curve.items()}, "commit": commit()}
 
