@@ -112,7 +112,7 @@ def begin(
         def measure(offer: Offer) -> Timing:
             resize = resize_of(offer.scale, image_size, whole=asked.image_size is None)
             name = (offer.model, offer.scale, asked.format)
-            return time_candidate(name, train.classes, resize, image, calibration)
+            return time_candidate(name, train.classes, resize, image, calibration, lambda t: t.keeps(*asked.limits))
 
         timings = time_offers(choice, asked, image_size, measure, began, reporter)
     else:

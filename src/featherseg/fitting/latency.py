@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,16 +125,17 @@ def time_candidate(
     resize: Resize | None,
     image: np.ndarray,
     calibration: Sequence[np.ndarray],
+    believed: Callable[[Timing], bool] = lambda _: True,
 ) -> Timing:
     """Write the untrained model in the format and time it; a measurement of the same on this machine is taken again.
 
-    image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format. Raises MissingExtra, ExportError and
-    RunError.
+    image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format; believed: whether such an older
+    measurement is (the machine may have been busy then). Raises MissingExtra, ExportError and RunError.
     """
     cache, key = cache_file(), _key(name, len(classes), resize, image.shape)
     known = _known(cache)
-    if key in known:
-        return Timing(**known[key])
+    if key in known and believed(found := Timing(**known[key])):
+        return found
     with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
         timing = time_file(write_untrained(name, classes, resize, image, calibration, Path(folder)), image, name)
     write_json(cache, {**_known(cache), key: asdict(timing)})
