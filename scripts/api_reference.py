@@ -11,11 +11,11 @@ import featherseg
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 HEAD = """# Python API
 
-Written from docstrings by `python scripts/api_reference.py`. The verbs that work on data and runs are functions;
-each returns a result that shows itself in Jupyter and gives plain values with `as_dict()`. Nothing prints, ends the program or leaves
-torch set otherwise than it was. What is worth knowing on the way (a licence, a split that is scored once more) goes to
-the logger `featherseg`: `logging.basicConfig(level="INFO")` shows it. Long work takes `progress`, a function that is
-called with (what is being done, steps done, steps in all); a notebook shows a bar without one.
+Written from docstrings by `python scripts/api_reference.py`. The verbs that work on data and runs are functions; each
+returns a result that shows itself in Jupyter and gives plain values with `as_dict()`. Nothing prints, ends the program
+or leaves torch set otherwise than it was. What is worth knowing on the way (a licence, a split that is scored once
+more) goes to the logger `featherseg`: `logging.basicConfig(level="INFO")` shows it. Long work takes `progress`, a
+function that is called with (what is being done, steps done, steps in all); a notebook shows a bar without one.
 [examples/quickstart.ipynb](../examples/quickstart.ipynb) trains, scores, predicts and exports.
 """
 PARTS = {
