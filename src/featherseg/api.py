@@ -37,15 +37,15 @@ from featherseg.data.images import images_in, is_image, stored_images
 from featherseg.data.mirror import local_folder
 from featherseg.data.proposal import refuse_written
 from featherseg.evaluation import scoring
-from featherseg.evaluation.scoring import SELECTED, Scores
+from featherseg.evaluation.scoring import SELECTED, Scores, marks
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
-from featherseg.reports.record import check_recordable, record
+from featherseg.reports.record import check_recordable, record, times_scored
 from featherseg.reports.run_report import REPORT, Report, write_report
-from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run
+from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
@@ -127,7 +127,8 @@ def train(
         scores = evaluate(run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress)
         write_report(run)
     seconds = time.monotonic() - start
-    selected = f" ({SELECTED})" if scores.selected else ""
+    told = marks(selected=scores.selected, trained_on=scores.trained_on)
+    selected = f" ({told})" if told else ""
     reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)")
     return run
 
@@ -193,18 +194,20 @@ def evaluate(
     run = run if isinstance(run, Run) else load_run(str(run))
     if not run.read_only:
         check_recordable(run)
-    chosen, split, selected, notes = _data_of(run, data, split, data_root, full)
+    chosen, split, selected, trained, notes = _data_of(run, data, split, data_root, full)
     runtime = open_runtime(run, device)
     settings = _settings(runtime, inference)
     with _threads(run.info.threads):
-        scores = replace(scoring.evaluate(runtime, chosen, settings, progress=progress), selected=selected)
+        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
+        scores = replace(scores, selected=selected, trained_on=trained)
         notes += _looked_at(settings)
         if run.read_only:
             where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
             notes += (f"{run.name} {where}: its scores are shown but not stored",)
         else:
-            times = record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
-            if split == "test":
+            record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
+            if TEST in parts_of(split):
+                times = times_scored(run, TEST, chosen.name)
                 notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
 
@@ -369,8 +372,8 @@ _ALL = "all images of other data than the run's own are scored"
 
 def _data_of(
     run: Run, data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None, full: bool
-) -> tuple[SegmentationData, str, bool, tuple[str, ...]]:
-    """What to score a run on, its split, whether the weights were selected on it, and a note on which it is."""
+) -> tuple[SegmentationData, str, bool, bool, tuple[str, ...]]:
+    """What to score a run on, its split, whether it was selected and whether it was trained on it, notes on that."""
     own, paper = run.recipe.data, run.recipe.paper
 
     # Other data than the run's, or a dataset of one's own, of which nothing but its name is known
@@ -379,13 +382,16 @@ def _data_of(
         split = split or score_split(str(data), _path(root))
         by = own.split_by if own.split_by == "hash" else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
-        return chosen, split, False, (f"scored on {split} of {data}", *_trained_on(run, chosen, split))
+        seen, known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
+        selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))
+        return chosen, split, selected, bool(seen), (f"scored on {split} of {data}", *seen)
     if data is not None and not isinstance(data, str | Path):
         _refuse_unused({"full": full}, _ALL)
         chosen, _ = _named_data(data, split, root)
         split = split or "val"
         selected = chosen.name == own.name and run.selected_on(split)
-        return chosen, split, selected, _trained_on(run, chosen, split)
+        seen = _trained_on(run, chosen, split)
+        return chosen, split, selected, bool(seen), seen
 
     # The run's own
     if "data" in run.info.objects:
@@ -398,7 +404,9 @@ def _data_of(
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
     notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
-    trained = split in own.train_split.split("+") and not run.imported
+    trained = bool(parts_of(split) & parts_of(own.train_split)) and not run.imported
+    if trained and TEST in parts_of(split):
+        raise DataError(f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images.")
     if trained:
         notes += [f"this run was trained on {split}: that says nothing of other images"]
     if own.split_by and share_rule(own.name) not in (None, own.split_by):
@@ -414,8 +422,8 @@ def _data_of(
         notes += [f"since the training: {text}" for text in changes]
     elif not (run.shipped or run.imported):
         notes += [f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"]
-    notes += () if trained else _trained_on(run, chosen, split)
-    return chosen, split, selected, tuple(notes)
+    seen = () if trained else _trained_on(run, chosen, split)
+    return chosen, split, selected, trained or bool(seen), (*notes, *seen)
 
 
 def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]:
@@ -428,7 +436,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]
     if not seen:
         return ()
     message = f"{run.name} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
-    if split == TEST:
+    if TEST in parts_of(split):
         raise DataError(
             f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "
             "two splits; a split of another name is scored all the same."

@@ -37,6 +37,7 @@ FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
 DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
+FIT = "fit.json"  # what `fit` chose, and by which scores
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")
@@ -93,6 +94,11 @@ class RunInfo(Config):
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
     teachers: tuple[TeacherRow, ...] = ()  # in the order of the recipe's
     objects: tuple[str, ...] = ()  # what training was given as objects, not names: model, data, loss, augment
+
+
+def parts_of(split: str) -> set[str]:
+    """The splits that a split is made of: `test+val` of two."""
+    return set(split.split("+"))
 
 
 @dataclass(frozen=True)
@@ -160,10 +166,16 @@ class Run:
             return f"weights of {'/'.join(Path(str(init)).parts[-2:])}"
         return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
 
+    def current_evaluations(self) -> list[dict[str, Any]]:
+        """Those of `evaluations` that are of the weights that are there, as far as it is known."""
+        file = self.path / WEIGHTS
+        now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        return [line for line in self.evaluations() if line.get("weights_sha256") in (None, now)]
+
     def selected_on(self, split: str) -> bool:
-        """Whether its weights were kept because they scored best on that split of its own data."""
-        data, keep = self.recipe.data, self.recipe.train.keep
-        return not self.imported and keep == "best" and split == data.val_split
+        """Whether its weights, or its model by `fit`, were chosen by their score on that split of its own data."""
+        chosen = self.recipe.train.keep == "best" or (self.path / FIT).is_file()
+        return not self.imported and chosen and bool(parts_of(split) & parts_of(self.recipe.data.val_split))
 
     @property
     def unfinished(self) -> bool:

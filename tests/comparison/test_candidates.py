@@ -1,10 +1,16 @@
 """What files are called, and in what trainings differ."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from small_run import small_info
 
+from featherseg.comparison import candidates
+from featherseg.comparison.candidates import _settings
 from featherseg.core.files import short_names
+from featherseg.core.types import ClassInfo
+from featherseg.runs import open_run, write_info
 
 
 @pytest.mark.parametrize(
@@ -21,3 +27,40 @@ from featherseg.core.files import short_names
 )
 def test_files_are_called_by_as_much_of_their_paths_as_tells_them_apart(paths, names):
     assert short_names([Path(path) for path in paths], skip="export") == names
+
+
+def trained(folder, *, init=None, runs=(), **train):
+    """The folder of a training, by what it began with, its teachers, keys of [train]."""
+    folder.mkdir()
+    info = small_info((ClassInfo("road", (1, 2, 3)),))
+    recipe = info.recipe
+    teacher = recipe.teacher.model_copy(update={"runs": tuple(map(str, runs))})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=train), "teacher": teacher})
+    write_info(folder, info.model_copy(update={"recipe": recipe, "loaded": {"init": init} if init else {}}))
+    (folder / "weights.safetensors").write_text(str(folder))
+    return open_run(folder)
+
+
+def test_trainings_of_so_many_minutes_are_of_one_model_whatever_steps_they_had(tmp_path):
+    asked = {"epochs": None, "minutes": 15.0}
+    runs = [trained(tmp_path / str(s), seed=s, **asked, steps=100 + s, validations=s + 1) for s in range(2)]
+    assert _settings(runs[0]) == _settings(runs[1])
+    longer = trained(tmp_path / "longer", epochs=None, minutes=30.0, steps=100)
+    assert _settings(longer) != _settings(runs[0])
+
+
+def test_pupils_of_one_teacher_s_seeds_are_of_one_model(tmp_path):
+    teachers = [trained(tmp_path / f"teacher-{seed}", seed=seed) for seed in range(2)]
+    pupils = [trained(tmp_path / f"pupil-{t.name}", seed=i, runs=[t.path]) for i, t in enumerate(teachers)]
+    assert _settings(pupils[0]) == _settings(pupils[1])
+    other = trained(tmp_path / "other", epochs=9)
+    assert _settings(trained(tmp_path / "its", runs=[other.path])) != _settings(pupils[0])
+    shutil.rmtree(teachers[0].path)
+    assert _settings(pupils[0])["teacher.runs"] == [str(teachers[0].path)]
+
+
+def test_weights_of_two_folders_of_one_name_are_not_one_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "open_runtime", lambda run, device: None)
+    runs = [trained(tmp_path / name, init=f"/{name}/runs/base", seed=i) for i, name in enumerate("ab")]
+    starts = {one.init for one in candidates.open_candidates([str(run.path) for run in runs])}
+    assert starts == {"weights of /a/runs/base", "weights of /b/runs/base"}

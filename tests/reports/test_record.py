@@ -1,6 +1,7 @@
 """Every look at the data leaves a line; the last scores stay."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from featherseg.core.types import ClassInfo, Sample
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports import examples
+from featherseg.reports.card import write_card
 from featherseg.reports.record import record, times_scored
 from featherseg.runs import open_run, write_info
 
@@ -49,20 +51,49 @@ def scores(miou: float) -> Scores:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(examples, "predict_mask", lambda runtime, image: np.zeros(image.shape[:2], np.uint8))
+    monkeypatch.setattr(examples, "predict_mask", lambda runtime, image, inference: np.zeros(image.shape[:2], np.uint8))
     write_info(tmp_path, small_info(Data.classes))
     (tmp_path / "weights.safetensors").write_bytes(b"weights")
     return open_run(tmp_path)
 
 
 def test_looks_at_a_split_are_counted(run):
-    looks = [
+    for split, looks in (("test", 1), ("val", 1), ("test", 2), ("val+test", 3)):
         record(run, SemanticRuntime(), Data(), split, InferenceSettings(), scores(0.5))
-        for split in ("test", "val", "test")
-    ]
-    assert looks == [1, 1, 2]
-    assert times_scored(run, "test") == 2
+        assert times_scored(run, "test", "one") == looks
+    assert times_scored(run, "val") == 2
     assert times_scored(run, "dev") == 0
+
+
+def test_examples_are_drawn_as_they_were_scored(run, monkeypatch):
+    asked = []
+
+    def predict(runtime, image, inference):
+        asked.append(inference)
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(examples, "predict_mask", predict)
+    flipped = InferenceSettings(flip=True)
+    record(run, SemanticRuntime(), Data(), "val", flipped, scores(0.5))
+    assert asked == [flipped]
+
+
+def test_a_score_on_what_was_trained_on_is_called_so_on_card_and_page(run):
+    record(run, SemanticRuntime(), Data(), "val", InferenceSettings(flip=True), replace(scores(0.5), trained_on=True))
+    assert json.loads((run.path / "scores.json").read_text())["trained_on"] is True
+    assert "time; trained on these images" in (run.path / "card.md").read_text()
+    report(run.path)
+    assert "one val (trained on these images, whole, flip)" in (run.path / "report.html").read_text()
+
+
+def test_a_score_of_older_weights_leaves_the_card_its_look_stays_counted(run):
+    record(run, SemanticRuntime(), Data(), "test", InferenceSettings(), scores(0.25))
+    assert "mIoU 25.00 %" in (run.path / "card.md").read_text()
+    (run.path / "weights.safetensors").write_bytes(b"other weights")
+    write_card(run)
+    assert "mIoU 25.00 %" not in (run.path / "card.md").read_text()
+    record(run, SemanticRuntime(), Data(), "test", InferenceSettings(), scores(0.5))
+    assert "evaluated on the split 2 times" in (run.path / "card.md").read_text()
 
 
 def test_the_line_says_what_was_scored_and_how(run):
@@ -106,7 +137,7 @@ def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
 def test_a_link_to_the_whole_run_is_its_users_own(run, tmp_path_factory):
     link = tmp_path_factory.mktemp("runs") / "a"
     link.symlink_to(run.path)
-    assert record(open_run(link), SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5)) == 1
+    record(open_run(link), SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
     assert (run.path / "scores.json").is_file()
     assert [example.key for example in examples.read_examples(link)] == ["a"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_scores(console: Console, scores: Scores) -> None:
     """IoU and boundary F of each class, their means, and where objects were scored their panoptic quality."""
-    from featherseg.evaluation.scoring import SELECTED
+    from featherseg.evaluation.scoring import marks
     from featherseg.inference.drawing import printable
 
     pixels = scores.confusion.sum(axis=1) + scores.void
@@ -27,10 +27,11 @@ def print_scores(console: Console, scores: Scores) -> None:
         [(name, *map(_percent, row)) for name, row in zip(names, figures, strict=True)],
         [("mean", _percent(scores.miou), _percent(scores.boundary_f), "")],
     )
+    told = marks(selected=scores.selected, trained_on=scores.trained_on)
     console.print(
         f"{counted(scores.images, 'image')}: mIoU {_percent(scores.miou)}, "
         f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
-        f"boundary F {_percent(scores.boundary_f)} (all in %){f'; {SELECTED}' if scores.selected else ''}"
+        f"boundary F {_percent(scores.boundary_f)} (all in %){f'; {told}' if told else ''}"
     )
     if scores.panoptic is not None:
         _print_objects(console, names, scores.panoptic)

@@ -28,7 +28,8 @@ NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
 """More settings than these do not name a model."""
 
-FREE = ("train.seed", "train.device", "train.checkpoint_seconds", "data.root", "data.workers")
+FREE = {"train.seed", "train.device", "train.checkpoint_seconds", "train.loggers", "train.rank_seconds"}
+FREE |= {"data.root", "data.workers"}
 """Settings in which runs of one model may differ."""
 
 NOT_OF_TRAINING = ("model", "paper", "panoptic")
@@ -139,7 +140,9 @@ def _open(name: str, device: str) -> _Opened:
         return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
     run = load_run(name)
     training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
-    return _Opened(run.path, open_runtime(run, device), run, training, run.init or NOT_RECORDED)
+    begun_with = run.info.loaded.get("init")
+    init = f"weights of {begun_with}" if begun_with and not run.imported else run.init
+    return _Opened(run.path, open_runtime(run, device), run, training, init or NOT_RECORDED)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -147,7 +150,21 @@ def _settings(run: Run) -> dict[str, Any]:
     tables = run.recipe.model_dump(mode="json")
     flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
     flat["data.split_by"] = flat["data.split_by"] or "hash"  # both where nothing is split by share: now, and before
-    return {name: value for name, value in flat.items() if name not in FREE}
+    flat["teacher.runs"] = [_teaching(path) for path in flat["teacher.runs"]]
+    found = FREE | set(run.info.found or ())  # what training found itself: of equal settings, or of the machine
+    if run.recipe.train.minutes:
+        found |= {"train.steps", "train.validations", "train.validate_every"}
+    return {name: value for name, value in flat.items() if name not in found}
+
+
+def _teaching(path: str) -> str:
+    """A teacher by its model and what it was trained by: those of several seeds teach alike."""
+    try:
+        run = load_run(path)
+    except FeathersegError:  # no longer there
+        return path
+    digest = hashlib.sha256(json.dumps([_settings(run), run.info.loaded], sort_keys=True).encode()).hexdigest()
+    return f"{run.recipe.model.name} ({digest[:6]})"
 
 
 def _labels(opened: Sequence[_Opened]) -> dict[str, str]:

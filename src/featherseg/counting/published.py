@@ -84,9 +84,9 @@ def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     inference = InferenceSettings(scales=paper.scales, flip=paper.flip, resize=run.recipe.data.test_resize)
     evaluations = {
         evaluation["split"]: evaluation
-        for evaluation in run.evaluations()
-        if evaluation["data"] == paper.data
-        and evaluation["inference"] == str(inference)
+        for evaluation in run.current_evaluations()
+        if evaluation.get("data") == paper.data
+        and evaluation.get("inference") == str(inference)
         and evaluation.get("miou") is not None
     }
     figures = []

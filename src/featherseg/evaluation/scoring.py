@@ -26,8 +26,13 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
 
-SELECTED = "selected on these images"
+SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
 """What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
+
+
+def marks(*, selected: object, trained_on: object) -> str:
+    """What a reader of a score has to know of its images: SELECTED, TRAINED_ON, both or nothing."""
+    return ", ".join(text for text, true in ((SELECTED, selected), (TRAINED_ON, trained_on)) if true)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Scores:
     categories in the order of the classes, and panoptic_counts (N, 3, K) what `PanopticQuality.pooled` gives of each
     image, for an interval of PQ; both None where model or data know no objects. published is the paper's row
     beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
-    notes are sentences on how it was scored.
+    trained_on: whether it was trained on some of them; notes are sentences on how it was scored.
     """
 
     classes: tuple[str, ...]
@@ -60,10 +65,14 @@ class Scores:
     panoptic_counts: np.ndarray | None = None
     published: Comparison | None = None
     selected: bool = False
+    trained_on: bool = False
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN; "selected" only where it is."""
+        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
+
+        "selected" and "trained_on" are there where true.
+        """
         found = {
             "miou": number(self.miou),
             "iou": [number(v) for v in self.iou],
@@ -76,7 +85,7 @@ class Scores:
             "void": self.void.tolist(),
         }
         found |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
-        return found | ({"selected": True} if self.selected else {})
+        return found | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -86,7 +95,8 @@ class Scores:
         rows.append(("mean", percent(self.miou), percent(self.boundary_f)))
         objects = [f"PQ {percent(self.panoptic['pq'])} %"] if self.panoptic else []
         title = f"{self.images} images: mIoU {percent(self.miou)} %, pixel accuracy {percent(self.pixel_accuracy)} %"
-        title += f" ({SELECTED})" if self.selected else ""
+        told = marks(selected=self.selected, trained_on=self.trained_on)
+        title += f" ({told})" if told else ""
         return html_table(title, ("class", "IoU %", "boundary F %"), rows, (*objects, *self.notes))
 
 

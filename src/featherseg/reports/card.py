@@ -1,13 +1,14 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
-from featherseg.evaluation.scoring import SELECTED
+from featherseg.evaluation.scoring import marks
 from featherseg.recipe import Recipe
 from featherseg.runs import ENVIRONMENT, Run
 
@@ -50,8 +51,9 @@ def card(run: Run) -> str:
         best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
-        selected = f"; {SELECTED}" if run.selected_on(recipe.data.val_split) else ""
-        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){selected}"]
+        told = marks(selected=run.selected_on(recipe.data.val_split), trained_on=recipe.trains_on_all)
+        told = f"; {told}" if told else ""
+        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){told}"]
     lines += _scored(run)
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
@@ -133,16 +135,24 @@ def _scored(run: Run) -> list[str]:
         if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
     ]
     evaluations = [evaluation for evaluation in evaluations if isinstance(evaluation.get("pq"), float | int | None)]
+    current = run.current_evaluations()
     latest = {
-        (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation for evaluation in evaluations
+        (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation
+        for evaluation in evaluations
+        if evaluation in current
     }
     return [
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
         f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
         f"{counted(sum((e['data'], e['split']) == (data, split) for e in evaluations), 'time')}"
-        f"{f'; {SELECTED}' if evaluation.get('selected', run.selected_on(split)) else ''}"
+        f"{f'; {told}' if (told := _marks(run, evaluation)) else ''}"
         for (data, split, inference), evaluation in latest.items()
     ]
+
+
+def _marks(run: Run, evaluation: Mapping[str, Any]) -> str:
+    selected = evaluation.get("selected", run.selected_on(evaluation["split"]))
+    return marks(selected=selected, trained_on=evaluation.get("trained_on"))
 
 
 _EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}

@@ -18,6 +18,7 @@ from featherseg.data.panoptic.segments import from_sample
 from featherseg.inference.drawing import overlay_panoptic, rgb_view
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import InferenceSettings
 
 FOLDER, INDEX = "examples", "examples.json"
 PANELS = ("image", "ground truth", "prediction")
@@ -41,18 +42,24 @@ class Example:
 
 
 def draw_examples(
-    run_path: Path, runtime: Runtime, data: SegmentationData, mious: Mapping[str, float], count: int = 4
+    run_path: Path,
+    runtime: Runtime,
+    data: SegmentationData,
+    mious: Mapping[str, float],
+    inference: InferenceSettings | None = None,
+    count: int = 4,
 ) -> list[Example]:
     """Predict and draw the `count` best and worst images of `data` into RUN/examples, replacing the earlier ones.
 
-    mious: the mIoU (0..1) of single images by key, as an evaluation gives them; images without a figure are left
-    out. Fewer than 2 count images are shared out, none is drawn twice.
+    mious: the mIoU (0..1) of single images by key, as an evaluation with `inference` gives them; images without a
+    figure are left out. Fewer than 2 count images are shared out, none is drawn twice.
     """
     folder = run_path / FOLDER
     chosen = choose(mious, count)
     index = {key: i for i, key in enumerate(data.keys)}
+    write_json(folder / INDEX, [])  # while they are drawn none is shown
     for example in chosen:
-        images = panels(runtime, data[index[example.key]], data.classes)
+        images = panels(runtime, data[index[example.key]], data.classes, inference)
         for panel, image in zip(PANELS, images, strict=True):
             drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the image
             write_bytes(folder / example.file(panel), webp(image, lossless=drawn))
@@ -60,12 +67,14 @@ def draw_examples(
     return chosen
 
 
-def panels(runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo]) -> list[Image.Image]:
+def panels(
+    runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo], inference: InferenceSettings | None = None
+) -> list[Image.Image]:
     """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
-        masks = (sample.label, predict_mask(runtime, sample.image))
+        masks = (sample.label, predict_mask(runtime, sample.image, inference))
         return [rgb_view(sample.image), *(painted(mask, classes) for mask in masks)]
-    ((_, found),) = predict_panoptic(runtime, sample.image[None])
+    ((_, found),) = predict_panoptic(runtime, sample.image[None], inference)
     label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
     seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (label, found)]
     return [rgb_view(sample.image), *seen]

@@ -14,7 +14,7 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.examples import FOLDER, draw_examples
-from featherseg.runs import EVALUATIONS, WEIGHTS, Run
+from featherseg.runs import EVALUATIONS, WEIGHTS, Run, parts_of
 
 SCORES = "scores.json"
 
@@ -30,8 +30,8 @@ def check_recordable(run: Run) -> None:
 
 def record(
     run: Run, runtime: Runtime, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
-) -> int:
-    """Append a line to evaluations.jsonl, write scores.json, draw examples/; -> how often the split was scored by now.
+) -> None:
+    """Append a line to evaluations.jsonl, write scores.json, draw examples/.
 
     The line comes first: no score is shown that was not counted. Raises what `check_recordable` does.
     """
@@ -39,8 +39,7 @@ def record(
     where = log_evaluation(run, data, split, inference, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     write_json(run.path / SCORES, {**where, **scores.as_dict(), "per_image": per_image})
-    draw_examples(run.path, runtime, data, scores.per_image)
-    return times_scored(run, split, data.name)
+    draw_examples(run.path, runtime, data, scores.per_image, inference)
 
 
 def log_evaluation(
@@ -56,6 +55,7 @@ def log_evaluation(
         "miou": number(scores.miou),
         **({"pq": number(scores.panoptic["pq"])} if scores.panoptic else {}),
         "selected": scores.selected,
+        **({"trained_on": True} if scores.trained_on else {}),
         "notes": list(scores.notes),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
@@ -65,5 +65,6 @@ def log_evaluation(
 
 
 def times_scored(run: Run, split: str, data: str | None = None) -> int:
-    """How often a split was scored with this run, of one dataset (by its name) or of all."""
-    return sum(line.get("split") == split and data in (None, line.get("data")) for line in run.evaluations())
+    """How often a split, alone or among others, was scored with this run, of one dataset (by its name) or of all."""
+    own = (line for line in run.evaluations() if data in (None, line.get("data")))
+    return sum(split in parts_of(str(line.get("split"))) for line in own)

@@ -14,7 +14,7 @@ from featherseg.core.wording import size_text
 from featherseg.counting.cost import CONVENTIONS, Cost
 from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
-from featherseg.evaluation.scoring import SELECTED
+from featherseg.evaluation.scoring import marks
 from featherseg.reports.charts import loss_chart, miou_chart
 from featherseg.reports.examples import PANELS, Example, panel_file
 from featherseg.reports.page import macro, percent
@@ -172,5 +172,9 @@ def _objects(e: Evidence) -> Mapping[str, Any] | None:
 
 def _where(scores: Mapping[str, Any] | None) -> str:
     named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
-    selected = f" ({SELECTED})" if scores and scores.get("selected") else ""
-    return f" on {' '.join(named)}{selected}" if named else ""
+    if not scores or not named:
+        return ""
+    told = [marks(selected=scores.get("selected"), trained_on=scores.get("trained_on"))]
+    told += [str(how)] if (how := scores.get("inference", "whole")) != "whole" else []
+    behind = f" ({', '.join(text for text in told if text)})" if any(told) else ""
+    return f" on {' '.join(named)}{behind}"
