@@ -12,17 +12,21 @@ featherseg validates and reports; writing the masks of the test images is not in
 by one evaluator.
 
 Finished rows stand in benchmarks/tables/against_plain.jsonl, and in counts/ beside it the pixels of each test image,
-from which intervals are drawn: the same command does only what is missing, and starts anew what was killed.
+from which intervals are drawn: the same command does only what is missing. A training of featherseg that was killed
+goes on, as its steps are fixed; the loop, which ends by the clock, starts anew. A row of a featherseg whose recipe was
+another is none. `FEATHERSEG_CACHE` must not name prepared images, which the other side could not use.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
@@ -36,7 +40,7 @@ import plain_loop
 import torch
 from PIL import Image
 
-from featherseg.core.files import append_line, read_lines, remove_tree, write_text
+from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_json, write_text
 from featherseg.core.machine import load_average, processor
 from featherseg.core.types import SegmentationData
 from featherseg.data import dataset_facts, open_dataset, score_split
@@ -49,8 +53,8 @@ from featherseg.inference.settings import own_settings
 from featherseg.recipe import read_recipe
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import RESOLVED, load_run
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_variants
+from featherseg.uncertainty.clusters import MIN_CLUSTERS, clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_plain.jsonl"
 MODEL, SEEDS = "frm-lite0", (0, 1, 2)
@@ -151,7 +155,7 @@ def train_featherseg(task: Task, source: Source, folder: Path) -> None:
     """The command of a user who sets nothing but the minutes (the seed apart)."""
     where = [] if source.root is None else ["--data-root", str(source.root)]
     asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
-    start(folder, "-m", "featherseg", "train", MODEL, *asked, "--out", str(folder / "run"))
+    start(folder, "-m", "featherseg", "train", MODEL, *asked, "--resume", "--out", str(folder / "run"))
 
 
 def train_plain(task: Task, source: Source, folder: Path) -> None:
@@ -164,7 +168,7 @@ def train_plain(task: Task, source: Source, folder: Path) -> None:
 def start(folder: Path, *command: str) -> None:
     """Run Python in a process with one thread and without GPUs, on the core that this thread is pinned to."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with open(folder / "log.txt", "w") as log:
+    with open(folder / "log.txt", "a") as log:
         done = subprocess.run([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         last = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-5:])
@@ -213,15 +217,11 @@ class Bench:
 
     def run(self) -> None:
         """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
-        recipe = {"recipe": MODEL, "sha256": hashlib.sha256(read_recipe(MODEL).text.encode()).hexdigest()[:12]}
+        recipe = {"recipe": MODEL, "sha256": recipe_digest(MODEL)}
         with ThreadPoolExecutor(len(self.sources)) as drivers:
             plain = [drivers.submit(self.oppose, source) for source in self.sources.values()]
             ours = [self.submit(self.final(s, "featherseg", recipe, n)) for n in SEEDS for s in self.sources]
-            try:
-                for future in as_completed([*plain, *ours]):
-                    future.result()
-            finally:  # of what failed or was stopped nothing more is started
-                self.pool.shutdown(wait=False, cancel_futures=True)
+            self.await_all([*plain, *ours])
 
     def final(self, dataset: str, side: str, settings: Mapping[str, Any], seed: int) -> Task:
         return Task(dataset, side, dict(settings), seed, self.minutes, "train", "test")
@@ -240,12 +240,20 @@ class Bench:
 
     def finish(self, tasks: Sequence[Task]) -> None:
         """Every one of these that has no row yet."""
-        futures = [self.submit(task) for task in tasks]
+        self.await_all([self.submit(task) for task in tasks])
+
+    def await_all(self, futures: Sequence["Future[Any]"]) -> None:
+        """What fails stops nothing else; it is told in the end, when the program ends with 1."""
+        failed = []
         try:
-            for future in futures:
-                future.result()
-        finally:  # of what failed or was stopped nothing more is started
+            for future in as_completed(futures):
+                if error := future.exception():
+                    say(f"failed: {error}")
+                    failed.append(error)
+        finally:  # of what was stopped nothing more is started
             self.pool.shutdown(wait=False, cancel_futures=True)
+        if failed:
+            sys.exit(f"{len(failed)} failed; the same command tries them again.")
 
     def submit(self, task: Task) -> "Future[dict[str, Any]]":
         """Its row: the one in the table, or a new one as soon as a core has made it."""
@@ -265,11 +273,20 @@ class Bench:
         """Train, write masks, score; the counts of test images beside the table, then the row."""
         source, folder = self.sources[task.dataset], task.folder(self.out)
         say(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}")
-        remove_tree(folder)  # what was killed had a part of its minutes only
-        folder.mkdir(parents=True)
-        code, begun = commit(), time.monotonic()
-        self.train(task, source, folder)
-        seconds = time.monotonic() - begun
+        trained, log = folder / "trained.json", folder / "log.txt"
+        if not trained.is_file() and not (folder / "run" / RESOLVED).is_file():
+            remove_tree(folder)  # what was killed had a part of its minutes only
+        folder.mkdir(parents=True, exist_ok=True)
+        if not trained.is_file():
+            before = load_json(folder / "begun.json") if log.is_file() else {"seconds": 0.0}
+            if log.is_file():  # its last line is about when it was killed
+                before["seconds"] += max(0.0, log.stat().st_mtime - before["began"])
+            write_json(folder / "begun.json", before | {"began": time.time()})
+            begun = time.monotonic()
+            self.train(task, source, folder)
+            write_json(trained, {"seconds": before["seconds"] + time.monotonic() - begun, "commit": commit()})
+        seconds, code = (load_json(trained)[key] for key in ("seconds", "commit"))
+        remove_tree(folder / "masks")
         mask_of, facts = self.open(task, source, folder)
         data = source.open(task.scored_on)
         scores = score(mask_of, data, folder / "masks")
@@ -291,7 +308,7 @@ class Bench:
                 **facts,
                 "look": looks + 1 if task.scored_on == "test" else None,
                 "load": load_average(),
-                "processor": processor()["processor"],
+                "processor": machine_name(),
                 "commit": code,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             }
@@ -310,6 +327,26 @@ def pin(core: int) -> None:
     """This thread, and the processes that it starts, stay on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+
+
+def told(difference: Difference) -> str:
+    """mIoU in points with its interval, and where that carries no claim."""
+    few = f", on fewer than {MIN_CLUSTERS} clusters of images: no claim" if difference.miou.few else ""
+    return f"{difference.miou.points()}{few}"
+
+
+def machine_name() -> str:
+    """Of the processor, by more than its name, which two generations share."""
+    cpuinfo, found = Path("/proc/cpuinfo"), str(processor()["processor"])
+    known = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", cpuinfo.read_text(), re.M)) if cpuinfo.is_file() else {}
+    return ", ".join([found, *(f"{key} {value}" for key, value in known.items())])
+
+
+def recipe_digest(name: str) -> str:
+    """Of what a recipe says, its comments and other models apart."""
+    values = tomllib.loads(read_recipe(name).text)
+    values.pop("models", None)
+    return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def commit() -> str:
@@ -348,7 +385,9 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
         kept = {row["seed"]: row for row in final if row["settings"] == final[-1]["settings"]}
         scores = [100 * (kept[seed]["score"] or 0) for seed in sorted(kept)]
         if scores:
-            print(f"  {side:10} on test {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
+            longest = max(row["seconds"] for row in kept.values()) / 60
+            each = "  ".join(f"{v:5.2f}" for v in scores)
+            print(f"  {side:10} on test {np.mean(scores):6.2f}  ({each}), {longest:.1f} min at most")
         for seed, row in kept.items():
             file = Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table)
             if file.is_file():
@@ -360,7 +399,7 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
         return
     sides = [np.stack([found[seed] for seed in both]) for found in counts.values()]
     (difference,) = compare_variants(sides, clusters_of(keys))
-    print(f"  featherseg less plain: {difference.miou.points()} (95 %, over images and seeds)")
+    print(f"  featherseg less plain: {told(difference)} (95 %, over images and seeds)")
     print(f"  {difference.message(list(counts))}")
 
 

@@ -69,7 +69,7 @@ def install(folder: Path) -> Path:
         torch_version = torch.__version__.split("+")[0]
         packages = [f"ultralytics=={VERSION}", f"torch=={torch_version}", "onnx", "onnxslim", "onnxruntime"]
         uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "-q", str(folder)], check=True)
+        subprocess.run([*uv, "venv", "-q", "--clear", str(folder)], check=True)
         subprocess.run([*uv, "pip", "install", "-q", "-p", str(folder / "bin" / "python"), *packages], check=True)
     return command
 
@@ -106,6 +106,10 @@ class Bench(plain.Bench):
         self.models, self.scratch, self.seeds = models, scratch, seeds
 
     def run(self) -> None:
+        if set(self.models) & set(PEERS):  # once, before trainings ask for them side by side
+            install(self.out / "ultralytics")
+            for source in self.sources.values():
+                write_dataset(source, self.out / source.label / "ultralytics-data")
         wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides()]
         self.finish([self.final(source, *side, seed) for source, side, seed in wanted])
 
@@ -114,8 +118,10 @@ class Bench(plain.Bench):
         peers: list[tuple[str, dict[str, Any]]] = [
             (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
         ]
-        ours = [(name, {"pretrained": True}) for name in self.models if name not in PEERS]
-        return [*peers, *((name, {"pretrained": False}) for name in self.scratch), *ours]
+        starts = [(name, False) for name in self.scratch]
+        starts += [(name, True) for name in self.models if name not in PEERS]
+        ours = [(name, {"pretrained": start, "sha256": plain.recipe_digest(name)}) for name, start in starts]
+        return [*peers, *ours]
 
     def train(self, task: Task, source: Source, folder: Path) -> None:
         (train_peer if task.side in PEERS else train_ours)(task, source, folder)
@@ -162,7 +168,7 @@ def train_ours(task: Task, source: Source, folder: Path) -> None:
     where = [] if source.root is None else ["--data-root", str(source.root)]
     asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
     asked += ["--set", f"model.pretrained={str(task.settings['pretrained']).lower()}"]
-    plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
+    plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run"))
 
 
 def open_peer(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
@@ -236,7 +242,7 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
             less = compare_variants([counts[peer], *(counts[side] for side in ours)], clusters_of(keys))
             for side, difference in zip(ours, less, strict=True):
                 start = "ImageNet" if side[1] else "scratch"
-                print(f"  {side[0]} ({start}) less {peer[0]}: {difference.miou.points()} (95 %, over images and seeds)")
+                print(f"  {side[0]} ({start}) less {peer[0]}: {plain.told(difference)} (95 %, over images and seeds)")
 
 
 def main() -> None:

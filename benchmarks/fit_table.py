@@ -34,11 +34,10 @@ from typing import Any
 
 import neu_seg
 import torch
-from against_plain import commit, pin
+from against_plain import commit, machine_name, pin, recipe_digest
 
 import featherseg
 from featherseg.core.files import append_line, read_lines, remove_tree
-from featherseg.core.machine import processor
 from featherseg.core.types import Reporter, Size
 from featherseg.data import open_dataset
 from featherseg.fitting.candidates import resize_of
@@ -74,14 +73,14 @@ DATA = {
     "shapes-1000": Data("shapes", (128, 256), 1000),
 }
 CANDIDATES = (
+    ("frm-lite0-light", 0.5),
     ("frm-lite0-035-light", 1.0),
     ("frm-lite0-050-light", 1.0),
-    ("frm-lite0-light", 0.5),
     ("frm-lite0-light", 1.0),
     ("frm-lite2-light", 1.0),
-    ("cgrseg-lite0", 1.0),
-    ("frm-lite0", 0.5),
+    ("frm-lite0-050-light", 2.0),
     ("frm-lite0", 1.0),
+    ("frm-lite0-light", 1.5),
 )
 """Model and input scale."""
 
@@ -154,11 +153,13 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
         curve = {
             step: r["val_miou"] for step, r in featherseg.load_run(out / "run").metrics().items() if "val_miou" in r
         }
-        if seconds >= LEAST and 100 * (curve[steps] - before(curve, 0.8 * steps)) < GAIN:
+        gain = 100 * (curve[steps] - before(curve, 0.8 * steps))
+        if seconds >= LEAST and gain < GAIN:
             break
     facts = {"dataset": label, "model": model, "scale": scale, "seed": seed, "step_seconds": round(pace, 4)}
-    facts |= {"val_seconds": round(validation, 2)}
-    facts |= {"rungs": rungs, "seconds": round(time.monotonic() - begun), "processor": processor()["processor"]}
+    facts |= {"val_seconds": round(validation, 2), "last_gain": round(gain, 3), "converged": gain < GAIN}
+    facts |= {"recipe": recipe_digest(model)}
+    facts |= {"rungs": rungs, "seconds": round(time.monotonic() - begun), "processor": machine_name()}
     return facts | {"curve": {str(step): round(100 * value, 3) for step, value in curve.items()}, "commit": commit()}
 
 
@@ -192,7 +193,8 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
             table.parent.mkdir(parents=True, exist_ok=True)
             append_line(table, json.loads(done.stdout.splitlines()[-1]))
 
-    done = {(r["dataset"], r["model"], r["scale"], r["seed"]) for r in read_lines(table)}
+    known = [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]
+    done = {(row["dataset"], row["model"], row["scale"], row["seed"]) for row in known}
     with ThreadPoolExecutor(jobs, initializer=lambda: pin(cores.get_nowait())) as pool:
         list(pool.map(one, [row for row in rows if row not in done]))
 
@@ -220,14 +222,15 @@ def time_missing(labels: list[str], places: dict[str, str], formats: list[str], 
                     "p95_ms": p95,
                 }
                 row |= {"image_size": data.size, "device": device, "threads": threads, "commit": commit()}
-                append_line(table, row | {"processor": processor()["processor"], "date": date.today().isoformat()})
+                append_line(table, row | {"processor": machine_name(), "date": date.today().isoformat()})
 
 
 def print_table(table: Path) -> None:
     """Test mIoU behind the falling rate, by rung."""
     for row in sorted(read_lines(table), key=lambda row: (row["dataset"], row["model"], row["scale"], row["seed"])):
         name = f"{row['dataset']:12} {row['model']} at {row['scale']:g}, seed {row['seed']}"
-        print(f"{name:52}", "  ".join(f"{r['seconds']} s {r['test_decayed']:.2f}" for r in row["rungs"]))
+        scores = "  ".join(f"{r['seconds']} s {r['test_decayed']:.2f}" for r in row["rungs"])
+        print(f"{name:52}", scores + ("" if row["converged"] else f"  still gains {row['last_gain']:.1f}"))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from against_ultralytics import OURS, PEERS, Bench
 import featherseg
 from featherseg.comparison.pareto import LATENCY, Point, front_svg, pareto_front
 from featherseg.core.files import append_line, read_lines, write_text
-from featherseg.core.machine import processor
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters.formats import EXPORTERS
@@ -47,11 +47,14 @@ ROUNDS = 30
 
 
 def first_runs(bench: Bench, label: str) -> dict[str, Path]:
-    """The run folders that are there, of the first seed and of what is compared here."""
+    """The run folders of the first seed of what is compared here. Ends the program where one is not there."""
     sides = [(name, settings) for name, settings in bench.sides() if settings["pretrained"] or name in PEERS]
     found = {name: bench.final(label, name, settings, bench.seeds[0]).folder(bench.out) for name, settings in sides}
     weights = {name: Path("weights", "best.pt") if name in PEERS else Path(WEIGHTS) for name in found}
-    return {name: folder / "run" for name, folder in found.items() if (folder / "run" / weights[name]).is_file()}
+    gone = [name for name, folder in found.items() if not (folder / "run" / weights[name]).is_file()]
+    if gone:
+        sys.exit(f"{label}: no run of {', '.join(gone)} under {bench.out}. Train it, or name others with --models.")
+    return {name: folder / "run" for name, folder in found.items()}
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
@@ -79,7 +82,7 @@ def time_files(bench: Bench, source: Source, threads: int, table: Path) -> None:
     """Every file of both sides that has no row with so many threads, in turns in this process."""
     size = typical_size(source.open("test"))
     image = source.open("test")[0].image
-    key = {"dataset": source.label, "threads": threads, "size": list(size)}
+    key = {"dataset": source.label, "threads": threads, "size": list(size), "processor": plain.machine_name()}
     done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
     steps: dict[tuple[str, str], Callable[[], Any]] = {}
     for name, folder in first_runs(bench, source.label).items():
@@ -115,7 +118,7 @@ def peer_file(bench: Bench, run: Path, size: Sequence[int]) -> Path:
 
 def made() -> dict[str, Any]:
     """Where and of which code a row is."""
-    return {"processor": processor()["processor"], "commit": commit()}
+    return {"processor": plain.machine_name(), "commit": commit()}
 
 
 def print_front(label: str, minutes: float, draw: Path | None) -> None:
@@ -138,7 +141,7 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
             told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
             if best and not EXPORTERS[format].quantised and {point.name, best.name} <= counts.keys():
                 (gain,) = compare_variants([counts[best.name], counts[point.name]], clusters)
-                told += f"   less {best.name}: {gain.miou.points()}"
+                told += f"   less {best.name}: {plain.told(gain)}"
             print(told)
             best = point if best is None or point.miou > best.miou else best
         if draw and (threads, format) == (1, FORMATS[0]):

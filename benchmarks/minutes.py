@@ -12,7 +12,6 @@ the same weights are scored on enlarged images as well.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from featherseg.core.files import read_lines
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.recipe import read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
 ENLARGED = 1.5
@@ -37,9 +35,8 @@ def task_of(
     recipe: str, overrides: Sequence[str], split: str, source: Source, minutes: float, seed: int, **more: Any
 ) -> Task:
     """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
-    digest = hashlib.sha256(read_recipe(recipe).text.encode()).hexdigest()[:12]
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
-    settings = {"sha256": digest, "overrides": list(overrides), **more}
+    settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
     return Task(source.label, recipe, settings, seed, minutes, trained_on, scored_on)
 
 
@@ -52,7 +49,7 @@ class Bench(plain.Bench):
         changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
         words = [word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)]
         asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words, *more]
-        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--out", str(folder / "run"))
+        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run"))
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
         mask_of, facts = plain.open_featherseg(source, folder)
@@ -77,7 +74,8 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
         scores = [100 * (row["score"] or 0) for row in same]
         told = f"{minutes:g} min, {' '.join(str(row['steps']) for row in same)} steps, {split} {np.mean(scores):.2f}"
         at = [f"{100 * row['enlarged']:.2f}" for row in same if "enlarged" in row]
-        more = f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else ""
+        longest = max(row["seconds"] for row in same) / 60
+        more = f", {longest:.0f} min at most" + (f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else "")
         print(f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)}){more}")
 
 

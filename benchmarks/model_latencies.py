@@ -1,16 +1,18 @@
 """What `featherseg models` sorts by: how long every semantic model of the catalogue takes here, untrained.
 
-    taskset -c 0 python benchmarks/model_latencies.py      # nothing else may run
+    taskset -c 0 python benchmarks/model_latencies.py [MODEL...]      # nothing else may run
 
-Each is written as ONNX and timed in a process of its own, from a decoded RGB image to its mask, as `fit` times what it
-chooses from. Rewrites src/featherseg/counting/latencies.json; what was timed on this machine before is not timed again.
+Each, or those that are named, is written as ONNX and timed in a process of its own, from a decoded RGB image to its
+mask, as `fit` times what it chooses from. Rewrites src/featherseg/counting/latencies.json; of models that are not named
+it keeps what it has.
 """
 
+import sys
 from datetime import date
 
 import numpy as np
 
-from featherseg.core.files import write_json
+from featherseg.core.files import load_json, write_json
 from featherseg.counting.catalogue import LATENCIES
 from featherseg.data import dataset_facts
 from featherseg.fitting.latency import here, time_candidate
@@ -22,16 +24,19 @@ SIZE = (360, 480)
 
 def main() -> None:
     """Time them, the fewest multiply-accumulates first."""
+    known, named = load_json(LATENCIES), sys.argv[1:]
     classes = dataset_facts("camvid").classes
+    device, threads = here()
+    facts = {"device": device, "threads": threads, "format": "onnx", "size": list(SIZE), "classes": len(classes)}
+    if named and any(known[key] != value for key, value in facts.items()):
+        sys.exit(f"the others were timed on {known['device']}, threads: {known['threads']}. Time all here, or none.")
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    names = [name for name, entry in MODELS.items() if not entry.panoptic]
-    found = {}
+    names = named or [name for name, entry in MODELS.items() if not entry.panoptic]
+    found = {name: ms for name, ms in known["ms"].items() if named and name in MODELS}
     for name in sorted(names, key=lambda name: MODELS[name].macs or 0):
-        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, ())
+        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, (), lambda _: False)
         found[name] = round(timing.p50, 1)
         print(f"{name:28} {timing.p50:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})", flush=True)
-    device, threads = here()
-    facts = {"device": device, "threads": threads, "format": "onnx", "size": SIZE, "classes": len(classes)}
     order = dict(sorted(found.items(), key=lambda item: item[1]))
     write_json(LATENCIES, {**facts, "date": date.today().isoformat(), "ms": order})
 

@@ -14,6 +14,8 @@ row but no run under --out any more is trained again.
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,8 @@ class Bench(minutes.Bench):
             changes = ("train.steps=1", "train.validations=1", f"data.train_split={json.dumps(task.trained_on)}")
             words = [word for change in changes for word in ("--set", change)]
             asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words]
-            plain.start(folder, "-m", "featherseg", "train", self.asked.student, *asked, "--out", str(folder / "look"))
+            out = ["--resume", "--out", str(folder / "look")]
+            plain.start(folder, "-m", "featherseg", "train", self.asked.student, *asked, *out)
 
 
 def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None:
@@ -98,16 +101,19 @@ def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None
     found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["dataset"] == label:
-            kind = (row["scored_on"], row["minutes"], row["side"], row["settings"]["way"], row["settings"]["sha256"])
-            found.setdefault(kind, {})[row["seed"]] = row
+            settings = row["settings"]
+            kind = (row["scored_on"], row["minutes"], row["side"], settings["way"], settings["sha256"])
+            by = settings.get("teacher"), settings.get("teacher_minutes"), *settings["overrides"]
+            found.setdefault((kind, by), {})[row["seed"]] = row
     counts: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
     keys: list[str] = []
-    for kind, by_seed in sorted(found.items()):
+    for (kind, by), by_seed in sorted(found.items(), key=str):
         split, length, side, way, digest = kind
         same = [by_seed[seed] for seed in sorted(by_seed)]
         scores = [100 * (row["score"] or 0) for row in same]
-        told = f"{way}, {length:g} min, {split} {np.mean(scores):.2f}  ({'  '.join(f'{v:.2f}' for v in scores)})"
-        print(f"  {side} ({digest[:6]}), {told}")
+        taught = f" by {by[0]} of {by[1]:g} min" if by[0] else ""
+        each = "  ".join(f"{v:.2f}" for v in scores)
+        print(f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})")
         if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
             counts.setdefault((length, side, digest), {})[way], keys = stored
     for (length, side, _), ways in counts.items():
@@ -115,7 +121,7 @@ def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None
         if UNTAUGHT in ways and taught:
             differences = compare_variants([ways[UNTAUGHT], *(ways[way] for way in taught)], clusters_of(keys))
             for way, difference in zip(taught, differences, strict=True):
-                print(f"  {side}, {length:g} min, {way} less untaught: {difference.miou.points()} (95 %)")
+                print(f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)")
 
 
 def main() -> None:
@@ -135,6 +141,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
+    if not asked.table and "FEATHERSEG_CACHE" not in os.environ:
+        sys.exit("set FEATHERSEG_CACHE: what teachers say of images would be kept beside them.")
     if not asked.table:
         Bench(asked, sources).run()
     for source in sources:

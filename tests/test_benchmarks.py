@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import count, product
@@ -20,6 +21,7 @@ from simulated_scores import training_runs
 
 from featherseg.core.types import Sample
 from featherseg.data import open_dataset
+from featherseg.recipe import read_recipe
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -242,10 +244,51 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     # Nothing, one row that is missing, and other minutes, which are never pooled
     assert run() == []
     table.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not last[1]))
+    assert run() == []  # its training stands, so that it is scored alone
+    assert len(table.read_text().splitlines()) == len(rows)
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not last[1]))
+    shutil.rmtree(against.Task(**{k: last[1][k] for k in against.Task.__dataclass_fields__}).folder(tmp_path / "out"))
     assert [(task.side, task.seed) for task in run()] == [("plain", last[1]["seed"])]
     assert len(run(minutes=0.2)) == 13
     against.print_table(source, 0.3, table)
     assert "an interval needs 3" in capsys.readouterr().out
+
+
+def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(against, tmp_path, monkeypatch, capsys):
+    toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
+    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+    whole, kills = against.TRAIN["featherseg"], [1]
+
+    def killed(task, source, folder):
+        (folder / "log.txt").write_text("step 3\n")
+        if task.seed == 1 and kills:
+            (folder / "run").mkdir()
+            (folder / "run" / "resolved.json").touch()
+            os.utime(folder / "log.txt", (time.time() + 40,) * 2)  # so long it trained
+            raise RuntimeError(f"killed {kills.pop()}")
+        whole(task, source, folder)
+        (folder / "run" / "resolved.json").unlink(missing_ok=True)
+
+    monkeypatch.setattr(against, "TRAIN", against.TRAIN | {"featherseg": killed})
+    bench = against.Bench([source], 0.1, tmp_path / "out", table, 1)
+    with pytest.raises(SystemExit, match="1 failed; the same command tries them again"):
+        bench.run()
+    assert "failed: killed 1" in capsys.readouterr().err
+    assert len(table.read_text().splitlines()) == 12  # all but this one
+    against.Bench([source], 0.1, tmp_path / "out", table, 1).run()
+    (row,) = (r for r in map(json.loads, table.read_text().splitlines()) if (r["side"], r["seed"]) == ("featherseg", 1))
+    assert 39 < row["seconds"] < 60
+
+
+def test_a_recipe_is_known_by_what_it_says(load, tmp_path):
+    bench, path = load("against_plain"), tmp_path / "a.toml"
+    text = read_recipe("frm-lite0").text
+    path.write_text(f"# Other words\n{text}")
+    first = bench.recipe_digest(str(path))
+    path.write_text(text)
+    assert bench.recipe_digest(str(path)) == first
+    path.write_text(text.replace("lovasz = 0.5", "lovasz = 0.4"))
+    assert bench.recipe_digest(str(path)) != first
 
 
 def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatch, capsys):
@@ -411,7 +454,7 @@ def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     with ThreadPoolExecutor(1, initializer=lambda: bench.pin(core)) as pool:
         pool.submit(bench.start, tmp_path, "-c", code).result()
         assert (tmp_path / "log.txt").read_text().split() == [f"{{{core}}}", "1"]
-        with pytest.raises(RuntimeError, match=r"ended with 3; .*\nsaid"):
+        with pytest.raises(RuntimeError, match=r"ended with 3; .*\n.*\nsaid"):
             pool.submit(bench.start, tmp_path, "-c", "print('said'); raise SystemExit(3)").result()
 
 

@@ -39,8 +39,8 @@ LEAST_STEPS = 500
 """Of a training whose steps are found from the number of images."""
 MEASURED = 0.05
 """Share of `train.minutes` in which the steps are timed ..."""
-MOST_MEASURED = 20.0
-"""... and seconds of it, at most."""
+MOST_MEASURED, LONG = 20.0, 0.01
+"""... and seconds of it, at most; of long ones this share."""
 TRIAL_PIXELS = 800_000
 """Of the images by which the time of a step is estimated, where no minutes are given."""
 TRIAL_SECONDS = 0.5
@@ -101,7 +101,7 @@ def resolve_length(
     batch_size, images = settings.batch_size, settings.batch_size * settings.accumulate  # images of a step
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
-        trial = min(MEASURED * left, MOST_MEASURED)
+        trial = min(MEASURED * left, max(MOST_MEASURED, LONG * left))
         pace = time_step(recipe, net, train, class_weights, trial, objects, drawing)
         opening, each = time_validation(net, recipe, val)
         validating = opening + len(val) * each
