@@ -15,6 +15,7 @@ from featherseg.benchmarking.operators import OperatorTimes, Timed, time_operato
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError
 from featherseg.exporters import openvino
+from featherseg.exporters.onnx import to_onnx
 
 
 @pytest.fixture
@@ -39,6 +40,13 @@ def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_
     assert found.ms == pytest.approx(sum(row.ms for row in found.operators))
     assert sum(row.share for row in found.operators) == pytest.approx(1)
     assert (found.size, found.batch, found.threads, found.runtime) == ((40, 56), 2, 1, "ONNX Runtime")
+
+
+def test_a_file_with_masks_is_given_images(tmp_path, tmp_path_factory):
+    path = tmp_path / "masks.onnx"
+    path.write_bytes(to_onnx(three_layers(), FACTS, masks=True))
+    (found,) = time_operators(str(path), [(40, 56)], [2], [1], passes=1)
+    assert found.ms > 0
 
 
 def test_a_node_is_its_median_and_nodes_of_one_name_are_all_counted(graph, monkeypatch):

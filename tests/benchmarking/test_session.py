@@ -137,6 +137,9 @@ def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row
     outcome = measure(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)
     assert [str(t.setting) for t in outcome.tables][:2] == ["32x48, 1 thread", "64x64, 1 thread"]
     assert len(outcome.tables) == 4
+    mixed = measure(plan(sizes=[(32, 48), (40, 48)], batches=(1, 8)), command=workers.command)
+    pixels = [t.setting.size[0] * t.setting.size[1] * t.setting.batch for t in mixed.tables]
+    assert pixels == sorted(pixels)  # a process's peak only grows
     assert "eager-1x1" in builds_for("cpu", 1)
     assert "eager-1x1" not in builds_for("cpu", 2)
 

@@ -97,6 +97,15 @@ def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_pat
     assert run(lawn_run, photos, "-o", out, "--overwrite").exit_code == 0
 
 
+def test_an_image_is_never_replaced_by_its_own_result(lawn_run, photos, tmp_path):
+    picture = Image.new("RGB", (40, 30), (9, 9, 9))
+    for name in ("c.png", "c_mask.png"):
+        picture.save(tmp_path / name)
+    result = run(lawn_run, tmp_path / "c.png", tmp_path / "c_mask.png", "-o", tmp_path, "--overwrite")
+    assert "c_mask.png is one of the images itself" in str(result.exception)
+    assert np.array(Image.open(tmp_path / "c_mask.png")).shape == (30, 40, 3)
+
+
 def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, named in (

@@ -71,6 +71,13 @@ def test_one_bad_video_is_an_error_and_of_several_it_is_left_out(lawn_run, clip,
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["clip_overlay.mp4"]
 
 
+def test_a_video_is_never_replaced_by_its_own_result(lawn_run, clip):
+    before = clip.read_bytes()
+    result = run(lawn_run, clip, "-o", clip, "--overwrite")
+    assert "is one of the videos itself" in str(result.exception)
+    assert clip.read_bytes() == before
+
+
 def test_results_that_are_there_are_not_replaced_unasked(lawn_run, clip, tmp_path):
     out = tmp_path / "out.mp4"
     out.write_bytes(b"mine")

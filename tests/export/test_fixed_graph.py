@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from featherseg.core.errors import ExportError
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.exporters.fixed_graph import REWRITES, fixed_graph
-from featherseg.exporters.job import DEFAULT_SIZE, Facts
+from featherseg.exporters.job import DEFAULT_SIZE, Facts, metadata
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.pooling import RegionMean
 from featherseg.layers.precision import autocast_off
@@ -85,6 +85,9 @@ def test_a_file_of_one_size_takes_what_the_model_sees_of_an_image():
     assert facts.fixed_size == (180, 240)
     assert replace(facts, image_size=(480, 1280)).fixed_size == (90, 240)
     assert replace(facts, test_resize=(720, 960)).fixed_size == (720, 960)
+    told = metadata(small_model(), facts)
+    assert "make the image fit 180 (short side) x 240 (long side) pixels" in told["preprocessing"]
+    assert "bring the result back to its own size" in told["postprocessing"]
 
 
 def test_a_model_that_cannot_be_a_graph_is_refused_with_a_sentence():

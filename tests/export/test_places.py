@@ -67,9 +67,22 @@ def test_a_folder_replaces_a_folder(tmp_path):
     (draft / "web" / "js").mkdir(parents=True)
     (draft / "web" / "js" / "a.js").write_text("new")
     (out / "web").mkdir(parents=True)
-    (out / "web" / "old.html").write_text("old")
-    assert move(draft, EXPORTERS["web"], out / "web") == 3
-    assert [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()] == ["web/js/a.js"]
+    for text in ("old", "new"):
+        (draft / "web" / "js" / "a.js").write_text(text)
+        assert move(draft, EXPORTERS["web"], out / "web") == 3
+    assert [(str(f.relative_to(out)), f.read_text()) for f in out.rglob("*") if f.is_file()] == [("web/js/a.js", "new")]
+
+
+def test_a_folder_that_is_no_export_stays(tmp_path):
+    draft, out = tmp_path / "draft", tmp_path / "out"
+    (draft / "web").mkdir(parents=True)
+    (draft / "web" / "index.html").write_text("new")
+    (out / "web" / "src").mkdir(parents=True)
+    for name in ("index.html", "src/mine.ts"):
+        (out / "web" / name).write_text("mine")
+    with pytest.raises(ExportError, match=r"web holds src, which no export wrote\. Remove it, or name another folder"):
+        move(draft, EXPORTERS["web"], out / "web")
+    assert [(out / "web" / name).read_text() for name in ("index.html", "src/mine.ts")] == ["mine", "mine"]
 
 
 def test_links_beside_an_exported_file_are_replaced_and_not_followed(tmp_path, tmp_path_factory):

@@ -42,6 +42,23 @@ def test_every_architecture_passes_at_sizes_it_was_not_exported_at(name, tmp_pat
     assert report.ok, report
 
 
+def test_a_model_that_enlarges_by_transposed_convolutions_can_be_written(tmp_path):
+    class Enlarging(ThreeLayers):
+        def __init__(self):
+            super().__init__()
+            classes = len(FACTS.classes)
+            self.enlarge = torch.nn.ConvTranspose2d(classes, classes, 2, stride=2)
+
+        def forward(self, images):
+            out = super().forward(images)
+            return out._replace(logits=self.enlarge(out.logits))
+
+    torch.manual_seed(0)
+    model = Enlarging().eval()
+    torch_export.write(job_of(model, FACTS, tmp_path))
+    assert verify(model, tmp_path / "model.pt2", facts=FACTS).ok
+
+
 @pytest.mark.parametrize("model", [FixedSize, FixedBatch])
 def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match="any batch, height and width"):

@@ -91,7 +91,7 @@ def test_a_model_whose_corners_are_aligned_gets_lines_of_its_own(photo):
 def test_what_the_lines_leave_out_is_said(yard):
     facts = open_file(yard).facts
     more = facts.model_copy(update={"test_resize": (512, 2048), "panoptic": PanopticTable()})
-    assert "short side 512, or the long one 2048" in str(usage_lines(yard, more))
+    assert "make the image fit 512 (short side) x 2048 (long side) pixels" in str(usage_lines(yard, more))
     assert "classes alone" in str(usage_lines(yard, more))
     assert usage_lines(yard, facts.model_copy(update={"channels": 4})) is None
 

@@ -222,4 +222,8 @@ def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
 
     (tmp_path / "m.onnx").write_bytes(b"graph")
     assert model_digest(Runtime(), str(tmp_path / "m.onnx")) == hashlib.sha256(b"graph").hexdigest()
+    for name, content in (("m.ncnn.param", b"layers"), ("m.ncnn.bin", b"weights")):
+        (tmp_path / name).write_bytes(content)
+    of_both = hashlib.sha256(b"layersweights").hexdigest()
+    assert model_digest(Runtime(), str(tmp_path / "m.ncnn.param")) == of_both
     assert model_digest(open_runtime(STARTER, "cpu"), STARTER) == model_digest(open_runtime(STARTER, "cpu"), STARTER)

@@ -96,3 +96,9 @@ def test_the_next_is_read_ahead_beside_light_ones_only_and_errors_keep_their_pla
         ahead.append(len(begun) - len(seen))
     assert seen == begun == ["a", "b", "HEAVY", "c", "bad", "d"]
     assert [ahead[n] for n in (0, 1, 2, 3, 5)] == [1, 0, 0, 1, 0]
+
+
+def test_a_palette_s_numbers_are_no_grey_values():
+    with pytest.raises(FeathersegError, match="with a palette has colours: expected 1 channels"):
+        read_input(Image.fromarray(PIXELS).convert("P"), 1)
+    assert read_input(Image.fromarray(PIXELS).convert("P"), 3).pixels.shape == PIXELS.shape

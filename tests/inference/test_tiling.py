@@ -63,6 +63,11 @@ def test_tiles_of_a_panorama_are_stretched_along_it():
     assert width > 5_000
 
 
+def test_a_narrow_strip_is_cut_as_well():
+    found = plan(Costs(), (20, 600_000), InferenceSettings(), 1.2)
+    assert "tiles of 20x" in found.how
+
+
 def test_a_window_that_was_asked_for_is_kept():
     found = plan(Costs(), (1000, 1000), InferenceSettings(window=(512, 512)), 4.0)
     assert (found.inference.window, found.how) == ((512, 512), "9 tiles of 512x512")

@@ -103,7 +103,11 @@ def time_operators(
         found = []
         for size in sizes or [own or runtime.image_size or USUAL]:
             for batch in batches or [1]:
-                images = np.random.default_rng(0).normal(size=(batch, runtime.channels, *size)).astype(np.float32)
+                rng = np.random.default_rng(0)
+                if runtime.masks:
+                    images = rng.integers(0, 256, (batch, *size, runtime.channels), dtype=np.uint8)
+                else:
+                    images = rng.normal(size=(batch, runtime.channels, *size)).astype(np.float32)
                 for number in threads or [torch.get_num_threads()]:
                     timed = profile(path, images, number, passes, Path(folder))
                     found.append(_summed(OperatorTimes(label, of_runtime, size, batch, number), timed, passes))

@@ -5,6 +5,7 @@ and then take turns, round by round: a ratio is taken between neighbours in time
 process keeps its luck (addresses, pages, where its threads lie). A variant's latency is given only with its fidelity.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -133,8 +134,9 @@ class _Lane:
         for model in plan.models if self.data else ():
             _check_labelled(model, self.data)
         self.variants = plan.variants(threads)
-        sizes = sorted(plan.sizes, key=lambda size: size[0] * size[1])  # small first: a process's peak only grows
-        self.settings = [Setting(size, batch, threads) for size in sizes for batch in sorted(plan.batches)]
+        found = [Setting(size, batch, threads) for size in plan.sizes for batch in plan.batches]
+        # small first: a process's peak only grows
+        self.settings = sorted(found, key=lambda one: (math.prod(one.size) * one.batch, one.size))
         self.logs = {(v.name, s): _Log() for v in self.variants for s in self.settings}
         self.running: dict[str, Process] = {}
         self.opened: dict[str, dict[str, Any]] = {}

@@ -143,6 +143,10 @@ def predict(
         runtime = open_runtime(run, device)
         if runtime.panoptic and files and not out.submission:
             out = replace(out, panoptic=PanopticOutput(out.folder, runtime.classes))
+        inputs = {os.path.realpath(file) for file in paths if not is_remote(file)}
+        inputs |= {os.path.realpath(file) for file in files if isinstance(file, Path)}
+        if bucket is None and (own := [file for file in out.all_files(names) if os.path.realpath(file) in inputs]):
+            raise ConfigError(f"{own[0]} is one of the images itself. Choose another folder with -o.")
         taken = out.existing(names)
         if taken and not overwrite:
             raise ConfigError(

@@ -45,7 +45,10 @@ class Moving:
 
         if self.camera is not None and masks:
             raise ConfigError("--masks is for videos: of a camera, predict the recording's frames afterwards.")
+        inputs = {os.path.realpath(path) for path in self.paths}
         for target in self.targets:
+            if os.path.realpath(target) in inputs:
+                raise ConfigError(f"{target} is one of the videos itself. Choose another name with -o.")
             check_folder(target.parent)
             if name_too_long(parts_folder(target)):
                 if self.single:

@@ -237,6 +237,17 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
                 path.unlink()
 
 
+def content_digest(*files: Path) -> str:
+    """sha256 of what these files hold, one after the other, those that are there."""
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file():
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically replace `path` by `content`."""
     write_atomic(path, lambda file: file.write(content))

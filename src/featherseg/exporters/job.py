@@ -19,11 +19,14 @@ DEFAULT_SIZE = (512, 1024)
 """(height, width) of images where it is not known what the model was trained on."""
 
 PREPROCESSING = {
-    True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; nothing is to be done",
+    True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; they stay as they are",
     False: "image as float32, channels x height x width, channels {order}, values 0..255; of each channel subtract "
     "mean and divide by std, which are in the same units of 0..255; do not divide by 255",
 }
 """What is to be done with an image before the file takes it, by whether the file gives masks."""
+
+RESIZED = "before that: make the image fit {short} (short side) x {long} (long side) pixels, its ratio kept"
+"""The same of a model that sees images at another size than their own."""
 
 POSTPROCESSING = {
     True: "masks: at every pixel the number of its class, in the order of classes",
@@ -32,6 +35,9 @@ POSTPROCESSING = {
     "crop to the image at the top left; the class with the largest value is the pixel's, in the order of "
     "classes",
 }
+
+
+BROUGHT_BACK = "what is said of the image is of the one that the file was given; bring the result back to its own size"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dic
     preprocessing and postprocessing say all of that in words, for people whose program is not featherseg.
     """
     order = {1: "grey", 3: "RGB"}.get(len(model.mean), "as the training images have them")
+    before, behind = [PREPROCESSING[masks].format(order=order)], [POSTPROCESSING[masks]]
+    if facts.test_resize:
+        short, long = facts.test_resize
+        before.append(RESIZED.format(short=short, long=long))
+        behind.append(BROUGHT_BACK)
     values = {
         "format_version": FORMAT_VERSION,
         "model": facts.name,
@@ -90,8 +101,8 @@ def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dic
         "masks": masks,
         "channel_order": order,
         "value_range": [0, 255],
-        "preprocessing": PREPROCESSING[masks].format(order=order),
-        "postprocessing": POSTPROCESSING[masks],
+        "preprocessing": "; ".join(before),
+        "postprocessing": "; ".join(behind),
         "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

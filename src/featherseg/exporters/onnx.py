@@ -178,16 +178,18 @@ SAVE = 'Image.fromarray(mask).save("mask.png")\n'
 def usage_lines(path: Path, facts: FileFacts) -> str | None:
     """Python lines that make mask.png of photo.jpg with the .onnx file at `path`; None where it takes no RGB images.
 
-    The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits. What the
-    lines leave out (resizing to test_resize, objects) is said above them.
+    The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits, and for what
+    the lines leave out (resizing to test_resize, objects), which is said above them.
     """
     if facts.channels != 3:
         return None
     notes = ""
     if facts.test_resize:
-        notes += "# predict first makes the short side {}, or the long one {} where that is less\n".format(
-            *facts.test_resize
+        short, long = facts.test_resize
+        notes += (
+            f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels first, its ratio\n"
         )
+        notes += "# kept, as the model sees it so, and bring the mask back to the image's own size in the end\n"
     if facts.panoptic:
         notes += "# classes alone: objects are found by featherseg's predict\n"
     enlarge = ENLARGE_BY_CORNERS if facts.align_corners else ENLARGE

@@ -353,7 +353,15 @@ def move(draft: Path, format: Format, place: Path) -> int:
 
 
 def _replace_folder(source: Path, place: Path) -> None:
-    """Put a copy of a folder where an older one may be, with the shortest time in which neither is there."""
+    """Put a copy of a folder where an older one may be, with the shortest time in which neither is there.
+
+    Raises ExportError where what is there is no older one, but holds other files.
+    """
+    there = [] if place.is_symlink() else sorted(path.relative_to(place) for path in place.rglob("*"))
+    others = [path for path in there if not (source / path).exists()]
+    if others or (place.is_file() and not place.is_symlink()):
+        found = f"holds {others[0]}" if others else "is a file"
+        raise ExportError(f"{place} {found}, which no export wrote. Remove it, or name another folder with -o.")
     place.parent.mkdir(parents=True, exist_ok=True)
     new, old = temporary_path(place), temporary_path(place)
     try:

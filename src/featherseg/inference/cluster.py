@@ -21,10 +21,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from featherseg.backbones.weights import sha256_of
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
-from featherseg.core.files import check_folder, load_json, name_too_long, write_atomic, write_bytes, write_json
+from featherseg.core.files import (
+    check_folder,
+    content_digest,
+    load_json,
+    name_too_long,
+    write_atomic,
+    write_bytes,
+    write_json,
+)
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
 from featherseg.core.wording import one_line
 from featherseg.data.images import EncodedImage, image_size, is_image, read_image
@@ -285,10 +292,10 @@ class Worker:
 
 
 def model_digest(runtime: Runtime, run: str) -> str:
-    """The sha256 of a model's weights, or of an exported file."""
+    """The sha256 of a model's weights, or of an exported file with its weights."""
     model = getattr(runtime, "model", None)
     if not isinstance(model, nn.Module):
-        return sha256_of(Path(run))
+        return content_digest(Path(run), Path(run).with_suffix(".bin"))
     weights = hashlib.sha256()
     for value in model.state_dict().values():
         weights.update(value.detach().cpu().float().numpy().tobytes())

@@ -111,6 +111,8 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
         return np.array(upright.convert("RGB"))  # (H, W, 3)
     if channels == 1 and upright.mode in ("1", "L", "LA"):
         return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
+    if upright.mode in ("P", "PA"):
+        raise DataError(f"a PIL image with a palette has colours: expected {channels} channels. Convert it first.")
     pixels = np.array(upright)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]  # (H, W, C)
 

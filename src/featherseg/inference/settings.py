@@ -8,6 +8,9 @@ from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
 from featherseg.layers.resize import resize_factor
 
+LEAST_WINDOW = 32
+"""Pixels of a window's sides, at least."""
+
 
 @dataclass(frozen=True)
 class InferenceSettings:
@@ -29,8 +32,9 @@ class InferenceSettings:
     def __post_init__(self) -> None:
         if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
             raise ConfigError(f"scales = {list(self.scales)}: expected at least one factor from 0.001 to 10.")
-        if self.window is not None and min(self.window) < 32:
-            raise ConfigError(f"window = {size_text(self.window)}: expected at least 32x32 pixels (height x width).")
+        if self.window is not None and min(self.window) < LEAST_WINDOW:
+            least = size_text((LEAST_WINDOW, LEAST_WINDOW))
+            raise ConfigError(f"window = {size_text(self.window)}: expected at least {least} pixels (height x width).")
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
         if self.resize is not None and not 1 <= self.resize[0] <= self.resize[1]:

@@ -9,7 +9,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
-from featherseg.inference.settings import InferenceSettings, check_panoptic
+from featherseg.inference.settings import LEAST_WINDOW, InferenceSettings, check_panoptic
 from featherseg.inference.sliding_window import windows
 from featherseg.layers.resize import resize_factor
 
@@ -167,9 +167,12 @@ def _costs(runtime: Runtime, size: Size, inference: InferenceSettings, peak: flo
 
 
 def _tile(size: Size, pixels: int) -> Size:
-    """(height, width) of tiles of at most `pixels`: square, stretched where the image is short one way."""
+    """(height, width) of tiles of at most `pixels`: square, stretched where the image is short one way.
+
+    No side is below the least of a window, which ends with the image.
+    """
     side = int(pixels**0.5)
     height = min(size[0], side)
     width = min(size[1], pixels // height)
     height = min(size[0], pixels // width)
-    return height, width
+    return max(height, LEAST_WINDOW), max(width, LEAST_WINDOW)

@@ -59,9 +59,16 @@ def open_session(path: Path, device: str, *, threads: int | None = None, profile
     # Its arena would keep the most that ever was used, in blocks of up to twice that (measured: 520 bytes a pixel of
     # 245, for good); malloc is as fast.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    chosen = [provider for provider in providers if provider in offered] + ["CPUExecutionProvider"]
+    # On a GPU in fp32, as the file was checked: no TF32
+    on_gpu = {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0}
+    chosen: list[Any] = [(provider, on_gpu) for provider in providers if provider in offered]
     try:
-        return ort.InferenceSession(str(path), options, providers=chosen)
+        session = ort.InferenceSession(str(path), options, providers=[*chosen, "CPUExecutionProvider"])
+        if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+            raise DeviceError(f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it here.")
+        return session
+    except DeviceError:
+        raise
     except Exception as error:  # onnxruntime raises its own kinds, which share no base
         raise ExportError(f"{path} cannot be run by onnxruntime {ort.__version__}: {_reason(error)}") from None
 

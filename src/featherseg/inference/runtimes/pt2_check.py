@@ -29,14 +29,14 @@ MEMBERS = re.compile(
 _ATEN_NAMES = """
 __and__ _assert_tensor_metadata abs adaptive_avg_pool2d adaptive_max_pool2d add addcmul addmm alias all amax
 amin any arange argmax avg_pool1d avg_pool2d baddbmm batch_norm bitwise_and bitwise_not bitwise_or bmm
-broadcast_tensors cat ceil chunk clamp clamp_max clamp_min clone contiguous conv1d conv2d cumsum detach div
-dropout einsum elu eq erf exp expand feature_dropout flatten flip floor floor_divide full full_like gather
-ge gelu grid_sampler group_norm gt hardsigmoid hardswish hardtanh hstack im2col index index_select
-instance_norm isnan layer_norm le leaky_relu lerp lift_fresh_copy linalg_vector_norm linear log log_softmax
-logical_and logical_not logical_or lt mT masked_fill masked_select matmul matrix_H max max_pool2d maximum
-mean min minimum mish mm movedim mul narrow ne neg norm numpy_T ones ones_like pad permute pixel_shuffle
-pixel_unshuffle pow prelu prod reciprocal relu relu6 remainder repeat reshape roll round rsqrt rsub
-scaled_dot_product_attention select selu sigmoid sign silu slice softmax softplus split split_with_sizes
+broadcast_tensors cat ceil chunk clamp clamp_max clamp_min clone contiguous conv1d conv2d conv_transpose1d
+conv_transpose2d cumsum detach div dropout einsum elu eq erf exp expand feature_dropout flatten flip floor
+floor_divide full full_like gather ge gelu grid_sampler group_norm gt hardsigmoid hardswish hardtanh hstack
+im2col index index_select instance_norm isnan layer_norm le leaky_relu lerp lift_fresh_copy linalg_vector_norm
+linear log log_softmax logical_and logical_not logical_or lt mT masked_fill masked_select matmul matrix_H max
+max_pool2d maximum mean min minimum mish mm movedim mul narrow ne neg norm numpy_T ones ones_like pad permute
+pixel_shuffle pixel_unshuffle pow prelu prod reciprocal relu relu6 remainder repeat reshape roll round rsqrt
+rsub scaled_dot_product_attention select selu sigmoid sign silu slice softmax softplus split split_with_sizes
 sqrt square squeeze stack std sub sum swapaxes sym_size tanh tile to topk transpose trunc type_as unbind
 unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
 upsample_nearest2d var view view_as vstack where zeros zeros_like

@@ -15,7 +15,7 @@ import numpy as np
 
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
-from featherseg.core.files import refuse_links
+from featherseg.core.files import content_digest, refuse_links
 from featherseg.core.types import Progress
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Predictor
@@ -64,13 +64,10 @@ class VideoResult:
 
 def model_digest(run: str | Path) -> str:
     """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
-    path = Path(run) if is_exported_file(run) else find_run(run)
-    files = (path, path.with_suffix(".bin")) if is_exported_file(run) else (path / RESOLVED, path / WEIGHTS)
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    if is_exported_file(run):
+        return content_digest(Path(run), Path(run).with_suffix(".bin"))
+    path = find_run(run)
+    return content_digest(path / RESOLVED, path / WEIGHTS)
 
 
 def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None = None) -> VideoResult:
