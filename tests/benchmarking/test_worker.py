@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from three_layers import CLASSES, three_layers
 
 from featherseg import models
 from featherseg.benchmarking import worker as benchmark_worker
 from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime, GraphReplay, pointwise_by_onednn
 from featherseg.benchmarking.images import write_images
-from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, precision_of, serve
+from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, Opened, precision_of, serve
+from featherseg.inference.masks import predict_mask
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 SIZE = (40, 56)
 
@@ -143,3 +146,14 @@ def test_on_a_gpu_the_forward_is_timed_by_its_own_events(files):
     assert opened["device"].startswith("cuda")
     assert 0 < turn["wall"]["forward"] < 1000
     assert memory["gpu_mib"] > 1
+
+
+@pytest.mark.parametrize("fit", [(20, 28), (60, 84), (33, 47)])
+@pytest.mark.parametrize("usual", [False, True])
+def test_what_is_timed_sees_images_at_the_size_that_the_model_is_used_at(files, fit, usual):
+    runtime = TorchRuntime(three_layers(), CLASSES, test_resize=fit, device="cpu")
+    opened = Opened(runtime, usual, [Path(files[0])])
+    _, out, masks = opened.one_pass()
+    factor = min(fit[0] / SIZE[0], fit[1] / SIZE[1])
+    assert out.image_size == (round(SIZE[0] * factor), round(SIZE[1] * factor))
+    assert (masks[0] == predict_mask(runtime, opened.decode(opened.files)[0])).mean() > (0.98 if usual else 0.9999)

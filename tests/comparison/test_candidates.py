@@ -2,12 +2,15 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from small_run import small_info
 
 from featherseg.comparison import candidates
 from featherseg.comparison.candidates import _settings
+from featherseg.comparison.comparison import _by_seed
 from featherseg.core.files import short_names
 from featherseg.core.types import ClassInfo
 from featherseg.runs import open_run, write_info
@@ -64,3 +67,9 @@ def test_weights_of_two_folders_of_one_name_are_not_one_start(tmp_path, monkeypa
     runs = [trained(tmp_path / name, init=f"/{name}/runs/base", seed=i) for i, name in enumerate("ab")]
     starts = {one.init for one in candidates.open_candidates([str(run.path) for run in runs])}
     assert starts == {"weights of /a/runs/base", "weights of /b/runs/base"}
+
+
+def test_runs_of_one_seed_are_one_training_in_the_intervals():
+    files = [SimpleNamespace(seed=seed) for seed in (0, 0, 1)]
+    values = [np.full((2, 3, 1), value) for value in (1, 3, 7)]
+    assert _by_seed(files, values).tolist() == [np.full((2, 3, 1), 2.0).tolist(), np.full((2, 3, 1), 7.0).tolist()]

@@ -36,6 +36,7 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
 
     own are the [data] tables of the runs. Raises ConfigError where it is not clear which dataset is meant.
     """
+    data = next((d.name for d in own if data is not None and LabelledImages(d.name, "").is_of(data)), data)
     names, splits = {d.name for d in own}, {d.val_split for d in own}
     if data is None and len(names) != 1:
         found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run is among them"

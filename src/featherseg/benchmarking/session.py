@@ -246,7 +246,7 @@ class _Lane:
 
     def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
-        work = {n.source: work_of(n.on_meta(), setting.size, setting.batch) for n in self.plan.models}
+        work = {n.source: work_of(n.on_meta(), n.seen(setting.size), setting.batch) for n in self.plan.models}
         rows = []
         for variant in self._present():
             own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity

@@ -30,7 +30,7 @@ from featherseg.benchmarking.variants import CATALOGUE_CLASSES, untrained_classe
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.errors import FeathersegError
 from featherseg.core.machine import peak_memory, pick_device
-from featherseg.core.types import SegOutput
+from featherseg.core.types import SegOutput, Size
 from featherseg.data import open_dataset
 from featherseg.data.images import read_image
 from featherseg.data.sequences import SplitBy
@@ -40,9 +40,9 @@ from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window
-from featherseg.inference.test_time_augmentation import Pass, masks_of
+from featherseg.inference.test_time_augmentation import Pass, masks_of, native
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import to_image
+from featherseg.layers.resize import resize_factor, scale_images, to_image
 from featherseg.runs import load_run
 
 STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "encode")
@@ -95,16 +95,18 @@ class Opened:
         return np.stack([read_image(file, self.runtime.channels) for file in files])
 
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) uint8 -> normalised (B, C, H, W) float32."""
-        return normalise(pixels.permute(0, 3, 1, 2), self.runtime.mean, self.runtime.std)
+        """(B, H, W, C) uint8 -> normalised (B, C, h, w) float32, of the size at which the model sees such images."""
+        images = normalise(pixels.permute(0, 3, 1, 2), self.runtime.mean, self.runtime.std)  # (B, C, H, W)
+        factor = resize_factor((images.shape[2], images.shape[3]), self.runtime.test_resize)
+        return scale_images(images, factor)  # (B, C, h, w)
 
     @torch.inference_mode()
-    def masks(self, out: SegOutput) -> np.ndarray:
-        """Logits -> (B, H, W) uint8: by torch for the usual builds, as Predictor does it for the others."""
-        height, width = out.image_size
+    def masks(self, out: SegOutput, size: Size) -> np.ndarray:
+        """Logits -> (B, *size) uint8: by torch for the usual builds, as Predictor does it for the others."""
         if self.usual_masks:
-            return np.asarray(to_image(out, (height, width)).argmax(dim=1).to(torch.uint8).cpu().numpy())
-        return masks_of([Pass(Window(0, 0, height, width), out, flipped=False)], (height, width), InferenceSettings())
+            return np.asarray(to_image(out, size).argmax(dim=1).to(torch.uint8).cpu().numpy())
+        window = Window(0, 0, *size)
+        return masks_of([Pass(window, native(out, window), flipped=False)], size, InferenceSettings())
 
     def encode(self, masks: np.ndarray) -> list[bytes]:
         """Masks as palette PNGs, which is what `predict` writes."""
@@ -123,7 +125,7 @@ class Opened:
             with times.stage("forward"):
                 out = self.runtime(images)
             with times.stage("upsample + argmax"):
-                masks = self.masks(out)
+                masks = self.masks(out, pixels.shape[1:3])
         with times.stage("encode"):
             self.encode(masks)
         return times, out, masks

@@ -22,6 +22,7 @@ from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import SELECTED, Scores, check_resize, evaluate
 from featherseg.inference.settings import InferenceSettings
+from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, log_evaluation, times_scored
 from featherseg.runs import Run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
@@ -84,6 +85,12 @@ def compare(
         check_resize(one.runtime, images)
         if one.run and not one.run.read_only:
             check_recordable(one.run)
+    settings = [
+        inference
+        if isinstance(inference, InferenceSettings)
+        else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
+        for one in candidates
+    ]
     size, models = size or typical_size(images), by_model(candidates)
 
     # Latency and memory of one file a model: runs with other seeds cost the same.
@@ -95,12 +102,6 @@ def compare(
     latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
 
     # Scores of every file on every image.
-    settings = [
-        inference
-        if isinstance(inference, InferenceSettings)
-        else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
-        for one in candidates
-    ]
     scores = {
         one.path: _score(one, images, labelled, own, progress) for one, own in zip(candidates, settings, strict=True)
     }
@@ -111,10 +112,10 @@ def compare(
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
         for key, files in models.items()
     }
-    counts = {key: np.stack([scores[one.path].counts for one in files]) for key, files in models.items()}
+    counts = {key: _by_seed(files, [scores[one.path].counts for one in files]) for key, files in models.items()}
     objects = {one.path: scores[one.path].panoptic_counts for one in candidates}
     of_objects = {
-        key: np.stack([own for one in files if (own := objects[one.path]) is not None])
+        key: _by_seed(files, [own for one in files if (own := objects[one.path]) is not None])
         for key, files in models.items()
         if all(objects[one.path] is not None for one in files)
     }
@@ -123,9 +124,15 @@ def compare(
         _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters) for init in inits
     ]
     found = cautions(candidates, labelled, images)
-    if labelled.split != "test":
+    chosen_by = [one.run for one in candidates if one.run and labelled.is_of(one.run.recipe.data.name)]
+    selected = labelled.split != "test" or any(run.selected_on(labelled.split) for run in chosen_by)
+    if selected:
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
-    elif looks := [f"{one.name} {times_scored(one.run, 'test', images.name)}" for one in candidates if one.run]:
+    elif looks := [
+        f"{one.name} {times_scored(one.run, 'test', images.name)}"
+        for one in candidates
+        if one.run and not one.run.read_only
+    ]:
         found.append(f"looks at test, this one included: {', '.join(looks)}")
     if not clusters.enough:
         found.append(
@@ -162,7 +169,15 @@ def compare(
         timing=timing,
         cautions=tuple(found),
         budgets=budgets,
+        selected=selected,
     )
+
+
+def _by_seed(files: Sequence[Candidate], values: Sequence[np.ndarray]) -> np.ndarray:
+    """(m, ...) of m seeds: runs of one seed are no further trainings, so that their mean stands for them."""
+    seeds = [one.seed for one in files]
+    of = {seed: [value for value, own in zip(values, seeds, strict=True) if own == seed] for seed in seeds}
+    return np.stack([np.mean(same, axis=0) if len(same) > 1 else same[0] for same in of.values()])
 
 
 def _score(
@@ -180,7 +195,7 @@ def _score(
 
 def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size) -> CandidateResult:
     first = files[0]
-    cost = first.cost(size)
+    cost = first.cost(scaled_size(size, resize_factor(size, first.runtime.test_resize)))
     return CandidateResult(
         name=first.label,
         init=first.init,

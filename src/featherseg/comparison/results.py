@@ -179,7 +179,8 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A whole comparison. size is what was timed and measured; timing None where that was left out.
+    """A whole comparison. size is that of the images that were timed; timing None where that was left out; selected:
+    whether to choose by it is to select on these images.
 
     `print(comparison.as_dict())`, or the name alone in a notebook; `comparison_html` makes a page of it.
     """
@@ -196,11 +197,7 @@ class Comparison:
     timing: SideBySide | None
     cautions: tuple[str, ...]
     budgets: Budgets = Budgets()
-
-    @property
-    def selected(self) -> bool:
-        """Whether to choose by it is to select on these images: of every split but test."""
-        return self.split != "test"
+    selected: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values: mIoU and IoU as fractions, null where nothing was measured."""

@@ -45,13 +45,13 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
         pixels = normalise(pixels, runtime.mean, runtime.std)
         for factor in inference.factors(size):
             scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
-            passes.append(Pass(window, _native(runtime(scaled), window), flipped=False))
+            passes.append(Pass(window, native(runtime(scaled), window), flipped=False))
             if inference.flip:
-                passes.append(Pass(window, _native(runtime(scaled.flip(3)), window), flipped=True))
+                passes.append(Pass(window, native(runtime(scaled.flip(3)), window), flipped=True))
     return passes
 
 
-def _native(out: SegOutput, window: Window) -> SegOutput:
+def native(out: SegOutput, window: Window) -> SegOutput:
     """A padded model's logits for a resized image are brought to that image: rows are cut from these."""
     if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
         return out
