@@ -169,7 +169,9 @@ class Run:
     def current_evaluations(self) -> list[dict[str, Any]]:
         """Those of `evaluations` that are of the weights that are there, as far as it is known."""
         file = self.path / WEIGHTS
-        now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        if not file.is_file():
+            return self.evaluations()
+        now = hashlib.sha256(file.read_bytes()).hexdigest()
         return [line for line in self.evaluations() if line.get("weights_sha256") in (None, now)]
 
     def selected_on(self, split: str) -> bool:

@@ -393,3 +393,29 @@ def test_a_source_named_from_where_one_stands_is_read_alike(tmp_path, monkeypatc
         assert box(mask(tmp_path / out, "val/a"), 1) == (4, 9, 10, 15)
     monkeypatch.chdir(tmp_path / "ds")
     assert featherseg.convert(".", "../c").images == {"train": 1, "val": 1}
+
+
+def test_an_annotation_of_an_image_that_is_missing_goes_onto_no_other(tmp_path):
+    path = coco(tmp_path / "src", [])
+    (tmp_path / "src/a.png").unlink()
+    picture(tmp_path / "src/cam2/0001.png")
+    images = [{"id": i, "file_name": f"cam{i}/0001.png", "height": 20, "width": 30} for i in (1, 2)]
+    corners = {1: square(2, 2, 9, 9), 2: square(12, 3, 20, 10)}
+    shapes = [{"id": i, "image_id": i, "category_id": 1, "segmentation": [corners[i]]} for i in (1, 2)]
+    write_json(path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes})
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert box(mask(tmp_path / "out", "0001"), 1) == (3, 12, 10, 20)
+    assert list(done.left_out) == ["images that are not there"]
+
+
+def test_lists_of_yolo_are_splits(tmp_path):
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"yolo/images/{name}.png")
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "yolo/autosplit_train.txt").write_text("./images/a.png\n./images/b.png\n")
+    (tmp_path / "yolo/autosplit_val.txt").write_text("/home/else/yolo/images/c.png\n")
+    (tmp_path / "yolo/data.yaml").write_text("names: [car]\ntrain: autosplit_train.txt\nval: autosplit_val.txt\n")
+    featherseg.convert(tmp_path / "yolo", tmp_path / "out")
+    assert sorted(open_dataset(str(tmp_path / "out"), "val").keys) == ["val/c"]
+    assert sorted(open_dataset(str(tmp_path / "out"), "train").keys) == ["train/a", "train/b"]

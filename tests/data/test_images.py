@@ -123,6 +123,15 @@ def test_sixteen_bits_that_cannot_be_kept_are_refused_and_not_cut(tmp_path: Path
         read_image(tmp_path / "a.png")
 
 
+def test_a_mask_of_16_bits_in_several_channels_is_refused_not_cut(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(png(DEEP[:, :, :3] % 20, 2))
+    with pytest.raises(DataError, match=r"a\.png has 16 bits for each of several channels\. Expected class ids in one"):
+        read_mask(tmp_path / "a.png")
+    (tmp_path / "b.tif").write_bytes(tiff(DEEP[:, :, :3] % 20, "<", False))
+    with pytest.raises(DataError, match="has 16 bits for each"):
+        read_mask(tmp_path / "b.tif")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
     pixels = RNG.integers(0, np.iinfo(dtype).max, (6, 4, 5)).astype(dtype)

@@ -55,6 +55,18 @@ def test_samples_are_small_at_first_and_whole_at_the_end():
     assert GROWTH[-1] == (1.0, 1.0)
 
 
+def test_images_of_other_bits_than_the_first_are_named():
+    class Mixed(Tiny):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample if index else Sample("0", sample.image.astype(np.uint16), sample.label)
+
+    samples = TrainingSamples(Mixed(), Augment(crop=(8, 8)), seed=0)
+    assert samples[0, 1][0].shape == (3, 8, 8)
+    with pytest.raises(DataError, match="0 of tiny has 16 bits a channel, others 8 bits a channel"):
+        samples[0, 0]
+
+
 class Ramp(Tiny):
     """One image that gets brighter towards its lower right."""
 

@@ -162,7 +162,7 @@ def audit(
     if run is None:
         require("lightning", "train", "training")
     runtime, notes = (None, list[str]()) if run is None else open_unseeing(run, data, device)
-    folder = out.with_suffix(".audit") / _digest(data, runtime, minutes)
+    folder = out.with_suffix(".audit") / _digest(data, runtime, minutes, groups)
     check_folder(folder)
 
     # Which images are of one fold; then the models, and what they say of each image
@@ -326,8 +326,8 @@ def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tup
     return data, groups
 
 
-def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float) -> str:
-    """What an audit is known by: images, masks (size and time of the files) and their meaning, and what predicts them.
+def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float, groups: str | None) -> str:
+    """What an audit is known by: images, masks (size and time of the files), their meaning, what predicts them, folds.
 
     Not their contents: those of a large dataset take longer to read than it has minutes.
     """
@@ -336,7 +336,7 @@ def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float) -> 
     def take(*facts: Any) -> None:
         found.update(json.dumps(facts).encode())
 
-    take(FORMAT, [(info.name, info.thing) for info in data.classes], data.channels)
+    take(FORMAT, [(info.name, info.thing) for info in data.classes], data.channels, groups)
     for key in data.keys:
         take(key)
     if files is not None:

@@ -148,6 +148,13 @@ def write_dataset(
     )
 
 
+def _tail(name: str, path: Path) -> int:
+    """How many parts of an image's name, from its end, are those of the file's path."""
+    ours, theirs = name.replace("\\", "/").lower().split("/")[::-1], path.as_posix().lower().split("/")[::-1]
+    alike = [a == b for a, b in zip(ours, theirs, strict=False)]
+    return (*alike, False).index(False)
+
+
 def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]]:
     """The images that are there, by split; what is listed twice is joined, or stays in one split."""
     left, found = annotations.left, dict[object, _Found]()
@@ -165,6 +172,12 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
         key = path or (annotated.near, annotated.name)
         before = found.setdefault(key, _Found(annotated, path, content))
         if before.annotated is annotated:
+            continue
+        if path and _tail(annotated.name, path) != _tail(before.annotated.name, path):  # one of them is another's
+            better = max(before.annotated, annotated, key=lambda image: _tail(image.name, path))
+            found[key] = _Found(better, path, content)
+            worse = before.annotated if better is annotated else annotated
+            left.add("images that are not there", worse.name)
             continue
         if before.annotated.split == annotated.split:
             before.annotated.shapes.extend(annotated.shapes)

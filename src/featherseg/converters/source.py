@@ -128,7 +128,9 @@ class Source:
         for length in range(len(parts), 0, -1):
             tail = "/" + "/".join(parts[-length:]).lower()
             matching = [path for path in candidates if path.as_posix().lower().endswith(tail)]
-            of_split = [path for path in matching if split_of(*self.relative(path).split("/")[:-1]) == split]
+            lies_in = {path: split_of(*self.relative(path).split("/")[:-1]) for path in matching}
+            of_split = [path for path in matching if lies_in[path] == split]
+            matching = [path for path in matching if not split or lies_in[path] in ("", split)]  # of another it is none
             if len(matching) == 1 or len(of_split) == 1:
                 return (of_split or matching)[0], ""
             if matching:

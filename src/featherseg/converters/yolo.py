@@ -40,6 +40,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     if not all(names) or len(set(names)) < len(names):
         raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
+    listed = {split: _listed(source, entries, left) for split, entries in splits.items()}
     texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
     images, bare = [], list[str]()
     for image in source.images:
@@ -50,7 +51,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
             continue
         shapes = [] if label is None else _shapes(label, place.as_posix(), names, left)
         bare += [place.as_posix()] if label is None else []
-        named = (split for split, entries in splits.items() if _lies_in(place, entries))
+        named = (split for split, entries in splits.items() if _lies_in(place, entries) or place in listed[split])
         split = next(named, split_of(*place.parts[:-1]))
         images.append(AnnotatedImage(image.name, image.parent, shapes, split=split))
     if not images:
@@ -68,6 +69,26 @@ def _label_of(image: Path, texts: dict[str, Path]) -> Path | None:
             if swapped is not None:
                 return swapped
     return texts.get(str(image.with_suffix("")))
+
+
+def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
+    """The images that the list files of a split name, each by as much of its path as stands there."""
+    of_name: dict[str, list[Path]] = {}
+    for image in source.images:
+        of_name.setdefault(image.name, []).append(Path(source.relative(image)))
+    found = set[Path]()
+    for entry in (entry for entry in entries if entry.endswith(".txt")):
+        name = PurePosixPath(entry.replace("\\", "/")).name
+        files = [file for file in source.files if file.name == name]
+        if len(files) != 1:
+            left.add("lists of images that are not there, or of whose name there are several", entry)
+            continue
+        for line in read_text(files[0]).splitlines():
+            path = "/" + line.strip().replace("\\", "/").removeprefix("./").lstrip("/")
+            for image in of_name.get(PurePosixPath(path).name, []):
+                if path.endswith(f"/{image.as_posix()}") or f"/{image.as_posix()}".endswith(path):
+                    found.add(image)
+    return found
 
 
 def _lies_in(image: Path, entries: list[str]) -> bool:

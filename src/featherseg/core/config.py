@@ -22,7 +22,7 @@ class Config(BaseModel):
 def read_text(path: Path) -> str:
     """The text of a configuration file. Raises ConfigError where it is no text in UTF-8; FileNotFoundError."""
     try:
-        return read_bounded(path).decode()
+        return read_bounded(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}.") from None
     except ValueError as error:

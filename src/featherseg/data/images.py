@@ -156,6 +156,11 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
     with _opened(path) as image:
+        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):  # Pillow would keep the high byte
+            raise DataError(
+                f"{path} has 16 bits for each of several channels. Expected class ids in one channel, or colours of 8 "
+                "bits. Save it so."
+            )
         upright = _upright(image)
         if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
             return np.array(_to_rgb(upright, path))  # (H, W, 3)

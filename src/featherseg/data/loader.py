@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from featherseg.core.errors import DataError
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.rare import RareClasses
@@ -62,6 +63,7 @@ class TrainingSamples(Dataset[Any]):
         self.data, self.augment, self.seed = data, augment, seed
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
         self.rare, self.teaching = rare, teaching
+        self._depth: np.dtype[Any] | None = None  # of the first image that this process read
 
     def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
         epoch, index, *part = place
@@ -100,6 +102,10 @@ class TrainingSamples(Dataset[Any]):
         unlabelled = self.teaching.unlabelled if self.teaching else None
         behind = index - len(self.data)
         sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
+        self._depth = self._depth or sample.image.dtype
+        if sample.image.dtype != self._depth:
+            bits = [f"{8 * kind.itemsize} bits a channel" for kind in (sample.image.dtype, self._depth)]
+            raise DataError(f"{sample.key} of {self.data.name} has {bits[0]}, others {bits[1]}. Convert one of them.")
         return sample if self.before is None else self.before(sample, rng)
 
     def _crop(

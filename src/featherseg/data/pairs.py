@@ -10,7 +10,7 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, DataFacts, Sample
-from featherseg.core.wording import size_text
+from featherseg.core.wording import counted, size_text
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
 
@@ -136,14 +136,18 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, p
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
     names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. Files in the folder `without`,
-    where that is inside, are passed over.
+    where that is inside, are passed over, and what is hidden (its name begins with a dot). Raises DataError for a
+    name that is not UTF-8.
     """
     apart = str(without) if without is not None and without.is_relative_to(folder) else None
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
     for place, folders, names in os.walk(folder):  # quicker than Path.rglob
         below = os.path.relpath(place, folder).replace(os.sep, "/")
-        named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name)]
-        folders[:] = [name for name in folders if os.path.join(place, name) != apart]
+        named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
+        folders[:] = [name for name in folders if os.path.join(place, name) != apart and not name.startswith(".")]
+    if spoiled := [name for name in named if not _is_text(name)]:
+        files = counted(len(spoiled), "file")
+        raise DataError(f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them.")
     found: FilesByStem = {}
     for name in sorted(named, key=lambda name: name.split("/")):
         stem = name if whole else os.path.splitext(name)[0]
@@ -155,13 +159,22 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, p
     return found
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; bytes that cannot be come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_list(path: Path, expected: str) -> list[str]:
     """The stems of a list file; a line may be a stem, a file name, or "image-path mask-path".
 
     Raises DataNotFound with `expected` (what to say of the missing file) and DataError for one that cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist. {expected}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -32,6 +32,7 @@ class UnlabelledImages(PairedFiles):
 
     def __init__(self, folder: Path, known: Known, like: np.ndarray | None = None) -> None:
         paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+        paths = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
         if not paths:
             missing = "has no images" if folder.is_dir() else "is no folder"
             raise DataNotFound(f"{folder} {missing}. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")

@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, Thin
 from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Pair
+from featherseg.data.pairs import Pair, files_by_stem
 from featherseg.data.palettes import color_text, default_palette, parse_color
 from featherseg.data.prepared import meaning
 
@@ -541,3 +543,30 @@ def test_a_label_map_does_what_a_loop_over_the_pixels_does(ids: dict[int, int], 
         np.testing.assert_array_equal(label_map.apply(raw.astype(np.uint16)), expected)
     outside = [int(value) for value in raw[0] if value not in ids]
     assert label_map.outside(raw) == {value: outside.count(value) for value in outside}
+
+
+def test_hidden_folders_and_files_are_no_images(tmp_path):
+    for folder in ("images", "images/.thumbnails"):
+        (tmp_path / folder).mkdir()
+        for name in ("a.png", "._a.png"):
+            Image.fromarray(RAW).save(tmp_path / folder / name)
+    assert list(files_by_stem(tmp_path / "images")) == ["a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_is_said(tmp_path):
+    with open(os.fsencode(tmp_path / "x") + b"\xdf.png", "wb"):
+        pass
+    with pytest.raises(DataError, match=r"1 file of a name that is not UTF-8, first 'x\\udcdf.png'\. Rename them"):
+        files_by_stem(tmp_path)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(RAW).save(tmp_path / folder / "0001.png")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("\ufeff0001\n")
+    path = write(tmp_path, splits='train = "train.txt"\nval = "val.txt"')
+    path.write_text("\ufeff" + path.read_text())
+    assert open_dataset(str(path), "train").keys == ["0001"]

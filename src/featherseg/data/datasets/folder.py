@@ -185,7 +185,7 @@ def _without(files: FilesByStem, others: FilesByStem) -> FilesByStem:
 def _by_list(path: Path) -> list[str]:
     """The stems of a list file, one a line; empty lines and lines that start with `#` are passed over."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise DataNotFound(
             f"{path} does not exist. Expected a list of stems, one per line, such as seq1/0001."
