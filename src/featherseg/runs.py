@@ -24,7 +24,7 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
-from featherseg.core.files import load_json, read_lines, write_bytes, write_json
+from featherseg.core.files import FIT, load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
@@ -37,7 +37,6 @@ FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
 DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
-FIT = "fit.json"  # what `fit` chose, and by which scores
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 RESTRICTED = ("research", "non-commercial")

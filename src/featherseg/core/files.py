@@ -36,6 +36,9 @@ _entries: set[Path] = set()
 _looking = threading.Lock()
 
 
+FIT = "fit.json"
+"""In a run folder: what `fit` chose, and by which scores."""
+
 MOST_TEXT = 2**24
 """Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""
 

@@ -28,14 +28,13 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, DataNotFound, ExportError, RunError, require, unknown
-from featherseg.core.files import check_writable, parse_json, read_bounded, refuse_links, write_atomic, write_json
+from featherseg.core.files import FIT, check_writable, parse_json, read_bounded, refuse_links, write_atomic, write_json
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, Resize, Size
 from featherseg.core.wording import one_line
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.fitting.results import FIT
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe import ImageSize

@@ -7,7 +7,7 @@ from typing import Any
 
 from featherseg.api import evaluate
 from featherseg.core.errors import ExportError, RunError
-from featherseg.core.files import remove_tree, write_json
+from featherseg.core.files import FIT, remove_tree, write_json
 from featherseg.core.types import Reporter
 from featherseg.data import open_dataset
 from featherseg.exporters import EXPORTERS, export
@@ -19,7 +19,7 @@ from featherseg.fitting.latency import SPARE, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import Made
-from featherseg.fitting.results import FIT, FitResult, read_fit
+from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import TRIALS, copy_run, score_at, seconds_of, trial_folder
 from featherseg.reports.run_report import write_report
 from featherseg.runs import open_run

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherseg.core.errors import ConfigError, RunError
-from featherseg.core.files import load_json
+from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
-from featherseg.runs import FIT
 
 if TYPE_CHECKING:
     from featherseg.runs import Run

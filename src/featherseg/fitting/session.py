@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from featherseg.core.errors import ConfigError, RunError, TrainingError, require
-from featherseg.core.files import check_folder, load_json, locked, write_json
+from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
@@ -25,7 +25,7 @@ from featherseg.fitting.delivery import deliver
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
 from featherseg.fitting.record import PLAN, Asked, Made, read_plan
-from featherseg.fitting.results import FIT, FitResult, read_fit
+from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     TRIALS,
     Executor,

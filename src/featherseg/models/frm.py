@@ -169,9 +169,12 @@ _entry = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670")
 _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)")
 
 
-def _light(backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32) -> ModelEntry:
-    """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage."""
-    config = FRMConfig(backbone=backbone, decoder_channels=64, decoder="light", coarsest=coarsest)
+def _light(backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64) -> ModelEntry:
+    """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
+
+    w32: 32 channels in the decoder.
+    """
+    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest)
     family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
     paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
     return ModelEntry(FRM, config, paper, params, macs)
@@ -190,7 +193,9 @@ VARIANTS = {
     "frm-lite0": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
     ),
+    "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
     "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
+    "frm-lite0-050-light-w32": _light("efficientnet-lite0-050", width=32, params=1_008_917, macs=1_493_540_864),
     "frm-lite0-050-light": _light("efficientnet-lite0-050", params=1_096_533, macs=2_038_669_312),
     "frm-lite0-075-short-light": _light("efficientnet-lite0-075", coarsest=16, params=601_261, macs=2_895_626_240),
     "frm-lite0-short-light": _light("efficientnet-lite0", coarsest=16, params=866_541, macs=3_589_914_624),
