@@ -278,10 +278,11 @@ class Bench:
             remove_tree(folder)  # what was killed had a part of its minutes only
         folder.mkdir(parents=True, exist_ok=True)
         if not trained.is_file():
-            before = load_json(folder / "begun.json") if log.is_file() else {"seconds": 0.0}
-            if log.is_file():  # its last line is about when it was killed
+            begun_before, before = folder / "begun.json", {"seconds": 0.0}
+            if begun_before.is_file() and log.is_file():  # the last line is of about when it was killed
+                before = load_json(begun_before)
                 before["seconds"] += max(0.0, log.stat().st_mtime - before["began"])
-            write_json(folder / "begun.json", before | {"began": time.time()})
+            write_json(begun_before, before | {"began": time.time()})
             begun = time.monotonic()
             self.train(task, source, folder)
             write_json(trained, {"seconds": before["seconds"] + time.monotonic() - begun, "commit": commit()})
