@@ -261,8 +261,9 @@ def test_what_a_killed_fit_took_counts(tmp_path):
     with session._counted(tmp_path, time.monotonic() - 100):
         pass
     assert 100 <= session._spent(tmp_path, made()) < 101
-    (tmp_path / "spent.json").write_text("[]")
-    assert session._spent(tmp_path, made()) == 10.0
+    for damaged in ("[]", '{"seconds": 1e300}', '{"seconds": -1}', '{"seconds": NaN}'):
+        (tmp_path / "spent.json").write_text(damaged)
+        assert session._spent(tmp_path, made()) == 10.0
 
 
 def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 
-from featherseg.core.errors import ConfigError, RunError, TrainingError, require
+from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError, require
 from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
@@ -43,6 +43,9 @@ LOCK = ".fit.lock"
 
 SPENT, BEAT = "spent.json", 10.0
 """What a fit took so far in all its commands, in seconds, and every how many of them it is written down."""
+
+MOST_SPENT = 1e9
+"""Seconds that no fit takes."""
 
 FEW = 200
 """Steps with which no model is near what it can be."""
@@ -203,7 +206,7 @@ def _counted(out: Path, began: float) -> Iterator[None]:
     """Write the seconds since `began` into OUT/spent.json all the time, so that those before a kill count as well."""
 
     def write() -> None:
-        with suppress(OSError):
+        with suppress(OSError, FeathersegError):  # a full disk ends the training, not this
             write_json(out / SPENT, {"seconds": round(time.monotonic() - began, 1)})
 
     def beat() -> None:
@@ -223,7 +226,9 @@ def _counted(out: Path, began: float) -> Iterator[None]:
 def _spent(out: Path, made: Made) -> float:
     """Seconds that the commands before took, as far as it is known."""
     try:
-        return float(load_json(out / SPENT)["seconds"])
+        if not 0 <= (seconds := float(load_json(out / SPENT)["seconds"])) < MOST_SPENT:
+            raise ValueError(f"{seconds} seconds")
+        return seconds
     except (OSError, ValueError, TypeError, KeyError):  # killed at its first steps, or of an older version
         return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
 
