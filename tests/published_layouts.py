@@ -49,6 +49,13 @@ def suffixes_on_both_sides(folder: Path) -> None:
         save(folder / f"binary/{number:03}_binary.png", mask > 0)
 
 
+def image_name_and_ending(folder: Path) -> None:
+    """images/001.jpg with masks/001.jpg.png, as tools name a mask by its image's whole name."""
+    for number, (image, mask) in enumerate(scenes()):
+        save(folder / f"images/{number:03}.jpg", image)
+        save(folder / f"masks/{number:03}.jpg.png", mask)
+
+
 def one_folder(folder: Path) -> None:
     """exp1.jpg and exp1.png side by side."""
     for number, (image, mask) in enumerate(scenes()):
@@ -137,6 +144,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     for make in (
         other_folder_names,
         suffixes_on_both_sides,
+        image_name_and_ending,
         one_folder,
         one_folder_by_suffix,
         class_is_the_folder,

@@ -318,6 +318,32 @@ def test_colours_without_a_list_are_classes_of_their_own(tmp_path):
     assert box(mask(tmp_path / "out"), 2) == (2, 3, 9, 12)
 
 
+def test_a_mask_takes_no_image_of_another_split_and_neither_of_two_as_near(tmp_path):
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[2:9, 3:12] = (255, 0, 0)
+    for folder in ("train/masks", "val/masks"):
+        (tmp_path / "src" / folder).mkdir(parents=True)
+        Image.fromarray(colors).save(tmp_path / "src" / folder / "a.png")
+    picture(tmp_path / "src/train/images/a.jpg")  # none of val is there
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert (done.images, done.left_out) == ({"all": 1}, {"images that are not there": (1, "a.jpg")})
+    picture(tmp_path / "src/val/left/a.jpg")
+    picture(tmp_path / "src/val/right/a.jpg")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out2")
+    assert done.images == {"all": 1}
+    assert list(done.left_out) == ["images whose name several files have"]
+
+
+def test_the_image_inside_a_labelme_file_comes_before_one_of_its_name_elsewhere(tmp_path):
+    Image.new("RGB", SIZE[::-1], (200, 0, 0)).save(tmp_path / "red.png")
+    inside = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    labelme(tmp_path / "src/day2", [polygon("car", *square(3, 4, 10, 9))], imageData=inside)
+    picture(tmp_path / "src/day1/a.png")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    with Image.open(tmp_path / "out/images/a.png") as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (200, 0, 0)
+
+
 def test_images_may_lie_in_another_folder(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
     (tmp_path / "photos/day").mkdir(parents=True)

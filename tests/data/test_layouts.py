@@ -23,6 +23,7 @@ VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
 EXPECTED = {  # layout -> images a split, classes in the order of the masks' values
     "other_folder_names": ({"train": 9, "val": 2}, 4),
     "suffixes_on_both_sides": ({"train": 9, "val": 2}, 4),
+    "image_name_and_ending": ({"train": 9, "val": 2}, 4),
     "one_folder": ({"train": 9, "val": 2}, 4),
     "one_folder_by_suffix": ({"train": 9, "val": 2}, 4),
     "class_is_the_folder": ({"train": 28, "val": 8}, 3),

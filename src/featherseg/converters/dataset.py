@@ -159,7 +159,9 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
     """The images that are there, by split; what is listed twice is joined, or stays in one split."""
     left, found = annotations.left, dict[object, _Found]()
     for annotated in annotations.images:
-        path, why = source.find_image(annotated.name, annotated.near, annotated.split)
+        # Where the annotation holds the image itself, no other file of its name is it, in a folder of another name
+        least = 1 if annotated.content is None else 2
+        path, why = source.find_image(annotated.name, annotated.near, annotated.split, least)
         content = None
         if path is None and annotated.content is not None:
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.converters.annotations import Raster, UnusableShape
-from featherseg.converters.source import Source, read_text
+from featherseg.converters.source import Source, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color
 from featherseg.data.color_lists import find_color_list, read_color_list
@@ -73,20 +73,28 @@ class Stems:
     """The images of a source by stem, without masks."""
 
     def __init__(self, source: Source, masks: set[Path]) -> None:
+        self._source = source
         self._found: dict[str, list[Path]] = {}
         for path in source.images:
             if path not in masks:
                 self._found.setdefault(path.stem.lower(), []).append(path)
 
     def image_of(self, mask: Path, *suffixes: str) -> Path:
-        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess."""
-        stem = mask.stem
+        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess.
+
+        None of another split than the mask's is its image, and of two as near neither is.
+        """
+        stem, split = mask.stem, self._split(mask)
         for suffix in suffixes:
             stem = stem.removesuffix(suffix)
-            candidates = self._found.get(stem.lower(), [])
-            if candidates:
-                return max(candidates, key=lambda path: _alike(path, mask))
+            candidates = [p for p in self._found.get(stem.lower(), []) if not split or self._split(p) in ("", split)]
+            alike = [_alike(path, mask) for path in candidates]
+            if alike.count(max(alike, default=0)) == 1:
+                return candidates[alike.index(max(alike))]
         return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")
+
+    def _split(self, path: Path) -> str:
+        return split_of(*self._source.relative(path).split("/")[:-1])
 
 
 def _alike(path: Path, mask: Path) -> int:

@@ -111,12 +111,12 @@ class Source:
     def _all(self) -> frozenset[str]:
         return frozenset(map(str, self.images))
 
-    def find_image(self, name: str, near: Path, split: str = "") -> tuple[Path | None, str]:
+    def find_image(self, name: str, near: Path, split: str = "", least: int = 1) -> tuple[Path | None, str]:
         """The image that annotations in the folder `near` call `name`, or None and why there is none.
 
         Beside the annotations, below the source, or, as tools write paths of the machine that they ran on, the one file
-        whose path ends like the name; of several the one in a folder of `split`. Names are compared with the files that
-        are there, and lead nowhere else.
+        whose path ends like the name, in at least `least` of its parts; of several the one in a folder of `split`.
+        Names are compared with the files that are there, and lead nowhere else.
         """
         clean = name.replace("\\", "/")
         for folder in (near, *self.roots, *(place / "images" for place in (near, *self.roots))):
@@ -125,7 +125,7 @@ class Source:
                 return Path(path), ""
         parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
         candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
-        for length in range(len(parts), 0, -1):
+        for length in range(len(parts), least - 1, -1):
             tail = "/" + "/".join(parts[-length:]).lower()
             matching = [path for path in candidates if path.as_posix().lower().endswith(tail)]
             lies_in = {path: split_of(*self.relative(path).split("/")[:-1]) for path in matching}

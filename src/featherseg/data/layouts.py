@@ -253,6 +253,12 @@ class _Files:
         cut = (stem.rpartition("/") for stem in self.stems)
         return {f"{below}{bar}{_without(name, affix)}" for below, bar, name in cut if _has(name, affix)}
 
+    def said(self, affix: Affix) -> Affix:
+        """As a dataset.toml says it: a suffix that is an ending itself, as in a.jpg.png, with that of the files."""
+        endings = {ending for _, ending, _ in self.kinds}
+        whole = not self.ending and len(endings) == 1 and affix[1].lower().endswith(IMAGE_SUFFIXES)
+        return (affix[0], affix[1] + endings.pop()) if whole else affix
+
     def look(self, affix: Affix) -> set[bool]:
         """Whether they look like masks: True, False, or both."""
         kinds = self.kinds
@@ -394,10 +400,12 @@ def _compared(first: _Files, second: _Files) -> list[FolderPair]:
         if not seen:  # no difference to be seen: the names tell, else nothing
             words = zip((first, second), affixes, strict=True)
             looks = [{any(map(_says_mask, (files.folder + tail, head)))} for files, (head, tail) in words]
+        sides = [(first.folder, first.said(affixes[0])), (second.folder, second.said(affixes[1]))]
+        if looks[0] == {True} and False in looks[1]:
+            sides, looks = sides[::-1], looks[::-1]
         if False in looks[0] and looks[1] == {True}:
-            found.append(FolderPair(first.folder, second.folder, *affixes, most, seen))
-        elif looks[0] == {True} and False in looks[1]:
-            found.append(FolderPair(second.folder, first.folder, *affixes[::-1], most, seen))
+            (images, image_affix), (masks, mask_affix) = sides
+            found.append(FolderPair(images, masks, image_affix, mask_affix, most, seen))
     return found
 
 
