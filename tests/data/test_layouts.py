@@ -535,6 +535,23 @@ def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):
             np.testing.assert_array_equal(after.label(index), before.label(index))
 
 
+def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        place = tmp_path / ("day1" if number < 6 else "set/day1")  # ../day1 and day1: two folders of one name
+        save(place / f"images/{number % 6:03}.png", image)
+        save(place / f"masks/{number % 6:03}.png", mask)
+    text = 'name = "x"\n[splits]\ntrain = 1.0\n[classes]\na = "#000000"\nb = "#ffffff"\n'
+    text += '[map]\n0 = "a"\n1 = "b"\n2 = "b"\n3 = "ignore"\n'
+    for place in ("../day1", "day1"):
+        text += f'[[source]]\nimages = "{place}/images"\nmasks = "{place}/masks"\n'
+    (tmp_path / "set/dataset.toml").write_text(text)
+    assert run("check", tmp_path / "set", "--fix", tmp_path / "deep/out").exit_code == 0
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+    before, after = open_dataset(str(tmp_path / "set"), "train"), open_dataset(str(tmp_path / "deep/out"), "train")
+    assert len(after) == len(before) == COUNT
+    assert {after.label(i).tobytes() for i in range(COUNT)} == {before.label(i).tobytes() for i in range(COUNT)}
+
+
 def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(tmp_path: Path, monkeypatch):
     opened = []
     monkeypatch.setattr(layouts, "read_mask", lambda path: opened.append(path) or read_mask(path))

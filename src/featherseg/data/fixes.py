@@ -71,14 +71,21 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
     listing, done, kept = report.listing, MendReport(), []
     assert listing is not None
     spoiled = {(fault.split, fault.key): fault.kind for fault in report.faults if fault.kind != "values"}
-    total, number = sum(map(len, listing.splits.values())), 0
+    total, number, taken = sum(map(len, listing.splits.values())), 0, set[str]()
     for split, pairs in listing.splits.items():
         below = f"{split}/" if all(pair.key.startswith(f"{split}/") for pair in pairs) else ""
         for pair in pairs:
             if (split, pair.key) in spoiled:
                 done.left_out[spoiled[split, pair.key]] += 1
             else:
-                _copy_pair(pair, folder, f"{split}/{pair.key.removeprefix(below)}", report, done)
+                # The key of an image outside of the dataset's folder, such as ../day1/0001, leads out of the copy's
+                parts = [part for part in pair.key.removeprefix(below).split("/") if part not in ("", ".", "..")]
+                stem, again = "/".join([split, *parts]), 1
+                while stem in taken:
+                    again += 1
+                    stem = "/".join([split, *parts]) + f"-{again}"
+                taken.add(stem)
+                _copy_pair(pair, folder, stem, report, done)
                 done.copied += 1
                 kept.append(split)
             number += 1
