@@ -535,6 +535,19 @@ def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):
             np.testing.assert_array_equal(after.label(index), before.label(index))
 
 
+def test_a_list_is_found_behind_hundreds_of_annotations_of_single_images(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path)
+    (tmp_path / "ann").mkdir()
+    for number in range(300):
+        (tmp_path / f"ann/{number:03}.json").write_text('{"shapes": []}')
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/split.json").write_text(
+        json.dumps({"train": [f"{n:03}" for n in range(7)], "val": [f"{n:03}" for n in range(7, 12)]})
+    )
+    assert checked(tmp_path)["splits"].keys() == {"train", "val"}
+    assert len(open_dataset(str(tmp_path), "val")) == 5
+
+
 def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         place = tmp_path / ("day1" if number < 6 else "set/day1")  # ../day1 and day1: two folders of one name

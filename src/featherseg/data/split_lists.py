@@ -24,6 +24,9 @@ MOST_LISTS = 200
 MOST_DEPTH = 3
 """Folders below one another in which lists are looked for."""
 
+_TELLS = re.compile("split|fold|" + "|".join(WORDS), re.IGNORECASE)
+"""In the name of a file that is no annotation of one image, of which there may be thousands."""
+
 KNOWN = 0.9
 """Share of a list's entries that must name an image for it to be one of these images."""
 
@@ -80,7 +83,7 @@ def find_lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, SplitList]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that may be lists, the nearest to the top first."""
+    """The files that may be lists, the nearest to the top first; where many, JSON files that tell of no split last."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         deep = len(Path(place).relative_to(folder).parts)
@@ -89,9 +92,8 @@ def _files(folder: Path) -> list[Path]:
             ending = os.path.splitext(name)[1].lower()
             if ending in (".json", ".yaml", ".yml") or (ending == ".txt" and split_of(name)):
                 found.append(Path(place, name))
-        if len(found) > MOST_LISTS:
-            break
-    return sorted(found[:MOST_LISTS], key=lambda path: len(path.parts))
+    likely = sorted(found, key=lambda path: path.suffix.lower() == ".json" and not _TELLS.search(path.stem))
+    return sorted(likely[:MOST_LISTS], key=lambda path: len(path.parts))
 
 
 def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
