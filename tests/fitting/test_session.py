@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -255,6 +256,12 @@ def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_
     longer = replace(plan, asked=replace(plan.asked, hours=1.08))
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     assert kept.finals[SLOW.name][0] > 14_000
+    with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
+        train_to_the_end(plan, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+    least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
+    longer = replace(plan, asked=replace(plan.asked, hours=least))
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+    assert 14_000 < kept.finals[SLOW.name][0] < 14_500
 
 
 def test_what_a_killed_fit_took_counts(tmp_path):
@@ -440,8 +447,10 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         featherseg.fit("shaps", 5, out=tmp_path)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="already exists"):
-        featherseg.fit("shapes", 5, out=tmp_path)
+    for resume, message in ((False, "already exists"), (True, r"holds files, but no plan\.json")):
+        with pytest.raises(RunError, match=message):
+            featherseg.fit("shapes", 5, out=tmp_path, resume=resume)
+    assert (tmp_path / "dataset.toml").read_text() == "mine"
 
 
 def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):

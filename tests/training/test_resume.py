@@ -7,10 +7,10 @@ import torch
 from faulty_disk import FAULTS, Crash, FaultyDisk
 from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
-from featherseg.core.errors import FeathersegError
+from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import read_lines
 from featherseg.runs import load_run, save_weights
-from featherseg.training import train
+from featherseg.training import Request, train
 from featherseg.training.recorder import AtomicCheckpoints
 
 # a checkpoint every step; the embedding head of the contrast is resumed too
@@ -62,6 +62,15 @@ def test_resume_begins_a_run_that_was_never_begun(tmp_path):
     run = trained(tmp_path / "run", "train.epochs=1", resume=True, reporter=reporter)
     assert "starting a new one" in reporter.messages[0]
     assert sorted(run.metrics()) == [1, 2]
+
+
+def test_resume_touches_no_folder_that_holds_no_run(tmp_path):
+    (tmp_path / "teacher").mkdir()  # a run of one's own, called like a part of a run
+    for name in ("teacher/weights.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match="holds files, but no run to resume"):
+        train(Request(None), tmp_path, Silent(), resume=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes.txt", "teacher", "weights.safetensors"]
 
 
 @pytest.mark.slow

@@ -138,6 +138,8 @@ def fit(
     new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and names <= {LOCK, DATASET})))
     if not resume and not new:
         raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
+    if resume and not there and not new:
+        raise RunError(f"{out} holds files, but no {PLAN} of a fit to resume: choose another folder with --out.")
     if not there and (data is None or max_ms is None):
         begin_with = "there is nothing to continue" if resume else "too little was said"
         raise ConfigError(f"{out}: {begin_with}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2")
@@ -267,7 +269,7 @@ def train_to_the_end(
             steps = trained + max(1, int(left / pace))
             decay = min(int(DECAY * steps), steps - trained)
             if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
-                least = made.asked.hours + (delivered * 1.01 + 1 - steps) * pace / 3600
+                least = made.asked.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
                 raise ConfigError(
                     f"--hours {made.asked.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
                     f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."

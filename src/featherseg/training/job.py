@@ -132,8 +132,7 @@ def this_rank() -> int:
 @contextmanager
 def _locked(out: Path, resume: bool) -> Iterator[None]:
     """Only one process may train in a folder. The lock goes with the process at once, however it ends."""
-    if not resume:
-        refuse_existing(out)
+    refuse_existing(out, resume=resume)
     new = not out.exists()
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from featherseg.data.teacher_outputs import Teaching
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, Run, RunInfo, class_rows, write_info
+from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RESOLVED, Run, RunInfo, class_rows, write_info
 from featherseg.training.batches import (
     CLASS_POINTS,
     RARE_CLASSES,
@@ -102,15 +102,18 @@ class Request:
         return {"name": self.data, "root": None if self.data_root is None else str(self.data_root)}
 
 
-def refuse_existing(out: Path) -> None:
-    """Raises RunError where --out would overwrite something. What a kill left before there was a run is in no way."""
+def refuse_existing(out: Path, *, resume: bool = False) -> None:
+    """Raises RunError where --out would overwrite something; with `resume` a run is continued.
+
+    What a kill left before there was a run is in no way.
+    """
+    if resume and (out / RESOLVED).is_file():
+        return
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     unbegun = LOCK in names and all(name in (LOCK, *BEGINNINGS) or name.endswith(".tmp") for name in names)
     if out.exists() and not unbegun and (names or not out.is_dir()):
-        raise RunError(
-            f"{out} already exists. Add --resume to continue it, or choose another folder with --out; nothing was "
-            "changed."
-        )
+        found = "holds files, but no run to resume" if resume else "already exists. Add --resume to continue it"
+        raise RunError(f"{out} {found}, or choose another folder with --out; nothing was changed.")
 
 
 def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, SegmentationData]:
