@@ -13,7 +13,7 @@ from torch import nn
 
 from featherseg.core.errors import ExportError
 from featherseg.exporters import onnx_int8, openvino, openvino_int8
-from featherseg.exporters.int8 import layer_nodes, quantise
+from featherseg.exporters.int8 import first_layer, layer_nodes, quantise
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
@@ -203,3 +203,8 @@ def test_nothing_is_printed(tmp_path, graph, capfd):
     openvino_int8.write(job(tmp_path, graph))
     openvino.write(job(tmp_path, graph))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_without_a_layer_for_int8_is_refused_with_a_sentence():
+    with pytest.raises(ExportError, match="none was found in this one"):
+        first_layer(SimpleNamespace(node=[SimpleNamespace(name="pool")]), {})

@@ -1,6 +1,7 @@
 """The parity check must pass a right file and see a wrong one."""
 
 from copy import deepcopy
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -21,6 +22,7 @@ from featherseg.exporters.parity import (
     perturb,
     verify,
 )
+from featherseg.exporters.pipeline import _difference
 from featherseg.models import MODELS
 
 SMALL = ((1, 64, 64), (1, 33, 65))
@@ -86,6 +88,15 @@ def test_a_file_whose_metadata_alone_differ_is_not_ok():
 def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
     row = ParityRow(1, 64, 64, 1.0, 100 * TOLERANCE, same_class, signal_db, quantised=True)
     assert row.ok == ok
+
+
+def test_what_is_said_of_a_file_is_what_failed():
+    fine = ParityRow(1, 64, 64, 9.0, 0.5, 1.0, 30.0, quantised=True)
+    noisy = ParityRow(1, 65, 65, 1.0, 0.1, 0.99, 5.0, quantised=True)
+    assert "at 65x65, batch 1" in _difference("int8", ParityReport((fine, noisy)))
+    assert "5.0 dB of the signal above the noise; at least 10 dB" in _difference("int8", ParityReport((fine, noisy)))
+    other = replace(noisy, same_class=0.5)
+    assert "50.0% of the places have the same class" in _difference("int8", ParityReport((other,)))
 
 
 @pytest.mark.parametrize(

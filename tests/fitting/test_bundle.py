@@ -15,7 +15,9 @@ import pytest
 import torch
 from shared_exports import small_graph
 from small_model import CLASSES, FACTS, small_model
+from typer.testing import CliRunner
 
+from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
 from featherseg.fitting import bundle
 from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
@@ -268,11 +270,12 @@ def test_the_device_s_name_steers_no_terminal(latency):
 
 @pytest.fixture
 def fitted(tmp_path):
-    def write(percentile=50, limit=13.0):
+    def write(percentile=50, limit=13.0, **more):
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
         chosen = {"model": NAME, "scale": 0.5, "format": "onnx", "latency_ms": {"p50": 3.0}}
         content = {"chosen": chosen, "limit_ms": limit, "percentile": percentile, "seconds": 60, "device": "here"}
+        content |= {"candidates": [], "max_mib": None, **more}
         (run / "fit.json").write_text(json.dumps(content))
         return run
 
@@ -284,8 +287,18 @@ def test_confirm_tells_in_fit_json_whether_the_device_keeps_the_limit(fitted, la
     run = fitted(percentile, limit)
     before = json.loads((run / "fit.json").read_text())
     found = confirm(run, latency(measured({"scale": 1.0}, {})))
-    assert found == {"device": "a board, 4 cores, Linux", "latency_ms": ONE, "keeps_limit": keeps}
+    assert found == {"device": "a board, 4 cores, Linux", "latency_ms": ONE, "memory_mib": 90.5, "keeps_limit": keeps}
     assert json.loads((run / "fit.json").read_text()) == before | {"confirmed": found}
+
+
+@pytest.mark.parametrize(("most", "memory", "keeps"), [(90.5, 90.5, True), (50, 90.5, False), (50, None, True)])
+def test_confirm_holds_the_memory_against_its_limit(fitted, latency, most, memory, keeps):
+    run = fitted(max_mib=most)
+    answer = latency(measured({"memory_mib": memory}))
+    assert confirm(run, answer)["keeps_limit"] == keeps
+    done = CliRunner().invoke(build_app(), ["fit", "--confirm", str(answer), "--out", str(run)])
+    assert done.exit_code == (0 if keeps else 1)
+    assert f"{memory or '?'} MiB, limit {most:g}" in done.stdout
 
 
 @pytest.mark.parametrize("other", [{"scale": 0.75}, {"format": "ncnn"}, {"model": "rsp-lite0"}])

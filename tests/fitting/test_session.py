@@ -23,7 +23,7 @@ from featherseg.fitting import beginning, feasible, latency, session, trials
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import MODELS, SCALES, Offer, offers, resize_of, settings_of
 from featherseg.fitting.latency import SPARE, median_interval
-from featherseg.fitting.page import fit_html
+from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import MOST, Candidate
 from featherseg.fitting.record import read_plan
@@ -420,6 +420,22 @@ def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
         assert text in page
     assert "From step 4 to step 8, at its constant rate, the chosen model gained 5.0 points" in page
     assert "A higher limit would let in frm-lite0 at 1 first, with 40.0 ms" in page
+    assert "fastest that was timed" not in page
+
+
+def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_by_its_name():
+    content = facts() | {"percentile": 95}
+    over = [row for row in content["candidates"] if row["status"] == "over the limit"]
+    calm, jumpy = (
+        {**over[0], "model": name, "latency_ms": {"p50": p50, "p95": p95}}
+        for name, p50, p95 in (("calm", 19.0, 22.0), ("jumpy", 18.0, 40.0))
+    )
+    chosen = next(row for row in content["candidates"] if row["status"] == "chosen")
+    content["candidates"] = [chosen, calm, jumpy]
+    content["chosen"] |= {"latency_ms": {"p50": chosen["latency_ms"]["p50"] + 0.1, "p95": 21.0}}  # timed again
+    said = " ".join(outlook(content, {}))
+    assert "would let in calm at 1 first" in said
+    assert "The chosen one is the fastest that was timed." in said
 
 
 # What is refused before any work

@@ -140,7 +140,8 @@ def _measure(out: Path, data: str | None, format: str, size: Size | None, data_r
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        errors = bundle_candidates(out, data, format.split(","), size, data_root, progress)
+        formats = list(dict.fromkeys(word.strip() for word in format.split(",")))
+        errors = bundle_candidates(out, data, formats, size, data_root, progress)
     for error in errors:
         console.print(f"left out: {one_line(str(error))}", style="yellow")
     console.print(f"unpack {one_line(str(out))} on the device and run there: python measure.py")
@@ -153,7 +154,8 @@ def _confirm(run: Path, latency: Path) -> None:
 
     found, facts = confirm(run, latency), read_fit(run)
     taken = found["latency_ms"][f"p{facts['percentile']}"]
-    print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms"))
+    memory = "" if (most := facts.get("max_mib")) is None else f"; {found['memory_mib'] or '?'} MiB, limit {most:g}"
+    print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms{memory}"))
     if not found["keeps_limit"]:
         print(one_line(f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"))
         raise typer.Exit(1)

@@ -59,9 +59,15 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
 
 
 def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
-    """The layer that reads the image: the first in an onnx.GraphProto, whose nodes are in the order of the work."""
+    """The layer that reads the image: the first in an onnx.GraphProto, whose nodes are in the order of the work.
+
+    Raises ExportError where there is none.
+    """
     owner = {name: path for path, names in nodes.items() for name in names}
-    return next(owner[node.name] for node in graph.node if node.name in owner)
+    found = [owner[node.name] for node in graph.node if node.name in owner]
+    if not found:
+        raise ExportError("int8 is for models with convolutions or linear layers, and none was found in this one.")
+    return found[0]
 
 
 def check_calibration(job: Job) -> None:

@@ -25,7 +25,7 @@ from featherseg.exporters.calibration import Images, LabelledSplit, labelled_spl
 from featherseg.exporters.formats import EXPORTERS, Format
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.exporters.parity import SAME_CLASS, TOLERANCE, ParityReport, verify
+from featherseg.exporters.parity import SAME_CLASS, SIGNAL_DB, TOLERANCE, ParityReport, verify
 from featherseg.exporters.quiet import DISK_REFUSES
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.inference.runtimes import open_file
@@ -295,11 +295,13 @@ def describe(model: SegmentationModel, run: Run | None, classes: Sequence[ClassI
 
 def _difference(name: str, parity: ParityReport) -> str:
     """Why a file is not kept, in a sentence."""
-    row = parity.worst
+    row = next((row for row in parity.rows if not row.ok), parity.worst)
     where = f"; it begins to differ at {parity.first_difference}" if parity.first_difference else ""
     limit = f"at most {TOLERANCE:.0e} is allowed"
     if row.quantised:
         limit = f"{row.same_class:.1%} of the places have the same class; at least {SAME_CLASS:.0%} must"
+        if row.same_class >= SAME_CLASS:
+            limit = f"{row.signal_db:.1f} dB of the signal above the noise; at least {SIGNAL_DB:g} dB must be"
     return (
         f"the exported model is not the same: at {row.height}x{row.width}, batch {row.batch}, the {name} file is "
         f"off by {row.relative_error:.1e} of the logits' range ({limit}){where}."

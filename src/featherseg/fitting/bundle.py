@@ -294,13 +294,15 @@ class _Asked(Config):
     chosen: _Chosen
     limit_ms: Milliseconds
     percentile: Literal[50, 95]
+    max_mib: Annotated[float, Field(gt=0)] | None = None
     bundle: Annotated[str, Field(max_length=100)] | None = None
 
 
 def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
     """What the delivered model takes on the device, into fit.json of the run as `confirmed`; -> that.
 
-    It is {"device", "latency_ms": {"p50", "p95", "interval"}, "keeps_limit"}.
+    It is {"device", "latency_ms": {"p50", "p95", "interval"}, "memory_mib", "keeps_limit"}; the limit is that of memory
+    as well, where there is one and the device tells it.
 
     Raises RunError for a folder that `fit` did not write, ConfigError where latency.json does not hold exactly the
     chosen model, scale and format, or is of another bundle than the delivered one, and as `read_latency`.
@@ -309,7 +311,8 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
     refuse_links(run_folder, FIT)
     try:
         content = parse_json(read_bounded(file).decode())
-        wanted = {key: content[key] for key in ("limit_ms", "percentile")} | {"bundle": content.get("bundle")}
+        wanted = {key: content[key] for key in ("limit_ms", "percentile")}
+        wanted |= {key: content.get(key) for key in ("bundle", "max_mib")}
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
         asked = parse(_Asked, wanted, str(file))
     except FileNotFoundError:
@@ -330,10 +333,12 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
         )
     taken = row.latency_ms.p50 if asked.percentile == 50 else row.latency_ms.p95
+    light = asked.max_mib is None or row.memory_mib is None or row.memory_mib <= asked.max_mib
     confirmed = {
         "device": measured.device,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
-        "keeps_limit": taken <= asked.limit_ms,
+        "memory_mib": row.memory_mib,
+        "keeps_limit": taken <= asked.limit_ms and light,
     }
     write_json(file, content | {"confirmed": confirmed})
     return confirmed

@@ -12,6 +12,7 @@ from featherseg.core.types import Reporter
 from featherseg.data import open_dataset
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
+from featherseg.exporters.report import drop_report
 from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
@@ -22,7 +23,7 @@ from featherseg.fitting.record import Made
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import TRIALS, copy_run, score_at, seconds_of, trial_folder
 from featherseg.reports.run_report import write_report
-from featherseg.runs import open_run
+from featherseg.runs import EXPORTS, open_run
 from featherseg.training.trackers import TRACKERS
 from featherseg.uncertainty.bootstrap import score_interval
 from featherseg.uncertainty.clusters import clusters_of
@@ -53,6 +54,7 @@ def deliver(
 
     # The file, which is timed again: where it takes too long it is not delivered
     own = ExportSettings(data_root=root, image_size=made.image_size)
+    before = set((out / EXPORTS).glob("*"))
     try:
         report = export(open_run(out), asked.format, settings=own, progress=reporter.progress)
     except ExportError as error:
@@ -72,7 +74,9 @@ def deliver(
         timing = sorted(again, key=lambda t: t.latency(asked.percentile))[AGAIN // 2]
         if not timing.keeps(*asked.limits, spare=0):
             (out / FIT).unlink(missing_ok=True)
-            remove_tree(report.path)
+            for written in {report.path, *{*(out / EXPORTS).glob("*")} - before}:
+                remove_tree(written)
+            drop_report(out, asked.format)
             taken = timing.latency(asked.percentile)
             over = f"{taken:.1f} ms when its file was timed again, over the limit of {asked.max_ms:g} ms"
             if taken <= asked.max_ms:

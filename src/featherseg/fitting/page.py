@@ -1,6 +1,5 @@
 """fit.html: what was tried, who was dropped when and why, where the time went, and what more of it would buy."""
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,12 +103,13 @@ def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
         said.append("The chosen model was validated too seldom to tell what more time would give.")
     over = [row for row in facts["candidates"] if row["status"] == "over the limit"]
     if over:
-        least = min(over, key=lambda row: row["latency_ms"]["p50"])
+        least = min(over, key=lambda row: row["latency_ms"][f"p{facts['percentile']}"])
         said.append(
             f"A higher limit would let in {name_of(least)} first, with {latency_text(least, facts)} ms; it was not "
             "trained, so that nothing is known of what it reaches here."
         )
-    if math.isclose(facts["chosen"]["latency_ms"]["p50"], min(r["latency_ms"]["p50"] for r in facts["candidates"])):
+    fastest = min(facts["candidates"], key=lambda row: row["latency_ms"]["p50"])
+    if name_of(fastest) == name_of(facts["chosen"]):
         said.append("The chosen one is the fastest that was timed.")
     return said
 
