@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
     from featherseg.ranking.session import rank
+    from featherseg.reports.sharing import push
     from featherseg.runs import load_run
 
 _HOMES = {

@@ -167,11 +167,14 @@ class Run:
 
     def current_evaluations(self) -> list[dict[str, Any]]:
         """Those of `evaluations` that are of the weights that are there, as far as it is known."""
+        now = self.weights_sha256
+        return [line for line in self.evaluations() if now is None or line.get("weights_sha256") in (None, now)]
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """That of the weights that are there now, None where there are none."""
         file = self.path / WEIGHTS
-        if not file.is_file():
-            return self.evaluations()
-        now = hashlib.sha256(file.read_bytes()).hexdigest()
-        return [line for line in self.evaluations() if line.get("weights_sha256") in (None, now)]
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     def selected_on(self, split: str) -> bool:
         """Whether its weights, or its model by `fit`, were chosen by their score on that split of its own data."""
@@ -185,7 +188,7 @@ class Run:
 
     @cached_property
     def model(self) -> SegmentationModel:
-        """The model with the kept weights. Raises WeightsError where the file is missing or does not fit."""
+        """The model with the kept weights. Raises RunError where there are none, WeightsError where they do not fit."""
         path = self.path / WEIGHTS
         if not path.is_file():
             raise RunError(

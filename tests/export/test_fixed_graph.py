@@ -84,6 +84,7 @@ def test_a_file_of_one_size_takes_what_the_model_sees_of_an_image():
     facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT", image_size=(360, 480), test_resize=(180, 240))
     assert facts.fixed_size == (180, 240)
     assert replace(facts, image_size=(480, 1280)).fixed_size == (90, 240)
+    assert replace(facts, used_size=(480, 1280)).fixed_size == (90, 240)  # image_size stays what it was trained on
     assert replace(facts, test_resize=(720, 960)).fixed_size == (720, 960)
     told = metadata(small_model(), facts)
     assert "make the image fit 180 (short side) x 240 (long side) pixels" in told["preprocessing"]

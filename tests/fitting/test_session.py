@@ -473,6 +473,10 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
     made().write(tmp_path)
     with pytest.raises(ConfigError, match=r"begun with --max-ms 20\.0, and now it is 30"):
         featherseg.fit(max_ms=30, out=tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="begun with --format onnx, and now it is openvino"):
+        featherseg.fit(format="openvino", out=tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="begun with --percentile 50, and now it is 95"):
+        featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(percentile=95))
     with pytest.raises(ConfigError, match="More can be given, not less"):
         featherseg.fit(hours=0.5, out=tmp_path, resume=True)
     with pytest.raises(RunError, match="already exists"):

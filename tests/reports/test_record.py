@@ -86,13 +86,16 @@ def test_a_score_on_what_was_trained_on_is_called_so_on_card_and_page(run):
     assert "one val (trained on these images, whole, flip)" in (run.path / "report.html").read_text()
 
 
-def test_a_score_of_older_weights_leaves_the_card_its_look_stays_counted(run):
+def test_a_score_of_older_weights_leaves_card_and_page_its_look_stays_counted(run):
     record(run, SemanticRuntime(), Data(), "test", InferenceSettings(), scores(0.25))
     assert "mIoU 25.00 %" in (run.path / "card.md").read_text()
+    assert report(run.path).missing == (f"not exported: featherseg export {run.path}",)
     (run.path / "weights.safetensors").write_bytes(b"other weights")
     write_card(run)
     assert "mIoU 25.00 %" not in (run.path / "card.md").read_text()
-    record(run, SemanticRuntime(), Data(), "test", InferenceSettings(), scores(0.5))
+    assert report(run.path).missing[0] == f"not scored: featherseg evaluate {run.path}"
+    assert "data:image/webp" not in (run.path / "report.html").read_text()
+    record(run, SemanticRuntime(), Data(), "test+val", InferenceSettings(), scores(0.5))
     assert "evaluated on the split 2 times" in (run.path / "card.md").read_text()
 
 

@@ -22,7 +22,7 @@ from featherseg.auditing.regions import KINDS
 from featherseg.auditing.scorer import MOST_TAUGHT, Judged, SelfTest, judge
 from featherseg.converters import check_writer, write_samples
 from featherseg.converters.masks import masks_of
-from featherseg.core.errors import DataError, DataNotFound, UnknownName, require
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName, require
 from featherseg.core.files import check_folder, check_writable, refuse_used
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import html_table, progress_or_bar
@@ -151,6 +151,8 @@ def audit(
     if to is not None:
         check_writer(str(to_format))
         refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
+    if data_root is not None and not isinstance(data, str | Path):
+        raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies. Leave it out.")
     data, groups = _opened(data, data_root)
     if to is not None:
         masks_of(data, ())  # refused now, where the images are none that a tool shows

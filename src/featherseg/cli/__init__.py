@@ -94,7 +94,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 faults found (`check`) or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
+    """Entry point. Exit codes: 0 done, 1 done with faults found, or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
     _messages_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=ESCAPES)  # a name that the terminal's encoding lacks ends nothing

@@ -53,7 +53,8 @@ def train(
     """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
 
     It can be killed at any time: `featherseg train --resume --out RUN` continues from the last checkpoint.
-    Settings cannot change on resume: to train longer or with other settings, start a new run with --init RUN.
+    On resume only the device and the like may change, and of a run with train.schedule="stable" its steps, upwards: to
+    train with other settings, start a new run with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")

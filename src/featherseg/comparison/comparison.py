@@ -15,12 +15,13 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
+from featherseg.core.errors import ConfigError
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.data import LabelledImages
 from featherseg.data.statistics import typical_size
-from featherseg.evaluation.scoring import SELECTED, Scores, check_resize, evaluate
+from featherseg.evaluation.scoring import SELECTED, Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, log_evaluation, times_scored
@@ -80,9 +81,11 @@ def compare(
         labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, data_root, split)
         images = labelled.open()
     else:
+        if data_root is not None:
+            raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies.")
         labelled, images = LabelledImages(data.name, split or "val"), data
     for one in candidates:
-        check_resize(one.runtime, images)
+        check_classes(one.runtime, images)
         if one.run and not one.run.read_only:
             check_recordable(one.run)
     settings = [

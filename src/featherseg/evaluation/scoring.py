@@ -113,7 +113,7 @@ def evaluate(
     A panoptic model on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
     classes or channels of model and data differ, or the inference settings are not for a panoptic model.
     """
-    check_resize(runtime, data)
+    check_classes(runtime, data)
     objects, sums = PanopticScorer(data) if runtime.panoptic else None, []
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
@@ -179,7 +179,7 @@ def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
     return found
 
 
-def check_resize(runtime: Runtime, data: SegmentationData) -> None:
+def check_classes(runtime: Runtime, data: SegmentationData) -> None:
     """Raises ConfigError where the classes (by name and order) or the channels of model and data differ."""
     ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
     if runtime.channels != data.channels:

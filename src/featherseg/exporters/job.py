@@ -46,7 +46,8 @@ class Facts:
 
     name is that of the catalogue for a run's model, with its `options`; image_size is the (H, W) in pixels that it
     was trained on, where known; test_resize what images were brought to fit when it was validated, None for their own
-    size; panoptic how a panoptic model's centres become objects; init what its training began with, `Run.init`.
+    size; panoptic how a panoptic model's centres become objects; init what its training began with, `Run.init`;
+    used_size the (H, W) of the images that it will be used on, where others than it was trained on.
     """
 
     name: str
@@ -57,14 +58,16 @@ class Facts:
     panoptic: PanopticTable | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
+    used_size: Size | None = None
 
     @property
     def fixed_size(self) -> Size:
         """(height, width) of the only images that a file without dynamic sizes takes, and at which others are timed.
 
-        It is what the model sees of an image of image_size.
+        It is what the model sees of an image of used_size, else of image_size.
         """
-        return scaled_size(size := self.image_size or DEFAULT_SIZE, resize_factor(size, self.test_resize))
+        size = self.used_size or self.image_size or DEFAULT_SIZE
+        return scaled_size(size, resize_factor(size, self.test_resize))
 
 
 def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:

@@ -155,7 +155,7 @@ def export_formats(
     # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = describe(original, run, classes)
-    facts = facts if settings.image_size is None else replace(facts, image_size=settings.image_size)
+    facts = replace(facts, used_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
     int8 = any(EXPORTERS[name].quantised for name in formats)
     calibration, checked, split = None, None, None

@@ -79,9 +79,7 @@ def resize_of(scale: float, size: Size, *, whole: bool = True) -> Resize | None:
     return short, long
 
 
-def settings_of(
-    model: str, resize: Resize | None, size: Size, data: Mapping[str, Any], seed: int = 0
-) -> dict[str, Any]:
+def settings_of(model: str, resize: Resize | None, size: Size, data: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of the recipe for a training that can stop anywhere: a constant rate, the averaged weights kept last.
 
     size: (height, width) of a typical training image; data: the keys of [data].
@@ -92,7 +90,7 @@ def settings_of(
     found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
     found |= {"augment.crop": choose_crop(seen)}
     found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
-    found |= {"train.validations": 1, "train.seed": seed}
+    found |= {"train.validations": 1}
     return found | ({} if has_weights(model) else {"model.pretrained": False})
 
 

@@ -20,7 +20,7 @@ MOST_STEPS = 10**8
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user said: see `fit`. data and data_root are absolute paths, or the name of a dataset."""
+    """What the user said: see `fit`; paths as they were given."""
 
     data: str
     data_root: str | None

@@ -6,11 +6,12 @@ what was decided before the first training; what follows, follows from it and fr
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError, require
 from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
@@ -154,7 +155,12 @@ def fit(
     ):
         if there:
             made = read_plan(out / PLAN)
-            _refuse_other(made.asked, data, max_ms)
+            now: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size}
+            now |= {key: getattr(settings, key) for key in ("max_mib", "data_root")}
+            now["loggers"] = settings.loggers or None
+            usual = {"format": format, "percentile": settings.percentile, "device": settings.device}
+            now |= {key: value for key, value in usual.items() if value not in ("onnx", 50, "auto")}
+            _refuse_other(made.asked, now)
             began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.asked.hours:g} h are used")
         else:
@@ -299,11 +305,12 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
 
 
-def _refuse_other(asked: Asked, data: str | Path | None, max_ms: float | None) -> None:
-    """Raises ConfigError where a resumed fit is asked for something else than it was begun with."""
-    for word, own, now in (("--data", asked.data, data), ("--max-ms", asked.max_ms, max_ms)):
-        if now is not None and (float(now) if isinstance(now, int | float) else str(now)) != own:
-            raise ConfigError(f"it was begun with {word} {own}, and now it is {now}. Leave it out, or begin another.")
+def _refuse_other(asked: Asked, now: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a resumed fit is asked for something else than it was begun with; None is not asked."""
+    for key, value in now.items():
+        own, word = getattr(asked, key), f"--{key.replace('_', '-')}"
+        if value is not None and (str(value) if isinstance(value, Path) else value) != own:
+            raise ConfigError(f"it was begun with {word} {own}, and now it is {value}. Leave it out, or begin another.")
 
 
 def _with_hours(made: Made, hours: float | None, out: Path) -> Made:

@@ -32,9 +32,6 @@ from featherseg.runs import DATA, Run, load_run
 MOST_LABELLED = 2000
 """Labelled images that are measured, evenly spread: of more the nearest one is hardly another."""
 
-FORMAT = 1
-"""Raised where what is kept of an image would be another."""
-
 
 @dataclass(frozen=True)
 class RankedImage:
@@ -151,6 +148,8 @@ def rank(
     if to is not None and runtime.channels != 3:
         raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels: no annotation tool shows them.")
     by = _by(by, runtime, notes)
+    if data_root is not None and (by == "uncertainty" or opened is None):
+        raise ConfigError("data_root would have no effect: no labelled images are looked at. Leave it out.")
 
     # The images, what is known of them and of labelled ones
     paths = _unlabelled(folder, runtime, opened, notes)

@@ -10,7 +10,7 @@ from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
 from featherseg.evaluation.scoring import marks
 from featherseg.recipe import Recipe
-from featherseg.runs import ENVIRONMENT, Run
+from featherseg.runs import ENVIRONMENT, Run, parts_of
 
 
 def write_card(run: Run) -> None:
@@ -141,10 +141,14 @@ def _scored(run: Run) -> list[str]:
         for evaluation in evaluations
         if evaluation in current
     }
+
+    def times(data: str, split: str) -> int:
+        return sum(e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations)
+
     return [
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
         f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
-        f"{counted(sum((e['data'], e['split']) == (data, split) for e in evaluations), 'time')}"
+        f"{counted(times(data, split), 'time')}"
         f"{f'; {told}' if (told := _marks(run, evaluation)) else ''}"
         for (data, split, inference), evaluation in latest.items()
     ]

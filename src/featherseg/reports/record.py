@@ -3,7 +3,6 @@
 Choosing by a test split is the mistake that this counts: reports say how often it was scored.
 """
 
-import hashlib
 from datetime import UTC, datetime
 
 from featherseg.core.errors import FeathersegError, RunError
@@ -14,7 +13,7 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.examples import FOLDER, draw_examples
-from featherseg.runs import EVALUATIONS, WEIGHTS, Run, parts_of
+from featherseg.runs import EVALUATIONS, Run, parts_of
 
 SCORES = "scores.json"
 
@@ -38,7 +37,8 @@ def record(
     check_recordable(run)
     where = log_evaluation(run, data, split, inference, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
-    write_json(run.path / SCORES, {**where, **scores.as_dict(), "per_image": per_image})
+    own = {"per_image": per_image, "weights_sha256": run.weights_sha256}
+    write_json(run.path / SCORES, {**where, **scores.as_dict(), **own})
     draw_examples(run.path, runtime, data, scores.per_image, inference)
 
 
@@ -46,7 +46,6 @@ def log_evaluation(
     run: Run, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
 ) -> dict[str, str]:
     """Append the line of one evaluation to evaluations.jsonl and write the card; -> what was scored, and how."""
-    weights = run.path / WEIGHTS
     where = {"data": data.name, "split": split, "inference": str(inference)}
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,7 +56,7 @@ def log_evaluation(
         "selected": scores.selected,
         **({"trained_on": True} if scores.trained_on else {}),
         "notes": list(scores.notes),
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+        "weights_sha256": run.weights_sha256,
     }
     append_line(run.path / EVALUATIONS, line)
     write_card(run)

@@ -58,16 +58,17 @@ def write_report(run: Run, output: Path | None = None) -> Report:
 
 def gather(run: Run) -> Evidence:
     """What the run folder holds, read; missing files give None or an empty table."""
+    scores = read_scores(run)
     return Evidence(
         run=run,
         metrics=run.metrics(),
-        scores=read_scores(run),
+        scores=scores,
         test_evaluations=times_scored(run, "test"),
         parity=with_new_names(read_json(run.path / PARITY)),
         cost=_cost(run),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
-        examples=read_examples(run.path),
+        examples=read_examples(run.path) if scores else [],
     )
 
 
@@ -80,9 +81,9 @@ def _cost(run: Run) -> Cost | str:
 
 
 def read_scores(run: Run) -> Mapping[str, Any] | None:
-    """scores.json, None where the run was never scored. Raises RunError where it is damaged or of other classes."""
+    """scores.json, None where these weights were never scored. Raises RunError for a damaged one or other classes."""
     values, classes = with_new_names(read_json(run.path / SCORES)), len(run.classes)
-    if values is None:
+    if values is None or values.get("weights_sha256", run.weights_sha256) != run.weights_sha256:
         return None
     by_class = [values.get(key) for key in ("iou", "confusion", "void")]
     if not all(isinstance(rows, list) and len(rows) == classes for rows in by_class):

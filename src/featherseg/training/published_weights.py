@@ -1,6 +1,6 @@
 """Published weights of a whole model become a run folder, so that every verb that takes a run takes them.
 
-It stands here because a run has a card, and not in `training`, because it needs no Lightning.
+It needs no Lightning.
 """
 
 import hashlib

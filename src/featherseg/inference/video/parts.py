@@ -113,7 +113,7 @@ def _has_segments(folder: Path) -> bool:
 
 
 def _flat(origin: Origin) -> Origin:
-    """{"mode": {"flip": true}} -> {"mode.flip": true}."""
+    """{"inference": {"flip": true}} -> {"inference.flip": true}."""
     flat: Origin = {}
     for key, value in origin.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
