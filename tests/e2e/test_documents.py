@@ -59,7 +59,7 @@ def shortened(line: list[str]) -> list[str]:
         line = [less.get(before, word) for before, word in zip(["", *line], line, strict=False)]
     if line[0] == "audit":
         line = [MINUTES if before == "--minutes" else word for before, word in zip(["", *line], line, strict=False)]
-    return [*line, "--max-drop", "100"] if line[0] == "export" else line
+    return [*line, "--max-drop", "100"] if line[0] == "export" and "int8" in " ".join(line) else line
 
 
 def accept_all(page: Path, decisions: Path) -> None:

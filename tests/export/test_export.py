@@ -273,3 +273,17 @@ def test_gelu_is_one_operator_in_onnx_runtime(tmp_path):
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert (kinds.count("Gelu"), kinds.count("Erf")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"masks": True, "score": True}, "--score"),
+        ({"calibration": 3}, "--calibration"),
+        ({"max_drop": 2}, "--max-drop"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path, values, named):
+    with pytest.raises(ConfigError, match=f"{named} has no effect"):
+        export(OneLayer(), "onnx", tmp_path, settings=ExportSettings(**values))
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ the same bits.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
     if not folder.is_dir():
         raise DataNotFound(f"there is no folder of predictions at {folder}.")
     stems = [key.rpartition("/")[2] for key in keys]
-    shared = {stem for stem in stems if stems.count(stem) > 1}
+    shared = {stem for stem, count in Counter(stems).items() if count > 1}
     found: list[Path] = []
     missing: list[str] = []
     for key, stem in zip(keys, stems, strict=True):

@@ -132,6 +132,12 @@ def export_formats(
             require(package, row.extra, f"Export to {name}")
         if row.need:
             row.need()
+    if settings.masks and settings.score:
+        raise ConfigError("--score has no effect with --masks: only files that give logits are scored.")
+    int8 = any(EXPORTERS[name].quantised for name in formats)
+    own = [name for name in ("max_drop", "calibration", "seed") if getattr(settings, name) != getattr(DEFAULTS, name)]
+    if own and not int8:
+        raise ConfigError(f"--{own[0].replace('_', '-')} has no effect: no format in int8 is among those to write.")
     run = model_or_run if isinstance(model_or_run, Run) else None
     places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
@@ -157,7 +163,6 @@ def export_formats(
     facts = describe(original, run, classes)
     facts = replace(facts, used_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
-    int8 = any(EXPORTERS[name].quantised for name in formats)
     calibration, checked, split = None, None, None
     if run and int8:
         calibration, checked = training_images(run, settings.calibration, settings.seed, settings.data_root)
@@ -242,7 +247,7 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
                 if split and shared.settings.score and not quantised:
                     try:
                         miou = split.score(file)
-                    except ExportError as error:  # it gives masks, or takes images of one size alone
+                    except ExportError as error:  # it takes images of one size alone
                         shared.tell(f"the file's mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
