@@ -9,7 +9,7 @@ from their YAML, from scratch, as no weights of theirs are at hand, with its own
 the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
 exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
 pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights, in rows of their own those that
---scratch names from scratch as well. front.py exports and times these runs, and draws what was found.
+--scratch names from scratch as well. pareto.py exports and times these runs, and draws what was found.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
 """

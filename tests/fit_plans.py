@@ -5,7 +5,7 @@ from PIL import Image
 
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
-from featherseg.fitting.record import Asked, Made, Parts
+from featherseg.fitting.record import FitConfig, Made, Parts
 
 FAST, SLOW = Candidate("frm-lite0-035-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
 
@@ -14,10 +14,10 @@ def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300
     return Timing(model, scale, format, p50, p95 or 1.5 * p50, 0.9 * p50, 1.1 * p50, memory, 12.5)
 
 
-def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=None, **asked):
+def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=None, **config):
     """Two candidates, FAST and SLOW; rungs: (steps, how many stay)."""
     whole = {"data": str(data), "data_root": None, "max_ms": 20.0, "percentile": 50, "max_mib": None, "hours": 1.0}
-    whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | asked
+    whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | config
     names = [SLOW.name, FAST.name]
     plan = Plan(
         (SLOW, FAST),
@@ -25,7 +25,7 @@ def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=Non
         dict.fromkeys(names, final),
     )
     return Made(
-        Asked(**whole),
+        FitConfig(**whole),
         Parts(str(data), root),
         device="a board, 2 cores",
         threads=2,

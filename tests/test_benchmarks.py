@@ -476,7 +476,7 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
 
 
 def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path, monkeypatch, capsys):
-    front, plain = load("front"), load("against_plain")
+    front, plain = load("pareto"), load("against_plain")
     for name in ("TABLE", "FILES", "LATENCIES"):
         owner = front.both if name == "TABLE" else front
         monkeypatch.setattr(owner, name, tmp_path / f"{name}.jsonl")

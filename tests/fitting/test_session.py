@@ -75,8 +75,8 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0):
         now[0] += pace
         return timing(offer.model, offer.scale, offer.macs * 1e4 * speed)
 
-    asked = made(max_ms=max_ms, hours=hours).asked
-    found = feasible.time_offers(choice, asked, (100, 100), measure, 0.0, Silent())
+    config = made(max_ms=max_ms, hours=hours).config
+    found = feasible.time_offers(choice, config, (100, 100), measure, 0.0, Silent())
     assert len({(t.model, t.scale) for t in found}) == len(found)
     return found, {offer.name: offer.macs * 1e4 * speed for offer in choice}
 
@@ -99,7 +99,7 @@ def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limi
     found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=10.0)
     assert 10 * len(found) <= 60
     assert min(t.p50 for t in found) == pytest.approx(2.0)
-    assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).asked, found))
+    assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
 
 
 def test_a_limit_is_of_time_with_something_to_spare_and_of_memory():
@@ -223,16 +223,16 @@ def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monk
 
 
 def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
-    asked, given = made(max_ms=20.0, hours=0.1).asked, made()
-    for other, message in ((asked, "images of 64x96"), (replace(asked, format="torch-export"), "of onnx files")):
+    config, given = made(max_ms=20.0, hours=0.1).config, made()
+    for other, message in ((config, "images of 64x96"), (replace(config, format="torch-export"), "of onnx files")):
         with pytest.raises(ConfigError, match=message):
             beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    there = replace(asked, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
+    there = replace(config, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
     with pytest.raises(ConfigError, match=r"over the limits by the plan: frm-lite0-light at 1\. Fit"):
         beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
     measured = answer(tmp_path / "latency.json", 5.0)
     with pytest.raises(ConfigError, match="Give one of them"):
-        beginning.begin(asked, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
+        beginning.begin(config, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
 
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
@@ -253,13 +253,13 @@ def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_
     plan = made(hours=1.0)
     with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
         train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
-    longer = replace(plan, asked=replace(plan.asked, hours=1.08))
+    longer = replace(plan, config=replace(plan.config, hours=1.08))
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     assert kept.finals[SLOW.name][0] > 14_000
     with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
         train_to_the_end(plan, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
-    longer = replace(plan, asked=replace(plan.asked, hours=least))
+    longer = replace(plan, config=replace(plan.config, hours=least))
     _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
     assert 14_000 < kept.finals[SLOW.name][0] < 14_500
 
@@ -311,15 +311,15 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
     monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
-    asked = made(max_ms=20.0, hours=0.02).asked
-    other = replace(asked, image_size=(64, 96))
+    config = made(max_ms=20.0, hours=0.02).config
+    other = replace(config, image_size=(64, 96))
     with pytest.raises(ConfigError, match="--image-size 64x96, but the device measured images of 256x512"):
         beginning.begin(other, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
-    plan = beginning.begin(asked, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
     assert [one.name for one in plan.plan.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
-        beginning.begin(replace(asked, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
 
 
 def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
@@ -356,7 +356,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         ("final", {SLOW.name: [10**12, 0], FAST.name: [1, 0]}),
         ("final", {SLOW.name: [10, 11], FAST.name: [1, 0]}),
         ("final", {}),
-        ("asked", {}),
+        ("config", {}),
         ("timings", [{}]),
     ],
 )

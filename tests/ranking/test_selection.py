@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from featherseg.data.sequences import sequence_of
 from featherseg.ranking import selection
-from featherseg.ranking.selection import WAYS, gap_of, select
+from featherseg.ranking.selection import RANKED_BY, gap_of, select
 
 
 def clips(rng: np.random.Generator, count: int) -> list[str]:
@@ -37,7 +37,7 @@ def naive(top, way, uncertainty, features, labelled, names):
     return taken, scores
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", RANKED_BY)
 @pytest.mark.parametrize(("count", "top"), [(40, 9), (23, 23), (60, 2)])
 def test_images_are_taken_as_a_naive_loop_takes_them(way, count, top, monkeypatch):
     monkeypatch.setattr(selection, "ROWS", 7)  # several blocks of features

@@ -21,7 +21,7 @@ from featherseg.fitting.feasible import image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at_labels
 from featherseg.fitting.plan import Candidate, make_plan
-from featherseg.fitting.record import Asked, Made, Parts
+from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers
 from featherseg.training import Request
 from featherseg.training.length import duration, time_step, time_validation
@@ -49,7 +49,7 @@ CALIBRATION = 8
 
 
 def begin(
-    asked: Asked,
+    config: FitConfig,
     out: Path,
     began: float,
     measured: MeasuredLatency | None,
@@ -58,45 +58,45 @@ def begin(
     reporter: Reporter,
 ) -> Made:
     """Refuse what cannot be, time the candidates and, as the workers will take them, their steps, write the plan."""
-    ends = began + 3600 * asked.hours
-    if asked.format not in EXPORTERS:
-        raise unknown("format", asked.format, EXPORTERS)
-    require_format(asked.format)
-    root = None if asked.data_root is None else Path(asked.data_root)
-    parts, said = find_parts(asked.data, root, out)
+    ends = began + 3600 * config.hours
+    if config.format not in EXPORTERS:
+        raise unknown("format", config.format, EXPORTERS)
+    require_format(config.format)
+    root = None if config.data_root is None else Path(config.data_root)
+    parts, said = find_parts(config.data, root, out)
     for text in said:
         reporter.message(text)
     train = open_dataset(parts.name, parts.train, root := None if parts.root is None else Path(parts.root))
     val = open_dataset(parts.name, parts.val, root)
     for data in (train, val):
-        look_at_labels(data, asked.hours)
+        look_at_labels(data, config.hours)
     size = typical_size(train)
-    if measured is not None and asked.image_size not in (None, measured.image_size):
+    if measured is not None and config.image_size not in (None, measured.image_size):
         raise ConfigError(
-            f"--image-size {size_text(asked.image_size or size)}, but the device measured images of "
+            f"--image-size {size_text(config.image_size or size)}, but the device measured images of "
             f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
         )
     if measured is not None and measured.image_size != size:
-        asked = replace(asked, image_size=measured.image_size)
-    image_size = asked.image_size or size
+        config = replace(config, image_size=measured.image_size)
+    image_size = config.image_size or size
     if given is not None:
         if measured is not None:
             raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
-        if (given.asked.format, given.image_size) != (asked.format, image_size):
+        if (given.config.format, given.image_size) != (config.format, image_size):
             raise ConfigError(
-                f"the plan is of {given.asked.format} files and images of {size_text(given.image_size)}, not of "
-                f"{asked.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
+                f"the plan is of {given.config.format} files and images of {size_text(given.image_size)}, not of "
+                f"{config.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
             )
-        slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*asked.limits)]
+        slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
         if slow:
             raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
         parts = replace(parts, val_size=given.parts.val_size)
-        made = replace(given, asked=asked, parts=parts, given=True, spent=time.monotonic() - began)
+        made = replace(given, config=config, parts=parts, given=True, spent=time.monotonic() - began)
         made.write(out)
         return made
 
     choice = offers(image_size)
-    recipe = Request(choice[0].model, overrides=overrides({"train.loggers": asked.loggers})).read()[1]
+    recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
     check_trackers(recipe)
 
     # What each takes on the device; what cannot keep the limit costs no step of training
@@ -104,41 +104,41 @@ def begin(
     if measured is None:
         device, threads = here()
         reporter.message(
-            f"timing up to {len(choice)} candidates as {asked.format} on {device}, {counted(threads, 'thread')}, "
+            f"timing up to {len(choice)} candidates as {config.format} on {device}, {counted(threads, 'thread')}, "
             f"images of {size_text(image_size)}"
         )
         calibration = [image_of(train, image_size, i / CALIBRATION) for i in range(CALIBRATION)]
 
         def measure(offer: Offer) -> Timing:
-            resize = resize_of(offer.scale, image_size, whole=asked.image_size is None)
-            name = (offer.model, offer.scale, asked.format)
-            return time_candidate(name, train.classes, resize, image, calibration, lambda t: t.keeps(*asked.limits))
+            resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
+            name = (offer.model, offer.scale, config.format)
+            return time_candidate(name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits))
 
-        timings = time_offers(choice, asked, image_size, measure, began, reporter)
+        timings = time_offers(choice, config, image_size, measure, began, reporter)
     else:
         device, threads = measured.device, measured.threads
         known = {offer.name for offer in choice}
-        timings = [t for t in timings_of(measured, asked.format) if t.name in known]
+        timings = [t for t in timings_of(measured, config.format) if t.name in known]
     an_export = (time.monotonic() - started) / max(1, len(timings))
-    feasible = [t for t in timings if t.keeps(*asked.limits)]
+    feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible:
-        raise no_candidate(asked, timings)
+        raise no_candidate(config, timings)
 
     # What a step of those takes that may train; then the plan
-    one = [Candidate(t.model, t.scale, t.latency(asked.percentile), 1.0) for t in feasible]
+    one = [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible]
     left = ends - time.monotonic()
     timed, each = list[Candidate](), 0.0
     for candidate in make_plan(one, max(1.0, left), workers.at_once).candidates:
-        seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * asked.hours)
-        pace, validation = _pace(candidate, asked, parts, image_size, size, seconds, workers.threads, reporter)
+        seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
+        pace, validation = _pace(candidate, config, parts, image_size, size, seconds, workers.threads, reporter)
         timed.append(replace(candidate, step_seconds=pace))
         each = max(each, validation)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
     tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
-    scored = 3 * len(val) if EXPORTERS[asked.format].quantised else 0
+    scored = 3 * len(val) if EXPORTERS[config.format].quantised else 0
     ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
-    ending += KEPT_BACK * 3600 * asked.hours
-    few = max(LEAST_SCORED, int(VALIDATING * 3600 * asked.hours / each))
+    ending += KEPT_BACK * 3600 * config.hours
+    few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
     if few < len(val):
         parts = replace(parts, val_size=few)
         reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
@@ -147,7 +147,7 @@ def begin(
     plan = make_plan(timed, max(1.0, left), workers.at_once)
     spent = time.monotonic() - began
     made = Made(
-        asked, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
+        config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
     )
     made = replace(made, elsewhere=measured is not None)
     made.write(out)
@@ -158,7 +158,7 @@ def begin(
 
 def _pace(
     candidate: Candidate,
-    asked: Asked,
+    config: FitConfig,
     parts: Parts,
     image_size: Size,
     size: Size,
@@ -167,8 +167,8 @@ def _pace(
     reporter: Reporter,
 ) -> tuple[float, float]:
     """(seconds of a step of training, seconds of an image of validation), with so many threads."""
-    resize = resize_of(candidate.scale, image_size, whole=asked.image_size is None)
-    settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": asked.device}
+    resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
+    settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": config.device}
     request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
     _, recipe, (train, val), net, _ = check_request(request, lambda text: None)
     recipe = resolve_batch_size(recipe, estimate_memory(net, recipe, size), len(train), lambda text: None)

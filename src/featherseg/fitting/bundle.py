@@ -288,7 +288,7 @@ class _Chosen(Config):
     format: str
 
 
-class _Asked(Config):
+class _FitFacts(Config):
     """What `confirm` needs of fit.json."""
 
     chosen: _Chosen
@@ -314,12 +314,12 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         wanted = {key: content[key] for key in ("limit_ms", "percentile")}
         wanted |= {key: content.get(key) for key in ("bundle", "max_mib")}
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
-        asked = parse(_Asked, wanted, str(file))
+        config = parse(_FitFacts, wanted, str(file))
     except FileNotFoundError:
         raise RunError(f"{file} does not exist: expected a run folder that `featherseg fit` has written.") from None
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{file} is damaged ({error}): expected it as `featherseg fit` has written it.") from None
-    chosen = asked.chosen
+    chosen = config.chosen
     row = measured.find(chosen.model, chosen.scale, chosen.format)
     if row is None:
         others = "; ".join(f"{row.model} at {row.scale:g}, {row.format}" for row in measured.candidates[:5])
@@ -327,18 +327,18 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             f"{latency} does not hold {chosen.model} at {chosen.scale:g}, {chosen.format}, the choice of {file}. "
             f"It holds {others}. Run the measure.py that was delivered with it."
         )
-    if asked.bundle not in (None, measured.bundle):
+    if config.bundle not in (None, measured.bundle):
         raise ConfigError(
             f"{latency} is not of the model that was delivered, but of another bundle, such as that of the candidates "
             "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
         )
-    taken = row.latency_ms.p50 if asked.percentile == 50 else row.latency_ms.p95
-    light = asked.max_mib is None or row.memory_mib is None or row.memory_mib <= asked.max_mib
+    taken = row.latency_ms.p50 if config.percentile == 50 else row.latency_ms.p95
+    light = config.max_mib is None or row.memory_mib is None or row.memory_mib <= config.max_mib
     confirmed = {
         "device": measured.device,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
         "memory_mib": row.memory_mib,
-        "keeps_limit": taken <= asked.limit_ms and light,
+        "keeps_limit": taken <= config.limit_ms and light,
     }
     write_json(file, content | {"confirmed": confirmed})
     return confirmed

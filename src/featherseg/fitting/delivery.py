@@ -49,39 +49,39 @@ def deliver(
         reporter.message(f"{out} is finished: {steps} steps, nothing left to do")
         return FitResult(out, read_fit(out))
     copy_run(final, out, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
-    asked, parts = made.asked, made.parts
+    config, parts = made.config, made.parts
     root = None if parts.root is None else Path(parts.root)
 
     # The file, which is timed again: where it takes too long it is not delivered
     own = ExportSettings(data_root=root, image_size=made.image_size)
     before = set((out / EXPORTS).glob("*"))
     try:
-        report = export(open_run(out), asked.format, settings=own, progress=reporter.progress)
+        report = export(open_run(out), config.format, settings=own, progress=reporter.progress)
     except ExportError as error:
         raise RunError(f"{winner.name} is trained, and its run is {out}, but there is no file: {error}") from error
     timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
     bundle = None
     if made.elsewhere:
-        if asked.format in RUNTIMES:
-            bundle = bundle_chosen(out / BUNDLE, open_run(out), winner.scale, asked.format, image)
+        if config.format in RUNTIMES:
+            bundle = bundle_chosen(out / BUNDLE, open_run(out), winner.scale, config.format, image)
             reporter.message(
                 f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
                 f"latency.json --out {out}"
             )
     else:
-        name = (winner.model, winner.scale, asked.format)
+        name = (winner.model, winner.scale, config.format)
         again = [time_file(report.path, image, name) for _ in range(AGAIN)]
-        timing = sorted(again, key=lambda t: t.latency(asked.percentile))[AGAIN // 2]
-        if not timing.keeps(*asked.limits, spare=0):
+        timing = sorted(again, key=lambda t: t.latency(config.percentile))[AGAIN // 2]
+        if not timing.keeps(*config.limits, spare=0):
             (out / FIT).unlink(missing_ok=True)
             for written in {report.path, *{*(out / EXPORTS).glob("*")} - before}:
                 remove_tree(written)
-            drop_report(out, asked.format)
-            taken = timing.latency(asked.percentile)
-            over = f"{taken:.1f} ms when its file was timed again, over the limit of {asked.max_ms:g} ms"
-            if taken <= asked.max_ms:
+            drop_report(out, config.format)
+            taken = timing.latency(config.percentile)
+            over = f"{taken:.1f} ms when its file was timed again, over the limit of {config.max_ms:g} ms"
+            if taken <= config.max_ms:
                 over = (
-                    f"{timing.memory_mib:.0f} MiB when its file was run again, over the limit of {asked.max_mib:g} MiB"
+                    f"{timing.memory_mib:.0f} MiB when its file was run again, over the limit of {config.max_mib:g} MiB"
                 )
             raise RunError(
                 f"{winner.name} took {over}, and is not delivered; the run is in {out}. Other programs may have "
@@ -91,9 +91,9 @@ def deliver(
     # One look at the images that nothing was chosen by: of an int8 file, whose masks are not the model's, with the file
     tested, judged = None, open_run(out)
     if parts.test is not None:
-        tested = evaluate(judged, split=parts.test, device=asked.device, progress=reporter.progress)
+        tested = evaluate(judged, split=parts.test, device=config.device, progress=reporter.progress)
     chosen = {**timing.as_dict(), "miou_val": score_at(final, steps)}
-    if EXPORTERS[asked.format].quantised:
+    if EXPORTERS[config.format].quantised:
         if report.parity and report.parity.file_miou is not None:
             chosen["miou_val"] = report.parity.file_miou
         if parts.test is not None:
@@ -106,9 +106,9 @@ def deliver(
     facts = {
         "format_version": 1,
         "chosen": chosen,
-        "limit_ms": asked.max_ms,
-        "percentile": asked.percentile,
-        "max_mib": asked.max_mib,
+        "limit_ms": config.max_ms,
+        "percentile": config.percentile,
+        "max_mib": config.max_mib,
         "image_size": list(made.image_size),
         "device": made.device,
         "threads": made.threads,
@@ -117,7 +117,7 @@ def deliver(
         "steps": steps,
         "candidates": _candidates(made, winner, final, scores, out),
         "seconds": round(time.monotonic() - began, 1),
-        "hours": asked.hours,
+        "hours": config.hours,
     }
     facts |= {} if bundle is None else {"bundle": bundle}
     write_page(out, facts, made.plan)
@@ -138,9 +138,9 @@ def _candidates(
         one = planned.get(timing.name)
         row = {**timing.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
         if one is None:
-            kept = timing.keeps(*made.asked.limits)
+            kept = timing.keeps(*made.config.limits)
             row["status"] = "not trained: larger ones keep the limit too" if kept else "over the limit"
-            if not kept and timing.latency(made.asked.percentile) <= made.asked.max_ms * (1 - SPARE):
+            if not kept and timing.latency(made.config.percentile) <= made.config.max_ms * (1 - SPARE):
                 row["status"] = "over the limit of memory"
         else:
             folder, score = trial_folder(out, one), scores.get(timing.name)

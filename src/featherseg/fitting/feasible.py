@@ -14,7 +14,7 @@ from featherseg.core.wording import counted
 from featherseg.fitting.candidates import Offer
 from featherseg.fitting.latency import SPARE, Timing, guess_speed
 from featherseg.fitting.plan import MOST
-from featherseg.fitting.record import Asked
+from featherseg.fitting.record import FitConfig
 
 TIMING = 0.1
 """The share of the time that timing candidates may take."""
@@ -25,7 +25,7 @@ REFUSING = 40.0
 
 def time_offers(
     choice: Sequence[Offer],
-    asked: Asked,
+    config: FitConfig,
     size: Size,
     measure: Callable[[Offer], Timing],
     began: float,
@@ -41,13 +41,13 @@ def time_offers(
     left = list(choice)
     while left:
         now = time.monotonic()
-        kept = [t for t in timings if t.keeps(*asked.limits)]
+        kept = [t for t in timings if t.keeps(*config.limits)]
         if timings:
             speed = median(t.p50 / macs[t.name] for t in timings)
-        aim = asked.max_ms * (1 - SPARE if timings else 0.5)
+        aim = config.max_ms * (1 - SPARE if timings else 0.5)
         within = [offer for offer in left if macs[offer.name] * speed <= aim]
         a_timing = (now - began) / max(1, len(timings))
-        if kept and (len(kept) == MOST or not within or now + a_timing - began > TIMING * 3600 * asked.hours):
+        if kept and (len(kept) == MOST or not within or now + a_timing - began > TIMING * 3600 * config.hours):
             break
         if not kept and choice[0] not in left and now - began > REFUSING:
             break
@@ -55,7 +55,7 @@ def time_offers(
         left.remove(offer)
         reporter.progress("timing candidates", len(timings), len(choice))
         timings.append(measure(offer))
-        reporter.message(f"{offer.name}: {timings[-1].latency(asked.percentile):.1f} ms")
+        reporter.message(f"{offer.name}: {timings[-1].latency(config.percentile):.1f} ms")
     return timings
 
 
@@ -70,15 +70,15 @@ def image_of(data: SegmentationData, size: Size, place: float = 0.5) -> np.ndarr
     return np.stack([np.asarray(p.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for p in planes], axis=-1)
 
 
-def no_candidate(asked: Asked, timings: Sequence[Timing]) -> ConfigError:
-    limits = f"{asked.max_ms:g} ms (p{asked.percentile}, with {SPARE:.0%} to spare)"
-    limits += f" and {asked.max_mib:g} MiB" if asked.max_mib is not None else ""
+def no_candidate(config: FitConfig, timings: Sequence[Timing]) -> ConfigError:
+    limits = f"{config.max_ms:g} ms (p{config.percentile}, with {SPARE:.0%} to spare)"
+    limits += f" and {config.max_mib:g} MiB" if config.max_mib is not None else ""
     if not timings:
-        return ConfigError(f"no candidate was timed as {asked.format}: there is nothing to choose from.")
-    fastest = min(timings, key=lambda t: t.latency(asked.percentile))
+        return ConfigError(f"no candidate was timed as {config.format}: there is nothing to choose from.")
+    fastest = min(timings, key=lambda t: t.latency(config.percentile))
     memory = "" if fastest.memory_mib is None else f" and {fastest.memory_mib:.0f} MiB"
     return ConfigError(
         f"none of {counted(len(timings), 'candidate')} that were timed keeps {limits}. The fastest is {fastest.name} "
-        f"with {fastest.latency(asked.percentile):.1f} ms{memory}. Allow more, or try another "
+        f"with {fastest.latency(config.percentile):.1f} ms{memory}. Allow more, or try another "
         "--format or smaller images (--image-size)."
     )

@@ -19,7 +19,7 @@ MOST_STEPS = 10**8
 
 
 @dataclass(frozen=True)
-class Asked:
+class FitConfig:
     """What the user said: see `fit`; paths as they were given."""
 
     data: str
@@ -80,7 +80,7 @@ class Made:
     letter; elsewhere: the timings are another device's.
     """
 
-    asked: Asked
+    config: FitConfig
     parts: Parts
     device: str
     threads: int
@@ -108,7 +108,7 @@ class Made:
             "final": {name: list(steps) for name, steps in self.plan.final.items()},
         }
         found = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
-        found |= {"asked": asdict(self.asked), "parts": asdict(self.parts), **plan}
+        found |= {"config": asdict(self.config), "parts": asdict(self.parts), **plan}
         found |= {"timings": [asdict(one) for one in self.timings]}
         write_json(out / PLAN, found | {"finals": {name: list(steps) for name, steps in self.finals.items()}})
 
@@ -134,9 +134,9 @@ def read_plan(path: Path) -> Made:
         found = load_json(path)
         if found["format_version"] > FORMAT_VERSION:
             raise ValueError(f"it is of format {found['format_version']}, written by a newer featherseg")
-        asked, parts = dict(found["asked"]), Parts(**found["parts"])
-        asked["image_size"] = _size(asked["image_size"])
-        asked["loggers"] = tuple(asked.get("loggers", ()))
+        config, parts = dict(found["config"]), Parts(**found["parts"])
+        config["image_size"] = _size(config["image_size"])
+        config["loggers"] = tuple(config.get("loggers", ()))
         candidates = tuple(Candidate(**row) for row in found["candidates"])
         for one in candidates:
             if one.model not in MODELS:
@@ -160,7 +160,7 @@ def read_plan(path: Path) -> Made:
         if lacking := names - {timing.name for timing in timings}:
             raise ValueError(f"no latency of {', '.join(sorted(lacking))}")
         plan = Plan(candidates, rungs, final)
-        return Made(Asked(**asked), parts, timings=timings, plan=plan, finals=finals, **plain)
+        return Made(FitConfig(**config), parts, timings=timings, plan=plan, finals=finals, **plain)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no plan that can be carried out: {error}. Expected the {PLAN} of a fit."

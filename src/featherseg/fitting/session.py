@@ -25,7 +25,7 @@ from featherseg.fitting.candidates import overrides, resize_of, settings_of
 from featherseg.fitting.delivery import deliver
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
-from featherseg.fitting.record import PLAN, Asked, Made, read_plan
+from featherseg.fitting.record import PLAN, FitConfig, Made, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     TRIALS,
@@ -160,31 +160,31 @@ def fit(
             now["loggers"] = settings.loggers or None
             usual = {"format": format, "percentile": settings.percentile, "device": settings.device}
             now |= {key: value for key, value in usual.items() if value not in ("onnx", 50, "auto")}
-            _refuse_other(made.asked, now)
+            _refuse_other(made.config, now)
             began = time.monotonic() - (spent := _spent(out, made))
-            reporter.message(f"going on with {out}: {duration(spent)} of {made.asked.hours:g} h are used")
+            reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
             given = None if settings.plan is None else read_plan(Path(settings.plan))
-            if given is not None and hours not in (None, given.asked.hours):
+            if given is not None and hours not in (None, given.config.hours):
                 raise ConfigError(
-                    f"--hours {hours:g}: the plan is of {given.asked.hours:g}, and is carried out so. Leave it out."
+                    f"--hours {hours:g}: the plan is of {given.config.hours:g}, and is carried out so. Leave it out."
                 )
-            asked = Asked(
+            config = FitConfig(
                 str(data),
                 None if settings.data_root is None else str(settings.data_root),
                 float(max_ms or 0),
                 settings.percentile,
                 settings.max_mib,
-                hours if hours is not None else given.asked.hours if given else 1.0,
+                hours if hours is not None else given.config.hours if given else 1.0,
                 format,
                 image_size,
                 settings.device,
                 settings.loggers,
             )
             measured = None if latency is None else read_latency(Path(latency))
-            made = begin(asked, out, began, measured, given, workers, reporter)
+            made = begin(config, out, began, measured, given, workers, reporter)
         made = _with_hours(made, hours, out)
-        begin_group(out.absolute(), made.asked.loggers, reporter.message)
+        begin_group(out.absolute(), made.config.loggers, reporter.message)
         try:
             with _counted(out, began):
                 winner, scores = halve(made, out, workers.execute, reporter)
@@ -269,15 +269,15 @@ def train_to_the_end(
         steps, decay = made.plan.final[winner.name]
         if not made.given:
             trained, pace = progress_of(trial_folder(out, winner))
-            left = began + 3600 * made.asked.hours - time.monotonic() - made.ending - 2 * made.validating
+            left = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
             left -= 0 if trained else made.opening
             pace = pace or winner.step_seconds
             steps = trained + max(1, int(left / pace))
             decay = min(int(DECAY * steps), steps - trained)
             if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
-                least = made.asked.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
+                least = made.config.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
                 raise ConfigError(
-                    f"--hours {made.asked.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
+                    f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
                     f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
                 )
         made = replace(made, finals={**made.finals, winner.name: (steps, decay)})
@@ -299,27 +299,27 @@ def train_to_the_end(
 
 def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     """The training of a candidate up to a step, at the constant rate."""
-    resize = resize_of(one.scale, made.image_size, whole=made.asked.image_size is None)
+    resize = resize_of(one.scale, made.image_size, whole=made.config.image_size is None)
     settings = settings_of(one.model, resize, made.train_size, made.parts.settings)
-    settings |= {"train.device": made.asked.device, "train.loggers": made.asked.loggers}
+    settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
     return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
 
 
-def _refuse_other(asked: Asked, now: Mapping[str, Any]) -> None:
+def _refuse_other(config: FitConfig, now: Mapping[str, Any]) -> None:
     """Raises ConfigError where a resumed fit is asked for something else than it was begun with; None is not asked."""
     for key, value in now.items():
-        own, word = getattr(asked, key), f"--{key.replace('_', '-')}"
+        own, word = getattr(config, key), f"--{key.replace('_', '-')}"
         if value is not None and (str(value) if isinstance(value, Path) else value) != own:
             raise ConfigError(f"it was begun with {word} {own}, and now it is {value}. Leave it out, or begin another.")
 
 
 def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
     """The plan with more hours; whoever was the last one then goes on. Raises ConfigError for fewer."""
-    if hours is None or hours == made.asked.hours:
+    if hours is None or hours == made.config.hours:
         return made
-    if hours < made.asked.hours:
-        raise ConfigError(f"--hours {hours:g}: it was begun with {made.asked.hours:g}. More can be given, not less.")
-    made = replace(made, asked=replace(made.asked, hours=hours), finals={}, given=False)
+    if hours < made.config.hours:
+        raise ConfigError(f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less.")
+    made = replace(made, config=replace(made.config, hours=hours), finals={}, given=False)
     if not (out / FIT).is_file():  # else they may be too few
         made.write(out)
     return made

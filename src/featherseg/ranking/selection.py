@@ -12,7 +12,7 @@ import numpy as np
 
 from featherseg.data.sequences import by_frame, sequence_of
 
-WAYS = ("both", "uncertainty", "diversity")
+RANKED_BY = ("both", "uncertainty", "diversity")
 """The score: uncertainty times distance, uncertainty alone, distance alone."""
 
 ROWS = 4096
@@ -30,7 +30,7 @@ class Pick:
 
 def select(
     top: int,
-    way: str,
+    by: str,
     uncertainty: np.ndarray,
     features: np.ndarray | None,
     labelled: np.ndarray | None,
@@ -43,7 +43,7 @@ def select(
 
     Args:
         top: How many.
-        way: One of WAYS.
+        by: One of RANKED_BY.
         uncertainty: (N,), 0 or more.
         features: (N, F), None for "uncertainty" alone.
         labelled: (M, F), of the images that are labelled; None where they are not known: then the mean of all images
@@ -61,7 +61,7 @@ def select(
         if distance is None:
             scores = uncertainty
         else:
-            scores = distance if way == "diversity" else uncertainty * distance if way == "both" else uncertainty
+            scores = distance if by == "diversity" else uncertainty * distance if by == "both" else uncertainty
         taken = int(np.where(free, scores, -1).argmax())
         picks.append(Pick(taken, float(scores[taken]), None if distance is None else float(distance[taken])))
 

@@ -26,7 +26,7 @@ from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtim
 from featherseg.ranking.measurer import Measurer, measuring
 from featherseg.ranking.measures import backbone_of
 from featherseg.ranking.page import write_page
-from featherseg.ranking.selection import WAYS, select
+from featherseg.ranking.selection import RANKED_BY, select
 from featherseg.runs import DATA, Run, load_run
 
 MOST_LABELLED = 2000
@@ -129,8 +129,8 @@ def rank(
     # What is wrong is said before any work
     if top < 1:
         raise ConfigError(f"top = {top}: expected at least 1 image.")
-    if by is not None and by not in WAYS:
-        raise unknown("way to rank", by, WAYS)
+    if by is not None and by not in RANKED_BY:
+        raise unknown("criterion", by, RANKED_BY)
     if out.suffix.lower() != ".csv":
         raise ConfigError(f"{out} does not end in .csv. Name the list to write, such as {out.with_suffix('.csv')}.")
     page, kept = out.with_suffix(".html"), out.with_suffix(".rank")

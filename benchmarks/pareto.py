@@ -1,8 +1,8 @@
 """The front of our light models: test mIoU after equal minutes of one core against the latency of each file.
 
-    python benchmarks/front.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
-    python benchmarks/front.py DATASET... [--data-root PATH] --latencies     # time them; nothing else may run
-    python benchmarks/front.py DATASET... [--data-root PATH] [--draw docs/front]
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time them; nothing else may run
+    python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front]
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
