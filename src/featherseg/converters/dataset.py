@@ -21,13 +21,13 @@ from featherseg.converters.annotations import (
     Left,
     UnusableShape,
     class_values,
-    is_background,
 )
-from featherseg.converters.source import Source, place_image
+from featherseg.converters.source import KEPT_IN, Source, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted
+from featherseg.data.color_lists import is_background
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import MAX_OBJECT
 from featherseg.data.images import EncodedImage, exif_turn, image_size
@@ -35,9 +35,6 @@ from featherseg.data.palettes import color_text, default_palette
 
 SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source that has none."""
-
-_KEPT_IN = ("test", "val", "train")
-"""An image that several splits list stays in the first of these."""
 
 IMAGE_NOTE = "images that EXIF turns by half or mirrors: their annotations were taken to be of the upright image"
 
@@ -185,7 +182,7 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
             before.annotated.shapes.extend(annotated.shapes)
             left.add("further entries of an image that is listed twice (their shapes were joined)", annotated.name)
         else:
-            kept = min((before.annotated, annotated), key=lambda image: [*_KEPT_IN, image.split].index(image.split))
+            kept = min((before.annotated, annotated), key=lambda image: [*KEPT_IN, image.split].index(image.split))
             found[key] = _Found(kept, path, content)
             left.add(f"images of two splits (kept in {kept.split})", annotated.name)
     splits: dict[str, list[_Found]] = {}

@@ -49,6 +49,10 @@ SPLITS = {
 """What tools call a split -> its name here."""
 
 
+KEPT_IN = ("test", "val", "train")
+"""An image that several splits list stays in the first of these."""
+
+
 class Source:
     """The files below a folder, without hidden ones, datasets and links that lead out; of one file its siblings, too.
 
