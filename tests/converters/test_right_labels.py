@@ -5,10 +5,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, coco, mask, picture, square, write_json
+from annotation_sources import SIZE, coco, labelme, mask, picture, polygon, square, turned, write_json
 from PIL import Image
 
 import featherseg
+from featherseg.converters.dataset import IMAGE_NOTE
 from featherseg.core.errors import DataError
 from featherseg.data import open_dataset
 
@@ -129,3 +130,74 @@ def test_a_list_that_gives_two_classes_one_colour_is_refused(tmp_path):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
     (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nvoid,0,0,0\nunlabelled,0,0,0\n")
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+
+
+def test_two_masks_of_one_image_leave_it_out(tmp_path):
+    for folder, color, names in (("crack", 200, "ab"), ("rust", 100, "a")):
+        (tmp_path / f"src/masks/{folder}").mkdir(parents=True)
+        for name in names:
+            picture(tmp_path / f"src/images/{name}.jpg")
+            Image.fromarray(np.full((*SIZE, 3), color, np.uint8)).save(tmp_path / f"src/masks/{folder}/{name}.png")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"all": 1}
+    assert [reason.partition(",")[0] for reason in done.left_out] == ["images with several masks"]
+
+
+def test_a_second_entry_of_another_size_leaves_the_image_out(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "b.png", "height": 20, "width": 30})
+    picture(tmp_path / "src/b.png")
+    write_json(path, content)
+    content["images"] = [{"id": 1, "file_name": "a.png", "height": 10, "width": 15}]
+    write_json(path.with_name("half.json"), content)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.left_out == {"images that are listed twice, in two sizes": (1, "a.png")}
+    assert done.images == {"all": 1}
+
+
+def test_groups_of_two_files_are_two_objects(tmp_path):
+    picture(tmp_path / "src/a.png")
+    for left, name in ((2, "first"), (12, "second")):
+        shapes = [polygon("car", *square(left, 2, left + 5, 8)) | {"group_id": 1}]
+        labelme(tmp_path / "src", shapes).rename(tmp_path / f"src/{name}.json")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    objects = np.array(Image.open(tmp_path / "out/instances/a.png"))
+    assert objects[4, 3] != objects[4, 13]
+    assert objects[4, [3, 13]].all()
+
+
+def test_a_class_called_void_is_named_as_ignored(tmp_path):
+    shapes = [("void", [square(1, 1, 5, 5)]), ("car", [square(9, 9, 12, 12)])]
+    done = featherseg.convert(coco(tmp_path / "src", shapes, ("void", "car")).parent, tmp_path / "out")
+    assert done.classes == ["background", "car"]
+    assert [note for note in done.notes if note.startswith("'void': neither trained on nor scored")]
+
+
+def test_a_square_image_that_exif_turns_is_noted(tmp_path):
+    turned(tmp_path / "src/a.jpg", 6, (20, 20))
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=20, imageWidth=20)
+    assert IMAGE_NOTE in featherseg.convert(tmp_path / "src", tmp_path / "out").notes
+    turned(tmp_path / "src/a.jpg", 6)  # here the size tells
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=30, imageWidth=20)
+    assert IMAGE_NOTE not in featherseg.convert(tmp_path / "src", tmp_path / "out2").notes
+
+
+def test_an_image_below_its_annotations_comes_before_one_of_its_name_elsewhere(tmp_path):
+    path = coco(tmp_path / "src/batch2", [("car", [square(1, 1, 5, 5)])])
+    (tmp_path / "src/batch2/pics").mkdir()
+    path.with_name("a.png").rename(tmp_path / "src/batch2/pics/a.png")
+    picture(tmp_path / "src/images/a.png")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/images/a.png").samefile(tmp_path / "src/batch2/pics/a.png")
+
+
+def test_an_image_found_by_less_than_its_name_is_noted(tmp_path):
+    images = [{"id": 1, "file_name": "cam1/0001.png", "height": 20, "width": 30}]
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
+    picture(tmp_path / "src/cam2/0001.png")
+    done = featherseg.convert(path, tmp_path / "out")
+    assert done.notes == ["1 image found by the end of the path alone, first: cam1/0001.png is cam2/0001.png"]
+    images[0]["file_name"] = "cam2/0001.png"
+    coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
+    assert featherseg.convert(path, tmp_path / "out2").notes == []
