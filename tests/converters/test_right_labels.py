@@ -201,3 +201,70 @@ def test_an_image_found_by_less_than_its_name_is_noted(tmp_path):
     images[0]["file_name"] = "cam2/0001.png"
     coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
     assert featherseg.convert(path, tmp_path / "out2").notes == []
+
+
+def label_studio(folder, data, rows):
+    """A project of Label Studio with one task; of each result (type, value, more)."""
+    results = [
+        {"id": f"r{i}", "type": kind, "from_name": "tag", "to_name": "image", "value": value} | more
+        for i, (kind, value, more) in enumerate(rows)
+    ]
+    sized = [row | {"original_height": SIZE[0], "original_width": SIZE[1]} for row in results]
+    return write_json(folder / "project.json", [{"data": data, "annotations": [{"result": sized}]}])
+
+
+CORNERS = {"points": [[10, 20], [30, 20], [30, 60]], "closed": True, "polygonlabels": ["car"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ({"image": "a.png", "right": "b.png"}, {"to_name": "second"}),  # a second region is of "image"
+        ({"left": "a.png", "right": "b.png"}, {}),
+        ({"image": ["a.png", "b.png"]}, {"item_index": 1}),
+    ],
+)
+def test_a_task_of_several_images_is_left_out(data, more, tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"src/{name}.png")
+    rows = [("polygonlabels", CORNERS, {} if "item_index" not in more else more), ("polygonlabels", CORNERS, more)]
+    label_studio(tmp_path / "src", data, rows)
+    with pytest.raises(DataError, match="Label Studio"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"time": "noon", "image": "a.png"},
+        {"claim": "17", "photo": "a.png"},
+        {"thumb": "b.png", "image": "a.png"},
+        {"image2": "b.png", "image": "a.png"},
+        {"image": "s3://bucket/a.png?signed=1"},
+    ],
+)
+def test_the_image_of_a_task_is_what_ends_like_one(data, tmp_path):
+    picture(tmp_path / "src/a.png")
+    label_studio(tmp_path / "src", data, [("polygonlabels", CORNERS, {})])
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+
+
+@pytest.mark.parametrize("kind", ["bitmasklabels", "vectorlabels"])
+def test_areas_of_label_studio_that_cannot_be_drawn_leave_the_image_out(kind, tmp_path):
+    picture(tmp_path / "src/a.png")
+    rows = [("polygonlabels", CORNERS, {}), (kind, {"closed": True, kind: ["rust"]}, {})]
+    label_studio(tmp_path / "src", {"image": "a.png"}, rows)
+    with pytest.raises(DataError, match="egions of the type"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    label_studio(tmp_path / "src", {"image": "a.png"}, [rows[0], ("vectorlabels", {"vectorlabels": ["line"]}, {})])
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").classes == ["background", "car"]
+
+
+def test_alpha_masks_of_supervisely_leave_the_image_out(tmp_path):
+    picture(tmp_path / "src/img/a.png")
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    objects = [{"classTitle": "rust", "geometryType": "alpha_mask", "bitmap": {}}]
+    write_json(tmp_path / "src/ann/a.png.json", {"size": size, "objects": objects})
+    write_json(tmp_path / "src/meta.json", {"classes": [{"title": "rust", "shape": "alpha_mask"}]})
+    with pytest.raises(DataError, match="bjects of the type 'alpha_mask'"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")

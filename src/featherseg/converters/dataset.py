@@ -131,7 +131,7 @@ def write_dataset(
             + " Name the folder of the images with --images." * absent
         )
     notes = list(annotations.notes)
-    if ignored := [name for name, value in values.items() if value == IGNORE]:
+    if ignored := [name for name, value in values.items() if value == IGNORE and IGNORE_NAME not in name.lower()]:
         notes.append(
             f"{', '.join(map(repr, ignored))}: neither trained on nor scored. If that is a class, such as a kind of "
             "defect, give it another name in the annotations"
