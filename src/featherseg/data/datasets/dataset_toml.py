@@ -194,6 +194,14 @@ class DatasetToml(Config):
                 raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
             raise ValueError("a raw value occurs twice in [map], written in two ways")
+        classes = {source.class_ for source in self.source}
+        for raw, name in self.map.items():
+            unclear = name == IGNORE_NAME or None not in classes  # else it is what it means in masks of no one class
+            if raw.lower() in _INSIDE and name not in classes and classes - {None} and unclear:
+                raise ValueError(
+                    f"map.{raw} = {name!r}, but {raw} is the class of a [[source]] that has one: expected one meaning. "
+                    f"Remove {raw} from [map], or class from the [[source]] and give its values in [map]"
+                )
         used = {*self.map.values(), *(source.class_ for source in self.source)}
         unused = [name for name in self.classes if name not in used]
         if unused:
