@@ -439,3 +439,22 @@ def test_of_many_classes_that_never_occur_ten_are_named(tmp_path):
     (note,) = check_data("ade20k", tmp_path).notes
     assert note.startswith("val: no pixel of floor, ceiling, bed, ")
     assert (note.count(","), note.endswith(" and 133 more classes")) == (9, True)
+
+
+def test_palettes_that_give_one_value_two_colours_are_a_note(yard: Path):
+    def save_with_palette(key: str, *colors: tuple[int, int, int]) -> None:
+        indexed = Image.fromarray(np.array([[0, 4, 9, 9, 4]] * 4, np.uint8))
+        palette = np.zeros((256, 3), np.uint8)
+        palette[[4, 9, 12]] = colors
+        indexed.putpalette(palette.tobytes())
+        indexed.save(yard / f"masks/{key}.png")
+
+    save_with_palette("train/a", (9, 9, 9), (255, 0, 0), (1, 1, 1))
+    save_with_palette("train/b", (9, 9, 9), (255, 0, 0), (2, 2, 2))  # differs where no pixel is
+    assert not [note for note in check_data(str(yard)).notes if "palettes" in note]
+    save_with_palette("val/f", (9, 9, 9), (0, 0, 255), (1, 1, 1))
+    report = check_data(str(yard))
+    (note,) = [note for note in report.notes if "palettes" in note]
+    assert "9 is #ff0000 in" in note
+    assert '("#0000ff" = "CLASS")' in note
+    assert report.clean
