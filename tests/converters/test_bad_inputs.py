@@ -179,6 +179,14 @@ def test_a_folder_in_use_is_never_written_over(tmp_path):
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_the_folder_one_stands_in_is_not_replaced(tmp_path, monkeypatch):
+    path = coco(tmp_path / "src", [("car", [square(2, 2, 9, 9)])])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FeathersegError, match="is where this command runs"):
+        featherseg.convert(path, ".")
+
+
 def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
     path = coco(tmp_path / "src", [("car", [square(2, 2, 9, 9)])])
 

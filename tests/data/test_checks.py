@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherseg.core.errors import DataError, DataNotFound, UnknownName
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data import checks as check_module
 from featherseg.data.checks import FAULTS, CheckReport, check_data
@@ -458,3 +458,12 @@ def test_palettes_that_give_one_value_two_colours_are_a_note(yard: Path):
     assert "9 is #ff0000 in" in note
     assert '("#0000ff" = "CLASS")' in note
     assert report.clean
+
+
+def test_a_copy_may_have_a_long_name_and_no_place_under_the_feet_of_its_user(yard: Path, tmp_path: Path, monkeypatch):
+    write_mended(check_data(str(yard)), tmp_path / ("n" * 150))
+    assert check_data(str(tmp_path / ("n" * 150))).clean
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FeathersegError, match="is where this command runs"):
+        write_mended(check_data(str(yard)), Path())

@@ -30,7 +30,7 @@ from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted
 from featherseg.data.color_lists import is_background
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import MAX_OBJECT
 from featherseg.data.images import EncodedImage, exif_turn, image_size
 from featherseg.data.palettes import color_text, default_palette
@@ -339,7 +339,7 @@ def _config(
     meaning = {str(value): name for value, name in named.items()}
     meaning |= {str(IGNORE): IGNORE_NAME} if pixels[IGNORE] else {}
     return DatasetToml(
-        name=name[:100],
+        name=name[:MOST_NAME],
         images="images",
         masks="masks",
         licence=annotations.licence,

@@ -17,7 +17,7 @@ from featherseg.core.types import Progress
 from featherseg.core.wording import ESCAPES, counted
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels
 from featherseg.data.layouts import Reading, find_readings
@@ -44,9 +44,6 @@ UNLABELLED = 0.1
 
 SHOWN = 3
 """How many values or names a note gives."""
-
-MOST_NAME = 100
-"""Characters of a dataset's name."""
 
 log = logging.getLogger("featherseg")
 

@@ -17,6 +17,8 @@ from featherseg.data.sequences import SplitBy
 IGNORE_NAME = "ignore"
 """What stands in [map] for a raw value that is neither trained on nor scored."""
 
+MOST_NAME = 100
+"""Characters of a dataset's name."""
 
 _SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
 """A split that takes a share of another: `val = "10% of train"`."""
@@ -63,7 +65,7 @@ class ThingsTable(Config):
 class DatasetToml(Config):
     """The keys of a dataset.toml. Paths are relative to the file's own folder, or absolute."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=MOST_NAME)]
     images: FolderName | None = None
     masks: FolderName | None = None
     image_prefix: str = ""
