@@ -106,7 +106,9 @@ def test_lists_of_pascal_voc_name_masks_by_all_of_their_name(tmp_path):
     sets = tmp_path / "src/ImageSets/Segmentation"
     sets.mkdir(parents=True)
     (sets / "train.txt").write_text('my image 1\nclip.0001\ncam1/0001\na_jpg.rf.0f3c\ngone\n"my image 2"\n')
-    (sets / "val.txt").write_text("clip.0002.jpg\ncam2/0001\n/JPEGImages/plain.jpg /SegmentationClass/plain.png\n")
+    (sets / "Validation.txt").write_text(
+        "clip.0002.jpg\ncam2/0001\n/JPEGImages/plain.jpg /SegmentationClass/plain.png\n"
+    )
     (sets / "test.txt").write_text('"my image 2" 1\n')
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     splits = {split: set(open_dataset(str(tmp_path / "out"), split).keys) for split in ("train", "val", "test")}
@@ -140,7 +142,7 @@ def test_two_masks_of_one_image_leave_it_out(tmp_path):
             Image.fromarray(np.full((*SIZE, 3), color, np.uint8)).save(tmp_path / f"src/masks/{folder}/{name}.png")
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
-    assert [reason.partition(",")[0] for reason in done.left_out] == ["images with several masks"]
+    assert [reason.partition(":")[0] for reason in done.left_out] == ["images with several masks"]
 
 
 def test_a_second_entry_of_another_size_leaves_the_image_out(tmp_path):

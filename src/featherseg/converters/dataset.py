@@ -212,7 +212,7 @@ def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> Anno
     """An image that is listed twice, with the shapes of both; of no known pixels where they cannot be joined."""
     reason = ""
     if before.raster or further.raster:
-        reason = "images with several masks, of which no one is known to be right: name the folder of one kind of masks"
+        reason = "images with several masks: expected one for each image"
     elif before.size and further.size and before.size != further.size:
         reason = "images that are listed twice, in two sizes"
     if reason:

@@ -83,15 +83,15 @@ def _class_names(source: Source) -> list[str]:
 
 def _splits(source: Source, masks: list[Path], left: Left) -> dict[Path, str]:
     """Mask -> split, by the lists in ImageSets/Segmentation, else all in ImageSets; "trainval" is none."""
-    lists = [p for p in source.files if p.suffix == ".txt" and p.stem in SPLITS and SETS in p.parts]
+    lists = [p for p in source.files if p.suffix == ".txt" and p.stem.lower() in SPLITS and SETS in p.parts]
     lists = [path for path in lists if path.parent.name == "Segmentation"] or lists
     of_name: dict[str, set[Path]] = {}
     for path in masks:
         parts = path.with_suffix("").parts
         of_name.setdefault("/".join(parts[parts.index(CLASSES) + 1 :]), set()).add(path)
     found: dict[Path, str] = {}
-    for path in sorted(lists, key=lambda path: KEPT_IN.index(SPLITS[path.stem])):
-        root, split = Path(*path.parts[: path.parts.index(SETS)]), SPLITS[path.stem]
+    for path in sorted(lists, key=lambda path: KEPT_IN.index(SPLITS[path.stem.lower()])):
+        root, split = Path(*path.parts[: path.parts.index(SETS)]), SPLITS[path.stem.lower()]
         for line in filter(None, map(str.strip, read_text(path).splitlines())):
             mask = _listed(line, root, of_name)
             if mask is None:

@@ -70,11 +70,12 @@ def _names(files: list[Path]) -> list[str]:
             raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
     longest = max(lists, key=lambda path: len(lists[path]))
     for path, names in lists.items():
-        if names != lists[longest][: len(names)]:
-            raise DataError(
-                f"{path} names the classes {names}, but {longest} names {lists[longest]}: expected one order. Name the "
-                "file that is right in place of the folder, or remove the other."
-            )
+        for number, (name, other) in enumerate(zip(names, lists[longest], strict=False)):
+            if name != other:
+                raise DataError(
+                    f"{path} calls class {number} {name!r}, but {longest} calls it {other!r}: expected one order. "
+                    "Convert the file that is right in place of the folder, or remove the other."
+                )
     return lists[longest]
 
 
