@@ -1,5 +1,6 @@
 """Files that nobody should send: a message, and nothing half written."""
 
+import base64
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from annotation_sources import SIZE, coco, cvat, labelme, mask, picture, polygon
 from PIL import Image
 
 import featherseg
+from featherseg.converters.annotations import UnusableShape
 from featherseg.converters.pixel_rules import coco_polygon
 from featherseg.converters.run_lengths import coco_counts, label_studio_mask
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, UnknownName
@@ -158,6 +160,16 @@ def test_zip_bombs_and_damaged_zips_are_refused(tmp_path):
     assert "cannot be unpacked" in refused(tmp_path / "cut.zip", tmp_path / "out")
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_zip_whose_packed_bytes_are_damaged_is_refused(packing, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as archive:
+        archive.writestr("coco.json", bytes(range(256)) * 40)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[60:120] = bytes([255]) * 60
+    (tmp_path / "x.zip").write_bytes(content)
+    assert "cannot be unpacked" in refused(tmp_path / "x.zip", tmp_path / "out")
+
+
 def test_a_folder_in_use_is_never_written_over(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(2, 2, 9, 9)])])
     (tmp_path / "out").mkdir()
@@ -165,6 +177,14 @@ def test_a_folder_in_use_is_never_written_over(tmp_path):
     with pytest.raises(FeathersegError, match="not empty"):
         featherseg.convert(path.parent, tmp_path / "out")
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_one_stands_in_is_not_replaced(tmp_path, monkeypatch):
+    path = coco(tmp_path / "src", [("car", [square(2, 2, 9, 9)])])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FeathersegError, match="is where this command runs"):
+        featherseg.convert(path, ".")
 
 
 def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
@@ -198,9 +218,13 @@ def test_a_corner_far_away_takes_no_time_and_no_memory():
     assert region.inside.shape == (19, 29)
 
 
-def test_cut_and_foreign_run_lengths_are_refused():
-    from featherseg.converters.annotations import UnusableShape
+def test_a_zigzag_over_the_whole_image_is_refused_before_it_is_drawn():
+    corners = np.stack([np.arange(9000) % 2 * 4000.0, np.arange(9000) / 9], axis=1)
+    with pytest.raises(UnusableShape, match="cross more than"):
+        coco_polygon(corners, (1000, 4000))
 
+
+def test_cut_and_foreign_run_lengths_are_refused():
     for data in ([], [0, 0, 9, 96], [0, 0, 9, 96, 57, 27, 252, 96, 255], ["x"], [256], [0] * 40):
         with pytest.raises(UnusableShape):
             label_studio_mask(data, SIZE)
@@ -258,3 +282,12 @@ def test_a_file_that_is_no_json_is_called_so_where_its_tool_is_not_known(tmp_pat
     (tmp_path / "export.json").write_text('{"images": [')
     assert "export.json" in (said := refused(tmp_path / "export.json", tmp_path / "out"))
     assert "no annotations" not in said
+
+
+def test_an_image_of_several_pictures_inside_a_labelme_file_is_a_jpeg(tmp_path):
+    frames = [Image.new("RGB", SIZE[::-1], color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+    inside = base64.b64encode((tmp_path / "a.mpo").read_bytes()).decode()
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], imageData=inside)
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/images/a.jpg").is_file()

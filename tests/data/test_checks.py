@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherseg.core.errors import DataError, DataNotFound, UnknownName
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data import checks as check_module
 from featherseg.data.checks import FAULTS, CheckReport, check_data
@@ -439,3 +439,31 @@ def test_of_many_classes_that_never_occur_ten_are_named(tmp_path):
     (note,) = check_data("ade20k", tmp_path).notes
     assert note.startswith("val: no pixel of floor, ceiling, bed, ")
     assert (note.count(","), note.endswith(" and 133 more classes")) == (9, True)
+
+
+def test_palettes_that_give_one_value_two_colours_are_a_note(yard: Path):
+    def save_with_palette(key: str, *colors: tuple[int, int, int]) -> None:
+        indexed = Image.fromarray(np.array([[0, 4, 9, 9, 4]] * 4, np.uint8))
+        palette = np.zeros((256, 3), np.uint8)
+        palette[[4, 9, 12]] = colors
+        indexed.putpalette(palette.tobytes())
+        indexed.save(yard / f"masks/{key}.png")
+
+    save_with_palette("train/a", (9, 9, 9), (255, 0, 0), (1, 1, 1))
+    save_with_palette("train/b", (9, 9, 9), (255, 0, 0), (2, 2, 2))  # differs where no pixel is
+    assert not [note for note in check_data(str(yard)).notes if "palettes" in note]
+    save_with_palette("val/f", (9, 9, 9), (0, 0, 255), (1, 1, 1))
+    report = check_data(str(yard))
+    (note,) = [note for note in report.notes if "palettes" in note]
+    assert "9 is #ff0000 in" in note
+    assert '("#0000ff" = "CLASS")' in note
+    assert report.clean
+
+
+def test_a_copy_may_have_a_long_name_and_no_place_under_the_feet_of_its_user(yard: Path, tmp_path: Path, monkeypatch):
+    write_mended(check_data(str(yard)), tmp_path / ("n" * 150))
+    assert check_data(str(tmp_path / ("n" * 150))).clean
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FeathersegError, match="is where this command runs"):
+        write_mended(check_data(str(yard)), Path())

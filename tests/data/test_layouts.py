@@ -177,6 +177,14 @@ def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     assert sorted(checked(tmp_path / "b")["classes"]) == ["class_ff0000", "moss"]
     assert read_dataset_toml(tmp_path / "b/dataset.toml").map["#000000"] == "ignore"
 
+    LAYOUTS["rgb_masks"](tmp_path / "v")
+    (tmp_path / "v/label_colors.txt").write_text("0 0 0\tVoid\n255 0 0\trust\n0 255 0\tmoss\n")
+    report = checked(tmp_path / "v")
+    assert sorted(report["classes"]) == ["moss", "rust"]
+    assert [note for note in report["look_at"] if "'Void' is ignored" in note and "--name 000000=Void" in note]
+    (tmp_path / "v/dataset.toml").unlink()
+    assert sorted(checked(tmp_path / "v", "--name", "000000=Void")["classes"]) == ["Void", "moss", "rust"]
+
     LAYOUTS["rgb_masks"](tmp_path / "c")
     (tmp_path / "c/labelmap.txt").write_text("what is this\n")
     report = checked(tmp_path / "c")
@@ -327,8 +335,9 @@ def test_a_stray_pixel_does_not_make_the_foreground_ignored(tmp_path: Path, stra
     [
         ((0, 1, 255), 2),  # 255 is ignored
         ((0, 1, 2, 3, 255), 4),
-        ((0, 128, 255), 2),
-        ((0, 85, 170, 255), 3),  # greys that cover areas: classes, though 255 is taken for ignored
+        ((0, 128, 255), 3),  # greys that cover areas, spread evenly: 255 is one of them
+        ((0, 85, 170, 255), 4),
+        ((0, 60, 255), 2),
         ((*range(20), 254, 255), 21),
     ],
 )
@@ -340,9 +349,11 @@ def test_classes_are_not_taken_for_smoothed_edges(tmp_path: Path, values: tuple[
             np.random.default_rng(number).integers(0, 256, (*mask.shape, 3)).astype("u1"),
         )
         save(tmp_path / f"masks/{number}.png", mask)
-    checked(tmp_path)
+    notes = checked(tmp_path)["look_at"]
     config = read_dataset_toml(tmp_path / "dataset.toml")
     assert (config.threshold, len(config.classes)) == (None, classes)
+    share = f"255 ({1 / len(values):.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class"
+    assert (share in notes) == (config.map["255"] == "ignore") == (classes < len(values))
 
 
 def test_a_class_in_a_folder_below_images_and_masks_is_found(tmp_path: Path):

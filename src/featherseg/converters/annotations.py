@@ -14,15 +14,13 @@ import numpy as np
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color, Size
 from featherseg.core.wording import size_text
+from featherseg.data.color_lists import is_background, is_ignored
 
 BACKGROUND = "background"
 """The class of pixels that carry no annotation; value 0 of every mask."""
 
-BACKGROUND_NAMES = ("background", "_background_", "__background__")
-"""What tools call it where it is a class of theirs, in lower case."""
-
-IGNORE_NAMES = ("ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled")
-"""Classes, in lower case, whose pixels are neither trained on nor scored."""
+BOXES = "boxes without a segmentation"
+"""The reason why what YOLO and COCO state as boxes alone is left out."""
 
 MOST_CLASSES = IGNORE - 1
 """Values 1..254 of a mask; 0 is background, 255 is ignored."""
@@ -117,22 +115,18 @@ class Annotations:
             raise DataError(
                 f"the annotations name {len(self.classes)} classes, the limit is {MOST_CLASSES}. Join some of them."
             )
+        if BOXES in self.left.reasons and not any(image.shapes for image in self.images):
+            times, first = self.left.reasons[BOXES]
+            raise DataError(
+                f"the annotations are boxes alone ({times}, first {first}), and every mask would be {BACKGROUND}. "
+                "Expected polygons or run lengths: export segmentations."
+            )
 
 
 def class_values(names: Iterable[str]) -> dict[str, int]:
     """Name of a class -> value in the masks: background 0, what is to be ignored 255, the others from 1 on."""
     numbers = count(1)
     return {name: 0 if is_background(name) else IGNORE if is_ignored(name) else next(numbers) for name in names}
-
-
-def is_background(name: str) -> bool:
-    """Whether a class of that name is what carries no annotation."""
-    return name.lower() in BACKGROUND_NAMES
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a class of that name is to be ignored."""
-    return name.lower() in IGNORE_NAMES
 
 
 class Canvas:

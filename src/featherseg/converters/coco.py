@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.converters.annotations import (
+    BOXES,
     AnnotatedImage,
     Annotations,
     EmptyShape,
@@ -30,6 +31,10 @@ from featherseg.data.regions import runs_of
 TITLE = "COCO"
 
 
+OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")
+"""How the files of COCO's own release begin that repeat images of instances_*.json for another task."""
+
+
 def find(source: Source) -> list[Path]:
     """The JSON files of this format; of COCO's own release those of objects alone."""
     found = [
@@ -39,7 +44,9 @@ def find(source: Source) -> list[Path]:
         and ('"categories"' in ends or '"category_id"' in ends)
         and '"segments_info"' not in ends
     ]
-    return [path for path in found if path.name.startswith("instances_")] or found
+    if any(path.name.startswith("instances_") for path in found):
+        return [path for path in found if not path.name.startswith(OTHER_TASKS)]
+    return found
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
@@ -55,7 +62,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         used = Counter(row.get("category_id") for row in rows["annotations"] if _is_id(row.get("category_id")))
         categories = _categories(path, rows["categories"], used, notes)
         names |= dict.fromkeys(categories.values())
-        split = split_of(path.stem, path.parent.name)
+        split = split_of(path.stem, *path.parent.relative_to(source.root).parts[::-1])
         images += _images(path, rows, categories, split, left)
         if isinstance(listed := content.get("licenses"), list):
             licences |= {str(row.get("name") or "") for row in listed if isinstance(row, dict)}
@@ -95,6 +102,7 @@ def _images(
     path: Path, rows: dict[str, list[dict[str, Any]]], categories: dict[Any, str], split: str, left: Left
 ) -> list[AnnotatedImage]:
     shapes: dict[Any, list[Shape]] = {}
+    named: dict[Any, str] = {}
     images = []
     for row in rows["images"]:
         name, number = row.get("file_name"), row.get("id")
@@ -103,6 +111,11 @@ def _images(
         size = (row.get("height"), row.get("width"))
         if not all(type(side) is int and side > 0 for side in size):
             size = None  # type: ignore[assignment]
+        if named.setdefault(number, name) != name:
+            raise DataError(
+                f"{path} has two images of the id {number}, {named[number]!r} and {name!r}: of which one the "
+                "annotations are is not known. Give each image an id of its own."
+            )
         own = shapes.setdefault(number, [])
         images.append(AnnotatedImage(name, path.parent, own, size, split))  # type: ignore[arg-type]
     for row in rows["annotations"]:
@@ -112,7 +125,7 @@ def _images(
             continue
         segmentation, category = row.get("segmentation"), row.get("category_id")
         if not segmentation:
-            left.add("boxes without a segmentation", path.name)
+            left.add(BOXES, path.name)
             continue
         name = categories.get(category, "") if _is_id(category) else ""
         draw = partial(_draw, segmentation) if name else _unlisted

@@ -3,7 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,16 +20,17 @@ from featherseg.converters.annotations import (
     Canvas,
     EmptyShape,
     Left,
+    Raster,
     UnusableShape,
     class_values,
-    is_background,
 )
-from featherseg.converters.source import Source, place_image
+from featherseg.converters.source import KEPT_IN, Source, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.color_lists import is_background
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import MAX_OBJECT
 from featherseg.data.images import EncodedImage, exif_turn, image_size
 from featherseg.data.palettes import color_text, default_palette
@@ -36,10 +38,7 @@ from featherseg.data.palettes import color_text, default_palette
 SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source that has none."""
 
-_KEPT_IN = ("test", "val", "train")
-"""An image that several splits list stays in the first of these."""
-
-IMAGE_NOTE = "images that EXIF turns by half or mirrors: their annotations were taken to be of the upright image"
+IMAGE_NOTE = "images that keep their size when EXIF turns them: their annotations were taken to be of the upright image"
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
@@ -132,6 +131,11 @@ def write_dataset(
             + " Name the folder of the images with --images." * absent
         )
     notes = list(annotations.notes)
+    if ignored := [name for name, value in values.items() if value == IGNORE and IGNORE_NAME not in name.lower()]:
+        notes.append(
+            f"{', '.join(map(repr, ignored))}: neither trained on nor scored. If that is a class, such as a kind of "
+            "defect, give it another name in the annotations"
+        )
     if source.links_out:
         left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
     if without:
@@ -157,7 +161,7 @@ def _tail(name: str, path: Path) -> int:
 
 def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]]:
     """The images that are there, by split; what is listed twice is joined, or stays in one split."""
-    left, found = annotations.left, dict[object, _Found]()
+    left, found, elsewhere = annotations.left, dict[object, _Found](), list[str]()
     for annotated in annotations.images:
         # Where the annotation holds the image itself, no other file of its name is it, in a folder of another name
         least = 1 if annotated.content is None else 2
@@ -171,6 +175,8 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
         if path is None and content is None:
             left.add(why, annotated.name)
             continue
+        if path is not None and why:
+            elsewhere.append(f"{annotated.name} is {source.relative(path)}")
         key = path or (annotated.near, annotated.name)
         before = found.setdefault(key, _Found(annotated, path, content))
         if before.annotated is annotated:
@@ -182,12 +188,15 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
             left.add("images that are not there", worse.name)
             continue
         if before.annotated.split == annotated.split:
-            before.annotated.shapes.extend(annotated.shapes)
-            left.add("further entries of an image that is listed twice (their shapes were joined)", annotated.name)
+            found[key] = replace(before, annotated=_joined(before.annotated, annotated, left))
         else:
-            kept = min((before.annotated, annotated), key=lambda image: [*_KEPT_IN, image.split].index(image.split))
+            kept = min((before.annotated, annotated), key=lambda image: [*KEPT_IN, image.split].index(image.split))
             found[key] = _Found(kept, path, content)
             left.add(f"images of two splits (kept in {kept.split})", annotated.name)
+    if elsewhere:
+        annotations.notes.append(
+            f"{counted(len(elsewhere), 'image')} found by the end of the path alone, first: {elsewhere[0]}"
+        )
     splits: dict[str, list[_Found]] = {}
     for image in found.values():
         splits.setdefault(image.annotated.split, []).append(image)
@@ -197,6 +206,28 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
     if len(splits) == 1 and "train" in splits:
         splits = {"": splits["train"]}
     return splits
+
+
+def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> AnnotatedImage:
+    """An image that is listed twice, with the shapes of both; of no known pixels where they cannot be joined."""
+    reason = ""
+    if before.raster or further.raster:
+        reason = "images with several masks: expected one for each image"
+    elif before.size and further.size and before.size != further.size:
+        reason = "images that are listed twice, in two sizes"
+    if reason:
+        return replace(before, raster=partial(_unusable, reason))
+    entry = len(before.shapes)  # groups of two files may have one number
+    before.shapes.extend(
+        shape if shape.object_id is None else replace(shape, object_id=(entry, shape.object_id))
+        for shape in list(further.shapes)
+    )
+    left.add("further entries of an image that is listed twice (their shapes were joined)", further.name)
+    return replace(before, size=before.size or further.size)
+
+
+def _unusable(reason: str) -> Raster:
+    raise UnusableShape(reason)
 
 
 def _keys(found: Sequence[_Found], source: Source) -> list[str]:
@@ -248,7 +279,7 @@ def _drawn(found: _Found, annotations: Annotations, values: Mapping[str, int]) -
         canvas.values = np.array(Image.fromarray(canvas.values).transpose(turn))
         if canvas.objects is not None:
             canvas.objects = np.array(Image.fromarray(canvas.objects).transpose(turn))
-    elif turn in _SAME_SIZE and IMAGE_NOTE not in annotations.notes:
+    elif turn is not None and stored == upright and IMAGE_NOTE not in annotations.notes:
         annotations.notes.append(IMAGE_NOTE)
     if canvas.objects is not None and canvas.objects.max(initial=0) > MAX_OBJECT:
         raise UnusableShape(f"images of more than {MAX_OBJECT:,} objects")
@@ -284,7 +315,7 @@ def _ending(found: _Found) -> str:
         assert found.path is not None
         return found.path.suffix
     with Image.open(BytesIO(found.content), formats=tuple(_ENDINGS)) as image:
-        return _ENDINGS[image.format or "PNG"]
+        return _ENDINGS.get(image.format or "PNG", ".jpg")  # several pictures in one JPEG are a format of their own
 
 
 def _config(
@@ -308,7 +339,7 @@ def _config(
     meaning = {str(value): name for value, name in named.items()}
     meaning |= {str(IGNORE): IGNORE_NAME} if pixels[IGNORE] else {}
     return DatasetToml(
-        name=name[:100],
+        name=name[:MOST_NAME],
         images="images",
         masks="masks",
         licence=annotations.licence,

@@ -27,13 +27,18 @@ from featherseg.converters.run_lengths import label_studio_mask
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Size
+from featherseg.data.images import is_image
 
 TITLE = "Label Studio"
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that was uploaded."""
 
-_KINDS = ("polygon", "brush", "rectangle", "ellipse")
+_KINDS = ("polygon", "brush", "rectangle", "ellipse", "bitmask", "vector")
+"""Types of regions that cover an area; a vector only where it is closed."""
+
+_UNDRAWN = ("bitmask", "vector")
+"""Those whose pixels are not known here."""
 
 
 def find(source: Source) -> list[Path]:
@@ -62,27 +67,39 @@ def read(source: Source, files: list[Path]) -> Annotations:
             if not isinstance(given, list):
                 raise DataError(f"{path} has a task whose annotations are no list: {str(given)[:80]}. Export it again.")
             done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
-            name = _file_name(source, path, task["data"])
+            results = done[-1].get("result") if done else []
+            if not isinstance(results, list):
+                raise DataError(f"{path} has an annotation without a list of results. Export it again.")
+            rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
+            tags = {str(row.get("to_name")) for row in rows if _kind(row) in _KINDS}
+            name = _file_name(source, path, task["data"], tags)
             if not done:
                 left.add("tasks without an annotation", name)
                 continue
+            if not name or any(row.get("item_index") is not None for row in rows):
+                left.add("tasks of several images, or of none", name or str(task["data"])[:80])
+                continue
             if len(done) > 1:
                 notes["of images with several annotations the last was taken"] = None
-            results = done[-1].get("result")
-            if not isinstance(results, list):
-                raise DataError(f"{path} has an annotation without a list of results. Export it again.")
-            images.append(_image(source, path, name, results, names, left))
+            images.append(_image(source, path, name, rows, names, left))
     if not images:
         raise nothing_readable(source, "task of Label Studio with an annotation")
     return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
 
 
-def _file_name(source: Source, path: Path, data: dict[str, Any]) -> str:
-    """The image of a task: of its data the first text under a key like "image", else the first of all."""
-    texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
-    chosen = next((value for key, value in texts.items() if "im" in key.lower()), next(iter(texts.values()), ""))
-    address = unquote(chosen.partition("?d=")[2] or chosen.partition("?")[0])
-    name = re.sub(r"^[a-z0-9]+://", "", address)
+def _file_name(source: Source, path: Path, data: dict[str, Any], tags: set[str]) -> str:
+    """The image of a task, empty where it may be one of several.
+
+    It is the one text that ends like an image; of several the one under the key that the results are `tags` of, or the
+    one under a key like "image". Where none ends so: the first under a key like "image", else the first of all.
+    """
+    addresses = {key: _address(value) for key, value in data.items() if isinstance(value, str) and value}
+    found = {key: address for key, address in addresses.items() if is_image(address)}
+    like = {key: address for key, address in (found or addresses).items() if "im" in key.lower()}
+    if len(tags) > 1 or (len(found) > 1 and not tags & found.keys() and len(like) != 1):
+        return ""
+    named = {key: address for key, address in found.items() if key in tags} if len(found) > 1 else found
+    name = next(iter({**named, **like, **addresses}.values()), "")
     if source.find_image(name, path.parent)[0] is None:
         folder, _, last = name.rpartition("/")
         plain = f"{folder}/{_UPLOADED.sub('', last)}".lstrip("/")
@@ -90,19 +107,27 @@ def _file_name(source: Source, path: Path, data: dict[str, Any]) -> str:
     return name
 
 
+def _address(text: str) -> str:
+    """The path in a link: without its scheme, and that of a local file, "/data/local-files/?d=day/a.jpg"."""
+    return re.sub(r"^[a-z0-9]+://", "", unquote(text.partition("?d=")[2] or text.partition("?")[0]))
+
+
+def _kind(row: dict[str, Any]) -> str:
+    return str(row.get("type", "")).lower().removesuffix("labels")
+
+
 def _image(
-    source: Source, path: Path, name: str, results: list[Any], names: dict[str, None], left: Left
+    source: Source, path: Path, name: str, rows: list[dict[str, Any]], names: dict[str, None], left: Left
 ) -> AnnotatedImage:
     labels: dict[str, str] = {}
-    rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
     for row in rows:  # the label of a region may be a result of its own, with the region's id
         for key, value in row["value"].items():
             if key.endswith("labels") and isinstance(value, list) and value and isinstance(value[0], str):
                 labels.setdefault(str(row.get("id", id(row))), value[0].strip())
     shapes, size = [], None
     for row in rows:
-        kind = str(row.get("type", "")).lower().removesuffix("labels")
-        if kind not in _KINDS:
+        kind = _kind(row)
+        if kind not in _KINDS or (kind == "vector" and not row["value"].get("closed")):
             if kind not in ("", "choices", "text", "textarea"):
                 left.add(f"results of the type {str(row.get('type'))[:80]!r}", name)
             continue
@@ -120,6 +145,8 @@ def _image(
 
 
 def _draw(kind: str, value: dict[str, Any], rotation: object, size: Size) -> Region:
+    if kind in _UNDRAWN:
+        raise UnusableShape(f"regions of the type {kind!r}: expected polygons or brushes")
     if rotation:
         raise UnusableShape("images that were turned in Label Studio")
     if kind == "brush":

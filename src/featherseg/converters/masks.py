@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from featherseg.converters.annotations import is_background
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
+from featherseg.data.color_lists import is_background
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of

@@ -4,10 +4,12 @@ All of it comes from others: a zip is unpacked within bounds, links out of the f
 annotations are only ever looked up among the files that were found.
 """
 
+import lzma
 import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -47,6 +49,14 @@ SPLITS = {
     "testing": "test",
 }
 """What tools call a split -> its name here."""
+
+
+KEPT_IN = ("test", "val", "train")
+"""An image that several splits list stays in the first of these."""
+
+
+_PACKERS = zlib.error, lzma.LZMAError
+"""What the decoders of a zip raise."""
 
 
 class Source:
@@ -114,17 +124,22 @@ class Source:
     def find_image(self, name: str, near: Path, split: str = "", least: int = 1) -> tuple[Path | None, str]:
         """The image that annotations in the folder `near` call `name`, or None and why there is none.
 
-        Beside the annotations, below the source, or, as tools write paths of the machine that they ran on, the one file
-        whose path ends like the name, in at least `least` of its parts; of several the one in a folder of `split`.
-        Names are compared with the files that are there, and lead nowhere else.
+        Beside the annotations, below them, below the source, or, as tools write paths of the machine that they ran on,
+        the one file whose path ends like the name, in at least `least` of its parts; of several the one in a folder of
+        `split`. Where folders of the name were left out, that is told too. Names are compared with the files that are
+        there, and lead nowhere else.
         """
         clean = name.replace("\\", "/")
-        for folder in (near, *self.roots, *(place / "images" for place in (near, *self.roots))):
+        parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
+        candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
+        whole = "/" + "/".join(parts).lower()
+        below = [path for path in candidates if near != self.root and path.is_relative_to(near)]
+        below = [path for path in below if path.as_posix().lower().endswith(whole)]
+        for folder in (near, near / "images", *(() if below else (*self.roots, *(up / "images" for up in self.roots)))):
             path = os.path.normpath(os.path.join(folder, clean)) if "\0" not in clean else ""
             if path in self._all:
                 return Path(path), ""
-        parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
-        candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
+        candidates = below or candidates
         for length in range(len(parts), least - 1, -1):
             tail = "/" + "/".join(parts[-length:]).lower()
             matching = [path for path in candidates if path.as_posix().lower().endswith(tail)]
@@ -132,7 +147,7 @@ class Source:
             of_split = [path for path in matching if lies_in[path] == split]
             matching = [path for path in matching if not split or lies_in[path] in ("", split)]  # of another it is none
             if len(matching) == 1 or len(of_split) == 1:
-                return (of_split or matching)[0], ""
+                return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
                 return None, "images whose name several files have"
         if clean.startswith("/") or ".." in clean.split("/") or re.match(r"[A-Za-z]:", clean):
@@ -192,7 +207,7 @@ def _unpack(path: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed_file, open(target, "xb") as file:
                     shutil.copyfileobj(packed_file, file)  # no more than the size that it states
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError, *_PACKERS) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Export it again, without a password.") from error
     except FileExistsError as error:
         raise DataError(f"{path} holds two files of one name ({Path(error.filename).name}). Export it again.") from None

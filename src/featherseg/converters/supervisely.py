@@ -77,17 +77,21 @@ def _image(source: Source, path: Path, classes: dict[str, Color | None], left: L
         if not isinstance(label, str) or not label.strip():
             raise DataError(f"{path} has an object without a classTitle: {str(row)[:200]}.")
         kind = str(row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon"))[:80]
-        if kind not in _DRAWN:
+        if kind not in _DRAWN and kind not in _UNDRAWN:
             left.add(f"objects of the type {kind!r}", name)
             continue
         classes.setdefault(label.strip(), None)
-        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row)))
+        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row) if kind in _DRAWN else partial(_unknown, kind)))
     stated = content.get("size")
     size = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
     known = all(type(side) is int and side > 0 for side in size)
     near = path.parent.parent / "img"
     split = split_of(*path.relative_to(source.root).parts[:-1])
     return AnnotatedImage(name, near, shapes, size if known else None, split)  # type: ignore[arg-type]
+
+
+def _unknown(kind: str, size: Size) -> Region:
+    raise UnusableShape(f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles")
 
 
 def _polygon(row: dict[str, Any], size: Size) -> Region:
@@ -138,5 +142,8 @@ def _has_alpha(png: bytes) -> bool:
     """Whether the PNG's header says RGBA; the bitmaps of the SDK are palettes of black and white."""
     return png[25:26] == b"\x06"
 
+
+_UNDRAWN = ("alpha_mask", "oriented_bbox")
+"""Types that cover an area whose pixels are not known here; the others are lines and points."""
 
 _DRAWN = {"polygon": _polygon, "rectangle": _rectangle, "bitmap": _bitmap}

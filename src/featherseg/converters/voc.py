@@ -3,6 +3,9 @@
 So write the VOC devkit, labelme's labelme2voc, and CVAT and Datumaro ("Segmentation mask 1.1", with labelmap.txt).
 """
 
+import os
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +20,15 @@ from featherseg.converters.annotations import (
     class_values,
 )
 from featherseg.converters.rasters import Stems, code_of, color_codes, listed_colors, numbered, raster_of
-from featherseg.converters.source import SPLITS, Source, read_text, split_of
+from featherseg.converters.source import KEPT_IN, SPLITS, Source, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color
-from featherseg.data.images import read_mask
+from featherseg.data.images import IMAGE_SUFFIXES, read_mask
 from featherseg.data.palettes import default_palette
 
 TITLE = "Pascal VOC"
 
-CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
+CLASSES, OBJECTS, SETS = "SegmentationClass", "SegmentationObject", "ImageSets"
 
 VOC_CLASSES = [
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -55,12 +58,12 @@ def read(source: Source, files: list[Path]) -> Annotations:
     masks = set(files)
     objects = {path for path in source.images if OBJECTS in path.parts}
     stems = Stems(source, masks | objects | {path for path in source.images if "SegmentationClassRaw" in str(path)})
-    splits = _splits(source)
+    splits = _splits(source, files, left)
     images = []
     for path in files:
         other = Path(*(OBJECTS if part == CLASSES else part for part in path.parts))
         draw = partial(_raster, path, other if other in objects else None, by_index if colors is None else {}, by_color)
-        split = splits.get(path.stem, split_of(*Path(source.relative(path)).parts[:-1]))
+        split = splits.get(path, split_of(*Path(source.relative(path)).parts[:-1]))
         image = stems.image_of(path, "")
         images.append(AnnotatedImage(image.name, image.parent, split=split, raster=draw))
     return Annotations(classes, images, with_objects=bool(objects), left=left)
@@ -78,15 +81,38 @@ def _class_names(source: Source) -> list[str]:
     return names
 
 
-def _splits(source: Source) -> dict[str, str]:
-    """Stem -> split, of ImageSets/Segmentation; "trainval" is none."""
-    found: dict[str, str] = {}
-    for path in source.files:
-        if path.suffix == ".txt" and path.stem in SPLITS and "ImageSets" in path.parts:
-            for line in read_text(path).splitlines():
-                if line.strip():
-                    found[Path(line.split()[0].replace("\\", "/")).stem] = SPLITS[path.stem]
+def _splits(source: Source, masks: list[Path], left: Left) -> dict[Path, str]:
+    """Mask -> split, by the lists in ImageSets/Segmentation, else all in ImageSets; "trainval" is none."""
+    lists = [p for p in source.files if p.suffix == ".txt" and p.stem.lower() in SPLITS and SETS in p.parts]
+    lists = [path for path in lists if path.parent.name == "Segmentation"] or lists
+    of_name: dict[str, set[Path]] = {}
+    for path in masks:
+        parts = path.with_suffix("").parts
+        of_name.setdefault("/".join(parts[parts.index(CLASSES) + 1 :]), set()).add(path)
+    found: dict[Path, str] = {}
+    for path in sorted(lists, key=lambda path: KEPT_IN.index(SPLITS[path.stem.lower()])):
+        root, split = Path(*path.parts[: path.parts.index(SETS)]), SPLITS[path.stem.lower()]
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            mask = _listed(line, root, of_name)
+            if mask is None:
+                left.add("names in lists of splits of which there is no mask, or more than one", line)
+            elif found.setdefault(mask, split) != split:
+                left.add(f"images of two splits (kept in {found[mask]})", line)
     return found
+
+
+def _listed(line: str, root: Path, of_name: Mapping[str, set[Path]]) -> Path | None:
+    """The one mask that a line names: by all of it, by what is quoted, or by its first word, for paths may follow."""
+    quoted = re.match(r'"([^"]+)"', line)
+    for text in (line, quoted[1] if quoted else "", line.split()[0]):
+        name, ending = os.path.splitext(text.replace("\\", "/"))
+        parts = (name if ending.lower() in IMAGE_SUFFIXES else name + ending).strip("/").split("/")
+        for first in range(len(parts)):
+            masks = of_name.get("/".join(parts[first:]), set())
+            masks = {path for path in masks if path.is_relative_to(root)} or masks
+            if len(masks) == 1:
+                return next(iter(masks))
+    return None
 
 
 def _raster(path: Path, other: Path | None, by_index: dict[int, int], by_color: dict[int, int]) -> Raster:

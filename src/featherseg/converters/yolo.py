@@ -5,12 +5,13 @@ Format: docs.ultralytics.com/datasets/segment. Corners are fractions of the imag
 
 import json
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from featherseg.converters.annotations import AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
+from featherseg.converters.annotations import BOXES, AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
 from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
 from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
@@ -27,25 +28,25 @@ CLASSES = "classes.txt"
 def find(source: Source) -> list[Path]:
     """The YAML files that name classes, else classes.txt; none where no label lies beside."""
     found = [path for path in source.ending(".yaml", ".yml") if re.search(r"(?m)^names\s*:", read_text(path))]
-    found = found or [path for path in source.files if path.name == CLASSES]
+    found = found or [path for path in source.ending(CLASSES) if path.name == CLASSES]
     labels = (path for path in source.files if path.suffix == ".txt")
     return found if any("labels" in path.relative_to(source.root).parts for path in labels) else []
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
     """The label of every image; an image without one is background. Raises DataError, DataNotFound."""
-    path, left = files[0], Left()
-    facts = {"names": read_text(path).splitlines()} if path.name == CLASSES else read_yaml(path)
-    names = [str(name).strip() for name in facts.get("names", ())]
-    if not all(names) or len(set(names)) < len(names):
-        raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
+    left, facts = Left(), read_yaml(files[0])
+    names = _names(files)
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
     listed = {split: _listed(source, entries, left) for split, entries in splits.items()}
     texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
+    of_stem = _of_stem(source, texts)
     images, bare = [], list[str]()
     for image in source.images:
         place = Path(source.relative(image))
         label = _label_of(place, texts)
+        if label is None and not image.is_relative_to(source.root):
+            label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(image.stem)
         if label is None and "images" not in place.parts:
             left.add("images that lie in no folder images/ and have no label", place.as_posix())
             continue
@@ -58,6 +59,32 @@ def read(source: Source, files: list[Path]) -> Annotations:
         raise nothing_readable(source, "image beside labels of YOLO")
     notes = [f"images without a label are all background, as in YOLO: {len(bare)}, first {bare[0]}"] if bare else []
     return Annotations(dict.fromkeys(names), images, notes=notes, left=left)
+
+
+def _names(files: list[Path]) -> list[str]:
+    """The classes that the files name alike, the longest list of them. Raises DataError where two do not agree."""
+    lists: dict[Path, list[str]] = {}
+    for path in files:
+        names = lists[path] = [name.strip() for name in read_yaml(path).get("names", ())]
+        if not all(names) or len(set(names)) < len(names):
+            raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
+    longest = max(lists, key=lambda path: len(lists[path]))
+    for path, names in lists.items():
+        for number, (name, other) in enumerate(zip(names, lists[longest], strict=False)):
+            if name != other:
+                raise DataError(
+                    f"{path} calls class {number} {name!r}, but {longest} calls it {other!r}: expected one order. "
+                    "Convert the file that is right in place of the folder, or remove the other."
+                )
+    return lists[longest]
+
+
+def _of_stem(source: Source, texts: dict[str, Path]) -> dict[str, Path]:
+    """Stem -> label in a folder labels/, where one label and one image alone have it."""
+    stems = Counter(image.stem for image in source.images)
+    labels = [(Path(place).name, file) for place, file in texts.items() if "labels" in Path(place).parts[:-1]]
+    times = Counter(stem for stem, _ in labels)
+    return {stem: file for stem, file in labels if stems[stem] == times[stem] == 1}
 
 
 def _label_of(image: Path, texts: dict[str, Path]) -> Path | None:
@@ -112,7 +139,7 @@ def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape
                 f"{len(names) - 1}."
             )
         if len(words) == 5:
-            left.add("boxes without a segmentation", image)
+            left.add(BOXES, image)
             continue
         try:
             values = [float(word) for word in words[1:]]
@@ -129,7 +156,12 @@ def _draw(values: list[float], size: Size) -> Region:
 
 
 def read_yaml(path: Path) -> dict[str, list[str]]:
-    """The keys of a data.yaml that hold a text, or texts, or names by number, as lists. Raises DataError."""
+    """The keys of a data.yaml that hold a text, or texts, or names by number, as lists; of classes.txt the names.
+
+    Raises DataError.
+    """
+    if path.name == CLASSES:
+        return {"names": read_text(path).splitlines()}
     try:
         content = parse_yaml(read_text(path))
     except ValueError as error:

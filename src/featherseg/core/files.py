@@ -94,8 +94,12 @@ def temporary_path(path: Path) -> Path:
     """A name for a temporary file or folder beside `path`, which nobody can foresee and nothing has yet.
 
     Of a fixed name somebody else could have made a link, through which the write would go. What killed processes left
-    in the folder is removed when this process first asks for a name there.
+    in the folder is removed when this process first asks for a name there. Raises FeathersegError for ".".
     """
+    if not path.name:
+        raise FeathersegError(
+            f"{path.absolute()} is where this command runs, and cannot be replaced. Name a new folder."
+        )
     folder = path.parent.absolute()
     with _looking:
         if folder not in _entries:

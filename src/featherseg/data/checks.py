@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table
-from featherseg.core.types import IGNORE, ClassInfo, Progress
+from featherseg.core.types import IGNORE, ClassInfo, Color, Progress
 from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
-from featherseg.data.datasets.folder import FolderListing, read_instances
+from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
-from featherseg.data.images import LOSSY, is_lossy, read_image, read_mask
+from featherseg.data.images import LOSSY, is_lossy, mask_palette, read_image, read_mask
 from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
+from featherseg.data.palettes import color_text
 from featherseg.data.proposal import Proposal, propose
 from featherseg.data.sequences import neighbours
 from featherseg.data.shapes import Shapes
@@ -37,6 +38,32 @@ FAULTS = {  # kind -> how a group of them is headed
     "values": "masks with values outside the map",
     "duplicate": "images that occur in two splits",
 }
+
+
+class PaletteColors:
+    """The colours of the values that are read by index, from mask to mask; `notes` names the first that has two."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[Color, Path]] = {}
+        self.notes: list[str] = []
+
+    def add(self, path: Path, raw: np.ndarray) -> None:
+        """The values (H, W) of a further mask, and the palette in its file, where it has one."""
+        palette = [] if self.notes else mask_palette(path)
+        for value in np.flatnonzero(np.bincount(raw.ravel())).tolist() if palette else ():
+            if value >= len(palette):
+                return
+            color = palette[value]
+            first, other = self._first.setdefault(value, (color, path))
+            if first != color:
+                text = color_text(color)
+                self.notes = [
+                    f"the palettes of masks differ: {value} is {color_text(first)} in {other}, and {text} in {path}. "
+                    "Masks are read by index; where the colours are the classes, write colours into [map] "
+                    f'("{text}" = "CLASS"): then all masks are read as colours'
+                ]
+                return
+
 
 SHOWN_CLASSES = 10
 """How many classes without a pixel a note names."""
@@ -167,17 +194,17 @@ def check_data(
         report.changes = changes_of(decided, listing, str(decisions))
     total, done = sum(map(len, listing.splits.values())), 0
     first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
-    alike = Lookalikes()
+    alike, palettes = Lookalikes(), PaletteColors()
     for split, pairs in listing.splits.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
         for pair in pairs:
-            _check_pair(report, listing, split, pair, first_places, alike)
+            _check_pair(report, listing, split, pair, first_places, alike, palettes)
             done += 1
             if progress is not None:
                 progress("reading", done, total)
-    report.notes += _notes(report, listing) + _alike_notes(report, alike)
+    report.notes += [*palettes.notes, *_notes(report, listing), *_alike_notes(report, alike)]
     return report
 
 
@@ -222,6 +249,7 @@ def _check_pair(
     pair: Pair,
     first_places: dict[bytes, tuple[str, str]],
     alike: Lookalikes,
+    palettes: PaletteColors,
 ) -> None:
     """Add the faults of one pair to the report, and its pixels to the split's counts."""
 
@@ -253,6 +281,8 @@ def _check_pair(
     try:
         label_map = listing.map_of(pair)
         raw = read_mask(pair.mask, label_map.colors)
+        if raw.ndim == 2 and not label_map.colors:
+            palettes.add(pair.mask, raw)
         try:
             ids = label_map.apply(raw)  # (H, W), -1 = not in the map
         except DataError as error:  # colours where numbers are looked up
@@ -270,13 +300,11 @@ def _check_pair(
         return None
     if image.shape[:2] != ids.shape:
         return fault("size", f"{pair.mask} {other_size(pair, image.shape, ids.shape)}")
-    label = np.where(ids < 0, IGNORE, ids)
-    if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
-        try:
-            read_instances(objects, label, listing.classes)
-        except DataError as error:
-            return fault("unreadable" if objects.is_file() else "unpaired", str(error))
-    _count(entry, pair.key, label)
+    try:
+        listing.check_objects(pair, ids)
+    except DataError as error:
+        return fault("unpaired" if isinstance(error, DataNotFound) else "unreadable", str(error))
+    _count(entry, pair.key, np.where(ids < 0, IGNORE, ids))
 
 
 def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:

@@ -7,12 +7,28 @@ from pathlib import Path
 from featherseg.core.errors import DataError
 from featherseg.core.files import read_bounded
 from featherseg.core.types import Color
-from featherseg.data.palettes import default_palette
+from featherseg.data.palettes import color_text, default_palette
 
 NAMES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
 """What such a list is called: that of CVAT and Datumaro ("road:128,64,128::"), of many releases ("road,128,64,128"), of
 CamVid ("128 64 128 road").
 """
+
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
+"""What lists and tools call, in lower case, the pixels that carry no annotation."""
+
+IGNORE_NAMES = ("ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled")
+"""Classes, in lower case, whose pixels are neither trained on nor scored."""
+
+
+def is_background(name: str) -> bool:
+    """Whether a class of that name is what carries no annotation."""
+    return name.lower() in BACKGROUND_NAMES
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a class of that name is to be ignored."""
+    return name.lower() in IGNORE_NAMES
 
 
 def find_color_list(files: Iterable[Path]) -> Path | None:
@@ -22,7 +38,11 @@ def find_color_list(files: Iterable[Path]) -> Path | None:
 
 
 def read_color_list(path: Path) -> dict[str, Color]:
-    """Class -> colour. Raises DataError for a file that cannot be read, and for a line that is none of a class."""
+    """Class -> colour.
+
+    Raises DataError for a file that cannot be read, a line that is none of a class, and two classes of one colour, of
+    which one is trained on.
+    """
     try:
         text = read_bounded(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
@@ -45,4 +65,12 @@ def read_color_list(path: Path) -> dict[str, Color]:
         if max(color) > 255:
             raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
         found[match["name"].strip()] = color
+    owners: dict[Color, str] = {}
+    for name, color in found.items():
+        other = owners.setdefault(color, name)
+        if other != name and not all(is_background(one) or is_ignored(one) for one in (name, other)):
+            raise DataError(
+                f"{path} gives {other!r} and {name!r} one colour, {color_text(color)}: which of them a pixel is cannot "
+                "be told. Remove the one that is not in the masks, or give both one name."
+            )
     return found

@@ -13,7 +13,7 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import check_folder, temporary_path
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.images import read_mask
 from featherseg.data.pairs import Listing, Pair
@@ -101,7 +101,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
 def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
     """The dataset.toml of the copy: one folder a split, masks of class ids."""
     return DatasetToml(
-        name=name,
+        name=name[:MOST_NAME],
         images="images",
         masks="masks",
         channels=listing.channels,

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # 
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.storage import StoredFile, address, list_files
-from featherseg.core.types import Size
+from featherseg.core.types import Color, Size
 from featherseg.core.wording import one_line
 from featherseg.data.image_headers import bounded
 from featherseg.data.matlab import read_matrix
@@ -168,6 +168,15 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
             return np.array(upright.getchannel(0))  # (H, W)
         raw = np.array(upright)  # (H, W)
         return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
+
+
+def mask_palette(path: Path) -> list[Color]:
+    """The colours that the file of a mask gives its values; empty where it is no palette image."""
+    if path.suffix == MATLAB_SUFFIX:
+        return []
+    with _opened(path) as image:
+        bands = image.getpalette("RGB") if image.mode == "P" else None
+    return list(zip(bands[::3], bands[1::3], bands[2::3], strict=True)) if bands else []
 
 
 def image_channels(path: Path) -> int:

@@ -58,6 +58,12 @@ class Listing:
         """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
         return pair.label_map or self.label_map
 
+    def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
+        """Raises DataError where what tells the objects of a pair apart does not fit its mask.
+
+        `ids` (H, W) is the mask in class ids, below 0 outside the map. Of most listings no objects are known.
+        """
+
 
 class PairedFiles:
     """One split of a listing as `core.types.SegmentationData`, or several, "train+val": files are read when asked for.

@@ -15,9 +15,9 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, Feather
 from featherseg.core.files import write_together
 from featherseg.core.types import Progress
 from featherseg.core.wording import ESCAPES, counted
-from featherseg.data.color_lists import find_color_list, read_color_list
+from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, DatasetToml, SourceTable, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels
 from featherseg.data.layouts import Reading, find_readings
@@ -44,9 +44,6 @@ UNLABELLED = 0.1
 
 SHOWN = 3
 """How many values or names a note gives."""
-
-MOST_NAME = 100
-"""Characters of a dataset's name."""
 
 log = logging.getLogger("featherseg")
 
@@ -116,9 +113,9 @@ def propose(
     """Look through `folder` for images and masks and propose a dataset.toml.
 
     Masks of 0 and one other value become background and foreground; of other masks each value is a class, and 255 is
-    ignored. names: raw value (or a folder that is a class) -> class; masks: the folder of masks to take where there
-    are several. Raises DataNotFound where no image has a mask, DataError where no mask can be read, or where its values
-    cannot be classes, and ConfigError for a name of what is not there.
+    ignored, except of greys that are spread evenly up to it. names: raw value (or a folder that is a class) -> class;
+    masks: the folder of masks to take where there are several. Raises DataNotFound where no image has a mask, DataError
+    where no mask can be read, or where its values cannot be classes, and ConfigError for a name of what is not there.
     """
     names = dict(names or {})
     notes, others = list[str](), list[tuple[str, str]]()
@@ -157,10 +154,20 @@ def propose(
         try:
             listed = {color_text(color): name for name, color in read_color_list(path).items()}
             nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
-            raw_map |= {raw: name for raw, name in listed.items() if raw in nameless}
+            raw_map |= {
+                raw: IGNORE_NAME if is_ignored(listed[raw]) else listed[raw] for raw in listed if raw in nameless
+            }
             notes.append(f"{counted(len(nameless), 'name')} of classes from {path.name}")
+            notes += [
+                f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
+                for raw, name in listed.items()
+                if raw in nameless and is_ignored(name) and name != IGNORE_NAME
+            ]
         except DataError as error:
             notes.append(f"not used: {error}")
+    if raw_map.get("255") == IGNORE_NAME and "255" not in names:
+        share = values.pixels["255"] / values.total
+        notes.append(f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class")
     if values.smoothed:
         touched = 1 - (values.pixels["0"] + values.pixels["255"]) / values.total
         notes.append(
@@ -285,7 +292,9 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
     elif len(found) == 2 and found[0] in ("0", "#000000"):
         raw_map = dict(zip(found, PLAIN, strict=True))
     else:
-        raw_map = {value: IGNORE_NAME if value == "255" else _placeholder(value) for value in found}
+        last = len(found) - 1
+        grey = last > 1 and not values.colored and all(abs(int(v) - 255 * i / last) <= 1 for i, v in enumerate(found))
+        raw_map = {value: IGNORE_NAME if value == "255" and not grey else _placeholder(value) for value in found}
 
     # What they are called
     for given, name in names.items():

@@ -151,6 +151,15 @@ def test_check_finds_categories_that_are_none(tmp_path):
     assert "holds value 98 (8 pixels), which is not in the 40 category ids of BDD100K" in fault.text
 
 
+def test_check_finds_a_segment_of_two_categories(tmp_path):
+    write_tree(tmp_path)
+    pixels = BYTES.copy()
+    pixels[0, 0] = 34, 0, 0, 31
+    save(tmp_path / "labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png", pixels)
+    (fault,) = check_data("bdd100k-panoptic", tmp_path).faults
+    assert "has segment 31 with two categories" in fault.text
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataNotFound, match=r"has no labels/pan_seg/bitmasks\. Expected"):
         BDD100KPanoptic(tmp_path, "val")

@@ -116,6 +116,17 @@ def test_png_and_json_that_disagree_are_refused(root):
     assert "holds value 3 (2 pixels), which is not in the 4 segments that its annotation lists" in report.faults[0].text
 
 
+def test_check_finds_what_ends_a_training(root):
+    path = root / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    first = content["annotations"][0]["segments_info"][0]
+    content["annotations"][0]["segments_info"].append(first | {"id": 77})
+    path.write_text(json.dumps(content))
+    (fault,) = check_data("coco-panoptic", root).faults
+    assert (fault.kind, fault.split) == ("unreadable", "val")
+    assert "lists the segment id 77, which no pixel has" in fault.text
+
+
 def test_a_category_that_coco_has_not_is_refused(root):
     edit(root, category_id=12)
     with pytest.raises(DataError, match=r"panoptic_val2017\.json: 000000000139\.png has a segment of category 12"):

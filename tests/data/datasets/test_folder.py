@@ -307,6 +307,7 @@ def test_the_class_of_a_source_is_part_of_what_a_run_knows_and_of_what_is_prepar
         ("[splits]", 'images = "images"\n[splits]', r"images and masks stand in every \[\[source\]\]"),
         ('images = "fray/imgs"', 'images = "crack/imgs"', "two .* have the same images"),
         ('class = "fray"\n', "", "no raw value in .* is mapped to class 'fray'"),
+        ('"background"\n', '"background"\n255 = "ignore"\n', r"map\.255 = 'ignore', but 255 is the class of a"),
     ],
 )
 def test_a_slip_in_the_sources_gets_a_sentence(tiles: Path, old: str, new: str, message: str):

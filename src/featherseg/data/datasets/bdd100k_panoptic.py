@@ -17,7 +17,7 @@ from featherseg.core.types import IGNORE, ClassInfo, DataFacts, Sample
 from featherseg.data.datasets.bdd100k import BDD100K_LICENCE
 from featherseg.data.images import read_image
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits, other_size
+from featherseg.data.pairs import Listing, NamedData, Pair, files_by_stem, make_splits, other_size
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.segments import Panoptic, list_segments, to_sample
 
@@ -101,6 +101,15 @@ class Bitmask(LabelMap):
         return str(value)
 
 
+class BitmaskListing(Listing):
+    """A listing whose masks are bitmasks."""
+
+    def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
+        """Raises what `read_bitmask` raises, but for categories that are outside the map."""
+        if ids.min(initial=0) >= 0:
+            read_bitmask(pair.files[1])
+
+
 class BDD100KPanoptic(NamedData):
     """BDD100K panoptic with 40 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
 
@@ -148,7 +157,7 @@ class BDD100KPanoptic(NamedData):
         masks = {split: files_by_stem(base / MASKS / split) for split in splits}
         missing = f"{base} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
-        return Listing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
+        return BitmaskListing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
 
 
 def read_bitmask(path: Path) -> Panoptic:

@@ -17,6 +17,8 @@ from featherseg.data.sequences import SplitBy
 IGNORE_NAME = "ignore"
 """What stands in [map] for a raw value that is neither trained on nor scored."""
 
+MOST_NAME = 100
+"""Characters of a dataset's name."""
 
 _SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
 """A split that takes a share of another: `val = "10% of train"`."""
@@ -63,7 +65,7 @@ class ThingsTable(Config):
 class DatasetToml(Config):
     """The keys of a dataset.toml. Paths are relative to the file's own folder, or absolute."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=MOST_NAME)]
     images: FolderName | None = None
     masks: FolderName | None = None
     image_prefix: str = ""
@@ -194,6 +196,14 @@ class DatasetToml(Config):
                 raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
             raise ValueError("a raw value occurs twice in [map], written in two ways")
+        classes = {source.class_ for source in self.source}
+        for raw, name in self.map.items():
+            unclear = name == IGNORE_NAME or None not in classes  # else it is what it means in masks of no one class
+            if raw.lower() in _INSIDE and name not in classes and classes - {None} and unclear:
+                raise ValueError(
+                    f"map.{raw} = {name!r}, but {raw} is the class of a [[source]] that has one: expected one meaning. "
+                    f"Remove {raw} from [map], or class from the [[source]] and give its values in [map]"
+                )
         used = {*self.map.values(), *(source.class_ for source in self.source)}
         unused = [name for name in self.classes if name not in used]
         if unused:

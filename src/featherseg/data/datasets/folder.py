@@ -32,6 +32,11 @@ class FolderListing(Listing):
         """Where the numbers of the objects of a pair stand: the file of its key, whether it is there or not."""
         return self.instances and self.instances / f"{pair.key}.png"
 
+    def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
+        """Raises what `read_instances` raises."""
+        if objects := self.instances_of(pair):
+            read_instances(objects, np.where(ids < 0, IGNORE, ids), self.classes)
+
 
 class FolderData(PairedFiles):
     """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".

@@ -50,6 +50,17 @@ class PanopticListing(Listing):
         known = {i: self.class_of[category] for i, category in segments[:, [ID, CATEGORY]].tolist()}
         return SegmentIds(known | VOID_ALONE, expected=f"the {len(known)} segments that its annotation lists")
 
+    def panoptic(self, pair: Pair) -> Panoptic:
+        """The segmentation of a pair. Raises DataError where mask and annotation do not hold the same ids."""
+        ids, segments = read_ids(pair.files[1]), self.annotations[pair.key].dicts()
+        check_agreement(ids, segments, str(pair.files[1]))
+        return ids, segments
+
+    def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
+        """Raises what `panoptic` raises, but for ids that are outside the map."""
+        if ids.min(initial=0) >= 0:
+            self.panoptic(pair)
+
 
 class PanopticData(PairedFiles):
     """One split of a panoptic listing. Of its samples, `instances` has the ids of the masks, below 0 for crowds.
@@ -82,10 +93,7 @@ class PanopticData(PairedFiles):
 
         Raises DataError where the ids of its mask are not those that the annotation lists.
         """
-        pair = self.pairs[index]
-        ids, segments = read_ids(pair.files[1]), self.listing.annotations[pair.key].dicts()
-        check_agreement(ids, segments, str(pair.files[1]))
-        return ids, segments
+        return self.listing.panoptic(self.pairs[index])
 
     def annotation(self, index: int) -> bytes:
         """The segments that the JSON lists of sample `index`."""

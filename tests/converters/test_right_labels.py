@@ -1,0 +1,272 @@
+"""Sources that could be read in two ways, or of which a part says what no mask can hold: a message, no wrong label."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from annotation_sources import SIZE, coco, labelme, mask, picture, polygon, square, turned, write_json
+from PIL import Image
+
+import featherseg
+from featherseg.converters.dataset import IMAGE_NOTE
+from featherseg.core.errors import DataError
+from featherseg.data import open_dataset
+
+TRIANGLE = "0 0.1 0.1 0.5 0.1 0.5 0.5\n"
+
+
+def test_lists_of_yolo_that_number_classes_otherwise_are_refused(tmp_path):
+    picture(tmp_path / "src/images/a.png")
+    (tmp_path / "src/labels").mkdir()
+    (tmp_path / "src/labels/a.txt").write_text(TRIANGLE)
+    (tmp_path / "src/coco.yaml").write_text("names: [person, car]\n")
+    (tmp_path / "src/data.yaml").write_text("names: [car, person, road]\n")
+    with pytest.raises(DataError, match=r"coco\.yaml.*data\.yaml"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert featherseg.convert(tmp_path / "src/data.yaml", tmp_path / "out").classes[1] == "car"
+    (tmp_path / "src/coco.yaml").write_text("names: [car, person]\n")  # the beginning of the other
+    assert featherseg.convert(tmp_path / "src", tmp_path / "b").classes == ["background", "car", "person", "road"]
+
+
+def test_a_classes_txt_in_each_folder_of_yolo_is_compared(tmp_path):
+    for split, names in (("train", "car\nroad\n"), ("val", "road\ncar\n")):
+        picture(tmp_path / f"src/{split}/images/{split}.png")
+        (tmp_path / f"src/{split}/labels").mkdir()
+        (tmp_path / f"src/{split}/labels/{split}.txt").write_text(TRIANGLE)
+        (tmp_path / f"src/{split}/labels/classes.txt").write_text(names)
+    with pytest.raises(DataError, match="expected one order"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    done = featherseg.convert(tmp_path / "src/val/labels/classes.txt", tmp_path / "out")
+    assert done.classes == ["background", "road", "car"]
+
+
+def test_labels_of_yolo_find_images_of_another_folder(tmp_path):
+    for name in ("train/a", "val/a", "val/b"):
+        picture(tmp_path / f"ds/images/{name}.png")
+    for name in ("labels/train/a", "deep/labels/b"):
+        path = tmp_path / f"src/{name}.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(TRIANGLE)
+    (tmp_path / "src/data.yaml").write_text("names: [car]\n")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out", images=tmp_path / "ds/images")
+    assert done.images == {"train": 1, "val": 1}
+    assert (mask(tmp_path / "out", "train/a") == 1).any()
+    assert (mask(tmp_path / "out", "val/b") == 1).any()
+    assert list(done.left_out) == ["images that lie in no folder images/ and have no label"]  # val/a: not train's label
+
+
+def test_an_export_of_boxes_alone_is_refused(tmp_path):
+    path = coco(tmp_path / "coco", [("car", [])])
+    picture(tmp_path / "yolo/images/a.png")
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "yolo/data.yaml").write_text("names: [car]\n")
+    for src in (path.parent, tmp_path / "yolo"):
+        with pytest.raises(DataError, match="boxes alone"):
+            featherseg.convert(src, tmp_path / "out")
+
+
+def test_the_folder_that_is_named_says_no_split_of_coco(tmp_path):
+    path = coco(tmp_path / "test", [("car", [square(1, 1, 5, 5)])])
+    assert featherseg.convert(path.parent, tmp_path / "a").images == {"all": 1}
+    assert featherseg.convert(path, tmp_path / "b").images == {"all": 1}
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.write(path, "coco.json")
+        archive.write(path.with_name("a.png"), "a.png")
+    assert featherseg.convert(tmp_path / "export.zip", tmp_path / "ds_test").images == {"all": 1}
+    assert featherseg.convert(tmp_path, tmp_path / "c").images == {"test": 1}
+
+
+def test_files_beside_instances_of_coco_are_read_but_those_of_other_tasks(tmp_path):
+    for name, stem in (("instances_train.json", "a"), ("night.json", "b"), ("person_keypoints_train.json", "c")):
+        path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+        content = json.loads(path.read_text())
+        content["images"][0]["file_name"] = picture(tmp_path / f"src/{stem}.png").name
+        path.unlink()
+        write_json(tmp_path / "src" / name, content)
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 2}
+
+
+def test_two_images_of_one_id_in_coco_are_refused(tmp_path):
+    images = [{"id": 1, "file_name": name, "height": 20, "width": 30} for name in ("a.png", "b.png")]
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
+    picture(tmp_path / "src/b.png")
+    with pytest.raises(DataError, match="two images of the id 1"):
+        featherseg.convert(path, tmp_path / "out")
+
+
+def test_lists_of_pascal_voc_name_masks_by_all_of_their_name(tmp_path):
+    names = ["my image 1", "my image 2", "clip.0001", "clip.0002", "cam1/0001", "cam2/0001", "a_jpg.rf.0f3c", "plain"]
+    for name in names:
+        picture(tmp_path / f"src/JPEGImages/{name}.jpg")
+        path = tmp_path / f"src/SegmentationClass/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full(SIZE, 1, np.uint8)).save(path)
+    sets = tmp_path / "src/ImageSets/Segmentation"
+    sets.mkdir(parents=True)
+    (sets / "train.txt").write_text('my image 1\nclip.0001\ncam1/0001\na_jpg.rf.0f3c\ngone\n"my image 2"\n')
+    (sets / "Validation.txt").write_text(
+        "clip.0002.jpg\ncam2/0001\n/JPEGImages/plain.jpg /SegmentationClass/plain.png\n"
+    )
+    (sets / "test.txt").write_text('"my image 2" 1\n')
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    splits = {split: set(open_dataset(str(tmp_path / "out"), split).keys) for split in ("train", "val", "test")}
+    assert splits == {
+        "train": {"train/my image 1", "train/clip.0001", "train/cam1/0001", "train/a_jpg.rf.0f3c"},
+        "val": {"val/clip.0002", "val/cam2/0001", "val/plain"},
+        "test": {"test/my image 2"},
+    }
+    assert done.left_out == {
+        "images of two splits (kept in test)": (1, '"my image 2"'),
+        "names in lists of splits of which there is no mask, or more than one": (1, "gone"),
+    }
+
+
+def test_a_list_that_gives_two_classes_one_colour_is_refused(tmp_path):
+    picture(tmp_path / "src/images/a.png")
+    (tmp_path / "src/masks").mkdir()
+    Image.fromarray(np.full((*SIZE, 3), 200, np.uint8)).save(tmp_path / "src/masks/a.png")
+    (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nrust,200,200,200\n")
+    with pytest.raises(DataError, match="'car' and 'rust' one colour, #c8c8c8"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nvoid,0,0,0\nunlabelled,0,0,0\n")
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+
+
+def test_two_masks_of_one_image_leave_it_out(tmp_path):
+    for folder, color, names in (("crack", 200, "ab"), ("rust", 100, "a")):
+        (tmp_path / f"src/masks/{folder}").mkdir(parents=True)
+        for name in names:
+            picture(tmp_path / f"src/images/{name}.jpg")
+            Image.fromarray(np.full((*SIZE, 3), color, np.uint8)).save(tmp_path / f"src/masks/{folder}/{name}.png")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"all": 1}
+    assert [reason.partition(":")[0] for reason in done.left_out] == ["images with several masks"]
+
+
+def test_a_second_entry_of_another_size_leaves_the_image_out(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "b.png", "height": 20, "width": 30})
+    picture(tmp_path / "src/b.png")
+    write_json(path, content)
+    content["images"] = [{"id": 1, "file_name": "a.png", "height": 10, "width": 15}]
+    write_json(path.with_name("half.json"), content)
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.left_out == {"images that are listed twice, in two sizes": (1, "a.png")}
+    assert done.images == {"all": 1}
+
+
+def test_groups_of_two_files_are_two_objects(tmp_path):
+    picture(tmp_path / "src/a.png")
+    for left, name in ((2, "first"), (12, "second")):
+        shapes = [polygon("car", *square(left, 2, left + 5, 8)) | {"group_id": 1}]
+        labelme(tmp_path / "src", shapes).rename(tmp_path / f"src/{name}.json")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    objects = np.array(Image.open(tmp_path / "out/instances/a.png"))
+    assert objects[4, 3] != objects[4, 13]
+    assert objects[4, [3, 13]].all()
+
+
+def test_a_class_called_void_is_named_as_ignored(tmp_path):
+    shapes = [("void", [square(1, 1, 5, 5)]), ("car", [square(9, 9, 12, 12)])]
+    done = featherseg.convert(coco(tmp_path / "src", shapes, ("void", "car")).parent, tmp_path / "out")
+    assert done.classes == ["background", "car"]
+    assert [note for note in done.notes if note.startswith("'void': neither trained on nor scored")]
+
+
+def test_a_square_image_that_exif_turns_is_noted(tmp_path):
+    turned(tmp_path / "src/a.jpg", 6, (20, 20))
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=20, imageWidth=20)
+    assert IMAGE_NOTE in featherseg.convert(tmp_path / "src", tmp_path / "out").notes
+    turned(tmp_path / "src/a.jpg", 6)  # here the size tells
+    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=30, imageWidth=20)
+    assert IMAGE_NOTE not in featherseg.convert(tmp_path / "src", tmp_path / "out2").notes
+
+
+def test_an_image_below_its_annotations_comes_before_one_of_its_name_elsewhere(tmp_path):
+    path = coco(tmp_path / "src/batch2", [("car", [square(1, 1, 5, 5)])])
+    (tmp_path / "src/batch2/pics").mkdir()
+    path.with_name("a.png").rename(tmp_path / "src/batch2/pics/a.png")
+    picture(tmp_path / "src/images/a.png")
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/images/a.png").samefile(tmp_path / "src/batch2/pics/a.png")
+
+
+def test_an_image_found_by_less_than_its_name_is_noted(tmp_path):
+    images = [{"id": 1, "file_name": "cam1/0001.png", "height": 20, "width": 30}]
+    path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
+    picture(tmp_path / "src/cam2/0001.png")
+    done = featherseg.convert(path, tmp_path / "out")
+    assert done.notes == ["1 image found by the end of the path alone, first: cam1/0001.png is cam2/0001.png"]
+    images[0]["file_name"] = "cam2/0001.png"
+    coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
+    assert featherseg.convert(path, tmp_path / "out2").notes == []
+
+
+def label_studio(folder, data, rows):
+    """A project of Label Studio with one task; of each result (type, value, more)."""
+    results = [
+        {"id": f"r{i}", "type": kind, "from_name": "tag", "to_name": "image", "value": value} | more
+        for i, (kind, value, more) in enumerate(rows)
+    ]
+    sized = [row | {"original_height": SIZE[0], "original_width": SIZE[1]} for row in results]
+    return write_json(folder / "project.json", [{"data": data, "annotations": [{"result": sized}]}])
+
+
+CORNERS = {"points": [[10, 20], [30, 20], [30, 60]], "closed": True, "polygonlabels": ["car"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ({"image": "a.png", "right": "b.png"}, {"to_name": "second"}),  # a second region is of "image"
+        ({"left": "a.png", "right": "b.png"}, {}),
+        ({"image": ["a.png", "b.png"]}, {"item_index": 1}),
+    ],
+)
+def test_a_task_of_several_images_is_left_out(data, more, tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"src/{name}.png")
+    rows = [("polygonlabels", CORNERS, {} if "item_index" not in more else more), ("polygonlabels", CORNERS, more)]
+    label_studio(tmp_path / "src", data, rows)
+    with pytest.raises(DataError, match="Label Studio"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"time": "noon", "image": "a.png"},
+        {"claim": "17", "photo": "a.png"},
+        {"thumb": "b.png", "image": "a.png"},
+        {"image2": "b.png", "image": "a.png"},
+        {"image": "s3://bucket/a.png?signed=1"},
+    ],
+)
+def test_the_image_of_a_task_is_what_ends_like_one(data, tmp_path):
+    picture(tmp_path / "src/a.png")
+    label_studio(tmp_path / "src", data, [("polygonlabels", CORNERS, {})])
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+
+
+@pytest.mark.parametrize("kind", ["bitmasklabels", "vectorlabels"])
+def test_areas_of_label_studio_that_cannot_be_drawn_leave_the_image_out(kind, tmp_path):
+    picture(tmp_path / "src/a.png")
+    rows = [("polygonlabels", CORNERS, {}), (kind, {"closed": True, kind: ["rust"]}, {})]
+    label_studio(tmp_path / "src", {"image": "a.png"}, rows)
+    with pytest.raises(DataError, match="egions of the type"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    label_studio(tmp_path / "src", {"image": "a.png"}, [rows[0], ("vectorlabels", {"vectorlabels": ["line"]}, {})])
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").classes == ["background", "car"]
+
+
+def test_alpha_masks_of_supervisely_leave_the_image_out(tmp_path):
+    picture(tmp_path / "src/img/a.png")
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    objects = [{"classTitle": "rust", "geometryType": "alpha_mask", "bitmap": {}}]
+    write_json(tmp_path / "src/ann/a.png.json", {"size": size, "objects": objects})
+    write_json(tmp_path / "src/meta.json", {"classes": [{"title": "rust", "shape": "alpha_mask"}]})
+    with pytest.raises(DataError, match="bjects of the type 'alpha_mask'"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
