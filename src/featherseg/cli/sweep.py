@@ -24,7 +24,7 @@ from featherseg.core.errors import ConfigError
 
 def sweep(
     recipe: Annotated[str, typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file.")],
-    models: Annotated[str, typer.Option(help="The models to train, such as frm-lite0,rsp-lite0.")],
+    models: Annotated[str, typer.Option(help="The models to train, such as frm-lite0-light,rsp-lite0.")],
     out: Annotated[Path, out_option("The folder for the runs, OUT/MODEL-SEED; a stopped sweep continues.")],
     seeds: Annotated[str, typer.Option(help="Seeds; one run of each model per seed.")] = "0,1,2",
     data: Data = None,
