@@ -72,6 +72,8 @@ def serve(
 
 def print_start(models: Sequence[Served], settings: Settings, host: str, port: int) -> None:
     """What is served, where, and within which limits."""
+    from urllib.parse import quote
+
     from rich.markup import escape
 
     from featherseg.cli.terminal import Console
@@ -88,7 +90,7 @@ def print_start(models: Sequence[Served], settings: Settings, host: str, port: i
         f"{limits.queue} images in flight"
     )
     shown = f"[{host}]" if ":" in host else host
-    fragment = f"#token={settings.token}" if settings.token else ""
+    fragment = f"#token={quote(settings.token, safe='')}" if settings.token else ""
     if host in EVERYWHERE:
         console.print(f"listening on all addresses of this machine, port {port}; locally:")
         shown = "127.0.0.1"
