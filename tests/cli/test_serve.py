@@ -68,6 +68,10 @@ def test_slips_are_answered_before_a_model_is_opened(tmp_path):
         assert isinstance(slip(tmp_path, "--port", taken.getsockname()[1]), ConfigError)
     assert isinstance(slip(tmp_path, "--host", "203.0.113.7", "--port", 0), ConfigError)
     assert isinstance(slip(tmp_path, "--token", "short", "--port", 0), ConfigError)
+    for option in ("--max-mb", "--max-megapixels", "--seconds"):
+        error = slip(tmp_path, option, "inf", "--port", 0)
+        assert isinstance(error, ConfigError)
+        assert f"{option} inf: expected a number, at most 1,000,000" in str(error)
     assert isinstance(slip(tmp_path / "missing", "--port", 0), RunError)
 
 

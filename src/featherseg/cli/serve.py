@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.options import Device, MemoryGb, RunsAndFiles
-from featherseg.core.errors import require
+from featherseg.core.errors import ConfigError, require
 from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
+MOST = 1_000_000
+"""Megabytes, megapixels or seconds that a limit may be."""
 
 
 def serve(
@@ -56,6 +58,9 @@ def serve(
     from featherseg.serving.models import open_models
     from featherseg.serving.settings import Limits, Settings, allowed_hosts, choose_token
 
+    for option, value in {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--seconds": seconds}.items():
+        if not value <= MOST:  # of nan no comparison holds
+            raise ConfigError(f"{option} {value:g}: expected a number, at most {MOST:,}.")
     limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
     with server.bind(host, port) as listener:
         address, port = listener.getsockname()[:2]

@@ -32,7 +32,9 @@ async def read_files(
             arrived(len(piece))
             yield piece
 
-    parser = MultiPartParser(request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS, max_part_size=OTHER_BYTES)
+    parser = MultiPartParser(
+        request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS, max_part_size=OTHER_BYTES
+    )
     parser.spool_max_size = 2**62  # bodies are bounded already
     try:
         values = (await parser.parse()).getlist(field)
