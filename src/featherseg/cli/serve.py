@@ -72,11 +72,14 @@ def serve(
         )
         keep_freed_memory(one_heap=True)
         models = open_models(runs, device, batch, memory_gb)
-        server.run(create_app(models, settings), listener, lambda: print_start(models, settings, host, port))
+        app, allowed = create_app(models, settings), allow_host or ()
+        server.run(app, listener, lambda: print_start(models, settings, host, port, allowed))
 
 
-def print_start(models: Sequence[Served], settings: Settings, host: str, port: int) -> None:
-    """What is served, where, and within which limits."""
+def print_start(
+    models: Sequence[Served], settings: Settings, host: str, port: int, allowed: Sequence[str] = ()
+) -> None:
+    """What is served, where, and within which limits; a warning where `allowed` names open it to others."""
     from urllib.parse import quote
 
     from rich.markup import escape
@@ -94,6 +97,9 @@ def print_start(models: Sequence[Served], settings: Settings, host: str, port: i
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
         f"{limits.queue} images in flight"
     )
+    if allowed and settings.token is None:
+        names = escape(one_line(", ".join(allowed)))
+        console.print(f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one")
     shown = f"[{host}]" if ":" in host else host
     fragment = f"#token={quote(settings.token, safe='')}" if settings.token else ""
     if host in EVERYWHERE:

@@ -43,6 +43,10 @@ async def read_files(
             raise _bad(f"expected a file in the field {field!r}, as `curl -F {field}=@photo.jpg` sends it.")
         return [await file.read() for file in files]
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise Refused(
+                413, "images", f"The request has more images than the limit of {most}. Send them in several requests."
+            ) from None
         raise _bad(error.message) from None
     except FormParserError as error:  # Starlette 1.0 passes on those of the parser below it
         raise _bad(f"{error}.") from None
