@@ -49,7 +49,8 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Images, folders of images, or videos; camera or camera:N; of images also s3://BUCKET/FOLDER.",
+            help="Images, folders of images, or videos; camera or camera:N, where no file or folder is called so; of "
+            "images also s3://BUCKET/FOLDER.",
             metavar="PATH...",
         ),
     ],
