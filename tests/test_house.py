@@ -59,14 +59,31 @@ def test_nothing_prints_outside_the_command_line():
         assert not prints or "cli" in path.parts, path
 
 
+def mode_of(call: ast.Call) -> str:
+    """Of a file that is opened: by open, os.fdopen, Path.open or gzip.open; "b" of any other call."""
+    *_, module, function = ("", *ast.unparse(call.func).rsplit(".", 1))
+    if function not in ("open", "fdopen"):
+        return "b"
+    is_path = function == "open" and module not in ("", "gzip", "bz2", "lzma", "io")
+    given = [k.value for k in call.keywords if k.arg == "mode"] + call.args[0 if is_path else 1 :]
+    texts = [value.value for value in given[:1] if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    default = "r" if module in ("", "io") or function == "fdopen" else "b"  # x may be no path
+    return texts[0] if texts and set(texts[0]) <= set("rwxabt+") else default
+
+
+def test_the_mode_of_a_file_is_seen():
+    modes = {"open(p)": "r", "open(p, 'wb')": "wb", "open(p, mode='x')": "x", "os.fdopen(f, 'w')": "w"}
+    modes |= {"(a / b).open('a')": "a", "gzip.open(p)": "b", "gzip.open(p, 'rt')": "rt", "Image.open(p)": "b"}
+    modes |= {"archive.open('name.txt')": "b", "os.open(p, flags)": "b", "f(p)": "b"}
+    assert {code: mode_of(ast.parse(code, mode="eval").body) for code in modes} == modes
+
+
 def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes by itself is not UTF-8
     for path in [*SOURCES, *(ROOT / "scripts").glob("*.py")]:
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             named = {keyword.arg for keyword in call.keywords}
             method = call.func.attr if isinstance(call.func, ast.Attribute) else None
-            opened = isinstance(call.func, ast.Name) and call.func.id == "open"
-            mode = ast.literal_eval(call.args[1]) if opened and len(call.args) > 1 else "b" if not opened else "r"
-            text = method in ("read_text", "write_text") or "b" not in mode or "text" in named
+            text = method in ("read_text", "write_text") or "b" not in mode_of(call) or "text" in named
             assert not text or "encoding" in named, f"{path}:{call.lineno}"
 
 

@@ -1,8 +1,13 @@
 """What is published beside the wheel: the Dockerfile's rules, the workflow, the release's own checks."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -46,6 +51,18 @@ def test_the_image_asks_the_service_for_its_health_at_the_port_it_serves():
     (health,), (entry,), (port,) = stage["HEALTHCHECK"], stage["ENTRYPOINT"], stage["EXPOSE"]
     assert f"127.0.0.1:{port}/healthz" in health
     assert entry == f'["featherseg", "serve", "--host", "0.0.0.0", "--port", "{port}"]'
+
+
+def test_the_image_asks_for_its_health_without_a_proxy():
+    (health,) = last_stage()["HEALTHCHECK"]
+    code = json.loads(health.partition("CMD ")[2])[-1]
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = code.replace(":8000/healthz", f":{server.server_port}/")
+        environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_image_s_bases_have_versions_and_nothing_secret_or_foreign_is_built_in():

@@ -55,6 +55,9 @@ def test_slips_are_sentences(release, tmp_path):
     missing = run(tmp_path, "--from", "cityscapes-panoptic", "--out", tmp_path / "out").exception
     assert isinstance(missing, DataNotFound)
     assert isinstance(run(release, "--train-ids", "--out", tmp_path / "out").exception, ConfigError)
+    unfit = run(release, "--from", "cityscapes-panoptic", "--to", "coco", "--copy", "--out", tmp_path / "out").exception
+    assert isinstance(unfit, ConfigError)
+    assert "--to, --copy cannot go with --from cityscapes-panoptic" in str(unfit)
 
 
 def test_what_was_converted_and_what_was_left_out_is_said(tmp_path):

@@ -50,6 +50,13 @@ def test_a_folder_gives_three_files_an_image_and_names_stay_apart(lawn_run, phot
         assert np.array(mask).max() < 2
 
 
+def test_a_folder_that_is_called_like_an_image_holds_the_files_of_all(lawn_run, photos, tmp_path):
+    out = tmp_path / "out.png"
+    out.mkdir()
+    assert run(lawn_run, photos, "-o", out).exit_code == 0
+    assert len(os.listdir(out)) == 9
+
+
 def test_masks_alone_are_those_of_the_other_runs(lawn_run, photos, tmp_path):
     assert run(lawn_run, photos, "-o", tmp_path / "all").exit_code == 0
     result = run(lawn_run, photos, "-o", tmp_path / "masks", "--masks")
@@ -112,6 +119,9 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
         ((photos / "none.jpg",), "none.jpg does not exist"),
         ((tmp_path / "empty",), "has no images"),
         ((photos, "-o", photos), "folder of the images itself"),
+        ((photos, "-o", tmp_path / "out.png"), "out.png names an image: expected a folder"),
+        ((photos, "-o", "s3://b/out.png"), "-o s3://b/out.png names an image"),
+        ((photos, "--masks", "--submission", "cityscapes"), "--masks is for predictions without --submission"),
     ):
         result = run("no-such-run", *arguments)
         assert isinstance(result.exception, FeathersegError)

@@ -42,6 +42,7 @@ def photos(tmp_path):
         (["in", "-o", "out", "--cluster", "local", "--overwrite"], ConfigError, "--overwrite cannot go"),
         (["in", "-o", "out", "--cluster", "local", "--submission", "cityscapes"], ConfigError, "--submission cannot"),
         (["in", "-o", "out", "--cluster", "local", "--device", "cuda:1"], ConfigError, "expected auto, cpu or cuda"),
+        (["in", "-o", "out.png", "--cluster", "local"], ConfigError, "out.png names an image"),
     ],
 )
 def test_slips_are_told_before_ray_is_asked_for(photos, tmp_path, monkeypatch, words, error, told):

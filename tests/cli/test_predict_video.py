@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving
-from featherseg.core.errors import ConfigError, DataError, FeathersegError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.inference.video import camera as video_camera
 from featherseg.inference.video.parts import Parts
 from featherseg.inference.video.segmentation import SEGMENT_FRAMES
+from featherseg.inference.video.write import SEGMENT_SUFFIX
 
 APP = typer.Typer()
 APP.command()(predict)
@@ -71,6 +72,22 @@ def test_one_bad_video_is_an_error_and_of_several_it_is_left_out(lawn_run, clip,
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["clip_overlay.mp4"]
 
 
+def test_what_is_wrong_with_one_of_several_videos_does_not_end_the_others(lawn_run, clip, tmp_path):
+    parts = tmp_path / "out" / "clip_overlay.mp4.parts"
+    parts.mkdir(parents=True)
+    (parts / f"000000{SEGMENT_SUFFIX}").write_bytes(b"of another command")
+    other = write_video(tmp_path / "other.mp4", moving_images(2))
+    result = run(lawn_run, clip, other, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "left out" in result.stdout
+    assert "lacks a readable parts.json" in result.stdout
+    assert (tmp_path / "out" / "other_overlay.mp4").is_file()
+    assert isinstance(run(lawn_run, clip, "-o", tmp_path / "out").exception, RunError)
+    large = run(lawn_run, other, clip, "-o", tmp_path / "out2", "--memory-gb", "0.1")
+    assert large.stdout.count("left out") == 2
+    assert large.stdout.count("is too little for an image") == 2
+
+
 def test_a_video_is_never_replaced_by_its_own_result(lawn_run, clip):
     before = clip.read_bytes()
     result = run(lawn_run, clip, "-o", clip, "--overwrite")
@@ -113,6 +130,15 @@ def test_what_does_not_go_together_is_refused_before_work(paths, output, submiss
 def test_cameras_are_told_from_files():
     assert [camera_name(text) for text in ("camera", "camera:2", "camera:Front View")] == ["0", "2", "Front View"]
     assert [camera_name(text) for text in ("./camera", "camera.mp4", "my camera")] == [None] * 3
+
+
+def test_a_folder_that_is_called_camera_is_a_folder(lawn_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camera").mkdir()
+    Image.new("RGB", (70, 64), (9, 90, 9)).save(tmp_path / "camera" / "a.png")
+    assert run(lawn_run, "./camera", "-o", "out", "--masks").exit_code == 0
+    assert os.listdir("out") == ["a_mask.png"]
+    assert [camera_name(text) for text in ("camera", "camera:0")] == [None, "0"]
 
 
 def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monkeypatch):

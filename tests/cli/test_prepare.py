@@ -47,6 +47,7 @@ def test_one_split_as_jpeg_in_another_folder(lawn: Path, tmp_path: Path, monkeyp
         (("shapes",), ConfigError, "shapes is generated"),
         (("camvit",), UnknownName, "camvid"),
         (("LAWN", "--split", "vall"), UnknownName, "val"),
+        (("LAWN", "--quality", "95"), ConfigError, "--quality is for --storage jpeg alone"),
     ],
 )
 def test_slips_are_sentences(lawn: Path, arguments, error, text):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
@@ -18,7 +19,7 @@ from featherseg.core.errors import ConfigError, MissingExtra, RunError
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.models import open_models
 from featherseg.serving.server import bind
-from featherseg.serving.settings import Settings
+from featherseg.serving.settings import Settings, allowed_hosts
 
 APP = typer.Typer()
 APP.command()(serve)
@@ -68,6 +69,10 @@ def test_slips_are_answered_before_a_model_is_opened(tmp_path):
         assert isinstance(slip(tmp_path, "--port", taken.getsockname()[1]), ConfigError)
     assert isinstance(slip(tmp_path, "--host", "203.0.113.7", "--port", 0), ConfigError)
     assert isinstance(slip(tmp_path, "--token", "short", "--port", 0), ConfigError)
+    for option in ("--max-mb", "--max-megapixels", "--seconds"):
+        error = slip(tmp_path, option, "inf", "--port", 0)
+        assert isinstance(error, ConfigError)
+        assert f"{option} inf: expected a number, at most 1,000,000" in str(error)
     assert isinstance(slip(tmp_path / "missing", "--port", 0), RunError)
 
 
@@ -91,3 +96,25 @@ def test_at_all_addresses_the_one_of_this_machine_is_printed_with_the_token(lawn
     *_, before, last = capsys.readouterr().out.splitlines()
     assert before == "listening on all addresses of this machine, port 81; locally:"
     assert last == f"http://127.0.0.1:81/#token={TOKEN}"
+
+
+def test_a_token_with_signs_of_an_address_survives_in_it(lawn_run, capsys):
+    token = "50%-off#1&more/of+it"
+    print_start(open_models([lawn_run], "cpu"), Settings(token=token), "0.0.0.0", 81)
+    fragment = urlsplit(capsys.readouterr().out.splitlines()[-1]).fragment
+    assert parse_qs(fragment) == {"token": [token]}
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_names_that_are_answered_without_a_token_are_warned_of(lawn_run, token, capsys):
+    print_start(open_models([lawn_run], "cpu"), Settings(token=token), "127.0.0.1", 81, ["box.example"])
+    warned = "whoever reaches box.example is answered; --token" in capsys.readouterr().out
+    assert warned == (token is None)
+
+
+@pytest.mark.parametrize("name", ["https://box.example", "*", "*.example", "box.example/", "box:a", "", "a b", "::1"])
+def test_a_name_that_no_host_header_says_is_refused(tmp_path, name):
+    error = slip(tmp_path, "--allow-host", name, "--port", 0)
+    assert isinstance(error, ConfigError)
+    assert "expected a NAME or NAME:PORT" in str(error)
+    assert {"box.example:8443", "[::1]:81"} <= allowed_hosts("127.0.0.1", 8000, ["box.example:8443", "[::1]:81"])

@@ -132,6 +132,12 @@ def test_a_mask_of_16_bits_in_several_channels_is_refused_not_cut(tmp_path: Path
         read_mask(tmp_path / "b.tif")
 
 
+def test_a_colour_image_where_grey_is_taken_is_refused_with_what_helps(tmp_path: Path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"takes 1\. Convert it to grey, or set the dataset's channels to 3\."):
+        read_image(tmp_path / "a.png", 1)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
     pixels = RNG.integers(0, np.iinfo(dtype).max, (6, 4, 5)).astype(dtype)
@@ -139,7 +145,7 @@ def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
     first.save(tmp_path / "a.tif", save_all=True, append_images=rest)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 5), pixels)
     assert image_channels(tmp_path / "a.tif") == 5
-    with pytest.raises(DataError, match=r"a\.tif has 5 channels, but channels = 3"):
+    with pytest.raises(DataError, match=r"has 5 channels, but the model or dataset takes 3\. Store it as a TIFF"):
         read_image(tmp_path / "a.tif")
 
 

@@ -176,6 +176,63 @@ def page(browser):
     context.close()
 
 
+STAND_IN = """
+var ort = { env: { wasm: {} }, Tensor: function (type, data, dims) { return { data, dims }; }, InferenceSession: {
+  create: async () => ({
+    run: async ({ images: { dims } }) => ({ masks: { data: new Uint8Array(dims[1] * dims[2]) } }),
+  }),
+} };
+"""
+"""onnxruntime-web for tests of the page alone: every pixel is of the first class."""
+
+
+@pytest.fixture
+def folder(archive, job) -> Path:
+    """The folder of the page, with STAND_IN."""
+    web.write(job)
+    (job.folder / "web" / "ort.wasm.min.js").write_text(STAND_IN)
+    return job.folder / "web"
+
+
+def ready(page, folder: Path) -> None:
+    page.goto((folder / "index.html").as_uri())
+    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+
+
+@pytest.mark.parametrize("name", ["model.js", "runtime.js", "ort.wasm.min.js", "png.js", "page.js"])
+def test_a_file_that_is_missing_is_named(page, folder, name):
+    (folder / name).unlink()
+    page.goto((folder / "index.html").as_uri())
+    said = page.inner_text("#status")
+    assert f"{name} could not be loaded" in said or (name == "page.js" and "page.js is missing" in said)
+
+
+def test_colours_are_seen_on_transparent_images_too(page, folder, tmp_path):
+    Image.new("RGBA", (4, 3), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    ready(page, folder)
+    look(page, tmp_path / "clear.png")
+    page.fill("#opacity", "100")
+    read = "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 4, 3).data]"
+    assert page.evaluate(read) == [*FACTS.classes[0].color, 255] * 12
+
+
+def test_the_image_that_was_chosen_last_is_shown_and_can_be_chosen_again(page, folder, tmp_path):
+    for name, width in (("first.png", 8), ("last.png", 4)):
+        Image.new("RGB", (width, 3)).save(tmp_path / name)
+    ready(page, folder)
+    page.evaluate(
+        "() => { const make = createImageBitmap; globalThis.createImageBitmap = async (file, options) => {"
+        "  if (file.name == 'first.png') await new Promise((resolve) => setTimeout(resolve, 300));"
+        "  return make(file, options); }; }"
+    )
+    page.set_input_files("#file", tmp_path / "first.png")
+    assert page.evaluate("document.getElementById('file').value") == ""
+    look(page, tmp_path / "last.png")
+    page.wait_for_timeout(600)
+    assert "4 x 3 pixels" in page.inner_text("#caption")
+    assert page.errors == []
+
+
 @pytest.fixture
 def opened(page, job):
     """The page of the small model, opened from disk, ready to look."""

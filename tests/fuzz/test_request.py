@@ -70,7 +70,10 @@ HEADERS = (
         (b"content-type", b""),
     ),
     (b"content-type", b"multipart/form-data; boundary=" + b"x" * 5000),
-    (b"content-type", b"multipart/form-data; charset=nonsense; boundary=" + BOUNDARY),
+    *(
+        (b"content-type", b"multipart/form-data; charset=" + charset + b"; boundary=" + BOUNDARY)
+        for charset in (b"nonsense", b"punycode", b"idna", b"utf-8")
+    ),
     (b"content-type", b'multipart/form-data; boundary="' + BOUNDARY + b'"'),
     *(
         (b"authorization", b"Bearer x"),

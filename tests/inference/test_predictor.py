@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from featherseg import FeathersegError, Predictor
-from featherseg.core.errors import DataError
+from featherseg.core.errors import ConfigError, DataError
 from featherseg.data.images import image_size, read_mask
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.settings import InferenceSettings
@@ -88,6 +88,21 @@ def test_save_writes_three_images_into_a_folder_or_the_mask_into_a_file(predicto
     assert image_size(files[1]) == (70, 93)
     assert image_size(files[2])[0] > 70  # with its legend
     assert result.overlay().size == (93, 70)
+    assert result.save(tmp_path / "all.png", "street")[0] == tmp_path / "all.png" / "street_mask.png"
+
+
+def test_save_writes_into_no_folder_that_is_called_like_a_bucket(predictor, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for to in ("s3://bucket/out", "gs://bucket/mask.png"):
+        with pytest.raises(ConfigError, match="-o s3://BUCKET/FOLDER"):
+            predictor(image).save(to)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("memory_gb", [float("inf"), float("nan"), 1e300, 0.0, -4.0])
+def test_a_limit_that_is_no_size_is_refused(make_runtime, memory_gb):
+    with pytest.raises(ConfigError, match=r"memory_gb = .*expected a number above 0"):
+        Predictor(make_runtime(), memory_gb=memory_gb)
 
 
 def test_an_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from color_model import (
 )
 from PIL import Image
 
+from featherseg.inference.predictor import Predictor
 from featherseg.serving.models import Served
 from featherseg.serving.schema import BatchAnswer, MaskAnswer
+from featherseg.serving.settings import Limits
 
 
 def form(content: bytes, name: str = "photo.png", media_type: str = "image/png") -> dict:
@@ -87,7 +90,7 @@ def test_above_the_queue_429_says_when_to_try_again(gated):
 
 
 def test_a_batch_takes_a_slot_an_image(start):
-    client = start(limits={"queue": 3})
+    client = start(limits={"queue": 3, "batch": 4})
     content = encoded(image())
     assert client.post("/v1/segment/batch", files=several(*[content] * 3)).status_code == 200
     assert refusal(client.post("/v1/segment/batch", files=several(*[content] * 4))) == (429, "busy")
@@ -188,7 +191,6 @@ def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_sentence(star
         ({"data": {"image": "http://example.com/a.png"}}, "form"),
         ({"files": {"photo": ("a.png", encoded(image()))}}, "form"),
         ({"files": {"image": ("a.png", encoded(image()))}, "data": {"image": "text"}}, "form"),
-        ({"files": [("image", ("a.png", encoded(image()))), ("image", ("b.png", encoded(image())))]}, "form"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "form"),
         ({"content": b"no boundary", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
         ({"content": b"--x\r\n\r\n\r\n--x--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
@@ -249,7 +251,19 @@ def test_a_batch_in_polygons(client):
 
 def test_more_images_than_a_batch_may_hold_are_refused(start):
     client = start(limits={"batch": 2})
-    assert refusal(client.post("/v1/segment/batch", files=several(*[encoded(image())] * 3))) == (400, "form")
+    refused = client.post("/v1/segment/batch", files=several(*[encoded(image())] * 3))
+    assert refusal(refused) == (413, "images")
+    assert "limit of 2" in refused.text
+    two = [("image", ("a.png", encoded(image())))] * 2
+    assert refusal(client.post("/v1/segment", files=two)) == (413, "images")
+
+
+@pytest.mark.parametrize(("queue", "batch"), [(1, 1), (5, 2), (31, 15), (32, 16), (64, 16)])
+def test_a_batch_has_no_more_images_than_half_of_the_queue(start, queue, batch):
+    client = start(limits={"queue": queue})
+    assert client.get("/v1/limits").json()["batch"] == batch
+    assert client.post("/v1/segment/batch", files=several(*[encoded(image())] * batch)).status_code == 200
+    assert Limits().batch == 16
 
 
 def test_several_models_answer_by_name_and_the_first_is_the_default(start):
@@ -311,3 +325,37 @@ def test_the_description_names_every_path_and_refusal(client):
     )
     assert "image" in json.dumps(segment["requestBody"])
     assert [p["name"] for p in segment["parameters"]] == ["format", "model"]
+    for path in ("/v1/segment", "/v1/segment/batch"):
+        assert "X-Featherseg-Model" in paths[path]["post"]["responses"]["200"]["headers"]
+    assert "Retry-After" in segment["responses"]["429"]["headers"]
+
+
+def test_the_description_says_what_needs_the_token(start):
+    token = "0123456789abcdef"
+    description = start(token=token).get("/openapi.json", headers={"Authorization": f"Bearer {token}"}).json()
+    assert description["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    assert description["security"] == [{"token": []}]
+    methods = {path: next(iter(found.values())) for path, found in description["paths"].items()}
+    assert [path for path, method in methods.items() if method.get("security") == []] == ["/healthz", "/readyz"]
+    assert "security" not in start().get("/openapi.json").json()
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_monitors_that_ask_for_the_head_alone_are_answered(client, path):
+    assert client.begin("HEAD", path).result(60).status_code == 200
+
+
+def test_images_are_planned_beside_the_event_loop(start):
+    """The first large image has the model measured, which once held up everybody, health checks too."""
+    threads = []
+
+    class Watched(Predictor):
+        def plan(self, size):
+            threads.append(threading.current_thread())
+            return super().plan(size)
+
+    client = start(Served("color", Watched(color_predictor().runtime)))
+    for size in ((24, 40), (1100, 1000)):
+        assert client.post("/v1/segment", files=form(encoded(image(0, size)))).status_code == 200
+    assert len(threads) >= 2
+    assert client._thread not in threads

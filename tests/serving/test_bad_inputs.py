@@ -129,6 +129,21 @@ def test_a_body_of_another_type_is_refused(client, content_type):
     assert refusal_fault(content_type, response) is None
 
 
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "no-such-charset", "'utf-8'"])
+def test_fields_are_decoded_as_utf_8_alone(client, charset):
+    """In punycode, 600 kB of a field took minutes of the event loop."""
+    body = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\n' + b"a-" + b"9" * 20 + b"\r\n--x--\r\n"
+    headers = {"content-type": f"multipart/form-data; charset={charset}; boundary=x"}
+    response = client.post("/v1/segment", content=body, headers=headers)
+    assert refusal_fault(charset, response) is None
+    assert "expected the charset utf-8" in response.text
+
+
+def test_a_long_field_beside_the_image_is_refused(client):
+    response = client.post("/v1/segment", files={"image": ("a.png", saved(RGB, "PNG"))}, data={"x": "a" * 20_000})
+    assert refusal_fault("a long field", response) is None
+
+
 def test_forms_that_cannot_be_right_are_refused(client):
     png = saved(RGB, "PNG")
     forms = {

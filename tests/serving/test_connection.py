@@ -1,5 +1,6 @@
 """Connections that say nothing, send slowly or in tiny pieces, or fetch nothing: others are served all the same."""
 
+import runpy
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -166,3 +167,9 @@ def test_nonsense_after_an_answer_is_told_as_nonsense():
             assert client.recv(15).startswith(b"HTTP/1.1 200")
             client.sendall(b"\0\xff\r\n\r\n")
             assert b"HTTP/1.1 400" in all_of(client)
+
+
+@pytest.mark.parametrize(("files", "most"), [(-1, 512), (100_000, 512), (256, 128)])
+def test_a_process_without_a_limit_of_files_has_one_of_connections(monkeypatch, files, most):
+    monkeypatch.setattr("os.sysconf", lambda name: files)
+    assert runpy.run_path(connection.__file__)["MOST_CONNECTIONS"] == most

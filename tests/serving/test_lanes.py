@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,6 +110,20 @@ def test_a_job_that_fails_tells_why_and_the_next_is_done():
     lane = LargeLane()
     with pytest.raises(ZeroDivisionError):
         lane.submit(lambda stop: 1 / 0, 0).result(20)
+    assert lane.submit(lambda stop: "next", 0).result(20) == "next"
+    lane.close(20)
+
+
+def test_a_job_that_is_cancelled_while_it_fails_does_not_end_the_lane(monkeypatch):
+    class Racing(Future):
+        def set_exception(self, error):
+            self.cancel()
+            super().set_exception(error)
+
+    monkeypatch.setattr(lanes, "Future", Racing)
+    lane = LargeLane()
+    failed = lane.submit(lambda stop: 1 / 0, 0)
+    until(failed.cancelled)
     assert lane.submit(lambda stop: "next", 0).result(20) == "next"
     lane.close(20)
 

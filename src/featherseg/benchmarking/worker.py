@@ -291,7 +291,7 @@ def _alike(times: Sequence[float]) -> bool:
 
 def main() -> None:
     """Answers go to what was standard output; that itself now leads to standard error."""
-    with os.fdopen(os.dup(1), "w") as answers:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         serve(iter(sys.stdin), answers)
 

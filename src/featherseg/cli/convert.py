@@ -58,6 +58,8 @@ def convert(
     if train_ids and from_ not in RELEASES:
         raise ConfigError("--train-ids is for --from cityscapes-panoptic alone. Leave it out.")
     if from_ in RELEASES:
+        if unfit := [name for name, given in {"--to": to, "--images": images, "--copy": copy}.items() if given]:
+            raise ConfigError(f"{', '.join(unfit)} cannot go with --from {from_}. Leave it out.")
         _convert_release(console, src, out, train_ids)
         return
     import featherseg

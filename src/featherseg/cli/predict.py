@@ -49,7 +49,8 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Images, folders of images, or videos; camera or camera:N; of images also s3://BUCKET/FOLDER.",
+            help="Images, folders of images, or videos; camera or camera:N, where no file or folder is called so; of "
+            "images also s3://BUCKET/FOLDER.",
             metavar="PATH...",
         ),
     ],
@@ -99,8 +100,15 @@ def predict(
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
+    from featherseg.data.images import is_image
+
     if workers is not None and (cluster is None or workers < 1):
         raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
+    if masks and submission is not None:
+        raise ConfigError("--masks is for predictions without --submission, which writes masks alone. Leave it out.")
+    if is_image(output.name) and not os.path.isdir(output):
+        place = address(output) if is_remote(output) else output
+        raise ConfigError(f"-o {place} names an image: expected a folder, for all results. Leave out the ending.")
     if cluster is not None:
         refuse_options({"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite})
         failed = predict_over_cluster(

@@ -38,6 +38,7 @@ def predict_over_cluster(
     from featherseg.cli.terminal import Console
     from featherseg.core.cluster import ray_cluster
     from featherseg.inference.cluster import Job, model_digest, over_ray, predict_folder
+    from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
 
     workers = workers or os.cpu_count() or 1
@@ -50,6 +51,7 @@ def predict_over_cluster(
         raise ConfigError(f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster.")
     place = str(Path(run).resolve()) if os.path.exists(run) else run
     settings = with_own_resize(inference, resize, runtime)
+    Predictor(runtime, memory_gb=memory_gb, max_side=max_side)  # refuses what every worker would refuse
     digest = model_digest(runtime, run)
     del runtime
     console = Console(highlight=False, soft_wrap=True)

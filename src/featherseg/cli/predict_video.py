@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.core.wording import counted, one_line, size_text
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Moving:
 
         keep_freed_memory()
         if self.camera is not None:
-            _record(predictor, self.camera, self.targets[0], console)
+            _record(predictor, run, self.camera, self.targets[0], console)
             return 0
         pairs = zip(self.videos, self.targets, strict=True)
         return sum(not self._segment(predictor, run, pair, masks, console) for pair in pairs)
@@ -90,7 +90,7 @@ class Moving:
         try:
             with _progress(console, target.name) as progress:
                 result = segment_video(predictor, job, progress)
-        except DataError as error:
+        except (ConfigError, DataError, RunError) as error:
             if self.single:
                 raise
             console.print(f"[red]left out[/] {escape(one_line(str(error)))}")
@@ -129,8 +129,8 @@ def find_moving(paths: Sequence[Path], output: Path, submission: str | None) -> 
 
 
 def camera_name(path: str) -> str | None:
-    """`camera` -> "0", `camera:2` -> "2" (or a name, where the system has names); None for anything else."""
-    match = re.fullmatch(r"camera(?::(.+))?", path)
+    """`camera` -> "0", `camera:2` -> "2" (or a name, where the system has names); None for what exists, or else."""
+    match = None if os.path.exists(path) else re.fullmatch(r"camera(?::(.+))?", path)
     return None if match is None else match[1] or "0"
 
 
@@ -196,11 +196,12 @@ def _print_result(console: Console, result: VideoResult, target: Path, masks: Pa
         console.print(f"[yellow]{partly} could be read only in part[/], and show what could be")
 
 
-def _record(predictor: Predictor, camera: str, target: Path, console: Console) -> None:
+def _record(predictor: Predictor, run: str, camera: str, target: Path, console: Console) -> None:
     """Record until Ctrl-C, which ends it in good order; a second one stops at once."""
     from rich.markup import escape
 
     from featherseg.inference.video.camera import record
+    from featherseg.inference.video.segmentation import model_digest
 
     stop = threading.Event()
     before = signal.getsignal(signal.SIGINT)
@@ -213,7 +214,7 @@ def _record(predictor: Predictor, camera: str, target: Path, console: Console) -
     console.print(f"recording camera {escape(camera)} to {escape(one_line(str(target)))}; Ctrl-C ends it")
     try:
         with _progress(console, target.name) as progress:
-            recording = record(predictor, camera, target, stop, progress)
+            recording = record(predictor, camera, target, stop, progress, model=model_digest(run))
     finally:
         signal.signal(signal.SIGINT, before)
     console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {size_text(recording.size)}")

@@ -10,6 +10,7 @@ import typer
 
 from featherseg.cli.options import DataRoot, Dataset, out_option
 from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import ConfigError
 from featherseg.core.wording import counted, one_line
 
 
@@ -27,7 +28,9 @@ def prepare(
     storage: Annotated[
         Stored, typer.Option(help="raw is lossless; jpeg is smaller, and for training only.")
     ] = Stored.RAW,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg.")] = 95,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg [default: 95].")
+    ] = None,
     out: Annotated[Path | None, out_option("Write to this folder [default: .featherseg next to the data].")] = None,
 ) -> None:
     """Store the decoded images and labels of a dataset; training and evaluation then use them automatically.
@@ -39,7 +42,9 @@ def prepare(
     from featherseg.data.prepared import Storage
     from featherseg.data.prepared_writer import prepare_data, splits_on_disk
 
-    stored_as = Storage(quality if storage is Stored.JPEG else None)
+    if quality is not None and storage is not Stored.JPEG:
+        raise ConfigError("--quality is for --storage jpeg alone. Leave it out.")
+    stored_as = Storage((quality or 95) if storage is Stored.JPEG else None)
     console = Console(stderr=True, highlight=False)
     for name in split or splits_on_disk(data, data_root):
         with progress_bar(console) as progress:

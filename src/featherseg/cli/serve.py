@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featherseg.cli.options import Device, MemoryGb, RunsAndFiles
-from featherseg.core.errors import require
+from featherseg.core.errors import ConfigError, require
 from featherseg.core.wording import one_line
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
+MOST = 1_000_000
+"""Megabytes, megapixels or seconds that a limit may be."""
 
 
 def serve(
@@ -56,6 +58,9 @@ def serve(
     from featherseg.serving.models import open_models
     from featherseg.serving.settings import Limits, Settings, allowed_hosts, choose_token
 
+    for option, value in {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--seconds": seconds}.items():
+        if not value <= MOST:  # of nan no comparison holds
+            raise ConfigError(f"{option} {value:g}: expected a number, at most {MOST:,}.")
     limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
     with server.bind(host, port) as listener:
         address, port = listener.getsockname()[:2]
@@ -67,11 +72,16 @@ def serve(
         )
         keep_freed_memory(one_heap=True)
         models = open_models(runs, device, batch, memory_gb)
-        server.run(create_app(models, settings), listener, lambda: print_start(models, settings, host, port))
+        app, allowed = create_app(models, settings), allow_host or ()
+        server.run(app, listener, lambda: print_start(models, settings, host, port, allowed))
 
 
-def print_start(models: Sequence[Served], settings: Settings, host: str, port: int) -> None:
-    """What is served, where, and within which limits."""
+def print_start(
+    models: Sequence[Served], settings: Settings, host: str, port: int, allowed: Sequence[str] = ()
+) -> None:
+    """What is served, where, and within which limits; a warning where `allowed` names open it to others."""
+    from urllib.parse import quote
+
     from rich.markup import escape
 
     from featherseg.cli.terminal import Console
@@ -87,8 +97,11 @@ def print_start(models: Sequence[Served], settings: Settings, host: str, port: i
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
         f"{limits.queue} images in flight"
     )
+    if allowed and settings.token is None:
+        names = escape(one_line(", ".join(allowed)))
+        console.print(f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one")
     shown = f"[{host}]" if ":" in host else host
-    fragment = f"#token={settings.token}" if settings.token else ""
+    fragment = f"#token={quote(settings.token, safe='')}" if settings.token else ""
     if host in EVERYWHERE:
         console.print(f"listening on all addresses of this machine, port {port}; locally:")
         shown = "127.0.0.1"

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
 from featherseg.core.storage import StoredFile, address, list_files
 from featherseg.core.types import Color, Size
-from featherseg.core.wording import one_line
+from featherseg.core.wording import counted, one_line
 from featherseg.data.image_headers import bounded
 from featherseg.data.matlab import read_matrix
 
@@ -372,7 +372,8 @@ def _sixteen_bits(raw: np.ndarray, path: Source) -> np.ndarray:
 
 
 def _other_channels(path: Source, found: int, asked: int) -> DataError:
+    mend = "Convert it to grey" if asked == 1 else f"Store it as a TIFF with {asked} single-channel pages"
     return DataError(
-        f"{path} has {found} channel{'s' * (found != 1)}, but channels = {asked} was requested. Set channels to "
-        f"{found}, or store a TIFF with {asked} single-channel pages."
+        f"{path} has {counted(found, 'channel')}, but the model or dataset takes {asked}. {mend}, or set the "
+        f"dataset's channels to {found}."
     )

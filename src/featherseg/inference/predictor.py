@@ -13,6 +13,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
+from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo
 from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
@@ -25,6 +26,9 @@ from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
 from featherseg.layers.resize import resize_factor
 from featherseg.runs import Run
+
+MOST_GB = 1_000_000
+"""Memory that may be asked for, in 10^9 bytes: what is larger is no size."""
 
 LIGHT_PIXELS = 1_000_000
 """Of an image that may be read or written beside any other: 60 bytes a pixel, which PROCESS_BYTES has to spare."""
@@ -85,10 +89,16 @@ class Prediction:
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
         """Write the mask alone to a file that ends in .png, or mask, colours and overlay into a folder; -> the files.
 
-        In a folder they are NAME_mask.png (indices, with a palette), NAME_color.png and NAME_overlay.png (with legend).
+        In a folder they are NAME_mask.png (indices, with a palette), NAME_color.png and NAME_overlay.png (with legend);
+        with a name, `to` is a folder whatever its ending. Raises ConfigError for an address in a bucket.
         """
+        if is_remote(to):
+            raise ConfigError(
+                f"save({str(to)!r}): expected a folder or a .png on this machine's disk. `featherseg predict RUN "
+                "IMAGES -o s3://BUCKET/FOLDER` writes into buckets."
+            )
         path = Path(to)
-        if path.suffix.lower() == ".png":
+        if name is None and path.suffix.lower() == ".png":
             drawing.save_index_png(self.mask, self.classes, path)
             return [path]
         draws = (
@@ -145,6 +155,8 @@ class Predictor:
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch = {batch}: expected at least 1.")
+        if not 0 < memory_gb <= MOST_GB:
+            raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
         self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from featherseg._version import __version__
 from featherseg.core.errors import did_you_mean
 from featherseg.serving import page_files
-from featherseg.serving.guard import Guard
+from featherseg.serving.guard import OPEN_PATHS, Guard
 from featherseg.serving.models import Served
 from featherseg.serving.refusal import Refused
 from featherseg.serving.routes import router
@@ -46,10 +46,20 @@ def create_app(models: Sequence[Served], settings: Settings | None = None) -> Fa
     app.include_router(router(service))
     app.include_router(page_files.router())
     app.add_middleware(Guard, service=service)
+    if service.settings.token is not None:
+        _require_token(app.openapi())
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _of_starlette)
     return app
+
+
+def _require_token(description: dict[str, Any]) -> None:
+    """Say so in the description of the API, which is changed in place."""
+    description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    description["security"] = [{"token": []}]
+    for path in set(OPEN_PATHS) & set(description["paths"]):
+        description["paths"][path]["get"]["security"] = []
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -12,7 +12,8 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = min(512, os.sysconf("SC_OPEN_MAX") // 2) if hasattr(os, "sysconf") else 512
+_FILES = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else -1  # without a limit it is -1 too
+MOST_CONNECTIONS = min(512, _FILES // 2) if _FILES > 0 else 512
 """Above it the one that is worth least is closed: what says nothing must not use up the process' files."""
 
 NEW_SECONDS = 1.0

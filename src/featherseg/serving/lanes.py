@@ -113,7 +113,7 @@ class LargeLane:
         except (Stopped, InvalidStateError):
             return
         except BaseException as error:
-            if not job.answer.cancelled():
+            with suppress(InvalidStateError):  # it may be cancelled at any time
                 job.answer.set_exception(error)
 
 

@@ -21,7 +21,7 @@ def router() -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     contents = _read()
 
-    @routes.get("/")
+    @routes.api_route("/", methods=["GET", "HEAD"])
     async def index() -> Response:
         return answer(INDEX)
 

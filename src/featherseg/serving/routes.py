@@ -51,9 +51,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "The response took too long.",
     }.items()
 }
+REFUSALS[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
+MODEL = {"X-Featherseg-Model": {"description": "The model's name, percent-encoded.", "schema": {"type": "string"}}}
 MASK = {
     "model": MaskAnswer,
     "content": {"image/png": {}},
+    "headers": MODEL,
     "description": "PNG, or JSON for rle and polygons.",
 }
 JSON = "application/json"
@@ -70,10 +73,12 @@ def router(service: Service) -> APIRouter:
 def _add_facts(routes: APIRouter, service: Service) -> None:
     """What the service says of itself."""
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", summary="Whether the process responds")
     async def health() -> StatusAnswer:
         return StatusAnswer(status="ok")
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Whether images are accepted", responses={503: REFUSALS[503]})
     async def ready() -> StatusAnswer:
         if not service.ready:
@@ -116,7 +121,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         "/v1/segment/batch",
         summary="Segment several images; if one is refused, the others are unaffected",
         response_class=Response,
-        responses={**REFUSALS, 200: {"model": BatchAnswer}},
+        responses={**REFUSALS, 200: {"model": BatchAnswer, "headers": MODEL}},
         openapi_extra=multipart("images", several=True),
     )
     async def segment_batch(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:

@@ -127,7 +127,7 @@ class Service:
     ) -> T:
         """What `encode` makes of the prediction for an image file; of `regions` one at a time. Raises Refused."""
         size = await self._in_thread(size_of, content, self.settings.limits.pixels)
-        if not self._is_small(model, size):
+        if not await self._in_thread(self._is_small, model, size):
             return await self._segment_large(model, content, size, encode)
         async with self._images.take(size[0] * size[1] * DECODING_BYTES):
             pixels = await self._in_thread(decode, content, model.channels)
@@ -167,7 +167,7 @@ class Service:
 
         # It waits in the lane; what the image cannot have is refused before.
         try:
-            predictor.plan(size)  # too large for the memory is said before it waits
+            await self._in_thread(predictor.plan, size)  # too large for the memory is said before it waits
             with self._large.take():
                 answer = await asyncio.wrap_future(self._lane.submit(work, size[0] * size[1]))
         except Refused:

@@ -3,14 +3,15 @@
 from collections.abc import AsyncGenerator, Callable
 
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from featherseg.serving.refusal import Refused
 
-OTHER_FIELDS = 8
-"""Fields beside the images that are passed over; more are refused."""
+OTHER_FIELDS, OTHER_BYTES = 8, 10_000
+"""Fields beside the images that are passed over, and the bytes of one; more are refused."""
 
 
 async def read_files(
@@ -20,15 +21,20 @@ async def read_files(
 
     arrived is told the size of every piece of the body, before it is kept; it may raise Refused too.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise _bad("expected Content-Type: multipart/form-data.")
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some of Python's take minutes to decode
+        raise _bad("expected the charset utf-8, or none.")
 
     async def pieces() -> AsyncGenerator[bytes, None]:
         async for piece in request.stream():
             arrived(len(piece))
             yield piece
 
-    parser = MultiPartParser(request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS)
+    parser = MultiPartParser(
+        request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS, max_part_size=OTHER_BYTES
+    )
     parser.spool_max_size = 2**62  # bodies are bounded already
     try:
         values = (await parser.parse()).getlist(field)
@@ -37,6 +43,10 @@ async def read_files(
             raise _bad(f"expected a file in the field {field!r}, as `curl -F {field}=@photo.jpg` sends it.")
         return [await file.read() for file in files]
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise Refused(
+                413, "images", f"The request has more images than the limit of {most}. Send them in several requests."
+            ) from None
         raise _bad(error.message) from None
     except FormParserError as error:  # Starlette 1.0 passes on those of the parser below it
         raise _bad(f"{error}.") from None

@@ -7,7 +7,8 @@ import pytest
 from small_video import read_video
 
 from featherseg import Predictor
-from featherseg.core.errors import DeviceError
+from featherseg.core.errors import DeviceError, RunError
+from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.video import camera as video_camera
 from featherseg.inference.video.camera import CAPTURE, record
 from featherseg.inference.video.parts import parts_folder
@@ -79,6 +80,24 @@ def test_a_recording_that_was_killed_is_gone_on_with(predictor, tmp_path):
     assert recording.frames == len(times)
     assert len(times) in (9, 10)  # five of the first, four of the second, and one that was taken ahead
     assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("change", ["model", "settings"])
+def test_a_recording_is_not_gone_on_with_by_another_model_or_other_settings(predictor, tmp_path, change):
+    target = tmp_path / "out.mp4"
+
+    def kill(what, done, total):
+        if done == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        record(predictor, "1000000", target, threading.Event(), kill, model="one")
+    before = {file: file.read_bytes() for file in parts_folder(target).iterdir()}
+    if change == "settings":
+        predictor.inference = InferenceSettings(flip=True)
+    with pytest.raises(RunError, match="was started with other settings"):
+        record(predictor, "40", target, threading.Event(), model="one" if change == "settings" else "two")
+    assert {file: file.read_bytes() for file in parts_folder(target).iterdir()} == before
 
 
 def test_without_a_camera_a_sentence_says_so(predictor, tmp_path, monkeypatch):

@@ -206,7 +206,8 @@ def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(
     for name, (source, frames) in cases.items():
         target = tmp_path / f"{name}.out.mp4"
         result = segment_video(predictor, job(source, target))
-        assert 5 <= result.frames < frames or result.damaged, name
+        assert result.frames >= 5, name
+        assert result.frames < frames or (name == "holes.mp4" and result.damaged), name
         assert result.frames + result.unreadable == frames, name
         assert len(read_video(target)[0]) == result.frames, name
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from color_model import encoded
-from page_driver import assert_shown, download, expect, image, mask, overlay, says
+from page_driver import assert_shown, download, expect, image, look, mask, overlay, says
 from PIL import Image
 
 TURNED = [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("PNG", 4), ("JPEG", 5), ("WEBP", 6), ("PNG", 7), ("JPEG", 8)]
@@ -88,3 +88,39 @@ def test_the_camera_gives_stills_and_frame_after_frame_never_two_at_once(page):
     page.click("#stop")
     expect(page.locator("#viewfinder")).to_be_hidden()
     assert page.evaluate("document.getElementById('video').srcObject") is None
+
+
+def test_live_that_is_paused_and_begun_again_goes_on(page):
+    held = []
+    page.route("**/v1/segment*", lambda route: held.append(route))
+    page.click("#camera")
+    says(page, "The camera is on.")
+    for number in (1, 2):
+        with page.expect_request("**/v1/segment*"):
+            page.click("#live")
+        if number == 1:
+            page.click("#live")
+    page.wait_for_timeout(300)
+    expect(page.locator("#live")).to_have_attribute("aria-pressed", "true")
+    page.click("#stop")
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_model_of_other_channels_has_no_camera(page):
+    def grey(route) -> None:
+        models = route.fetch().json()["models"]
+        route.fulfill(json={"models": [{**models[0], "channels": 1}, *models[1:]]})
+
+    page.route("**/v1/models", grey)
+    page.reload()
+    says(page, "Ready.")
+    expect(page.locator("#camera")).to_be_disabled()
+    page.select_option("#model", index=1)
+    expect(page.locator("#camera")).to_be_enabled()
+
+
+def test_an_overlay_that_the_browser_cannot_make_is_told(page):
+    look(page, image())
+    page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
+    page.click("#save-overlay")
+    says(page, "The browser cannot make so large an image.*")

@@ -61,3 +61,15 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         look(other, image())
         assert unexpected(page) == unexpected(other) == []
         other.context.close()
+
+
+def test_where_the_browser_keeps_no_data_of_the_site_the_token_is_used_all_the_same(browser, served):
+    blocked = "Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('blocked'); } })"
+    with serving([served["colors"]], token="s3cret-token") as address:
+        page = opened(browser, "about:blank")
+        page.add_init_script(blocked)
+        page.goto(f"{address}#token=s3cret-token")
+        says(page, "Ready.")
+        look(page, image())
+        assert page.errors == []
+        page.context.close()

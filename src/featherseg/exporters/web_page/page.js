@@ -3,10 +3,11 @@
 // packed.model and packed.runtime are written by `featherseg export --format web`; sizes are [height, width].
 
 const MEMORY = 1.5e9; // bytes that an image may take while the model runs: WebAssembly has 4 GB at most
-const facts = packed.model.facts;
+const facts = globalThis.packed?.model?.facts;
 const element = (id) => document.getElementById(id);
-const shown = facts.classes.map(() => true);
+const shown = facts?.classes.map(() => true);
 let session = null;
+let asked = 0; // images so far: the latest alone is shown
 let seen = null; // the last image: {name, size, pixels (RGBA), mask, counts}
 
 async function unpack(text) { // base64 of gzip -> bytes; file:// allows no fetch, so files travel inside scripts
@@ -16,7 +17,15 @@ async function unpack(text) { // base64 of gzip -> bytes; file:// allows no fetc
 }
 
 async function start() {
+  const { model, runtime } = globalThis.packed ?? {};
+  const [hasOrt, hasPng] = [typeof ort !== "undefined", typeof indexPng !== "undefined"];
+  const parts = { "model.js": model, "runtime.js": runtime, "ort.wasm.min.js": hasOrt, "png.js": hasPng };
+  const missing = Object.keys(parts).filter((name) => !parts[name]);
+  if (missing.length) {
+    return say(`${missing.join(", ")} could not be loaded. Copy the whole folder, all files beside index.html.`, true);
+  }
   describe();
+  say("Loading the model.");
   try {
     const glue = new Blob([await unpack(packed.runtime.glue)], { type: "text/javascript" });
     ort.env.wasm.numThreads = 1;
@@ -59,23 +68,26 @@ function say(text, isError = false) {
 
 async function look(file) {
   if (!session || !file) return;
+  const own = ++asked;
   say(`Segmenting ${file.name || "the image"}.`);
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // let the page show that
   try {
     const image = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    if (own !== asked) return;
     const size = [image.height, image.width];
     const model = modelSize(size);
     const pixels = read(image, model);
     const start = performance.now();
     const feeds = { images: new ort.Tensor("uint8", rgb(pixels), [1, ...model, 3]) };
     const found = (await session.run(feeds)).masks.data;
+    if (own !== asked) return;
     const milliseconds = performance.now() - start;
     const mask = enlarge(Uint8Array.from(found), model, size);
     seen = { name: (file.name || "image").replace(/\.[^.]*$/, ""), size, pixels: read(image, size), mask };
     tell(model, milliseconds);
     draw();
   } catch (error) {
-    say(`${file.name || "The image"} could not be segmented: ${error.message}`, true);
+    if (own === asked) say(`${file.name || "The image"} could not be segmented: ${error.message}`, true);
   }
 }
 
@@ -139,6 +151,7 @@ function draw() {
   const opacity = element("opacity").value / 100;
   const image = new ImageData(Uint8ClampedArray.from(seen.pixels), width, height);
   for (let i = 0; i < seen.mask.length; i++) {
+    image.data[4 * i + 3] = 255; // the model sees no transparency either
     if (!shown[seen.mask[i]]) continue;
     const color = facts.classes[seen.mask[i]].color;
     for (let c = 0; c < 3; c++) image.data[4 * i + c] += opacity * (color[c] - image.data[4 * i + c]);
@@ -168,7 +181,10 @@ function dropped(event) {
   look(event.dataTransfer.files[0]);
 }
 
-element("file").addEventListener("change", (event) => look(event.target.files[0]));
+element("file").addEventListener("change", (event) => {
+  look(event.target.files[0]);
+  event.target.value = ""; // so that the same can be chosen again
+});
 element("opacity").addEventListener("input", (event) => {
   element("percent").textContent = `${event.target.value}%`;
   draw();

@@ -13,13 +13,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, require
 from featherseg.core.types import Progress, Size
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.video.parts import open_parts
 from featherseg.inference.video.read import PURPOSE, UPRIGHT, Frame, upright_pixels
-from featherseg.inference.video.segmentation import SEGMENT_FRAMES, check_predictor, draw_frames, with_progress
+from featherseg.inference.video.segmentation import (
+    SEGMENT_FRAMES,
+    check_predictor,
+    draw_frames,
+    settings_origin,
+    with_progress,
+)
 from featherseg.inference.video.write import VideoFormat, check_format, encoding_of
 
 CAMERAS = {
@@ -47,11 +52,18 @@ class Recording:
 
 
 def record(
-    predictor: Predictor, camera: str, target: Path, stop: threading.Event, progress: Progress | None = None
+    predictor: Predictor,
+    camera: str,
+    target: Path,
+    stop: threading.Event,
+    progress: Progress | None = None,
+    *,
+    model: str = "",
 ) -> Recording:
     """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
 
-    Killed, closed segments stay in TARGET.parts; the same call adds to them. Raises DeviceError for a camera that
+    Killed, closed segments stay in TARGET.parts; the same call adds to them. `model` tells one model's weights from
+    another's, as `model_digest` gives it. Raises DeviceError for a camera that
     cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
     """
     check_predictor(predictor)
@@ -59,7 +71,8 @@ def record(
     with _Camera(camera) as source:
         format = VideoFormat(target.suffix.lower(), source.size, source.rate, TIME_BASE)
         check_format(format)
-        origin = {"featherseg": __version__, "source": f"camera {camera}", "size": source.size}
+        settings = settings_origin(predictor, source.size, model)
+        origin = {"source": f"camera {camera}", "size": source.size, **settings}
         with open_parts(target, format, origin) as parts:
             frames = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(frames, None)) is not None:

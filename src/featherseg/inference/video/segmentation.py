@@ -16,7 +16,7 @@ import numpy as np
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import content_digest, refuse_links
-from featherseg.core.types import Progress
+from featherseg.core.types import Progress, Size
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import is_exported_file
@@ -156,14 +156,21 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
     stat = job.source.stat()
     with open(job.source, "rb") as file:
         head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
-    plan = predictor.plan(facts.size)
+    return {
+        "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
+        "masks": job.masks.name if job.masks else None,
+        **settings_origin(predictor, facts.size, job.model),
+    }
+
+
+def settings_origin(predictor: Predictor, size: Size, model: str) -> Origin:
+    """What of the model, its device and its settings decides the result for frames of (height, width)."""
+    plan = predictor.plan(size)
     return {
         "featherseg": __version__,
-        "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
-        "model": {"name": predictor.runtime.name, "sha256": job.model},
+        "model": {"name": predictor.runtime.name, "sha256": model},
         "device": str(predictor.runtime.device),
         "inference": asdict(plan.inference),
         "together": min(predictor.batch, plan.at_once),
-        "masks": job.masks.name if job.masks else None,
         "segment_frames": SEGMENT_FRAMES,
     }

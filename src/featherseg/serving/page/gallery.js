@@ -118,7 +118,7 @@ export async function readMask(image, model, options) {
 // "street/001.jpg" -> "street/001_mask.png", and another one where that is taken; never a path that leads elsewhere.
 function uniqueName(path, taken) {
   const parts = path.replaceAll("\\", "_").split("/").filter((part) => !["", ".", ".."].includes(part));
-  const stem = (parts.join("/") || "image").replace(/(?<=[^/])\.[^./]*$/, "");
+  const stem = (parts.join("/") || "image").replace(/([^/])\.[^./]*$/, "$1");
   let name = `${stem}_mask.png`;
   for (let i = 2; taken.has(name.toLowerCase()); i++) name = `${stem}_${i}_mask.png`;
   taken.add(name.toLowerCase());

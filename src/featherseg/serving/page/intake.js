@@ -10,13 +10,14 @@ const video = element("video");
 let largest = 0; // bytes of a file; 0 until the service said it
 let open = async () => false;
 let live = false;
+let loops = 0; // of live frames so far: the latest alone goes on
 
 export const isLive = () => live;
 
 // openImages(list of { name, file }) -> Promise of whether the first is shown. The controls work from now on.
 export function openIntake(openImages, limits) {
   [open, largest] = [openImages, limits.bytes];
-  for (const id of ["file", "folder", "camera"]) element(id).disabled = false;
+  for (const id of ["file", "folder"]) element(id).disabled = false; // the camera as the model allows, see page.js
 }
 
 // -> Promise of a Blob with the file's content, whatever happens to the file from now on. Throws an Error with a message.
@@ -100,19 +101,28 @@ function closeViewfinder() {
 
 async function takeStill() {
   goStill();
-  await open([{ name: "camera", file: await takeFrame(video) }]);
+  try {
+    await open([{ name: "camera", file: await takeFrame(video) }]);
+  } catch (error) {
+    showError(error);
+  }
 }
 
 // Each frame is taken after the one before was answered and shown: never is more than one under way.
 async function goLive() {
+  const own = ++loops;
   setLive(true);
   showMessage("Live.");
-  while (live) {
-    const frame = await takeFrame(video);
-    if (!live || !await open([{ name: "camera", file: frame }])) break;
-    await new Promise(requestAnimationFrame); // which waits while the page is out of sight
+  try {
+    while (live && own === loops) {
+      const frame = await takeFrame(video);
+      if (!live || own !== loops || !await open([{ name: "camera", file: frame }])) break;
+      await new Promise(requestAnimationFrame); // which waits while the page is out of sight
+    }
+  } catch (error) {
+    showError(error);
   }
-  setLive(false);
+  if (own === loops) setLive(false); // not that of a loop that was begun since
 }
 
 function goStill() {

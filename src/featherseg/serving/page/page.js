@@ -51,6 +51,9 @@ function chooseModels() {
   const [first, other] = [element("model"), element("other")];
   if (other.value === first.value) other.value = "";
   for (const option of other.options) option.hidden = option.disabled = option.value === first.value;
+  const grey = chosen().find(({ channels }) => channels !== 3);
+  element("camera").disabled = Boolean(grey);
+  element("camera").title = grey ? `${grey.name} takes images of another kind than a camera's: choose files.` : "";
   legend.listClasses(chosen());
   const licences = chosen().map(({ name, licence }) => `Weights of ${name}: ${licence || "no licence stated"}.`);
   element("licence").textContent = licences.join(" ");
@@ -151,7 +154,10 @@ async function saveMask() {
 
 function saveOverlay() {
   const name = `${stem(shown.name)}_overlay.png`;
-  view.compose(opacity()).toBlob((file) => save(file, name), "image/png");
+  view.compose(opacity()).toBlob((file) => {
+    if (file) save(file, name);
+    else showMessage("The browser cannot make so large an image. Download the mask instead.", true);
+  }, "image/png");
 }
 
 async function saveAll() { // the same button stops it
@@ -164,7 +170,7 @@ async function saveAll() { // the same button stops it
 }
 
 function stem(path) { // "street/001.jpg" -> "001"
-  return path.replace(/.*\/(?=.)/, "").replace(/(?<=.)\.[^.]*$/, "");
+  return path.replace(/.*\/(?=.)/, "").replace(/(.)\.[^.]*$/, "$1");
 }
 
 function save(file, name) {

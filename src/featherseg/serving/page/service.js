@@ -4,6 +4,11 @@ const TRIES = 5; // in all, where the service answers 429
 const LONGEST_WAIT = 20; // seconds
 const GONE = "The service does not answer. See whether `featherseg serve` still runs, then try again.";
 
+let token = "";
+try {
+  token = sessionStorage.getItem("token") ?? "";
+} catch { /* the browser keeps no data of this site: the token lasts as long as the page */ }
+
 export class Refusal extends Error {
   constructor(message, status = 0, code = "") { // status 0: no answer at all
     super(message);
@@ -13,14 +18,17 @@ export class Refusal extends Error {
 
 // The token of "#token=..." is kept for this tab and taken out of the address.
 export function takeToken() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token === null) return;
-  keepToken(token);
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given === null) return;
+  keepToken(given);
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-export function keepToken(token) {
-  sessionStorage.setItem("token", token.trim());
+export function keepToken(given) {
+  token = given.trim();
+  try {
+    sessionStorage.setItem("token", token);
+  } catch { /* as above */ }
 }
 
 export async function readModels() {
@@ -52,7 +60,6 @@ async function request(path, options = {}, onWait = () => {}) {
 }
 
 async function send(path, options) {
-  const token = sessionStorage.getItem("token") ?? "";
   const usable = /^[\x21-\x7e]+$/.test(token); // a header takes no other letters
   try {
     return await fetch(path, { ...options, headers: usable ? { Authorization: `Bearer ${token}` } : {} });
