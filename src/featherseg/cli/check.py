@@ -107,7 +107,9 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
         for name in (*report.proposal.lists, "dataset.toml"):
             console.print(f"wrote {one_line(str(report.written.with_name(name)))}")
         if report.clean:
-            console.print(f"Train with it: featherseg train frm-lite0-light --data {shlex.quote(one_line(data))} --out RUN")
+            console.print(
+                f"Train with it: featherseg train frm-lite0-light --data {shlex.quote(one_line(data))} --out RUN"
+            )
     else:
         console.print(f"Write it: {command}")
 

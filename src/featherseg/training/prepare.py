@@ -81,7 +81,7 @@ class Request:
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
         if self.recipe is None:
-            raise ConfigError("no recipe was given. Name a model or a recipe: featherseg train frm-lite0-light --out RUN")
+            raise ConfigError("no recipe was given. Name a model or recipe: featherseg train frm-lite0-light --out RUN")
         file = read_recipe(self.recipe)
         return file, self.with_objects(with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys)))
 
