@@ -57,7 +57,7 @@ from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_varia
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_plain.jsonl"
-MODEL, SEEDS = "frm-lite0", (0, 1, 2)
+MODEL, SEEDS = "frm-lite0-light", (0, 1, 2)
 FACTORS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("lr", (3e-4, 1e-3, 3e-3)),
     ("area", ("crop", "whole")),

@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--student", default="frm-lite0-050-light")
-    parser.add_argument("--teacher", default="frm-lite0")
+    parser.add_argument("--teacher", default="frm-lite2-light")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the student")
     parser.add_argument("--teacher-minutes", type=float, default=60.0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
