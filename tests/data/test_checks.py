@@ -177,6 +177,16 @@ def test_masks_saved_as_jpeg_are_said_to_be_smeared(yard: Path, form: str, optio
             FolderData(yard / "dataset.toml", "train")[0]
 
 
+def test_images_that_exif_turns_are_told(yard: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by half
+    with Image.open(yard / "images/train/a.png") as shown:
+        shown.save(yard / "images/train/a.png", exif=exif)
+    report = check_data(str(yard))
+    assert report.faults == []
+    assert "train: images that EXIF turns, whose masks must be of the upright image (1): train/a" in report.notes
+
+
 def test_many_faults_are_all_found_in_one_go(yard: Path):
     plant_size(yard)
     save(yard / "masks/train/b.png", np.full((4, 5), 200, np.uint8))

@@ -16,7 +16,7 @@ from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
-from featherseg.data.images import LOSSY, is_lossy, mask_palette, read_image, read_mask
+from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask
 from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.palettes import color_text
@@ -89,7 +89,7 @@ class Fault:
 class SplitReport:
     """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
 
-    `ignored` is in pixels, `sizes` maps "HxW" to images, `only_ignored` and `repeated` hold keys.
+    `ignored` is in pixels, `sizes` maps "HxW" to images, `only_ignored`, `repeated` and `turned` (by EXIF) hold keys.
     """
 
     statistics: ClassStatistics
@@ -98,6 +98,7 @@ class SplitReport:
     sizes: dict[str, int] = field(default_factory=dict)
     only_ignored: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
 
     def share(self, index: int) -> float:
         """Pixels of class `index` as a fraction of the labelled ones."""
@@ -266,6 +267,8 @@ def _check_pair(
     image, ids, entry = None, None, report.splits[split]
     try:
         image = read_image(pair.image, listing.channels)  # (H, W, C)
+        if exif_turn(pair.image) is not None:
+            entry.turned.append(pair.key)
         # Of the decoded pixels, so that the same image in another format or with other metadata is found.
         digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
         digest.update(np.ascontiguousarray(image).data)
@@ -326,6 +329,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
+        notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
     if listing.how_split.startswith(("by sequence", "by time")) and any("no pixel of" in note for note in notes):
         notes.append(
             'splits by share keep sequences together: where names like "rust_01" are of a class, or of photographs '
