@@ -58,13 +58,10 @@ def deliver(
     try:
         report = export(open_run(out), config.format, settings=own, progress=reporter.progress)
     except ExportError as error:
-        remedy = f"export {out} --format {config.format} --max-drop POINTS, or --format onnx"
-        remedy = (
-            f" Allow a larger loss, or take another format: featherseg {remedy}" * EXPORTERS[config.format].quantised
-        )
-        raise RunError(
-            f"{winner.name} is trained, and its run is {out}, but there is no file: {error}{remedy}"
-        ) from error
+        text = f"{winner.name} is trained, and its run is {out}, but there is no file: {error}"
+        if EXPORTERS[config.format].quantised:
+            text += f" Allow it to lose more: featherseg export {out} --format {config.format} --max-drop POINTS"
+        raise RunError(text) from error
     timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
     bundle = None
     if made.elsewhere:
