@@ -33,7 +33,7 @@ from featherseg import evaluate
 TABLE = Path(__file__).parent / "tables" / "recipe_changes.jsonl"
 SCREENED = Path(__file__).parent / "screened"
 BASE = "recipe"
-CHANGES: dict[str, tuple[str, ...]] = {
+CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     BASE: (),
     "cosine": ('train.schedule="cosine"',),
     "cosine with floor": ('train.schedule="cosine"', "train.floor=0.05"),
@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "hard examples": ("loss.ohem_threshold=0.7",),
     "label smoothing": ("loss.label_smoothing=0.1",),
     "class-uniform": ("data.class_uniform=0.5",),
+    "smaller scales": {"camvid": ("augment.scale=[0.25, 1.0]",), "neu": ("augment.scale=[0.5, 2.0]",)},
     "uniform scales": ('augment.scale_drawn="uniformly"',),
     "blur": ("augment.blur=0.3",),
     "stronger colours": ("augment.photometric=true",),
@@ -60,7 +61,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "twice the rate and lovasz": ("train.lr=4e-3", "train.backbone_lr=1e-3", "loss.lovasz=0.5"),
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
 }
-"""Name -> overrides of the recipe."""
+"""Name -> overrides of the recipe, by dataset where they differ."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ Run = tuple[str, str, int]
 def settings_of(run: Run) -> list[str]:
     """All overrides of a run."""
     dataset, change, seed = run
-    return [*PROTOCOLS[dataset].settings, *CHANGES[change], f"train.seed={seed}"]
+    own = CHANGES[change]
+    own = own[dataset] if isinstance(own, dict) else own
+    return [*PROTOCOLS[dataset].settings, *own, f"train.seed={seed}"]
 
 
 def folder_of(run: Run, out: Path) -> Path:
