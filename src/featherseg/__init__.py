@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featherseg._version import __version__
-from featherseg.core.errors import FeathersegError
+from featherseg.core.errors import FeathersegError, require
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
@@ -80,6 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "fit":  # whose module cannot be imported without
+        require("lightning", "train", "featherseg.fit")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _FOLDERS:

@@ -11,11 +11,12 @@ from small_training import SMALL, Killed, KilledAt, Silent, equal_state
 from featherseg.core.errors import ConfigError
 from featherseg.data import open_dataset
 from featherseg.data.loader import TrainingSamples
+from featherseg.data.statistics import choose_crop
 from featherseg.models import build
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.runs import load_run
 from featherseg.training import Request, length, train
-from featherseg.training.length import choose_crop, count_steps, duration
+from featherseg.training.length import count_steps, duration
 from featherseg.training.objects import Objects
 
 OPEN = tuple(text for text in SMALL if "epochs" not in text)

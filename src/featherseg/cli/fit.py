@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from featherseg.cli.options import Data, DataRoot, Device, out_option, parse_size
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, require
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
 
@@ -68,9 +68,9 @@ def fit(
     """Find, train, export and verify the most accurate model that is fast enough on this device.
 
     Candidates, models at input scales, are timed before any trains. Those that keep the limit train by successive
-    halving; the last one gets at least half of the time. A limit that nothing keeps is said within a minute. In the end
-    --out is a run with its exported file in export/, its score on images that nothing was chosen by, fit.html and
-    fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
+    halving; the last one gets at least half of the time. A limit that nothing keeps is said within a minute on an idle
+    machine. In the end --out is a run with its exported file in export/, its score on images that nothing was chosen
+    by, fit.html and fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
     given = {
@@ -106,6 +106,7 @@ def fit(
     if confirm is not None:
         _confirm(out, confirm)
         return
+    require("lightning", "train", "`featherseg fit`")
     import featherseg
     from featherseg.cli.train import TrainingProgress
     from featherseg.core.allocator import keep_freed_memory

@@ -14,7 +14,10 @@ from pathlib import Path
 from featherseg.core.installation import PACKAGE, Finding, reinstall
 
 SHARED_MEMORY = Path("/dev/shm")
-NO_COMPILER = "install a C compiler such as gcc, then featherseg from its source: pip install --force-reinstall ."
+NO_COMPILER = (
+    "install a C compiler and Python's headers (on Debian: gcc and python3-dev), then featherseg from its source: pip "
+    "install --force-reinstall --no-deps . (in a checkout with .venv: -e .)"
+)
 LITTLE_DISK_GIB = 2.0
 """Free space under which a warning says that a run or prepared data may not fit."""
 

@@ -1,4 +1,4 @@
-"""How often each class occurs, and the class weights that follow from it."""
+"""What a recipe takes from the images: class weights from how often each class occurs, the crop from their size."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
+
+CROP_PIXELS = 448 * 448
+"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448, such as 360x480, are taken whole."""
 
 
 @dataclass
@@ -61,6 +64,19 @@ def typical_size(data: SegmentationData) -> Size:
 def largest_size(data: SegmentationData) -> Size:
     """(height, width) of the image of largest area among up to thirty that are spread over the dataset."""
     return _sizes(data, 30)[-1]
+
+
+def choose_crop(size: Size) -> Size:
+    """The crop for images of this (height, width): whole, or a window of their shape of about CROP_PIXELS.
+
+    Sides of a window are multiples of 32.
+    """
+    share = math.sqrt(CROP_PIXELS / math.prod(size))
+    if share >= 1:
+        return size
+    short = min(*size, max(32, round(min(size) * share / 32) * 32))
+    long = min(max(size), CROP_PIXELS // short // 32 * 32)
+    return (short, long) if size[0] <= size[1] else (long, short)
 
 
 def _sizes(data: SegmentationData, most: int) -> list[Size]:

@@ -14,7 +14,7 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import Offer, offers, overrides, resize_of, settings_of
+from featherseg.fitting.candidates import Offer, has_weights, offers, overrides, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import image_of, no_candidate, time_offers
@@ -98,6 +98,8 @@ def begin(
     choice = offers(image_size)
     recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
     check_trackers(recipe)
+    if not has_weights(choice[0].model):
+        reporter.message("no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'")
 
     # What each takes on the device; what cannot keep the limit costs no step of training
     image, started = image_of(val, image_size), time.monotonic()

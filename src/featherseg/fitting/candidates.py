@@ -10,8 +10,8 @@ from featherseg import models
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.core.types import Resize, Size
 from featherseg.counting.catalogue import counts
+from featherseg.data.statistics import choose_crop
 from featherseg.fitting.plan import name_of
-from featherseg.training.length import choose_crop
 
 MODELS = (
     "frm-lite0-035-light",

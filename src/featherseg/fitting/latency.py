@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -138,7 +139,8 @@ def time_candidate(
         return found
     with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
         timing = time_file(write_untrained(name, classes, resize, image, calibration, Path(folder)), image, name)
-    write_json(cache, {**_known(cache), key: asdict(timing)})
+    with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
+        write_json(cache, {**_known(cache), key: asdict(timing)})
     return timing
 
 

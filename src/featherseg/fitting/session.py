@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError, require
+from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
 from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
@@ -132,7 +132,6 @@ def fit(
             when it was timed again.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
-    require("lightning", "train", "fit")
     began, out, reporter = command_began(), Path(out), reporter_of(progress)
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()

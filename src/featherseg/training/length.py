@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
-from featherseg.core.types import IGNORE, SegmentationData, Size
+from featherseg.core.types import IGNORE, SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data.loader import GROWTH, Batch
 from featherseg.evaluation.scoring import evaluate
@@ -31,8 +31,6 @@ from featherseg.training.module import compute_loss
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 
-CROP_PIXELS = 448 * 448
-"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448, such as 360x480, are taken whole."""
 SAMPLES = 960
 """Crops seen in all for each square root of the number of images: 367 images (CamVid) get 2,300 steps of 8."""
 LEAST_STEPS = 500
@@ -51,19 +49,6 @@ ENDING = 5.0
 """Seconds for the pages that are written at the end."""
 VALIDATING = 0.05
 """Share of `train.minutes` that validations may take."""
-
-
-def choose_crop(size: Size) -> Size:
-    """The crop for images of this (height, width): whole, or a window of their shape of about CROP_PIXELS.
-
-    Sides of a window are multiples of 32.
-    """
-    share = math.sqrt(CROP_PIXELS / math.prod(size))
-    if share >= 1:
-        return size
-    short = min(*size, max(32, round(min(size) * share / 32) * 32))
-    long = min(max(size), CROP_PIXELS // short // 32 * 32)
-    return (short, long) if size[0] <= size[1] else (long, short)
 
 
 def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from featherseg.core.wording import counted
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
-from featherseg.data.statistics import class_statistics, largest_size, median_frequency, typical_size
+from featherseg.data.statistics import choose_crop, class_statistics, largest_size, median_frequency, typical_size
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
@@ -35,7 +35,7 @@ from featherseg.training.batches import (
     write_class_points,
 )
 from featherseg.training.initialisation import starting_weights
-from featherseg.training.length import choose_crop, count_steps, resolve_length, say_length
+from featherseg.training.length import count_steps, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
 from featherseg.training.objects import NAMES_ALONE, Objects
