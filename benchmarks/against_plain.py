@@ -14,7 +14,8 @@ by one evaluator.
 Finished rows stand in benchmarks/tables/against_plain.jsonl, and in counts/ beside it the pixels of each test image,
 from which intervals are drawn: the same command does only what is missing. A training of featherseg that was killed
 goes on, as its steps are fixed; the loop, which ends by the clock, starts anew. A row of a featherseg whose recipe was
-another is none. `FEATHERSEG_CACHE` must not name prepared images, which the other side could not use.
+another is none, and one of a loop that had less than 95 % of its core, as it ends by the clock. Prepared images are not
+used, which the other side could not.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import cores
 import numpy as np
 import plain_loop
 import torch
@@ -67,6 +69,8 @@ FACTORS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 """What is tuned in this order, from plain_loop's defaults: the best of each is kept for the next. Seven runs."""
 SHAPES = {"train": 60, "val": 200, "test": 200}
+UNDISTURBED = 0.95
+"""Share of its core that a training must have had which ends by the clock."""
 
 MaskOf = Callable[[np.ndarray], np.ndarray]
 """Image (H, W, C) -> classes (H, W) uint8."""
@@ -110,9 +114,10 @@ class Task:
         return table.parent / "counts" / f"{self.dataset}-{self.folder(Path()).name}.npz"
 
     def find(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """Its row, where it is finished."""
+        """Its row, where it is finished and was not disturbed."""
         own = asdict(self)
-        return next((row for row in rows if own.items() <= {k: row.get(k) for k in own}.items()), None)
+        same = (row for row in rows if own.items() <= {k: row.get(k) for k in own}.items())
+        return next((row for row in same if not row.get("disturbed")), None)
 
 
 def open_source(name: str, root: Path | None, out: Path) -> Source:
@@ -165,14 +170,24 @@ def train_plain(task: Task, source: Source, folder: Path) -> None:
     start(folder, str(Path(plain_loop.__file__)), str(folder), *asked)
 
 
-def start(folder: Path, *command: str) -> None:
-    """Run Python in a process with one thread and without GPUs, on the core that this thread is pinned to."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def start(folder: Path, *command: str, cache: str = "off") -> None:
+    """Run Python on the core of this thread; the processor's seconds are added to FOLDER/processor.json.
+
+    cache: FEATHERSEG_CACHE, where prepared images and what teachers say of images lie.
+    """
     with open(folder / "log.txt", "a") as log:
-        done = subprocess.run([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode:
+        code, seconds = cores.run([sys.executable, *command], {**os.environ, "FEATHERSEG_CACHE": cache}, log)
+    note_processor(folder, seconds)
+    if code:
         last = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-5:])
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}; {folder}/log.txt:\n{last}")
+        raise RuntimeError(f"{' '.join(command)} ended with {code}; {folder}/log.txt:\n{last}")
+
+
+def note_processor(folder: Path, seconds: float) -> None:
+    """Add to the processor's seconds that the trainings of a row took, as far as they were not killed."""
+    file = folder / "processor.json"
+    before = load_json(file)["seconds"] if file.is_file() else 0.0
+    write_json(file, {"seconds": before + seconds})
 
 
 def open_featherseg(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
@@ -205,15 +220,16 @@ def score(mask_of: MaskOf, data: SegmentationData, folder: Path) -> Scores:
 class Bench:
     """Runs tasks, one a core at a time, and keeps the rows of those that are finished."""
 
+    clocked: Collection[str] = ("plain",)
+    """Sides that end by the clock; featherseg's steps are fixed."""
+
     def __init__(self, sources: Sequence[Source], minutes: float, out: Path, table: Path, jobs: int) -> None:
         self.sources = {source.label: source for source in sources}
         self.minutes, self.out, self.table, self.appending = minutes, out, table, threading.Lock()
-        cores: SimpleQueue[int] = SimpleQueue()
-        for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(jobs):
-            cores.put(core)
-        if jobs > cores.qsize():
-            sys.exit(f"--jobs {jobs}: this process may use {cores.qsize()} cores, and each training gets one.")
-        self.pool = ThreadPoolExecutor(jobs, initializer=lambda: pin(cores.get_nowait()))
+        own: SimpleQueue[int] = SimpleQueue()
+        for core in cores.take_cores(jobs):
+            own.put(core)
+        self.pool = ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait()))
 
     def run(self) -> None:
         """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
@@ -278,15 +294,19 @@ class Bench:
             remove_tree(folder)  # what was killed had a part of its minutes only
         folder.mkdir(parents=True, exist_ok=True)
         if not trained.is_file():
-            begun_before, before = folder / "begun.json", {"seconds": 0.0}
+            begun_before, before = folder / "begun.json", {"seconds": 0.0, "commit": commit()}
             if begun_before.is_file() and log.is_file():  # the last line is of about when it was killed
                 before = load_json(begun_before)
                 before["seconds"] += max(0.0, log.stat().st_mtime - before["began"])
             write_json(begun_before, before | {"began": time.time()})
             begun = time.monotonic()
             self.train(task, source, folder)
-            write_json(trained, {"seconds": before["seconds"] + time.monotonic() - begun, "commit": commit()})
+            seconds = before["seconds"] + time.monotonic() - begun
+            write_json(trained, {"seconds": seconds, "commit": before.get("commit", "unknown")})
         seconds, code = (load_json(trained)[key] for key in ("seconds", "commit"))
+        used = folder / "processor.json"
+        processor_seconds = round(load_json(used)["seconds"], 1) if used.is_file() else None
+        disturbed = task.side in self.clocked and (processor_seconds or seconds) < UNDISTURBED * seconds
         remove_tree(folder / "masks")
         mask_of, facts = self.open(task, source, folder)
         data = source.open(task.scored_on)
@@ -300,12 +320,15 @@ class Bench:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(kept, counts=scores.counts.astype(np.int32), keys=data.keys)
         with self.appending:
-            looks = sum(r["dataset"] == task.dataset and r["scored_on"] == "test" for r in read_lines(self.table))
+            every = [row for table in {self.table, *TABLE.parent.glob("*.jsonl")} for row in read_lines(table)]
+            looks = sum(r.get("dataset") == task.dataset and r.get("scored_on") == "test" for r in every)
             row = asdict(task) | {
                 "images": [len(source.open(task.trained_on)), len(data)],
                 "score": number(scores.miou),
                 "iou": dict(zip(scores.classes, map(number, scores.iou.tolist()), strict=True)),
                 "seconds": round(seconds, 1),
+                "processor_seconds": processor_seconds,
+                **({"disturbed": True} if disturbed else {}),
                 **facts,
                 "look": looks + 1 if task.scored_on == "test" else None,
                 "load": load_average(),
@@ -322,12 +345,6 @@ class Bench:
 def say(text: str) -> None:
     """One line in one write, as several threads tell how they go."""
     print(text + "\n", end="", file=sys.stderr, flush=True)
-
-
-def pin(core: int) -> None:
-    """This thread, and the processes that it starts, stay on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
 
 
 def told(difference: Difference) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import against_plain as plain
+import cores
 import numpy as np
 import onnxruntime
 import openvino
@@ -101,6 +102,8 @@ def side_of(size: Size) -> int:
 class Bench(plain.Bench):
     """Every model of both sides, with every seed."""
 
+    clocked = tuple(PEERS)
+
     def __init__(self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *rest: Any) -> None:
         super().__init__(*rest)
         self.models, self.scratch, self.seeds = models, scratch, seeds
@@ -147,21 +150,21 @@ def train_peer(task: Task, source: Source, folder: Path) -> None:
     best = {"model": folder.absolute() / "run" / "weights" / "best.pt", "imgsz": str(shape).replace(" ", "")}
     with open(folder / "log.txt", "w") as log:
         for words in (["semantic", "train", *arguments(train)], ["export", "format=onnx", *arguments(best)]):
-            start_peer(install(out / "ultralytics"), words, log)
+            start_peer(install(out / "ultralytics"), words, log, folder)
 
 
 def arguments(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def start_peer(command: Path, words: Sequence[str], log: Any) -> None:
+def start_peer(command: Path, words: Sequence[str], log: Any, folder: Path) -> None:
     """Its command on one thread, without GPUs, and without asking the network for updates or fonts."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "YOLO_OFFLINE": "true"}
-    environment["YOLO_CONFIG_DIR"] = str(command.parents[1])
+    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(command.parents[1])}
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run([command, *words], env=environment, stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise RuntimeError(f"yolo {' '.join(words)} ended with {done.returncode}; see {log.name}")
+    code, seconds = cores.run([command, *words], environment, log)
+    plain.note_processor(folder, seconds)
+    if code:
+        raise RuntimeError(f"yolo {' '.join(words)} ended with {code}; see {log.name}")
 
 
 def train_ours(task: Task, source: Source, folder: Path) -> None:

@@ -19,8 +19,8 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,9 +32,10 @@ from statistics import median
 from threading import Lock
 from typing import Any
 
+import cores
 import neu_seg
 import torch
-from against_plain import commit, machine_name, pin, recipe_digest
+from against_plain import commit, machine_name, recipe_digest
 
 import featherseg
 from featherseg.core.files import append_line, read_lines, remove_tree
@@ -178,24 +179,26 @@ def before(curve: dict[int, float], step: float) -> float:
 
 def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int) -> None:
     """Every row that is not in the table, in a process of its own on a core of its own."""
-    lock, cores = Lock(), SimpleQueue[int]()
-    for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(jobs):
-        cores.put(core)
+    lock, own = Lock(), SimpleQueue[int]()
+    for core in cores.take_cores(jobs):
+        own.put(core)
 
     def one(row: Row) -> None:
         words = [sys.executable, __file__, "--row", json.dumps(row), "--out", str(out), "--places", json.dumps(places)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{row}: {done.stderr[-500:]}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryFile("w+") as log:
+            code, _ = cores.run(words, os.environ, log)
+            log.seek(0)
+            said = log.read()
+        if code:
+            print(f"{row}: {said[-500:]}", file=sys.stderr, flush=True)
             return
         with lock:
             table.parent.mkdir(parents=True, exist_ok=True)
-            append_line(table, json.loads(done.stdout.splitlines()[-1]))
+            append_line(table, json.loads([line for line in said.splitlines() if line.startswith("{")][-1]))
 
     known = [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]
     done = {(row["dataset"], row["model"], row["scale"], row["seed"]) for row in known}
-    with ThreadPoolExecutor(jobs, initializer=lambda: pin(cores.get_nowait())) as pool:
+    with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait())) as pool:
         list(pool.map(one, [row for row in rows if row not in done]))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import against_plain as plain
 import numpy as np
+import torch
 from against_plain import Source, Task
 
 from featherseg.core.files import read_lines
@@ -43,13 +44,16 @@ def task_of(
 class Bench(plain.Bench):
     """Tasks of `task_of`."""
 
+    cache = "off"
+
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         where = [] if source.root is None else ["--data-root", str(source.root)]
         changes = [f"train.seed={task.seed}", f"data.train_split={json.dumps(task.trained_on)}"]
         changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
         words = [word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)]
         asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words, *more]
-        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run"))
+        out = ["--resume", "--out", str(folder / "run")]
+        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, *out, cache=self.cache)
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
         mask_of, facts = plain.open_featherseg(source, folder)
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
         runs = [(s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources]

@@ -14,9 +14,8 @@ row but no run under --out any more is trained again.
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Bench(minutes.Bench):
 
     def __init__(self, asked: argparse.Namespace, sources: Sequence[Source]) -> None:
         super().__init__(sources, asked.minutes, asked.out, asked.rows, asked.jobs)
-        self.asked = asked
+        self.asked, self.cache = asked, str(asked.out.absolute() / "cache")  # nothing is prepared there
 
     def teacher(self, source: Source, seed: int) -> Task:
         asked = self.asked
@@ -72,8 +71,9 @@ class Bench(minutes.Bench):
             for task in self.teachers_of(pupil)
             if not (task.folder(self.out) / "look" / WEIGHTS).is_file()
         }
-        for future in [self.pool.submit(self.do, task) for task in wanted.values()]:
-            future.result()
+        for future in as_completed([self.pool.submit(self.do, task) for task in wanted.values()]):
+            if error := future.exception():
+                plain.say(f"failed, and so will its pupils: {error}")
         self.finish(missing)
 
     def teachers_of(self, pupil: Task) -> list[Task]:
@@ -92,7 +92,7 @@ class Bench(minutes.Bench):
             words = [word for change in changes for word in ("--set", change)]
             asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words]
             out = ["--resume", "--out", str(folder / "look")]
-            plain.start(folder, "-m", "featherseg", "train", self.asked.student, *asked, *out)
+            plain.start(folder, "-m", "featherseg", "train", self.asked.student, *asked, *out, cache=self.cache)
 
 
 def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None:
@@ -141,8 +141,6 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
-    if not asked.table and "FEATHERSEG_CACHE" not in os.environ:
-        sys.exit("set FEATHERSEG_CACHE: what teachers say of images would be kept beside them.")
     if not asked.table:
         Bench(asked, sources).run()
     for source in sources:

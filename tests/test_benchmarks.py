@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -44,6 +45,12 @@ def load(monkeypatch):
     for name in set(sys.modules) - before:
         if name.startswith("benchmark_") or name in {file.stem for file in SCRIPTS}:
             del sys.modules[name]
+
+
+def alone(monkeypatch, cores):
+    """As on a machine where no other program has taken a core."""
+    monkeypatch.setattr(cores, "take_cores", lambda jobs: list(range(jobs)))
+    monkeypatch.setattr(cores, "pin", lambda core: None)
 
 
 def test_neu_segs_lists_are_fixed_and_no_image_is_in_two(load, shared, tmp_path):
@@ -209,7 +216,7 @@ def against(load, monkeypatch):
 
     monkeypatch.setattr(bench, "TRAIN", dict.fromkeys(bench.TRAIN, train))
     monkeypatch.setattr(bench, "OPEN", dict.fromkeys(bench.OPEN, open_side))
-    monkeypatch.setattr(bench, "pin", lambda core: None)
+    alone(monkeypatch, bench.cores)
     return bench
 
 
@@ -295,8 +302,8 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     minutes, plain = load("minutes"), load("against_plain")
     source = minutes.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table = [], tmp_path / "tables" / "rows.jsonl"
-    monkeypatch.setattr(minutes.plain, "start", lambda folder, *command: started.append(command))
-    monkeypatch.setattr(minutes.plain, "pin", lambda core: None)
+    monkeypatch.setattr(minutes.plain, "start", lambda folder, *command, cache: started.append(command))
+    alone(monkeypatch, minutes.plain.cores)
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
     monkeypatch.setattr(minutes.Bench, "open", lambda *_: empty)
 
@@ -327,14 +334,15 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     source = plain.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table = [], tmp_path / "tables" / "rows.jsonl"
 
-    def start(folder, *command):
+    def start(folder, *command, cache):
+        assert cache == str(tmp_path / "out" / "cache")
         started.append(" ".join(command))
         out = Path(command[-1])
         out.mkdir()
         (out / "weights.safetensors").touch()
 
     monkeypatch.setattr(teaching.plain, "start", start)
-    monkeypatch.setattr(teaching.plain, "pin", lambda core: None)
+    alone(monkeypatch, teaching.plain.cores)
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
     monkeypatch.setattr(teaching.Bench, "open", lambda *_: empty)
 
@@ -448,12 +456,42 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
+def test_two_programs_never_share_a_core(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second, usable = load("cores"), load("cores"), sorted(os.sched_getaffinity(0))
+    assert first.take_cores(1) == usable[:1]
+    with pytest.raises(SystemExit, match=f"{len(usable) - 1} cores are free"):
+        second.take_cores(len(usable))
+    for file in first._held + second._held:
+        file.close()
+
+
+def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(against, tmp_path):
+    toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
+    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+    bench = against.Bench([source], 0.1, tmp_path / "out", table, 1)
+    task = bench.final("shapes-60", "plain", {"lr": 3e-4}, 0)
+    for share, disturbed in ((0.5, True), (0.99, False)):
+        folder = task.folder(tmp_path / "out")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "task.json").write_text(json.dumps(asdict(task)))
+        (folder / "trained.json").write_text(json.dumps({"seconds": 6.0, "commit": "x"}))
+        (folder / "processor.json").write_text(json.dumps({"seconds": 6.0 * share}))
+        row = bench.do(task)
+        assert row.get("disturbed", False) is disturbed
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+        assert (task.find(rows) is None) is disturbed
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     bench, core = load("against_plain"), max(os.sched_getaffinity(0))
-    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
-    with ThreadPoolExecutor(1, initializer=lambda: bench.pin(core)) as pool:
+    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'], os.environ['FEATHERSEG_CACHE'])"
+    with ThreadPoolExecutor(1, initializer=lambda: bench.cores.pin(core)) as pool:
         pool.submit(bench.start, tmp_path, "-c", code).result()
-        assert (tmp_path / "log.txt").read_text().split() == [f"{{{core}}}", "1"]
+        assert (tmp_path / "log.txt").read_text().split() == [f"{{{core}}}", "1", "off"]
+        assert 0 < json.loads((tmp_path / "processor.json").read_text())["seconds"] < 60
         with pytest.raises(RuntimeError, match=r"ended with 3; .*\n.*\nsaid"):
             pool.submit(bench.start, tmp_path, "-c", "print('said'); raise SystemExit(3)").result()
 
@@ -513,7 +551,17 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
 
 def test_scripts_that_time_do_it_by_turns(load):
     # these compare nothing with anything, or take turns of minutes
-    alone = {"paired", "train_step", "serve_load", "plain_loop", "against_plain", "recipe_changes", "rank", "fit_table"}
+    alone = {
+        "paired",
+        "train_step",
+        "serve_load",
+        "plain_loop",
+        "against_plain",
+        "recipe_changes",
+        "rank",
+        "fit_table",
+        "cores",
+    }
     alone |= {"paper_recipes", "cluster_throughput"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
