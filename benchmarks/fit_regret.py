@@ -7,11 +7,13 @@ is a dataset, a seed, a latency limit (five, spread over the candidates' latenci
 candidate to its end takes. Scores between two rungs lie on a line over the logarithm of the time; behind the last rung
 a candidate stays as it is. Regret: points of test mIoU that the chosen model, trained for as long as it was, lies below
 the best that keeps the limit, trained to its end (mean of its seeds: the largest of several noisy ones, which counts
-against every way alike). Every start and validation of a training takes its time from the way that needs it.
+against every way alike). Every start, validation, look through the images and timing of steps takes its time from the
+way that needs it.
 
-The ways: fit (featherseg/fitting/plan.py); rule, the largest that keeps the limit, with all the time; default,
-frm-lite0 at the largest scale that keeps it, else the rule; random, four drawn candidates with a quarter of the time
-each, the mean of DRAWS drawings; asha, the same halving as fit's, but whoever goes on starts anew. Choices of fit
+The ways: fit (featherseg/fitting/plan.py), with the margin that is judged and as it is shipped; rule, the largest that
+keeps the limit, with all the time; default, DEFAULT at the largest scale that keeps it, else the rule; random, four
+drawn candidates with a quarter of the time each, the mean of DRAWS drawings; asha, the same halving as fit's, without
+a margin, and whoever goes on starts anew. Choices of fit
 (--margin) are to be made on half of the datasets and judged on the other half, datasets of one origin in one half: the
 table of each half names the margin that is best on the other. Intervals are over datasets, by Student's t.
 """
@@ -24,16 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from against_plain import recipe_digest
 from rank import interval
 
 from featherseg.core.files import read_lines
-from featherseg.fitting.beginning import STARTING
-from featherseg.fitting.plan import Candidate, make_plan, survivors
+from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
+from featherseg.fitting.plan import MARGIN, Candidate, make_plan, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
 LIMITS = 5
 DRAWN, DRAWS = 4, 50
+DEFAULT = "frm-lite0-light"
+"""The model that README names first."""
 GOOD = 0.5
 """Points of regret that are at the noise of a seed."""
 
@@ -48,11 +53,21 @@ class Recorded:
     val: np.ndarray  # (R,) mIoU in %
     ended: np.ndarray  # (R,) seconds, those at a falling rate included
     test: np.ndarray  # (R,) behind these
+    val_ended: np.ndarray  # (R,) behind these
     opening: float = 0.0  # seconds that a training takes to start and to be validated
+    looking: float = 0.0  # seconds that the first start takes to look through the images
+
+    def beginning(self, seconds: float) -> float:
+        """Of so many seconds, those before the first step of a training: its steps are timed as well."""
+        return self.opening + self.looking + min(MOST_TIMED, STEPS_TIMED * seconds)
 
     def val_at(self, seconds: float) -> float:
         """On val at the constant rate."""
         return float(np.interp(np.log(max(seconds, 1e-9)), np.log(self.seconds), self.val))
+
+    def val_ended_at(self, seconds: float) -> float:
+        """On val, when the rate has fallen at the end of so many seconds."""
+        return float(np.interp(np.log(max(seconds, 1e-9)), np.log(self.ended), self.val_ended))
 
     def test_at(self, seconds: float) -> float:
         """On test, when the rate has fallen at the end of so many seconds."""
@@ -68,9 +83,9 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 
     def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
-        opening = max(one.opening for one in found)
+        each = max(one.opening + one.beginning(seconds) for one in found)
         plan = make_plan([one.candidate for one in found], seconds)
-        plan = make_plan([one.candidate for one in found], max(1.0, seconds - 2 * opening * len(plan.candidates)))
+        plan = make_plan([one.candidate for one in found], max(1.0, seconds - each * len(plan.candidates)))
         left, before = list(plan.candidates), 0.0
         for rung, keep in plan.rungs:
             standing = []
@@ -88,39 +103,50 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
     """The largest by parameters, at the largest scale."""
     chosen = max(found, key=lambda one: (one.parameters, one.candidate.scale))
-    return chosen, max(1.0, seconds - chosen.opening)
+    return chosen, max(1.0, seconds - chosen.beginning(seconds))
 
 
 def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
-    """frm-lite0, at the largest scale that keeps the limit."""
-    own = [one for one in found if one.candidate.model == "frm-lite0"]
+    """DEFAULT, at the largest scale that keeps the limit."""
+    own = [one for one in found if one.candidate.model == DEFAULT]
     return rule(own or found, seconds, rng)
 
 
 def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
     """DRAWN candidates with equal time; the best of them on val."""
     drawn = rng.permutation(len(found))[:DRAWN]
-    each = max(1.0, seconds / len(drawn) - max(one.opening for one in found))
-    return found[max(drawn, key=lambda number: found[number].val_at(each))], each
+    each = max(1.0, seconds / len(drawn) - max(one.beginning(seconds) for one in found))
+    return found[max(drawn, key=lambda number: found[number].val_ended_at(each))], each
 
 
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
-    """Dataset and seed -> its candidates, of which every one has a latency. Raises SystemExit where there is none."""
+    """Dataset and seed -> its candidates, by rows of today's recipes.
+
+    Raises SystemExit where one has no latency, rows are there twice, or latencies are of several devices.
+    """
     from featherseg.counting.catalogue import counts
 
     rows = [row for row in read_lines(latencies) if row["format"] == "onnx"]
+    if len(devices := {(row["device"], row["threads"]) for row in rows}) > 1:
+        raise SystemExit(f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}.")
     times = {(row["dataset"], row["model"], row["scale"]): row["p50_ms"] for row in rows}
     found: dict[tuple[str, int], list[Recorded]] = {}
-    for row in read_lines(table):
+    for row in [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]:
         key = (row["dataset"], row["model"], row["scale"])
         if key not in times:
             raise SystemExit(f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}.")
+        if not row["converged"]:
+            print(f"{row['model']} at {row['scale']:g} on {row['dataset']} still gained {row['last_gain']:.1f} points")
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
         one = Candidate(row["model"], row["scale"], times[key], row["step_seconds"])
         curves = steps * one.step_seconds, val, ended * one.step_seconds, test
-        recorded = Recorded(one, counts(row["model"])[0], *curves, STARTING + row["val_seconds"])
-        found.setdefault((row["dataset"], row["seed"]), []).append(recorded)
+        curves = *curves, np.array([r["val_decayed"] for r in row["rungs"]], float)
+        taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
+        own = found.setdefault((row["dataset"], row["seed"]), [])
+        if any(other.candidate.name == one.name for other in own):
+            raise SystemExit(f"{table} has {one.name} on {row['dataset']} with seed {row['seed']} twice.")
+        own.append(Recorded(one, counts(row["model"])[0], *curves, *taken))
     return found
 
 
@@ -195,7 +221,7 @@ def main() -> None:
         means = {m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m)})]) for m in asked.margin}
         margin = min(means, key=lambda m: (means[m], m))
         print(f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}")
-        ways = {"fit": fit(margin), "asha": fit(margin, anew=True)}
+        ways = {"fit": fit(margin), "as shipped": fit(100 * MARGIN), "asha": fit(0.0, anew=True)}
         ways |= {"rule": rule, "default": default, "random": at_random}
         rows += regrets(of(judged), ways)
     print_table(rows, list(ways))

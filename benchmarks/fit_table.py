@@ -159,9 +159,17 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
             break
     facts = {"dataset": label, "model": model, "scale": scale, "seed": seed, "step_seconds": round(pace, 4)}
     facts |= {"val_seconds": round(validation, 2), "last_gain": round(gain, 3), "converged": gain < GAIN}
-    facts |= {"recipe": recipe_digest(model)}
+    facts |= {"recipe": recipe_digest(model), "images": images_of(label, places)}
     facts |= {"rungs": rungs, "seconds": round(time.monotonic() - begun), "processor": machine_name()}
     return facts | {"curve": {str(step): round(100 * value, 3) for step, value in curve.items()}, "commit": commit()}
+
+
+def images_of(label: str, places: dict[str, str]) -> int:
+    """Images of all splits, which every training looks through before its first step."""
+    data, root = DATA[label], Path(places["camvid"]) if DATA[label].name == "camvid" else None
+    name = places["neu"] if data.name == "neu" else data.name
+    sizes = {split: len(open_dataset(name, split, root)) for split in ("train", "val", "test")}
+    return sum(sizes.values()) if data.train_size is None else data.train_size + sizes["val"] + sizes["test"]
 
 
 KINDS = {"run": "", "branch": "_decayed"}

@@ -406,7 +406,7 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
 
 
-def fit_rows(ends, seeds=(0, 1)):
+def fit_rows(ends, digest, seeds=(0, 1)):
     """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
     models = ("frm-lite0-035-light", "frm-lite0-050-light", "frm-lite0-light", "frm-lite0")
     rows, times = [], []
@@ -414,17 +414,19 @@ def fit_rows(ends, seeds=(0, 1)):
         rungs = []
         for seconds in (60, 120, 240, 480, 960):
             reached = ends[dataset][number] * (1 - 0.5 ** (1 + seconds / 120))
-            rungs.append({"steps": seconds * 10, "ended": seconds * 12.5, "val": reached, "test_decayed": reached})
+            rung = {"steps": seconds * 10, "ended": seconds * 12.5, "val": reached}
+            rungs.append(rung | {"val_decayed": reached, "test_decayed": reached})
         key = {"dataset": dataset, "model": model, "scale": 1.0}
-        rows.append(key | {"seed": seed, "step_seconds": 0.1, "val_seconds": 0.5, "rungs": rungs})
-        times.append(key | {"format": "onnx", "p50_ms": 10.0 * (number + 1)})
+        row = key | {"seed": seed, "step_seconds": 0.1, "val_seconds": 0.5, "rungs": rungs, "images": 200}
+        rows.append(row | {"recipe": digest(model), "converged": True})
+        times.append(key | {"format": "onnx", "p50_ms": 10.0 * (number + 1), "device": "here", "threads": 2})
     return rows, times
 
 
 def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_path, capsys, monkeypatch):
     regret = load("fit_regret")
     ends = {"larger is better": (50, 55, 60, 65), "middle is best": (50, 70, 60, 65)}
-    for name, rows in zip(("rows", "times"), fit_rows(ends), strict=True):
+    for name, rows in zip(("rows", "times"), fit_rows(ends, regret.recipe_digest), strict=True):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
     ways = {"fit": regret.fit(0.0), "rule": regret.rule, "asha": regret.fit(0.0, anew=True)}
