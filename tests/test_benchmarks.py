@@ -457,6 +457,45 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     )
 
 
+def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(load, tmp_path, monkeypatch, capsys):
+    script = load("fit_default")
+    plain, verbs, times = script.open_source.__globals__, [], iter(range(100))
+    toml = plain["write_shapes"](tmp_path / "data", {"train": 2, "val": 2, "test": 2})
+
+    def run_verb(*words):
+        verbs.append(words[0])
+        out = Path(words[words.index("--out") + 1]) if "--out" in words else Path(words[1])
+        (out / "export").mkdir(parents=True, exist_ok=True)
+        if words[0] == "fit":
+            chosen = {"model": "frm-lite0", "scale": 0.5, "miou_val": 0.5, "miou_test": 0.4, "interval": None}
+            facts = {"chosen": chosen, "limit_ms": 15.0, "seconds": 60.0, "file": "export/model.onnx"}
+            (out / "fit.json").write_text(json.dumps(facts))
+        (out / "export" / "model.onnx").touch()
+
+    monkeypatch.setattr(script, "run_verb", run_verb)
+    monkeypatch.setattr(script, "time_file", lambda *_: SimpleNamespace(p50=float(next(times))))
+    monkeypatch.setattr(script, "featherseg", SimpleNamespace(evaluate=lambda run, split: SimpleNamespace(miou=0.3)))
+    words = [
+        "fit_default",
+        str(toml),
+        "--max-ms",
+        "15",
+        "--out",
+        str(tmp_path / "o"),
+        "--rows",
+        str(tmp_path / "r.jsonl"),
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    assert verbs == ["fit", "train", "export"]
+    row = json.loads((tmp_path / "r.jsonl").read_text())
+    assert row["fit"]["p50_ms"] == [float(n) for n in range(0, 20, 2)]
+    assert row["over"] == 2  # 16 and 18 ms
+    assert "over the limit in 2 of 10 later timings" in capsys.readouterr().out
+    script.main()
+    assert verbs == ["fit", "train", "export"]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_two_programs_never_share_a_core(load, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -562,6 +601,7 @@ def test_scripts_that_time_do_it_by_turns(load):
         "recipe_changes",
         "rank",
         "fit_table",
+        "fit_default",
         "cores",
     }
     alone |= {"paper_recipes", "cluster_throughput"}
