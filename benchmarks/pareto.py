@@ -12,6 +12,8 @@ Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,13 +61,14 @@ def first_runs(bench: Bench, label: str) -> dict[str, Path]:
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
     """Ours in every format, proved as `featherseg export` does; a row of what each int8 file scores on test."""
-    test, done = source.open("test"), {(row["dataset"], row["model"]) for row in read_lines(table)}
+    test, done = source.open("test"), {(row["dataset"], row["weights"]) for row in read_lines(table)}
     for name, folder in first_runs(bench, source.label).items():
-        if name in PEERS or (source.label, name) in done:
+        if name in PEERS or (source.label, load_run(str(folder)).weights_sha256) in done:
             continue
         run = load_run(str(folder))
         _, errors = export_formats(run, FORMATS, settings=ExportSettings(data_root=source.root))
-        row: dict[str, Any] = {"dataset": source.label, "model": name, "failed": [str(error) for error in errors]}
+        row: dict[str, Any] = {"dataset": source.label, "model": name, "weights": run.weights_sha256}
+        row["failed"] = [str(error) for error in errors]
         scores = {"fp32": evaluate(open_runtime(run, "cpu"), test, boundary=False)}
         log_evaluation(run, test, "test", own_settings(open_runtime(run, "cpu")), scores["fp32"])  # a look is counted
         for format in FORMATS:
@@ -111,8 +114,8 @@ def peer_file(bench: Bench, run: Path, size: Sequence[int]) -> Path:
         sides = [-(-side // both.STRIDE) * both.STRIDE for side in size]
         words = both.arguments({"format": "onnx", "model": weights, "imgsz": str(sides).replace(" ", "")})
         with open(run.parent / "log.txt", "a") as log:
-            both.start_peer(both.install(bench.out / "ultralytics"), ["export", *words], log)
-        weights.with_suffix(".onnx").replace(file)
+            both.start_peer(both.install(bench.out / "ultralytics"), ["export", *words], log, run.parent)
+        shutil.copyfile(weights.with_suffix(".onnx"), file)
     return file
 
 
@@ -129,14 +132,16 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
     clusters = clusters_of(keys) if keys else None
     lost = {row["model"]: row for row in read_lines(FILES) if row["dataset"] == label}
     times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in scores]
-    for threads, format in dict.fromkeys((row["threads"], row["format"]) for row in times):
+    own = ("threads", "format", "processor", "size")
+    for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
         points = []
         for row in times:
-            if (row["threads"], row["format"]) == (threads, format):
+            if tuple(str(row[key]) for key in own) == (threads, format, processor, size):
                 less = lost[row["model"]][format]["points"][0] if EXPORTERS[format].quantised else 0.0
                 points.append(Point(row["model"], row["p50_ms"], (np.mean(scores[row["model"]]) + less) / 100))
         front, best = pareto_front(points), None
-        print(f"\n{label}, {format}, threads: {threads}; ms, mIoU after {minutes:g} minutes, * on the front")
+        print(f"\n{label}, {format}, threads: {threads}, {processor}, {size}")
+        print(f"ms, mIoU after {minutes:g} minutes, * on the front")
         for point in sorted(points, key=lambda point: point.cost):
             told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
             if best and not EXPORTERS[format].quantised and {point.name, best.name} <= counts.keys():
@@ -144,7 +149,7 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
                 told += f"   less {best.name}: {plain.told(gain)}"
             print(told)
             best = point if best is None or point.miou > best.miou else best
-        if draw and (threads, format) == (1, FORMATS[0]):
+        if draw and (threads, format) == ("1", FORMATS[0]):
             write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
 
 
@@ -157,6 +162,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--files", action="store_true", help="export, and score int8")
     parser.add_argument("--latencies", action="store_true", help="time the exported files")
+    parser.add_argument("--threads", type=int, help="only with so many, in this process")
     parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
@@ -165,12 +171,15 @@ def main() -> None:
         for source in sources:
             write_files(bench, source, FILES)
     if asked.latencies:
-        cores = sorted(os.sched_getaffinity(0))
-        for count in dict.fromkeys((1, len(cores))):
-            os.sched_setaffinity(0, cores[:count])
-            torch.set_num_threads(count)
-            for source in sources:
-                time_files(bench, source, count, LATENCIES)
+        usable = sorted(os.sched_getaffinity(0))
+        if asked.threads is None:  # a process each: runtimes keep the cores that they find at first
+            for count in dict.fromkeys((1, len(usable))):
+                words = ["taskset", "-c", ",".join(map(str, usable[:count])), sys.executable, *sys.argv]
+                subprocess.run([*words, "--threads", str(count)], check=True)
+            return
+        torch.set_num_threads(asked.threads)
+        for source in sources:
+            time_files(bench, source, asked.threads, LATENCIES)
     for source in sources:
         print_front(source.label, asked.minutes, asked.draw)
 

@@ -573,6 +573,7 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
                 np.savez(counts, counts=next(runs), keys=[f"d_{i:03d}" for i in range(72)])
         for format, quicker in (("onnx", 1), ("onnx-int8", 2)):
             row = {"dataset": "camvid", "model": name, "format": format, "threads": 1, "p50_ms": ms / quicker}
+            row |= {"processor": "here", "size": [360, 480]}
             if not (name.startswith("yolo") and quicker == 2):
                 plain.append_line(front.LATENCIES, row)
         plain.append_line(front.FILES, {"dataset": "camvid", "model": name, "onnx-int8": {"points": [-0.5, -1, 0]}})
