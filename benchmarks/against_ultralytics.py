@@ -36,7 +36,7 @@ from featherseg.core.files import read_lines
 from featherseg.core.types import Size
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
-from featherseg.uncertainty.bootstrap import compare_variants
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
@@ -220,14 +220,22 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
 
 
 def read_table(label: str, minutes: float, table: Path) -> tuple[dict[Side, list[float]], dict[Side, Any], list[str]]:
-    """Of every side its scores by seed in %, and the counts (m, N, 3, K) where an interval can be made; their keys."""
+    """Of every side its scores by seed in %, and the counts (m, N, 3, K) where an interval can be made; their keys.
+
+    Rows are those of a side's newest settings, its last recipe; counts those of the seeds that all sides have which
+    have enough.
+    """
     rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
-    scores, counts, keys = dict[Side, list[float]](), dict[Side, Any](), list[str]()
+    found: dict[Side, dict[int, dict[str, Any]]] = {}
     for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
-        of = {row["seed"]: row for row in rows if (row["side"], row["settings"]["pretrained"]) == side}
-        same = [of[seed] for seed in sorted(of)]
-        scores[side] = [100 * (row["score"] or 0) for row in same]
-        if stored := plain.read_counts(same, table):
+        own = [row for row in rows if (row["side"], row["settings"]["pretrained"]) == side and not row.get("disturbed")]
+        found[side] = {row["seed"]: row for row in own if row["settings"] == own[-1]["settings"]}
+    scores = {side: [100 * (of[seed]["score"] or 0) for seed in sorted(of)] for side, of in found.items()}
+    enough = [set(of) for of in found.values() if len(of) >= MIN_RUNS]
+    both = sorted(set.intersection(*enough)) if enough else []
+    counts, keys = dict[Side, Any](), list[str]()
+    for side, of in found.items():
+        if set(both) <= of.keys() and (stored := plain.read_counts([of[seed] for seed in both], table)):
             counts[side], keys = stored
     return scores, counts, keys
 

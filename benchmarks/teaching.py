@@ -115,7 +115,7 @@ def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None
         each = "  ".join(f"{v:.2f}" for v in scores)
         print(f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})")
         if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
-            counts.setdefault((length, side, digest), {})[way], keys = stored
+            counts.setdefault((length, side, digest), {})[f"{way}{taught}"], keys = stored
     for (length, side, _), ways in counts.items():
         taught = [way for way in ways if way != UNTAUGHT and ways[way].shape == ways.get(UNTAUGHT, ways[way]).shape]
         if UNTAUGHT in ways and taught:

@@ -366,7 +366,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     capsys.readouterr()
     teaching.print_table(rows, "shapes-60", table)
     printed = capsys.readouterr().out
-    assert "frm-lite0-050-light, 1 min, logits less untaught: " in printed
+    assert "frm-lite0-050-light, 1 min, logits by frm-lite0 of 2 min less untaught: " in printed
     assert printed.count("less untaught") == 1, "of the other ways there is one seed"
 
 
