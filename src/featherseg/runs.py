@@ -270,7 +270,7 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     if version > FORMAT_VERSION:
         raise RunError(
             f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this is {__version__}, "
-            f"which reads formats up to {FORMAT_VERSION}. Update with: pip install --upgrade featherseg"
+            f"which reads formats up to {FORMAT_VERSION}. Update featherseg."
         )
     values = with_new_names(values) if version < FORMAT_VERSION else values
     info = parse(RunInfo, with_loggers(with_old_split(values)), str(file))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from featherseg.core.installation import PACKAGE, Finding, reinstall
+from featherseg.core.installation import Finding
 
 SHARED_MEMORY = Path("/dev/shm")
 NO_COMPILER = (
@@ -35,7 +35,8 @@ def _guarded(section: Callable[[], Iterator[Finding]]) -> list[Finding]:
         return list(section())
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
-        return [Finding("system", section.__name__.strip("_"), fault, "broken", reinstall(PACKAGE))]
+        remedy = "install featherseg again, from its wheel or its source"
+        return [Finding("system", section.__name__.strip("_"), fault, "broken", remedy)]
 
 
 def _machine() -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featherseg.core.installation import Finding, reinstall
+from featherseg.core.installation import Finding, reinstall, requirements
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def findings(extras: Iterable[str]) -> list[Finding]:
         if process.returncode == 0:
             found.append(Finding("extras, tried", extra, last))
         else:
-            remedy = reinstall(f"'featherseg[{extra}]'")
+            remedy = reinstall(*(f"'{row.name}{row.versions}'" for row in requirements() if row.extra == extra))
             found.append(Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy))
     return found
 

@@ -173,9 +173,9 @@ def usable_extras(findings: Sequence[Finding]) -> list[str]:
     return [extra for extra in extras if _section(extra) not in unusable]
 
 
-def reinstall(package: str) -> str:
-    """The command that replaces a package that is damaged."""
-    return f"pip install --force-reinstall {package}"
+def reinstall(*packages: str) -> str:
+    """The command that replaces packages that are damaged, without those that they need."""
+    return f"pip install --force-reinstall --no-deps {' '.join(packages)}"
 
 
 def _section(extra: str) -> str:
@@ -207,4 +207,5 @@ def _package(row: Requirement, section: str, what: str) -> Finding:
         return Finding(section, row.name, f"not installed, {wanted}", "missing", f"pip install {what}")
     if satisfies(row.found, row.versions):
         return Finding(section, row.name, f"{row.found}, {wanted}")
-    return Finding(section, row.name, f"{row.found}, but {wanted}", "broken", f"pip install --upgrade {what}")
+    remedy = f"pip install --upgrade '{row.name}{row.versions}'"
+    return Finding(section, row.name, f"{row.found}, but {wanted}", "broken", remedy)

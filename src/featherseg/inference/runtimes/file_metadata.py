@@ -74,7 +74,7 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
         if isinstance(values["format_version"], int) and values["format_version"] > FORMAT_VERSION:
             raise ExportError(
                 f"{path} has format {values['format_version']}; this featherseg reads up to {FORMAT_VERSION}. "
-                f"Update with: pip install --upgrade featherseg"
+                f"Update featherseg."
             )
         return parse(FileFacts, values, str(path))
     except (ValueError, ConfigError) as error:
