@@ -19,6 +19,7 @@ bare/bin/python -m pip install -q --disable-pip-version-check -c "$constraints" 
 bare() { env -i PATH="$place/bare/bin" HOME="$place" LANG=C.UTF-8 "$@"; }
 TIMEFORMAT='bare: that took %R s on the clock, %U s of a processor'
 du -sh bare | sed 's/^/bare: the environment: /'
+for verb in doctor models weights; do bare featherseg "$verb" >/dev/null; done
 time bare featherseg demo
 time bare featherseg predict efficientvit-seg-b0-shapes demo/scenes -o masks --masks
 time bare python "$scripts/ask_service.py" demo/scenes masks
