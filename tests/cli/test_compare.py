@@ -111,6 +111,20 @@ def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
     assert found["images"] == 2
 
 
+def test_intervals_rest_on_the_groups_of_the_dataset(field, monkeypatch):
+    toml, asked = Path(open_run(field[0]).recipe.data.name), []
+    toml.write_text('groups = "patient[0-9]+"\n' + toml.read_text())
+    clusters_of = comparison.clusters_of
+
+    def noted(keys, groups=None):
+        asked.append(groups)
+        return clusters_of(keys, groups)
+
+    monkeypatch.setattr(comparison, "clusters_of", noted)
+    featherseg.compare(field[:2], costs=False)
+    assert asked == ["patient[0-9]+"]
+
+
 def test_other_starts_are_never_in_one_list(field):
     for path in field[:3]:
         info = open_run(path).info

@@ -28,9 +28,9 @@ from featherseg.core.machine import command_began
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data import is_own, open_dataset, own_config
+from featherseg.data import open_dataset
 from featherseg.data.decisions import AUDITED, audited_places
-from featherseg.data.fingerprint import files_of
+from featherseg.data.fingerprint import files_of, groups_of
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.runs import Run
@@ -153,7 +153,8 @@ def audit(
         refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
     if data_root is not None and not isinstance(data, str | Path):
         raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies. Leave it out.")
-    data, groups = _opened(data, data_root)
+    data = _opened(data, data_root)
+    groups = groups_of(data)
     if to is not None:
         masks_of(data, ())  # refused now, where the images are none that a tool shows
     if run is None and len(data) < FEWEST:
@@ -305,9 +306,8 @@ def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator
             raise DataError(f"{error}. Delete {folder} and run the same command again.") from error
 
 
-def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tuple[SegmentationData, str | None]:
-    """The images of AUDITED as one dataset, and what tells its sequences. Raises DataError for a key of two images."""
-    groups = None
+def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> SegmentationData:
+    """The images of AUDITED as one dataset. Raises DataError for a key of two images."""
     if isinstance(data, str | Path):
         name, base, found = str(data), None if root is None else Path(root), []
         for split in AUDITED:
@@ -317,7 +317,6 @@ def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tup
             except (UnknownName, DataNotFound):
                 if split == AUDITED[0]:
                     raise
-        groups = own_config(name).groups if is_own(name) else None
         data = open_dataset(name, "+".join(found), base)
     twice = [key for key, times in Counter(data.keys).items() if times > 1]
     if twice:
@@ -325,7 +324,7 @@ def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tup
             f"{data.name} has {counted(len(twice), 'key')} of more than one image, such as {twice[0]!r}. Expected one "
             "key an image, by which it is told what was found."
         )
-    return data, groups
+    return data
 
 
 def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float, groups: str | None) -> str:

@@ -20,6 +20,7 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.data import LabelledImages
+from featherseg.data.fingerprint import groups_of
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import SELECTED, Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings
@@ -110,7 +111,7 @@ def compare(
     }
 
     # Which differences the figures show: of models where their runs suffice, else of these files.
-    clusters = clusters_of(images.keys)
+    clusters = clusters_of(images.keys, groups_of(images))
     results = {
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
         for key, files in models.items()
