@@ -253,6 +253,7 @@ def test_the_verb_prints_the_list_and_what_was_left_out(yard):
         (("run", "empty"), DataNotFound, "has no images"),
         (("run", "lawn"), DataError, "is a dataset"),
         (("rn", "wild"), RunError, "Did you mean 'run'?"),
+        (("run", "wild", "--to", ""), UnknownName, "unknown format"),
         (("run", "wild", "--to", "labelmee"), UnknownName, "Did you mean 'labelme'?"),
         (("run", "wild", "--to", "cvat", "-o", "wild/list.csv"), ConfigError, "lies in wild"),
         (("run", "wild", "--to", "cvat", "-o", "used.csv"), FeathersegError, "What is corrected there"),
