@@ -92,6 +92,16 @@ def test_the_function_takes_data_of_one_s_own_and_its_result_shows_itself_escape
     assert "<b>" not in html
 
 
+def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
+    for path in field[:2]:
+        write_info(path, open_run(path).info.model_copy(update={"objects": ("model",)}))
+    runs = [load_run(path, model=models.build("frm-lite0", 2)) for path in field[:2]]
+    found = featherseg.compare(runs, costs=False)
+    assert [one.files for one in found.rankings[0].results] == [("frm-lite0-0", "frm-lite0-1")]
+    with pytest.raises(ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"):
+        featherseg.compare(runs)
+
+
 def test_a_name_that_breaks_lines_stands_in_one(field):
     odd = field[0].with_name("a\nb [bold]c")
     field[0].rename(odd)
