@@ -1,8 +1,11 @@
 import json
+import re
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from itertools import combinations
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,14 @@ from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
-from featherseg.comparison import comparison
+from featherseg.comparison import comparison, sweeps
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.counting import paper_tables
 from featherseg.counting.paper_counts import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
+from featherseg.uncertainty.bootstrap import Interval
 
 APP = typer.Typer()
 for verb in (compare, sweep, paper):
@@ -272,6 +276,24 @@ def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(fie
     assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2)))
     alike = pairs[frozenset(("a/model.onnx", "b/model.onnx"))]
     assert (alike["miou"][0], alike["better"]) == (0, None)
+
+
+def test_a_class_that_is_absent_has_a_dash_on_the_page(field):
+    found = featherseg.compare([field[0], field[3]], costs=False)
+    (difference,) = found.files.differences
+    absent = replace(difference, classes=(Interval(nan, nan, nan), *difference.classes[1:]))
+    html = replace(found, files=replace(found.files, differences=(absent,)))._repr_html_()
+    assert "nan<" not in html.replace("\n", "")
+    assert re.search(r'<td class="number">\s*–', html)
+
+
+def test_a_sweep_is_compared_on_the_device_of_its_recipe(field, tmp_path, monkeypatch):
+    with_settings(field[0], "train", device="cuda:1")
+    monkeypatch.setattr(sweeps, "train_all", lambda *_: field)
+    monkeypatch.setattr(sweeps, "compare", lambda *_, **options: options["device"])
+    for device, used in ((None, "cuda:1"), ("cpu", "cpu")):
+        found = sweeps.sweep("frm-lite0", ["frm-lite0"], seeds=[0, 1], out=tmp_path / "field", device=device)
+        assert found.comparison == used
 
 
 SWEEP = ["sweep", "frm-lite0", "--models", "frm-lite0", "--out", "x"]
