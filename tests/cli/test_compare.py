@@ -284,7 +284,7 @@ def test_a_class_that_is_absent_has_a_dash_on_the_page(field):
     absent = replace(difference, classes=(Interval(nan, nan, nan), *difference.classes[1:]))
     html = replace(found, files=replace(found.files, differences=(absent,)))._repr_html_()
     assert "nan<" not in html.replace("\n", "")
-    assert re.search(r'<td class="number">\s*–', html)
+    assert re.search(r'<td class="number">\s*\N{EN DASH}', html)
 
 
 def test_a_sweep_is_compared_on_the_device_of_its_recipe(field, tmp_path, monkeypatch):
