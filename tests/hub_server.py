@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -14,7 +15,9 @@ TOKEN = "hf_secretOfTheTest"
 
 
 class Hub:
-    """commits: of every repository, oldest first, (commit, {path: content}); private: the repositories that are."""
+    """commits: of every repository, oldest first, (commit, {path: content}), of other branches than main at
+    REPOSITORY@BRANCH; private: the repositories that are.
+    """
 
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
@@ -24,19 +27,22 @@ class Hub:
         self.sizes: dict[str, int] = {}  # what it says of a path in place of the truth
         self.spoil: dict[str, bytes] = {}  # what it sends for a path in place of the content
 
-    def add(self, repository: str, files: dict[str, bytes]) -> str:
-        """A commit with these files over those before; -> its name."""
+    def add(self, repository: str, files: dict[str, bytes | None]) -> str:
+        """A commit with these files over those before, None deletes one; -> its name."""
         history = self.commits.setdefault(repository, [])
         files = {**(history[-1][1] if history else {}), **files}
+        files = {name: content for name, content in files.items() if content is not None}
         commit = hashlib.sha1(repr([repository, len(history), sorted(files.items())]).encode()).hexdigest()
         history.append((commit, files))
         return commit
 
     def find(self, repository: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        for commit, files in reversed(self.commits.get(repository, [])):
-            if revision in ("main", commit):
-                return commit, files
-        return None
+        if branch := self.commits.get(f"{repository}@{revision}"):
+            return branch[-1]
+        histories = [history for name, history in self.commits.items() if name.partition("@")[0] == repository]
+        if revision == "main" and repository in self.commits:
+            return self.commits[repository][-1]
+        return next((one for history in histories for one in history if one[0] == revision), None)
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if not size:
                     break
             writes = (
-                path.startswith("/api/repos/create") or "/commit/" in path or "/preupload/" in path or "/lfs/" in path
+                path.startswith("/api/repos/create") or re.search("/(commit|branch|preupload|lfs)/", path) is not None
             )
             if writes and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer(401, {"error": "Invalid username or password."})
@@ -78,6 +84,7 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if repository in hub.private:
                     return self.answer(409, {"error": "exists", "url": f"{address}/{repository}"})
                 hub.private[repository] = bool(asked.get("private") or asked.get("visibility") == "private")
+                hub.add(repository, {})
                 return self.answer(200, {"url": f"{address}/{repository}", "name": repository})
             if path == "/api/validate-yaml":
                 return self.answer(200, {"errors": [], "warnings": []})
@@ -111,6 +118,9 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if found is None:
                     return self.answer(404, {"error": "no"}, X_Error_Code="RevisionNotFound")
                 return self.answer(200, {"id": repository, "sha": found[0], "siblings": [], "tags": []})
+            if rest[0] == "branch":
+                hub.commits[f"{repository}@{rest[1]}"] = list(hub.commits[repository])
+                return self.answer(200)
             if rest[0] == "paths-info":
                 _, files = hub.find(repository, rest[1])
                 names = [name for name in parse_qs(body.decode())["paths"] if name in files]
@@ -123,12 +133,14 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 ]
                 return self.answer(200, {"files": rows})
             if rest[0] == "commit":
+                if hub.find(repository, rest[1]) is None:
+                    return self.answer(404, {"error": "no"}, X_Error_Code="RevisionNotFound")
                 lines = [json.loads(line) for line in body.splitlines()]
-                files = {}
+                files = {line["value"]["path"]: None for line in lines if line["key"] == "deletedFile"}
                 for line in (line["value"] for line in lines if line["key"] in ("file", "lfsFile")):
                     large = "oid" in line
                     files[line["path"]] = hub.blobs[line["oid"]] if large else base64.b64decode(line["content"])
-                commit = hub.add(repository, files)
+                commit = hub.add(repository if rest[1] == "main" else f"{repository}@{rest[1]}", files)
                 url = f"{address}/{repository}/commit/{commit}"
                 return self.answer(200, {"commitUrl": url, "commitOid": commit, "success": True})
             return self.answer(404, {"error": f"nothing at {rest}"})

@@ -1,8 +1,10 @@
 """Runs on the Hugging Face Hub, against a hub on the loopback interface."""
 
+import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -163,6 +165,53 @@ def test_a_revision_is_that_commit_and_main_is_the_last(hub, run):
     push(run, ADDRESS)
     assert list(load_run(f"{ADDRESS}@{first}").metrics()) == [1]
     assert list(load_run(ADDRESS).metrics()) == [1, 2]
+
+
+def test_what_an_earlier_run_left_goes_with_the_commit_and_nothing_else(hub, run):
+    append_line(run / "evaluations.jsonl", {"data": "lawn", "split": "val", "miou": 0.5})
+    push(run, ADDRESS)
+    hub.add("meadow/lawn", {"photo.png": b"of the owner"})
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        (run / name).unlink()
+    push(run, ADDRESS)
+    assert (load_run(ADDRESS).metrics(), load_run(ADDRESS).evaluations()) == ({}, [])
+    assert hub.commits["meadow/lawn"][-1][1]["photo.png"] == b"of the owner"
+    assert len(hub.commits["meadow/lawn"]) == 4  # begun empty, then one a push
+
+
+def test_a_branch_that_is_not_there_is_made(hub, run):
+    push(run, f"{ADDRESS}@second")
+    assert load_run(f"{ADDRESS}@second").metrics() == open_run(run).metrics()
+    push(run, f"{ADDRESS}@second")
+    assert hub.commits["meadow/lawn"][-1][1] == {}
+    assert len(hub.commits["meadow/lawn@second"]) == 3
+
+
+def test_a_run_that_fit_chose_is_selected_on_its_validation_images_when_it_is_shared(hub, run):
+    info = open_run(run).info
+    train = info.recipe.train.model_copy(update={"keep": "last"})
+    write_info(run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+    push(run, ADDRESS)
+    assert not load_run(ADDRESS).selected_on("val")
+    (run / "fit.json").write_text('{"data": "/home/me/secret"}')
+    push(run, ADDRESS)
+    assert load_run(ADDRESS).selected_on("val")
+    assert "fit.json" not in hub.commits["meadow/lawn"][-1][1]
+    push(load_run(ADDRESS), "hf://meadow/again")
+    assert load_run("hf://meadow/again").selected_on("val")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_cache_that_cannot_be_written_is_called_by_its_name(hub, run, monkeypatch, tmp_path, number):
+    push(run, ADDRESS)
+
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    cache = re.escape(str(tmp_path / "cache"))
+    with pytest.raises(RunError, match=f"{cache} cannot be written: {os.strerror(number)}. .*HF_HUB_CACHE"):
+        find_run(ADDRESS)
 
 
 def test_without_a_connection_the_copy_in_the_cache_works(hub, run, monkeypatch):

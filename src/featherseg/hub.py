@@ -5,6 +5,7 @@ lies in the cache is never written to. The token is the hub's own affair (HF_TOK
 nothing here.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -113,16 +114,21 @@ def pull(address: str | Path) -> Path:
 def upload(files: Mapping[str, bytes | Path], address: str, message: str, *, public: bool) -> str:
     """Write `files` into the repository of `address` in one commit; -> where it is to be seen.
 
-    A repository that does not exist is made, private unless `public`; of one that exists that stays as it is. Raises
-    RunError, ConfigError, MissingExtra.
+    Of an earlier run nothing that is SHARED stays there. A repository or branch that does not exist is made, the
+    repository private unless `public`; of one that exists that stays as it is. Raises RunError, ConfigError,
+    MissingExtra.
     """
     repository, revision = parse_address(address)
     hub = _open_hub(repository)
     with _told(hub, address):
         api = hub.HfApi()
         api.create_repo(repository, private=not public, exist_ok=True)
-        additions = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
-        return str(api.create_commit(repository, additions, commit_message=message, revision=revision).commit_url)
+        if revision and not api.revision_exists(repository, revision):
+            api.create_branch(repository, branch=revision)
+        there = [file.path for file in api.get_paths_info(repository, list(SHARED), revision=revision)]
+        changes = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
+        changes += [hub.CommitOperationDelete(path_in_repo=name) for name in there if name not in files]
+        return str(api.create_commit(repository, changes, commit_message=message, revision=revision).commit_url)
 
 
 def _open_hub(repository: str) -> ModuleType:
@@ -154,9 +160,17 @@ def _told(hub: ModuleType, address: str | Path) -> Iterator[None]:
         status = error.response.status_code
         raise RunError(f"{address}: {server} answered {status}.{_REMEDIES.get(status, '')}") from None
     except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            cache = hub.constants.HF_HUB_CACHE
+            raise RunError(
+                f"{address}: {error.filename or cache} cannot be written: {error.strerror}. Make room in {cache}, or "
+                "set HF_HUB_CACHE to a folder elsewhere."
+            ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RunError(f"{address} could not be reached on {server}: {reason}. Try again later.") from None
 
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 _REMEDIES = {
     401: " Log in with `hf auth login`, or set HF_TOKEN.",

@@ -93,6 +93,7 @@ class RunInfo(Config):
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
     teachers: tuple[TeacherRow, ...] = ()  # in the order of the recipe's
     objects: tuple[str, ...] = ()  # what training was given as objects, not names: model, data, loss, augment
+    fitted: bool = False  # whether it was chosen by `fit`, of a run that was shared without its fit.json
 
 
 def parts_of(split: str) -> set[str]:
@@ -178,7 +179,7 @@ class Run:
 
     def selected_on(self, split: str) -> bool:
         """Whether its weights, or its model by `fit`, were chosen by their score on that split of its own data."""
-        chosen = self.recipe.train.keep == "best" or (self.path / FIT).is_file()
+        chosen = self.recipe.train.keep == "best" or self.info.fitted or (self.path / FIT).is_file()
         return not self.imported and chosen and bool(parts_of(split) & parts_of(self.recipe.data.val_split))
 
     @property

@@ -9,6 +9,7 @@ from page_driver import PHONE, download, expect, opened
 from PIL import Image
 
 import featherseg
+from featherseg.auditing import session
 from featherseg.auditing.session import audit
 
 
@@ -19,6 +20,38 @@ def said(page) -> list[str | None]:
 
 def focused(page) -> int:
     return page.evaluate("[...document.querySelectorAll('.suspect')].indexOf(document.activeElement)")
+
+
+def test_u_takes_back_the_last_decision_wherever_the_page_has_moved_to(runtime, tmp_path):
+    audit(Balls(), tmp_path / "audit.html", run="colors")
+    with chromium() as browser:
+        page = opened(browser, (tmp_path / "audit.html").as_uri())
+        for key in ("a", "k", "ArrowUp", "s", "u"):
+            page.keyboard.press(key)
+        assert (said(page), focused(page)) == (["accept", "keep", None, None], 1)
+        page.keyboard.press("u")
+        assert (said(page), focused(page)) == (["accept", None, None, None], 1)
+        for _ in range(3):
+            page.keyboard.press("u")
+        assert (said(page), focused(page)) == ([None] * 4, 0)
+        assert page.errors == []
+
+
+def test_decisions_stay_where_the_audit_goes_on_with_more_images(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "JUDGING", 1.0)  # no time is left for predicting
+    audit(Balls(), tmp_path / "audit.html", run="colors")
+    with chromium() as browser:
+        page = opened(browser, (tmp_path / "audit.html").as_uri())
+        decided = page.locator(".suspect").nth(3).get_attribute("data-region")
+        page.locator(".suspect").nth(3).focus()
+        page.keyboard.press("k")
+        before = page.locator(".suspect").count()
+        monkeypatch.setattr(session, "JUDGING", 0.1)
+        audit(Balls(), tmp_path / "audit.html", run="colors")
+        page.reload()
+        assert page.locator(".suspect").count() > before
+        (kept,) = page.locator(".suspect[data-decision]").all()
+        assert (kept.get_attribute("data-decision"), kept.get_attribute("data-region")) == ("keep", decided)
 
 
 def test_what_is_decided_by_keys_is_kept_saved_and_drawn_into_the_masks(runtime, on_disk, tmp_path):

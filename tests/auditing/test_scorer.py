@@ -184,6 +184,20 @@ def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():
     assert all(len(np.unique(cut[clips == clip])) == FOLDS for clip in np.unique(clips))
 
 
+@pytest.mark.parametrize("groups", [None, "clip[0-9]"])
+def test_a_sequence_that_goes_on_from_train_into_val_is_in_one_fold(groups):
+    keys = [f"{'val' if i > 8 - c else 'train'}/clip{c}_{i:03}" for c in range(6) for i in range(10)]
+    folds = folds_of(keys, np.ones((len(keys), 2), bool), groups)
+    assert all(len(set(folds[10 * c : 10 * c + 10])) == 1 for c in range(6))
+
+
+def test_names_that_are_in_train_and_in_val_are_of_two_sequences():
+    keys = [f"{split}/clip{c}_{i:03}" for split in ("train", "val") for c in range(6) for i in range(10)]
+    folds = folds_of(keys, np.ones((len(keys), 2), bool))
+    assert all(len(set(folds[10 * c : 10 * c + 10])) == 1 for c in range(12))
+    assert sorted(np.bincount(folds)) == [40, 40, 40]
+
+
 def test_an_example_is_the_same_from_disk(tmp_path):
     example = examined_one(0)
     example.save(tmp_path / "0.npz")

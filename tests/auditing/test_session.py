@@ -16,7 +16,7 @@ import featherseg
 from featherseg.auditing import session
 from featherseg.auditing.probabilities import probabilities_at, train_fold
 from featherseg.auditing.session import audit
-from featherseg.core.errors import DataError, FeathersegError, UnknownName
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
 from featherseg.training import job
@@ -52,6 +52,24 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monk
     left[0] = 19  # what is there is not examined again
     again = audit(Balls(), tmp_path / "audit.html", run="colors").as_dict()
     assert {**again, "page": ""} == {**whole, "page": ""}
+
+
+def test_masks_that_were_corrected_in_an_object_are_audited_anew(runtime, tmp_path: Path):
+    class Corrected(Balls):
+        def label(self, index: int) -> np.ndarray:
+            return self.right(index)
+
+    before = audit(Balls(), tmp_path / "audit.html", run="colors")
+    after = audit(Corrected(), tmp_path / "audit.html", run="colors")
+    alone = audit(Corrected(), tmp_path / "alone.html", run="colors")
+    assert after.images == alone.images != before.images
+
+
+def test_how_many_images_a_tool_gets_is_refused_without_one_and_below_one(runtime, tmp_path: Path):
+    for options, said in (({"top": 3}, "--top says how many"), ({"top": 0, "to_format": "yolo"}, "at least 1 image")):
+        with pytest.raises(ConfigError, match=said):
+            audit(Balls(), tmp_path / "audit.html", run="colors", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Clock:
@@ -152,7 +170,9 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
 
     monkeypatch.setattr(session, "train_fold", train_fold)
     monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
-    audit(Balls(), tmp_path / "audit.html", minutes=60)
+    monkeypatch.setattr(session, "JUDGING", 1.0)
+    found = audit(Balls(), tmp_path / "audit.html", minutes=60)
+    assert "with other --minutes an audit begins anew" in found.notes[0]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
 

@@ -56,6 +56,7 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert 0 <= left < left + across <= 56
         assert 0 <= top < top + down <= 40
     assert f"the page is {page}" in done.output
+    assert "of the first 24 images about" in done.output
 
     rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
     accepted = [{"decision": "accept", **row} for row in rows]
@@ -76,7 +77,10 @@ def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
     for options, said in (
         (["--top", 3], "--top says how many images --to writes"),
         (["--to", "labelmee"], "labelme"),
+        (["--to", ""], "unknown format"),
         (["--json", tmp_path], "is a folder"),
+        (["--json", tmp_path / "page.html"], "is the page, too"),
+        (["-o", tmp_path / "page.audit"], "is what a folder beside the page is called"),
     ):
         done = invoke("audit", data, "--run", run, "-o", tmp_path / "page.html", *options)
         assert said in str(done.exception)

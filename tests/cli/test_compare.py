@@ -1,8 +1,11 @@
 import json
+import re
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from itertools import combinations
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,14 @@ from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
-from featherseg.comparison import comparison
+from featherseg.comparison import comparison, sweeps
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.counting import paper_tables
 from featherseg.counting.paper_counts import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.runs import load_run, open_run, save_weights, write_info
+from featherseg.uncertainty.bootstrap import Interval
 
 APP = typer.Typer()
 for verb in (compare, sweep, paper):
@@ -92,6 +96,16 @@ def test_the_function_takes_data_of_one_s_own_and_its_result_shows_itself_escape
     assert "<b>" not in html
 
 
+def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
+    for path in field[:2]:
+        write_info(path, open_run(path).info.model_copy(update={"objects": ("model",)}))
+    runs = [load_run(path, model=models.build("frm-lite0", 2)) for path in field[:2]]
+    found = featherseg.compare(runs, costs=False)
+    assert [one.files for one in found.rankings[0].results] == [("frm-lite0-0", "frm-lite0-1")]
+    with pytest.raises(ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"):
+        featherseg.compare(runs)
+
+
 def test_a_name_that_breaks_lines_stands_in_one(field):
     odd = field[0].with_name("a\nb [bold]c")
     field[0].rename(odd)
@@ -109,6 +123,20 @@ def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
     assert ranking["models"][0]["miou"] >= ranking["models"][1]["miou"]
     assert (ranking["reason"], len(ranking["differences"]), found["files"]) == (None, 1, None)
     assert found["images"] == 2
+
+
+def test_intervals_rest_on_the_groups_of_the_dataset(field, monkeypatch):
+    toml, asked = Path(open_run(field[0]).recipe.data.name), []
+    toml.write_text('groups = "patient[0-9]+"\n' + toml.read_text())
+    clusters_of = comparison.clusters_of
+
+    def noted(keys, groups=None):
+        asked.append(groups)
+        return clusters_of(keys, groups)
+
+    monkeypatch.setattr(comparison, "clusters_of", noted)
+    featherseg.compare(field[:2], costs=False)
+    assert asked == ["patient[0-9]+"]
 
 
 def test_other_starts_are_never_in_one_list(field):
@@ -248,6 +276,24 @@ def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(fie
     assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2)))
     alike = pairs[frozenset(("a/model.onnx", "b/model.onnx"))]
     assert (alike["miou"][0], alike["better"]) == (0, None)
+
+
+def test_a_class_that_is_absent_has_a_dash_on_the_page(field):
+    found = featherseg.compare([field[0], field[3]], costs=False)
+    (difference,) = found.files.differences
+    absent = replace(difference, classes=(Interval(nan, nan, nan), *difference.classes[1:]))
+    html = replace(found, files=replace(found.files, differences=(absent,)))._repr_html_()
+    assert "nan<" not in html.replace("\n", "")
+    assert re.search(r'<td class="number">\s*\N{EN DASH}', html)
+
+
+def test_a_sweep_is_compared_on_the_device_of_its_recipe(field, tmp_path, monkeypatch):
+    with_settings(field[0], "train", device="cuda:1")
+    monkeypatch.setattr(sweeps, "train_all", lambda *_: field)
+    monkeypatch.setattr(sweeps, "compare", lambda *_, **options: options["device"])
+    for device, used in ((None, "cuda:1"), ("cpu", "cpu")):
+        found = sweeps.sweep("frm-lite0", ["frm-lite0"], seeds=[0, 1], out=tmp_path / "field", device=device)
+        assert found.comparison == used
 
 
 SWEEP = ["sweep", "frm-lite0", "--models", "frm-lite0", "--out", "x"]

@@ -62,6 +62,16 @@ def test_pupils_of_one_teacher_s_seeds_are_of_one_model(tmp_path):
     assert _settings(pupils[0])["teacher.runs"] == [str(teachers[0].path)]
 
 
+def test_teachers_on_the_hub_are_not_fetched_and_one_that_teaches_itself_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("featherseg.runs.pull", lambda address: pytest.fail("fetched"))
+    circle = [tmp_path / name for name in "ab"]
+    of_hub = trained(tmp_path / "pupil", runs=["hf://org/teacher"])
+    runs = [trained(path, runs=[other]) for path, other in zip(circle, reversed(circle), strict=True)]
+    assert _settings(of_hub)["teacher.runs"] == ["hf://org/teacher"]
+    itself = trained(tmp_path / "itself", runs=[tmp_path / "itself"])
+    assert all(_settings(run)["teacher.runs"][0].startswith("frm-lite0 (") for run in (*runs, itself))
+
+
 def test_weights_of_two_folders_of_one_name_are_not_one_start(tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "open_runtime", lambda run, device: None)
     runs = [trained(tmp_path / name, init=f"/{name}/runs/base", seed=i) for i, name in enumerate("ab")]

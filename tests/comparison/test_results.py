@@ -1,5 +1,7 @@
 """Rankings by mIoU and by panoptic quality."""
 
+from dataclasses import replace
+
 import numpy as np
 from simulated_scores import training_runs
 
@@ -26,6 +28,8 @@ def test_panoptic_models_are_ranked_by_pq_beside_miou():
     found = Ranking("scratch", results, (), "", (), (), differences)
     assert [s.name for s in found.by_pq] == ["objects", "masks"]
     assert found.pq_verdict() == "by PQ: objects 40.00 %, masks 20.00 %; objects is better than every other"
+    few = replace(found, results=(*results, result("new", 0.5, 0.9)), left_out=("new",))
+    assert few.pq_verdict().endswith("; objects is better than every other with three seeds")
     values = found.as_dict(Budgets())
     assert values["by_pq"] == ["objects", "masks"]
     assert [round(model["pq"], 6) if model["pq"] else None for model in values["models"]] == [0.2, None, 0.4]

@@ -2,6 +2,7 @@ import csv
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_images_that_cannot_be_read_are_named_each_time(yard):
         rank("run", "wild")
 
 
+def test_an_image_that_failed_once_is_ranked_once_it_can_be(yard, monkeypatch):
+    def failing(runtime, image, settings):
+        found = measure(runtime, image, settings)
+        return replace(found, entropy=np.full_like(found.entropy, np.nan)) if (image != 0).any() else found
+
+    monkeypatch.setattr(measurer, "measure", failing)
+    with pytest.raises(DataError, match=r"no image of wild .*alone\.jpg: the model's output is not finite"):
+        rank("run", "wild")
+    monkeypatch.setattr(measurer, "measure", measure)
+    again = rank("run", "wild", top=3)
+    assert (again.left_out, again.notes) == ((), ())
+    assert again.images == rank("run", "wild", "anew.csv", top=3).images
+
+
 def test_without_the_labelled_images_the_list_is_diverse_in_itself_and_says_so(yard):
     shutil.move("lawn", "moved")
     found = rank("run", "wild", top=3)
@@ -253,6 +268,7 @@ def test_the_verb_prints_the_list_and_what_was_left_out(yard):
         (("run", "empty"), DataNotFound, "has no images"),
         (("run", "lawn"), DataError, "is a dataset"),
         (("rn", "wild"), RunError, "Did you mean 'run'?"),
+        (("run", "wild", "--to", ""), UnknownName, "unknown format"),
         (("run", "wild", "--to", "labelmee"), UnknownName, "Did you mean 'labelme'?"),
         (("run", "wild", "--to", "cvat", "-o", "wild/list.csv"), ConfigError, "lies in wild"),
         (("run", "wild", "--to", "cvat", "-o", "used.csv"), FeathersegError, "What is corrected there"),

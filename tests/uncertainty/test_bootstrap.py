@@ -1,6 +1,7 @@
 """The statistics of a comparison, held against differences that are known, and against loops from the definition."""
 
 import math
+import tracemalloc
 from itertools import combinations
 from statistics import NormalDist
 
@@ -121,6 +122,26 @@ def test_an_interval_on_fewer_than_8_clusters_says_so_and_carries_no_claim():
     assert few.message(["a", "b"]) == (
         "no difference between a and b is shown on 7 clusters of images, of which a claim needs 8"
     )
+
+
+@pytest.mark.parametrize("clusters", [clusters_of, lambda keys: single_images(len(keys))], ids=["blocks", "single"])
+def test_counts_of_many_images_are_not_held_again(clusters, monkeypatch):
+    """Those of 100,000 images are gigabytes; so are the draws of as many clusters."""
+    monkeypatch.setattr(bootstrap, "MOST_DRAWN", 2**17)
+    counts = Scene(qualities=(0.0, 1.0, 2.0, 3.0)).counts(np.random.default_rng(0), 20_000)
+    sequences = clusters([f"{i:05d}" for i in range(20_000)])
+    tracemalloc.start()
+    compare_files(list(counts), sequences, replicates=50)
+    assert tracemalloc.get_traced_memory()[1] < 2.5 * counts.nbytes
+    tracemalloc.stop()
+
+
+def test_replicates_are_the_same_however_many_are_drawn_at_a_time(monkeypatch):
+    counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(7), 60)
+    (whole,) = compare_files(counts, single_images(60))
+    monkeypatch.setattr(bootstrap, "MOST_DRAWN", 1000)
+    (parts,) = compare_files(counts, single_images(60))
+    assert [parts.miou.low, parts.miou.high] == pytest.approx([whole.miou.low, whole.miou.high], rel=1e-12)
 
 
 def test_nothing_is_said_where_all_images_are_one_unit():

@@ -30,6 +30,13 @@ def test_ten_sequences_are_drawn_whole(form):
     assert clusters_of(keys).description == "10 whole sequences"
 
 
+def test_groups_of_the_dataset_say_what_a_sequence_is():
+    keys = [f"img{i:04d}_patient{i % 12:02d}" for i in range(48)]
+    clusters = clusters_of(keys, "patient[0-9]+")
+    assert clusters.description == "12 whole sequences"
+    assert (clusters.cut(1).index == np.arange(48) % 12).all()
+
+
 def test_camvids_two_test_sequences_are_cut_into_blocks_that_never_cross():
     keys = [f"0001TP_{f:06d}" for f in range(62)] + [f"Seq05VD_f{f:05d}" for f in range(171)]
     found = lengths(clusters_of(keys))

@@ -1,9 +1,11 @@
 """Folds of a dataset: every image is predicted by a model, and judged by a scorer, that saw none of its sequence."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from featherseg.data.decisions import AUDITED
 from featherseg.data.sequences import STRETCH, sequences_of
 
 FOLDS = 3
@@ -17,10 +19,12 @@ def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None
     """The fold of every image, (N,) of 0..FOLDS - 1, by sequence (data/sequences.py); the same for the same names.
 
     Where whole sequences make folds of more than LARGEST, or a class occurs in one fold alone, each sequence is cut in
-    time. present (N, K): whether image n holds class k.
+    time. Folders train and val are no part of a name, as a sequence may go on from one in the other, but where a name
+    is in both. present (N, K): whether image n holds class k.
     """
-    place = {key: i for i, key in enumerate(keys)}
-    sequences = [[place[key] for key in sequence] for sequence in sequences_of(keys, groups).values()]
+    names = [re.sub(rf"^({'|'.join(AUDITED)})/", "", key) for key in keys]
+    place = {key: i for i, key in enumerate(names if len(set(names)) == len(keys) else keys)}
+    sequences = [[place[key] for key in sequence] for sequence in sequences_of(place, groups).values()]
     folds = _dealt(sequences, len(keys))
     if not _balanced(folds, present):
         number = 0  # goes on from one sequence to the next, so that short ones do not all begin in the first fold

@@ -1,9 +1,11 @@
 "use strict";
-const WORDS = { a: "accept", k: "keep", s: "skip", u: "" };
+const WORDS = { a: "accept", k: "keep", s: "skip" };
 const PLACE = `featherseg audit ${document.getElementById("decide").dataset.page}`;
 const figures = [...document.querySelectorAll(".suspect")];
+const undoable = []; // [number of a figure, its word before], the last decision last
 
-// Kept in the browser, where it has a place for it: a page that is opened again goes on where it was left
+// Kept in the browser, where it has a place for it, by what is decided on: a page that is opened again goes on where it
+// was left, and so does one that the audit has written anew
 function kept() {
   try {
     return JSON.parse(localStorage.getItem(PLACE)) || {};
@@ -13,9 +15,9 @@ function kept() {
 }
 
 function keep() {
-  const words = figures.map((figure, at) => [at, figure.dataset.decision]).filter(([, word]) => word);
+  const words = { ...kept(), ...Object.fromEntries(figures.map(({ dataset }) => [dataset.id, dataset.decision])) };
   try {
-    localStorage.setItem(PLACE, JSON.stringify(Object.fromEntries(words)));
+    localStorage.setItem(PLACE, JSON.stringify(words));
   } catch {
     // it has none: they can still be saved
   }
@@ -40,19 +42,34 @@ function tell() {
   document.getElementById("count").textContent = `${words} of ${figures.length}`;
 }
 
-function decide(at, word) {
+function change(at, word) {
   show(figures[at], word);
   keep();
   tell();
 }
 
+function decide(at, word) {
+  undoable.push([at, figures[at].dataset.decision]);
+  change(at, word);
+}
+
+function undo() {
+  if (!undoable.length) return;
+  const [at, word] = undoable.pop();
+  change(at, word);
+  go(at);
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = figures.indexOf(document.activeElement.closest(".suspect"));
-  const word = WORDS[event.key.toLowerCase()];
-  if (word !== undefined && at >= 0) {
-    decide(at, word);
-    if (word) go(at + 1);
+  const key = event.key.toLowerCase();
+  if (key === "u") {
+    undo();
+    event.preventDefault();
+  } else if (key in WORDS && at >= 0) {
+    decide(at, WORDS[key]);
+    go(at + 1);
     event.preventDefault();
   } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     go(event.key === "ArrowDown" ? at + 1 : at - 1);
@@ -74,14 +91,16 @@ document.getElementById("save").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = "decisions.json";
+  document.body.append(link);
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 40_000); // not while a browser asks where to save it
 });
 
 const before = kept();
-figures.forEach((figure, at) => {
-  if (["accept", "keep", "skip"].includes(before[at])) show(figure, before[at]);
-});
-if (Object.keys(before).length) tell();
+for (const figure of figures) {
+  if (Object.values(WORDS).includes(before[figure.dataset.id])) show(figure, before[figure.dataset.id]);
+}
+if (figures.some((figure) => figure.dataset.decision)) tell();
 const first = figures.find((figure) => !figure.dataset.decision);
 if (first) first.focus({ preventScroll: figures[0] === first });

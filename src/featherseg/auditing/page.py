@@ -73,7 +73,6 @@ def write_page(
         unseen=len(data) - len(seen),
         name=data.name,
         classes=data.classes,
-        page=hashlib.sha256("".join(row["decision"] for row in rows).encode(errors=ESCAPES)).hexdigest()[:16],
     )
     files = resources.files("featherseg.auditing")
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -121,20 +120,22 @@ def _row(data: SegmentationData, number: int, example: Example, score: float, re
         what += f"{int(becomes.sum())} of its {int(inside.sum())} pixels{most} to {classes[int(becomes.argmax())].name}"
     else:
         what += "nothing"
-    decision = {
+    decided = {
         "key": data.keys[number],
         "region": region,
         "size": [height, width],
         "runs": runs,
         "mask": mask_digest(label),
     }
+    decision = json.dumps(decided)
     return {
         "key": data.keys[number],
         "score": score,
         "panels": panels,
         "near": near,
         "what": what,
-        "decision": json.dumps(decision),
+        "decision": decision,
+        "id": hashlib.sha256(decision.encode(errors=ESCAPES)).hexdigest()[:16],
     }
 
 

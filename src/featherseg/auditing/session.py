@@ -28,9 +28,9 @@ from featherseg.core.machine import command_began
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data import is_own, open_dataset, own_config
+from featherseg.data import open_dataset
 from featherseg.data.decisions import AUDITED, audited_places
-from featherseg.data.fingerprint import files_of
+from featherseg.data.fingerprint import files_of, groups_of
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.runs import Run
@@ -112,7 +112,7 @@ def audit(
     run: str | Path | Run | None = None,
     minutes: float = MINUTES,
     to_format: str | None = None,
-    top: int = TOP,
+    top: int | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -130,7 +130,7 @@ def audit(
         minutes: From start to page. Of images for which they do not last nothing is said; the same call goes on.
         to_format: Write the most suspicious images, with their masks as they are, for an annotation tool: labelme,
             cvat, coco or yolo. The new folder lies beside the page and ends in this name.
-        top: How many of them.
+        top: How many of them. Default: 50.
         data_root: The folder in which a dataset with a name lies.
         device: auto, cpu, cuda, cuda:N or mps.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
@@ -147,13 +147,22 @@ def audit(
     began, out, progress = command_began(), Path(out), progress_or_bar(progress)
     ends = began + 60 * minutes
     check_writable(out)
-    to = None if to_format is None else out.with_suffix(f".{to_format}")
+    if to_format is not None:
+        check_writer(to_format)
+    if top is not None and to_format is None:
+        raise ConfigError("--top says how many images --to writes: add --to labelme (or cvat, coco, yolo).")
+    if top is not None and top < 1:
+        raise ConfigError(f"top = {top}: expected at least 1 image.")
+    to, kept = None if to_format is None else out.with_suffix(f".{to_format}"), out.with_suffix(".audit")
+    if out in (to, kept):
+        raise ConfigError(f"{out} is what a folder beside the page is called. Name a page: {out.with_suffix('.html')}.")
+    check_folder(kept)
     if to is not None:
-        check_writer(str(to_format))
         refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
     if data_root is not None and not isinstance(data, str | Path):
         raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies. Leave it out.")
-    data, groups = _opened(data, data_root)
+    data = _opened(data, data_root)
+    groups = groups_of(data)
     if to is not None:
         masks_of(data, ())  # refused now, where the images are none that a tool shows
     if run is None and len(data) < FEWEST:
@@ -164,15 +173,10 @@ def audit(
     if run is None:
         require("lightning", "train", "training")
     runtime, notes = (None, list[str]()) if run is None else open_unseeing(run, data, device)
-    folder = out.with_suffix(".audit") / _digest(data, runtime, minutes, groups)
-    check_folder(folder)
 
     # Which images are of one fold; then the models, and what they say of each image
-    present = np.zeros((len(data), len(data.classes)), bool)
-    some = np.linspace(0, len(data) - 1, min(len(data), MOST_READ)).round().astype(int).tolist()
-    for done, number in enumerate(some):
-        progress("reading masks", done, len(some))
-        present[number] = np.bincount(data.label(number).ravel(), minlength=IGNORE + 1)[: len(data.classes)] > 0
+    present, masks = _read_masks(data, progress)
+    folder = kept / _digest(data, masks, runtime, minutes, groups)
     folds = folds_of(data.keys, present, groups)
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
     if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
@@ -194,15 +198,16 @@ def audit(
     judged = judge(lambda places: _examples(folder, seen[places], progress), folds[seen], FAULTS, most.add, taught)
     if unseen := len(data) - len(seen):
         again = "the same command" + (" without --to" if to else "")
+        anew = "" if run else ", with other --minutes an audit begins anew, with trainings of their own"
         notes.append(
             f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: {again} "
-            "goes on with them"
+            f"goes on with them{anew}"
         )
     found = _told(data, seen, folder, judged, most, out, notes, progress)
     if to is None:
         return found
     place = {key: number for number, key in enumerate(data.keys)}
-    first = [place[key] for key, _ in found.images[: min(top, len(seen))]]
+    first = [place[key] for key, _ in found.images[: min(top or TOP, len(seen))]]
     write_samples(data, first, str(to_format), to, progress)
     return replace(found, to=to)
 
@@ -305,9 +310,8 @@ def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator
             raise DataError(f"{error}. Delete {folder} and run the same command again.") from error
 
 
-def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tuple[SegmentationData, str | None]:
-    """The images of AUDITED as one dataset, and what tells its sequences. Raises DataError for a key of two images."""
-    groups = None
+def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> SegmentationData:
+    """The images of AUDITED as one dataset. Raises DataError for a key of two images."""
     if isinstance(data, str | Path):
         name, base, found = str(data), None if root is None else Path(root), []
         for split in AUDITED:
@@ -317,7 +321,6 @@ def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tup
             except (UnknownName, DataNotFound):
                 if split == AUDITED[0]:
                     raise
-        groups = own_config(name).groups if is_own(name) else None
         data = open_dataset(name, "+".join(found), base)
     twice = [key for key, times in Counter(data.keys).items() if times > 1]
     if twice:
@@ -325,20 +328,35 @@ def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> tup
             f"{data.name} has {counted(len(twice), 'key')} of more than one image, such as {twice[0]!r}. Expected one "
             "key an image, by which it is told what was found."
         )
-    return data, groups
+    return data
 
 
-def _digest(data: SegmentationData, runtime: Runtime | None, minutes: float, groups: str | None) -> str:
+def _read_masks(data: SegmentationData, progress: Progress) -> tuple[np.ndarray, bytes]:
+    """MOST_READ masks, all of a dataset without files; -> which classes they hold (N, K), the digest of what was read.
+
+    Of images whose masks are not read no class is known.
+    """
+    present, digest = np.zeros((len(data), len(data.classes)), bool), hashlib.sha256()
+    most = len(data) if files_of(data) is None else min(len(data), MOST_READ)
+    for done, number in enumerate(np.linspace(0, len(data) - 1, most).round().astype(int).tolist()):
+        progress("reading masks", done, most)
+        label = data.label(number)
+        present[number] = np.bincount(label.ravel(), minlength=IGNORE + 1)[: len(data.classes)] > 0
+        digest.update(repr(label.shape).encode() + label.tobytes())
+    return present, digest.digest()
+
+
+def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minutes: float, groups: str | None) -> str:
     """What an audit is known by: images, masks (size and time of the files), their meaning, what predicts them, folds.
 
-    Not their contents: those of a large dataset take longer to read than it has minutes.
+    Not the contents of files: those of a large dataset take longer to read than it has minutes. masks: of those read.
     """
-    files, found = files_of(data), hashlib.sha256()
+    files, found = files_of(data), hashlib.sha256(masks)
 
     def take(*facts: Any) -> None:
         found.update(json.dumps(facts).encode())
 
-    take(FORMAT, [(info.name, info.thing) for info in data.classes], data.channels, groups)
+    take(FORMAT, data.name, [(info.name, info.thing) for info in data.classes], data.channels, groups)
     for key in data.keys:
         take(key)
     if files is not None:

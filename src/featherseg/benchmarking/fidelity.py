@@ -1,11 +1,12 @@
 """Is it still the same model: logits, masks and mIoU of a variant against plain float32 PyTorch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from featherseg.core.types import SegmentationData
+from featherseg.data.fingerprint import groups_of
 from featherseg.uncertainty.bootstrap import Interval, compare_files
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -46,10 +47,9 @@ def fidelity_of(reference: Path, own: Path, images: str) -> Fidelity:
     return Fidelity(off, off / max(span, 1e-30), same, images)
 
 
-def with_miou(found: Fidelity, reference: Scored, own: Scored, keys: Sequence[str]) -> Fidelity:
+def with_miou(found: Fidelity, reference: Scored, own: Scored, data: SegmentationData) -> Fidelity:
     """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of images."""
-    clusters = clusters_of(keys)
     if own is reference or (own.counts == reference.counts).all():
         return replace(found, miou=own.miou, miou_difference=Interval(0.0, 0.0, 0.0))
-    (difference,) = compare_files([own.counts, reference.counts], clusters)
+    (difference,) = compare_files([own.counts, reference.counts], clusters_of(data.keys, groups_of(data)))
     return replace(found, miou=own.miou, miou_difference=difference.miou)

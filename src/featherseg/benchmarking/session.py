@@ -240,7 +240,7 @@ class _Lane:
             reference = self.scored[self._reference(variant).name]
             for log in (self.logs[variant.name, setting] for setting in self.settings):
                 assert log.fidelity is not None
-                log.fidelity = with_miou(log.fidelity, reference, own, data.keys)
+                log.fidelity = with_miou(log.fidelity, reference, own, data)
 
         self._each(score)
 

@@ -41,15 +41,15 @@ def audit(
     writes a corrected copy. With --to the most suspicious images are written with their masks as they are into a new
     folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
     """
-    from featherseg.auditing.session import TOP, TRAINING
+    from featherseg.auditing.session import TRAINING
     from featherseg.auditing.session import audit as audit_data
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_json
 
     if json_file is not None:
         check_writable(json_file)
-    if top is not None and to is None:
-        raise ConfigError("--top says how many images --to writes: add --to labelme (or cvat, coco, yolo).")
+        if json_file.resolve() == out.resolve():
+            raise ConfigError(f"--json {json_file} is the page, too, which would be lost. Name another file.")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     trainings = "" if run else f"three quick trainings ({TRAINING:.0%} of the time), then "
     plan = f"{trainings}images are predicted, all that there is time for, and judged: {minutes:g} minutes in all"
@@ -67,7 +67,7 @@ def audit(
             run=run,
             minutes=minutes,
             to_format=to,
-            top=top or TOP,
+            top=top,
             data_root=data_root,
             device=device,
             progress=tell,
@@ -79,7 +79,8 @@ def audit(
     test = found.self_test
     console.print(
         f"self test: average precision {test.average_precision:.2f} of planted faults (soft-minimum "
-        f"{test.soft_minimum:.2f}); of the first 50 images about {test.precision_at_50:.0%} are likely wrong"
+        f"{test.soft_minimum:.2f}); of the first {min(50, len(found.images) - len(found.unseen))} images about "
+        f"{test.precision_at_50:.0%} are likely wrong"
     )
     for note in found.notes:
         console.print(f"note: {one_line(note)}", style="yellow")

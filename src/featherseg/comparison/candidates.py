@@ -20,9 +20,10 @@ from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import read_fingerprint
+from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, load_run
+from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
@@ -68,17 +69,18 @@ class Candidate:
             return None
 
 
-def open_candidates(names: Sequence[str], device: str = "cpu") -> list[Candidate]:
-    """Open every file that is named.
+def open_candidates(runs: Sequence[str | Run], device: str = "cpu") -> list[Candidate]:
+    """Open every file that is named; runs that are open already stay so, with models of one's own.
 
     Raises ConfigError where one is named twice, or a copy of it as if it were another training; RunError and so on.
     """
+    names = [str(run.path) if isinstance(run, Run) else run for run in runs]
     paths = [str(Path(name).resolve()) for name in names]
     if doubled := sorted({name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1}):
         raise ConfigError(f"{doubled[0]} is named twice: expected every run or file once.")
     if len(names) < 2:
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
-    opened = [_open(name, device) for name in names]
+    opened = [_open(run, device) for run in runs]
     labels, called = _labels(opened), short_names([Path(name) for name in names], skip=EXPORTS)
     candidates = [
         Candidate(name, one.path, one.runtime, one.run, one.model, labels[one.model], one.init)
@@ -133,38 +135,49 @@ class _Opened:
     init: str
 
 
-def _open(name: str, device: str) -> _Opened:
-    if is_exported_file(name):
-        path, runtime = Path(name), open_runtime(name, device)
+def _open(run: str | Run, device: str) -> _Opened:
+    if isinstance(run, str) and is_exported_file(run):
+        path, runtime = Path(run), open_runtime(run, device)
         init = runtime.facts.init if isinstance(runtime, FileRuntime) else None
         return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
-    run = load_run(name)
+    run = load_run(run) if isinstance(run, str) else run
     training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
     begun_with = run.info.loaded.get("init")
     init = f"weights of {begun_with}" if begun_with and not run.imported else run.init
     return _Opened(run.path, open_runtime(run, device), run, training, init or NOT_RECORDED)
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE."""
+def _settings(run: Run, known: dict[Path, str] | None = None) -> dict[str, Any]:
+    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE; known: teachers, as `_teaching`."""
+    known = {} if known is None else known
     tables = run.recipe.model_dump(mode="json")
     flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
     flat["data.split_by"] = flat["data.split_by"] or "hash"  # both where nothing is split by share: now, and before
-    flat["teacher.runs"] = [_teaching(path) for path in flat["teacher.runs"]]
+    flat["teacher.runs"] = [_teaching(path, known) for path in flat["teacher.runs"]]
     found = FREE | set(run.info.found or ())  # what training found itself: of equal settings, or of the machine
     if run.recipe.train.minutes:
         found |= {"train.steps", "train.validations", "train.validate_every"}
     return {name: value for name, value in flat.items() if name not in found}
 
 
-def _teaching(path: str) -> str:
-    """A teacher by its model and what it was trained by: those of several seeds teach alike."""
+def _teaching(path: str, known: dict[Path, str]) -> str:
+    """A teacher by its model and what it was trained by: those of several seeds teach alike.
+
+    By its path or address where it is not here, as nothing is fetched, or is among its own teachers. known: those that
+    were looked at, by folder.
+    """
+    if is_address(path):
+        return path
     try:
-        run = load_run(path)
+        run = open_run(find_run(path))
     except FeathersegError:  # no longer there
         return path
-    digest = hashlib.sha256(json.dumps([_settings(run), run.info.loaded], sort_keys=True).encode()).hexdigest()
-    return f"{run.recipe.model.name} ({digest[:6]})"
+    folder = run.path.resolve()
+    if folder not in known:
+        known[folder] = path
+        training = json.dumps([_settings(run, known), run.info.loaded], sort_keys=True)
+        known[folder] = f"{run.recipe.model.name} ({hashlib.sha256(training.encode()).hexdigest()[:6]})"
+    return known[folder]
 
 
 def _labels(opened: Sequence[_Opened]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.data import LabelledImages
+from featherseg.data.fingerprint import groups_of
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import SELECTED, Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings
@@ -52,7 +53,7 @@ def compare(
     `evaluate`.
 
     Args:
-        runs: Two run folders, names of runs or exported files, or more.
+        runs: Two run folders, names of runs or exported files, or more; of models of one's own `load_run(..., model=)`.
         data: A dataset by name, a dataset.toml or a dataset of your own; default: what the runs were trained on.
         data_root: The folder in which it lies; default: the runs' own.
         split: Part of the dataset; default: what training validated on, as comparing is choosing: what is chosen is
@@ -74,9 +75,13 @@ def compare(
     """
     budgets.check(costs)
     progress = progress_or_bar(progress)
-    candidates = open_candidates([str(run.path) if isinstance(run, Run) else str(run) for run in runs], device)
+    candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device)
 
     # Everything that can be refused is, before anything is scored.
+    if costs and (unopenable := [one.name for one in candidates if one.run and "model" in one.run.info.objects]):
+        raise ConfigError(
+            f"{unopenable[0]} is of a model of one's own, which processes that are timed cannot open: pass costs=False."
+        )
     if isinstance(data, str | None):
         labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, data_root, split)
         images = labelled.open()
@@ -110,7 +115,7 @@ def compare(
     }
 
     # Which differences the figures show: of models where their runs suffice, else of these files.
-    clusters = clusters_of(images.keys)
+    clusters = clusters_of(images.keys, groups_of(images))
     results = {
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
         for key, files in models.items()

@@ -84,7 +84,8 @@ class Ranking:
         order = ", ".join(f"{s.name} {100 * float(s.pq.mean()):.2f} %" for s in self.by_pq if s.pq is not None)
         first = best(self.pq_differences)
         shown = "no model is shown to be" if first is None else f"{self.results[first].name} is"
-        return f"by PQ: {order}" + (f"; {shown} better than every other" if len(self.by_pq) > 1 else "")
+        seeds = " with three seeds" if any(s.name in self.left_out for s in self.by_pq) else ""
+        return f"by PQ: {order}" + (f"; {shown} better than every other{seeds}" if len(self.by_pq) > 1 else "")
 
     @property
     def best(self) -> CandidateResult | None:

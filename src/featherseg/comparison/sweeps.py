@@ -100,7 +100,8 @@ def sweep(
     request = Request(recipe, data, data_root, None, tuple(texts))
     with torch_as_it_was():
         runs = train_all(request, models, seeds, out, reporter)
-    found = compare(runs, data, data_root=data_root, costs=costs, device=device or "auto", progress=reporter.progress)
+    device = device or open_run(runs[0]).recipe.train.device
+    found = compare(runs, data, data_root=data_root, costs=costs, device=device, progress=reporter.progress)
     return Sweep(tuple(runs), found)
 
 

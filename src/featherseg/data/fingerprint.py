@@ -237,6 +237,12 @@ def files_of(data: SegmentationData) -> PairedFiles | None:
     return files if isinstance(files, PairedFiles) else None
 
 
+def groups_of(data: SegmentationData) -> str | None:
+    """`groups` of the dataset.toml that the images are of, which tells their sequences; None without."""
+    files = files_of(data)
+    return None if files is None else files.groups
+
+
 def _values(data: SegmentationData) -> dict[str, str]:
     files = files_of(data)
     if files is None:

@@ -10,6 +10,7 @@ from featherseg.core.errors import ExportError, RunError
 from featherseg.core.files import FIT, remove_tree, write_json
 from featherseg.core.types import Reporter
 from featherseg.data import open_dataset
+from featherseg.data.fingerprint import groups_of
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
 from featherseg.exporters.report import drop_report
@@ -92,19 +93,19 @@ def deliver(
             )
 
     # One look at the images that nothing was chosen by: of an int8 file, whose masks are not the model's, with the file
+    data = None if parts.test is None else open_dataset(parts.name, parts.test, root)
     tested, judged = None, open_run(out)
-    if parts.test is not None:
+    if data is not None:
         tested = evaluate(judged, split=parts.test, device=config.device, progress=reporter.progress)
     chosen = {**timing.as_dict(), "miou_val": score_at(final, steps)}
     if EXPORTERS[config.format].quantised:
         if report.parity and report.parity.file_miou is not None:
             chosen["miou_val"] = report.parity.file_miou
-        if parts.test is not None:
-            data = open_dataset(parts.name, parts.test, root)
+        if data is not None:
             tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
     chosen |= {"miou_test": None, "interval": None} if tested is None else {"miou_test": tested.miou}
-    if tested is not None:
-        interval = score_interval(tested.counts, clusters_of(list(tested.per_image)))
+    if tested is not None and data is not None:
+        interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
         chosen["interval"] = None if math.isnan(interval.low) else [interval.low, interval.high]
     facts = {
         "format_version": 1,

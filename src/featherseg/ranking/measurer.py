@@ -41,13 +41,10 @@ class Measurer:
 
         def row_of(number: int) -> np.ndarray:
             progress("measuring images", number, len(paths))
-            return self._row(partial(self._read, paths[number]), partial(failed.__setitem__, number))
+            path = paths[number]
+            return self._row(str(path), partial(self._read, path), partial(failed.__setitem__, number))
 
-        rows = self._rows("images", [(str(path), *_stat(path)) for path in paths], row_of)
-        for number in np.flatnonzero(np.isnan(rows[:, 0])).tolist():
-            if number not in failed:  # it was told in an earlier call
-                row_of(number)
-        return rows
+        return self._rows("images", [(str(path), *_stat(path)) for path in paths], row_of)
 
     def labelled(self, data: SegmentationData, most: int, progress: Progress) -> tuple[np.ndarray, list[str]]:
         """Features (M, F) of at most `most` images of a dataset, evenly spread, and why some have none."""
@@ -56,25 +53,27 @@ class Measurer:
 
         def row_of(place: int) -> np.ndarray:
             progress("measuring labelled images", place, count)
-            return self._row(lambda: data[numbers[place]].image, partial(failed.__setitem__, place))
+            number = numbers[place]
+            return self._row(data.keys[number], lambda: data[number].image, partial(failed.__setitem__, place))
 
         files = files_of(data)
         facts = [(data.keys[i], *(() if files is None else _stat(files.pairs[i].files[0]))) for i in numbers]
         rows = self._rows("labelled", facts, row_of)
         spoiled = np.isnan(rows[:, 0])
-        for place in np.flatnonzero(spoiled).tolist():
-            if place not in failed:
-                row_of(place)
         return rows[~spoiled, 1:] if spoiled.any() else rows[:, 1:], list(failed.values())
 
-    def _row(self, read: Callable[[], np.ndarray], say: Callable[[str], object]) -> np.ndarray:
+    def _row(self, name: str, read: Callable[[], np.ndarray], say: Callable[[str], object]) -> np.ndarray:
         try:
             image = read()
             found = measure(self.predictor.runtime, image, self.predictor.plan(image.shape[:2]).inference)
         except (DataError, ConfigError) as error:
             say(str(error))
             return np.full(self.width, np.nan)
-        return np.concatenate([[found.uncertainty], found.feature])
+        row = np.concatenate([[found.uncertainty], found.feature])
+        if np.isfinite(row).all():
+            return row
+        say(f"{name}: the model's output is not finite. Were its weights damaged in training?")
+        return np.full(self.width, np.nan)
 
     def _read(self, path: Path) -> np.ndarray:
         self.predictor.plan(image_size(path))  # too large for the memory is said before it is decoded
@@ -83,6 +82,7 @@ class Measurer:
     def _rows(self, name: str, facts: list[Any], row_of: Callable[[int], np.ndarray]) -> np.ndarray:
         """The rows of a file that is known by the model and `facts`, one an image; those missing are appended.
 
+        Those that an earlier call could not make are tried again, for what went wrong then may have been mended.
         Mapped into the memory: they may be more than it holds. Of a row that a kill has torn nothing is kept.
         """
         digest = hashlib.sha256(json.dumps([FORMAT, self.model, facts]).encode()).hexdigest()[:16]
@@ -100,7 +100,10 @@ class Measurer:
                 f"cannot write {path}: {error.strerror or error}. Make room, then run the same command again: it goes "
                 "on where it was."
             ) from error
-        return np.memmap(path, "<f4", "r", shape=(len(facts), self.width))
+        rows = np.memmap(path, "<f4", "r+", shape=(len(facts), self.width))
+        for number in np.flatnonzero(np.isnan(rows[:there, 0])).tolist():
+            rows[number] = row_of(number)
+        return rows
 
 
 @contextmanager

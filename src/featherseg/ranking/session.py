@@ -137,9 +137,10 @@ def rank(
     for path in (out, page):
         check_writable(path)
     check_folder(kept)
+    if to_format is not None:
+        check_writer(to_format)
     to = None if to_format is None else out.with_suffix(f".{to_format}")
     if to is not None:
-        check_writer(str(to_format))
         refuse_used(to, "What is corrected there is not written over: move it away, or name another list with --out.")
     _check_images(folder, to)
     opened = run if isinstance(run, Run) else None if is_exported_file(run) else load_run(run)

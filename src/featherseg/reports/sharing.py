@@ -8,7 +8,7 @@ from typing import Any
 
 from featherseg import hub
 from featherseg.core.errors import RunError
-from featherseg.core.files import load_json, read_bounded, refuse_links
+from featherseg.core.files import FIT, load_json, read_bounded, refuse_links
 from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
 from featherseg.reports.card import card
@@ -22,11 +22,11 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
 
     Images, checkpoints, exports and what is known of the data's files and the machine stay here; of paths in the record
     the last two parts are passed on, of addresses of buckets those below the bucket. recipe.toml goes as it is
-    otherwise.
+    otherwise. Such files of an earlier run that this one does not have are deleted there.
 
     Args:
         run: A Run, a run folder, or the name of one.
-        address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A repository that is not there yet is made.
+        address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A repository or branch that is not there yet is made.
         public: Whether a new repository is for all to see. One that is there stays as it is.
 
     Returns:
@@ -50,7 +50,9 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
         if path.stat().st_size > most:
             raise RunError(f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on.")
         files[name] = path if name == WEIGHTS else read_bounded(path, most)
-    files[RESOLVED] = json.dumps(_without_paths(load_json(run.path / RESOLVED)), indent=2, ensure_ascii=False).encode()
+    record = _without_paths(load_json(run.path / RESOLVED))
+    record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # which itself stays here
+    files[RESOLVED] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
     for name, content in files.items():
         if isinstance(content, bytes):

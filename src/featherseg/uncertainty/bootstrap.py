@@ -27,6 +27,9 @@ from featherseg.uncertainty.clusters import BLOCK, MIN_CLUSTERS, Clusters, Seque
 
 LEVEL = 0.95
 REPLICATES = 2000
+MOST_DRAWN = 2**24
+"""Draws that are held at a time, of so many clusters by so many replicates: 128 MiB."""
+
 MIN_RUNS = 3
 """Runs of each model from which the models can be compared."""
 
@@ -178,17 +181,15 @@ def _compare(
     """Every pair of models, where paired each other less the first; counts[s] is (m, N, 3, K)."""
     if len(counts) < 2:
         raise ConfigError(f"{len(counts)} to compare: expected two or more.")
-    runs, every = [len(one) for one in counts], np.concatenate(counts)  # (T, N, 3, K)
-    if every.shape[1] != len(sequences.order):
-        raise DataError(
-            f"counts of {every.shape[1]} images, but clusters of {len(sequences.order)}: expected the same images."
-        )
-    if (every[:, :, 0] != every[:1, :, 0]).any():
+    runs, every = [len(one) for one in counts], [run for one in counts for run in one]  # T of (N, 3, K), not copied
+    if other := next((len(run) for run in every if len(run) != len(sequences.order)), None):
+        raise DataError(f"counts of {other} images, but clusters of {len(sequences.order)}: expected the same images.")
+    if any((run[:, 0] != every[0][:, 0]).any() for run in every):
         raise DataError("the labels of the images differ from file to file: score all on the same images and size.")
     every_pair = combinations(range(len(runs)), 2)
     pairs = np.array([(s, 0) for s in range(1, len(runs))] if paired else list(every_pair))  # (P, 2)
     rng = np.random.default_rng(seed)
-    iou = _iou(every.sum(axis=1), np.full(every.shape[-1], np.nan))  # (T, K)
+    iou = _iou(np.stack([run.sum(axis=0) for run in every]), np.full(every[0].shape[-1], np.nan))  # (T, K)
     scores = _with_mean(iou)  # (T, Q)
     value = _pairwise(_over_runs(scores[None], runs), pairs)[0]  # (P, Q)
     spread, freedom, rests_on = np.full((3, *value.shape), np.nan)  # (P, Q) each
@@ -215,15 +216,15 @@ def _compare(
 
 
 def _block_lengths(
-    counts: np.ndarray, iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray, sequences: Sequences
+    counts: Sequence[np.ndarray], iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray, sequences: Sequences
 ) -> np.ndarray:
-    """counts (T, N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): in powers of two."""
+    """counts T of (N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): in powers of two."""
     if sequences.whole:
         return np.ones((len(pairs), 1 + iou.shape[1]), dtype=np.int64)
     # What each image adds to the differences, to first order: (hits - IoU * union) / union of all images.
     of_models, first = [], 0
     for m in runs:
-        shares = np.zeros((counts.shape[1], 1 + iou.shape[1]))
+        shares = np.zeros((len(counts[0]), 1 + iou.shape[1]))
         for own, ious in zip(counts[first : first + m], iou[first : first + m], strict=True):
             union = own[:, 0] + own[:, 2] - own[:, 1]  # (N, K)
             share = (own[:, 1] - np.nan_to_num(ious) * union) / np.maximum(union.sum(axis=0), 1)
@@ -234,18 +235,25 @@ def _block_lengths(
     return BLOCK * np.stack(reach)
 
 
-def _pool(counts: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """(T, N, 3, K) -> the sums of each cluster, (U, T, 3, K)."""
+def _pool(counts: Sequence[np.ndarray], clusters: Clusters) -> np.ndarray:
+    """T of (N, 3, K) -> the sums of each cluster, (U, T, 3, K); run by run, as those of all may be gigabytes."""
     order = np.argsort(clusters.index, kind="stable")
     starts = np.searchsorted(clusters.index[order], np.arange(clusters.count))
-    return np.add.reduceat(counts.swapaxes(0, 1)[order].astype(float), starts, axis=0)
+    pooled = np.empty((clusters.count, len(counts), *counts[0].shape[1:]))
+    for number, run in enumerate(counts):
+        pooled[:, number] = np.add.reduceat(run[order], starts, axis=0, dtype=float)
+    return pooled
 
 
 def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
     """(U, T, 3, K) -> the counts of U - 1 clusters drawn with replacement, (R, T, 3, K); the same for every run."""
-    clusters = len(pooled)
-    draws = rng.multinomial(max(1, clusters - 1), np.full(clusters, 1 / clusters), size=replicates)  # (R, U)
-    return (draws.astype(float) @ pooled.reshape(clusters, -1)).reshape(replicates, *pooled.shape[1:])
+    clusters, sums = len(pooled), pooled.reshape(len(pooled), -1)
+    drawn, part = np.empty((replicates, sums.shape[1])), max(1, MOST_DRAWN // clusters)
+    for first in range(0, replicates, part):
+        size = min(part, replicates - first)
+        draws = rng.multinomial(max(1, clusters - 1), np.full(clusters, 1 / clusters), size=size)  # (size, U)
+        drawn[first : first + size] = draws.astype(float) @ sums
+    return drawn.reshape(replicates, *pooled.shape[1:])
 
 
 def _iou(counts: np.ndarray, absent: np.ndarray) -> np.ndarray:

@@ -100,18 +100,18 @@ class Sequences:
         return reach.astype(np.int64)
 
 
-def clusters_of(keys: Sequence[str]) -> Sequences:
+def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
     """The sequences of the images with these keys; the frames' numbers give their order in time.
 
-    A sequence is a key without its frame number (`data.sequences`). Names show sequences where half of them hold two
-    images or more. Ten sequences or more are drawn whole; fewer are cut
-    into blocks, none across two sequences; so is the list as a whole where names show nothing.
+    A sequence is a key without its frame number, or what `groups` of a dataset.toml finds in it (`data.sequences`).
+    Names show sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are
+    cut into blocks, none across two sequences; so is the list as a whole where names show nothing.
     """
-    names = [sequence_of(key) for key in keys]
+    names = [sequence_of(key, groups) for key in keys]
     _, index, lengths = np.unique(names, return_inverse=True, return_counts=True)
     if np.median(lengths) < 2:
         index, lengths = np.zeros(len(keys), dtype=np.int64), np.array([len(keys)])
-    order = sorted(range(len(keys)), key=lambda i: (index[i], by_frame(keys[i])))
+    order = sorted(range(len(keys)), key=lambda i: (index[i], by_frame(keys[i], groups)))
     return Sequences(np.array(order), lengths, whole=len(lengths) >= MIN_SEQUENCES)
 
 

@@ -53,6 +53,7 @@ class FolderData(PairedFiles):
             if part not in listing.splits:
                 raise unknown(f"split of {files if isinstance(files, Path) else files.name}", part, listing.splits)
         super().__init__(listing, split, size)
+        self.groups = listing.groups
         self._instances = [listing.instances_of(pair) for pair in self.pairs]
         self._digests: dict[int, bytes] = {}
         missing = [path for path in self._instances if path and not path.is_file()]
