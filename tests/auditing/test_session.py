@@ -166,13 +166,14 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
 
     def train_fold(data, folds, fold, out, minutes, device, progress, steps):
         asked.append((fold, steps, minutes))
-        return SimpleNamespace(metrics=lambda: {3: {}, 7: {}})
+        return SimpleNamespace(metrics=lambda: {3: {}, 7: {}}, init="from scratch")
 
     monkeypatch.setattr(session, "train_fold", train_fold)
     monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
     monkeypatch.setattr(session, "JUDGING", 1.0)
     found = audit(Balls(), tmp_path / "audit.html", minutes=60)
-    assert "with other --minutes an audit begins anew" in found.notes[0]
+    assert found.notes[0].startswith("its models were trained from scratch: pip install")
+    assert "with other --minutes an audit begins anew" in found.notes[1]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
 

@@ -187,6 +187,8 @@ def audit(
             trained = train_fold(data, folds, fold, out_of_fold, shares[-1], device, progress, steps)
             steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
             runtimes.append(open_runtime(trained, device))
+        if trained.init == "from scratch":
+            notes.append("its models were trained from scratch: pip install 'featherseg[weights]' for better ones")
 
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return probabilities_at(runtimes[folds[number]], image, rows, columns)
