@@ -181,7 +181,7 @@ def test_tensorboard_files_are_written_on_request(tmp_path):
 def test_a_folder_of_a_newer_version_gets_a_sentence(small_run, tmp_path):
     values = json.loads((small_run.path / "resolved.json").read_text())
     for broken, sentence in [
-        (json.dumps(values | {"format_version": 99}), "Update with"),
+        (json.dumps(values | {"format_version": 99}), "Update featherseg"),
         ("{", "not valid JSON"),
         ("{}", "not written by featherseg"),
         (json.dumps(values | {"classes": 3}), "classes"),

@@ -59,6 +59,7 @@ def write_report(run: Run, output: Path | None = None) -> Report:
 def gather(run: Run) -> Evidence:
     """What the run folder holds, read; missing files give None or an empty table."""
     scores = read_scores(run)
+    of_older = scores is None and (run.path / SCORES).is_file()  # weights, as the examples are then
     return Evidence(
         run=run,
         metrics=run.metrics(),
@@ -68,7 +69,7 @@ def gather(run: Run) -> Evidence:
         cost=_cost(run),
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
-        examples=read_examples(run.path) if scores else [],
+        examples=[] if of_older else read_examples(run.path),
     )
 
 
