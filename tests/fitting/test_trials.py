@@ -11,10 +11,11 @@ import torch
 from small_training import Silent
 
 from featherseg.core.cluster import Cluster
-from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
 from featherseg.fitting import trials
 from featherseg.fitting.record import PLAN
 from featherseg.fitting.trials import Segment, trial_workers
+from featherseg.training.prepare import refuse_existing
 
 
 class RayError(Exception):
@@ -114,3 +115,17 @@ def test_a_relative_folder_is_told_as_a_whole_one(ray, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment.folder) or 0.5)
     trials._over_ray(Cluster(1, 2, 0), 1, segments(Path("."), 1), Silent())
     assert seen == [tmp_path / "trials" / "model-0"]
+
+
+def test_a_trial_that_failed_before_its_first_step_begins_anew(tmp_path, monkeypatch):
+    (segment,) = segments(tmp_path, 1)
+    segment.folder.mkdir(parents=True)
+    (segment.folder / "metrics.jsonl").write_text('{"step": 10, "val_miou": null}\n')
+    (segment.folder / "seconds.jsonl").write_text('{"steps": 10, "seconds": 1.0}\n')
+
+    def train(request, out, reporter, *, resume):
+        refuse_existing(out, resume=resume)  # as a training does: files of others stay
+        raise TrainingError("the loss is no number")
+
+    monkeypatch.setattr(trials, "train", train)
+    assert math.isnan(trials._carry_out(segment, Silent()))

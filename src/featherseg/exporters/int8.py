@@ -64,10 +64,10 @@ def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
     Raises ExportError where there is none.
     """
     owner = {name: path for path, names in nodes.items() for name in names}
-    found = [owner[node.name] for node in graph.node if node.name in owner]
-    if not found:
+    first = next((owner[node.name] for node in graph.node if node.name in owner), None)
+    if first is None:
         raise ExportError("int8 is for models with convolutions or linear layers, and none was found in this one.")
-    return found[0]
+    return first
 
 
 def check_calibration(job: Job) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from featherseg.core.cluster import Cluster, ray_cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import append_line, read_lines
+from featherseg.core.files import append_line, read_lines, remove_tree
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import one_line
@@ -166,21 +166,23 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     folder, known = segment.folder, score_at(segment.folder, segment.steps)
     if known is not None and (math.isnan(known) or not open_run(folder).unfinished):
         return known
-    if segment.source is not None and not (folder / RESOLVED).is_file():
-        copy_run(segment.source, folder)
+    if not (folder / RESOLVED).is_file():
+        remove_tree(folder)  # what failed before its first step, or a copy that was cut off
+        if segment.source is not None:
+            copy_run(segment.source, folder)
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
     began, done = time.monotonic(), _last_step(folder)
     try:
         request = Request(segment.recipe, overrides=(*segment.overrides, *lengths), group=segment.group)
         train(request, folder, _Steps(reporter), resume=True)
-    except TrainingError as error:
-        reporter.message(f"{folder.name} is dropped: {error}")
-        append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
-    except ConfigError as error:  # the machine has too little memory for it
-        if (folder / RESOLVED).is_file():
+    except (TrainingError, ConfigError) as error:  # the latter: the machine has too little memory for it
+        begun = (folder / RESOLVED).is_file()
+        if begun and isinstance(error, ConfigError):
             raise
         reporter.message(f"{folder.name} is dropped: {error}")
-        return math.nan
+        if not begun:
+            return math.nan
+        append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
     append_line(folder / SECONDS, {"steps": segment.steps - done, "seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found
