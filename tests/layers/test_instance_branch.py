@@ -99,6 +99,7 @@ class Four(torch.nn.Module):
         return self.branch([a, b, c, d])
 
 
+@pytest.mark.slow  # of quick tests, those of an exported rsp-lite0-panoptic
 @pytest.mark.filterwarnings("ignore")  # the exporter warns of its own insides
 def test_it_exports_with_any_height_and_width(tmp_path):
     torch.manual_seed(0)

@@ -79,6 +79,7 @@ def test_pidnet_s_recipe_weighs_and_divides_each_loss_as_its_code_does(kept):
     assert float(loss(out, labels)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_boundary_and_class_heads_move_in_a_training(tmp_path):
     settings = ('model.name="pidnet-s"', "loss.auxiliary=0.4", "loss.boundary=20.0", "train.epochs=1")
     run = trained(tmp_path / "whole", *settings)

@@ -56,12 +56,20 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("train.batch_size=4096",), r"4096 images of 64x96 takes about .* are free on cpu. What fits: --set"),
+        pytest.param(
+            ("train.batch_size=4096",),
+            r"4096 images of 64x96 takes about .* are free on cpu. What fits: --set",
+            marks=pytest.mark.slow,
+        ),
         (
             ("augment.crop=[966, 1296]", "train.batch_size=8"),
             r"8 images of 966x1296 .* fits: --set train.batch_size=[124] --set train.accumulate=[842]\.",
         ),
-        (("augment.crop=[9660, 12960]", "train.batch_size=1"), r"What fits: .* --set augment.crop=\[\d+, \d+\]"),
+        pytest.param(
+            ("augment.crop=[9660, 12960]", "train.batch_size=1"),
+            r"What fits: .* --set augment.crop=\[\d+, \d+\]",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypatch, asked, sentence):
