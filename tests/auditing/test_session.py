@@ -172,8 +172,9 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
     monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
     monkeypatch.setattr(session, "JUDGING", 1.0)
     found = audit(Balls(), tmp_path / "audit.html", minutes=60)
-    assert found.notes[0].startswith("its models were trained from scratch: pip install")
-    assert "with other --minutes an audit begins anew" in found.notes[1]
+    assert found.notes[0].startswith("sequences were cut in time")  # all balls are of one
+    assert found.notes[1].startswith("its models were trained from scratch: pip install")
+    assert "with other --minutes an audit begins anew" in found.notes[2]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
 

@@ -216,6 +216,15 @@ def test_colours_are_seen_on_transparent_images_too(page, folder, tmp_path):
     assert page.evaluate(read) == [*FACTS.classes[0].color, 255] * 12
 
 
+def test_a_black_class_leaves_the_image_as_it_is(page, folder, tmp_path):
+    Image.new("RGB", (4, 3), (200, 100, 50)).save(tmp_path / "plain.png")
+    ready(page, folder)
+    page.evaluate("facts.classes[0].color = [0, 0, 0]")
+    look(page, tmp_path / "plain.png")
+    read = "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 4, 3).data]"
+    assert page.evaluate(read) == [200, 100, 50, 255] * 12
+
+
 def test_the_image_that_was_chosen_last_is_shown_and_can_be_chosen_again(page, folder, tmp_path):
     for name, width in (("first.png", 8), ("last.png", 4)):
         Image.new("RGB", (width, 3)).save(tmp_path / name)

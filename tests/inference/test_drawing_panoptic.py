@@ -89,6 +89,13 @@ def test_the_overlay_goes_from_the_image_to_the_colours():
     assert shown == [[200, 200, 200], [164, 132, 164], [128, 64, 128]]
 
 
+def test_a_black_class_leaves_the_image_as_it_is():
+    ids, image = np.repeat([[1, 1, 2, 2]], 4, axis=0).astype(np.int32), np.full((4, 4, 3), 200, np.uint8)
+    classes = (CLASSES[0], ClassInfo("background", (0, 0, 0)))
+    found = np.array(overlay_panoptic(image, ids, [segment(1, 0), segment(2, 1)], classes))
+    assert found[0].tolist() == [[164, 132, 164]] * 2 + [[200, 200, 200]] * 2
+
+
 def written(ids, name="car"):
     """Pixels that the name of instance 1 changes: (H, W) bool."""
     image = np.zeros((*ids.shape, 3), np.uint8)

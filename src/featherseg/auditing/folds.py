@@ -1,4 +1,4 @@
-"""Folds of a dataset: every image is predicted by a model, and judged by a scorer, that saw none of its sequence."""
+"""Folds of a dataset: an image is predicted by a model, and judged by a scorer, that saw none of its sequence."""
 
 import re
 from collections.abc import Sequence
@@ -15,25 +15,26 @@ LARGEST = 0.5
 """The part of all images that a fold may hold, for the others to be enough to learn from."""
 
 
-def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None) -> np.ndarray:
-    """The fold of every image, (N,) of 0..FOLDS - 1, by sequence (data/sequences.py); the same for the same names.
+def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None) -> tuple[np.ndarray, bool]:
+    """-> (the fold of every image, (N,) of 0..FOLDS - 1, whether sequences were cut); the same for the same names.
 
-    Where whole sequences make folds of more than LARGEST, or a class occurs in one fold alone, each sequence is cut in
-    time. Folders train and val are no part of a name, as a sequence may go on from one in the other, but where a name
-    is in both. present (N, K): whether image n holds class k.
+    Folds are of whole sequences (data/sequences.py). Where those make folds of more than LARGEST, or a class occurs in
+    one fold alone, each sequence is cut in time. Folders train and val are no part of a name, as a sequence may go on
+    from one in the other, but where a name is in both. present (N, K): whether image n holds class k.
     """
     names = [re.sub(rf"^({'|'.join(AUDITED)})/", "", key) for key in keys]
     place = {key: i for i, key in enumerate(names if len(set(names)) == len(keys) else keys)}
     sequences = [[place[key] for key in sequence] for sequence in sequences_of(place, groups).values()]
     folds = _dealt(sequences, len(keys))
-    if not _balanced(folds, present):
+    cut = not _balanced(folds, present)
+    if cut:
         number = 0  # goes on from one sequence to the next, so that short ones do not all begin in the first fold
         for sequence in sequences:
             count = min(len(sequence), max(FOLDS, -(-len(sequence) * FOLDS // STRETCH)))
             for piece in np.array_split(sequence, count):
                 folds[piece] = number % FOLDS
                 number += 1
-    return folds
+    return folds, cut
 
 
 def _dealt(parts: list[list[int]], images: int) -> np.ndarray:

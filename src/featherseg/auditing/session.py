@@ -119,9 +119,10 @@ def audit(
 ) -> Audit:
     """Find masks that are probably wrong, and say how well that works on these data.
 
-    Every image of train and val is predicted by a model that never saw its sequence. A scorer learns from faults that
-    are planted into copies of the masks (regions dropped, swapped, grown, masks shifted or of another image), and ranks
-    images and regions. Nothing of the dataset is changed. Kill it at any time: the same call goes on where it was.
+    Every image of train and val is predicted by a model that never saw its sequence (or, where a note says so, its part
+    of the sequence). A scorer learns from faults that are planted into copies of the masks (regions dropped, swapped,
+    grown, masks shifted or of another image), and ranks images and regions. Nothing of the dataset is changed. Kill it
+    at any time: the same call goes on where it was.
 
     Args:
         data: A dataset's name, a dataset.toml, a folder of images and masks, or a dataset of your own.
@@ -177,7 +178,9 @@ def audit(
     # Which images are of one fold; then the models, and what they say of each image
     present, masks = _read_masks(data, progress)
     folder = kept / _digest(data, masks, runtime, minutes, groups)
-    folds = folds_of(data.keys, present, groups)
+    folds, cut = folds_of(data.keys, present, groups)
+    if cut and run is None:
+        notes.append("sequences were cut in time, as whole ones would not do: a model may know an image's neighbours")
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
     if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
         shares, steps = list[float](), None

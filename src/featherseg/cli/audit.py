@@ -32,10 +32,10 @@ def audit(
 ) -> None:
     """Find masks that are probably wrong before money is spent on training with them.
 
-    Every image of train and val is predicted by a model that never saw its sequence: quick trainings (--minutes bounds
-    all of it), or --run. The scorer learns from faults planted into copies of the masks; how many of those it finds is
-    told. Nothing of the dataset is changed. Exit code 0 whatever is found. Stopped with Ctrl-C, the same command goes
-    on where it was.
+    Every image of train and val is predicted by a model that never saw its sequence (or, where whole sequences would
+    not do, its part of it): quick trainings (--minutes bounds all of it), or --run. The scorer learns from faults
+    planted into copies of the masks; how many of those it finds is told. Nothing of the dataset is changed. Exit code 0
+    whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
 
     On the page it is decided by keyboard what becomes of a mask; `featherseg check DATA --fix OUT --decisions FILE`
     writes a corrected copy. With --to the most suspicious images are written with their masks as they are into a new

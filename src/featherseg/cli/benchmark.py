@@ -33,7 +33,8 @@ def benchmark(
     device: Device = "auto",
     baseline: Annotated[str, typer.Option(help="The variant to compare the others with.")] = "eager",
     rounds: Annotated[
-        int | None, typer.Option(help="Number of rounds, over 5 starts of each process [default: 20; on a GPU 100].")
+        int | None,
+        typer.Option(help="Rounds, over 2 to 5 starts of each process [20; on a GPU 100]; passes of --operators [10]."),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,

@@ -47,7 +47,8 @@ def export(
     """Export a run's model, and compare each file with it at sizes other than the one it was exported at.
 
     The files take normalised images of any height and width (ncnn and litert: of --image-size alone); `predict`,
-    `evaluate` and `compare` accept the files.
+    `evaluate` and `compare` accept them, but for web, tensorrt, coreml and those of --masks, which take RGB images and
+    are written as onnx and openvino.
     Exit code 2 if a format could not be written; the others are still written.
     """
     from featherseg.cli.terminal import Console

@@ -109,7 +109,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: Sequence[ClassInfo], o
     """
     seen = rgb_view(image)
     drawn = Image.blend(seen, color_mask(mask, classes), opacity)
-    black = [i for i, info in enumerate(classes) if info.color == (0, 0, 0)]
+    black = [i for i, info in enumerate(classes) if not any(info.color)]
     if black:
         drawn.paste(seen, mask=Image.fromarray(np.isin(mask, black)))
     return drawn
@@ -193,12 +193,16 @@ def overlay_panoptic(
     """The image (H, W, C) under the colours of its segments, instances with an outline and the name of their class.
 
     ids (H, W) integer and segments as `inference.panoptic.merge` gives them, category_id being a place in `classes`; an
-    id that is no segment's is drawn as void. opacity 0 shows the image, 1 the colours. An instance that is too small
-    for its name, or whose name would cover a larger one's, goes without.
+    id that is no segment's is drawn as void, and a black class leaves the image as it is, as in `overlay`. opacity 0
+    shows the image, 1 the colours. An instance that is too small for its name, or whose name would cover a larger
+    one's, goes without.
     """
     numbers = _numbered(ids, segments)  # (H, W): place in `segments` + 1, 0 = void
     colors = np.array([VOID_COLOR, *segment_colors(ids, segments, classes)], dtype=np.uint8)
-    canvas = Image.blend(rgb_view(image), Image.fromarray(colors[numbers]), opacity)
+    seen = rgb_view(image)
+    canvas = Image.blend(seen, Image.fromarray(colors[numbers]), opacity)
+    black = np.array([False, *(not colors[i].any() for i in range(1, len(colors)))])
+    canvas.paste(seen, mask=Image.fromarray(black[numbers]))
     is_thing = np.array([False, *(classes[segment["category_id"]].thing for segment in segments)])
     edges = outlines(numbers, width=max(1, round(max(ids.shape) / 1000))) & is_thing[numbers]
     canvas.paste(_PAPER, mask=Image.fromarray(edges))

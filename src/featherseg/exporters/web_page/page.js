@@ -152,8 +152,8 @@ function draw() {
   const image = new ImageData(Uint8ClampedArray.from(seen.pixels), width, height);
   for (let i = 0; i < seen.mask.length; i++) {
     image.data[4 * i + 3] = 255; // the model sees no transparency either
-    if (!shown[seen.mask[i]]) continue;
     const color = facts.classes[seen.mask[i]].color;
+    if (!shown[seen.mask[i]] || !color.some(Boolean)) continue; // a black class would darken the image
     for (let c = 0; c < 3; c++) image.data[4 * i + c] += opacity * (color[c] - image.data[4 * i + c]);
   }
   const canvas = element("view");
