@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ray import cloudpickle
+from without_cluster import in_this_process
 
 from featherseg.core.cluster import ray_cluster
 from featherseg.inference import cluster
@@ -41,7 +42,7 @@ def main(count: int, alone: bool) -> None:
     with TemporaryDirectory() as folder:
         job = cluster.Job("run", "in", f"{folder}/out", "cpu", InferenceSettings(), 4.0, None, "")
         with nullcontext() if alone else ray_cluster("local", 2, "prediction"):
-            execute = cluster.in_this_process if alone else cluster.over_ray(2)
+            execute = in_this_process if alone else cluster.over_ray(2)
             assert cluster.predict_folder(job, execute, 2, lambda *counts: None) == (count, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         lines, last = 0, b""

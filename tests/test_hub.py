@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -54,15 +55,21 @@ def point_at(monkeypatch, address):
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run folder, hardly trained, with something in it that is nobody's affair."""
-    path = tmp_path / "runs" / "lawn"
-    path.mkdir(parents=True)
-    data = {"name": "/home/me/secret/lawn/dataset.toml", "root": "/home/me/secret"}
-    info = small_info(CLASSES, model="efficientvit-seg-b0", data=data, licence="CC-BY-4.0")
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with nothing but the weights of a run."""
+    path = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     save_weights(path, models.build("efficientvit-seg-b0", 2).state_dict())
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, weights):
+    """A run folder, hardly trained, with something in it that is nobody's affair."""
+    path = shutil.copytree(weights, tmp_path / "runs" / "lawn")
+    data = {"name": "/home/me/secret/lawn/dataset.toml", "root": "/home/me/secret"}
+    info = small_info(CLASSES, model="efficientvit-seg-b0", data=data, licence="CC-BY-4.0")
     write_info(path, info.model_copy(update={"loaded": {"init": "/home/me/secret/first"}}))
     write_text(path / "recipe.toml", '[model]\nname = "efficientvit-seg-b0"\n')
     append_line(path / "metrics.jsonl", {"step": 1, "val_miou": 0.5, "loss": 1.0})

@@ -6,7 +6,6 @@ nothing here.
 """
 
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from featherseg.core.errors import ConfigError, RunError, require
-from featherseg.core.files import MOST_LINES, MOST_TEXT
+from featherseg.core.files import MOST_LINES, MOST_TEXT, file_digest
 
 SCHEME = "hf://"
 SHARED = {
@@ -106,7 +105,7 @@ def pull(address: str | Path) -> Path:
         if os.path.commonpath([store, os.path.realpath(path)]) != store or path.stat().st_size > SHARED[name]:
             raise RunError(f"{path} leads out of the hub's cache, or is too large. Delete {folder} and try again.")
         stored = getattr((found or {}).get(name), "lfs", None)
-        if stored and stored.sha256 != _sha256(path):
+        if stored and stored.sha256 != file_digest(path):
             raise RunError(f"{path} is not what {address} has: its sha256 is another. Delete {folder} and try again.")
     return folder
 
@@ -177,8 +176,3 @@ _REMEDIES = {
     403: " Your token may not do this: it needs the right to write.",
     429: " Wait a minute and try again.",
 }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

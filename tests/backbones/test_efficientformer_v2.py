@@ -267,18 +267,6 @@ def test_a_table_that_is_no_square_of_offsets_is_refused():
         load_official(net, state)
 
 
-def test_the_weights_of_another_size_are_refused():
-    with pytest.raises(WeightsError, match=r"missing: stages\.2\.blocks\.4\.attention"):
-        load_official(backbones.build(SMALL), imagenet("efficientformerv2-s2"))
-
-
 def test_a_backbone_without_tables_has_no_way_to_resize_them():
     with pytest.raises(ConfigError, match="EfficientNetLite has no position tables"):
         set_position_resize(backbones.build("efficientnet-lite0"), "two-dimensional")
-
-
-def test_other_channels_are_taken():
-    net = backbones.build(SMALL).eval()
-    net.widen(6)
-    with torch.no_grad():
-        assert net(torch.zeros(1, 6, 64, 64))[0].shape == (1, 32, 16, 16)

@@ -129,15 +129,3 @@ def test_a_key_that_does_not_fit_is_refused(change, message):
     change(state)
     with pytest.raises(WeightsError, match=message):
         load_official(backbones.build("mit-b0"), state)
-
-
-def test_the_weights_of_another_size_are_refused():
-    with pytest.raises(WeightsError, match=r"shape of stages\.0\.embed\.weight"):
-        load_official(backbones.build("mit-b1"), official())
-
-
-def test_other_channels_are_taken():
-    net = backbones.build("mit-b0").eval()
-    net.widen(6)
-    with torch.no_grad():
-        assert net(torch.zeros(1, 6, 32, 64))[0].shape == (1, 32, 8, 16)

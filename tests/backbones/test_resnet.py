@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from featherseg import backbones
 from featherseg.backbones.resnet import VARIANTS
 from featherseg.backbones.weights import load_official
-from featherseg.core.errors import ConfigError, WeightsError
+from featherseg.core.errors import ConfigError
 from featherseg.counting.cost import count_parameters
 
 DEPTHS = {"resnet-18": 18, "resnet-50": 50, "resnet-101": 101}
@@ -47,14 +47,6 @@ def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     assert load_official(net, state) == list(HEAD)
     found = sorted(float(value.flatten()[0]) for value in net.state_dict().values())
     assert found == [float(i) for i in range(len(state) - len(HEAD))]
-
-
-def test_a_key_that_does_not_fit_is_refused():
-    state = dict(made_up(18))
-    state["layer1.0.conv9.weight"] = state.pop("layer4.1.conv2.weight")
-    with pytest.raises(WeightsError, match=r"missing: stages\.3\.1\.branch\.3\.weight") as error:
-        load_official(backbones.build("resnet-18"), state)
-    assert "unexpected: layer1.0.conv9.weight" in str(error.value)
 
 
 @torch.no_grad()
@@ -117,9 +109,3 @@ def test_a_deep_stem_s_last_norm_is_torchvision_s_bn1():
 def test_a_backbone_without_a_dilated_form_says_so():
     with pytest.raises(ConfigError, match=r"output_stride = 16: VAN has no dilated version. Expected a ResNet"):
         backbones.build("van-b0", 16)
-
-
-def test_other_channels_are_taken():
-    net = backbones.build("resnet-18").eval()
-    net.widen(5)
-    assert net(torch.zeros(1, 5, 32, 32))[0].shape == (1, 64, 8, 8)

@@ -14,6 +14,7 @@ from featherseg.benchmarking import worker as benchmark_worker
 from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime, GraphReplay, pointwise_by_onednn
 from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, Opened, precision_of, serve
+from featherseg.inference.drawing import save_index_png
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
@@ -90,6 +91,13 @@ def test_eager_is_the_model_as_it_was_built(files, tmp_path):
         out = model(normalise(pixels, model.mean, model.std))
     np.testing.assert_array_equal(logits, out.logits.numpy())
     np.testing.assert_array_equal(masks, to_image(out, SIZE).argmax(1).numpy())
+
+
+def test_what_is_encoded_is_the_file_that_predict_writes(tmp_path):
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4) % len(CLASSES)
+    save_index_png(mask, CLASSES, tmp_path / "mask.png")
+    opened = Opened(TorchRuntime(three_layers(), CLASSES, device="cpu"), usual_masks=True)
+    assert opened.encode(mask[None]) == [(tmp_path / "mask.png").read_bytes()]
 
 
 def test_what_fails_is_answered_with_a_sentence_and_the_worker_goes_on():

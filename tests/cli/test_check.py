@@ -3,15 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from command import command
 from PIL import Image
-from typer.testing import CliRunner
 
 from featherseg.cli.check import check
 from featherseg.core.errors import ConfigError, DataError, UnknownName
 
-APP = typer.Typer()
-APP.command()(check)
+run = command(check)
 TOML = """
 name = "yard"
 images = "images"
@@ -40,10 +38,6 @@ def yard(tmp_path: Path) -> Path:
             Image.fromarray(pixels).save(path)
     (folder / "dataset.toml").write_text(TOML)
     return folder
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
 
 
 def test_a_clean_dataset_ends_with_0_and_a_table_of_the_classes(yard: Path):

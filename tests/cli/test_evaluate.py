@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from command import command
 from PIL import Image
-from typer.testing import CliRunner
 
 from featherseg.api import report
 from featherseg.cli.evaluate import evaluate
@@ -17,12 +16,7 @@ from featherseg.recipe import PaperTable
 from featherseg.reports.card import card
 from featherseg.runs import open_run, write_info
 
-APP = typer.Typer()
-APP.command()(evaluate)
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+run = command(evaluate)
 
 
 def lines(folder: Path) -> list[dict]:

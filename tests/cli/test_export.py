@@ -3,16 +3,14 @@
 import json
 
 import pytest
-import typer
+from command import command
 from three_layer_run import three_layer_run
-from typer.testing import CliRunner
 
 from featherseg import runs
 from featherseg.cli.export import export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
 
-APP = typer.Typer()
-APP.command()(export)
+call = command(export)
 
 
 @pytest.fixture
@@ -21,10 +19,6 @@ def run(tmp_path, monkeypatch):
     found = three_layer_run(tmp_path / "run")
     monkeypatch.setattr(runs, "load_run", lambda name: found)
     return found
-
-
-def call(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
 
 
 def test_a_row_and_a_line_for_every_format(run):

@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
+from command import command
 from PIL import Image
 from small_run import small_info
-from typer.testing import CliRunner
 
 from featherseg import models
 from featherseg.cli.predict import predict
@@ -16,12 +15,7 @@ from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.runs import save_weights, write_info
 
-APP = typer.Typer()
-APP.command()(predict)
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+run = command(predict)
 
 
 @pytest.fixture

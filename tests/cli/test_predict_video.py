@@ -3,10 +3,9 @@ import signal
 from pathlib import Path
 
 import pytest
-import typer
+from command import command
 from PIL import Image
 from small_video import moving_images, read_video, write_video
-from typer.testing import CliRunner
 
 from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving
@@ -16,12 +15,7 @@ from featherseg.inference.video.parts import Parts
 from featherseg.inference.video.segmentation import SEGMENT_FRAMES
 from featherseg.inference.video.write import SEGMENT_SUFFIX
 
-APP = typer.Typer()
-APP.command()(predict)
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+run = command(predict)
 
 
 @pytest.fixture

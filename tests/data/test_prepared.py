@@ -220,8 +220,8 @@ def test_a_file_that_was_only_touched_or_copied_is_compared_by_its_content(yard,
     data, read = open_dataset(toml, "train"), []
     assert isinstance(data, PreparedData)
     monkeypatch.setattr(Image, "open", None)
-    digest = prepared.sha256
-    monkeypatch.setattr(prepared, "sha256", lambda path: read.append(path) or digest(path))
+    digest = prepared.file_digest
+    monkeypatch.setattr(prepared, "file_digest", lambda path: read.append(path) or digest(path))
     for _ in range(2):
         assert data[0].image.shape == (40, 61, 3)
     assert len(read) == 2  # image and mask, once
@@ -233,7 +233,7 @@ def test_preparing_again_learns_the_new_stamps(yard, monkeypatch):
     os.utime(image_of(yard))
     assert prepare_data(yard, "train").kept == 6
     data = open_dataset(yard, "train")
-    monkeypatch.setattr(prepared, "sha256", None)
+    monkeypatch.setattr(prepared, "file_digest", None)
     assert data[0].image.shape == (40, 61, 3)
 
 

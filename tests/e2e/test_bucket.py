@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,10 @@ def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
 
 
 WORKER = f"""
-from featherseg.inference.cluster import Job, in_this_process, model_digest, predict_folder
+import sys
+sys.path.append({str(Path(__file__).parents[1])!r})
+from without_cluster import in_this_process
+from featherseg.inference.cluster import Job, model_digest, predict_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 digest = model_digest(open_runtime({STARTER!r}, "cpu"), {STARTER!r})

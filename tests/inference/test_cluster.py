@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from fake_bucket import install
 from PIL import Image
+from without_cluster import in_this_process
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.inference import cluster
-from featherseg.inference.cluster import Job, Manifest, Worker, in_this_process, model_digest, predict_folder
+from featherseg.inference.cluster import Job, Manifest, Worker, model_digest, predict_folder
 from featherseg.inference.drawing import png_bytes
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
@@ -226,4 +227,11 @@ def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
         (tmp_path / name).write_bytes(content)
     of_both = hashlib.sha256(b"layersweights").hexdigest()
     assert model_digest(Runtime(), str(tmp_path / "m.ncnn.param")) == of_both
-    assert model_digest(open_runtime(STARTER, "cpu"), STARTER) == model_digest(open_runtime(STARTER, "cpu"), STARTER)
+
+
+def test_the_model_of_a_run_is_known_by_its_weights(predictor):
+    digest = model_digest(predictor.runtime, "a run")
+    assert digest == model_digest(open_runtime(STARTER, "cpu"), "the same run elsewhere")
+    other = open_runtime(STARTER, "cpu")
+    next(other.model.parameters()).data[..., 0] += 1
+    assert model_digest(other, "a run") != digest

@@ -29,6 +29,12 @@ def test_an_index_png_reads_back_as_indices_and_looks_coloured(tmp_path):
     assert (colors == np.array(drawing.color_mask(MASK, CLASSES))).all()
 
 
+def test_masks_are_drawn_in_class_colours_and_what_is_no_class_is_black():
+    classes = (ClassInfo("road", (128, 64, 128)), ClassInfo("car", (0, 0, 142)))
+    image = np.array(drawing.color_mask(np.array([[0, 1, 255]], dtype=np.uint8), classes))
+    assert image.tolist() == [[[128, 64, 128], [0, 0, 142], [0, 0, 0]]]
+
+
 def test_the_overlay_goes_from_the_image_to_the_colours():
     image = np.full((2, 3, 3), 200, dtype=np.uint8)
     assert (np.array(drawing.overlay(image, MASK, CLASSES, 0.0)) == image).all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from relation_case import case
 from torch.testing import assert_close
 
 from featherseg import FeathersegError
@@ -35,16 +36,6 @@ def by_loop(query, key, value, prior, composability) -> np.ndarray:
         weights = np.exp(np.array(logits) - max(logits))
         context[b, head * value_depth : (head + 1) * value_depth, y, x] = weights / weights.sum() @ np.array(values)
     return context
-
-
-def case(batch=1, height=4, width=6, heads=2, depth=2, value_depth=3, window=3, seed=0):
-    """query, key, value, prior, with logits up to about 10."""
-    generator = torch.Generator().manual_seed(seed)
-    keys, values = heads * depth, heads * value_depth
-    query = 2 * torch.randn(batch, keys, 2 * height, 2 * width, generator=generator)
-    key = 2 * torch.randn(batch, keys, height, width, generator=generator)
-    value = torch.randn(batch, values, height, width, generator=generator)
-    return query, key, value, torch.randn(heads, 4, window**2, generator=generator)
 
 
 def assert_near(found: torch.Tensor, expected: np.ndarray) -> None:

@@ -3,22 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from relation_case import case
 from torch.testing import assert_close
 
 from featherseg.kernels import relation
 from featherseg.kernels.relation import learnt_pixel_to_region
 
 COMPOSABILITIES = ["dot", "difference"]
-
-
-def case(batch=1, height=4, width=6, heads=2, depth=2, value_depth=3, window=3, seed=0):
-    """query, key, value, prior, with logits up to about 10."""
-    generator = torch.Generator().manual_seed(seed)
-    keys, values = heads * depth, heads * value_depth
-    query = 2 * torch.randn(batch, keys, 2 * height, 2 * width, generator=generator)
-    key = 2 * torch.randn(batch, keys, height, width, generator=generator)
-    value = torch.randn(batch, values, height, width, generator=generator)
-    return query, key, value, torch.randn(heads, 4, window**2, generator=generator)
 
 
 def in_torch(query, key, value, prior, composability):

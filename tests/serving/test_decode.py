@@ -8,8 +8,9 @@ import pytest
 from color_model import encoded, image
 from PIL import Image
 
+from featherseg.data.image_headers import MOST_SCANS, scan_count
 from featherseg.data.images import read_image
-from featherseg.serving.decode import MOST_SCANS, decode, scan_count, size_of
+from featherseg.serving.decode import decode, size_of
 from featherseg.serving.refusal import Refused
 
 MANY = 10**9

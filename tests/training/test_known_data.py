@@ -186,6 +186,6 @@ def test_only_files_of_a_size_that_training_has_are_read(trained, monkeypatch):
         (key, ((size, 0, 0), image[1]), mask, said)
         for size, (key, image, mask, said) in enumerate(known.splits["train"])
     ]
-    monkeypatch.setattr("featherseg.data.fingerprint.sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("featherseg.data.fingerprint.file_digest", lambda path: pytest.fail(f"{path} was read"))
     data = featherseg.data.open_dataset(str(trained / "yard"), "test")
     assert known.model_copy(update={"splits": {"train": rows}}).trained_on(data) == {}

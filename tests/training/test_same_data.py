@@ -106,7 +106,7 @@ def test_an_unchanged_file_is_not_read_again(moved, monkeypatch):
     data = {"train": open_dataset(str(moved / "yard" / "dataset.toml"), "train")}
     monkeypatch.setattr("featherseg.data.prepared.SETTLED_SECONDS", -1e9)
     known, read = Fingerprint.of(data), []
-    monkeypatch.setattr("featherseg.data.prepared.sha256", read.append)
+    monkeypatch.setattr("featherseg.data.prepared.file_digest", read.append)
     assert known.differences(data) == []
     assert not read
 

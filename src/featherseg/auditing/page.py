@@ -4,7 +4,6 @@ Decisions are made by keyboard and saved as a JSON file: of every region its pix
 prediction is accepted, as runs at the size that was audited.
 """
 
-import base64
 import hashlib
 import json
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
+from scipy import ndimage
 
 from featherseg.auditing.examples import Example, kept_file
 from featherseg.auditing.regions import KINDS, components
@@ -22,8 +22,8 @@ from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import ESCAPES
 from featherseg.data.decisions import mask_digest
-from featherseg.inference.drawing import rgb_view
-from featherseg.reports.examples import painted, webp
+from featherseg.inference.drawing import color_mask, rgb_view
+from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render
 
 MOST_SHOWN = 60
@@ -87,8 +87,8 @@ def _row(data: SegmentationData, number: int, example: Example, score: float, re
     height, width = label.shape
     full = rgb_view(data[number].image)
     image = full.resize((width, height), Image.Resampling.BILINEAR)
-    drawn = [np.array(image), np.array(painted(label, classes)), np.array(painted(example.prediction, classes))]
-    edge = _grown(inside) & ~inside
+    drawn = [np.array(image), *(np.array(color_mask(mask, classes)) for mask in (label, example.prediction))]
+    edge = ndimage.binary_dilation(inside) & ~inside
     names = ("image", "given mask", "prediction")
     panels = [(name, _source(_outlined(pixels, edge), name)) for name, pixels in zip(names, drawn, strict=True)]
 
@@ -145,8 +145,7 @@ def _outlined(pixels: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 def _source(pixels: np.ndarray, name: str) -> Markup:
-    content = base64.b64encode(webp(Image.fromarray(pixels), lossless=name != "image")).decode()
-    return Markup(f"data:image/webp;base64,{content}")
+    return data_uri(webp(Image.fromarray(pixels), lossless=name != "image"))
 
 
 def region_at(example: Example, region: int) -> np.ndarray:
@@ -163,8 +162,3 @@ def change_runs(label: np.ndarray, prediction: np.ndarray, inside: np.ndarray) -
     starts = np.flatnonzero(np.diff(become, prepend=-2))
     lengths = np.diff(starts, append=become.size)
     return [[int(become[s]), int(s), int(n)] for s, n in zip(starts, lengths, strict=True) if become[s] >= 0]
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    padded = np.pad(mask, 1)
-    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask

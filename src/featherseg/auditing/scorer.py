@@ -305,8 +305,8 @@ def average_precision(scores: np.ndarray, wrong: np.ndarray) -> float:
     return float((np.diff(recall, prepend=0) * precision).sum())
 
 
-def expected_precision(scores: np.ndarray, planted: np.ndarray, first: int = FIRST) -> tuple[float, float]:
-    """(the share of images with a fault, at most; the share of the first so many that has one).
+def expected_precision(scores: np.ndarray, planted: np.ndarray) -> tuple[float, float]:
+    """(the share of images with a fault, at most; the share of the first FIRST that has one).
 
     scores are of the images as they are, `planted` of copies with a fault, which stand for real ones.
     """
@@ -320,6 +320,6 @@ def expected_precision(scores: np.ndarray, planted: np.ndarray, first: int = FIR
     bound = (above + 2 * np.sqrt(above / count)) / np.maximum(found, 1e-9)
     best = int(np.where((found >= LEAST_FOUND) & (above > 0), bound, np.inf).argmin())
     share = min(1.0, float(above[best] / found[best]))
-    head = np.sort(scores)[::-1][: min(first, count)]
+    head = np.sort(scores)[::-1][: min(FIRST, count)]
     recall = float((planted >= head[-1]).mean())
     return share, min(1.0, share * count * recall / len(head))

@@ -33,6 +33,7 @@ from featherseg.data.decisions import AUDITED, audited_places
 from featherseg.data.fingerprint import files_of, groups_of
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.runtimes.pytorch import TorchRuntime, weight_bytes
 from featherseg.runs import Run
 
 MINUTES = 30.0
@@ -373,9 +374,9 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
             if isinstance(files, PanopticData):
                 found.update(files.annotation(index))
     take(minutes if runtime is None else runtime.name)
-    if runtime is not None:
-        for value in getattr(getattr(runtime, "model", None), "state_dict", dict)().values():
-            found.update(value.detach().cpu().float().numpy().tobytes())
+    if isinstance(runtime, TorchRuntime):
+        for content in weight_bytes(runtime.model):
+            found.update(content)
     return found.hexdigest()[:16]
 
 

@@ -243,10 +243,10 @@ def _rename(key: str, places: Sequence[str]) -> str:
     return f"{places[int(match[1])]}.{OFFICIAL_PARTS[match[2]]}.{match[3]}"
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
+def round_channels(channels: float) -> int:
     """The nearest multiple of 8 that is not under 90 % of the wanted number (EfficientNet's `round_filters`)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def scaled_groups(width: float, depth: float, *, lite: bool) -> tuple[Group, ...]:

@@ -4,8 +4,6 @@ Nothing is downloaded unasked: a file comes with a package from the registry (ex
 get` fetches it into `weights_folder()`, or the user puts it there himself.
 """
 
-import hashlib
-import os
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -19,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import WeightsError
-from featherseg.core.files import load_json
+from featherseg.core.files import file_digest, home_folder, load_json
 
 
 def weights_folder() -> Path:
     """Where downloaded weights are looked for: $FEATHERSEG_HOME/weights, or ~/.cache/featherseg/weights if not set."""
-    home = os.environ.get("FEATHERSEG_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "weights"
+    return home_folder() / "weights"
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class PackageFile:
 
     def check(self, path: Path, backbone: str) -> None:
         """Raise WeightsError unless the file's content is the published one."""
-        digest = sha256_of(path) if path.is_file() else "no file"
+        digest = file_digest(path) if path.is_file() else "no file"
         if digest != self.sha256:
             raise WeightsError(
                 f"{path} is not the published file: sha256 {digest}, expected {self.sha256}. "
@@ -104,7 +101,7 @@ class DownloadedFile:
         if not expected:
             with suppress(OSError, ValueError, TypeError, KeyError):  # put there by hand, nothing is recorded
                 expected, known = str(load_json(record_path(path))["sha256"]), "fetched"
-        digest = sha256_of(path)
+        digest = file_digest(path)
         if not digest.startswith(expected):
             raise WeightsError(
                 f"{path} is not the {known} file: its sha256 is {digest}, expected one that begins with "
@@ -248,13 +245,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
     """
     path = find_pretrained(name)
     unused = load_official(backbone, read_state(path))
-    return {"file": path.name, "sha256": sha256_of(path), "licence": PRETRAINED[name].licence, "unused": unused}
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file's content, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": file_digest(path), "licence": PRETRAINED[name].licence, "unused": unused}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """The builds that one torch model is timed in, from the usual one to ours: a literal table."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -74,7 +73,8 @@ class BuildRuntime:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> SegOutput:
         """Normalised float32 images (B, C, H, W) on `device` -> SegOutput; float32 stays float32 (no TF32)."""
-        with autocast_off(self.device), _exact_float32():
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
+        with autocast_off(self.device), exact:
             return self._forward(images.contiguous(memory_format=self._layout))
 
 
@@ -138,10 +138,6 @@ def _ours(precision: Any, model: SegmentationModel) -> SegmentationModel:
 def _compiled(model: SegmentationModel) -> Callable[[Tensor], SegOutput]:
     compiled: Callable[[Tensor], SegOutput] = torch.compile(model)
     return compiled
-
-
-def _exact_float32() -> AbstractContextManager[object]:
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
 
 
 TORCH_BUILDS = {

@@ -12,7 +12,7 @@ import numpy as np
 from featherseg.benchmarking.results import Row, Table
 from featherseg.benchmarking.roofline import Limits
 from featherseg.benchmarking.statistics import NO_DIFFERENCE, Speedup, summarise
-from featherseg.reports.charts import Plot, ticks
+from featherseg.reports.charts import Plot, short, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
 
 LABELS, FIGURES = 190, 150
@@ -109,7 +109,7 @@ def stage_keys(table: Table) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def roofline_svg(rows: Sequence[Row], limits: Limits, batch: int = 1) -> str:
+def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
     """Operations a second by operations a byte, both logarithmic: the machine's roofs, and where each row is under."""
     known = [row for row in rows if limits.peak(row.precision)]
     roofs = {p: peak for p in ("fp32", "bf16", "int8") if (peak := limits.peak(p))}
@@ -133,7 +133,7 @@ def roofline_svg(rows: Sequence[Row], limits: Limits, batch: int = 1) -> str:
         parts.append(f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{label}</text>')
         lines.append(points)
     marks = [plot.at(x, y) for x, y in zip(across, reached, strict=True)]
-    names = [f"{_short(row.variant.name)} {share(row)}" for row in known]
+    names = [f"{short(row.variant.name, LONGEST)} {share(row)}" for row in known]
     for row, (x, y), name, box in zip(known, marks, names, place_labels(names, marks, lines), strict=True):
         near = min(max(x, box[0]), box[2])
         parts.append(
@@ -190,17 +190,12 @@ def _whisker(low: float, high: float, y: float) -> str:
 
 
 def _name(row: Row, y: float) -> str:
-    return (
-        f'<text class="row" x="{LABELS - 10}" y="{y + 19}" text-anchor="end">{escape(_short(row.variant.name))}</text>'
-    )
+    name = escape(short(row.variant.name, LONGEST))
+    return f'<text class="row" x="{LABELS - 10}" y="{y + 19}" text-anchor="end">{name}</text>'
 
 
 def _figure(s: Speedup) -> str:
     return "1 (baseline)" if s.itself else NO_DIFFERENCE if s.verdict == NO_DIFFERENCE else str(s)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _svg(title: str, name: str, parts: Sequence[str], height: float) -> str:

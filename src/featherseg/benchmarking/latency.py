@@ -119,7 +119,7 @@ def time_side_by_side(
         raise ConfigError(f"size = {size_text(size)}: expected a height and a width of at least 1 pixel.")
     threads, starts = torch.get_num_threads(), []
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
-        images = [_image(Path(folder) / str(r.channels), size, r.channels) for r in runtimes]
+        images = [write_images(Path(folder, str(c)), size, c, 1, None).files[0] for c in (r.channels for r in runtimes)]
         orders = [
             {"source": "", "build": None, "file": str(path), "device": str(runtime.device), "threads": threads}
             for path, runtime in zip(paths, runtimes, strict=True)
@@ -139,10 +139,6 @@ def describe_device(runtimes: Sequence[Runtime]) -> str:
     """Device and threads: `cpu, 2 cores; 1 thread each`."""
     devices = sorted({str(r.device) for r in runtimes})
     return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(torch.get_num_threads(), 'thread')} each"
-
-
-def _image(folder: Path, size: Size, channels: int) -> Path:
-    return write_images(folder, size, channels, 1, None).files[0]
 
 
 def _prepare(processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ from featherseg.core.types import ClassInfo, Size
 from featherseg.data.palettes import default_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.resize import resize_factor, scaled_size
+from featherseg.layers.resize import resized
 from featherseg.runs import EXPORTS, RESOLVED, Run, build_model, open_run
 from featherseg.runs import find_run as path_of_run
 
@@ -64,7 +64,7 @@ class BenchmarkModel:
 
     def seen(self, size: Size) -> Size:
         """(height, width) in which the model sees an image of that size."""
-        return scaled_size(size, resize_factor(size, self.run.recipe.data.test_resize)) if self.run else size
+        return resized(size, self.run.recipe.data.test_resize) if self.run else size
 
     def on_meta(self) -> SegmentationModel:
         """The model without weights, to count with."""

@@ -15,13 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
-from PIL import Image
 
 from featherseg import models
 from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime
@@ -35,14 +33,13 @@ from featherseg.data import open_dataset
 from featherseg.data.images import read_image
 from featherseg.data.sequences import SplitBy
 from featherseg.evaluation.scoring import evaluate
-from featherseg.inference.drawing import palette
+from featherseg.inference.drawing import index_image, png_bytes
 from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window
 from featherseg.inference.test_time_augmentation import Pass, masks_of, native
-from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import resize_factor, scale_images, to_image
+from featherseg.layers.resize import preprocess, to_image
 from featherseg.runs import load_run
 
 STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "encode")
@@ -96,9 +93,8 @@ class Opened:
 
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) uint8 -> normalised (B, C, h, w) float32, of the size at which the model sees such images."""
-        images = normalise(pixels.permute(0, 3, 1, 2), self.runtime.mean, self.runtime.std)  # (B, C, H, W)
-        factor = resize_factor((images.shape[2], images.shape[3]), self.runtime.test_resize)
-        return scale_images(images, factor)  # (B, C, h, w)
+        runtime = self.runtime
+        return preprocess(pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize)
 
     @torch.inference_mode()
     def masks(self, out: SegOutput, size: Size) -> np.ndarray:
@@ -110,7 +106,7 @@ class Opened:
 
     def encode(self, masks: np.ndarray) -> list[bytes]:
         """Masks as palette PNGs, which is what `predict` writes."""
-        return [_png(mask, palette(self.runtime.classes)) for mask in masks]
+        return [png_bytes(index_image(mask, self.runtime.classes)) for mask in masks]
 
     def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
         """From files to files in memory, every stage timed; -> times, the model's output, masks (B, H, W)."""
@@ -275,14 +271,6 @@ def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
         return BuildRuntime(model, untrained_classes(), TORCH_BUILDS[build], where)
     run = load_run(source)
     return BuildRuntime(run.model, run.classes, TORCH_BUILDS[build], where, run.recipe.data.test_resize)
-
-
-def _png(mask: np.ndarray, colors: np.ndarray) -> bytes:
-    image = Image.fromarray(mask)
-    image.putpalette(colors.tobytes())
-    into = BytesIO()
-    image.save(into, format="PNG")
-    return into.getvalue()
 
 
 def _alike(times: Sequence[float]) -> bool:

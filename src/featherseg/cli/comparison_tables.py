@@ -91,18 +91,16 @@ def _print_differences(
 
 def _figures(s: CandidateResult) -> tuple[str, ...]:
     """What stands in a model's row; empty where nothing was measured."""
-
-    def number(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
+    from featherseg.reports.page import fixed
 
     return (
         f"{100 * s.miou.mean():.2f}",
         " ".join(f"{100 * miou:.2f}" for miou in s.miou),
-        number(None if s.params is None else s.params / 1e6, 2),
-        number(s.gmacs, 2),
-        number(s.latency.p50_ms, 1),
-        number(s.latency.p95_ms, 1),
-        number(s.latency.memory_mib, 0),
+        fixed(None if s.params is None else s.params / 1e6, 2),
+        fixed(s.gmacs, 2),
+        fixed(s.latency.p50_ms, 1),
+        fixed(s.latency.p95_ms, 1),
+        fixed(s.latency.memory_mib, 0),
     )
 
 

@@ -67,16 +67,13 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
             column.justify = "right"
         console.print(table)
     messages = [
-        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs {_way(row)} "
+        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs "
+        f"{'counted by a convention of its own' if row.convention == 'other' else f'by {row.convention}'} "
         f"at {size_text(row.size)}, {row.classes} classes."
         for row in rows
     ]
     for message in dict.fromkeys(messages):  # rows that differ in their accuracy alone say it once
         console.print(message, soft_wrap=True)
-
-
-def _way(row: PaperTable) -> str:
-    return "counted by a convention of its own" if row.convention == "other" else f"by {row.convention}"
 
 
 def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:

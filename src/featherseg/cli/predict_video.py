@@ -78,7 +78,7 @@ class Moving:
 
         from featherseg.core.files import name_too_long
         from featherseg.inference.video.parts import parts_folder
-        from featherseg.inference.video.segmentation import VideoJob, model_digest, segment_video
+        from featherseg.inference.video.segmentation import VideoJob, run_digest, segment_video
 
         source, target = pair
         if name_too_long(parts_folder(target)):
@@ -86,7 +86,7 @@ class Moving:
                 f"[red]left out[/] {escape(one_line(str(source)))}: its name is too long for what it would become"
             )
             return False
-        job = VideoJob(source, target, model_digest(run), masks_folder(target) if masks else None)
+        job = VideoJob(source, target, run_digest(run), masks_folder(target) if masks else None)
         try:
             with _progress(console, target.name) as progress:
                 result = segment_video(predictor, job, progress)
@@ -201,7 +201,7 @@ def _record(predictor: Predictor, run: str, camera: str, target: Path, console: 
     from rich.markup import escape
 
     from featherseg.inference.video.camera import record
-    from featherseg.inference.video.segmentation import model_digest
+    from featherseg.inference.video.segmentation import run_digest
 
     stop = threading.Event()
     before = signal.getsignal(signal.SIGINT)
@@ -214,7 +214,7 @@ def _record(predictor: Predictor, run: str, camera: str, target: Path, console: 
     console.print(f"recording camera {escape(camera)} to {escape(one_line(str(target)))}; Ctrl-C ends it")
     try:
         with _progress(console, target.name) as progress:
-            recording = record(predictor, camera, target, stop, progress, model=model_digest(run))
+            recording = record(predictor, camera, target, stop, progress, model=run_digest(run))
     finally:
         signal.signal(signal.SIGINT, before)
     console.print(f"{escape(one_line(str(target)))}: {recording.frames} frames, {size_text(recording.size)}")

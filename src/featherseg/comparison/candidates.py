@@ -14,7 +14,7 @@ import torch
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, FeathersegError
-from featherseg.core.files import short_names
+from featherseg.core.files import file_digest, short_names
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
@@ -211,7 +211,7 @@ def _refuse_copies(candidates: Sequence[Candidate]) -> None:
     for files in by_model(candidates).values():
         seen: dict[str, str] = {}
         for one in files:
-            digest = hashlib.sha256((one.path / WEIGHTS).read_bytes()).hexdigest() if one.run else str(one.path)
+            digest = file_digest(one.path / WEIGHTS) if one.run else str(one.path)
             if digest in seen:
                 raise ConfigError(
                     f"{seen[digest]} and {one.name} have the same weights from the same training, so a copy adds "

@@ -6,7 +6,7 @@ from html import escape
 from itertools import pairwise
 
 from featherseg.core.wording import counted
-from featherseg.reports.charts import STYLE, Plot, ticks
+from featherseg.reports.charts import STYLE, Plot, short, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, Mark, place_labels
 
 LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
@@ -112,7 +112,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
         x = plot.at(budget, ys[0])[0]
         parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
-    labels = place_labels([_short(p.name) for p in points], marks, lines)
+    labels = place_labels([short(p.name, LONGEST) for p in points], marks, lines)
     for point, (x, y), box in zip(points, marks, labels, strict=True):
         on = point in kept
         title = f"{point.name}: mIoU {point.miou:.4f}, {_cost(point, quantity)}{', on the front' if on else ''}"
@@ -120,7 +120,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
         parts.append(
             f'<g><title>{escape(title)}</title>{_leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
             f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {_anchor(x, box)} '
-            f'y="{box[3] - 4:.1f}">{escape(_short(point.name))}</text></g>'
+            f'y="{box[3] - 4:.1f}">{escape(short(point.name, LONGEST))}</text></g>'
         )
     title = f"mIoU by {quantity.name}: {counted(len(kept), 'model')} of {len(points)} on the front"
     return (
@@ -157,7 +157,3 @@ def _anchor(x: float, box: Box) -> str:
 
 def _cost(point: Point, quantity: Quantity) -> str:
     return f"{point.cost:.4g} {quantity.unit}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

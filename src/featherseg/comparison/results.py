@@ -11,6 +11,7 @@ from featherseg.comparison.candidates import NOT_RECORDED
 from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pareto_front, pick
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
+from featherseg.evaluation.scoring import number
 from featherseg.uncertainty.bootstrap import Difference, Interval, best
 
 
@@ -49,7 +50,7 @@ class CandidateResult:
             "runs": self.miou.tolist(),
             "pq": None if self.pq is None else float(self.pq.mean()),
             "pq_runs": None if self.pq is None else self.pq.tolist(),
-            "iou": [_number(v) for v in self.class_iou],
+            "iou": [number(v) for v in self.class_iou],
             "params": self.params,
             "gmacs": self.gmacs,
             **asdict(self.latency),
@@ -249,8 +250,4 @@ def _difference(d: Difference, names: Sequence[str], of: str = "miou") -> dict[s
 
 
 def _interval(i: Interval) -> list[float | None]:
-    return [_number(v) for v in (i.value, i.low, i.high)]
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return [number(v) for v in (i.value, i.low, i.high)]

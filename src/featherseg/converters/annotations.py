@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -31,6 +31,11 @@ MOST_SHAPES = 100_000
 
 class UnusableShape(Exception):
     """A shape whose pixels are not known, so that the mask of its image would be wrong: the image is left out."""
+
+
+def unusable(reason: str, *size: Size) -> NoReturn:
+    """What draws a shape, or an image, whose pixels are not known."""
+    raise UnusableShape(reason)
 
 
 class EmptyShape(Exception):

@@ -18,6 +18,7 @@ from featherseg.converters.annotations import (
     Region,
     Shape,
     UnusableShape,
+    unusable,
     whole_region,
 )
 from featherseg.converters.masks import Masks, Part, parts_of, place
@@ -128,17 +129,14 @@ def _images(
             left.add(BOXES, path.name)
             continue
         name = categories.get(category, "") if _is_id(category) else ""
-        draw = partial(_draw, segmentation) if name else _unlisted
+        unlisted = partial(unusable, "annotations of a category that is not listed")
+        draw = partial(_draw, segmentation) if name else unlisted
         shapes[number].append(Shape(name, draw, crowd=bool(row.get("iscrowd"))))
     return images
 
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int | str)
-
-
-def _unlisted(size: Size) -> Region:
-    raise UnusableShape("annotations of a category that is not listed")
 
 
 def _draw(segmentation: Any, size: Size) -> Region:

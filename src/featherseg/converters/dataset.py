@@ -20,9 +20,9 @@ from featherseg.converters.annotations import (
     Canvas,
     EmptyShape,
     Left,
-    Raster,
     UnusableShape,
     class_values,
+    unusable,
 )
 from featherseg.converters.source import KEPT_IN, Source, place_image
 from featherseg.core.errors import DataError
@@ -216,7 +216,7 @@ def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> Anno
     elif before.size and further.size and before.size != further.size:
         reason = "images that are listed twice, in two sizes"
     if reason:
-        return replace(before, raster=partial(_unusable, reason))
+        return replace(before, raster=partial(unusable, reason))
     entry = len(before.shapes)  # groups of two files may have one number
     before.shapes.extend(
         shape if shape.object_id is None else replace(shape, object_id=(entry, shape.object_id))
@@ -224,10 +224,6 @@ def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> Anno
     )
     left.add("further entries of an image that is listed twice (their shapes were joined)", further.name)
     return replace(before, size=before.size or further.size)
-
-
-def _unusable(reason: str) -> Raster:
-    raise UnusableShape(reason)
 
 
 def _keys(found: Sequence[_Found], source: Source) -> list[str]:

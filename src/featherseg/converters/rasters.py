@@ -27,7 +27,7 @@ def code_of(color: Color) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def raster_of(raw: np.ndarray, values: Mapping[int, int], objects: np.ndarray | None = None) -> Raster:
+def raster_of(raw: np.ndarray, values: Mapping[int, int]) -> Raster:
     """Raw numbers (H, W) -> the values of our masks. Raises UnusableShape for a number that stands for nothing."""
     present, places = np.unique(raw, return_inverse=True)
     strangers = [int(number) for number in present if int(number) not in values]
@@ -35,7 +35,7 @@ def raster_of(raw: np.ndarray, values: Mapping[int, int], objects: np.ndarray | 
         shown = color_text(_color(strangers[0])) if strangers[0] > 255 else str(strangers[0])
         raise UnusableShape(f"masks with a value or a colour that stands for no class, such as {shown}")
     table = np.array([values[int(number)] for number in present], np.uint8)
-    return Raster(table[places].reshape(raw.shape), objects)
+    return Raster(table[places].reshape(raw.shape))
 
 
 def _color(code: int) -> Color:

@@ -21,6 +21,7 @@ from featherseg.converters.annotations import (
     Shape,
     UnusableShape,
     placed_region,
+    unusable,
 )
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, points_of
 from featherseg.converters.source import Source, read_json, split_of
@@ -81,17 +82,14 @@ def _image(source: Source, path: Path, classes: dict[str, Color | None], left: L
             left.add(f"objects of the type {kind!r}", name)
             continue
         classes.setdefault(label.strip(), None)
-        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row) if kind in _DRAWN else partial(_unknown, kind)))
+        unknown = partial(unusable, f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles")
+        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row) if kind in _DRAWN else unknown))
     stated = content.get("size")
     size = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
     known = all(type(side) is int and side > 0 for side in size)
     near = path.parent.parent / "img"
     split = split_of(*path.relative_to(source.root).parts[:-1])
     return AnnotatedImage(name, near, shapes, size if known else None, split)  # type: ignore[arg-type]
-
-
-def _unknown(kind: str, size: Size) -> Region:
-    raise UnusableShape(f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles")
 
 
 def _polygon(row: dict[str, Any], size: Size) -> Region:

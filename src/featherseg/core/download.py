@@ -4,7 +4,6 @@ What has come lies in `.NAME.part` beside the target, with `.NAME.part.json`, wh
 Only https is spoken (RFC 9110 for ranges and validators); nothing is unpacked, and no more is taken than was allowed.
 """
 
-import hashlib
 import http.client
 import os
 import re
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
-from featherseg.core.files import load_json, locked, refuse_links, replace_synced, write_json
+from featherseg.core.files import file_digest, load_json, locked, refuse_links, replace_synced, write_json
 from featherseg.core.types import Progress
 
 TRIES = 5
@@ -97,8 +96,7 @@ def download(
 
         # It is whole: is it the one that was asked for?
         try:
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_digest(part)
             if not digest.startswith(sha256):
                 raise DownloadError(
                     f"{address} gave another file than the published one: its sha256 is {digest}, expected one that "

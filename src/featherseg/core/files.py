@@ -49,6 +49,12 @@ MOST_LINES = 2**28
 """Bytes of a JSON-lines file: a record for every ten steps of a training of ten million."""
 
 
+def home_folder() -> Path:
+    """Where featherseg keeps what it fetched or measured: $FEATHERSEG_HOME, or ~/.cache/featherseg if not set."""
+    home = os.environ.get("FEATHERSEG_HOME")
+    return Path(home) if home else Path.home() / ".cache" / "featherseg"
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write(file)` writes: a crash, a full disk or a kill leaves the old or the new file.
 
@@ -242,6 +248,12 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
         with suppress(OSError):
             if os.listdir(path.parent) == [path.name]:
                 path.unlink()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of what a file holds, as hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_digest(*files: Path) -> str:

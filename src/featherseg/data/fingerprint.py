@@ -13,12 +13,12 @@ from pathlib import Path
 
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import DataError
-from featherseg.core.files import write_text
+from featherseg.core.files import file_digest, write_text
 from featherseg.core.types import IGNORE, ClassInfo, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data.pairs import Pair, PairedFiles
 from featherseg.data.panoptic.data import PanopticData
-from featherseg.data.prepared import PreparedData, Source, Stamp, loss_of, sha256
+from featherseg.data.prepared import PreparedData, Source, Stamp, loss_of
 
 SHOWN = 3
 """How many images or classes a difference names."""
@@ -118,7 +118,7 @@ class Fingerprint(Config):
         def digest(pair: Pair) -> str | None:
             try:
                 known = sizes is None or _path(pair, 0).stat().st_size in sizes
-                return sha256(_path(pair, 0)) if known else None
+                return file_digest(_path(pair, 0)) if known else None
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 

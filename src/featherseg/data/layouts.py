@@ -167,7 +167,7 @@ class _Tree:
             name = Path(place).relative_to(top).as_posix()
             depth = 0 if name == "." else name.count("/") + 1
             folders[:] = sorted(f for f in folders if _is_sayable(f)) if depth < MOST_DEPTH else []
-            self.children[name] = [_join(name, child) for child in folders]
+            self.children[name] = [join(name, child) for child in folders]
             for file in sorted(names):
                 stem, ending = os.path.splitext(file)
                 if ending.lower() in IMAGE_SUFFIXES and not file.startswith("."):
@@ -251,7 +251,9 @@ class _Files:
         if not head:
             return {stem.removesuffix(tail) for stem in self.stems if stem.endswith(tail)}
         cut = (stem.rpartition("/") for stem in self.stems)
-        return {f"{below}{bar}{_without(name, affix)}" for below, bar, name in cut if _has(name, affix)}
+        return {
+            f"{below}{bar}{name.removeprefix(head).removesuffix(tail)}" for below, bar, name in cut if _has(name, affix)
+        }
 
     def said(self, affix: Affix) -> Affix:
         """As a dataset.toml says it: a suffix that is an ending itself, as in a.jpg.png, with that of the files."""
@@ -276,10 +278,6 @@ def _has(name: str, affix: Affix) -> bool:
     """Whether a name without folders has a prefix and a suffix, and something between them where both are given."""
     head, tail = affix
     return name.startswith(head) and name.endswith(tail) and (not head or len(name) > len(head) + len(tail))
-
-
-def _without(name: str, affix: Affix) -> str:
-    return name.removeprefix(affix[0]).removesuffix(affix[1])
 
 
 def looks_like_mask(raw: np.ndarray) -> bool:
@@ -325,7 +323,7 @@ def _beside(tree: _Tree, folders: Sequence[str]) -> list[FolderPair]:
     found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
     plain = {name for pair in found if not pair.by_prefix for name in (pair.images, pair.masks)}
     found = [pair for pair in found if not pair.by_prefix or plain.isdisjoint((pair.images, pair.masks))]
-    found.sort(key=lambda pair: (-pair.count, -_likeness(pair.images, pair.masks)))
+    found.sort(key=lambda pair: (-pair.count, -SequenceMatcher(None, pair.images, pair.masks).ratio()))
 
     # Each folder of images with every folder of masks that is not nearer, by its name, to another folder of images
     owner: dict[str, str] = {}
@@ -417,10 +415,6 @@ def _implied(affixes: tuple[Affix, Affix], known: tuple[Affix, Affix]) -> bool:
     return more[0] == more[1]
 
 
-def _likeness(first: str, second: str) -> float:
-    return SequenceMatcher(None, first, second).ratio()
-
-
 def _says_mask(name: str) -> bool:
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words)
@@ -437,7 +431,8 @@ def _above(name: str) -> list[str]:
     return [".", *("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
 
 
-def _join(folder: str, name: str) -> str:
+def join(folder: str, name: str) -> str:
+    """The path of something in a folder that is itself named from the top, "."."""
     return name if folder == "." else f"{folder}/{name}"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.core.files import append_line, read_lines, write_bytes
+from featherseg.core.files import append_line, home_folder, read_lines, write_bytes
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files
 from featherseg.core.wording import counted
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
@@ -36,8 +36,7 @@ log = logging.getLogger("featherseg")
 
 def mirror_folder() -> Path:
     """Where the copies lie."""
-    home = os.environ.get("FEATHERSEG_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "mirror"
+    return home_folder() / "mirror"
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featherseg.core.files import read_lines
+from featherseg.core.files import file_digest, home_folder, read_lines
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.datasets.bdd100k_panoptic import BDD100KPanoptic
 from featherseg.data.images import MAX_PIXELS
@@ -69,7 +69,7 @@ class Source:
     def of(cls, path: Path) -> "Source":
         """The file as it is now. Raises OSError."""
         stamp = stamp_of(path)
-        return cls(stamp, sha256(path))
+        return cls(stamp, file_digest(path))
 
     def is_current(self, path: Path, compared: MutableMapping[Path, Stamp]) -> bool:
         """Whether the file still holds what was read: by its stamp, or by its content where that is another.
@@ -79,7 +79,7 @@ class Source:
         stamp = stamp_of(path)
         if stamp is not None and stamp in (self.stamp, compared.get(path)):
             return True
-        if sha256(path) != self.sha256:
+        if file_digest(path) != self.sha256:
             return False
         if stamp is not None:
             compared[path] = stamp
@@ -91,12 +91,6 @@ def stamp_of(path: Path) -> Stamp | None:
     stat = path.stat()
     settled = time.time() - stat.st_ctime_ns / 1e9 > SETTLED_SECONDS
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if settled else None
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file's content. Raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -366,10 +360,8 @@ def cache_folders(root: Path) -> list[Path]:
     folder = os.environ.get("FEATHERSEG_CACHE")
     if folder:
         return [] if folder == "off" else [Path(folder)]
-    home = os.environ.get("FEATHERSEG_HOME")
-    users = Path(home) if home else Path.home() / ".cache" / "featherseg"
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return [root / ".featherseg", users / "data" / place]
+    return [root / ".featherseg", home_folder() / "data" / place]
 
 
 def folder_name(dataset: str) -> str:

@@ -20,7 +20,7 @@ from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels
-from featherseg.data.layouts import Reading, find_readings
+from featherseg.data.layouts import Reading, find_readings, join
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
@@ -239,7 +239,7 @@ def _sources(reading: Reading, values: MaskValues, names: dict[str, str]) -> tup
         if any(inside == "" for _, inside in places):
             return plain
         found = [
-            SourceTable(images=_join(plain[0].images, inside), masks=_join(plain[0].masks, inside))
+            SourceTable(images=join(plain[0].images, inside), masks=join(plain[0].masks, inside))
             for _, inside in places
         ]
         held = list(values.folders.values())
@@ -436,10 +436,6 @@ def _channels(pairs: Sequence[Pair]) -> int:
         except DataError:
             continue
     return max(found, default=3)
-
-
-def _join(folder: str, name: str) -> str:
-    return name if folder == "." else f"{folder}/{name}"
 
 
 @lru_cache(maxsize=4)

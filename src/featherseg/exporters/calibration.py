@@ -14,8 +14,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
-from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import resize_factor, scale_images
+from featherseg.layers.resize import preprocess
 from featherseg.runs import Run
 
 CHECKED = 4
@@ -45,8 +44,7 @@ class Images(Sequence[Tensor]):
             return Images(self.run, self.data, self.indices[index])
         image = self.data[self.indices[index]].image  # (H, W, C)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
-        pixels = normalise(pixels, self.run.model.mean, self.run.model.std)
-        return scale_images(pixels, resize_factor(image.shape[:2], self.run.recipe.data.test_resize))
+        return preprocess(pixels, self.run.model.mean, self.run.model.std, self.run.recipe.data.test_resize)
 
     @property
     def keys(self) -> list[str]:

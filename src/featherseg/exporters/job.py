@@ -12,7 +12,7 @@ from featherseg.core.types import ClassInfo, Resize, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.resize import resize_factor, scaled_size
+from featherseg.layers.resize import resized
 from featherseg.recipe import PanopticTable
 
 DEFAULT_SIZE = (512, 1024)
@@ -66,8 +66,7 @@ class Facts:
 
         It is what the model sees of an image of used_size, else of image_size.
         """
-        size = self.used_size or self.image_size or DEFAULT_SIZE
-        return scaled_size(size, resize_factor(size, self.test_resize))
+        return resized(self.used_size or self.image_size or DEFAULT_SIZE, self.test_resize)
 
 
 def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dict[str, str]:

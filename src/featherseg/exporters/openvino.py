@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.errors import require
+from featherseg.core.files import file_digest
 from featherseg.exporters.job import Job
 from featherseg.exporters.quiet import quiet
-from featherseg.inference.runtimes.openvino import SECTION, WEIGHTS_HASH, weights_hash
+from featherseg.inference.runtimes.openvino import SECTION, WEIGHTS_HASH
 
 
 def write(job: Job) -> None:
@@ -30,7 +31,7 @@ def save(model: Any, path: Path, metadata: dict[str, str]) -> None:
     openvino: Any = require("openvino", "openvino", "OpenVINO export")
     with quiet(f"OpenVINO cannot write {path.name}", advice="Is the disk full?"):  # it tells by a kind of its own
         openvino.save_model(model, path, compress_to_fp16=False)
-        texts = {**metadata, WEIGHTS_HASH: weights_hash(path.with_suffix(".bin"))}
+        texts = {**metadata, WEIGHTS_HASH: file_digest(path.with_suffix(".bin"))}
         for key, text in texts.items():
             model.set_rt_info(text, [SECTION, key])
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -7,7 +7,6 @@ ONNX file, a script that builds the engine with TensorRT's Python package, and a
 import json
 from importlib.resources import files
 
-from featherseg.core.types import Size
 from featherseg.core.wording import one_line
 from featherseg.exporters.job import Job
 
@@ -34,9 +33,7 @@ def write(job: Job) -> None:
     (folder / "model.json").write_text(json.dumps(job.metadata, indent=2, ensure_ascii=False), encoding="utf-8")
     script = files("featherseg.exporters") / "tensorrt_files" / "build_engine.py"
     (folder / "build_engine.py").write_bytes(script.read_bytes())
-    (folder / "README.txt").write_text(_note(job.facts.name, job.facts.fixed_size), encoding="utf-8")
-
-
-def _note(name: str, size: Size) -> str:
-    height, width = size
-    return NOTE.format(name=one_line(name), height=height, width=width, largest=f"{2 * height}x{2 * width}")
+    height, width = job.facts.fixed_size
+    largest = f"{2 * height}x{2 * width}"
+    note = NOTE.format(name=one_line(job.facts.name), height=height, width=width, largest=largest)
+    (folder / "README.txt").write_text(note, encoding="utf-8")

@@ -40,6 +40,7 @@ from featherseg.inference.inputs import read_ahead
 from featherseg.inference.manifest import DONE, FAILED, MASK, STOPPED, Image, Listed, Manifest, Record, read_known
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.runtimes.pytorch import weight_bytes
 from featherseg.inference.settings import InferenceSettings
 
 MANIFEST, SETTINGS = "predictions.jsonl", "settings.json"
@@ -297,17 +298,9 @@ def model_digest(runtime: Runtime, run: str) -> str:
     if not isinstance(model, nn.Module):
         return content_digest(Path(run), Path(run).with_suffix(".bin"))
     weights = hashlib.sha256()
-    for value in model.state_dict().values():
-        weights.update(value.detach().cpu().float().numpy().tobytes())
+    for content in weight_bytes(model):
+        weights.update(content)
     return weights.hexdigest()
-
-
-def in_this_process(job: Job, folder: Path, tasks: int, size: int) -> Iterator[list[Record]]:
-    """An Execute without a cluster: every task, one after the other."""
-    worker, manifest = Worker(job), Manifest(folder)
-    with manifest:
-        for number in range(tasks):
-            yield list(worker.predict(manifest.share(number, size)))
 
 
 class _RayWorker:

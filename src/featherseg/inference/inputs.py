@@ -33,9 +33,10 @@ class InputImage:
     pixels: np.ndarray
     name: str
 
-    def is_like(self, other: "InputImage") -> bool:
-        """Of one size and type, so that both can go through a model together."""
-        return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
+
+def alike(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two images are of one size and type, so that both can go through a model together."""
+    return first.shape == second.shape and first.dtype == second.dtype
 
 
 def read_ahead(

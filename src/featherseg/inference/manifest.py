@@ -54,7 +54,6 @@ class Manifest:
 
     def __init__(self, folder: Path, *, recording: bool = False) -> None:
         self._db = sqlite3.connect(folder / "plan.db", check_same_thread=False)
-        self.recording = recording
         if recording:
             self._db.execute("ATTACH ? AS results", (str(folder / "results.db"),))
             self._db.execute("PRAGMA results.journal_mode = OFF")

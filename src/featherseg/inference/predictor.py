@@ -18,7 +18,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
-from featherseg.inference.inputs import InputImage, fetched, read_ahead, read_input
+from featherseg.inference.inputs import InputImage, alike, fetched, read_ahead, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -209,7 +209,7 @@ class Predictor:
         """In order; neighbours of one form go through the model together, at most `batch` of them."""
         waiting: list[InputImage] = []
         for image in images:
-            if waiting and not waiting[0].is_like(image):
+            if waiting and not alike(waiting[0].pixels, image.pixels):
                 yield from self._together(waiting)
                 waiting = []
             waiting.append(image)

@@ -1,5 +1,7 @@
 """Sizes: how images are padded before a model and how its logits come back to the image."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,11 +9,17 @@ from torch import Tensor
 from featherseg.core.types import Resize, SegOutput, Size
 from featherseg.kernels import resize_bilinear
 from featherseg.kernels.library import trains_here
+from featherseg.layers.normalise import normalise
 
 
 def resize_factor(size: Size, fit: Resize | None) -> float:
     """The factor that makes an image of `size` as large as `fit` allows, smaller or larger; 1 without `fit`."""
     return 1.0 if fit is None else min(fit[0] / min(size), fit[1] / max(size))
+
+
+def resized(size: Size, fit: Resize | None) -> Size:
+    """(height, width) that an image of `size` has where it is made as large as `fit` allows."""
+    return scaled_size(size, resize_factor(size, fit))
 
 
 def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
@@ -27,6 +35,11 @@ def scale_images(images: Tensor, factor: float) -> Tensor:
         return images
     size = scaled_size((images.shape[2], images.shape[3]), factor)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def preprocess(images: Tensor, mean: Sequence[float], std: Sequence[float], fit: Resize | None) -> Tensor:
+    """Images as a model sees them: normalised, as `normalise` does it, then as large as `fit` allows, (B, C, h, w)."""
+    return scale_images(normalise(images, mean, std), resize_factor((images.shape[2], images.shape[3]), fit))
 
 
 def scaled_size(size: Size, factor: float) -> Size:

@@ -18,6 +18,7 @@ from featherseg.data.fingerprint import files_of
 from featherseg.data.images import image_size, read_image
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.runtimes.pytorch import weight_bytes
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.ranking.measures import measure
 from featherseg.runs import Run
@@ -121,8 +122,8 @@ def _digest_of(runtime: Runtime, run: str | Path | Run) -> str:
     if not isinstance(model, nn.Module):
         return str((str(run), *_stat(Path(str(run)))))
     weights = hashlib.sha256(str(own_settings(runtime)).encode())
-    for value in model.state_dict().values():
-        weights.update(value.detach().cpu().float().numpy().tobytes())
+    for content in weight_bytes(model):
+        weights.update(content)
     return weights.hexdigest()
 
 

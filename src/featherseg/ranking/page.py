@@ -1,13 +1,11 @@
 """The page of a ranking: the listed images, what the model predicts, and where it is uncertain."""
 
-import base64
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from featherseg.core.files import write_text
@@ -16,7 +14,7 @@ from featherseg.data.images import read_image
 from featherseg.inference.drawing import overlay, rgb_view
 from featherseg.inference.predictor import Predictor
 from featherseg.ranking.measures import measure
-from featherseg.reports.examples import webp
+from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render
 
 if TYPE_CHECKING:
@@ -73,6 +71,5 @@ def _panels(path: Path, predictor: Predictor) -> list[tuple[str, Any]]:
     panels = []
     for name, panel in drawn:
         panel.thumbnail((SIDE, SIDE))
-        content = base64.b64encode(webp(panel, lossless=False)).decode()
-        panels.append((name, Markup(f"data:image/webp;base64,{content}")))
+        panels.append((name, data_uri(webp(panel, lossless=False))))
     return panels

@@ -69,9 +69,9 @@ def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Po
     return [(float(step), float(v)) for step, v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most `most` points: neighbours are averaged in groups of one size."""
-    group = math.ceil(len(points) / most)
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most MAX_POINTS points: neighbours are averaged in groups of one size."""
+    group = math.ceil(len(points) / MAX_POINTS)
     chunks = [points[i : i + group] for i in range(0, len(points), group)]
     return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
 
@@ -86,13 +86,18 @@ def smoothed(points: Sequence[Point], reach: int = 8) -> list[Point]:
     return result
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten apart) that span `low` .. `high`, at most about + 2 of them."""
+def short(name: str, longest: int) -> str:
+    """A name as a label, cut after so many letters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers (1, 2, 5 times a power of ten apart) that span `low` .. `high`, at most 7 of them."""
     largest = max(abs(low), abs(high))
     if high - low <= max(1e-9 * largest, 1e-300):  # one value: room above and below it
         room = largest / 2 if largest > 1e-300 else 0.5
         low, high = low - room, high + room
-    rough = (high - low) / about
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -3,27 +3,29 @@
 They lie in RUN/images/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from featherseg.core.files import load_json, write_bytes, write_json
 from featherseg.core.old_names import OLD_EXAMPLES
-from featherseg.core.types import IGNORE, ClassInfo, Sample, SegmentationData
+from featherseg.core.types import ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
-from featherseg.inference.drawing import overlay_panoptic, rgb_view
+from featherseg.inference.drawing import color_mask, overlay_panoptic, rgb_view
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 
 FOLDER, INDEX = "examples", "examples.json"
 PANELS = ("image", "ground truth", "prediction")
+DRAWN = 4  # best images, and as many worst
 MAX_SIDE = 640  # pixels; larger images are shrunk for the page
-IGNORE_COLOR = (0, 0, 0)
 OPACITY = 0.7
 """Of the colours of objects and regions over the image."""
 
@@ -47,15 +49,14 @@ def draw_examples(
     data: SegmentationData,
     mious: Mapping[str, float],
     inference: InferenceSettings | None = None,
-    count: int = 4,
 ) -> list[Example]:
-    """Predict and draw the `count` best and worst images of `data` into RUN/examples, replacing the earlier ones.
+    """Predict and draw the best and worst images of `data` into RUN/examples, replacing the earlier ones.
 
     mious: the mIoU (0..1) of single images by key, as an evaluation with `inference` gives them; images without a
-    figure are left out. Fewer than 2 count images are shared out, none is drawn twice.
+    figure are left out. DRAWN are of each kind; fewer than twice that are shared out, none is drawn twice.
     """
     folder = run_path / FOLDER
-    chosen = choose(mious, count)
+    chosen = choose(mious, DRAWN)
     index = {key: i for i, key in enumerate(data.keys)}
     write_json(folder / INDEX, [])  # while they are drawn none is shown
     for example in chosen:
@@ -73,7 +74,7 @@ def panels(
     """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image, inference))
-        return [rgb_view(sample.image), *(painted(mask, classes) for mask in masks)]
+        return [rgb_view(sample.image), *(color_mask(mask, classes) for mask in masks)]
     ((_, found),) = predict_panoptic(runtime, sample.image[None], inference)
     label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
     seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (label, found)]
@@ -123,13 +124,6 @@ def panel_file(run_path: Path, example: Example, panel: str) -> Path:
     return folder / example.file("truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel)
 
 
-def painted(label: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
-    """(H, W) class ids in the classes' colours; what is no class is black."""
-    palette = np.full((IGNORE + 1, 3), IGNORE_COLOR, dtype=np.uint8)
-    palette[: len(classes)] = [info.color for info in classes]
-    return Image.fromarray(palette[label])  # (H, W, 3)
-
-
 def webp(image: Image.Image, *, lossless: bool) -> bytes:
     """The bytes of a WebP file, no side longer than MAX_SIDE; drawn masks are shrunk without mixing colours."""
     height, width = image.height, image.width
@@ -140,3 +134,8 @@ def webp(image: Image.Image, *, lossless: bool) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "WEBP", lossless=lossless, quality=85)
     return buffer.getvalue()
+
+
+def data_uri(content: bytes) -> Markup:
+    """A WebP file as the address of an image inside a page."""
+    return Markup(f"data:image/webp;base64,{b64encode(content).decode()}")

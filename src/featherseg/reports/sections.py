@@ -1,6 +1,5 @@
 """What the report says of a run: its evidence, and the sections of sections.html that show it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.evaluation.scoring import marks
 from featherseg.reports.charts import loss_chart, miou_chart
-from featherseg.reports.examples import PANELS, Example, panel_file
+from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
 from featherseg.reports.page import macro, percent
 from featherseg.runs import Run
 
@@ -82,7 +81,7 @@ def section_html(name: str, e: Evidence) -> str:
         flat=_flat,
         settings_of=_settings,
         file_name=lambda path: Path(path).name,
-        data_uri=_data_uri,
+        data_uri=lambda run, example, panel: data_uri(panel_file(run, example, panel).read_bytes()),
         charts_of=lambda metrics: Markup(loss_chart(metrics) + miou_chart(metrics)),
     )
 
@@ -127,10 +126,6 @@ def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
     """(share of the truth's pixels, ground truth, prediction) of every mistake that occurs, the largest share first."""
     mistakes = [(share, t, p) for t, row in enumerate(rows) for p, share in enumerate(row) if t != p and share > 0]
     return sorted(mistakes, key=lambda mistake: (-mistake[0], mistake[1:]))
-
-
-def _data_uri(run: Path, example: Example, panel: str) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(panel_file(run, example, panel).read_bytes()).decode()}"
 
 
 def _settings(run: Run) -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from featherseg.inference.inputs import alike
 from featherseg.inference.predictor import Prediction
 
 Predict = Callable[[list[np.ndarray]], Sequence[Prediction]]
@@ -24,9 +25,6 @@ turns = threading.Lock()
 class _Job:
     pixels: np.ndarray  # (H, W, C)
     answer: "Future[Prediction]" = field(default_factory=Future)
-
-    def is_like(self, other: "_Job") -> bool:
-        return self.pixels.shape == other.pixels.shape and self.pixels.dtype == other.pixels.dtype
 
 
 class Worker:
@@ -84,8 +82,8 @@ class Worker:
                 self._changed.wait()
             if not self._jobs:
                 return []
-            first = self._jobs[0]
-            taken = [job for job in self._jobs if job.is_like(first)][: self.batch]
+            first = self._jobs[0].pixels
+            taken = [job for job in self._jobs if alike(job.pixels, first)][: self.batch]
             for job in taken:
                 self._jobs.remove(job)
             return taken

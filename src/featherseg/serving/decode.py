@@ -1,6 +1,5 @@
 """From the bytes of a request to an image; what it is, its content alone says."""
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,17 +7,13 @@ import numpy as np
 
 from featherseg.core.errors import DataError, TooLarge
 from featherseg.core.types import Size
+from featherseg.data.image_headers import MOST_SCANS, scan_count
 from featherseg.data.images import EncodedImage, image_size, read_image
 from featherseg.serving.refusal import Refused
 
 T = TypeVar("T")
 
-MOST_SCANS = 64
-"""Of a progressive JPEG: encoders write about ten, and the whole image is gone over for each."""
-
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those of a JPEG that begin or end something
-_SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
 def size_of(content: bytes, most_pixels: int) -> Size:
@@ -43,15 +38,6 @@ def size_of(content: bytes, most_pixels: int) -> Size:
 def decode(content: bytes, channels: int) -> np.ndarray:
     """The image as (H, W, channels) uint8 or uint16, as `featherseg predict` reads it. Raises Refused: 400, 413."""
     return _readable(lambda source: read_image(source, channels), content)
-
-
-def scan_count(content: bytes) -> int:
-    """How many scans a JPEG has, read from its markers."""
-    scans, place = 0, 0
-    while (found := _MARKER.search(content, place)) and found[0] != _END:
-        scans += found[0] == _SCAN
-        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
-    return scans
 
 
 def _readable(read: Callable[[EncodedImage], T], content: bytes) -> T:

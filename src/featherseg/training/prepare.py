@@ -23,6 +23,7 @@ from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import choose_crop, class_statistics, largest_size, median_frequency, typical_size
 from featherseg.data.teacher_outputs import Teaching
+from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
@@ -44,7 +45,6 @@ from featherseg.training.teaching import (
     OUTPUTS,
     check_teachers,
     open_teaching,
-    open_unlabelled,
     refuse_own_folder,
     teacher_row,
 )
@@ -138,10 +138,17 @@ def test_of(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
         return {}
 
 
-def check_request(
-    request: Request, say: Say
-) -> tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]:
-    """All that can be wrong is found here; -> recipe, (train, val), model at its start, record of its weights."""
+Checked = tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]
+"""A recipe as written and resolved, (train, val), the model at its start, the record of its weights."""
+
+
+def check_request(request: Request, say: Say) -> Checked:
+    """All that can be wrong is found here."""
+    return _check(request, say)[0]
+
+
+def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledImages | None]:
+    """As `check_request`, and the teachers with their images without masks."""
     file, recipe = request.read()
     rule = None if request.objects.data else share_rule(recipe.data.name)
     if recipe.data.split_by is None:  # kept, whatever the dataset.toml will say later
@@ -159,8 +166,7 @@ def check_request(
         init = os.path.abspath(init)
     net, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
     check_instances(recipe, net, train, request.objects)
-    check_teachers(recipe, net, train, request.objects)
-    return file, recipe, (train, val), net, loaded
+    return (file, recipe, (train, val), net, loaded), *check_teachers(recipe, net, train, request.objects)
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,8 @@ class Training:
 def begin(request: Request, out: Path, say: Say) -> Training:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
     # Data and model, opened once: what is wrong is found here
-    file, recipe, (train, val), net, loaded = check_request(request, say)
+    (file, recipe, (train, val), net, loaded), teachers, unlabelled = _check(request, say)
+    refuse_own_folder(teachers, out)
 
     # What the recipe leaves open becomes a number, and must fit into the memory
     size, asked = typical_size(train), recipe
@@ -190,16 +197,14 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, say)
-    teachers = check_teachers(recipe, net, train, request.objects)
-    refuse_own_folder(teachers, out)
     rows = tuple(teacher_row(run) for run in teachers)
     own_data = request.objects.data is not None
-    teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data)
+    teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data, unlabelled=unlabelled)
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
     # no run
     write_class_points(out, recipe, train, say)
-    splits = {"train": train, "val": val, **unlabelled_of(recipe, train)}
+    splits = {"train": train, "val": val} | ({"unlabelled": unlabelled} if unlabelled else {})
     test = test_of(recipe, request.objects)
     known = Fingerprint.of(splits | test)
     known.save(out / DATA)
@@ -259,12 +264,6 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_info(out, info)
     run = Run(out, info, request.objects.model)
     return Training(run, recipe, train, val, net, request.objects, estimated, teaching)
-
-
-def unlabelled_of(recipe: Recipe, train: SegmentationData) -> dict[str, SegmentationData]:
-    """The images without masks, as a split of the data that a run is known by; none where the recipe names none."""
-    found = open_unlabelled(recipe, train)
-    return {} if found is None else {"unlabelled": found}
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:

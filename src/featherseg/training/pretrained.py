@@ -16,12 +16,11 @@ from featherseg.backbones.weights import (
     load_official,
     read_state,
     record_path,
-    sha256_of,
     weights_folder,
 )
 from featherseg.core.download import download
 from featherseg.core.errors import WeightsError
-from featherseg.core.files import write_json
+from featherseg.core.files import file_digest, write_json
 from featherseg.core.types import Progress
 from featherseg.layers.model import Backbone
 
@@ -66,7 +65,7 @@ def fetch_pretrained(name: str, progress: Progress | None = None, *, loopback: b
     source = PRETRAINED.get(name)
     if not isinstance(source, DownloadedFile) or source.path() or not (source.fetched or loopback):
         path = find_pretrained(name)
-        return path, sha256_of(path)
+        return path, file_digest(path)
 
     def check(part: Path) -> None:
         try:

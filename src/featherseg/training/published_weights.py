@@ -3,7 +3,6 @@
 It needs no Lightning.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.backbones.weights import load_official, read_state
 from featherseg.core.errors import ConfigError, RunError, WeightsError
-from featherseg.core.files import check_folder, write_json, write_text
+from featherseg.core.files import check_folder, file_digest, write_json, write_text
 from featherseg.core.machine import environment
 from featherseg.core.types import DataFacts, Size
 from featherseg.core.wording import counted
@@ -121,9 +120,7 @@ def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: C
     if unused:
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
         say(f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}")
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return {"imported": path.name, "sha256": digest, "licence": request.licence.strip(), "unused": unused}
+    return {"imported": path.name, "sha256": file_digest(path), "licence": request.licence.strip(), "unused": unused}
 
 
 def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -99,7 +99,7 @@ class Recorder(Checkpoint):
         if save:
             pl_module.check_finite(step)
         if validate:
-            record |= trainer.strategy.broadcast(self._validate(step, pl_module) if trainer.is_global_zero else {})
+            record |= trainer.strategy.broadcast(self._validate(pl_module) if trainer.is_global_zero else {})
             self._judge(record, last)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
@@ -113,7 +113,7 @@ class Recorder(Checkpoint):
         if stop:
             raise SIGTERMException
 
-    def _validate(self, step: int, module: SegmentationModule) -> dict[str, Any]:
+    def _validate(self, module: SegmentationModule) -> dict[str, Any]:
         """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
         state = {key: value.detach().clone() for key, value in module.kept_state().items()}
         model = self.run.untrained_model()

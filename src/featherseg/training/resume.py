@@ -11,8 +11,8 @@ from featherseg.data.fingerprint import Fingerprint, class_differences, read_fin
 from featherseg.data.pairs import NamedData
 from featherseg.recipe import ModelTable, Recipe, TrainTable, override_recipe, with_absolute_paths
 from featherseg.runs import DATA, Run, find_run, open_run
-from featherseg.training.prepare import OBJECT_RECIPE, Request, Say, unlabelled_of
-from featherseg.training.teaching import teacher_row
+from featherseg.training.prepare import OBJECT_RECIPE, Request, Say
+from featherseg.training.teaching import open_unlabelled, teacher_row
 
 FREE = {"data.workers", "train.device", "train.checkpoint_seconds", "train.loggers"}
 FREE |= {"train.devices", "train.nodes", "train.rank_seconds"}
@@ -127,7 +127,10 @@ def check_same_data(run: Run, recipe: Recipe, data: tuple[SegmentationData, Segm
     Raises DataError naming everything that differs. Of such an older run only the classes are compared.
     """
     train, val = data
-    splits, known = {"train": train, "val": val, **unlabelled_of(recipe, train)}, read_fingerprint(run.path / DATA)
+    splits: dict[str, SegmentationData] = {"train": train, "val": val}
+    if unlabelled := open_unlabelled(recipe, train):
+        splits["unlabelled"] = unlabelled
+    known = read_fingerprint(run.path / DATA)
     if known is None:
         different = class_differences([(info.name, info.thing) for info in run.classes], train.classes)
     else:

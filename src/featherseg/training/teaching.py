@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
-from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.files import append_line, check_folder, file_digest, locked, refuse_links, write_text
 from featherseg.core.storage import is_remote
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted, size_text
@@ -35,7 +35,6 @@ from featherseg.data.prepared import (
     aligned,
     cache_folders,
     folder_name,
-    sha256,
     stamp_of,
 )
 from featherseg.data.prepared_writer import FLUSH_BYTES
@@ -100,14 +99,17 @@ def check_pupil(recipe: Recipe, net: SegmentationModel, objects: Objects) -> Non
         raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
 
 
-def check_teachers(recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects) -> list[Run]:
-    """The runs that teach, opened. Raises ConfigError or RunError where one is missing or cannot teach this training.
+def check_teachers(
+    recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects
+) -> tuple[list[Run], UnlabelledImages | None]:
+    """The runs that teach and the images without masks, opened.
 
-    Also where there is no image in the folder of those without masks: DataNotFound.
+    Raises ConfigError or RunError where a run is missing or cannot teach this training, DataNotFound where there is no
+    image in the folder of those without masks.
     """
     runs: list[Run] = []
     if not recipe.teacher.runs:
-        return runs
+        return runs, None
     check_pupil(recipe, net, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
@@ -129,8 +131,7 @@ def check_teachers(recipe: Recipe, net: SegmentationModel, train: SegmentationDa
         if not (run.path / WEIGHTS).is_file():
             raise RunError(f"{name} has no weights yet: its training has not reached the first validation.")
         runs.append(run)
-    open_unlabelled(recipe, train)
-    return runs
+    return runs, open_unlabelled(recipe, train)
 
 
 def _shown(names: Sequence[str]) -> str:
@@ -145,7 +146,7 @@ def refuse_own_folder(runs: Sequence[Run], out: Path) -> None:
 
 def teacher_row(run: Run) -> TeacherRow:
     """What is kept of a teacher; `outputs` is the digest of all that decides what it says of an image."""
-    weights, model = sha256(run.path / WEIGHTS), run.recipe.model
+    weights, model = file_digest(run.path / WEIGHTS), run.recipe.model
     classes = [row.name for row in run.info.classes]
     resize = run.recipe.data.test_resize
     facts = [FORMAT_VERSION, weights, model.name, model.options, run.info.channels, classes, resize]
@@ -172,17 +173,19 @@ def open_teaching(
     say: Say,
     *,
     own_data: bool = False,
+    unlabelled: UnlabelledImages | None = None,
 ) -> Teaching | None:
     """What the teachers say of all images; what is not kept yet is computed first. None without teachers.
 
     rows: what is known of the teachers; their runs are opened only where something is to be computed. own_data: train
-    was given as an object, so the recipe does not tell where it lies. Crop is a number in the recipe. Raises
-    ConfigError, RunError or DataError where it cannot be computed, FeathersegError where the disk has no room.
+    was given as an object, so the recipe does not tell where it lies. unlabelled: the images without masks of the
+    recipe, where they are open already. Crop is a number in the recipe. Raises ConfigError, RunError or DataError where
+    it cannot be computed, FeathersegError where the disk has no room.
     """
     if not recipe.teacher.runs:
         return None
     assert recipe.augment.crop is not None
-    unlabelled = open_unlabelled(recipe, train)
+    unlabelled = unlabelled or open_unlabelled(recipe, train)
     images = [*_images(train), *(_images(unlabelled) if unlabelled else ())]
 
     # What is there already, and what the images hold: a file is read only where no stamp tells

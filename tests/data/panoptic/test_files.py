@@ -16,7 +16,6 @@ from featherseg.data.panoptic.files import (
     from_colors,
     read_ids,
     read_panoptic_json,
-    read_two_channels,
     to_colors,
     write_ids,
 )
@@ -104,28 +103,6 @@ def test_real_files_read_and_write_back_the_same(shared: Path, tmp_path: Path, n
         ours = {segment["id"]: segment for segment in written}
         for segment in theirs["segments_info"]:
             assert segment.items() <= ours[segment["id"]].items()
-
-
-@pytest.mark.data
-def test_both_forms_of_the_real_image_tell_the_same(shared: Path):
-    """The two-channel PNG and the colours: the same segments, though under other ids."""
-    ids = read_ids(shared / COCO / "panoptic_val2017/000000142238.png")
-    content = read_panoptic_json(shared / COCO / "panoptic_val2017.json")
-    two, segments = read_two_channels(shared / COCO / "panoptic_2ch/000000142238.png")
-    matched = np.unique(np.stack([ids.ravel(), two.ravel()]), axis=1)
-    assert matched.shape[1] == len(np.unique(ids)) == len(np.unique(two)) == 19
-    known = {segment["id"]: segment for segment in content.annotations[0].dicts()}
-    ours = {segment["id"]: segment for segment in segments}
-    for one, other in matched.T.tolist():
-        if one:
-            keys = ("category_id", "area", "iscrowd")
-            assert [known[one][key] for key in keys] == [ours[other][key] for key in keys]
-
-
-def test_blue_in_a_two_channel_image_is_refused(tmp_path):
-    Image.new("RGB", (2, 2), (1, 0, 9)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png has values in blue"):
-        read_two_channels(tmp_path / "a.png")
 
 
 # The JSON

@@ -4,15 +4,12 @@ Masks are the bitmasks of the release; docs/data/bdd100k-panoptic.md shows the f
 """
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.files import write_atomic
 from featherseg.core.types import IGNORE, ClassInfo, DataFacts, Sample
 from featherseg.data.datasets.bdd100k import BDD100K_LICENCE
 from featherseg.data.images import read_image
@@ -68,12 +65,6 @@ CATEGORY_IDS = tuple(range(1, len(BDD100K_PANOPTIC_CLASSES) + 1))
 
 IGNORED, CROWD = 1, 2
 """Bits of a bitmask's flags; 4 = occluded and 8 = truncated are not read."""
-
-STUFF = 30
-"""The last category id of stuff, and the last id of a segment that is stuff."""
-
-MAX_INSTANCE = 65535
-"""The largest id that a bitmask holds."""
 
 MASKS = "labels/pan_seg/bitmasks"
 
@@ -193,27 +184,6 @@ def _read_bytes(path: Path) -> np.ndarray:
         raise
     except DataError as error:
         raise DataError(f"{error} {_FORMAT}") from None
-
-
-def write_bitmask(path: Path, panoptic: Panoptic) -> None:
-    """Write a segmentation with category ids 1 to 40 as a bitmask, whole or not at all.
-
-    Stuff gets its category id as id, things are numbered from 31 in their order, as the toolkit numbers them. Raises
-    DataError for a category above 40, or more things than two bytes can number.
-    """
-    ids, segments = panoptic
-    known, colors = np.zeros(len(segments) + 1, dtype=np.int64), np.zeros((len(segments) + 1, 4), dtype=np.uint8)
-    number = STUFF
-    for row, segment in enumerate(segments, start=1):
-        category = segment["category_id"]
-        number += category > STUFF
-        if category not in CATEGORY_IDS or number > MAX_INSTANCE:
-            raise DataError(f"{path} cannot contain a segment {number} of category {category}. {_FORMAT}")
-        shown, flags = number if category > STUFF else category, CROWD * bool(segment.get("iscrowd"))
-        known[row], colors[row] = segment["id"], (category, flags, shown >> 8, shown & 255)
-    order = np.argsort(known)
-    bitmask = Image.fromarray(colors[order[np.searchsorted(known[order], ids)]])  # (H, W, 4)
-    write_atomic(path, partial(bitmask.save, format="PNG"))
 
 
 _EXPECTED = (

@@ -18,16 +18,13 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import write_atomic, write_text
 from featherseg.data.images import image_channels, read_mask
-from featherseg.data.panoptic.segments import Panoptic, Segment, list_segments
+from featherseg.data.panoptic.segments import Panoptic, Segment
 
 MAX_ID = 256**3 - 1
 """The largest id that three bytes hold."""
 
 MAX_JSON_BYTES = 2**30
 """Size above which a JSON is refused before it is read."""
-
-CROWD = 255
-"""The number of an instance in the two-channel format that stands for a crowd."""
 
 ID, CATEGORY, AREA, IS_CROWD = range(4)
 """Columns of an annotation's segments."""
@@ -79,19 +76,6 @@ def read_ids(path: Path) -> np.ndarray:
 def write_ids(path: Path, ids: np.ndarray) -> None:
     """Write ids (H, W), 0..MAX_ID, as a PNG, whole or not at all. Raises DataError for an id outside."""
     write_atomic(path, partial(Image.fromarray(to_colors(ids)).save, format="PNG"))
-
-
-def read_two_channels(path: Path) -> Panoptic:
-    """The segmentation of a PNG that holds category ids in red (0 = void) and numbers of instances in green.
-
-    The two-channel format of panopticapi; its number 255 is a crowd. An id is category + 256 * number.
-    """
-    colors = _read_colors(path)
-    if colors[:, :, 2].any():
-        raise DataError(f"{path} has values in blue: expected only categories in red and instances in green.")
-    ids = np.where(colors[:, :, 0] > 0, from_colors(colors), 0)  # (H, W)
-    present = np.unique(ids).tolist()
-    return list_segments(ids, {i: i & 255 for i in present}, frozenset(i for i in present if i >> 8 == CROWD))
 
 
 def read_panoptic_json(path: Path) -> PanopticJson:

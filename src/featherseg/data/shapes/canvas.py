@@ -87,9 +87,9 @@ def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
 
 
 @cache
-def grain(seed: int = 2) -> np.ndarray:
+def grain() -> np.ndarray:
     """White noise: (1024, 1024) float32 in -1..1."""
-    return (Dice(7, seed).bytes(1 << 20).reshape(1024, 1024).astype(np.float32) - 127.5) * (1 / 127.5)
+    return (Dice(7, 2).bytes(1 << 20).reshape(1024, 1024).astype(np.float32) - 127.5) * (1 / 127.5)
 
 
 SURFACES = ("asphalt", "slabs", "bricks", "cobbles")

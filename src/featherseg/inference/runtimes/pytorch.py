@@ -1,9 +1,10 @@
 """A torch model that is ready to run."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherseg.core.machine import pick_device
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
@@ -71,3 +72,9 @@ class TorchRuntime:
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
             return self.model(images)
+
+
+def weight_bytes(model: nn.Module) -> Iterator[bytes]:
+    """The weights of a model, tensor by tensor as float32: what a digest of them is made of."""
+    for value in model.state_dict().values():
+        yield value.detach().cpu().float().numpy().tobytes()

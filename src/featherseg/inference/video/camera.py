@@ -63,7 +63,7 @@ def record(
     """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
 
     Killed, closed segments stay in TARGET.parts; the same call adds to them. `model` tells one model's weights from
-    another's, as `model_digest` gives it. Raises DeviceError for a camera that
+    another's, as `run_digest` gives it. Raises DeviceError for a camera that
     cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
     """
     check_predictor(predictor)

@@ -25,7 +25,7 @@ from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video,
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
 from featherseg.runs import RESOLVED, WEIGHTS, find_run
 
-__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "model_digest", "segment_video"]
+__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "run_digest", "segment_video"]
 
 SEGMENT_FRAMES = 50
 """Frames of a segment: what a kill costs at most."""
@@ -38,7 +38,7 @@ class VideoJob:
     """What to segment and where to: target ends in .mp4 or .webm.
 
     masks: a folder for the masks without loss, 000000.png for the first frame and so on; None: none are written.
-    model: what tells one model's weights from another's, as `model_digest` gives it.
+    model: what tells one model's weights from another's, as `run_digest` gives it.
     """
 
     source: Path
@@ -62,7 +62,7 @@ class VideoResult:
     how: str
 
 
-def model_digest(run: str | Path) -> str:
+def run_digest(run: str | Path) -> str:
     """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
     if is_exported_file(run):
         return content_digest(Path(run), Path(run).with_suffix(".bin"))
