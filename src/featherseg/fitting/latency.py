@@ -91,8 +91,8 @@ class Timing:
 def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
-    parts = [found.get("processor") or found["system"], counted(usable_cores(), "core"), *(found.get("gpus") or ())]
-    return ", ".join(parts), torch.get_num_threads()
+    parts = [found.get("processor") or found["system"], counted(usable_cores(), "core")]
+    return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), torch.get_num_threads()
 
 
 def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str]) -> Timing:
