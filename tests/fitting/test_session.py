@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from fit_plans import FAST, SLOW, made, timing, write_yard
 from PIL import Image
 from small_training import Silent
@@ -19,117 +20,21 @@ from featherseg.cli import main
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError, TrainingError
 from featherseg.core.files import locked
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, feasible, latency, session, trials
+from featherseg.fitting import beginning, session, trials
 from featherseg.fitting.bundle import read_latency
-from featherseg.fitting.candidates import MODELS, SCALES, Offer, offers, resize_of, settings_of
-from featherseg.fitting.latency import SPARE, median_interval
+from featherseg.fitting.candidates import Offer
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
-from featherseg.fitting.plan import MOST, Candidate
+from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings, halve, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
-from featherseg.models import MODELS as CATALOGUE
+from featherseg.training.memory import Estimate
 
 ALONE = Workers(None, 1, 1)
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
-
-
-# What may be chosen
-
-
-def test_offers_are_models_of_the_catalogue_at_scales_the_cheapest_first():
-    assert set(MODELS) <= set(CATALOGUE)
-    found = offers((400, 600))
-    assert {offer.scale for offer in found} == set(SCALES)
-    assert [offer.macs for offer in found] == sorted(offer.macs for offer in found)
-    assert {offer.scale for offer in offers((360, 480))} == {*SCALES, 1.5, 2.0}
-    assert {offer.scale for offer in offers((70, 70))} == {1.0, 1.5, 2.0}  # no side below 64 pixels
-    assert {offer.scale for offer in offers((40, 40))} == {2.0}
-
-
-def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
-    assert resize_of(0.5, (360, 480)) == (180, 240)
-    assert resize_of(1.0, (360, 480)) is None
-    assert resize_of(1.0, (480, 360), whole=False) == (360, 480)
-    found = settings_of("frm-lite0", (180, 240), (720, 960), {"name": "shapes", "root": None})
-    assert found["augment.crop"] == (180, 240)
-    assert found["augment.resize"] == found["data.test_resize"] == (180, 240)
-    assert found["train.schedule"] == "stable"
-    assert "data.root" not in found
-
-
-# Which keep the limit
-
-
-def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0):
-    """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all."""
-    now = [0.0]
-    monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(feasible, "guess_speed", lambda: 1.7 * speed)  # no guess is right
-    choice = offers((100, 100))
-
-    def measure(offer):
-        now[0] += pace
-        return timing(offer.model, offer.scale, offer.macs * 1e4 * speed)
-
-    config = made(max_ms=max_ms, hours=hours).config
-    found = feasible.time_offers(choice, config, (100, 100), measure, 0.0, Silent())
-    assert len({(t.model, t.scale) for t in found}) == len(found)
-    return found, {offer.name: offer.macs * 1e4 * speed for offer in choice}
-
-
-@pytest.mark.parametrize("max_ms", [3.0, 10.0, 40.0, 1000.0])
-def test_those_that_just_keep_the_limit_are_timed(monkeypatch, max_ms):
-    cheapest = min(offer.macs for offer in offers((100, 100))) * 1e4
-    found, truth = measured(monkeypatch, 2.0 / cheapest, max_ms)
-    kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
-    best = sorted((name for name, ms in truth.items() if ms <= (1 - SPARE) * max_ms), key=truth.__getitem__)
-    assert kept >= set(best[-MOST + 1 :])  # the first guess may be another
-    assert len(kept) == min(MOST, len(best))
-    assert len(found) <= MOST + 2
-
-
-def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limit(monkeypatch):
-    cheapest = min(offer.macs for offer in offers((100, 100))) * 1e4
-    found, _ = measured(monkeypatch, 2.0 / cheapest, 40.0, hours=0.1, pace=10.0)
-    assert 10 * len(found) <= 0.1 * 360
-    found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=10.0)
-    assert 10 * len(found) <= 60
-    assert min(t.p50 for t in found) == pytest.approx(2.0)
-    assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
-
-
-def test_a_limit_is_of_time_with_something_to_spare_and_of_memory():
-    one = timing(p50=10.0, p95=19.0, memory=300.0)
-    assert one.keeps(12.0, 50, None)
-    assert not one.keeps(10.5, 50, None)
-    assert one.keeps(10.5, 50, None, spare=0)
-    assert not one.keeps(12.0, 95, None)
-    assert not one.keeps(12.0, 50, 299)
-    assert replace(one, memory_mib=None).keeps(12.0, 50, 299)
-
-
-def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
-    monkeypatch.setattr(latency, "write_untrained", lambda *given: given[-1])
-    taken = iter((30.0, 12.0))
-    monkeypatch.setattr(latency, "time_file", lambda file, image, name: timing(p50=next(taken)))
-    given = ("frm-lite0-light", 1.0, "onnx"), (), None, np.zeros((8, 8, 3), np.uint8), ()
-    assert latency.time_candidate(*given).p50 == 30.0
-    assert latency.time_candidate(*given).p50 == 30.0
-    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0  # nothing ran beside it this time
-    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0
-
-
-def test_the_interval_of_the_median_holds_it_in_95_of_100():
-    rng = np.random.default_rng(0)
-    for count in (30, 101):
-        found = [median_interval(rng.exponential(size=count).tolist()) for _ in range(2000)]
-        inside = np.mean([low <= math.log(2) <= high for low, high in found])
-        assert 0.94 <= inside <= 0.99
 
 
 # Splits
@@ -311,7 +216,7 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
     monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
-    config = made(max_ms=20.0, hours=0.02).config
+    config = made(max_ms=20.0, hours=0.05).config
     other = replace(config, image_size=(64, 96))
     with pytest.raises(ConfigError, match="--image-size 64x96, but the device measured images of 256x512"):
         beginning.begin(other, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
@@ -320,6 +225,39 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
         beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+
+
+def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monkeypatch):
+    def pace(candidate, *rest):
+        if candidate.model == SLOW.model:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.1, 0.01
+
+    monkeypatch.setattr(beginning, "_pace", pace)
+    measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
+    assert [one.name for one in plan.plan.candidates] == [FAST.name]
+    assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
+
+
+def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch):
+    none = np.zeros(1)
+    estimate = Estimate(1e6, 0.0, 0.0, 0.0, 1.0, np.array([1e9]), none, none)
+    monkeypatch.setattr(beginning, "estimate_memory", lambda *given: estimate)
+    monkeypatch.setattr(beginning, "time_step", None)
+    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config
+    with pytest.raises(ConfigError, match=r"about 1\.0 GB of memory"):
+        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+
+
+def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.01).config
+    with pytest.raises(ConfigError, match=r"--hours 0\.01: .* alone take about .* Give at least (\S+)\.$") as refused:
+        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
+    config = replace(config, hours=least)
+    assert beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent()).plan.candidates
 
 
 def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):

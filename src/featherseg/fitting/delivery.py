@@ -143,7 +143,7 @@ def _candidates(
         row = {**timing.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
         if one is None:
             kept = timing.keeps(*made.config.limits)
-            row["status"] = "not trained: larger ones keep the limit too" if kept else "over the limit"
+            row["status"] = "not trained: others are better guesses" if kept else "over the limit"
             if not kept and timing.latency(made.config.percentile) <= made.config.max_ms * (1 - SPARE):
                 row["status"] = "over the limit of memory"
         else:
