@@ -1,7 +1,6 @@
 """`fit` beside its trainings: what it refuses, times, decides, keeps and shows."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -11,24 +10,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fit_plans import FAST, SLOW, made, timing, write_yard
-from PIL import Image
+from fit_plans import FAST, SLOW, answer, facts, made, write_yard
 from small_training import Silent
 
 import featherseg
 from featherseg.cli import main
-from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError, TrainingError
-from featherseg.core.files import locked
+from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, session, trials
-from featherseg.fitting.bundle import read_latency
+from featherseg.fitting import beginning
 from featherseg.fitting.candidates import Offer
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
-from featherseg.fitting.session import FitSettings, halve, train_to_the_end
+from featherseg.fitting.session import FitSettings
 from featherseg.fitting.trials import Segment, Workers
 from featherseg.training.memory import Estimate
 
@@ -78,137 +74,7 @@ def test_splits_that_are_there_are_taken_as_they_are(tmp_path):
     assert parts.test == "test"
 
 
-# Decisions
-
-
-class Scored:
-    """An executor that trains nothing: scores by model and step."""
-
-    def __init__(self, score):
-        self.score, self.asked = score, []
-
-    def __call__(self, segments, reporter):
-        self.asked += [(s.recipe, s.steps, s.decay, s.source) for s in segments]
-        return [self.score(s) for s in segments]
-
-
-def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
-    for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.503, 0.5, FAST)):
-        execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
-        found, scores = halve(made(), tmp_path, execute, Silent())
-        assert found == winner
-        assert scores == {SLOW.name: slow, FAST.name: fast}
-        assert [steps for _, steps, _, _ in execute.asked] == [4, 4]
-
-
-def test_a_training_that_fails_drops_its_candidate(tmp_path):
-    found, _ = halve(made(), tmp_path, Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), Silent())
-    assert found == FAST
-    with pytest.raises(TrainingError, match="no candidate of rung 1"):
-        halve(made(), tmp_path, Scored(lambda s: math.nan), Silent())
-
-
-def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
-    execute = Scored(lambda s: 0.5)
-    final, kept = train_to_the_end(made(given=True), SLOW, tmp_path, 0.0, execute, Silent())
-    trial = tmp_path / "trials" / "frm-lite0-light-1"
-    assert execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
-    assert final == tmp_path / "trials" / "frm-lite0-light-1-to-10"
-    assert read_plan(tmp_path / "plan.json") == kept
-    assert kept.finals == {SLOW.name: (10, 2)}
-
-
-def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monkeypatch):
-    path = write_yard(tmp_path / "yard", splits=SPLITS)
-    Image.fromarray(np.full((64, 96), 7, np.uint8)).save(tmp_path / "yard" / "masks" / "017x.png")
-    monkeypatch.setattr(beginning, "time_offers", None)
-    with pytest.raises(DataError, match=r"017x.png.*7"):
-        featherseg.fit(path, 20.0, out=tmp_path / "out", hours=0.1)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
-    config, given = made(max_ms=20.0, hours=0.1).config, made()
-    for other, message in ((config, "images of 64x96"), (replace(config, format="torch-export"), "of onnx files")):
-        with pytest.raises(ConfigError, match=message):
-            beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    there = replace(config, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
-    with pytest.raises(ConfigError, match=r"over the limits by the plan: frm-lite0-light at 1\. Fit"):
-        beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    measured = answer(tmp_path / "latency.json", 5.0)
-    with pytest.raises(ConfigError, match="Give one of them"):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
-
-
-def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
-    plan = made(hours=1.0)
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
-    _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
-    steps, decay = kept.finals[SLOW.name]
-    assert steps == int((3600 - 1000 - 30 - 2) / 0.2)
-    assert decay == int(0.2 * steps)
-    _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, Scored(lambda s: 0.5), Silent())
-    assert again.finals == kept.finals  # once begun it stays
-
-
-def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
-    facts = {"chosen": {}, "candidates": [], "limit_ms": 20.0, "percentile": 50, "steps": 14_000}
-    (tmp_path / "fit.json").write_text(json.dumps(facts))
-    plan = made(hours=1.0)
-    with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
-        train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
-    longer = replace(plan, config=replace(plan.config, hours=1.08))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
-    assert kept.finals[SLOW.name][0] > 14_000
-    with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
-        train_to_the_end(plan, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
-    least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
-    longer = replace(plan, config=replace(plan.config, hours=least))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
-    assert 14_000 < kept.finals[SLOW.name][0] < 14_500
-
-
-def test_what_a_killed_fit_took_counts(tmp_path):
-    with session._counted(tmp_path, time.monotonic() - 100):
-        pass
-    assert 100 <= session._spent(tmp_path, made()) < 101
-    for damaged in ("[]", '{"seconds": 1e300}', '{"seconds": -1}', '{"seconds": NaN}'):
-        (tmp_path / "spent.json").write_text(damaged)
-        assert session._spent(tmp_path, made()) == 10.0
-
-
-def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):
-    path, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
-    out.mkdir()
-    (out / "dataset.toml").write_text("the first one's")
-    with locked(out / ".fit.lock", RunError("taken")), pytest.raises(RunError, match="another process fits in"):
-        featherseg.fit(path, 20.0, out=out)
-    assert (out / "dataset.toml").read_text() == "the first one's"
-
-
-def test_a_candidate_without_room_in_the_memory_is_dropped(tmp_path, monkeypatch):
-    def refuse(*args, **more):
-        raise ConfigError("a step takes more memory than there is")
-
-    monkeypatch.setattr(trials, "train", refuse)
-    said = Silent()
-    segment = Segment(tmp_path / "trials" / "frm-lite0-1", "frm-lite0", (), 4)
-    assert math.isnan(trials.carry_out([segment], said)[0])
-    assert said.messages == ["frm-lite0-1 is dropped: a step takes more memory than there is"]
-
-
 # Another device
-
-
-def answer(path, light_ms):
-    """A latency.json: what the two candidates and the others take there."""
-    rows = [timing(FAST.model, p50=5.0), timing(SLOW.model, p50=light_ms), timing(SLOW.model, 0.5, p50=19.0)]
-    rows += [timing(SLOW.model, p50=1.0, format="openvino")]
-    content = {"format_version": 1, "device": "a board", "threads": 4, "runtimes": {"onnx": "onnxruntime 1"}}
-    content |= {"date": "2026-11-22", "image_size": [256, 512], "bundle": "0" * 16}
-    path.write_text(json.dumps(content | {"candidates": [row.as_dict() | {"passes": 30} for row in rows]}))
-    return read_latency(path)
 
 
 @pytest.mark.parametrize(("light_ms", "trained"), [(15.0, SLOW.name), (50.0, FAST.name)])
@@ -304,32 +170,6 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(FeathersegError, match=r"no plan that can be|that fit chooses from"):
         read_plan(file)
-
-
-def facts():
-    rows = [
-        timing("frm-lite0-035-light", p50=5.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.5},
-        timing("frm-lite0-light", p50=15.0).as_dict() | {"status": "chosen", "miou_val": 0.6},
-        timing("frm-lite0", p50=40.0).as_dict() | {"status": "over the limit", "miou_val": None},
-    ]
-    rows = [row | {"run": f"trials/{row['model']}-1", "seconds_trained": 60.0 * bool(row["miou_val"])} for row in rows]
-    chosen = timing("frm-lite0-light", p50=14.0).as_dict() | {
-        "miou_val": 0.6,
-        "miou_test": 0.58,
-        "interval": [0.5, 0.7],
-    }
-    return {
-        "chosen": chosen,
-        "limit_ms": 20.0,
-        "percentile": 50,
-        "image_size": [64, 96],
-        "device": "a board, <2> cores",
-        "threads": 2,
-        "data": "yard",
-        "file": "export/model.onnx",
-        "candidates": rows,
-        "seconds": 130.0,
-    }
 
 
 def test_another_limit_is_chosen_for_from_what_was_trained():

@@ -91,7 +91,9 @@ def begin(
         if slow:
             raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
         parts = replace(parts, val_size=given.parts.val_size)
-        made = replace(given, config=config, parts=parts, given=True, spent=time.monotonic() - began)
+        device, threads = (given.device, given.threads) if given.elsewhere else here()
+        made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True)
+        made = replace(made, spent=time.monotonic() - began)
         made.write(out)
         return made
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PAGE = "fit.html"
 
+UNDELIVERED = "not delivered"
+"""What became of a candidate that was to be delivered and could not be; the reason follows."""
+
 
 @dataclass(frozen=True)
 class FitResult:
