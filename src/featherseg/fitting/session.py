@@ -18,7 +18,7 @@ from featherseg.core.files import FIT, check_folder, load_json, locked, write_js
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import Doubt, counted
 from featherseg.fitting.beginning import begin
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
@@ -90,6 +90,22 @@ class FitSettings:
 DEFAULTS = FitSettings()
 
 
+class _Once:
+    """Tells a doubt that several trials share once: what it says before its first colon."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.step, self.progress = reporter, reporter.step, reporter.progress
+        self.told = set[str]()
+
+    def message(self, text: str) -> None:
+        """Told, if it is new or no doubt."""
+        if isinstance(text, Doubt):
+            if (about := text.partition(":")[0]) in self.told:
+                return
+            self.told.add(about)
+        self.reporter.message(text)
+
+
 def fit(
     data: str | Path | None = None,
     max_ms: float | None = None,
@@ -132,7 +148,7 @@ def fit(
             training failed, or its file did, or was over the limit when it was timed again.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
-    began, out, reporter = command_began(), Path(out), reporter_of(progress)
+    began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and names <= {LOCK, DATASET})))
