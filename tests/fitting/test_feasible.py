@@ -11,8 +11,8 @@ from small_training import Silent
 from featherseg.core.errors import RunError
 from featherseg.fitting import feasible, latency
 from featherseg.fitting.candidates import MODELS, SCALES, offers, parameters, resize_of, settings_of
-from featherseg.fitting.latency import SPARE, median_interval
-from featherseg.fitting.plan import MOST, best_guesses
+from featherseg.fitting.latency import median_interval
+from featherseg.fitting.plan import MOST, SPARE, best_guesses
 from featherseg.models import MODELS as CATALOGUE
 
 # What may be chosen

@@ -93,6 +93,17 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
         beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
 
 
+def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    measured, yard = answer(tmp_path / "latency.json", 15.0), write_yard(tmp_path / "yard", splits=SPLITS)
+    config = made(yard, hours=0.05).config
+    with pytest.raises(ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"):
+        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    config = replace(config, image_size=(256, 512))
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    assert plan.image_size == (256, 512)
+
+
 def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monkeypatch):
     def pace(candidate, *rest):
         if candidate.model == SLOW.model:
@@ -176,6 +187,16 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
     assert [row["model"] for row in choose_again(facts(), 50)] == ["frm-lite0-light", "frm-lite0-035-light"]
     assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-035-light"]
     assert choose_again(facts(), 1) == []
+
+    # By fit's rules: with a tenth to spare, within the memory, the faster one of those that are level
+    assert [row["model"] for row in choose_again(facts(), 16)] == ["frm-lite0-035-light"]
+    assert choose_again(facts() | {"max_mib": 299}, 50) == []
+    level = facts()
+    level["candidates"][0]["miou_val"] = 0.597
+    assert choose_again(level, 50)[0]["model"] == "frm-lite0-035-light"
+    assert choose_again(level, 20)[0]["status"] == "chosen"
+    level["candidates"][0]["status"] = "not delivered: its training failed"
+    assert [row["model"] for row in choose_again(level, 50)] == ["frm-lite0-light"]
     with pytest.raises(ConfigError, match="expected milliseconds above 0"):
         choose_again(facts(), 0)
 
@@ -245,6 +266,13 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(RunError, match=message):
             featherseg.fit("shapes", 5, out=tmp_path, resume=resume)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
+
+
+def test_what_a_kill_left_of_the_plan_is_in_no_way(tmp_path):
+    (tmp_path / ".fit.lock").touch()
+    (tmp_path / ".plan.json.123-abcd0123456789ab.tmp").write_text("{")
+    with pytest.raises(FeathersegError, match="shapes"):  # the name is wrong, not the folder
+        featherseg.fit("shaps", 5, out=tmp_path)
 
 
 def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):

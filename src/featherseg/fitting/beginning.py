@@ -76,8 +76,13 @@ def begin(
             f"--image-size {size_text(config.image_size or size)}, but the device measured images of "
             f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
         )
-    if measured is not None and measured.image_size != size:
-        config = replace(config, image_size=measured.image_size)
+    if measured is not None and config.image_size is None and measured.image_size != size:
+        there = size_text(measured.image_size)
+        raise ConfigError(
+            f"the device measured images of {there}, and a typical one of {config.data} is {size_text(size)}. Say that "
+            f"those which will be predicted are such: --image-size {there}; or measure the others there: featherseg "
+            f"fit --measure --data {config.data} -o bundle.zip"
+        )
     image_size = config.image_size or size
     if given is not None:
         if measured is not None:

@@ -18,9 +18,9 @@ from featherseg.exporters.report import drop_report
 from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
-from featherseg.fitting.latency import SPARE, Timing, time_file
+from featherseg.fitting.latency import Timing, time_file
 from featherseg.fitting.page import write_page
-from featherseg.fitting.plan import Candidate
+from featherseg.fitting.plan import SPARE, Candidate
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import UNDELIVERED, FitResult, read_fit
 from featherseg.fitting.trials import TRIALS, copy_run, score_at, seconds_of, trial_folder

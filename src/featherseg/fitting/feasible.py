@@ -12,8 +12,8 @@ from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.fitting.candidates import Offer, parameters
-from featherseg.fitting.latency import SPARE, Timing, guess_speed
-from featherseg.fitting.plan import MOST, best_guesses
+from featherseg.fitting.latency import Timing, guess_speed
+from featherseg.fitting.plan import MOST, SPARE, best_guesses
 from featherseg.fitting.record import FitConfig
 
 TIMING = 0.1

@@ -35,7 +35,7 @@ from featherseg.counting.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.fitting.plan import name_of
+from featherseg.fitting.plan import SPARE, keeps_limits, name_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize_factor, scale_images
 
@@ -50,9 +50,6 @@ HANGS = 300.0
 
 LEVEL = 0.95
 """Of the interval of the median."""
-
-SPARE = 0.1
-"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
 
 MIB = 2**20
 
@@ -83,8 +80,7 @@ class Timing:
 
     def keeps(self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE) -> bool:
         """Whether it stays within the limits, that of time with something to spare."""
-        light = max_mib is None or self.memory_mib is None or self.memory_mib <= max_mib
-        return light and self.latency(percentile) <= (1 - spare) * max_ms
+        return keeps_limits(self.latency(percentile), self.memory_mib, max_ms, max_mib, spare)
 
     def as_dict(self) -> dict[str, Any]:
         """As fit.json and latency.json have it."""

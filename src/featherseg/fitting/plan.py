@@ -31,6 +31,18 @@ MARGIN = 0.005
 """Of mIoU (0..1): within it scores tell nothing apart. Seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
 
 
+SPARE = 0.1
+"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
+
+
+def keeps_limits(
+    latency_ms: float, memory_mib: float | None, max_ms: float, max_mib: float | None, spare: float = SPARE
+) -> bool:
+    """Whether it stays within the limits, that of time with something to spare; memory may not be known."""
+    light = max_mib is None or memory_mib is None or memory_mib <= max_mib
+    return light and latency_ms <= (1 - spare) * max_ms
+
+
 def name_of(model: str, scale: float) -> str:
     """What a model at an input scale is called: `frm-lite0-light at 0.5`."""
     return f"{model} at {scale:g}"

@@ -151,7 +151,8 @@ def fit(
     began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and names <= {LOCK, DATASET})))
+    begun = {name for name in names if name not in (LOCK, DATASET) and not name.endswith(".tmp")}
+    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and not begun)))
     if not resume and not new:
         raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
     if resume and not there and not new:
