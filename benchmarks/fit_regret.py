@@ -32,7 +32,7 @@ from rank import interval
 
 from featherseg.core.files import read_lines
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
-from featherseg.fitting.plan import MARGIN, Candidate, best_guesses, make_plan, survivors
+from featherseg.fitting.plan import MARGIN, Candidate, best_guesses, make_plan, rung_sizes, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
@@ -85,9 +85,11 @@ def fit(margin: float, *, anew: bool = False) -> Way:
     def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
         ordered = [one.candidate for one in in_order(found)]
-        each = max(one.opening + one.beginning(seconds) for one in found)
-        plan = make_plan(ordered, seconds)
-        plan = make_plan(ordered, max(1.0, seconds - each * len(plan.candidates)))
+        opening = max(one.opening for one in found)
+        count = len(make_plan(ordered, seconds).candidates)
+        beside = (2 + sum(rung_sizes(count))) * opening
+        beside += count * max(one.beginning(seconds) - one.opening for one in found)
+        plan = make_plan(ordered, max(1.0, seconds - beside))
         left, before = list(plan.candidates), 0.0
         for rung, keep in plan.rungs:
             standing = []
