@@ -42,11 +42,11 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
 # Which keep the limit
 
 
-def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=()):
+def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7):
     """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all."""
     now = [0.0]
     monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(feasible, "guess_speed", lambda: 1.7 * speed)  # no guess is right
+    monkeypatch.setattr(feasible, "guess_speed", lambda: wrong * speed)  # no guess is right
     choice = offers((100, 100))
 
     def measure(offer):
@@ -97,6 +97,8 @@ def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limi
     assert 10 * len(found) <= 60
     found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=29.0)
     assert [t.p50 for t in found] == pytest.approx([2.0])
+    found, _ = measured(monkeypatch, 2.0 / cheapest, 3.0, hours=0.1, pace=30.0, wrong=0.3)  # the first guess is over it
+    assert [t.keeps(3.0, 50, None) for t in found] == [False, True]
     assert min(t.p50 for t in found) == pytest.approx(2.0)
     assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
 
