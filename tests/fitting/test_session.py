@@ -129,8 +129,8 @@ def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch)
 
 def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
-    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.01).config
-    with pytest.raises(ConfigError, match=r"--hours 0\.01: .* alone take about .* Give at least (\S+)\.$") as refused:
+    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.003).config
+    with pytest.raises(ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$") as refused:
         beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
     config = replace(config, hours=least)

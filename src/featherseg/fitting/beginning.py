@@ -165,13 +165,16 @@ def begin(
     validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
-    left = ends - time.monotonic() - ending - beside
-    if (lacking := timed[0].step_seconds - left) > 0:
-        least = config.hours + lacking / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
+    left = ends - time.monotonic()
+    needed = an_export + each * (tested + scored) + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
+    if needed > left:
+        least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
         raise ConfigError(
             f"--hours {config.hours:g}: timing, start, validation and export alone take about "
-            f"{(3600 * config.hours - left) / 60:.1f} minutes here. Give at least {math.ceil(100 * least) / 100:g}."
+            f"{(3600 * config.hours + needed - left) / 60:.1f} minutes here. Give at least "
+            f"{math.ceil(100 * least) / 100:g}."
         )
+    left = max(1.0, left - ending - beside)
     plan = make_plan(timed, left, workers.at_once)
     spent = time.monotonic() - began
     made = Made(
