@@ -10,8 +10,9 @@ the best that keeps the limit, trained to its end (mean of its seeds: the larges
 against every way alike). Every start, validation, look through the images and timing of steps takes its time from the
 way that needs it.
 
-The ways: fit (featherseg/fitting/plan.py), with the margin that is judged and as it is shipped; rule, the largest that
-keeps the limit, with all the time; default, DEFAULT at the largest scale that keeps it, else the rule; random, four
+The ways: fit (featherseg/fitting/plan.py), with the margin that is judged and as it is shipped; rule, the first of its
+best guesses (the model with the most parameters that keeps the limit, at its scale nearest to 1, from below where there
+is one), with all the time; default, DEFAULT at that scale where it keeps the limit, else the rule; random, four
 drawn candidates with a quarter of the time each, the mean of DRAWS drawings; asha, the same halving as fit's, without
 a margin, and whoever goes on starts anew. Choices of fit
 (--margin) are to be made on half of the datasets and judged on the other half, datasets of one origin in one half: the
@@ -31,7 +32,7 @@ from rank import interval
 
 from featherseg.core.files import read_lines
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
-from featherseg.fitting.plan import MARGIN, Candidate, make_plan, survivors
+from featherseg.fitting.plan import MARGIN, Candidate, best_guesses, make_plan, rung_sizes, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
@@ -83,9 +84,12 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 
     def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
-        each = max(one.opening + one.beginning(seconds) for one in found)
-        plan = make_plan([one.candidate for one in found], seconds)
-        plan = make_plan([one.candidate for one in found], max(1.0, seconds - each * len(plan.candidates)))
+        ordered = [one.candidate for one in in_order(found)]
+        opening = max(one.opening for one in found)
+        count = len(make_plan(ordered, seconds).candidates)
+        beside = (2 + sum(rung_sizes(count))) * opening
+        beside += count * max(one.beginning(seconds) - one.opening for one in found)
+        plan = make_plan(ordered, max(1.0, seconds - beside))
         left, before = list(plan.candidates), 0.0
         for rung, keep in plan.rungs:
             standing = []
@@ -100,14 +104,21 @@ def fit(margin: float, *, anew: bool = False) -> Way:
     return choose
 
 
+def in_order(found: Sequence[Recorded]) -> list[Recorded]:
+    """Those that fit compares, its best guess first."""
+    of = {one.candidate.name: one for one in found}
+    parameters = {one.candidate.model: one.parameters for one in found}
+    return [of[one.name] for one in best_guesses([one.candidate for one in found], parameters.__getitem__)]
+
+
 def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
-    """The largest by parameters, at the largest scale."""
-    chosen = max(found, key=lambda one: (one.parameters, one.candidate.scale))
+    """The best guess of fit."""
+    chosen = in_order(found)[0]
     return chosen, max(1.0, seconds - chosen.beginning(seconds))
 
 
 def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
-    """DEFAULT, at the largest scale that keeps the limit."""
+    """DEFAULT, at the scale that fit guesses best."""
     own = [one for one in found if one.candidate.model == DEFAULT]
     return rule(own or found, seconds, rng)
 

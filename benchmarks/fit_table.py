@@ -34,6 +34,7 @@ from typing import Any
 
 import cores
 import neu_seg
+import numpy as np
 import torch
 from against_plain import commit, machine_name, recipe_digest
 
@@ -68,7 +69,7 @@ class Data:
 
 
 DATA = {
-    "camvid-half": Data("camvid", (180, 240)),
+    "camvid-180x240": Data("camvid", (180, 240)),
     "neu": Data("neu", (200, 200)),
     "shapes-60": Data("shapes", (128, 256), 60),
     "shapes-1000": Data("shapes", (128, 256), 1000),
@@ -154,7 +155,7 @@ def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
         curve = {
             step: r["val_miou"] for step, r in featherseg.load_run(out / "run").metrics().items() if "val_miou" in r
         }
-        gain = 100 * (curve[steps] - before(curve, 0.8 * steps))
+        gain = 100 * (curve[steps] - score_at(curve, 0.8 * steps))
         if seconds >= LEAST and gain < GAIN:
             break
     facts = {"dataset": label, "model": model, "scale": scale, "seed": seed, "step_seconds": round(pace, 4)}
@@ -180,9 +181,9 @@ def score(run: Path, split: str) -> float:
     return round(100 * featherseg.evaluate(run, split=split).miou, 3)
 
 
-def before(curve: dict[int, float], step: float) -> float:
-    """The score of the last validation up to a step; of the first where there is none."""
-    return curve[max((s for s in curve if s <= step), default=min(curve))]
+def score_at(curve: dict[int, float], step: float) -> float:
+    """The score at a step, on a line between the validations before and behind it."""
+    return float(np.interp(step, sorted(curve), [curve[s] for s in sorted(curve)]))
 
 
 def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int) -> None:

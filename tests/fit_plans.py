@@ -1,8 +1,11 @@
 """A fit's plan that was never made, and a folder of images for one."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
+from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
 from featherseg.fitting.record import FitConfig, Made, Parts
@@ -58,3 +61,40 @@ def write_yard(folder, images=30, splits='train = "images/"'):
         f'[splits]\n{splits}\n[map]\n0 = "ground"\n1 = "box"\n'
     )
     return folder / "dataset.toml"
+
+
+def answer(path, light_ms):
+    """A latency.json: what the two candidates and the others take there."""
+    rows = [timing(FAST.model, p50=5.0), timing(SLOW.model, p50=light_ms), timing(SLOW.model, 0.5, p50=19.0)]
+    rows += [timing(SLOW.model, p50=1.0, format="openvino")]
+    content = {"format_version": 1, "device": "a board", "threads": 4, "runtimes": {"onnx": "onnxruntime 1"}}
+    content |= {"date": "2026-11-22", "image_size": [256, 512], "bundle": "0" * 16}
+    path.write_text(json.dumps(content | {"candidates": [row.as_dict() | {"passes": 30} for row in rows]}))
+    return read_latency(path)
+
+
+def facts():
+    """What fit.json holds of a fit of these."""
+    rows = [
+        timing("frm-lite0-035-light", p50=5.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.5},
+        timing("frm-lite0-light", p50=15.0).as_dict() | {"status": "chosen", "miou_val": 0.6},
+        timing("frm-lite0", p50=40.0).as_dict() | {"status": "over the limit", "miou_val": None},
+    ]
+    rows = [row | {"run": f"trials/{row['model']}-1", "seconds_trained": 60.0 * bool(row["miou_val"])} for row in rows]
+    chosen = timing("frm-lite0-light", p50=14.0).as_dict() | {
+        "miou_val": 0.6,
+        "miou_test": 0.58,
+        "interval": [0.5, 0.7],
+    }
+    return {
+        "chosen": chosen,
+        "limit_ms": 20.0,
+        "percentile": 50,
+        "image_size": [64, 96],
+        "device": "a board, <2> cores",
+        "threads": 2,
+        "data": "yard",
+        "file": "export/model.onnx",
+        "candidates": rows,
+        "seconds": 130.0,
+    }

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -402,7 +402,10 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
         row["rungs"][0] | {"val": 120.0, "test": 121.0, "val_decayed": 150.0, "test_decayed": 151.0} == row["rungs"][0]
     )
 
-    found = table.settings_of(("camvid-half", "frm-lite0", 0.5, 3), {"camvid": "there"})
+    curve = {480: 0.4, 700: 0.5, 900: 0.6, 960: 0.6}
+    assert table.score_at(curve, 0.8 * 1000) == pytest.approx(0.55)
+
+    found = table.settings_of(("camvid-180x240", "frm-lite0", 0.5, 3), {"camvid": "there"})
     assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
 
 
@@ -445,15 +448,20 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert chosen.candidate.model == "frm-lite0-050-light"
     assert 0.5 * seconds <= trained <= seconds
 
+    # The rule is fit's best guess: not at a larger scale, and not by latency
+    one = found["larger is better", 0][-1]
+    scales = [replace(one, candidate=replace(one.candidate, scale=scale)) for scale in (0.5, 2.0, 1.0, 1.5)]
+    assert regret.rule([*found["larger is better", 0][:-1], *scales], seconds, None)[0] is scales[2]
+
     files = ["--rows", f"{tmp_path}/rows.jsonl", "--latencies", f"{tmp_path}/times.jsonl"]
     monkeypatch.setattr(sys, "argv", ["fit_regret", *files])
     regret.main()
     told = capsys.readouterr().out
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "rule less fit: +" in told
-    assert regret.split_in_halves(["camvid-half", "neu", "shapes-1000", "shapes-60"]) == (
+    assert regret.split_in_halves(["camvid-180x240", "neu", "shapes-1000", "shapes-60"]) == (
         ["shapes-1000", "shapes-60"],
-        ["camvid-half", "neu"],
+        ["camvid-180x240", "neu"],
     )
 
 
@@ -475,6 +483,8 @@ def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(load,
     monkeypatch.setattr(script, "run_verb", run_verb)
     monkeypatch.setattr(script, "time_file", lambda *_: SimpleNamespace(p50=float(next(times))))
     monkeypatch.setattr(script, "featherseg", SimpleNamespace(evaluate=lambda run, split: SimpleNamespace(miou=0.3)))
+    limits = [(script.limit_of(p50), p50) for p50 in np.linspace(1, 60, 997)]
+    assert all(0.9 * limit >= 1.02 * p50 - 1e-9 and 0.9 * limit < 1.02 * p50 + 0.01 for limit, p50 in limits)
     words = [
         "fit_default",
         str(toml),

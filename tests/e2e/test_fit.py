@@ -69,6 +69,7 @@ def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_pat
     assert kills >= 3
     assert decided(killed) == decided(whole)
     assert weights(killed) == weights(whole)
+    assert "selected on these images" in (whole / "card.md").read_text()
 
     # The delivered folder is a run with its file; both give one mask
     image = Image.open(next((yard.parent / "images").iterdir()))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from featherseg.fitting.plan import DECAY, FINALIST, LEAST, MOST, Candidate, make_plan, survivors
+from featherseg.fitting.plan import DECAY, FINALIST, FIRST, LEAST, MOST, Candidate, best_guesses, make_plan, survivors
 
 
 def candidate(number, latency=None, step=0.1):
@@ -9,6 +9,32 @@ def candidate(number, latency=None, step=0.1):
 
 
 EIGHT = [candidate(number, step=0.1 * (number + 1)) for number in range(8)]
+ORDERED = EIGHT[::-1]  # the best guess first
+
+
+def order(*rows, parameters=lambda model: {"small": 1, "middle": 2, "large": 3}[model]):
+    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], parameters)
+    return [(one.model, one.scale) for one in guesses]
+
+
+def test_the_best_guess_is_the_model_with_the_most_parameters_at_its_scale_nearest_to_1():
+    rows = [("small", 1.0), ("small", 2.0), ("large", 0.5), ("large", 0.75), ("middle", 1.0), ("middle", 1.5)]
+    assert order(*rows)[0] == ("large", 0.75)
+    assert order(*rows, ("large", 1.0), ("large", 1.5), ("large", 2.0))[0] == ("large", 1.0)
+    assert order(("large", 2.0), ("large", 1.5))[0] == ("large", 1.5)
+
+
+def test_models_are_compared_before_scales_and_of_each_two_at_most():
+    scales = (0.5, 0.75, 1.0, 1.5, 2.0)
+    found = order(*[(model, scale) for scale in scales for model in ("small", "large", "middle")])
+    assert found == [(model, scale) for scale in (1.0, 1.5) for model in ("large", "middle", "small")]
+    assert order(("small", 0.5), ("small", 0.75)) == [("small", 0.75)]
+
+    # Of many models the first ones are compared enlarged before the others are at all
+    rows = [(str(number), scale) for scale in scales for number in range(9)]
+    found = order(*rows, parameters=int)
+    assert found[:MOST] == [(str(8 - n), scale) for scale in (1.0, 1.5) for n in range(FIRST)]
+    assert len(found) == 18
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -32,8 +58,8 @@ def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
         assert alone >= FINALIST * seconds - 2 * price[winner] or seconds < whole_steps
 
 
-def test_those_that_cost_most_train_and_each_rung_halves_them():
-    plan = make_plan(EIGHT, 8 * 3600)
+def test_the_first_ones_train_and_each_rung_halves_them():
+    plan = make_plan(ORDERED, 8 * 3600)
     assert [one.name for one in plan.candidates] == [f"model-{n} at 1" for n in range(7, -1, -1)]
     assert [keep for _, keep in plan.rungs] == [4, 2, 1]
     seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
@@ -44,20 +70,28 @@ def test_those_that_cost_most_train_and_each_rung_halves_them():
     assert decay == int(DECAY * steps)
 
 
+def test_no_candidate_is_wasted_where_they_are_no_power_of_two():
+    for count, keeps in ((3, [2, 1]), (5, [3, 2, 1]), (7, [4, 2, 1])):
+        plan = make_plan(ORDERED[:count], 48 * LEAST)
+        assert len(plan.candidates) == count
+        assert [keep for _, keep in plan.rungs] == keeps
+    assert len(make_plan(ORDERED, 12 * LEAST).candidates) == 3
+
+
 def test_candidates_that_train_at_once_get_more_time_each():
-    plan = make_plan(EIGHT, 8 * 3600, at_once=4)
+    plan = make_plan(ORDERED, 8 * 3600, at_once=4)
     seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
-    assert len(make_plan(EIGHT, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
+    assert len(make_plan(ORDERED, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
 
 
-def test_with_little_time_it_is_the_rule_the_largest_that_fits():
+def test_with_little_time_it_is_the_rule_the_best_guess():
     for seconds, compared in ((4 * LEAST - 1, 1), (4 * LEAST, 2), (16 * LEAST, 4), (48 * LEAST, 8)):
-        plan = make_plan(EIGHT, seconds)
+        plan = make_plan(ORDERED, seconds)
         assert len(plan.candidates) == compared
         assert plan.candidates[0].name == "model-7 at 1"
-    assert make_plan(EIGHT, 10.0).final == {"model-7 at 1": (12, 2)}
+    assert make_plan(ORDERED, 10.0).final == {"model-7 at 1": (12, 2)}
     with pytest.raises(ValueError, match="found 0 and 60"):
         make_plan([], 60)
 

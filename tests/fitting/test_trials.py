@@ -12,8 +12,10 @@ from small_training import Silent
 
 from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
+from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
 from featherseg.fitting.record import PLAN
+from featherseg.fitting.session import _Once
 from featherseg.fitting.trials import Segment, trial_workers
 from featherseg.training.prepare import refuse_existing
 
@@ -129,3 +131,46 @@ def test_a_trial_that_failed_before_its_first_step_begins_anew(tmp_path, monkeyp
 
     monkeypatch.setattr(trials, "train", train)
     assert math.isnan(trials._carry_out(segment, Silent()))
+
+
+def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypatch):
+    (segment,) = segments(tmp_path, 1)  # to step 10
+    segment.folder.mkdir(parents=True)
+    (segment.folder / "resolved.json").touch()
+    now = [0.0]
+
+    def train(request, out, reporter, *, resume):
+        for step in range(5, 11):  # killed behind step 9; its checkpoint was of step 4
+            now[0] += 1
+            reporter.step(step, 10, {})
+
+    monkeypatch.setattr(trials, "train", train)
+    monkeypatch.setattr(trials, "score_at", lambda folder, steps: None)
+    monkeypatch.setattr(trials, "_last_step", lambda folder: 9)
+    monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
+    trials._carry_out(segment, Silent())
+    assert trials.progress_of(segment.folder) == (9, 1.0)
+
+
+def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):
+    def train(*given, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (segment,), said = segments(tmp_path, 1), Silent()
+    monkeypatch.setattr(trials, "train", train)
+    assert math.isnan(trials._carry_out(segment, said))
+    assert said.messages == ["model-0 is dropped: CUDA out of memory"]
+
+
+def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
+    def train(request, out, reporter, *, resume):
+        reporter.message("a step takes 2 s")
+        reporter.message(Doubt("2 images of yard val are trained on too: a, b"))
+        raise TrainingError("the loss is no number")
+
+    monkeypatch.setattr(trials, "train", train)
+    trials.carry_out(segments(tmp_path, 3), _Once(said := Silent()))
+    assert [text for text in said.messages if "dropped" not in text] == [
+        "2 images of yard val are trained on too: a, b"
+    ]
+    assert len(said.messages) == 4

@@ -12,6 +12,12 @@ ESCAPES = "featherseg-escapes"
 """How characters that an encoding lacks are written (`errors` of `str.encode`): `\\u00e4`, which JSON reads as well."""
 
 
+class Doubt(str):
+    """A message of what may be wrong: also told by those that leave out how a training goes, such as `fit`."""
+
+    __slots__ = ()
+
+
 def counted(number: int, noun: str) -> str:
     """(1, "image") -> `1 image`, (3, "image") -> `3 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -14,18 +14,18 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import Offer, has_weights, offers, overrides, resize_of, settings_of
+from featherseg.fitting.candidates import Offer, has_weights, offers, overrides, parameters, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
-from featherseg.fitting.feasible import image_of, no_candidate, time_offers
+from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at_labels
-from featherseg.fitting.plan import Candidate, make_plan
+from featherseg.fitting.plan import Candidate, best_guesses, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers
 from featherseg.training import Request
 from featherseg.training.length import duration, time_step, time_validation
-from featherseg.training.memory import estimate_memory
+from featherseg.training.memory import check_memory, estimate_memory
 from featherseg.training.prepare import check_request, resolve_batch_size
 from featherseg.training.trackers import check_trackers
 
@@ -76,8 +76,13 @@ def begin(
             f"--image-size {size_text(config.image_size or size)}, but the device measured images of "
             f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
         )
-    if measured is not None and measured.image_size != size:
-        config = replace(config, image_size=measured.image_size)
+    if measured is not None and config.image_size is None and measured.image_size != size:
+        there = size_text(measured.image_size)
+        raise ConfigError(
+            f"the device measured images of {there}, and a typical one of {config.data} is {size_text(size)}. Say that "
+            f"those which will be predicted are such: --image-size {there}; or measure the others there: featherseg "
+            f"fit --measure --data {config.data} -o bundle.zip"
+        )
     image_size = config.image_size or size
     if given is not None:
         if measured is not None:
@@ -91,7 +96,9 @@ def begin(
         if slow:
             raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
         parts = replace(parts, val_size=given.parts.val_size)
-        made = replace(given, config=config, parts=parts, given=True, spent=time.monotonic() - began)
+        device, threads = (given.device, given.threads) if given.elsewhere else here()
+        made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True)
+        made = replace(made, spent=time.monotonic() - began)
         made.write(out)
         return made
 
@@ -114,7 +121,9 @@ def begin(
         def measure(offer: Offer) -> Timing:
             resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
             name = (offer.model, offer.scale, config.format)
-            return time_candidate(name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits))
+            return time_candidate(
+                name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits), config.max_ms
+            )
 
         timings = time_offers(choice, config, image_size, measure, began, reporter)
     else:
@@ -126,13 +135,22 @@ def begin(
     if not feasible:
         raise no_candidate(config, timings)
 
-    # What a step of those takes that may train; then the plan
-    one = [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible]
-    left = ends - time.monotonic()
+    # What a step of those takes that may train, the others move up for who cannot; then the plan
+    waiting = best_guesses(
+        [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible], parameters
+    )
+    left, seconds = ends - time.monotonic(), min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
     timed, each = list[Candidate](), 0.0
-    for candidate in make_plan(one, max(1.0, left), workers.at_once).candidates:
-        seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
-        pace, validation = _pace(candidate, config, parts, image_size, size, seconds, workers.threads, reporter)
+    while len(timed) < len(make_plan(waiting, max(1.0, left), workers.at_once).candidates):
+        candidate = waiting[len(timed)]
+        try:
+            pace, validation = _pace(candidate, config, parts, image_size, size, seconds, workers.threads, reporter)
+        except (ConfigError, torch.OutOfMemoryError) as error:  # there is too little memory for it
+            waiting.remove(candidate)
+            reporter.message(f"{candidate.name} is dropped: {error}")
+            if not waiting:
+                raise
+            continue
         timed.append(replace(candidate, step_seconds=pace))
         each = max(each, validation)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
@@ -145,8 +163,19 @@ def begin(
         parts = replace(parts, val_size=few)
         reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
     validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
-    left = ends - time.monotonic() - ending - (2 * validating + opening) * math.ceil(len(timed) / workers.at_once)
-    plan = make_plan(timed, max(1.0, left), workers.at_once)
+    turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
+    beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
+    left = ends - time.monotonic()
+    needed = an_export + each * (tested + scored) + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
+    if needed > left:
+        least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
+        raise ConfigError(
+            f"--hours {config.hours:g}: timing, start, validation and export alone take about "
+            f"{(3600 * config.hours + needed - left) / 60:.1f} minutes here. Give at least "
+            f"{math.ceil(100 * least) / 100:g}."
+        )
+    left = max(1.0, left - ending - beside)
+    plan = make_plan(timed, left, workers.at_once)
     spent = time.monotonic() - began
     made = Made(
         config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
@@ -154,7 +183,7 @@ def begin(
     made = replace(made, elsewhere=measured is not None)
     made.write(out)
     these = ", ".join(one.name for one in plan.candidates)
-    reporter.message(f"training {these}: {duration(max(1.0, left))}, then export and the score on unseen images")
+    reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
     return made
 
 
@@ -168,12 +197,17 @@ def _pace(
     threads: int,
     reporter: Reporter,
 ) -> tuple[float, float]:
-    """(seconds of a step of training, seconds of an image of validation), with so many threads."""
+    """(seconds of a step of training, seconds of an image of validation), with so many threads.
+
+    Raises ConfigError and torch.OutOfMemoryError where the memory has no room for it.
+    """
     resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
     settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": config.device}
     request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
     _, recipe, (train, val), net, _ = check_request(request, lambda text: None)
-    recipe = resolve_batch_size(recipe, estimate_memory(net, recipe, size), len(train), lambda text: None)
+    estimate = estimate_memory(net, recipe, size)
+    recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
+    check_memory(estimate, recipe, lambda text: None)
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)

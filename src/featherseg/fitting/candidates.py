@@ -65,6 +65,11 @@ def offers(size: Size) -> list[Offer]:
     return sorted(found, key=lambda offer: (offer.macs, offer.name))
 
 
+def parameters(model: str) -> int:
+    """Of a model of the catalogue."""
+    return counts(model)[0]
+
+
 def has_weights(model: str) -> bool:
     """Whether the initial weights of its backbone are on this machine."""
     source = PRETRAINED.get(models.entry(model).backbone)

@@ -1,4 +1,4 @@
-"""Which candidates keep the limit: timed one after the other, those first that will probably just keep it."""
+"""Which candidates keep the limit: timed one after the other, those first that are to be compared."""
 
 import math
 import time
@@ -8,19 +8,22 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
-from featherseg.fitting.candidates import Offer
-from featherseg.fitting.latency import SPARE, Timing, guess_speed
-from featherseg.fitting.plan import MOST
+from featherseg.fitting.candidates import Offer, parameters
+from featherseg.fitting.latency import Timing, guess_speed
+from featherseg.fitting.plan import MOST, SPARE, best_guesses
 from featherseg.fitting.record import FitConfig
 
 TIMING = 0.1
 """The share of the time that timing candidates may take."""
 
-REFUSING = 40.0
-"""Seconds from which no further candidate is tried where none has kept the limit yet."""
+REFUSING = 55.0
+"""Seconds in which it is said that none keeps the limit, where the cheapest is timed by then."""
+
+GUESSES = 2
+"""Candidates over the limit behind which the cheapest is tried."""
 
 
 def time_offers(
@@ -31,31 +34,47 @@ def time_offers(
     began: float,
     reporter: Reporter,
 ) -> list[Timing]:
-    """Time candidates until as many keep the limit as may train, those first that will probably just keep it.
+    """Time the candidates that would be compared, the best guess first, as far as multiply-accumulates tell.
 
-    The first guess comes from how fast this machine multiplies, all others from what was measured by then. Where none
-    keeps the limit the cheapest are tried, for REFUSING seconds. -> timings, in the order in which they were taken.
+    What one will take follows from the same model at another scale where that was measured, else from the others, at
+    first from how fast this machine multiplies. Where nothing keeps the limit the cheapest are tried, for REFUSING
+    seconds. A model that cannot be exported or timed is told and left out. -> timings, in the order in which they were
+    taken. Raises ExportError and RunError where this is so of all.
     """
-    macs, speed = {offer.name: offer.macs * math.prod(size) for offer in choice}, guess_speed()
-    timings: list[Timing] = []
-    left = list(choice)
+    macs, guess = {offer.name: offer.macs * math.prod(size) for offer in choice}, guess_speed()
+    timings, failed, left = list[Timing](), list[ExportError | RunError](), list(choice)
     while left:
-        now = time.monotonic()
-        kept = [t for t in timings if t.keeps(*config.limits)]
-        if timings:
-            speed = median(t.p50 / macs[t.name] for t in timings)
-        aim = config.max_ms * (1 - SPARE if timings else 0.5)
-        within = [offer for offer in left if macs[offer.name] * speed <= aim]
-        a_timing = (now - began) / max(1, len(timings))
-        if kept and (len(kept) == MOST or not within or now + a_timing - began > TIMING * 3600 * config.hours):
+        kept = {t.name for t in timings if t.keeps(*config.limits)}
+        speeds = {t.model: t.latency(config.percentile) / macs[t.name] for t in timings}
+        usual = median(speeds.values()) if speeds else guess
+        expected = {offer.name: macs[offer.name] * speeds.get(offer.model, usual) for offer in left}
+        below = kept | {name for name, ms in expected.items() if ms <= (1 - SPARE) * config.max_ms}
+        keeping = [offer for offer in choice if offer.name in below]
+        wanted = [offer for offer in best_guesses(keeping, parameters)[:MOST] if offer in left]
+        tried, taken = len(timings) + len(failed), time.monotonic() - began
+        a_timing = taken / max(1, tried)
+        if kept:
+            if not wanted or taken + a_timing > TIMING * 3600 * config.hours:
+                break
+            offer = wanted[0]
+        elif wanted and (not tried or (tried < GUESSES and taken + 2 * a_timing <= REFUSING)):
+            offer = wanted[0]
+        elif choice[0] not in left and taken + a_timing > REFUSING:
             break
-        if not kept and choice[0] not in left and now - began > REFUSING:
-            break
-        offer = within[-1] if within and (kept or not timings) else left[0]
+        else:
+            offer = left[0]
         left.remove(offer)
-        reporter.progress("timing candidates", len(timings), len(choice))
-        timings.append(measure(offer))
-        reporter.message(f"{offer.name}: {timings[-1].latency(config.percentile):.1f} ms")
+        reporter.progress("timing candidates", tried, len(choice))
+        try:
+            timings.append(measure(offer))
+        except (ExportError, RunError) as error:
+            failed.append(error)
+            left = [one for one in left if one.model != offer.model]
+            reporter.message(f"{offer.model} is left out: {error}")
+        else:
+            reporter.message(f"{offer.name}: {timings[-1].latency(config.percentile):.1f} ms")
+    if failed and not timings:
+        raise failed[-1]
     return timings
 
 

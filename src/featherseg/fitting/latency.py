@@ -1,6 +1,6 @@
 """How long a file takes from a decoded image to the mask, in a process of its own, and what was measured before.
 
-    python -m featherseg.fitting.latency FILE IMAGE.npy      # what the process runs: one line of JSON
+    python -m featherseg.fitting.latency FILE IMAGE.npy MAX_MS      # what the process runs: one line of JSON
 
 Latency needs no trained weights, so that it is known before anything trains. It is that of `Predictor` with its default
 threads: resize, normalise, model, upsampling and argmax.
@@ -35,18 +35,21 @@ from featherseg.counting.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.fitting.plan import name_of
+from featherseg.fitting.plan import SPARE, keeps_limits, name_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize_factor, scale_images
 
 WARM, PASSES, MOST_PASSES, SECONDS = 8, 30, 300, 2.0
 """Untimed passes; timed ones at least and at most, between which the seconds decide."""
 
+FEW, FAR = 4, 2.0
+"""Passes after which nothing more is timed where all but the first took so many times the limit."""
+
+HANGS = 300.0
+"""Seconds after which a process is ended."""
+
 LEVEL = 0.95
 """Of the interval of the median."""
-
-SPARE = 0.1
-"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
 
 MIB = 2**20
 
@@ -77,8 +80,7 @@ class Timing:
 
     def keeps(self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE) -> bool:
         """Whether it stays within the limits, that of time with something to spare."""
-        light = max_mib is None or self.memory_mib is None or self.memory_mib <= max_mib
-        return light and self.latency(percentile) <= (1 - spare) * max_ms
+        return keeps_limits(self.latency(percentile), self.memory_mib, max_ms, max_mib, spare)
 
     def as_dict(self) -> dict[str, Any]:
         """As fit.json and latency.json have it."""
@@ -91,22 +93,28 @@ class Timing:
 def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
-    parts = [found.get("processor") or found["system"], counted(usable_cores(), "core"), *(found.get("gpus") or ())]
-    return ", ".join(parts), torch.get_num_threads()
+    parts = [found.get("processor") or found["system"], counted(usable_cores(), "core")]
+    return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), torch.get_num_threads()
 
 
-def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str]) -> Timing:
+def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str], max_ms: float = math.inf) -> Timing:
     """Time an exported file on an image (H, W, C) uint8, in a process of its own; name: model, scale, format.
 
-    Raises RunError where the file cannot be run.
+    max_ms: the limit, FAR above which FEW passes are enough. Raises RunError where the file cannot be run.
     """
     with TemporaryDirectory(prefix="featherseg-latency-") as folder:
         np.save(Path(folder) / "image.npy", image)
-        words = [sys.executable, "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy"]
-        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        words = [sys.executable, "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy", str(max_ms)]
+        timed = f"{name_of(*name[:2])} as {name[2]} could not be timed:"
+        try:
+            done = subprocess.run(
+                words, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=HANGS
+            )
+        except subprocess.TimeoutExpired:
+            raise RunError(f"{timed} its process had not ended after {HANGS:g} s.") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        raise RunError(f"{name_of(*name[:2])} as {name[2]} could not be timed: {last}")
+        raise RunError(f"{timed} {last}")
     found = json.loads(done.stdout.splitlines()[-1])
     low, high = median_interval(found["ms"])
     p50, p95 = np.percentile(found["ms"], [50, 95]).tolist()
@@ -127,20 +135,24 @@ def time_candidate(
     image: np.ndarray,
     calibration: Sequence[np.ndarray],
     believed: Callable[[Timing], bool] = lambda _: True,
+    max_ms: float = math.inf,
 ) -> Timing:
     """Write the untrained model in the format and time it; a measurement of the same on this machine is taken again.
 
     image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format; believed: whether such an older
-    measurement is (the machine may have been busy then). Raises MissingExtra, ExportError and RunError.
+    measurement is (the machine may have been busy then); max_ms: as of `time_file`. Raises MissingExtra,
+    ExportError and RunError.
     """
     cache, key = cache_file(), _key(name, len(classes), resize, image.shape)
     known = _known(cache)
     if key in known and believed(found := Timing(**known[key])):
         return found
     with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
-        timing = time_file(write_untrained(name, classes, resize, image, calibration, Path(folder)), image, name)
-    with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
-        write_json(cache, {**_known(cache), key: asdict(timing)})
+        file = write_untrained(name, classes, resize, image, calibration, Path(folder))
+        timing = time_file(file, image, name, max_ms)
+    if timing.p50 <= FAR * max_ms:  # else it may be of FEW passes
+        with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
+            write_json(cache, {**_known(cache), key: asdict(timing)})
     return timing
 
 
@@ -235,16 +247,18 @@ def main() -> None:
     try:
         predictor, image = Predictor(sys.argv[1], device="cpu"), np.load(sys.argv[2], allow_pickle=False)
         times: list[float] = []
-        began = 0.0
+        began, far = 0.0, FAR * float(sys.argv[3])
         while len(times) < WARM + PASSES or (len(times) < WARM + MOST_PASSES and time.perf_counter() - began < SECONDS):
             start = time.perf_counter()
             began = began if len(times) > WARM else start
             predictor(image)
             times.append(1000 * (time.perf_counter() - start))
+            if len(times) == FEW and min(times[1:]) > far:
+                break
     except FeathersegError as error:
         sys.exit(" ".join(str(error).splitlines()))
     peak = peak_memory()
-    answer = {"ms": times[WARM:], "memory_mib": None if peak is None else round(peak / MIB, 1)}
+    answer = {"ms": times[WARM:] or times[1:], "memory_mib": None if peak is None else round(peak / MIB, 1)}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

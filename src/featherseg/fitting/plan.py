@@ -7,8 +7,9 @@ follows from it and from scores is the same wherever and however often it is car
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 FINALIST = 0.5
 """The share of the time that the last candidate gets at least, beside what it had before."""
@@ -20,6 +21,9 @@ soon they learn."""
 MOST = 8
 """Candidates that train, at most."""
 
+FIRST = MOST // 2
+"""Models that are compared before any of them is also compared at a larger scale."""
+
 DECAY = 0.2
 """The share of the last candidate's steps in which its rate falls."""
 
@@ -27,9 +31,54 @@ MARGIN = 0.005
 """Of mIoU (0..1): within it scores tell nothing apart. Seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
 
 
+SPARE = 0.1
+"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
+
+
+def keeps_limits(
+    latency_ms: float, memory_mib: float | None, max_ms: float, max_mib: float | None, spare: float = SPARE
+) -> bool:
+    """Whether it stays within the limits, that of time with something to spare; memory may not be known."""
+    light = max_mib is None or memory_mib is None or memory_mib <= max_mib
+    return light and latency_ms <= (1 - spare) * max_ms
+
+
 def name_of(model: str, scale: float) -> str:
     """What a model at an input scale is called: `frm-lite0-light at 0.5`."""
     return f"{model} at {scale:g}"
+
+
+class Scaled(Protocol):
+    """A model at an input scale, whatever else is known of it."""
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+
+    @property
+    def scale(self) -> float:
+        """Of the images' sides."""
+
+
+One = TypeVar("One", bound=Scaled)
+
+
+def best_guesses(feasible: Iterable[One], parameters: Callable[[str], int]) -> list[One]:
+    """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
+
+    The model with the most parameters comes first, each at its scale nearest to 1, from below where there is one;
+    behind the FIRST models come these at their next scale above 1, then the other models, then those above 1. Enlarged
+    images help on some data and harm on others (docs/log.md), smaller ones cost accuracy on most.
+    """
+    scales: dict[str, list[One]] = {}
+    for one in sorted(feasible, key=lambda one: (one.scale > 1, abs(one.scale - 1))):
+        scales.setdefault(one.model, []).append(one)
+    models = sorted(scales.values(), key=lambda own: (-parameters(own[0].model), own[0].model))
+    found = list[One]()
+    for some in (models[:FIRST], models[FIRST:]):
+        found += [own[0] for own in some]
+        found += [enlarged[0] for own in some if (enlarged := [one for one in own[1:] if one.scale > 1])]
+    return found
 
 
 @dataclass(frozen=True)
@@ -60,30 +109,39 @@ class Plan:
     final: Mapping[str, tuple[int, int]]
 
 
-def make_plan(feasible: Sequence[Candidate], seconds: float, at_once: int = 1) -> Plan:
-    """The plan for these seconds of training: as many candidates as can be compared, those that cost most first.
+def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) -> Plan:
+    """The plan for these seconds of training: as many candidates as can be compared, the first ones of those given.
 
-    Of all that keep the limit the ones with the highest latency train, as the rule says (the largest that fits is the
-    best guess); where the time is too short to compare even two, the largest gets all of it. at_once: candidates that
-    train at the same time. Raises ValueError where none is feasible or there are no seconds.
+    ordered: the best guess first (`best_guesses`); where the time is too short to compare even two, it gets all of it.
+    at_once: candidates that train at the same time. Raises ValueError where none is given or there are no seconds.
     """
-    if not feasible or seconds <= 0:
-        raise ValueError(f"expected candidates and seconds, found {len(feasible)} and {seconds:g}")
-    ordered = sorted(feasible, key=lambda one: (-one.latency_ms, one.name))
+    if not ordered or seconds <= 0:
+        raise ValueError(f"expected candidates and seconds, found {len(ordered)} and {seconds:g}")
 
     # Each rung has the same time, shared evenly: the first among all, the second among half of them, ...
-    compared = 2 ** int(math.log2(min(MOST, len(ordered))))
-    while compared > 1 and (1 - FINALIST) * seconds / math.log2(compared) / math.ceil(compared / at_once) < LEAST:
-        compared //= 2
-    rounds = int(math.log2(compared))
-    chosen, spent, rungs = ordered[:compared], 0.0, list[tuple[Mapping[str, int], int]]()
-    for number in range(rounds):
-        spent += (1 - FINALIST) * seconds / rounds / math.ceil((compared >> number) / at_once)
+    compared = min(MOST, len(ordered))
+    while compared > 1:
+        a_rung = (1 - FINALIST) * seconds / len(rung_sizes(compared))
+        if a_rung / math.ceil(compared / at_once) >= LEAST:
+            break
+        compared -= 1
+    chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[tuple[Mapping[str, int], int]]()
+    for number in rung_sizes(compared):
+        spent += a_rung / math.ceil(number / at_once)
         steps = {one.name: max(1, int(spent / one.step_seconds)) for one in chosen}
-        rungs.append((steps, compared >> (number + 1)))
-    left = FINALIST * seconds if rounds else seconds
+        rungs.append((steps, math.ceil(number / 2)))
+    left = FINALIST * seconds if rungs else seconds
     final = {one.name: max(1, int((spent + left) / one.step_seconds)) for one in chosen}
-    return Plan(tuple(chosen), tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
+    return Plan(chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
+
+
+def rung_sizes(compared: int) -> list[int]:
+    """Of so many candidates, how many train in each rung: all, half of them (the larger one), ..., 2."""
+    found = list[int]()
+    while compared > 1:
+        found.append(compared)
+        compared = math.ceil(compared / 2)
+    return found
 
 
 def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float) -> list[Candidate]:

@@ -9,6 +9,7 @@ from typing import Any
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
+from featherseg.core.wording import one_line
 from featherseg.fitting.candidates import MODELS
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
@@ -69,15 +70,29 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Final:
+    """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours."""
+
+    candidate: str
+    hours: float
+    steps: int
+    decay: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= _steps(self.steps):
+            raise ValueError("a rate falls for more steps than there are")
+
+
+@dataclass(frozen=True)
 class Made:
     """A plan with what it was made from.
 
     device and threads are those that the timings are of; train_size the (height, width) of a typical training image,
     image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
     end; validating: a validation, with what a training needs to start;
-    opening: what its first start needs beside that. finals: of whoever was the last one, its steps
-    and how many of them at a falling rate, fixed when it began; given: it came from a file and is carried out to the
-    letter; elsewhere: the timings are another device's.
+    opening: what its first start needs beside that. finals: the last trainings in their order, each fixed when it
+    began; failed: who was to be delivered and could not be, and why; given: it came from a file and is carried out to
+    the letter; elsewhere: the timings are another device's.
     """
 
     config: FitConfig
@@ -92,13 +107,22 @@ class Made:
     ending: float
     validating: float
     opening: float
-    finals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    finals: tuple[Final, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
     given: bool = False
     elsewhere: bool = False
 
     def timing(self, candidate: Candidate) -> Timing:
         """What was measured of a candidate."""
         return next(t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale))
+
+    def finals_of(self, candidate: Candidate) -> list[Final]:
+        """Its last trainings, up to that of these hours."""
+        return [one for one in self.finals if one.candidate == candidate.name]
+
+    def final(self, candidate: Candidate) -> Final | None:
+        """Its last training of these hours, where it has begun."""
+        return next((one for one in self.finals_of(candidate)[-1:] if one.hours == self.config.hours), None)
 
     def write(self, out: Path) -> None:
         """Replace OUT/plan.json."""
@@ -109,8 +133,8 @@ class Made:
         }
         found = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
         found |= {"config": asdict(self.config), "parts": asdict(self.parts), **plan}
-        found |= {"timings": [asdict(one) for one in self.timings]}
-        write_json(out / PLAN, found | {"finals": {name: list(steps) for name, steps in self.finals.items()}})
+        found |= {key: [asdict(one) for one in getattr(self, key)] for key in ("timings", "finals")}
+        write_json(out / PLAN, found | {"failed": dict(self.failed)})
 
 
 PLAIN = (
@@ -144,7 +168,7 @@ def read_plan(path: Path) -> Made:
             if not all(0 < value < 1e7 for value in (one.scale, one.latency_ms, one.step_seconds)):
                 raise ValueError(f"{one.name}: expected numbers above 0")
         rungs = tuple(({name: _steps(n) for name, n in row["steps"].items()}, row["keep"]) for row in found["rungs"])
-        final, finals = ({name: (_steps(n), int(d)) for name, (n, d) in found[key].items()} for key in FINALS)
+        final = {name: (_steps(n), int(d)) for name, (n, d) in found["final"].items()}
         names, left = {one.name for one in candidates}, len(candidates)
         for steps, keep in rungs:
             if not names <= steps.keys() or not 1 <= keep <= left:
@@ -152,28 +176,31 @@ def read_plan(path: Path) -> Made:
             left = keep
         if left != 1 or not names <= final.keys():
             raise ValueError("its rungs do not end with one candidate, whose last steps are known")
-        if any(not 0 <= decay <= steps for steps, decay in (*final.values(), *finals.values())):
+        if any(not 0 <= decay <= steps for steps, decay in final.values()):
             raise ValueError("a rate falls for more steps than there are")
         plain = {key: found[key] for key in PLAIN}
         plain |= {key: _size(plain[key]) for key in ("image_size", "train_size")}
         timings = tuple(Timing(**row) for row in found["timings"])
         if lacking := names - {timing.name for timing in timings}:
             raise ValueError(f"no latency of {', '.join(sorted(lacking))}")
-        plan = Plan(candidates, rungs, final)
-        return Made(FitConfig(**config), parts, timings=timings, plan=plan, finals=finals, **plain)
+        plain |= {"finals": tuple(Final(**row) for row in found["finals"]), "failed": _reasons(found["failed"])}
+        if not names > plain["failed"].keys():
+            raise ValueError("none of its candidates is left, or one failed that is none")
+        return Made(FitConfig(**config), parts, timings=timings, plan=Plan(candidates, rungs, final), **plain)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no plan that can be carried out: {error}. Expected the {PLAN} of a fit."
         ) from None
 
 
-FINALS = ("final", "finals")
-
-
 def _steps(value: Any) -> int:
     if not isinstance(value, int) or not 1 <= value <= MOST_STEPS:
         raise ValueError(f"{value!r} steps: expected 1 to {MOST_STEPS}")
     return value
+
+
+def _reasons(value: Any) -> dict[str, str]:
+    return {str(name): one_line(str(reason)) for name, reason in value.items()}
 
 
 def _size(value: Any) -> Any:

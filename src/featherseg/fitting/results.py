@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
+from featherseg.fitting.plan import MARGIN, Candidate, keeps_limits, survivors
 
 if TYPE_CHECKING:
     from featherseg.runs import Run
 
 PAGE = "fit.html"
+
+UNDELIVERED = "not delivered"
+"""What became of a candidate that was to be delivered and could not be; the reason follows."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,20 @@ def read_fit(out: Path) -> dict[str, Any]:
 
 
 def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
-    """The trained candidates that keep another limit, the best score on val first.
+    """The trained candidates that keep another limit, in the order in which `fit` would choose them.
 
     Raises ConfigError for a limit that is none.
     """
     if not 0 < max_ms < 1e7:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
-    fitting = [r for r in facts["candidates"] if r["miou_val"] is not None and r["latency_ms"][key] <= max_ms]
-    return sorted(fitting, key=lambda row: (-row["miou_val"], row["latency_ms"]["p50"]))
+    fitting = {
+        Candidate(row["model"], row["scale"], row["latency_ms"][key], 0.0): row
+        for row in facts["candidates"]
+        if row["miou_val"] is not None
+        and not row["status"].startswith(UNDELIVERED)
+        and keeps_limits(row["latency_ms"][key], row.get("memory_mib"), max_ms, facts.get("max_mib"))
+    }
+    scored = [(one, row["miou_val"]) for one, row in fitting.items()]
+    rows = [fitting[one] for one in survivors(scored, len(scored), MARGIN)]
+    return sorted(rows, key=lambda row: max_ms == facts["limit_ms"] and row["status"] != "chosen")  # that is decided

@@ -6,7 +6,7 @@ what was decided before the first training; what follows, follows from it and fr
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from featherseg.core.files import FIT, check_folder, load_json, locked, write_js
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import Doubt, counted
 from featherseg.fitting.beginning import begin
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
-from featherseg.fitting.delivery import deliver
+from featherseg.fitting.delivery import Undelivered, deliver
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
-from featherseg.fitting.record import PLAN, FitConfig, Made, read_plan
+from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     TRIALS,
@@ -90,6 +90,22 @@ class FitSettings:
 DEFAULTS = FitSettings()
 
 
+class _Once:
+    """Tells a doubt that several trials share once: what it says before its first colon."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.step, self.progress = reporter, reporter.step, reporter.progress
+        self.told = set[str]()
+
+    def message(self, text: str) -> None:
+        """Told, if it is new or no doubt."""
+        if isinstance(text, Doubt):
+            if (about := text.partition(":")[0]) in self.told:
+                return
+            self.told.add(about)
+        self.reporter.message(text)
+
+
 def fit(
     data: str | Path | None = None,
     max_ms: float | None = None,
@@ -128,14 +144,15 @@ def fit(
     Raises:
         ConfigError: A value is out of range, or no candidate keeps the limit: the fastest is told.
         UnknownName, DataNotFound, DataError, MissingExtra, DeviceError: Before anything is trained.
-        RunError: `out` exists (without `resume`), another process works in it, or the exported file was over the limit
-            when it was timed again.
+        RunError: `out` exists (without `resume`), another process works in it, or no candidate could be delivered: its
+            training failed, or its file did, or was over the limit when it was timed again.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
-    began, out, reporter = command_began(), Path(out), reporter_of(progress)
+    began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and names <= {LOCK, DATASET})))
+    begun = {name for name in names if name not in (LOCK, DATASET) and not name.endswith(".tmp")}
+    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and not begun)))
     if not resume and not new:
         raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
     if resume and not there and not new:
@@ -186,9 +203,14 @@ def fit(
         begin_group(out.absolute(), made.config.loggers, reporter.message)
         try:
             with _counted(out, began):
-                winner, scores = halve(made, out, workers.execute, reporter)
-                final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
-                return deliver(made, winner, final, scores, out, began, reporter)
+                ranking, scores = halve(made, out, workers.execute, reporter)
+                while True:
+                    winner = next(one for one in ranking if one.name not in made.failed)
+                    try:
+                        final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
+                        return deliver(made, winner, final, scores, out, began, reporter)
+                    except Undelivered as error:
+                        made = give_way(read_plan(out / PLAN), ranking, winner, error, out, reporter)
         except KeyboardInterrupt:
             reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
             raise
@@ -240,9 +262,9 @@ def _spent(out: Path, made: Made) -> float:
         return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
 
 
-def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple[Candidate, dict[str, float]]:
-    """Rung by rung, until one is left; -> the winner, and of each candidate its last score on val (0..1)."""
-    left, scores = list(made.plan.candidates), dict[str, float]()
+def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple[list[Candidate], dict[str, float]]:
+    """Rung by rung, until one is left; -> it, then the others, who was dropped last first; their last scores (0..1)."""
+    left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
         reporter.message(
             f"rung {number} of {len(made.plan.rungs)}: {counted(len(left), 'candidate')}, {keep} will stay"
@@ -252,9 +274,31 @@ def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple
         sound = [(one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)]
         if not sound:
             raise TrainingError(f"no candidate of rung {number} could be trained: see {out / TRIALS}.")
-        left = survivors(sound, keep, MARGIN)
+        ranked = survivors(sound, len(sound), MARGIN)
+        left, dropped = ranked[:keep], ranked[keep:] + dropped
         reporter.message(f"rung {number}: {', '.join(f'{one.name} {percent(s)} %' for one, s in sound)}")
-    return left[0], scores
+    return left + dropped, scores
+
+
+def give_way(
+    made: Made, ranking: Sequence[Candidate], winner: Candidate, error: Undelivered, out: Path, reporter: Reporter
+) -> Made:
+    """The plan in which the next one takes the place of who could not be delivered, a faster one of who was too slow.
+
+    It is written down, so that it is decided alike when the plan is carried out again. Raises the error where nobody is
+    left or a model was delivered before, which stays.
+    """
+    failed = dict(made.failed) | {winner.name: error.reason}
+    if error.slow:
+        slower = (one.name for one in ranking if one.latency_ms > winner.latency_ms)
+        failed = dict.fromkeys(slower, f"slower than {winner.name}") | failed
+    left = [one.name for one in ranking if one.name not in failed]
+    if not left or (out / FIT).is_file():
+        raise error
+    reporter.message(f"{winner.name} is not delivered: {error.reason}; in its place {left[0]}")
+    made = replace(made, failed=failed)
+    made.write(out)
+    return made
 
 
 def train_to_the_end(
@@ -264,7 +308,7 @@ def train_to_the_end(
 
     How many steps that is follows from the time that is left when it begins, and is written into the plan then.
     """
-    if winner.name not in made.finals:
+    if made.final(winner) is None:
         steps, decay = made.plan.final[winner.name]
         if not made.given:
             trained, pace = progress_of(trial_folder(out, winner))
@@ -279,21 +323,27 @@ def train_to_the_end(
                     f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
                     f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
                 )
-        made = replace(made, finals={**made.finals, winner.name: (steps, decay)})
+        made = replace(made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay)))
         made.write(out)
-    steps, decay = made.finals[winner.name]
-    reporter.message(f"{winner.name} goes on to step {steps}, the last {decay} of them at a falling rate")
-    if steps < FEW:
-        reporter.message(f"{steps} steps are very few: give it more --hours, or go on with --resume and more of them")
-    constant = _segment(made, out, winner, steps - decay)
-    final = replace(constant, folder=constant.folder.with_name(f"{constant.folder.name}-to-{steps}"), source=None)
-    if steps > decay:
-        if math.isnan(execute([constant], reporter)[0]):
-            raise TrainingError(f"{winner.name} could not be trained to its end: see {constant.folder}.")
-        final = replace(final, source=constant.folder)
-    if math.isnan(execute([replace(final, steps=steps, decay=decay)], reporter)[0]):
-        raise TrainingError(f"{winner.name} could not be trained to its end: see {final.folder}.")
-    return final.folder, made
+    *before, last = made.finals_of(winner)
+    reporter.message(f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate")
+    if last.steps < FEW:
+        reporter.message(
+            f"{last.steps} steps are very few: give it more --hours, or go on with --resume and more of them"
+        )
+    failed = Undelivered(
+        f"{winner.name} could not be trained to its end: see {trial_folder(out, winner)}.", "its training failed"
+    )
+    for one in (*before, last):  # by fewer hours it stopped there
+        constant = _segment(made, out, winner, one.steps - one.decay)
+        if constant.steps and math.isnan(execute([constant], reporter)[0]):
+            raise failed
+    folder = constant.folder.with_name(f"{constant.folder.name}-to-{last.steps}")
+    source = constant.folder if constant.steps else None
+    final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source)
+    if math.isnan(execute([final], reporter)[0]):
+        raise failed
+    return folder, made
 
 
 def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
@@ -318,7 +368,7 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
         return made
     if hours < made.config.hours:
         raise ConfigError(f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less.")
-    made = replace(made, config=replace(made.config, hours=hours), finals={}, given=False)
+    made = replace(made, config=replace(made.config, hours=hours), given=False)
     if not (out / FIT).is_file():  # else they may be too few
         made.write(out)
     return made

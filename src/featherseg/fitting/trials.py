@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, T
 from featherseg.core.files import append_line, read_lines, remove_tree
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
-from featherseg.core.wording import one_line
+from featherseg.core.wording import Doubt, one_line
 from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import PLAN
 from featherseg.runs import METRICS, RESOLVED, open_run
@@ -53,13 +54,20 @@ class Segment:
 
 
 class _Steps:
-    """Reports the steps of a trial, not its messages, which are for those who type `train`."""
+    """Reports and counts the steps of a trial; of its messages, which are for those who type `train`, the doubts."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.step, self.progress = reporter.step, reporter.progress
+        self.reporter, self.progress, self.taken = reporter, reporter.progress, 0
 
     def message(self, text: str) -> None:
-        """Not told."""
+        """Told where something may be wrong."""
+        if isinstance(text, Doubt):
+            self.reporter.message(text)
+
+    def step(self, *given: Any) -> None:
+        """One more."""
+        self.taken += 1
+        self.reporter.step(*given)
 
 
 Executor = Callable[[Sequence[Segment], Reporter], list[float]]
@@ -171,11 +179,11 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         if segment.source is not None:
             copy_run(segment.source, folder)
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
-    began, done = time.monotonic(), _last_step(folder)
+    began, counting = time.monotonic(), _Steps(reporter)
     try:
         request = Request(segment.recipe, overrides=(*segment.overrides, *lengths), group=segment.group)
-        train(request, folder, _Steps(reporter), resume=True)
-    except (TrainingError, ConfigError) as error:  # the latter: the machine has too little memory for it
+        train(request, folder, counting, resume=True)
+    except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:  # the latter two: too little memory for it
         begun = (folder / RESOLVED).is_file()
         if begun and isinstance(error, ConfigError):
             raise
@@ -183,7 +191,7 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         if not begun:
             return math.nan
         append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
-    append_line(folder / SECONDS, {"steps": segment.steps - done, "seconds": round(time.monotonic() - began, 2)})
+    append_line(folder / SECONDS, {"steps": counting.taken, "seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found
 

@@ -26,6 +26,7 @@ from featherseg.core.errors import DataError, RunError, TrainingError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
+from featherseg.core.wording import Doubt
 from featherseg.data.statistics import largest_size
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
@@ -222,7 +223,7 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
     info, device, threads = training.run.info, pick_device(training.recipe.train.device).type, torch.get_num_threads()
     if info.device not in (None, device):
-        reporter.message(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits")
+        reporter.message(Doubt(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits"))
     begun_with, now = (recipe.train.devices * recipe.train.nodes for recipe in (training.run.recipe, training.recipe))
     if begun_with != now:
         reporter.message(
@@ -231,10 +232,9 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
             "by terms that are means of each process's (Lovasz, Dice, the pixel contrast, distillation)"
         )
     if info.threads != threads:
-        reporter.message(
-            f"begun with {info.threads} threads, resumed with {threads}: "
-            f"the result may differ in the last bits (set OMP_NUM_THREADS={info.threads} to avoid it)"
-        )
+        threads_then = f"begun with {info.threads} threads, resumed with {threads}"
+        hint = f"set OMP_NUM_THREADS={info.threads} to avoid it"
+        reporter.message(Doubt(f"{threads_then}: the result may differ in the last bits ({hint})"))
 
 
 def _run(training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None) -> Run:

@@ -17,7 +17,7 @@ from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import IGNORE, Size
-from featherseg.core.wording import counted, size_text
+from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.teacher_outputs import Grid, Taught
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
@@ -203,7 +203,7 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str],
     """
     settings, crop = recipe.train, recipe.augment.crop
     if estimate is None:
-        say("what a step takes of the memory is not known: the model takes no small images to try with")
+        say(Doubt("what a step takes of the memory is not known: the model takes no small images to try with"))
         return None
     assert isinstance(settings.batch_size, int)
     assert crop is not None
@@ -227,7 +227,8 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str],
         raise ConfigError(f"{takes} about {added / 1e9:.1f} GB of memory{hint}, and {there}. What fits: {remedy}.")
     doubt = ": it may not fit. A smaller train.batch_size or augment.crop needs less" if DOUBT * added > free else ""
     peak = round((estimate.resident + added) / 1e9, 2)
-    say(f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB")
+    text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
+    say(Doubt(text) if doubt else text)
     return peak
 
 

@@ -17,7 +17,7 @@ from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, Ru
 from featherseg.core.files import load_json, write_json, write_text
 from featherseg.core.machine import command_began, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import Doubt, counted
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
@@ -254,11 +254,12 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     for name, scored in {recipe.data.val_split: val, **test}.items():
         if seen := known.trained_on(scored, "unlabelled"):
             images = f"{counted(len(seen), 'image')} of {scored.name} {name}"
-            say(f"{images} without their masks are taught too, so a score on them says less: {named_pairs(seen)}")
+            named = named_pairs(seen)
+            say(Doubt(f"{images} without their masks are taught too, so a score on them says less: {named}"))
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
-        say(f"{images} {are} trained on too: {named_pairs(seen)}")
+        say(Doubt(f"{images} {are} trained on too: {named_pairs(seen)}"))
     write_text(out / "recipe.toml", file.text)
     write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)
@@ -269,7 +270,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
     """Keep in the run's record what the training images lost when they were prepared; nothing where nothing was."""
     if loss := loss_of(train):
-        say(f"prepared data: {loss}")
+        say(Doubt(f"prepared data: {loss}"))
         _note(out, prepared_data=loss)
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import load_json, write_json
+from featherseg.core.wording import Doubt
 from featherseg.recipe import Recipe
 from featherseg.runs import RESOLVED, WEIGHTS, Run
 
@@ -130,9 +131,8 @@ class Tracker(Logger):
         except Exception as error:  # of a dozen kinds, over a network; a training of hours does not end by it
             self._logger = None
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            self._say(
-                f"{self._name} fails ({reason}): the training goes on without it; every figure is in {self._run.path}"
-            )
+            text = f"{self._name} fails ({reason}): the training goes on without it; every figure is in"
+            self._say(Doubt(f"{text} {self._run.path}"))
 
 
 def begin_group(group: Path, loggers: Sequence[str], say: Say) -> None:

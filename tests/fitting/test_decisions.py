@@ -1,0 +1,232 @@
+"""What a fit decides: who goes on, for how many steps, who is delivered, what time is used up."""
+
+import json
+import math
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fit_plans import FAST, SLOW, answer, facts, made, timing, write_yard
+from PIL import Image
+from small_training import Silent
+
+import featherseg
+from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
+from featherseg.core.files import locked
+from featherseg.fitting import beginning, session, trials
+from featherseg.fitting.delivery import Undelivered, worst
+from featherseg.fitting.latency import here
+from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.session import give_way, halve, train_to_the_end
+from featherseg.fitting.trials import Segment, Workers
+
+ALONE = Workers(None, 1, 1)
+
+SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
+
+
+class Scored:
+    """An executor that trains nothing: scores by model and step."""
+
+    def __init__(self, score):
+        self.score, self.asked = score, []
+
+    def __call__(self, segments, reporter):
+        self.asked += [(s.recipe, s.steps, s.decay, s.source) for s in segments]
+        return [self.score(s) for s in segments]
+
+
+def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
+    for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.503, 0.5, FAST)):
+        execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
+        found, scores = halve(made(), tmp_path, execute, Silent())
+        assert found == [winner, FAST if winner == SLOW else SLOW]
+        assert scores == {SLOW.name: slow, FAST.name: fast}
+        assert [steps for _, steps, _, _ in execute.asked] == [4, 4]
+
+
+def test_a_training_that_fails_drops_its_candidate(tmp_path):
+    found, _ = halve(made(), tmp_path, Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), Silent())
+    assert found == [FAST]
+    with pytest.raises(TrainingError, match="no candidate of rung 1"):
+        halve(made(), tmp_path, Scored(lambda s: math.nan), Silent())
+
+
+def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
+    execute = Scored(lambda s: 0.5)
+    final, kept = train_to_the_end(made(given=True), SLOW, tmp_path, 0.0, execute, Silent())
+    trial = tmp_path / "trials" / "frm-lite0-light-1"
+    assert execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
+    assert final == tmp_path / "trials" / "frm-lite0-light-1-to-10"
+    assert read_plan(tmp_path / "plan.json") == kept
+    assert kept.finals == (Final(SLOW.name, 1.0, 10, 2),)
+
+
+def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    longer = session._with_hours(kept, 2.0, tmp_path)
+    execute = Scored(lambda s: 0.5)
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
+    assert [one.hours for one in kept.finals] == [1.0, 2.0]
+    again = Scored(lambda s: 0.5)
+    train_to_the_end(replace(read_plan(tmp_path / "plan.json"), given=True), SLOW, tmp_path, 0.0, again, Silent())
+    assert again.asked == execute.asked
+    first, last = (one.steps - one.decay for one in kept.finals)
+    assert [steps for _, steps, _, _ in again.asked] == [first, last, kept.finals[1].steps]
+
+
+@pytest.fixture
+def fit_again(tmp_path, monkeypatch):
+    """Goes on with the fit in a folder, of which nothing is trained and some cannot be delivered; -> who is."""
+
+    @contextmanager
+    def workers(cluster, number):
+        yield Workers(Scored(lambda s: {SLOW.model: 0.6, FAST.model: 0.5}[s.recipe]), 1, 1)
+
+    def go_on(failing, out=tmp_path):
+        def deliver(made, winner, final, scores, *rest):
+            if winner.name in failing:
+                raise Undelivered(f"{winner.name} took 21.0 ms", "21.0 ms", slow=failing[winner.name])
+            return winner.name
+
+        monkeypatch.setattr(session, "deliver", deliver)
+        return featherseg.fit(out=out, resume=True)
+
+    monkeypatch.setattr(session, "trial_workers", workers)
+    made().write(tmp_path)
+    return go_on
+
+
+def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path):
+    assert fit_again({SLOW.name: True}) == FAST.name
+    plan = read_plan(tmp_path / "plan.json")
+    assert plan.failed == {SLOW.name: "21.0 ms"}
+    assert [one.candidate for one in plan.finals] == [SLOW.name, FAST.name]
+    assert fit_again({}) == FAST.name  # as it was decided
+    replace(plan, given=True).write(tmp_path)
+    assert fit_again({}) == FAST.name
+
+
+def test_a_fit_of_which_none_can_be_delivered_can_be_tried_again(fit_again, tmp_path):
+    with pytest.raises(RunError, match=f"{FAST.name} took"):
+        fit_again({SLOW.name: True, FAST.name: True})
+    assert fit_again({}) == FAST.name
+
+
+def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
+    for slow, failed in ((True, {"middle at 1", f"{SLOW.name}"}), (False, {"middle at 1"})):
+        ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
+        found = give_way(made(), ranking, ranking[0], Undelivered("", "why", slow=slow), tmp_path, Silent())
+        assert found.failed.keys() == failed
+
+
+def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
+    (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 1}))
+    with pytest.raises(RunError, match=f"{SLOW.name} took"):
+        fit_again({SLOW.name: True})
+
+
+def test_the_worst_of_three_timings_must_keep_the_limit(tmp_path):
+    again, config = [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)], made(max_ms=21.0, max_mib=400.0).config
+    assert worst(SLOW, again, config, tmp_path).p50 == 20.5
+    with pytest.raises(
+        Undelivered, match=r"20\.5 ms in the worst of 3 timings of its file, over the limit of 20 ms"
+    ) as slow:
+        worst(SLOW, again, replace(config, max_ms=20.0), tmp_path)
+    assert slow.value.slow
+    again.append(replace(again[0], memory_mib=401.0))
+    with pytest.raises(Undelivered, match=r"401 MiB when its file was run again, over the limit of 400 MiB") as heavy:
+        worst(SLOW, again, config, tmp_path)
+    assert not heavy.value.slow
+
+
+def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monkeypatch):
+    path = write_yard(tmp_path / "yard", splits=SPLITS)
+    Image.fromarray(np.full((64, 96), 7, np.uint8)).save(tmp_path / "yard" / "masks" / "017x.png")
+    monkeypatch.setattr(beginning, "time_offers", None)
+    with pytest.raises(DataError, match=r"017x.png.*7"):
+        featherseg.fit(path, 20.0, out=tmp_path / "out", hours=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
+    config, given = made(max_ms=20.0, hours=0.1).config, made()
+    for other, message in ((config, "images of 64x96"), (replace(config, format="torch-export"), "of onnx files")):
+        with pytest.raises(ConfigError, match=message):
+            beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+    there = replace(config, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
+    with pytest.raises(ConfigError, match=r"over the limits by the plan: frm-lite0-light at 1\. Fit"):
+        beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+    measured = answer(tmp_path / "latency.json", 5.0)
+    with pytest.raises(ConfigError, match="Give one of them"):
+        beginning.begin(config, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
+
+
+def test_a_given_plan_tells_the_device_on_which_its_file_will_be_timed(tmp_path):
+    config = made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1).config
+    for elsewhere, device in ((False, here()), (True, ("a board, 2 cores", 2))):
+        given = replace(made(), elsewhere=elsewhere)
+        found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+        assert (found.device, found.threads) == device
+
+
+def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
+    plan = made(hours=1.0)
+    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    steps, decay = kept.finals[0].steps, kept.finals[0].decay
+    assert steps == int((3600 - 1000 - 30 - 2) / 0.2)
+    assert decay == int(0.2 * steps)
+    _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, Scored(lambda s: 0.5), Silent())
+    assert again.finals == kept.finals  # once begun it stays
+
+
+def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    facts = {"chosen": {}, "candidates": [], "limit_ms": 20.0, "percentile": 50, "steps": 14_000}
+    (tmp_path / "fit.json").write_text(json.dumps(facts))
+    plan = made(hours=1.0)
+    with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
+        train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    longer = replace(plan, config=replace(plan.config, hours=1.08))
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    assert kept.finals[-1].steps > 14_000
+    with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
+        train_to_the_end(plan, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+    least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
+    longer = replace(plan, config=replace(plan.config, hours=least))
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+    assert 14_000 < kept.finals[-1].steps < 14_500
+
+
+def test_what_a_killed_fit_took_counts(tmp_path):
+    with session._counted(tmp_path, time.monotonic() - 100):
+        pass
+    assert 100 <= session._spent(tmp_path, made()) < 101
+    for damaged in ("[]", '{"seconds": 1e300}', '{"seconds": -1}', '{"seconds": NaN}'):
+        (tmp_path / "spent.json").write_text(damaged)
+        assert session._spent(tmp_path, made()) == 10.0
+
+
+def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):
+    path, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
+    out.mkdir()
+    (out / "dataset.toml").write_text("the first one's")
+    with locked(out / ".fit.lock", RunError("taken")), pytest.raises(RunError, match="another process fits in"):
+        featherseg.fit(path, 20.0, out=out)
+    assert (out / "dataset.toml").read_text() == "the first one's"
+
+
+def test_a_candidate_without_room_in_the_memory_is_dropped(tmp_path, monkeypatch):
+    def refuse(*args, **more):
+        raise ConfigError("a step takes more memory than there is")
+
+    monkeypatch.setattr(trials, "train", refuse)
+    said = Silent()
+    segment = Segment(tmp_path / "trials" / "frm-lite0-1", "frm-lite0", (), 4)
+    assert math.isnan(trials.carry_out([segment], said)[0])
+    assert said.messages == ["frm-lite0-1 is dropped: a step takes more memory than there is"]

@@ -1,0 +1,133 @@
+"""What may be chosen, which of it keeps the limit, and what is timed to know that."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fit_plans import made, timing
+from small_training import Silent
+
+from featherseg.core.errors import RunError
+from featherseg.fitting import feasible, latency
+from featherseg.fitting.candidates import MODELS, SCALES, offers, parameters, resize_of, settings_of
+from featherseg.fitting.latency import median_interval
+from featherseg.fitting.plan import MOST, SPARE, best_guesses
+from featherseg.models import MODELS as CATALOGUE
+
+# What may be chosen
+
+
+def test_offers_are_models_of_the_catalogue_at_scales_the_cheapest_first():
+    assert set(MODELS) <= set(CATALOGUE)
+    found = offers((400, 600))
+    assert {offer.scale for offer in found} == set(SCALES)
+    assert [offer.macs for offer in found] == sorted(offer.macs for offer in found)
+    assert {offer.scale for offer in offers((360, 480))} == {*SCALES, 1.5, 2.0}
+    assert {offer.scale for offer in offers((70, 70))} == {1.0, 1.5, 2.0}  # no side below 64 pixels
+    assert {offer.scale for offer in offers((40, 40))} == {2.0}
+
+
+def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
+    assert resize_of(0.5, (360, 480)) == (180, 240)
+    assert resize_of(1.0, (360, 480)) is None
+    assert resize_of(1.0, (480, 360), whole=False) == (360, 480)
+    found = settings_of("frm-lite0", (180, 240), (720, 960), {"name": "shapes", "root": None})
+    assert found["augment.crop"] == (180, 240)
+    assert found["augment.resize"] == found["data.test_resize"] == (180, 240)
+    assert found["train.schedule"] == "stable"
+    assert "data.root" not in found
+
+
+# Which keep the limit
+
+
+def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7):
+    """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all."""
+    now = [0.0]
+    monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(feasible, "guess_speed", lambda: wrong * speed)  # no guess is right
+    choice = offers((100, 100))
+
+    def measure(offer):
+        now[0] += pace
+        if offer.model in broken:
+            raise RunError(f"{offer.name} could not be timed")
+        return timing(offer.model, offer.scale, offer.macs * 1e4 * speed)
+
+    config = made(max_ms=max_ms, hours=hours).config
+    found = feasible.time_offers(choice, config, (100, 100), measure, 0.0, Silent())
+    assert len({(t.model, t.scale) for t in found}) == len(found)
+    return found, {offer.name: offer.macs * 1e4 * speed for offer in choice}
+
+
+@pytest.mark.parametrize("max_ms", [3.0, 10.0, 40.0, 1000.0])
+def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
+    choice = offers((100, 100))
+    found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms)
+    kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
+    best = best_guesses([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], parameters)[:MOST]
+    assert kept >= {one.name for one in best}
+    assert len(found) <= MOST + 2
+    if max_ms == 1000:
+        assert {t.scale for t in found} == {1.0, 1.5}
+
+
+def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
+    speed = 2.0 / (offers((100, 100))[0].macs * 1e4)
+    found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
+    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 36 / 1.7], parameters)[0]
+    assert [t.name for t in found] == [best.name]
+
+
+def test_one_that_cannot_be_timed_is_left_out_and_the_others_go_on(monkeypatch):
+    broken = {"cgrseg-lite0"}
+    found, _ = measured(monkeypatch, 1e-12, 1000.0, broken=broken)
+    assert len(found) == MOST
+    assert not broken & {t.model for t in found}
+    with pytest.raises(RunError, match="could not be timed"):
+        measured(monkeypatch, 1e-12, 1000.0, broken=set(MODELS))
+
+
+def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limit(monkeypatch):
+    cheapest = min(offer.macs for offer in offers((100, 100))) * 1e4
+    found, _ = measured(monkeypatch, 2.0 / cheapest, 40.0, hours=0.1, pace=10.0)
+    assert 10 * len(found) <= 0.1 * 360
+    found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=10.0)
+    assert 10 * len(found) <= 60
+    found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=29.0)
+    assert [t.p50 for t in found] == pytest.approx([2.0])
+    found, _ = measured(monkeypatch, 2.0 / cheapest, 3.0, hours=0.1, pace=30.0, wrong=0.3)  # the first guess is over it
+    assert [t.keeps(3.0, 50, None) for t in found] == [False, True]
+    assert min(t.p50 for t in found) == pytest.approx(2.0)
+    assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
+
+
+def test_a_limit_is_of_time_with_something_to_spare_and_of_memory():
+    one = timing(p50=10.0, p95=19.0, memory=300.0)
+    assert one.keeps(12.0, 50, None)
+    assert not one.keeps(10.5, 50, None)
+    assert one.keeps(10.5, 50, None, spare=0)
+    assert not one.keeps(12.0, 95, None)
+    assert not one.keeps(12.0, 50, 299)
+    assert replace(one, memory_mib=None).keeps(12.0, 50, 299)
+
+
+def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
+    monkeypatch.setattr(latency, "write_untrained", lambda *given: given[-1])
+    taken = iter((30.0, 12.0))
+    monkeypatch.setattr(latency, "time_file", lambda *_: timing(p50=next(taken)))
+    given = ("frm-lite0-light", 1.0, "onnx"), (), None, np.zeros((8, 8, 3), np.uint8), ()
+    assert latency.time_candidate(*given).p50 == 30.0
+    assert latency.time_candidate(*given).p50 == 30.0
+    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0  # nothing ran beside it this time
+    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0
+
+
+def test_the_interval_of_the_median_holds_it_in_95_of_100():
+    rng = np.random.default_rng(0)
+    for count in (30, 101):
+        found = [median_interval(rng.exponential(size=count).tolist()) for _ in range(2000)]
+        inside = np.mean([low <= math.log(2) <= high for low, high in found])
+        assert 0.94 <= inside <= 0.99

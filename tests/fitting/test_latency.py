@@ -1,0 +1,49 @@
+"""What a candidate takes: the device in words, the process that times a file."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from featherseg.core.errors import RunError
+from featherseg.fitting import latency
+from featherseg.fitting.latency import FEW, PASSES, here, time_file
+
+
+def test_the_device_is_told_with_its_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = SimpleNamespace(name="NVIDIA H200", total_memory=2**37)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
+    device, threads = here()
+    assert device.endswith("NVIDIA H200, NVIDIA H200")
+    assert threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("max_ms", "passes"), [("100", FEW - 1), ("300", PASSES), ("inf", PASSES)])
+def test_few_passes_tell_that_a_file_is_far_over_the_limit(tmp_path, monkeypatch, capsys, max_ms, passes):
+    now = [0.0]
+
+    class Predictor:
+        """Takes 0.5 s for a mask, more for the first."""
+
+        def __init__(self, *given, **how):
+            now[0] += 1.0
+
+        def __call__(self, image):
+            now[0] += 0.5 if now[0] > 1 else 3.0
+
+    monkeypatch.setattr("featherseg.inference.predictor.Predictor", Predictor)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    np.save(tmp_path / "image.npy", np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(sys, "argv", ["latency", "model.onnx", str(tmp_path / "image.npy"), max_ms])
+    latency.main()
+    assert json.loads(capsys.readouterr().out)["ms"] == [500.0] * passes
+
+
+def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "HANGS", 0.01)
+    with pytest.raises(RunError, match=r"frm-lite0 at 1 as onnx could not be timed: .* not ended after 0\.01 s"):
+        time_file(tmp_path / "model.onnx", np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx"))
