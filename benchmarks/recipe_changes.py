@@ -1,11 +1,12 @@
 """What single changes of the training recipe are worth, under a short protocol on CamVid and NEU-Seg.
 
-    python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu --out runs/changes [--jobs 2]
+    python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu --out runs/changes [--light]
     python benchmarks/recipe_changes.py --out runs/changes --table
 
 CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: 750 steps of eight whole images of 200x200, on the lists
-of benchmarks/neu_seg.py. The recipes are those in screened/, the shipped ones before any change. Both are scored on
-their dev images, by the last weights. Each change alone stands against the recipe as it is. A finished run appends its
+of benchmarks/neu_seg.py. The recipes are those in screened/, the shipped ones before any change; with --light that of
+frm-lite0-light behind the first changes, on NEU-Seg for 1,000 steps. All are scored on their dev images, by the last
+weights. Each change alone stands against the recipe as it is. A finished run appends its
 row to tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained
 again; kill it at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2): --table prints the differences
 of pairs of seeds, with intervals over images and seeds, corrected for the number of changes.
@@ -33,6 +34,7 @@ from featherseg import evaluate
 TABLE = Path(__file__).parent / "tables" / "recipe_changes.jsonl"
 SCREENED = Path(__file__).parent / "screened"
 BASE = "recipe"
+LIGHT = " light"
 CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     BASE: (),
     "cosine": ('train.schedule="cosine"',),
@@ -60,6 +62,10 @@ CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     "lovasz, no class weights": ("loss.lovasz=0.5", 'loss.class_weights="none"'),
     "twice the rate and lovasz": ("train.lr=4e-3", "train.backbone_lr=1e-3", "loss.lovasz=0.5"),
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
+    "lovasz 1": ("loss.lovasz=1.0",),
+    "narrower scales": {"camvid": ("augment.scale=[0.375, 0.75]",), "neu": ("augment.scale=[0.75, 1.5]",)},
+    "smaller and narrower scales": {"camvid": ("augment.scale=[0.25, 0.75]",), "neu": ("augment.scale=[0.5, 1.5]",)},
+    "progressive": ("augment.progressive=true",),
 }
 """Name -> overrides of the recipe, by dataset where they differ."""
 
@@ -83,6 +89,15 @@ PROTOCOLS = {
         (1.0,),
     ),
 }
+PROTOCOLS |= {
+    f"camvid{LIGHT}": Protocol(str(SCREENED / "light.toml"), (*SHORT, 'data.name="camvid"'), "dev", (0.5,)),
+    f"neu{LIGHT}": Protocol(
+        str(SCREENED / "light.toml"),
+        ("data.workers=1", "augment.crop=[200, 200]", "train.steps=1000", "train.validations=1"),
+        "val",
+        (1.0,),
+    ),
+}
 Run = tuple[str, str, int]
 """Dataset, change, seed."""
 
@@ -91,7 +106,7 @@ def settings_of(run: Run) -> list[str]:
     """All overrides of a run."""
     dataset, change, seed = run
     own = CHANGES[change]
-    own = own[dataset] if isinstance(own, dict) else own
+    own = own[dataset.removesuffix(LIGHT)] if isinstance(own, dict) else own
     return [*PROTOCOLS[dataset].settings, *own, f"train.seed={seed}"]
 
 
@@ -99,7 +114,7 @@ def folder_of(run: Run, out: Path) -> Path:
     """Where a run lies; with other settings it is another folder."""
     dataset, change, seed = run
     settings = hashlib.sha256(json.dumps(settings_of(run)).encode()).hexdigest()[:6]
-    return out / f"{dataset}-{change.replace(' ', '-')}-{seed}-{settings}"
+    return out / f"{dataset}-{change}-{seed}-{settings}".replace(" ", "-")
 
 
 def counts_of(run: Run, table: Path) -> Path:
@@ -184,6 +199,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=list(CHANGES), nargs="+", metavar="NAME", help="besides the recipe")
+    parser.add_argument(
+        "--light", action="store_true", help="change frm-lite0-light's recipe, not frm-lite0's of before"
+    )
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     asked = parser.parse_args()
     if not asked.table:
@@ -194,6 +212,8 @@ def main() -> None:
             data["neu"] = ("--data", str(neu_seg.write(asked.neu_root, asked.out / "neu-lists")))
         if not data:
             parser.error("give --data-root, --neu-root or both")
+        if asked.light:
+            data = {f"{dataset}{LIGHT}": where for dataset, where in data.items()}
         changes = [change for change in CHANGES if not asked.only or change in (BASE, *asked.only)]
         runs = [(dataset, change, seed) for seed in asked.seeds for change in changes for dataset in data]
         train_missing(runs, data, asked.out, TABLE, asked.jobs)
