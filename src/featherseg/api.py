@@ -36,6 +36,7 @@ from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in, is_image, stored_images
 from featherseg.data.mirror import local_folder
 from featherseg.data.proposal import refuse_written
+from featherseg.data.sequences import OLD_RULES
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import SELECTED, Scores, marks
 from featherseg.inference.predictor import Predictor
@@ -380,7 +381,7 @@ def _data_of(
     if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
         _refuse_unused({"full": full}, _ALL)
         split = split or score_split(str(data), _path(root))
-        by = own.split_by if own.split_by == "hash" else None  # an older run's own data may have been moved
+        by = own.split_by if own.split_by in OLD_RULES else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
         seen, known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
         selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))

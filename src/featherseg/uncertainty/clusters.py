@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featherseg.core.wording import counted
-from featherseg.data.sequences import by_frame, sequence_of
+from featherseg.data.sequences import numbers_of, sequence_names
 
 BLOCK = 2
 """Images in a block for every image over which scores stay correlated."""
@@ -107,11 +107,11 @@ def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
     Names show sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are
     cut into blocks, none across two sequences; so is the list as a whole where names show nothing.
     """
-    names = [sequence_of(key, groups) for key in keys]
+    names = sequence_names(keys, groups)
     _, index, lengths = np.unique(names, return_inverse=True, return_counts=True)
     if np.median(lengths) < 2:
         index, lengths = np.zeros(len(keys), dtype=np.int64), np.array([len(keys)])
-    order = sorted(range(len(keys)), key=lambda i: (index[i], by_frame(keys[i], groups)))
+    order = sorted(range(len(keys)), key=lambda i: (index[i], numbers_of(keys[i]), keys[i]))
     return Sequences(np.array(order), lengths, whole=len(lengths) >= MIN_SEQUENCES)
 
 
