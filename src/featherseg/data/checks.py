@@ -349,8 +349,8 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         if beside > BESIDE * len(keys[split]):
             notes.append(
                 f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train, by their "
-                "names. If they are frames of a video, scores will be too high, as neighbours look alike: splits by share "
-                "keep sequences together, which `groups` in dataset.toml may tell"
+                "names. If they are frames of a video, scores will be too high, as neighbours look alike: splits by "
+                "share keep sequences together, which `groups` in dataset.toml may tell"
             )
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
