@@ -59,9 +59,7 @@ class Sequences:
         """What the clusters are, for tables and pages."""
         if self.whole:
             single = len(self.order) == len(self.lengths)
-            return (
-                f"{len(self.lengths)} {'single images' if single else 'whole sequences, blocks where they go on'}"
-            )
+            return f"{len(self.lengths)} {'single images' if single else 'whole sequences, blocks where they go on'}"
         if not self.enough:
             return f"one block of {counted(len(self.order), 'image')}"
         return "blocks of consecutive images, as long as neighbours score alike"
