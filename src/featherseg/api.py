@@ -31,7 +31,7 @@ from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.checks import CheckReport, check_data
-from featherseg.data.fingerprint import TEST, named_pairs, read_fingerprint
+from featherseg.data.fingerprint import TEST, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in, is_image, stored_images
 from featherseg.data.mirror import local_folder
@@ -44,7 +44,7 @@ from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtim
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
-from featherseg.reports.record import check_recordable, record, times_scored
+from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
 from featherseg.reports.run_report import REPORT, Report, write_report
 from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
 
@@ -209,6 +209,7 @@ def evaluate(
             record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
             if TEST in parts_of(split):
                 times = times_scored(run, TEST, chosen.name)
+                scores = replace(scores, look=times)
                 notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
 
@@ -436,13 +437,8 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]
     seen = {} if known is None else known.trained_on(data)
     if not seen:
         return ()
-    message = f"{run.name} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
-    if TEST in parts_of(split):
-        raise DataError(
-            f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "
-            "two splits; a split of another name is scored all the same."
-        )
-    return (f"{message}: that says nothing of other images",)
+    refuse_as_test(run, seen, data, split)
+    return (f"{told_seen(run, seen, data)}: that says nothing of other images",)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
