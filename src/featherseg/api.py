@@ -25,7 +25,7 @@ from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import SELECTED, counted, marks
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
@@ -38,7 +38,7 @@ from featherseg.data.mirror import local_folder
 from featherseg.data.proposal import refuse_written
 from featherseg.data.sequences import OLD_RULES
 from featherseg.evaluation import scoring
-from featherseg.evaluation.scoring import SELECTED, Scores, marks
+from featherseg.evaluation.scoring import Scores
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
@@ -405,7 +405,7 @@ def _data_of(
             split = next(iter(paper.miou))
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
-    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
+    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were chosen by their score" * selected)]
     trained = bool(parts_of(split) & parts_of(own.train_split)) and not run.imported
     if trained and TEST in parts_of(split):
         raise DataError(f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images.")

@@ -27,9 +27,9 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, marks
 from featherseg.data import LabelledImages
-from featherseg.evaluation.scoring import marks, number
+from featherseg.evaluation.scoring import number
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.record import check_recordable, learned_from, log_look, refuse_as_test
 from featherseg.runs import Run

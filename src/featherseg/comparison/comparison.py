@@ -18,11 +18,11 @@ from featherseg.comparison.results import Budgets, CandidateResult, Comparison, 
 from featherseg.core.errors import ConfigError
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of
 from featherseg.data.statistics import typical_size
-from featherseg.evaluation.scoring import SELECTED, Scores, check_classes, evaluate
+from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored

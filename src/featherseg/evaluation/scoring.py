@@ -16,7 +16,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import size_text
+from featherseg.core.wording import marks, size_text
 from featherseg.counting.published import Comparison
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
@@ -26,14 +26,6 @@ from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
-
-SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
-"""What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
-
-
-def marks(*, selected: object, trained_on: object) -> str:
-    """What a reader of a score has to know of its images: SELECTED, TRAINED_ON, both or nothing."""
-    return ", ".join(text for text, true in ((SELECTED, selected), (TRAINED_ON, trained_on)) if true)
 
 
 @dataclass(frozen=True)
