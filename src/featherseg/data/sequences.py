@@ -185,12 +185,11 @@ def neighbours(
     if len(owners) < sum(map(len, splits.values())) + len(unlisted):
         return {}
     train = "train" if "train" in splits else next(iter(splits), "")
-    groups = dict(zip(owners, sequence_names(list(owners), pattern) if pattern else [""] * len(owners), strict=True))
+    groups = sequence_names(list(owners), pattern) if pattern else [""] * len(owners)
+    order = sorted((group, *in_natural_order(key), key) for group, key in zip(groups, owners, strict=True))
     beside: set[str] = set()
-    for key, other in pairwise(sorted(owners, key=lambda key: (groups[key], *in_natural_order(key)))):
-        (texts, numbers), (others, after) = in_natural_order(key), in_natural_order(other)
-        same = numbers and (groups[key], texts) == (groups[other], others)
-        if same and all(a <= b for a, b in zip(numbers, after, strict=True)):
+    for (*form, numbers, key), (*other_form, after, other) in pairwise(order):
+        if numbers and form == other_form and all(a <= b for a, b in zip(numbers, after, strict=True)):
             beside |= {one for one, by in ((key, other), (other, key)) if owners[by] == train}
     return {split: sum(owners[key] == split for key in beside) for split in splits if split != train}
 
