@@ -7,16 +7,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from featherseg.runs import METRICS, RESOLVED, load_run, save_weights
+from featherseg.runs import EVALUATIONS, METRICS, RESOLVED, load_run, save_weights
 
 KEPT = ("recipe.toml", RESOLVED, "environment.json", METRICS, "curve.svg", "card.md")
+"""Beside the evaluations, which count the looks at test."""
 
 
 def main() -> None:
     source, target = map(Path, sys.argv[1:])
     run = load_run(source)
     target.mkdir(parents=True)
-    for name in KEPT:
+    for name in (*KEPT, *([EVALUATIONS] if (run.path / EVALUATIONS).is_file() else [])):
         shutil.copy(run.path / name, target / name)
     state = run.model.state_dict()
     save_weights(target, {key: value.half() if value.is_floating_point() else value for key, value in state.items()})

@@ -58,6 +58,11 @@ def answer(do: str, build: str, asked: dict, turns: int) -> dict:
             return {"process_mib": 400.0 * FACTORS[build], "gpu_mib": None}
         case "outputs":
             return outputs(build, asked["files"], asked["to"])
+        case "score":
+            import numpy as np
+
+            np.save(asked["to"], np.ones((2, 3, 19)))
+            return {"miou": 0.5, "images": 2}
     assert do == "limits"
     return LIMITS
 

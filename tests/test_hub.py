@@ -123,6 +123,16 @@ def test_a_run_that_is_pushed_is_pulled_with_the_same_weights(hub, run):
     assert load_run(pulled.address).path == pulled.path  # as messages call it
 
 
+def test_the_commit_is_called_by_the_last_score_of_these_weights_and_what_chose_them(monkeypatch, run):
+    titles = []
+    monkeypatch.setattr(module, "upload", lambda files, address, title, public: titles.append(title) or "page")
+    score = {"data": "lawn", "split": "val", "miou": 0.5, "weights_sha256": open_run(run).weights_sha256}
+    append_line(run / "evaluations.jsonl", score | {"selected": True})
+    append_line(run / "evaluations.jsonl", score | {"miou": 0.9, "weights_sha256": "of others"})
+    push(run, ADDRESS)
+    assert titles[0].endswith("by featherseg, mIoU 50.00 % on val (selected on these images)")
+
+
 def test_nothing_of_the_machine_the_data_s_files_or_checkpoints_is_passed_on(hub, run):
     push(run, ADDRESS)
     files = hub.commits["meadow/lawn"][-1][1]

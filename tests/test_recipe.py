@@ -1,8 +1,10 @@
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from featherseg.cli import main
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import DATASETS
@@ -20,6 +22,19 @@ from featherseg.recipe import (
 )
 
 MINIMAL = RecipeFile("mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n')
+
+
+@pytest.mark.parametrize("other", ["minutes = 2", "steps = 7"])
+def test_a_recipe_of_two_lengths_is_refused(other, tmp_path, monkeypatch, capsys):
+    both = tmp_path / "both.toml"
+    for first in {"epochs = 3", "minutes = 2"} - {other}:
+        both.write_text(MINIMAL.text.replace("epochs = 3", f"{first}\n{other}"))
+        monkeypatch.setattr(sys, "argv", ["featherseg", "train", str(both), "--out", str(tmp_path / "run")])
+        with pytest.raises(SystemExit) as finished:
+            main()
+        assert finished.value.code == 2
+        assert "give one of them" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

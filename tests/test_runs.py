@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from featherseg import models, runs
 from featherseg.core.errors import ConfigError, RunError, WeightsError
+from featherseg.core.files import append_line
 from featherseg.core.types import ClassInfo
+from featherseg.reports.record import times_scored
 from featherseg.runs import find_run, open_run, runs_by_name, save_weights, write_info
 
 CLASSES = [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]
@@ -182,3 +186,35 @@ def test_settings_change_no_weight_of_the_model_they_repeat():
     torch.manual_seed(0)
     again = models.build("seaformer-tiny", 3, options={"widths": [64, 96]}).state_dict()
     assert all(torch.equal(plain[key], again[key]) for key in plain)
+
+
+def test_a_run_shows_the_scores_of_its_weights_and_what_chose_them(tmp_path):
+    path = folder(tmp_path / "run")
+    save_weights(path, models.build("ddrnet-23-slim", 2).state_dict())
+    score = {"data": "yard", "split": "val", "miou": 0.5, "weights_sha256": open_run(path).weights_sha256}
+    append_line(path / "evaluations.jsonl", score | {"trained_on": True})
+    append_line(path / "evaluations.jsonl", score | {"miou": 0.9, "weights_sha256": "of others"})
+    page = open_run(path)._repr_html_()
+    assert "yard val (selected on these images, trained on these images)" in page
+    assert "90.00" not in page
+
+
+@pytest.mark.parametrize(("patience", "selected"), [(None, False), (3, True)])
+def test_the_last_weights_are_chosen_by_validation_where_it_ended_the_training(tmp_path, patience, selected):
+    info = small_info(CLASSES)
+    train = info.recipe.train.model_copy(update={"keep": "last", "patience": patience})
+    (tmp_path / "run").mkdir()
+    write_info(tmp_path / "run", info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+    assert open_run(tmp_path / "run").selected_on("val") == selected
+
+
+def test_packed_weights_keep_their_looks_at_test(tmp_path, monkeypatch):
+    path = folder(tmp_path / "run")
+    save_weights(path, models.build("ddrnet-23-slim", 2).state_dict())
+    for name in ("recipe.toml", "environment.json", "metrics.jsonl", "curve.svg", "card.md"):
+        (path / name).touch()
+    append_line(path / "evaluations.jsonl", {"data": "yard", "split": "test"})
+    script = Path(__file__).parents[1] / "scripts" / "pack_weights.py"
+    monkeypatch.setattr(sys, "argv", ["pack_weights.py", str(path), str(tmp_path / "packed")])
+    runpy.run_path(str(script))
+    assert times_scored(open_run(tmp_path / "packed"), "test") == 1

@@ -25,25 +25,26 @@ from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import SELECTED, counted, marks
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
 from featherseg.counting.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.checks import CheckReport, check_data
-from featherseg.data.fingerprint import TEST, named_pairs, read_fingerprint
+from featherseg.data.fingerprint import TEST, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in, is_image, stored_images
 from featherseg.data.mirror import local_folder
 from featherseg.data.proposal import refuse_written
+from featherseg.data.sequences import OLD_RULES
 from featherseg.evaluation import scoring
-from featherseg.evaluation.scoring import SELECTED, Scores, marks
+from featherseg.evaluation.scoring import Scores
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
-from featherseg.reports.record import check_recordable, record, times_scored
+from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
 from featherseg.reports.run_report import REPORT, Report, write_report
 from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
 
@@ -208,6 +209,7 @@ def evaluate(
             record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
             if TEST in parts_of(split):
                 times = times_scored(run, TEST, chosen.name)
+                scores = replace(scores, look=times)
                 notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
 
@@ -380,7 +382,7 @@ def _data_of(
     if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
         _refuse_unused({"full": full}, _ALL)
         split = split or score_split(str(data), _path(root))
-        by = own.split_by if own.split_by == "hash" else None  # an older run's own data may have been moved
+        by = own.split_by if own.split_by in OLD_RULES else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
         seen, known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
         selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))
@@ -403,7 +405,7 @@ def _data_of(
             split = next(iter(paper.miou))
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
-    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were kept that are best on them" * selected)]
+    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were chosen by their score" * selected)]
     trained = bool(parts_of(split) & parts_of(own.train_split)) and not run.imported
     if trained and TEST in parts_of(split):
         raise DataError(f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images.")
@@ -435,13 +437,8 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]
     seen = {} if known is None else known.trained_on(data)
     if not seen:
         return ()
-    message = f"{run.name} was trained on {len(seen)} of these {counted(len(data), 'image')}: {named_pairs(seen)}"
-    if TEST in parts_of(split):
-        raise DataError(
-            f"{message}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in which no image is in "
-            "two splits; a split of another name is scored all the same."
-        )
-    return (f"{message}: that says nothing of other images",)
+    refuse_as_test(run, seen, data, split)
+    return (f"{told_seen(run, seen, data)}: that says nothing of other images",)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

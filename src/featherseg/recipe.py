@@ -3,7 +3,7 @@
 import json
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -407,7 +407,10 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
 
     Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
     """
-    return _override(parse_toml(file.text, file.name), file.name, overrides, data)
+    values = parse_toml(file.text, file.name)
+    if isinstance(train := values.get("train"), dict):  # in records, steps that were found stand beside minutes
+        _one_length([f"train.{key}" for key in LENGTHS if key in train])
+    return _override(values, file.name, overrides, data)
 
 
 def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
@@ -448,8 +451,7 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
     if "loss.name" in named and isinstance(values.get("loss"), dict):  # the recipe's own loss gives way
         values["loss"] = {key: value for key, value in values["loss"].items() if key in OF_ANY_LOSS}
     keys = named & {f"train.{key}" for key in LENGTHS}
-    if len(keys) > 1:
-        raise ConfigError(f"{' and '.join(sorted(keys))}: give one of them.")
+    _one_length(sorted(keys))
     if keys and isinstance(values.get("train"), dict):  # the recipe's own length gives way
         values["train"] = {key: value for key, value in values["train"].items() if key not in LENGTHS}
     for override in overrides:
@@ -462,6 +464,11 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
     if recipe.trains_on_all:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})
     return recipe
+
+
+def _one_length(keys: Sequence[str]) -> None:
+    if len(keys) > 1:
+        raise ConfigError(f"{' and '.join(keys)}: give one of them.")
 
 
 def _literal(text: str) -> Any:

@@ -8,7 +8,7 @@ card.md, evaluations.jsonl, examples/.
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +28,7 @@ from featherseg.core.files import FIT, load_json, read_lines, write_bytes, write
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
+from featherseg.core.wording import marks
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
@@ -178,9 +179,20 @@ class Run:
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     def selected_on(self, split: str) -> bool:
-        """Whether its weights, or its model by `fit`, were chosen by their score on that split of its own data."""
-        chosen = self.recipe.train.keep == "best" or self.info.fitted or (self.path / FIT).is_file()
-        return not self.imported and chosen and bool(parts_of(split) & parts_of(self.recipe.data.val_split))
+        """Whether its weights, its end, or by `fit` its model were chosen by the score on that split of its data."""
+        train = self.recipe.train
+        chosen = train.keep == "best" or train.patience or self.info.fitted or (self.path / FIT).is_file()
+        return not self.imported and bool(chosen and parts_of(split) & parts_of(self.recipe.data.val_split))
+
+    @property
+    def validated_on_training(self) -> bool:
+        """Whether the images that it was validated on are among those that it was trained on."""
+        return self.recipe.trains_on_all or "train.keep" in (self.info.found or ())
+
+    def marks_of(self, evaluation: Mapping[str, Any]) -> str:
+        """What a reader of a line of `evaluations` has to know of its images; nothing of most."""
+        selected = evaluation.get("selected", self.selected_on(str(evaluation.get("split"))))
+        return marks(selected=selected, trained_on=evaluation.get("trained_on"))
 
     @property
     def unfinished(self) -> bool:
@@ -226,7 +238,13 @@ class Run:
             "weights": self.init or f"imported from {self.imported}",
             "licence": self.licence,
         }
-        rows = [(f"mIoU % on {e.get('data')} {e.get('split')}", percent(e.get("miou"))) for e in self.evaluations()]
+        rows = [
+            (
+                f"mIoU % on {e.get('data')} {e.get('split')}{f' ({told})' if (told := self.marks_of(e)) else ''}",
+                percent(e.get("miou")),
+            )
+            for e in self.current_evaluations()
+        ]
         return html_table(f"Run {self.name}", ("", ""), [*facts.items(), *rows])
 
     def evaluations(self) -> list[dict[str, Any]]:

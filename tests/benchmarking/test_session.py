@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from featherseg.benchmarking.statistics import summarise
 from featherseg.benchmarking.variants import find_models, untrained_classes
 from featherseg.core.types import ClassInfo
 from featherseg.data import LabelledImages
+from featherseg.reports.record import times_scored
 from featherseg.runs import class_rows, open_run, save_weights, write_info
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
@@ -227,8 +229,23 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} was not found (set --data-root)"
 
 
-def _two_scenes(folder: Path) -> Path:
-    """A dataset.toml of two drawn scenes with the classes of shapes."""
+@pytest.mark.parametrize(("split", "marks"), [("val", "selected on these images"), ("test", "")])
+def test_a_look_is_counted_and_the_split_that_kept_the_weights_is_marked(workers, tiny_run, split, marks):
+    toml = _two_scenes(tiny_run, untrained_classes(), split)  # as fake workers have them
+    info = open_run(tiny_run).info
+    recipe = info.recipe.model_copy(update={"data": info.recipe.data.model_copy(update={"name": str(toml)})})
+    write_info(tiny_run, info.model_copy(update={"recipe": recipe, "classes": class_rows(untrained_classes())}))
+    asked = plan(models=find_models([str(tiny_run)]), labelled=LabelledImages(str(toml), split))
+    outcome = measure(asked, command=workers.command)
+    assert {row.fidelity.marks for row in outcome.tables[0].rows} == {marks}
+    (look,) = open_run(tiny_run).evaluations()  # one, of five variants
+    assert (look["data"], look["split"], look["miou"], look["selected"]) == ("two", split, 0.5, bool(marks))
+    assert ("selected on these images" in (tiny_run / "card.md").read_text()) == bool(marks)
+    assert times_scored(open_run(tiny_run), "test") == (split == "test")
+
+
+def _two_scenes(folder: Path, classes: Sequence[ClassInfo] | None = None, split: str = "val") -> Path:
+    """A dataset.toml of two drawn scenes, with the classes of shapes or others."""
     from PIL import Image
 
     from featherseg.data.shapes import CLASSES, Shapes
@@ -236,12 +253,14 @@ def _two_scenes(folder: Path) -> Path:
     for number in range(2):
         sample = Shapes("val", 2)[number]
         for kind, pixels in (("images", sample.image), ("masks", sample.label)):
-            path = folder / kind / "val" / f"{number}.png"
+            path = folder / kind / split / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    names = ", ".join(f'"{c.name}"' for c in CLASSES)
-    mapped = "\n".join(f'{i} = "{c.name}"' for i, c in enumerate(CLASSES))
-    toml = f'name = "two"\nimages = "images"\nmasks = "masks"\nclasses = [{names}]\n[splits]\nval = "val"\n[map]\n'
+    classes = classes or CLASSES
+    names = ", ".join(f'"{c.name}"' for c in classes)
+    mapped = "\n".join(f'{i} = "{c.name}"' for i, c in enumerate(classes))
+    toml = f'name = "two"\nimages = "images"\nmasks = "masks"\nclasses = [{names}]\n[splits]\n{split} = "{split}"\n'
+    toml += "[map]\n"
     (folder / "dataset.toml").write_text(f'{toml}{mapped}\n255 = "ignore"\n')
     return folder / "dataset.toml"
 

@@ -197,13 +197,13 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
 def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):
     (field[3] / "last.ckpt").write_bytes(b"")
     for path in field:
-        with_settings(path, "data", train_split="test")
-    found = json.loads(run(field[0], field[3], "--no-costs", "--json", "--split", "test").stdout)
-    images = found["images"]
+        with_settings(path, "data", train_split="val")
+    found = json.loads(run(field[0], field[3], "--no-costs", "--json").stdout)
+    assert found["images"] == 1
     assert found["cautions"][:3] == [
         "efficientvit-seg-b0-0 is not finished: its training was stopped",
-        f"frm-lite0-0 was trained on {images} of these {images} images",
-        f"efficientvit-seg-b0-0 was trained on {images} of these {images} images",
+        "frm-lite0-0 was trained on 1 of these 1 image",
+        "efficientvit-seg-b0-0 was trained on 1 of these 1 image",
     ]
 
 
@@ -228,6 +228,24 @@ def test_choosing_on_the_validation_split_is_called_selected_and_test_is_the_las
     result = run(field[0], field[3], "--no-costs", "--split", "test", "-o", page)
     assert "selected" not in result.stdout + page.read_text()
     assert "looks at test, this one included: frm-lite0-0 1, efficientvit-seg-b0-0 1" in result.stdout
+
+
+def test_a_score_by_which_models_were_compared_is_called_selected_whatever_weights_were_kept(field):
+    with_settings(field[0], "train", keep="last")
+    run(field[0], field[3], "--no-costs")
+    assert [line["selected"] for line in open_run(field[0]).evaluations()] == [True]
+    assert "selected on these images" in (field[0] / "card.md").read_text()
+
+
+def test_scores_on_images_trained_on_are_marked_and_refused_as_test(field):
+    with_settings(field[0], "data", train_split="val+test")
+    run(field[0], field[3], "--no-costs")
+    (line,) = open_run(field[0]).evaluations()
+    assert line["trained_on"]
+    error = run(field[0], field[3], "--no-costs", "--split", "test").exception
+    assert isinstance(error, FeathersegError)
+    assert "So they are no test" in str(error)
+    assert len(open_run(field[0]).evaluations()) == 1
 
 
 def test_every_look_at_test_is_counted_in_the_run(field):

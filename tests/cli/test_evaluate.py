@@ -37,9 +37,12 @@ def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
         result = run(lawn_run)
         assert f"look {look} at test: this run has been evaluated on test {times.strip()}" in result.stdout
         assert "selected" not in result.stdout
+    assert json.loads(run(lawn_run, "--json").stdout)["look"] == 3
+    assert "look" not in json.loads(run(lawn_run, "--split", "val", "--json").stdout)
+    result = run(lawn_run)
     assert "grass" in result.stdout
     assert "2 images: mIoU" in result.stdout
-    assert [line["split"] for line in lines(lawn_run)] == ["test", "test"]
+    assert [line["split"] for line in lines(lawn_run)] == ["test", "test", "test", "val", "test"]
     assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
 
 

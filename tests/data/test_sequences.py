@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from featherseg.data.sequences import neighbours, sequence_of, split_by_share
+from featherseg.data.sequences import neighbours, sequence_names, sequences_of, split_by_share
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -34,14 +34,94 @@ def split(keys: list[str], shares: dict[str, float] = SHARES, **options) -> dict
     ],
 )
 def test_a_sequence_is_a_name_without_its_frame_number(key, sequence):
-    assert sequence_of(key) == sequence
+    assert sequence_names([key]) == [sequence]
 
 
-@pytest.mark.parametrize(("count", "frames"), [(3, 20), (5, 30), (10, 45), (40, 30)])
+RUNNING = {  # forms of the f-th frame, of one sequence: what stands before its number
+    "frame_{:05}_720p": "frame",
+    "v_{:05}_30fps": "v",
+    "clip_{:06}_v2": "clip",
+    "frame_{:05}_leftImg8bit": "frame",
+    "munster/munster_{:06}_000019": "munster/munster",
+    "yard{:04}/0001": "",
+    "NEU_000{}_jpg.rf.0123456789abcdef0123456789abcdef": "NEU",
+}
+TIMES = {  # of the second s, and the fraction of it
+    "cam_17000{s:05}_{n}00000000": "cam",
+    "17000{s:05}.{n}00000": "",
+    "2024-05-12_{h:02}-{m:02}-{x:02}": "",
+    "IMG_20240512_{h:02}{m:02}{x:02}": "IMG",
+    "gate/2024-05-12T{h:02}.{m:02}.{x:02}.{n}": "gate",
+}
+
+
+@pytest.mark.parametrize("form", RUNNING)
+def test_numbers_that_do_not_run_or_run_beside_are_not_the_frames(form):
+    keys = [form.format(f) for f in range(450)]
+    assert set(sequence_names(keys)) == {RUNNING[form]}
+    assert sequences_of(reversed(keys)) == {RUNNING[form]: keys}
+    splits, how = split_by_share(keys, SHARES)
+    assert "by time: 1 sequence" in how
+    left = [key for key in keys if key not in owners(splits)]
+    assert not any(neighbours(splits, left).values())
+    assert neighbours(split(keys, split_by="sequence-1"))["test"] >= 40 or "000{}" in form  # seen: 43 of 45
+
+
+@pytest.mark.parametrize("form", TIMES)
+def test_a_time_is_one_number(form):
+    seconds = range(36_000, 36_200)
+    fractions = range(0, 10, 3) if "{n}" in form else [0]
+    times = [(s, n, {"h": s // 3600, "m": s // 60 % 60, "x": s % 60}) for s in seconds for n in fractions]
+    keys = [form.format(s=s, n=n, **day) for s, n, day in times]
+    assert sequences_of(reversed(keys)) == {TIMES[form]: keys}
+
+
+def test_two_numbers_that_run_together_are_both_the_frames():
+    keys = [f"frame_{f:05}_{1_700_000_001 + 33 * f}" for f in range(100)]
+    assert sequences_of(keys) == {"frame": keys}
+
+
+@pytest.mark.parametrize(
+    "form", ["seq{s}_{f:04}", "{s:04}TP_{f:06}", "20240512_1433{s:02}_{f:04}", "2024-05-{s:02}_{f}", "{s}/{f}_720p"]
+)
+def test_a_number_that_many_images_share_is_the_sequences(form):
+    keys = [form.format(s=s, f=f) for s in range(10, 20) for f in range(100)]
+    assert len(sequences_of(keys)) == 10
+    assert {len(frames) for frames in sequences_of(keys).values()} == {100}
+
+
+def test_copies_of_one_image_show_no_sequence():
+    keys = [f"frame_{i // 3:05}_720p_jpg.rf.{i:032x}" for i in range(300)]
+    assert sequences_of(keys) == {"frame": keys}
+
+
+@pytest.mark.parametrize("form", ["frame_{:05}_720p", "clip/{}"])
+def test_neighbours_are_counted_whatever_was_taken_for_a_sequence(form):
+    keys = [form.format(f) for f in range(100)]
+    assert neighbours({"train": keys[::2], "val": keys[1::2]}) == {"val": 50}
+
+
+def test_numbers_in_hashes_are_none():
+    keys = [f"{hashlib.sha256(bytes([i])).hexdigest()[:8]}-{i % 3}" for i in range(90)]
+    assert not any(neighbours({"train": keys[::2], "val": keys[1::2]}).values())
+    words = [f"0a{i:06x}-7c39d841" for i in range(90)]
+    assert len(sequences_of(words)) == 90
+
+
+def test_no_split_by_sequence_takes_most_training_images_away():
+    splits, how = split_by_share(clips(3, 100), SHARES)
+    assert "by time" in how
+    assert len(splits["train"]) > 200
+    assert len(split(clips(3, 100), split_by="sequence-1")["train"]) == 100
+    by_groups, _ = split_by_share(clips(3, 100), SHARES, pattern="clip[0-9]+")
+    assert len(by_groups["train"]) == 100  # a user's groups are never cut
+
+
+@pytest.mark.parametrize(("count", "frames"), [(5, 30), (10, 45), (40, 30)])
 def test_no_sequence_is_in_two_splits_and_none_of_these_is_empty(count, frames):
     splits = split(clips(count, frames))
     assert all(splits.values())
-    parts = [{sequence_of(key) for key in keys} for keys in splits.values()]
+    parts = [set(sequence_names(keys)) for keys in splits.values()]
     assert sum(map(len, parts)) == len(set.union(*parts)) == count
     assert not any(neighbours(splits).values())
 

@@ -209,6 +209,7 @@ def test_show_imports_nothing_heavy(tmp_path):
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "frm-lite0-035-light at 1: 5.0 ms" in done.stdout
+    assert "% (selected on these images), " in done.stdout
     assert "trials/frm-lite0-035-light-1, which was not trained to its end" in done.stdout
     assert done.stdout.endswith("False\n")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherseg.data.sequences import sequence_of
+from featherseg.data.sequences import sequence_names
 from featherseg.ranking import selection
 from featherseg.ranking.selection import RANKED_BY, gap_of, select
 
@@ -22,10 +22,11 @@ def naive(top, way, uncertainty, features, labelled, names):
     units = [row / np.linalg.norm(row) for row in features.astype(float)]
     known = [row / np.linalg.norm(row) for row in labelled.astype(float)]
     gap, taken, scores = gap_of(len(names), top), [], []
+    own = dict(zip(names, sequence_names(names), strict=True))
     while len(taken) < min(top, len(names)):
         best = (-1.0, -1)
         for i, name in enumerate(names):
-            clip = sorted(n for n in names if sequence_of(n) == sequence_of(name))
+            clip = sorted(n for n in names if own[n] == own[name])
             near = [j for j in taken if names[j] in clip and abs(clip.index(names[j]) - clip.index(name)) < gap]
             if near or i in taken:
                 continue

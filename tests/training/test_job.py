@@ -242,5 +242,13 @@ def test_a_validation_that_fell_is_told_with_what_helps(scores, said):
     assert (found is None) == (said is None)
     if said:
         assert re.search(said, found)
-        assert "fewer steps help; the weights of the best were kept" in found
+        assert "may be learning its training images by heart" in found
+        assert "the weights of the best were kept" in found
         assert "train.keep=best" in overfitting(metrics, "last")
+
+
+def test_a_panoptic_run_is_judged_by_pq_as_its_weights_are():
+    metrics = {n: {"val_miou": miou, "val_pq": pq} for n, (miou, pq) in enumerate([(0.6, 0.3), (0.5, 0.4)])}
+    assert overfitting(metrics, "best") is None
+    metrics[2] = {"val_miou": 0.7, "val_pq": 0.2}
+    assert "validation PQ was 40.00 % at step 1 and 20.00 % at the end" in overfitting(metrics, "best")

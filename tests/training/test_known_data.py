@@ -14,6 +14,7 @@ from featherseg.core.files import read_lines
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import read_fingerprint
 from featherseg.inference.runtimes import open_runtime
+from featherseg.reports.record import learned_from, refuse_as_test
 from featherseg.runs import load_run
 from featherseg.training import train
 
@@ -145,9 +146,12 @@ def test_compare_counts_images_of_the_training_under_other_names(moved, tmp_path
     run = load_run(str(moved / "run"))
     candidate = Candidate("run", run.path, open_runtime(run, "cpu"), run, model="one", label="one", init="scratch")
     labelled = LabelledImages(str(other), "test")
-    assert cautions([candidate], labelled, labelled.open()) == []
+    assert learned_from(run, labelled.open(), labelled) == {}
     shutil.copy(moved / "yard/images/3.png", other / "images/8.png")
-    assert cautions([candidate], labelled, labelled.open()) == ["run was trained on 1 of these 3 images"]
+    seen = learned_from(run, labelled.open(), labelled)
+    assert cautions([candidate], {run.path: seen}, 3) == ["run was trained on 1 of these 3 images"]
+    with pytest.raises(DataError, match="So they are no test"):
+        refuse_as_test(run, seen, labelled.open(), "test")
 
 
 def test_a_changed_test_split_does_not_keep_a_run_from_going_on(moved):

@@ -69,7 +69,7 @@ def test_the_split_of_a_dataset_is_no_longer_the_old_one(begun):
 
 def test_an_old_run_goes_on_and_is_scored_on_the_split_it_was_trained_with(begun, tmp_path):
     run = shutil.copytree(begun / "old", tmp_path / "old")
-    with pytest.raises(ConfigError, match=r"data.split_by is 'hash' in the run and 'sequence' now"):
+    with pytest.raises(ConfigError, match=r"data.split_by is 'hash' in the run and 'sequence-2' now"):
         train(request("data.split_by=sequence", data=str(begun / "yard" / "dataset.toml")), run, Silent(), resume=True)
     featherseg.train(out=run, resume=True, report=False)  # its data.json holds every image of train and val
     for split, keys in by_hash().items():
@@ -89,7 +89,7 @@ def test_a_new_run_keeps_its_rule_whatever_its_dataset_toml_says_later(begun, tm
     shutil.copytree(begun / "yard", tmp_path / "yard")
     run = shutil.copytree(begun / "new", tmp_path / "new")
     info = json.loads((run / "resolved.json").read_text())
-    assert info["recipe"]["data"]["split_by"] == "sequence"
+    assert info["recipe"]["data"]["split_by"] == "sequence-2"
     toml = begun / "yard" / "dataset.toml"
     before = list(featherseg.evaluate(run, split="test").per_image)
     toml.write_text('split_by = "image"\n' + TOML)
@@ -98,3 +98,11 @@ def test_a_new_run_keeps_its_rule_whatever_its_dataset_toml_says_later(begun, tm
     finally:
         toml.write_text(TOML)
     assert len({key[:5] for key in before}) == 1  # one whole clip
+
+
+def test_a_run_of_the_first_rule_of_sequences_keeps_it(begun, tmp_path):
+    run = shutil.copytree(begun / "new", tmp_path / "new")
+    text = (run / "resolved.json").read_text()
+    (run / "resolved.json").write_text(text.replace('"sequence-2"', '"sequence"'))  # as it was recorded
+    assert open_run(run).recipe.data.split_by == "sequence-1"
+    assert "made by sequence-1" in " ".join(featherseg.evaluate(run, split="val").notes)

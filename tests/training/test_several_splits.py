@@ -55,6 +55,21 @@ def test_the_last_weights_are_kept_and_nothing_is_called_selected(run):
     assert "this run was trained on val: that says nothing of other images" in scores.notes
 
 
+@pytest.mark.parametrize(("trained_on", "validated_on"), [("val+test", "val+train"), ("val", "val")])
+def test_so_they_are_whatever_the_splits_are_called(trained_on, validated_on, tmp_path):
+    reporter = Silent()
+    splits = (f"data.train_split={trained_on}", f"data.val_split={validated_on}")
+    short = request(*splits, "data.train_size=8", "data.val_size=8", "train.epochs=1", "train.validations=1")
+    run = train(short, tmp_path / "run", reporter)
+    assert any(f"{validated_on} is trained on too: the last weights" in message for message in reporter.messages)
+    assert run.recipe.train.keep == "last"
+    assert not run.selected_on("val")
+    train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "best"
+    with pytest.raises(ConfigError, match=r"train\.patience: .* is trained on and so tells no end"):
+        train(request(*splits, "train.patience=2"), tmp_path / "other", Silent())
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_recipe_may_say_so_in_a_list_and_best_is_never_kept_by_images_trained_on():
     recipe = parse_recipe(read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "train.keep=best"])
     assert (recipe.data.train_split, recipe.train.keep) == ("train+val", "last")

@@ -27,13 +27,13 @@ def series(correlation: float, images: int, seed: int = 0) -> np.ndarray:
 def test_ten_sequences_are_drawn_whole(form):
     keys = [form.format(s=s, f=f) for s in range(10) for f in range(3 + s)]
     assert lengths(clusters_of(keys)) == lengths(clusters_of(keys), 1) == [3 + s for s in range(10)]
-    assert clusters_of(keys).description == "10 whole sequences"
+    assert clusters_of(keys).description == "10 whole sequences, blocks where they go on"
 
 
 def test_groups_of_the_dataset_say_what_a_sequence_is():
     keys = [f"img{i:04d}_patient{i % 12:02d}" for i in range(48)]
     clusters = clusters_of(keys, "patient[0-9]+")
-    assert clusters.description == "12 whole sequences"
+    assert clusters.description.startswith("12 whole sequences")
     assert (clusters.cut(1).index == np.arange(48) % 12).all()
 
 

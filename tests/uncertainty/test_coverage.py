@@ -22,11 +22,22 @@ def frames(*lengths: int) -> Sequences:
     return clusters_of([f"{'abcdefghijkl'[s]}_{f:05d}" for s, length in enumerate(lengths) for f in range(length)])
 
 
-def shares(scene: Scene, sequences: Sequences, sets: int, runs: int = 1) -> tuple[float, float]:
-    """Of simulated sets of equal models: those whose interval of mIoU holds 0, those in which one is called better."""
+def parts(count: int, length: int) -> Sequences:
+    """So many folders of one drive, as a tool writes them: sequences by their names alone."""
+    return clusters_of([f"part{p:03}/{f:03}" for p in range(count) for f in range(length)])
+
+
+def shares(
+    scene: Scene, sequences: Sequences, sets: int, runs: int = 1, one_drive: bool = False
+) -> tuple[float, float]:
+    """Of simulated sets of equal models: those whose interval of mIoU holds 0, those in which one is called better.
+
+    one_drive: the sequences go on from one to the next.
+    """
     rng, held, called = np.random.default_rng(7), 0, 0
     for seed in range(sets):
-        counts = np.concatenate([scene.counts(rng, n) for n in sequences.lengths], axis=1)
+        drives = [len(sequences.order)] if one_drive else sequences.lengths
+        counts = np.concatenate([scene.counts(rng, n) for n in drives], axis=1)
         found = difference(counts, sequences, runs, seed)
         held += found.miou.low <= 0 <= found.miou.high
         called += found.better is not None
@@ -48,6 +59,19 @@ def test_alike_frames_leave_honest_intervals(correlation):
     held, called = shares(equal(correlation), frames(233), sets=60)
     assert held >= 0.88
     assert called <= 0.05
+
+
+def test_so_they_do_where_names_cut_one_drive_into_sequences():
+    held, called = shares(equal(0.98), parts(40, 10), sets=40, one_drive=True)
+    assert held >= 0.88  # drawn as whole sequences: 0.5
+    assert called <= 0.1
+
+
+def test_a_true_difference_on_sequences_that_are_apart_is_still_seen():
+    scene, rng = Scene(qualities=(1.0, 1.6), correlation=0.98), np.random.default_rng(3)
+    twelve = frames(*[50] * 12)
+    sets = [np.concatenate([scene.counts(rng, 50) for _ in range(12)], axis=1) for _ in range(20)]
+    assert sum(difference(counts, twelve, 1, seed).better == 1 for seed, counts in enumerate(sets)) >= 15
 
 
 def test_a_true_difference_on_unrelated_images_is_still_seen():
@@ -127,5 +151,21 @@ def test_so_they_do_over_several_sequences(correlation, lengths):
 @pytest.mark.parametrize("correlation", [0.8, 0.98])
 def test_so_they_do_for_models_of_three_runs(correlation):
     held, called = shares(equal(correlation, runs=3), frames(500), sets=500, runs=3)
+    assert held >= 0.90
+    assert called <= 0.05 + LEFT_TO_CHANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("correlation", "count", "length"),
+    [
+        (0.8, 23, 10),
+        (0.8, 100, 10),
+        (0.8, 116, 2),
+        *((0.98, *cut) for cut in [(23, 10), (100, 10), (116, 2), (12, 50)]),
+    ],
+)
+def test_so_they_do_where_names_cut_one_drive_in_many_ways(correlation, count, length):
+    held, called = shares(equal(correlation), parts(count, length), sets=1000, one_drive=True)
     assert held >= 0.90
     assert called <= 0.05 + LEFT_TO_CHANCE

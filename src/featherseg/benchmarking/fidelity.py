@@ -17,7 +17,8 @@ class Fidelity:
 
     max_difference is the largest of its logits, of_range that over the range (largest less smallest) of the
     reference's; same_class the share of pixels of one class in both masks, 0..1; images names what it was measured on.
-    miou is its own on the labelled set, miou_difference that less the reference's, both as fractions, None without one.
+    miou is its own on the labelled set, miou_difference that less the reference's, both as fractions, None without one;
+    marks is what a reader has to know of that set: "selected on these images".
     """
 
     max_difference: float
@@ -26,6 +27,7 @@ class Fidelity:
     images: str
     miou: float | None = None
     miou_difference: Interval | None = None
+    marks: str = ""
 
 
 @dataclass(frozen=True)

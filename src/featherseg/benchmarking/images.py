@@ -13,6 +13,7 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import LabelledImages, open_dataset
+from featherseg.data.sequences import OLD_RULES
 from featherseg.recipe import DataTable
 from featherseg.runs import Run
 
@@ -47,7 +48,7 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
     size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
     rules = {d.split_by for d in own}
     by = rules.pop() if len(rules) == 1 else None
-    by = by if names == {name} or by == "hash" else None  # older runs' own data may have been moved
+    by = by if names == {name} or by in OLD_RULES else None  # older runs' own data may have been moved
     return LabelledImages(name, split, root or (roots[0] if roots else None), size, by)
 
 

@@ -27,7 +27,11 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, marks
+from featherseg.data import LabelledImages
+from featherseg.evaluation.scoring import number
+from featherseg.inference.settings import InferenceSettings
+from featherseg.reports.record import check_recordable, learned_from, log_look, refuse_as_test
 from featherseg.runs import Run
 
 
@@ -131,8 +135,9 @@ class _Lane:
     def __init__(self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]) -> None:
         self.plan, self.threads, self.folder, self.steps, self.command = plan, threads, folder, steps, command
         self.data = plan.labelled.open() if plan.labelled else None
+        self.seen: dict[str, dict[str, str]] = {}  # of each run's source: of the labelled images those it learned from
         for model in plan.models if self.data else ():
-            _check_labelled(model, self.data)
+            self.seen[model.source] = _check_labelled(model, self.data, plan.labelled)
         self.variants = plan.variants(threads)
         found = [Setting(size, batch, threads) for size in plan.sizes for batch in plan.batches]
         # small first: a process's peak only grows
@@ -206,8 +211,8 @@ class _Lane:
             log.turns.append(turns[variant.name])
 
         self._each(prepare)
-        for number in range(self.plan.rounds_each):
-            self._each(turn, start=number)
+        for place in range(self.plan.rounds_each):
+            self._each(turn, start=place)
         self._each(note)
 
     def _compare(self, setting: Setting) -> None:
@@ -238,9 +243,17 @@ class _Lane:
             miou = process.request("score", progress, **order)["miou"]
             own = self.scored[variant.name] = Scored(miou, np.load(to))
             reference = self.scored[self._reference(variant).name]
+            run, seen = variant.model.run, self.seen[variant.model.source]
+            selected = bool(run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split))
             for log in (self.logs[variant.name, setting] for setting in self.settings):
                 assert log.fidelity is not None
-                log.fidelity = with_miou(log.fidelity, reference, own, data)
+                found = with_miou(log.fidelity, reference, own, data)
+                log.fidelity = replace(found, marks=marks(selected=selected, trained_on=seen))
+            if own is reference and run and not run.read_only:  # one look, however many variants
+                size = InferenceSettings(resize=run.recipe.data.test_resize)
+                look = {"data": data.name, "split": labelled.split, "inference": str(size), "images": len(data)}
+                told = {"selected": selected} | ({"trained_on": True} if seen else {}) | {"notes": ["by benchmark"]}
+                log_look(run, look | {"miou": number(miou)} | told)
 
         self._each(score)
 
@@ -319,9 +332,15 @@ def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
         )
 
 
-def _check_labelled(model: BenchmarkModel, data: SegmentationData | None) -> None:
-    """Raises ConfigError where mIoU cannot be measured: no training, or other classes."""
+def _check_labelled(
+    model: BenchmarkModel, data: SegmentationData | None, labelled: LabelledImages | None
+) -> dict[str, str]:
+    """-> `learned_from`. Raises ConfigError where mIoU cannot be measured: no training, or other classes.
+
+    DataError where a run was trained on images that are called test, RunError where its look cannot be counted.
+    """
     assert data is not None
+    assert labelled is not None
     if model.run is None:
         raise ConfigError(f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run.")
     ours, theirs = [info.name for info in model.classes], [info.name for info in data.classes]
@@ -330,3 +349,8 @@ def _check_labelled(model: BenchmarkModel, data: SegmentationData | None) -> Non
             f"{model.name} and {data.name} have different classes: {', '.join(ours[:8])} ({len(ours)}) against "
             f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the model's classes."
         )
+    if not model.run.read_only:
+        check_recordable(model.run)
+    seen = learned_from(model.run, data, labelled)
+    refuse_as_test(model.run, seen, data, labelled.split)
+    return seen

@@ -54,8 +54,9 @@ def benchmark(
 
     A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
     float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A
-    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split. --operators
-    tells where ONNX Runtime or OpenVINO spends a pass: of a run in its export/model.onnx, exported first if need be.
+    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split, which a run
+    counts as a look, as by `evaluate`. --operators tells where ONNX Runtime or OpenVINO spends a pass: of a run in its
+    export/model.onnx, exported first if need be.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
     if operators:

@@ -49,7 +49,7 @@ def _print_ranking(console: Console, ranking: Ranking, comparison: Comparison) -
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.evaluation.scoring import SELECTED
+    from featherseg.core.wording import SELECTED
 
     title = f"{ranking.title}{f', {SELECTED}' if comparison.selected else ''}"
     table = Table(title=escape(one_line(title)), title_justify="left")

@@ -164,6 +164,7 @@ def _confirm(run: Path, latency: Path) -> None:
 
 def _show(out: Path, max_ms: float | None) -> None:
     """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
+    from featherseg.core.wording import SELECTED
     from featherseg.fitting.results import choose_again, latency_text, read_fit
 
     facts = read_fit(out)
@@ -175,7 +176,7 @@ def _show(out: Path, max_ms: float | None) -> None:
         print(
             one_line(
                 f"{row['model']} at {row['scale']:g}: {latency_text(row, facts)} ms, validation mIoU "
-                f"{100 * row['miou_val']:.2f} %, {row['status']} after {row['seconds_trained']:.0f} s"
+                f"{100 * row['miou_val']:.2f} % ({SELECTED}), {row['status']} after {row['seconds_trained']:.0f} s"
             )
         )
     best = fitting[0]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_scores(console: Console, scores: Scores) -> None:
     """IoU and boundary F of each class, their means, and where objects were scored their panoptic quality."""
-    from featherseg.evaluation.scoring import marks
+    from featherseg.core.wording import marks
     from featherseg.inference.drawing import printable
 
     pixels = scores.confusion.sum(axis=1) + scores.void

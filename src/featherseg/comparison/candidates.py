@@ -5,8 +5,8 @@ Runs that differ in nothing but their seed are runs of one model.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,13 @@ import torch
 from featherseg import models
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import file_digest, short_names
-from featherseg.core.types import SegmentationData, Size
+from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
-from featherseg.data import LabelledImages
-from featherseg.data.fingerprint import read_fingerprint
 from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
+from featherseg.runs import EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
@@ -103,16 +101,16 @@ def seeds_of(files: Sequence[Candidate]) -> int:
     return len({one.seed for one in files})
 
 
-def cautions(candidates: Sequence[Candidate], labelled: LabelledImages, images: SegmentationData) -> list[str]:
+def cautions(candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, str]], images: int) -> list[str]:
     """What a reader of the scores has to know: runs that are not finished, or were trained on some of these images.
 
-    labelled is where the images are from; files that were exported do not record what they learned from.
+    seen holds these by the run's path (`reports.record.learned_from`); exported files do not record them.
     """
     unfinished = [one for one in candidates if one.run and one.run.unfinished]
     found = [f"{one.name} is not finished: its training was stopped" for one in unfinished]
     for one in candidates:
-        if seen := len(_learned_from(one, labelled, images)):
-            found.append(f"{one.name} was trained on {seen} of these {counted(len(images), 'image')}")
+        if learned := seen.get(one.path):
+            found.append(f"{one.name} was trained on {len(learned)} of these {counted(images, 'image')}")
     for files in by_model(candidates).values():
         if (seeds := seeds_of(files)) < len(files):
             found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
@@ -218,19 +216,3 @@ def _refuse_copies(candidates: Sequence[Candidate]) -> None:
                     "nothing. Name one of them, or runs with other seeds."
                 )
             seen[digest] = one.name
-
-
-def _learned_from(one: Candidate, labelled: LabelledImages, images: SegmentationData) -> set[str]:
-    """Keys of the images that a run learned from: by what their files hold, or by name where it is the same dataset."""
-    if one.run is None or one.run.imported:
-        return set()
-    table, found = one.run.recipe.data, set[str]()
-    try:
-        known = read_fingerprint(one.run.path / DATA)
-        found |= set(known.trained_on(images)) if known else set()
-        if labelled.is_of(table.name):
-            learned = replace(labelled, split=table.train_split, size=table.train_size, split_by=table.split_by)
-            found |= set(learned.open().keys) & set(images.keys)
-    except FeathersegError:  # that split is not on this machine
-        pass
-    return found

@@ -18,14 +18,14 @@ from featherseg.comparison.results import Budgets, CandidateResult, Comparison, 
 from featherseg.core.errors import ConfigError
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
-from featherseg.data.fingerprint import groups_of
+from featherseg.data.fingerprint import TEST, groups_of
 from featherseg.data.statistics import typical_size
-from featherseg.evaluation.scoring import SELECTED, Scores, check_classes, evaluate
+from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings
 from featherseg.layers.resize import resize_factor, scaled_size
-from featherseg.reports.record import check_recordable, log_evaluation, times_scored
+from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
 from featherseg.runs import Run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
@@ -93,6 +93,12 @@ def compare(
         check_classes(one.runtime, images)
         if one.run and not one.run.read_only:
             check_recordable(one.run)
+    seen = {one.path: learned_from(one.run, images, labelled) for one in candidates if one.run}
+    for one in candidates:
+        if one.run:
+            refuse_as_test(one.run, seen[one.path], images, labelled.split)
+    chosen = {one.path: labelled.split != TEST or _kept_by(one.run, labelled) for one in candidates}
+    selected = any(chosen.values())
     settings = [
         inference
         if isinstance(inference, InferenceSettings)
@@ -110,9 +116,11 @@ def compare(
     latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
 
     # Scores of every file on every image.
-    scores = {
-        one.path: _score(one, images, labelled, own, progress) for one, own in zip(candidates, settings, strict=True)
-    }
+    scores = {one.path: _score(one, images, own, progress) for one, own in zip(candidates, settings, strict=True)}
+    for one, setting in zip(candidates, settings, strict=True):
+        if one.run and not one.run.read_only:
+            known = replace(scores[one.path], selected=chosen[one.path], trained_on=bool(seen[one.path]))
+            log_evaluation(one.run, images, labelled.split, setting, known)
 
     # Which differences the figures show: of models where their runs suffice, else of these files.
     clusters = clusters_of(images.keys, groups_of(images))
@@ -131,9 +139,7 @@ def compare(
     rankings = [
         _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters) for init in inits
     ]
-    found = cautions(candidates, labelled, images)
-    chosen_by = [one.run for one in candidates if one.run and labelled.is_of(one.run.recipe.data.name)]
-    selected = labelled.split != "test" or any(run.selected_on(labelled.split) for run in chosen_by)
+    found = cautions(candidates, seen, len(images))
     if selected:
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
     elif looks := [
@@ -188,17 +194,16 @@ def _by_seed(files: Sequence[Candidate], values: Sequence[np.ndarray]) -> np.nda
     return np.stack([np.mean(same, axis=0) if len(same) > 1 else same[0] for same in of.values()])
 
 
-def _score(
-    one: Candidate, data: SegmentationData, labelled: LabelledImages, inference: InferenceSettings, progress: Progress
-) -> Scores:
+def _kept_by(run: Run | None, labelled: LabelledImages) -> bool:
+    """Whether a run kept its weights by these images."""
+    return bool(run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split))
+
+
+def _score(one: Candidate, data: SegmentationData, inference: InferenceSettings, progress: Progress) -> Scores:
     def named(doing: str, done: int, of: int | None) -> None:
         progress(f"{doing} {one.name}", done, of)
 
-    scores = evaluate(one.runtime, data, inference, boundary=False, progress=named)
-    if one.run and not one.run.read_only:
-        selected = labelled.is_of(one.run.recipe.data.name) and one.run.selected_on(labelled.split)
-        log_evaluation(one.run, data, labelled.split, inference, replace(scores, selected=selected))
-    return scores
+    return evaluate(one.runtime, data, inference, boundary=False, progress=named)
 
 
 def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size) -> CandidateResult:

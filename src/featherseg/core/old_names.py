@@ -20,8 +20,10 @@ def with_new_names(values: Any) -> Any:
 
 
 def with_old_split(values: Any) -> Any:
-    """A run's record; of one from before it said how splits by share were made, with how they were made then."""
+    """A run's record; of one from before it said which rule made its splits by share, with the rule of then."""
     match values:
+        case {"recipe": {"data": {"split_by": "sequence", **data}, **recipe}}:
+            return {**values, "recipe": {**recipe, "data": {**data, "split_by": "sequence-1"}}}
         case {"recipe": {"data": {"name": str(name), **data}, **recipe}} if "split_by" not in data:
             if name.endswith(".toml"):
                 return {**values, "recipe": {**recipe, "data": {"name": name, **data, "split_by": "hash"}}}

@@ -61,3 +61,12 @@ def _escape_lacking(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(ESCAPES, _escape_lacking)
+
+
+SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
+"""What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
+
+
+def marks(*, selected: object, trained_on: object) -> str:
+    """What a reader of a score has to know of its images: SELECTED, TRAINED_ON, both or nothing."""
+    return ", ".join(text for text, true in ((SELECTED, selected), (TRAINED_ON, trained_on)) if true)

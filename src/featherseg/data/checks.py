@@ -348,9 +348,9 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
     for split, beside in neighbours(keys, listing.unlisted, groups).items():
         if beside > BESIDE * len(keys[split]):
             notes.append(
-                f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train in their "
-                "sequence, by their names. If they are frames of a video, scores will be too high, as neighbours look "
-                "alike: splits by share keep sequences together"
+                f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train, by their "
+                "names. If they are frames of a video, scores will be too high, as neighbours look alike: splits by "
+                "share keep sequences together, which `groups` in dataset.toml may tell"
             )
     masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])

@@ -68,8 +68,8 @@ class Listing:
 class PairedFiles:
     """One split of a listing as `core.types.SegmentationData`, or several, "train+val": files are read when asked for.
 
-    groups: what tells its sequences, see `data.sequences.sequence_of`. Raises DataNotFound if a partner is missing, and
-    (on reading) DataError for faulty files.
+    groups: what tells its sequences, see `data.sequences.sequence_names`. Raises DataNotFound if a partner is missing,
+    and (on reading) DataError for faulty files.
     """
 
     groups: str | None = None

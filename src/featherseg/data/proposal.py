@@ -24,7 +24,7 @@ from featherseg.data.layouts import Reading, find_readings, join
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
-from featherseg.data.sequences import sequence_of
+from featherseg.data.sequences import sequence_names
 from featherseg.data.split_lists import SPLITS, find_lists, split_of
 
 MAX_CLASSES = 64
@@ -191,7 +191,7 @@ def propose(
     if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
         config = config.model_copy(update={"image_suffix": config.image_suffix + ending})
         pairs = list_pairs(config, folder)
-    series = {sequence_of(pair.key) for pair in pairs}
+    series = set(sequence_names([pair.key for pair in pairs]))
     if of_folder and len(series) <= len(sources):
         notes.append('the names in a folder are numbered: taken for single images, split_by = "image"')
         config = config.model_copy(update={"split_by": "image"})

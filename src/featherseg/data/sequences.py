@@ -7,20 +7,33 @@ sequences too few for that each is cut in time.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from featherseg.core.wording import counted
 
-SplitBy = Literal["sequence", "image", "hash"]
-"""What falls into a split as a whole: a sequence, or each image for itself; "hash" is the latter as it was before
-sequences were kept together: without exact shares below STABLE images. Runs from then have it in their record."""
+SplitBy = Annotated[
+    Literal["sequence", "image", "sequence-2", "sequence-1", "hash"],
+    BeforeValidator(lambda value: "sequence-2" if value == "sequence" else value),
+]
+"""What falls into a split as a whole: a sequence, or each image for itself. Records of runs number the rule."""
+
+OLD_RULES = ("sequence-1", "hash")
+"""Those of runs that have them in their record: the last number of every name was taken for that of the frame, and the
+largest split could lose as much as LEAST; each image by its hash, without exact shares below STABLE."""
 
 STABLE = 500
 """Images from which on the hash of a sequence alone decides, so that new files move no old one."""
 
 LEAST = 1 / 3
 """The part of its share that every split must get at least of whole sequences, or these are cut in time."""
+
+LEAST_OF_LARGEST = 3 / 4
+"""That of the largest split, which of three clips at 0.8, 0.1 and 0.1 would get one."""
 
 STRETCH = 250
 """From STABLE images on a sequence that is cut is cut once in so many images, so that later frames move no old one."""
@@ -31,48 +44,98 @@ GAP = 0.02
 _EXPORTED = re.compile(r"_(?:jpe?g|png|bmp|tiff?|webp)\.rf\.[0-9a-f]{32}$", re.IGNORECASE)
 """What Roboflow adds to the name of an image."""
 
-_FRAME = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*\d+\D*$")
-"""What the number of a frame is written as, at the end of a key."""
+_HASH = re.compile(r"(?<![0-9a-z])(?=[0-9a-f]*\d[a-f]+\d)[0-9a-f]{8,}(?![0-9a-z])", re.IGNORECASE)
+"""A word in which digits tell no number, such as "0a3f12c9"."""
 
-_NUMBER = re.compile(r"(\d+)\D*$")
+_NUMBER = re.compile(r"\d+")
+
+_TIME = re.compile(
+    r"[12]\d{9}[._-]\d{1,9}(?!\d)"
+    r"|(?:19|20)\d\d([-_.])[01]\d\1[0-3]\d(?:[-_.T ][0-2]\d([-_.])[0-5]\d\2[0-5]\d(?:\.\d+)?)?(?!\d)"
+    r"|(?:19|20)\d\d[01]\d[0-3]\d[-_.T ][0-2]\d[0-5]\d[0-5]\d(?:\.\d+)?(?!\d)"
+    r"|\d+"
+)
+"""A number, where seconds since 1970 with their fraction, and a date with or without the time of day, are one."""
+
+_LABEL = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*$")
+"""What may stand between the name of a sequence and the number of a frame."""
 
 
-def sequence_of(key: str, groups: str | None = None) -> str:
-    """A key without its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007"; else the key itself.
+def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_number: bool = False) -> list[str]:
+    """Of each key what stands before its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007".
 
-    With `groups`, a regular expression: what its first group, or all of it, finds in the key.
+    Which number that is, is seen from all keys that differ in their numbers alone: the last one before which most names
+    are shared. So it is the first of "frame_00012_720p" and of "frame_00012_1700000001": before the last one each image
+    would be a sequence. Where no names are shared, and by `last_number`, it is the last. A key without numbers is its
+    own sequence. With `groups`, a regular expression: what its first group, or all of it, finds in the key.
     """
-    if groups is None:
-        return _FRAME.sub("", _EXPORTED.sub("", key))
-    found = re.search(groups, key)
-    return key if found is None else found[found.re.groups and 1] or ""
+    if groups is not None:
+        found = [re.search(groups, key) for key in keys]
+        return [key if m is None else m[m.re.groups and 1] or "" for key, m in zip(keys, found, strict=True)]
+    names = [_EXPORTED.sub("", key) for key in keys]
+    plain = names if last_number else list(map(_plain, keys))
+    forms: dict[str, list[int]] = {}
+    for i, name in enumerate(plain):
+        forms.setdefault(_NUMBER.sub("0", name), []).append(i)
+    for members in forms.values():
+        own = [names[i] for i in members]
+        timed = not last_number and len({_TIME.sub("0", plain[i]) for i in members}) == 1
+        numbers = [(_TIME if timed else _NUMBER).finditer(plain[i]) for i in members]
+        before = [[_LABEL.sub("", name[: n.start()]) for n in each] for name, each in zip(own, numbers, strict=True)]
+        cuts = list(zip(*before, strict=True))  # number by number, what stands before it in each name
+        shared = (cut for cut in reversed(cuts) if not last_number and _most_shared(own, cut))
+        for i, name in zip(members, next(shared, cuts[-1] if cuts else own), strict=True):
+            names[i] = name
+    return names
 
 
-def by_frame(key: str, groups: str | None = None) -> tuple[str, int, str]:
-    """Sorts images by sequence, then by the number of the frame: 9 before 10, padded with zeros or not."""
-    number = _NUMBER.search(_EXPORTED.sub("", key))
-    return sequence_of(key, groups), int(number[1]) if number else -1, key
+def _plain(key: str) -> str:
+    """A key as numbers are looked for in it: without what exports add, hashes blanked."""
+    return _HASH.sub(lambda found: "#" * len(found[0]), _EXPORTED.sub("", key))
 
 
-def sequences_of(keys: Iterable[str], groups: str | None = None) -> dict[str, list[str]]:
-    """Sequence -> its keys in their order in time."""
+def _most_shared(keys: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether of most different keys the name is that of another one too; copies of one image have the same key."""
+    counts = Counter(dict(zip(keys, names, strict=True)).values())
+    return 2 * sum(count for count in counts.values() if count > 1) > counts.total()
+
+
+def numbers_of(key: str) -> tuple[int, ...]:
+    """The numbers in a key, by which images of a sequence are sorted: 9 before 10, padded with zeros or not."""
+    return tuple(map(int, _NUMBER.findall(_plain(key))))
+
+
+def in_natural_order(key: str) -> tuple[list[str], tuple[int, ...]]:
+    """(the text before its numbers, these): sorts keys that differ in their numbers alone by these."""
+    return [*_HASH.findall(key), *_NUMBER.split(_plain(key))[:-1]], numbers_of(key)
+
+
+def sequences_of(keys: Iterable[str], groups: str | None = None, *, last_number: bool = False) -> dict[str, list[str]]:
+    """Sequence (see `sequence_names`) -> its keys in their order in time."""
+    keys = list(keys)
     found: dict[str, list[str]] = {}
-    for key in sorted(keys, key=lambda key: by_frame(key, groups)):
-        found.setdefault(sequence_of(key, groups), []).append(key)
+    first = -1 if last_number else 0
+    named = zip(sequence_names(keys, groups, last_number=last_number), keys, strict=True)
+    for name, key in sorted(named, key=lambda one: (one[0], numbers_of(one[1])[first:], one[1])):
+        found.setdefault(name, []).append(key)
     return found
 
 
 def split_by_share(
-    keys: Sequence[str], shares: Mapping[str, float], split_by: SplitBy = "sequence", pattern: str | None = None
+    keys: Sequence[str], shares: Mapping[str, float], split_by: SplitBy = "sequence-2", pattern: str | None = None
 ) -> tuple[dict[str, list[str]], str]:
     """-> (split -> its keys in the order of `keys`, how they were split, for a reader).
 
-    shares are fractions of the images, of all together at most 1. pattern says what a sequence is (`sequence_of`): such
-    ones are never cut, but where there are fewer than splits.
+    shares are fractions of the images, of all together at most 1. pattern says what a sequence is (`sequence_names`):
+    such ones are never cut, but where there are fewer than splits.
     """
-    groups = sequences_of(keys, pattern) if split_by == "sequence" else {key: [key] for key in keys}
+    by_sequence, old = split_by.startswith("sequence"), split_by in OLD_RULES
+    groups = sequences_of(keys, pattern, last_number=old) if by_sequence else {key: [key] for key in keys}
     parts = dict(shares) | ({"": rest} if (rest := 1 - sum(shares.values())) > 1e-9 else {})  # no split is called ""
     least = {name: LEAST * share * len(keys) if pattern is None else 1 for name, share in shares.items()}
+    if by_sequence and not old and pattern is None:
+        largest = max(shares, key=lambda name: shares[name])
+        least[largest] = round(LEAST_OF_LARGEST * shares[largest] * len(keys), 6)
 
     def enough(owners: Mapping[str, str]) -> bool:
         split = list(owners.values())
@@ -88,7 +151,7 @@ def split_by_share(
             owners = _by_order(groups, parts)
         how = f"by sequence ({named}): {counted(len(groups), 'sequence')}, none in two splits"
         if len(groups) == len(keys):
-            how = f"by image: {'no two names are of one sequence' if split_by == 'sequence' else 'as split_by asks'}"
+            how = f"by image: {'no two names are of one sequence' if by_sequence else 'as split_by asks'}"
         elif not enough(owners):
             owners = {}
             for group in groups.values():
@@ -108,10 +171,12 @@ def split_by_share(
 def neighbours(
     splits: Mapping[str, Sequence[str]], unlisted: Sequence[str] = (), pattern: str | None = None
 ) -> dict[str, int]:
-    """How many images of each split stand beside one of train in their sequence; without train, of the first split.
+    """How many images of each split stand beside one of train; without train, of the first split.
 
-    Names below a folder that is called as the split are compared without it. Empty where a name is in two splits: then
-    their numbers are not those of one sequence. unlisted: images of no split, which stand between others.
+    Images stand beside each other whose names follow one another in natural order, differ in numbers alone, and in none
+    that begins anew; of one group, where pattern tells these. Sequences are not asked, so that a split which took them
+    for too short is found out. Names below a folder that is called as the split are compared without it. Empty where a
+    name is in two splits: then their numbers are not of one count. unlisted: images of no split, which stand between.
     """
     owners = dict.fromkeys(unlisted, "")
     for split, keys in splits.items():
@@ -120,13 +185,13 @@ def neighbours(
     if len(owners) < sum(map(len, splits.values())) + len(unlisted):
         return {}
     train = "train" if "train" in splits else next(iter(splits), "")
-    found = dict.fromkeys((split for split in splits if split != train), 0)
-    for sequence in sequences_of(owners, pattern).values():
-        names = [owners[key] for key in sequence]
-        for name, *beside in zip(names, ["", *names[:-1]], [*names[1:], ""], strict=True):
-            if name in found:
-                found[name] += train in beside
-    return found
+    groups = sequence_names(list(owners), pattern) if pattern else [""] * len(owners)
+    order = sorted((group, *in_natural_order(key), key) for group, key in zip(groups, owners, strict=True))
+    beside: set[str] = set()
+    for (*form, numbers, key), (*other_form, after, other) in pairwise(order):
+        if numbers and form == other_form and all(a <= b for a, b in zip(numbers, after, strict=True)):
+            beside |= {one for one, by in ((key, other), (other, key)) if owners[by] == train}
+    return {split: sum(owners[key] == split for key in beside) for split in splits if split != train}
 
 
 def _place(name: str) -> float:

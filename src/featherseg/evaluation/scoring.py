@@ -16,7 +16,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import size_text
+from featherseg.core.wording import marks, size_text
 from featherseg.counting.published import Comparison
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
@@ -26,14 +26,6 @@ from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
-
-SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
-"""What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
-
-
-def marks(*, selected: object, trained_on: object) -> str:
-    """What a reader of a score has to know of its images: SELECTED, TRAINED_ON, both or nothing."""
-    return ", ".join(text for text, true in ((SELECTED, selected), (TRAINED_ON, trained_on)) if true)
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,8 @@ class Scores:
     categories in the order of the classes, and panoptic_counts (N, 3, K) what `PanopticQuality.pooled` gives of each
     image, for an interval of PQ; both None where model or data know no objects. published is the paper's row
     beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
-    trained_on: whether it was trained on some of them; notes are sentences on how it was scored.
+    trained_on: whether it was trained on some of them; look: which one of the run at test this is; notes are sentences
+    on how it was scored.
     """
 
     classes: tuple[str, ...]
@@ -67,12 +60,13 @@ class Scores:
     published: Comparison | None = None
     selected: bool = False
     trained_on: bool = False
+    look: int | None = None
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
 
-        "selected" and "trained_on" are there where true.
+        "selected" and "trained_on" are there where true, "look" where it is one at test.
         """
         found = {
             "miou": number(self.miou),
@@ -86,6 +80,7 @@ class Scores:
             "void": self.void.tolist(),
         }
         found |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
+        found |= {"look": self.look} if self.look else {}
         return found | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
 
     def _repr_html_(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featherseg.data.sequences import by_frame, sequence_of
+from featherseg.data.sequences import numbers_of, sequence_names
 
 RANKED_BY = ("both", "uncertainty", "diversity")
 """The score: uncertainty times distance, uncertainty alone, distance alone."""
@@ -49,12 +49,13 @@ def select(
         labelled: (M, F), of the images that are labelled; None where they are not known: then the mean of all images
             stands for them.
         names: (N,) paths without endings, of which frames and sequences are known (data/sequences.py).
-        groups: A regular expression for the names of sequences, see `sequence_of`.
+        groups: A regular expression for the names of sequences, see `sequence_names`.
     """
     count = len(uncertainty)
     gap = gap_of(count, top)
-    order = sorted(range(count), key=lambda number: by_frame(names[number], groups))
-    places, firsts, ends = _places(order, [sequence_of(name, groups) for name in names])
+    sequences = sequence_names(names, groups)
+    order = sorted(range(count), key=lambda i: (sequences[i], numbers_of(names[i]), names[i]))
+    places, firsts, ends = _places(order, sequences)
     distance = None if features is None else _distance_to_labelled(features, labelled)
     free, picks = np.ones(count, bool), list[Pick]()
     while len(picks) < min(top, count):

@@ -19,7 +19,7 @@ from featherseg.core.types import Progress
 from featherseg.core.wording import counted
 from featherseg.data import is_own, open_dataset, own_config
 from featherseg.data.fingerprint import read_fingerprint
-from featherseg.data.sequences import sequence_of
+from featherseg.data.sequences import sequence_names
 from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
@@ -172,13 +172,14 @@ def rank(
     whole = len(usable) == len(rows)  # then the features stay on the disk
     features = None if by == "uncertainty" else rows[:, 1:] if whole else rows[usable, 1:]
     picks = select(top, by, rows[usable, 0].astype(float), features, labelled, names, groups)
+    sequences = sequence_names(names, groups)
     images = [
         RankedImage(
             paths[usable[pick.number]].as_posix(),
             pick.score,
             float(rows[usable[pick.number], 0]),
             pick.distance,
-            sequence_of(names[pick.number], groups),
+            sequences[pick.number],
         )
         for pick in picks
     ]

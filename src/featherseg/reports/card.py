@@ -1,14 +1,12 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from featherseg.core.files import load_json, write_text
-from featherseg.core.wording import counted, one_line, size_text
+from featherseg.core.wording import counted, marks, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
-from featherseg.evaluation.scoring import marks
 from featherseg.recipe import Recipe
 from featherseg.runs import ENVIRONMENT, Run, parts_of
 
@@ -51,7 +49,7 @@ def card(run: Run) -> str:
         best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
-        told = marks(selected=run.selected_on(recipe.data.val_split), trained_on=recipe.trains_on_all)
+        told = marks(selected=run.selected_on(recipe.data.val_split), trained_on=run.validated_on_training)
         told = f"; {told}" if told else ""
         lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){told}"]
     lines += _scored(run)
@@ -149,14 +147,9 @@ def _scored(run: Run) -> list[str]:
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
         f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
         f"{counted(times(data, split), 'time')}"
-        f"{f'; {told}' if (told := _marks(run, evaluation)) else ''}"
+        f"{f'; {told}' if (told := run.marks_of(evaluation)) else ''}"
         for (data, split, inference), evaluation in latest.items()
     ]
-
-
-def _marks(run: Run, evaluation: Mapping[str, Any]) -> str:
-    selected = evaluation.get("selected", run.selected_on(evaluation["split"]))
-    return marks(selected=selected, trained_on=evaluation.get("trained_on"))
 
 
 _EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}

@@ -9,11 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from featherseg.core.errors import RunError
-from featherseg.core.wording import size_text
+from featherseg.core.wording import marks, size_text
 from featherseg.counting.cost import CONVENTIONS, Cost
 from featherseg.counting.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
-from featherseg.evaluation.scoring import marks
 from featherseg.reports.charts import loss_chart, miou_chart
 from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
 from featherseg.reports.page import macro, percent

@@ -57,7 +57,10 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     for name, content in files.items():
         if isinstance(content, bytes):
             files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-    scores = [f"mIoU {percent(e.get('miou'))} % on {e.get('split')}" for e in run.evaluations()[-1:]]
+    scores = [
+        f"mIoU {percent(e.get('miou'))} % on {e.get('split')}{f' ({told})' if (told := run.marks_of(e)) else ''}"
+        for e in run.current_evaluations()[-1:]
+    ]
     page = hub.upload(files, address, ", ".join([f"{run.recipe.model.name} by featherseg", *scores]), public=public)
     log.info("%s is at %s; licence: %s", run.name, page, run.licence)
     return page

@@ -51,7 +51,7 @@ from featherseg.training.prepare import (
     open_data,
     refuse_existing,
 )
-from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter
+from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter, judged
 from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
 from featherseg.training.teaching import open_teaching
 from featherseg.training.trackers import TENSORBOARD, WANDB, Tracker, quiet
@@ -114,15 +114,19 @@ def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
 
     metrics: records by step, as metrics.jsonl has them; keep: which weights were kept, "best" or "last".
     """
-    scores = {step: record["val_miou"] for step, record in metrics.items() if record.get("val_miou") is not None}
+    scores = {step: judged(record) for step, record in metrics.items() if record.get("val_miou") is not None}
     if not scores:
         return None
     best, last = max(scores, key=lambda step: scores[step]), max(scores)
     if scores[best] - scores[last] <= 0.01:
         return None
-    text = f"validation mIoU was {percent(scores[best])} % at step {best} and {percent(scores[last])} % at the end: "
+    name = "PQ" if metrics[best].get("val_pq") is not None else "mIoU"
+    text = f"validation {name} was {percent(scores[best])} % at step {best} and {percent(scores[last])} % at the end: "
     kept = "the weights of the best were kept" if keep == "best" else "the last weights were kept (train.keep=best)"
-    return f"{text}the model learns its training images by heart. More images or fewer steps help; {kept}"
+    return (
+        f"{text}the model may be learning its training images by heart, or the validation images "
+        f"be too few to tell. More images or fewer steps may help; {kept}"
+    )
 
 
 def this_rank() -> int:

@@ -156,10 +156,6 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     elif rule is None:
         raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by share. Leave it out.")
     check_machine(recipe)
-    if recipe.trains_on_all:
-        say(
-            f"{recipe.data.val_split} is trained on too: the last weights are kept, and only other images tell how good"
-        )
     train, val = open_data(recipe, request.objects)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
@@ -167,6 +163,15 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     net, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
     check_instances(recipe, net, train, request.objects)
     return (file, recipe, (train, val), net, loaded), *check_teachers(recipe, net, train, request.objects)
+
+
+def keep_last(recipe: Recipe, say: Say) -> Recipe:
+    """The recipe of a training that validates on images that it trains on. Raises ConfigError for train.patience."""
+    val = recipe.data.val_split
+    if recipe.train.patience:
+        raise ConfigError(f"train.patience: {val} is trained on and so tells no end: leave it out.")
+    say(f"{val} is trained on too: the last weights are kept, and only other images tell how good")
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,10 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     refuse_own_folder(teachers, out)
 
     # What the recipe leaves open becomes a number, and must fit into the memory
-    size, asked = typical_size(train), recipe
+    size, asked, own_data = typical_size(train), recipe, request.objects.data is not None
+    shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
+    if shared or recipe.trains_on_all:
+        recipe = keep_last(recipe, say)
     crop = asked.augment.crop or choose_crop(size)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
     estimate = estimate_memory(net, recipe, largest_size(val), own_loss=request.objects.loss is not None)
@@ -198,7 +206,6 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, say)
     rows = tuple(teacher_row(run) for run in teachers)
-    own_data = request.objects.data is not None
     teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data, unlabelled=unlabelled)
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
@@ -245,7 +252,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
                 ("train.steps", asked.train.epochs or asked.train.steps),
             )
             if value in (None, "auto")
-        ],
+        ]
+        + ["train.keep"] * shared,
         device=pick_device(recipe.train.device).type,
         teachers=rows,
         objects=request.objects.names,

@@ -129,21 +129,21 @@ class Recorder(Checkpoint):
             "val_pixel_accuracy": number(scores.pixel_accuracy),
             "val_iou": [number(value) for value in scores.iou],
         }
-        if self.settings.keep == "last" or _judged(record) > self.best:
+        if self.settings.keep == "last" or judged(record) > self.best:
             save_weights(self.run.path, state)
         return record
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""
-        if _judged(record) > self.best:
-            self.best, self.stale = _judged(record), 0
+        if judged(record) > self.best:
+            self.best, self.stale = judged(record), 0
         else:
             self.stale += 1
         out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
         self.finished = last or out_of_patience
 
 
-def _judged(record: dict[str, Any]) -> float:
+def judged(record: dict[str, Any]) -> float:
     """What a validation is judged by: PQ where objects were scored, else mIoU; -1 where no image has a label."""
     score = record.get("val_pq", record["val_miou"])
     return -1.0 if score is None else score

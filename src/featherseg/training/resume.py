@@ -48,6 +48,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
     open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
     found_beside = {"train.validations", "train.validate_every"} if own.train.minutes else set()
+    found_beside |= {"train.keep"} & open_keys  # as it validates on images that it trains on
     same = FREE | found_beside | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
     different = {k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)}
     begun, init = run.info.loaded.get("init"), request.init

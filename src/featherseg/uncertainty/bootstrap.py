@@ -30,6 +30,9 @@ REPLICATES = 2000
 MOST_DRAWN = 2**24
 """Draws that are held at a time, of so many clusters by so many replicates: 128 MiB."""
 
+WHOLE = 0
+"""In place of a length: the clusters are whole sequences."""
+
 MIN_RUNS = 3
 """Runs of each model from which the models can be compared."""
 
@@ -198,8 +201,9 @@ def _compare(
 
     # Each difference has blocks of its own length, and is drawn from blocks of twice that length too.
     lengths = _block_lengths(every, iou, runs, pairs, sequences)  # (P, Q)
-    for length in np.unique([lengths, lengths if sequences.whole else 2 * lengths]):
-        clusters = sequences.cut(length)
+    doubled = np.where(lengths == WHOLE, WHOLE, 2 * lengths)
+    for length in np.unique([lengths, doubled]):
+        clusters = (sequences if length == WHOLE or not sequences.whole else sequences.in_one()).cut(length)
         pooled = _pool(every, clusters)  # (U, T, 3, K)
         resampled = _with_mean(_iou(_draw(pooled, replicates, rng), iou))  # (R, T, Q)
         by_images = _pairwise(_over_runs(resampled, runs), pairs)  # (R, P, Q)
@@ -209,7 +213,7 @@ def _compare(
         # Of few pairs the spread is seen too small now and then, and just then Satterthwaite's rule trusts it most.
         found = by_both.std(axis=0), np.minimum(left, max(1, runs[0] - 1)) if paired else left
         rests_on[lengths == length] = clusters.count
-        asked = (lengths == length) | (2 * lengths == length)
+        asked = (lengths == length) | (doubled == length)
         wider = asked & ~np.isnan(found[1]) & ~(_reach(*found) <= _reach(spread, freedom))
         spread, freedom = np.where(wider, found[0], spread), np.where(wider, found[1], freedom)
     return _intervals(value, spread, freedom, rests_on, pairs)
@@ -218,9 +222,7 @@ def _compare(
 def _block_lengths(
     counts: Sequence[np.ndarray], iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray, sequences: Sequences
 ) -> np.ndarray:
-    """counts T of (N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): in powers of two."""
-    if sequences.whole:
-        return np.ones((len(pairs), 1 + iou.shape[1]), dtype=np.int64)
+    """counts T of (N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): powers of two, or WHOLE."""
     # What each image adds to the differences, to first order: (hits - IoU * union) / union of all images.
     of_models, first = [], 0
     for m in runs:
@@ -231,8 +233,13 @@ def _block_lengths(
             shares += np.column_stack([share.sum(axis=1) / max(1, (~np.isnan(ious)).sum()), share])
         of_models.append(shares / m)
         first += m
-    reach = [sequences.correlated(of_models[a] - of_models[b]) for a, b in pairs]
-    return BLOCK * np.stack(reach)
+    lengths = []
+    for a, b in pairs:
+        series = of_models[a] - of_models[b]
+        apart = ~sequences.joined(series) if sequences.whole else np.zeros(series.shape[1], bool)
+        reach = (sequences.in_one() if sequences.whole else sequences).correlated(series)
+        lengths.append(np.where(apart, WHOLE, BLOCK * reach))
+    return np.stack(lengths)
 
 
 def _pool(counts: Sequence[np.ndarray], clusters: Clusters) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a bootstrap resamples: whole sequences where the names of the images show enough of them, else blocks in time.
+"""What a bootstrap resamples: whole sequences where names and scores show enough of them, else blocks in time.
 
 Neighbouring images of a drive look alike, so that 233 of them count for less than 233 unrelated ones. How much less is
 read from their scores (`Sequences.correlated`). The constants were chosen by simulation (test_coverage.py): 95 %
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featherseg.core.wording import counted
-from featherseg.data.sequences import by_frame, sequence_of
+from featherseg.data.sequences import in_natural_order, numbers_of, sequence_names
 
 BLOCK = 2
 """Images in a block for every image over which scores stay correlated."""
@@ -21,6 +21,10 @@ MIN_IMAGES = 32
 
 MIN_CLUSTERS = 8
 """Fewer clusters than these carry no claim: correlation that is as long as the images themselves cannot be seen."""
+
+JOINED = 1.0
+"""Standard errors of no correlation from which on sequences are taken to go on from one to the next. Sums of whole
+sequences in place of quarters missed more of those that do, or saw more in those that do not (simulated)."""
 
 MIN_SEQUENCES = 10
 """Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
@@ -38,7 +42,7 @@ class Clusters:
 class Sequences:
     """Images in their order in time: order (N,) holds their indices, one sequence after the other, of these lengths.
 
-    whole: the sequences are the clusters, not blocks of them.
+    whole: the sequences are the clusters, not blocks of them, where one scores unlike the next (`in_one`).
     """
 
     order: np.ndarray
@@ -55,7 +59,7 @@ class Sequences:
         """What the clusters are, for tables and pages."""
         if self.whole:
             single = len(self.order) == len(self.lengths)
-            return f"{len(self.lengths)} {'single images' if single else 'whole sequences'}"
+            return f"{len(self.lengths)} {'single images' if single else 'whole sequences, blocks where they go on'}"
         if not self.enough:
             return f"one block of {counted(len(self.order), 'image')}"
         return "blocks of consecutive images, as long as neighbours score alike"
@@ -70,6 +74,21 @@ class Sequences:
         places = np.concatenate([np.arange(n) * b // n for n, b in zip(self.lengths, blocks, strict=True)])
         index[self.order] = places + np.repeat(np.cumsum(blocks) - blocks, self.lengths)
         return Clusters(index, int(blocks.sum()))
+
+    def in_one(self) -> "Sequences":
+        """The images as one sequence, where these go on from one to the next."""
+        return Sequences(self.order, np.array([len(self.order)]), whole=False)
+
+    def joined(self, series: np.ndarray) -> np.ndarray:
+        """Whether each series (N, Q) goes on from one sequence to the next, (Q,): whether the last quarter of each
+        correlates with the first of the next by more than JOINED. Single images are taken to be apart.
+        """
+        parts = np.split(series[self.order], np.cumsum(self.lengths)[:-1])
+        first = np.array([part[: max(1, len(part) // 4)].mean(axis=0) for part in parts[1:]])  # (S - 1, Q)
+        last = np.array([part[-max(1, len(part) // 4) :].mean(axis=0) for part in parts[:-1]])
+        spread = np.sqrt((first**2).sum(axis=0) * (last**2).sum(axis=0))
+        alike = (first * last).sum(axis=0) > JOINED / len(parts) ** 0.5 * spread
+        return alike & (len(parts) < len(self.order))
 
     def correlated(self, series: np.ndarray) -> np.ndarray:
         """Over how many images each series stays correlated, (Q,): 1, 2, 4, ...; series (N, Q) has means of 0.
@@ -104,14 +123,16 @@ def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
     """The sequences of the images with these keys; the frames' numbers give their order in time.
 
     A sequence is a key without its frame number, or what `groups` of a dataset.toml finds in it (`data.sequences`).
-    Names show sequences where half of them hold two images or more. Ten sequences or more are drawn whole; fewer are
-    cut into blocks, none across two sequences; so is the list as a whole where names show nothing.
+    Names show sequences where half of them hold two images or more. Ten sequences or more are drawn whole where their
+    scores show them to be apart; fewer are cut into blocks, none across two; so is the list where names show nothing.
     """
-    names = [sequence_of(key, groups) for key in keys]
-    _, index, lengths = np.unique(names, return_inverse=True, return_counts=True)
+    names = sequence_names(keys, groups)
+    place = {name: i for i, name in enumerate(sorted(set(names), key=lambda name: (in_natural_order(name), name)))}
+    index = np.array([place[name] for name in names])
+    lengths = np.bincount(index)
     if np.median(lengths) < 2:
         index, lengths = np.zeros(len(keys), dtype=np.int64), np.array([len(keys)])
-    order = sorted(range(len(keys)), key=lambda i: (index[i], by_frame(keys[i], groups)))
+    order = sorted(range(len(keys)), key=lambda i: (index[i], numbers_of(keys[i]), keys[i]))
     return Sequences(np.array(order), lengths, whole=len(lengths) >= MIN_SEQUENCES)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_make import GOLDEN, digest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -120,3 +121,7 @@ def test_a_split_without_images_is_refused(root):
         path.unlink()
     with pytest.raises(DataNotFound, match="images has no images of val"):
         ADE20K(root, "val")
+
+
+def test_train_and_val_may_be_trained_on_as_one(root):
+    assert_joined("ade20k", root, "train", "val")

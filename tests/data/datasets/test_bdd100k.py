@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -104,3 +105,9 @@ def test_check_reads_train_and_val_and_finds_what_is_missing(tmp_path):
     with pytest.raises(DataNotFound, match=f"1 of 2 samples have no mask: {KEYS[1]}"):
         BDD100K(tmp_path, "train")
     assert [fault.kind for fault in check_data("bdd100k", tmp_path).faults] == ["unpaired"]
+
+
+@pytest.mark.parametrize("layout", [NEWER, OLDER], ids=["newer", "older"])
+def test_train_and_val_may_be_trained_on_as_one(tmp_path, layout):
+    write_tree(tmp_path, layout)
+    assert_joined("bdd100k", tmp_path, "train", "val")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -178,3 +179,8 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png").unlink()
     with pytest.raises(DataNotFound, match="1 of 1 samples have no mask"):
         BDD100KPanoptic(tmp_path, "val")
+
+
+def test_train_and_val_may_be_trained_on_as_one(tmp_path):
+    write_tree(tmp_path)
+    assert_joined("bdd100k-panoptic", tmp_path, "train", "val")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
@@ -171,3 +172,14 @@ def test_a_size_takes_samples_evenly_and_always_the_same(pack: Path):
     assert CamVid(pack, "train", size=99).keys == stems
     with pytest.raises(ConfigError, match="0 samples"):
         CamVid(pack, "train", size=0)
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("val", "test", "train")])
+def test_splits_may_be_trained_on_as_one(pack: Path, splits: tuple[str, ...]):
+    assert_joined("camvid", pack, *splits)
+
+
+@pytest.mark.data
+def test_a_part_of_train_beside_train_adds_nothing(shared: Path):
+    root = shared / "data" / "camvid"
+    assert open_dataset("camvid", "train+dev", root).keys == open_dataset("camvid", "train", root).keys

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -192,3 +193,7 @@ def test_check_counts_the_splits_that_are_there(root):
     write_image(root, "train", "zurich/zurich_000000_000019", seed=9)
     write_mask(root, "train", KEYS[0], "labelIds", RAW + 100)
     assert sorted(fault.kind for fault in check_data("cityscapes", root).faults) == ["unpaired", "values"]
+
+
+def test_train_and_val_may_be_trained_on_as_one(root):
+    assert_joined("cityscapes", root, "train", "val")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -216,3 +217,8 @@ def test_what_is_missing_is_named(root):
     (root / "leftImg8bit/val/bonn/bonn_000000_000019_leftImg8bit.png").unlink()
     with pytest.raises(DataNotFound, match="1 of 1 samples have no image: bonn/bonn_000000_000019"):
         CityscapesPanoptic(root, "val")
+
+
+def test_train_and_val_may_be_trained_on_as_one(root):
+    convert_cityscapes(root)
+    assert_joined("cityscapes-panoptic", root, "train", "val")

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_make import GOLDEN, digest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.converters.masks import masks_of
@@ -184,3 +185,7 @@ def test_its_masks_go_to_a_tool_with_crowds_that_are_no_objects(root):
     assert (data[0].instances < 0).any()
     assert image.objects.min() == 0
     assert image.name == "000000000139.jpg"
+
+
+def test_train_and_val_may_be_trained_on_as_one(root):
+    assert_joined("coco-panoptic", root, "train", "val")

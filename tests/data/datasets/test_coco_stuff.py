@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_make import GOLDEN, digest
+from joined_splits import assert_joined
 from matlab_file import write_matrix
 from PIL import Image
 
@@ -196,3 +197,11 @@ def test_what_is_missing_is_named(small, tmp_path_factory):
     (small / "imageLists/train.txt").unlink()
     with pytest.raises(DataNotFound, match=r"imageLists/train\.txt does not exist\. Expected images/\*\.jpg"):
         CocoStuff10k(small, "train")
+
+
+def test_train_and_val_may_be_trained_on_as_one(large):
+    assert_joined("coco-stuff-164k", large, "train", "val")
+
+
+def test_so_may_those_of_the_10k_release(small):
+    assert_joined("coco-stuff-10k", small, "train", "val")

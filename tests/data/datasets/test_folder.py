@@ -362,7 +362,7 @@ def test_a_split_may_take_a_share_of_another(tmp_path: Path):
     assert {name: len(keys) for name, keys in splits.items()} == {"train": 28, "val": 4, "dev": 8, "test": 5}
     assert len({key for keys in splits.values() for key in keys}) == 45
     assert "train by image" in listing.how_split
-    assert share_rule(str(toml)) == "sequence"
+    assert share_rule(str(toml)) == "sequence-2"
     assert (
         read_dataset_toml(toml).splits
         == DatasetToml.model_validate_json(read_dataset_toml(toml).model_dump_json(exclude_none=True)).splits

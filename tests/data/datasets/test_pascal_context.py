@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined_splits import assert_joined
 from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -114,3 +115,8 @@ def test_what_is_missing_is_named(root):
     (root / "trainval/2008_000002.mat").unlink()
     with pytest.raises(DataNotFound, match="has neither JPEGImages nor"):
         PascalContext(root, "train")
+
+
+@pytest.mark.parametrize("name", ["pascal-context-59", "pascal-context-60"])
+def test_train_and_val_may_be_trained_on_as_one(root, name):
+    assert_joined(name, root, "train", "val")

@@ -75,7 +75,7 @@ class DatasetToml(Config):
     threshold: Annotated[int, Field(ge=1, le=_HIGH)] | None = None
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     licence: str = "not stated"
-    split_by: SplitBy = "sequence"
+    split_by: SplitBy = "sequence-2"
     groups: Annotated[str, Field(max_length=200)] | None = None
     splits: Annotated[dict[str, Any], Field(min_length=1)]
     classes: Annotated[dict[str, str], Field(min_length=1, max_length=IGNORE)]
