@@ -233,8 +233,8 @@ def test_no_background_where_every_pixel_has_a_shape(tmp_path):
 
 def test_train_alone_gets_a_validation_part(tmp_path):
     for number in range(12):
-        picture(tmp_path / f"src/train/{number}x{number}.png")
-        path = labelme(tmp_path / "src/train", [polygon("car", *square(2, 3, 6, 5))], f"{number}x{number}.png")
+        picture(tmp_path / f"src/train/{chr(97 + number)}.png")
+        path = labelme(tmp_path / "src/train", [polygon("car", *square(2, 3, 6, 5))], f"{chr(97 + number)}.png")
         path.rename(path.with_name(f"{number}.json"))
     featherseg.convert(tmp_path / "src", tmp_path / "out")
     splits = {name: open_dataset(str(tmp_path / "out/dataset.toml"), name).keys for name in ("train", "val")}
