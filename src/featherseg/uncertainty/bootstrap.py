@@ -223,6 +223,8 @@ def _block_lengths(
     counts: Sequence[np.ndarray], iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray, sequences: Sequences
 ) -> np.ndarray:
     """counts T of (N, 3, K), iou (T, K) -> images in a block for each difference, (P, Q): powers of two, or WHOLE."""
+    if sequences.single:
+        return np.full((len(pairs), 1 + iou.shape[1]), WHOLE)
     # What each image adds to the differences, to first order: (hits - IoU * union) / union of all images.
     of_models, first = [], 0
     for m in runs:

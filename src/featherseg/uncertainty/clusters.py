@@ -50,6 +50,11 @@ class Sequences:
     whole: bool
 
     @property
+    def single(self) -> bool:
+        """Whether each image is a sequence of its own, which is taken to be apart from all others."""
+        return self.whole and len(self.order) == len(self.lengths)
+
+    @property
     def enough(self) -> bool:
         """Whether there are images enough for an interval."""
         return self.whole or len(self.order) >= MIN_IMAGES
@@ -58,8 +63,9 @@ class Sequences:
     def description(self) -> str:
         """What the clusters are, for tables and pages."""
         if self.whole:
-            single = len(self.order) == len(self.lengths)
-            return f"{len(self.lengths)} {'single images' if single else 'whole sequences, blocks where they go on'}"
+            return (
+                f"{len(self.lengths)} {'single images' if self.single else 'whole sequences, blocks where they go on'}"
+            )
         if not self.enough:
             return f"one block of {counted(len(self.order), 'image')}"
         return "blocks of consecutive images, as long as neighbours score alike"
@@ -81,14 +87,13 @@ class Sequences:
 
     def joined(self, series: np.ndarray) -> np.ndarray:
         """Whether each series (N, Q) goes on from one sequence to the next, (Q,): whether the last quarter of each
-        correlates with the first of the next by more than JOINED. Single images are taken to be apart.
+        correlates with the first of the next by more than JOINED.
         """
         parts = np.split(series[self.order], np.cumsum(self.lengths)[:-1])
         first = np.array([part[: max(1, len(part) // 4)].mean(axis=0) for part in parts[1:]])  # (S - 1, Q)
         last = np.array([part[-max(1, len(part) // 4) :].mean(axis=0) for part in parts[:-1]])
         spread = np.sqrt((first**2).sum(axis=0) * (last**2).sum(axis=0))
-        alike = (first * last).sum(axis=0) > JOINED / len(parts) ** 0.5 * spread
-        return alike & (len(parts) < len(self.order))
+        return (first * last).sum(axis=0) > JOINED / len(parts) ** 0.5 * spread
 
     def correlated(self, series: np.ndarray) -> np.ndarray:
         """Over how many images each series stays correlated, (Q,): 1, 2, 4, ...; series (N, Q) has means of 0.
