@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from balls import WRONG, Balls
 from chromium import chromium
 from page_driver import PHONE, download, expect, opened
@@ -37,6 +38,7 @@ def test_u_takes_back_the_last_decision_wherever_the_page_has_moved_to(runtime, 
         assert page.errors == []
 
 
+@pytest.mark.slow
 def test_decisions_stay_where_the_audit_goes_on_with_more_images(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "JUDGING", 1.0)  # no time is left for predicting
     audit(Balls(), tmp_path / "audit.html", run="colors")

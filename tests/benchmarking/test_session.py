@@ -134,6 +134,7 @@ def test_a_variant_that_fails_is_left_out_with_its_reason_and_the_others_go_on(w
     assert (outcome.limits, outcome.tables[0].rows[0].limit_ms) == ((), None)  # as nothing was calibrated
 
 
+@pytest.mark.slow
 def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row_more(workers):
     two = min(2, len(os.sched_getaffinity(0)))
     outcome = measure(plan(sizes=[(64, 64), (32, 48)], threads=(1, two)), command=workers.command)

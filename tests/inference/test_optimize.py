@@ -18,7 +18,7 @@ from featherseg.layers.scale import LayerScale
 from featherseg.models import MODELS
 from featherseg.models.rsp import FusedPixelToRegion, PixelToRegion
 
-QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic", "segnext-t", "rtformer-slim")  # the others in slow tests
+QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic")  # the others in slow tests
 SHAPES = ((2, 3, 65, 99), (1, 3, 128, 72))
 needs_bf16 = pytest.mark.skipif(
     not bf16.computes_bf16(torch.device("cpu")), reason="this processor has no instructions for bf16"

@@ -57,7 +57,7 @@ def files(*images: tuple[str, bytes]) -> list[dict]:
     return [{"name": name, "mimeType": "", "buffer": content} for name, content in images]
 
 
-@pytest.mark.parametrize("come_in", [choose, drop])
+@pytest.mark.parametrize("come_in", [choose, pytest.param(drop, marks=pytest.mark.slow)])
 def test_the_images_of_a_folder_are_gone_through(come_in, page, folder, served):
     come_in(page, folder)
     assert page.locator("#list option").all_inner_texts() == [f"{i}. {name}" for i, name in enumerate(NAMES, 1)]
