@@ -20,7 +20,7 @@ from featherseg.data import open_dataset
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))]
-ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "frm.pth", "runs/a", "runs/b", "van-b1", "frm-van-s", "hf://")
+ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "PIDNet_S", "runs/a", "runs/frm", "van-b1", "frm-van-s", "hf://")
 ELSEWHERE += ("train.loggers=mlflow", "latency.json")
 """What stands for data that nobody may ship, and for servers: commands that name it are parsed by tests/test_docs.py,
 not run."""
