@@ -143,6 +143,8 @@ def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
         (["--confirm", "a.json", "--format", "ncnn"], "--confirm makes no use of --format"),
         (["--measure", "--max-ms", "5"], "--measure makes no use of --max-ms"),
         (["--resume", "--percentile", "95"], "--resume makes no use of --percentile"),
+        (["--resume", "--format", "onnx"], "--resume makes no use of --format"),
+        (["--show", "--percentile", "50"], "--show makes no use of --percentile"),
     ):
         monkeypatch.setattr("sys.argv", ["featherseg", "fit", *words, "--out", str(tmp_path / "x")])
         with pytest.raises(SystemExit) as ended:
@@ -284,6 +286,12 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
         featherseg.fit(format="openvino", out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="begun with --percentile 50, and now it is 95"):
         featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(percentile=95))
+    of_ncnn = made()
+    replace(of_ncnn, config=replace(of_ncnn.config, format="ncnn", percentile=95)).write(tmp_path)
+    with pytest.raises(ConfigError, match="begun with --format ncnn, and now it is onnx"):
+        featherseg.fit(format="onnx", out=tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="begun with --percentile 95, and now it is 50"):
+        featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(percentile=50))
     with pytest.raises(ConfigError, match="More can be given, not less"):
         featherseg.fit(hours=0.5, out=tmp_path, resume=True)
     with pytest.raises(RunError, match="already exists"):

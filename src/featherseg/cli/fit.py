@@ -30,9 +30,13 @@ def fit(
     hours: Annotated[
         float | None, typer.Option(help="From start to exit [default: 1]; more with --resume trains for longer.")
     ] = None,
-    percentile: Annotated[int, typer.Option(help="Of the latency that --max-ms is about: 50 or 95.")] = 50,
+    percentile: Annotated[
+        int | None, typer.Option(help="Of the latency that --max-ms is about: 50 or 95 [default: 50].")
+    ] = None,
     max_mib: Annotated[float | None, typer.Option("--max-mib", help="Memory of the predicting process, MiB.")] = None,
-    format: Annotated[str, typer.Option(help="Of the exported file: onnx, openvino, onnx-int8 and so on.")] = "onnx",
+    format: Annotated[
+        str | None, typer.Option(help="Of the exported file: onnx, openvino, onnx-int8 and so on [default: onnx].")
+    ] = None,
     image_size: Annotated[
         str | None,
         typer.Option("--image-size", metavar="HxW", help="Of images to predict [default: as those to train with]."),
@@ -86,8 +90,8 @@ def fit(
         "--loggers": loggers or None,
         "--latency": latency,
         "--confirm": confirm,
-        "--format": None if format == "onnx" else format,
-        "--percentile": None if percentile == 50 else percentile,
+        "--format": format,
+        "--percentile": percentile,
         "--device": None if device == "auto" else device,
         "--show": show or None,
         "--measure": measure or None,
@@ -101,7 +105,7 @@ def fit(
         _show(out, max_ms)
         return
     if measure:
-        _measure(out, data, format, size, data_root)
+        _measure(out, data, format or "onnx", size, data_root)
         return
     if confirm is not None:
         _confirm(out, confirm)

@@ -57,7 +57,7 @@ class FitSettings:
     """What a fit may be told beside data, limit and time.
 
     Args:
-        percentile: 50 or 95: so many of 100 masks are there within the limit.
+        percentile: 50 or 95: so many of 100 masks are there within the limit; None: 50.
         max_mib: What the process that predicts may hold of the memory, in MiB.
         data_root: The folder in which a dataset with a name lies.
         device: What it trains on: auto, cpu, cuda, cuda:N or mps.
@@ -71,7 +71,7 @@ class FitSettings:
         ConfigError: A value is out of range.
     """
 
-    percentile: int = 50
+    percentile: int | None = None
     max_mib: float | None = None
     data_root: str | Path | None = None
     device: str = "auto"
@@ -81,7 +81,7 @@ class FitSettings:
     loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.percentile not in (50, 95):
+        if self.percentile not in (None, 50, 95):
             raise ConfigError(f"percentile = {self.percentile}: expected 50 or 95.")
         if self.max_mib is not None and not 0 < self.max_mib < 1e9:
             raise ConfigError(f"max_mib = {self.max_mib}: expected a number of MiB above 0.")
@@ -112,7 +112,7 @@ def fit(
     *,
     out: str | Path,
     hours: float | None = None,
-    format: str = "onnx",
+    format: str | None = None,
     image_size: Size | None = None,
     latency: str | Path | None = None,
     resume: bool = False,
@@ -130,7 +130,7 @@ def fit(
         max_ms: What `Predictor` may take from a decoded image to its mask, in milliseconds.
         out: The folder to write, in the end a run folder; must be new, except with `resume`.
         hours: From start to end; with `resume` more than before train the chosen model for longer.
-        format: Of the exported file, a key of `exporters.EXPORTERS` that is run here.
+        format: Of the exported file, a key of `exporters.EXPORTERS` that is run here; default: onnx.
         image_size: (height, width) of the images that will be predicted; default: that of a typical training image.
         latency: The latency.json of another device, as the script of `featherseg fit --measure -o bundle.zip` writes it
             there: the choice is by what that device takes.
@@ -171,11 +171,12 @@ def fit(
     ):
         if there:
             made = read_plan(out / PLAN)
-            now: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size}
-            now |= {key: getattr(settings, key) for key in ("max_mib", "data_root")}
-            now["loggers"] = settings.loggers or None
-            usual = {"format": format, "percentile": settings.percentile, "device": settings.device}
-            now |= {key: value for key, value in usual.items() if value not in ("onnx", 50, "auto")}
+            now: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
+            now |= {key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")}
+            now |= {
+                "loggers": settings.loggers or None,
+                "device": None if settings.device == "auto" else settings.device,
+            }
             _refuse_other(made.config, now)
             began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
@@ -189,10 +190,10 @@ def fit(
                 str(data),
                 None if settings.data_root is None else str(settings.data_root),
                 float(max_ms or 0),
-                settings.percentile,
+                settings.percentile or 50,
                 settings.max_mib,
                 hours if hours is not None else given.config.hours if given else 1.0,
-                format,
+                format or "onnx",
                 image_size,
                 settings.device,
                 settings.loggers,
