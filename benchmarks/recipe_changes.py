@@ -50,6 +50,7 @@ CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     "cutmix": ("augment.cutmix=0.5",),
     "copy-paste": ("augment.copy_paste=0.5",),
     "no class weights": ('loss.class_weights="none"',),
+    "weaker class weights": ("loss.class_weight_power=0.25",),
     "hard examples": ("loss.ohem_threshold=0.7",),
     "label smoothing": ("loss.label_smoothing=0.1",),
     "class-uniform": ("data.class_uniform=0.5",),
