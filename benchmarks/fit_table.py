@@ -47,7 +47,7 @@ from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import here, time_candidate
 
 TABLE = Path(__file__).parent / "tables" / "fit_table.jsonl"
-RUNGS = (60, 120, 240, 480, 960, 1920)
+RUNGS = (75, 150, 300, 600, 1200, 2400)
 """Seconds of training at the constant rate."""
 DECAY = 0.25
 """Of a rung's steps, those that follow at a falling rate: a fifth of all."""

@@ -394,12 +394,18 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     row = table.record(("shapes-60", "frm-lite0", 0.5, 3), {}, tmp_path / "row")
     assert row["step_seconds"] == 0.5
     rungs = [(rung["seconds"], rung["steps"]) for rung in row["rungs"]]
-    assert rungs == [(60, 120), (120, 240), (240, 480), (480, 960), (960, 1920)]  # then it gained 0.2 in the last fifth
-    expected = [("run", 120, 0, False), ("branch", 150, 30, True), ("run", 240, 0, True), ("branch", 300, 60, True)]
+    assert rungs == [
+        (75, 150),
+        (150, 300),
+        (300, 600),
+        (600, 1200),
+        (1200, 2400),
+    ]  # at 600 s it gained 1.0 in the last fifth
+    expected = [("run", 150, 0, False), ("branch", 188, 38, True), ("run", 300, 0, True), ("branch", 375, 75, True)]
     assert calls[0][:3] == ("trial", 40, 0)
     assert calls[1:5] == expected
     assert (
-        row["rungs"][0] | {"val": 120.0, "test": 121.0, "val_decayed": 150.0, "test_decayed": 151.0} == row["rungs"][0]
+        row["rungs"][0] | {"val": 150.0, "test": 151.0, "val_decayed": 188.0, "test_decayed": 189.0} == row["rungs"][0]
     )
 
     curve = {480: 0.4, 700: 0.5, 900: 0.6, 960: 0.6}
