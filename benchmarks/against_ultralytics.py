@@ -150,18 +150,18 @@ def train_peer(task: Task, source: Source, folder: Path) -> None:
     best = {"model": folder.absolute() / "run" / "weights" / "best.pt", "imgsz": str(shape).replace(" ", "")}
     with open(folder / "log.txt", "w") as log:
         for words in (["semantic", "train", *arguments(train)], ["export", "format=onnx", *arguments(best)]):
-            start_peer(install(out / "ultralytics"), words, log, folder)
+            start_peer([install(out / "ultralytics")], words, log, folder)
 
 
 def arguments(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def start_peer(command: Path, words: Sequence[str], log: Any, folder: Path) -> None:
+def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, folder: Path) -> None:
     """Its command on one thread, without GPUs, and without asking the network for updates or fonts."""
-    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(command.parents[1])}
+    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(Path(command[-1]).parents[1])}
     environment.pop("PYTHONPATH", None)
-    code, seconds = cores.run([command, *words], environment, log)
+    code, seconds = cores.run([*command, *words], environment, log)
     plain.note_processor(folder, seconds)
     if code:
         raise RuntimeError(f"yolo {' '.join(words)} ended with {code}; see {log.name}")

@@ -1,23 +1,25 @@
 """The front of our light models: test mIoU after equal minutes of one core against the latency of each file.
 
     python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
-    python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time them; nothing else may run
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time models; nothing else may run
     python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front]
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
-with the others', on one core and on all. An int8 file's score is its model's less what the first seed's file lost.
-Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing.
+with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
+first seed's file lost, which is found for the runs that lie here. Rows stand in tables/front_files.jsonl and
+front_latency.jsonl; the same command does what is missing.
 """
 
 import argparse
 import os
-import shutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import against_plain as plain
@@ -35,6 +37,7 @@ from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.pipeline import ExportSettings, export_formats
+from featherseg.fitting.latency import write_untrained
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
@@ -48,24 +51,20 @@ FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
 ROUNDS = 30
 
 
-def first_runs(bench: Bench, label: str) -> dict[str, Path]:
-    """The run folders of the first seed of what is compared here. Ends the program where one is not there."""
-    sides = [(name, settings) for name, settings in bench.sides() if settings["pretrained"] or name in PEERS]
-    found = {name: bench.final(label, name, settings, bench.seeds[0]).folder(bench.out) for name, settings in sides}
-    weights = {name: Path("weights", "best.pt") if name in PEERS else Path(WEIGHTS) for name in found}
-    gone = [name for name, folder in found.items() if not (folder / "run" / weights[name]).is_file()]
-    if gone:
-        sys.exit(f"{label}: no run of {', '.join(gone)} under {bench.out}. Train it, or name others with --models.")
-    return {name: folder / "run" for name, folder in found.items()}
-
-
 def write_files(bench: Bench, source: Source, table: Path) -> None:
-    """Ours in every format, proved as `featherseg export` does; a row of what each int8 file scores on test."""
+    """The first seed's runs in every format, proved as `featherseg export` does; a row of what each int8 file scores.
+
+    A run that does not lie under --out is named, and left for the machine that has it.
+    """
     test, done = source.open("test"), {(row["dataset"], row["weights"]) for row in read_lines(table)}
-    for name, folder in first_runs(bench, source.label).items():
-        if name in PEERS or (source.label, load_run(str(folder)).weights_sha256) in done:
+    for name, settings in [(name, settings) for name, settings in bench.sides() if name not in PEERS]:
+        folder = bench.final(source.label, name, settings, bench.seeds[0]).folder(bench.out) / "run"
+        if not (folder / WEIGHTS).is_file():
+            print(f"{source.label}: no run of {name} under {bench.out}")
             continue
         run = load_run(str(folder))
+        if (source.label, run.weights_sha256) in done:
+            continue
         _, errors = export_formats(run, FORMATS, settings=ExportSettings(data_root=source.root))
         row: dict[str, Any] = {"dataset": source.label, "model": name, "weights": run.weights_sha256}
         row["failed"] = [str(error) for error in errors]
@@ -81,24 +80,28 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
         append_line(table, row | {"scores": {k: round(100 * one.miou, 3) for k, one in scores.items()}} | made())
 
 
-def time_files(bench: Bench, source: Source, threads: int, table: Path) -> None:
-    """Every file of both sides that has no row with so many threads, in turns in this process."""
-    size = typical_size(source.open("test"))
-    image = source.open("test")[0].image
+def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None:
+    """Every model of both sides that has no row with so many threads, untrained, in turns in this process."""
+    train = source.open("train")
+    size, image = typical_size(source.open("test")), source.open("test")[0].image
+    calibration = [train[index].image for index in range(min(8, len(train)))]
     key = {"dataset": source.label, "threads": threads, "size": list(size), "processor": plain.machine_name()}
     done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
-    steps: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name, folder in first_runs(bench, source.label).items():
-        for format in FORMATS:
-            file = folder / "export" / EXPORTERS[format].main
-            if name in PEERS:
-                if not EXPORTERS[format].quantised:
-                    steps[name, format] = partial(both.read_peer(peer_file(bench, folder, size), format), image)
-            elif file.is_file():
-                steps[name, format] = partial(featherseg.Predictor(file, device="cpu"), image)
-    if not steps.keys() - done:
+    wanted = [(n, f) for n, _ in bench.sides() for f in FORMATS if not (n in PEERS and EXPORTERS[f].quantised)]
+    if not set(wanted) - done:
         return
-    timed = paired.compare({" ".join(step): call for step, call in steps.items()}, ROUNDS, clock="wall")
+    steps: dict[tuple[str, str], Callable[[], Any]] = {}
+    with TemporaryDirectory() as folder:
+        for name, format in wanted:
+            if name in PEERS:
+                file = untrained_peer(bench.out / "ultralytics", name, len(train.classes), size, Path(folder))
+                steps[name, format] = partial(both.read_peer(file, format), image)
+            else:
+                place = Path(folder) / f"{name}-{format}"
+                place.mkdir()
+                file = write_untrained((name, 1.0, format), train.classes, None, image, calibration, place)
+                steps[name, format] = partial(featherseg.Predictor(file, device="cpu"), image)
+        timed = paired.compare({" ".join(step): call for step, call in steps.items()}, ROUNDS, clock="wall")
     paired.print_table(timed)
     found = zip(steps, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
     for (name, format), wall, cpu in found:
@@ -107,15 +110,18 @@ def time_files(bench: Bench, source: Source, threads: int, table: Path) -> None:
             append_line(table, key | {"model": name, "format": format} | times | made())
 
 
-def peer_file(bench: Bench, run: Path, size: Sequence[int]) -> Path:
-    """The peer's ONNX file for images of that size; it is exported for each size anew."""
-    file, weights = run / f"{size[0]}x{size[1]}.onnx", run.absolute() / "weights" / "best.pt"
+def untrained_peer(environment: Path, name: str, classes: int, size: Sequence[int], folder: Path) -> Path:
+    """The peer's ONNX file for images of that size, from its YAML with so many classes."""
+    file = folder / f"{name}.onnx"
     if not file.is_file():
-        sides = [-(-side // both.STRIDE) * both.STRIDE for side in size]
-        words = both.arguments({"format": "onnx", "model": weights, "imgsz": str(sides).replace(" ", "")})
-        with open(run.parent / "log.txt", "a") as log:
-            both.start_peer(both.install(bench.out / "ultralytics"), ["export", *words], log, run.parent)
-        shutil.copyfile(weights.with_suffix(".onnx"), file)
+        command, family = both.install(environment), f"{name[:6]}-sem.yaml"  # of all sizes: yolo26-sem.yaml
+        text = next(environment.rglob(family)).read_text()
+        (folder / family).write_text(re.sub(r"(?m)^nc: *\d+", f"nc: {classes}", text))
+        sides = str([-(-side // both.STRIDE) * both.STRIDE for side in size]).replace(" ", "")
+        words = both.arguments({"format": "onnx", "model": folder / f"{name}.yaml", "imgsz": sides})
+        # it writes into the current folder
+        with open(folder / "log.txt", "a") as log:
+            both.start_peer(["env", f"--chdir={folder}", command], ["export", *words], log, folder)
     return file
 
 
@@ -161,7 +167,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--files", action="store_true", help="export, and score int8")
-    parser.add_argument("--latencies", action="store_true", help="time the exported files")
+    parser.add_argument("--latencies", action="store_true", help="time the models")
     parser.add_argument("--threads", type=int, help="only with so many, in this process")
     parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
     asked = parser.parse_args()
@@ -179,7 +185,7 @@ def main() -> None:
             return
         torch.set_num_threads(asked.threads)
         for source in sources:
-            time_files(bench, source, asked.threads, LATENCIES)
+            time_models(bench, source, asked.threads, LATENCIES)
     for source in sources:
         print_front(source.label, asked.minutes, asked.draw)
 

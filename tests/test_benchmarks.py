@@ -607,6 +607,23 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     assert "c: mIoU 0.6100, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
 
+def test_the_front_times_untrained_models_and_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
+    front, plain = load("pareto"), load("against_plain")
+    alone(monkeypatch, plain.cores)
+    toml = plain.write_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
+    source, table = plain.Source("shapes-60", str(toml)), tmp_path / "rows.jsonl"
+    bench = front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1)
+    front.write_files(bench, source, table)
+    assert "shapes-60: no run of seaformer-tiny under" in capsys.readouterr().out
+    monkeypatch.setattr(front, "FORMATS", ("onnx",))
+    monkeypatch.setattr(front, "ROUNDS", 2)
+    for _ in range(2):
+        front.time_models(bench, source, 1, table)
+    (row,) = [json.loads(line) for line in table.read_text().splitlines()]
+    assert (row["model"], row["format"], row["size"]) == ("seaformer-tiny", "onnx", [256, 512])
+    assert 0 < row["processor_ms"] < 5000
+
+
 def test_scripts_that_time_do_it_by_turns(load):
     # these compare nothing with anything, or take turns of minutes
     alone = {
