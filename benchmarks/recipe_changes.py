@@ -64,6 +64,7 @@ CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     "twice the rate and lovasz": ("train.lr=4e-3", "train.backbone_lr=1e-3", "loss.lovasz=0.5"),
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
     "lovasz 1": ("loss.lovasz=1.0",),
+    "lovasz 1, weaker class weights": ("loss.lovasz=1.0", "loss.class_weight_power=0.25"),
     "narrower scales": {"camvid": ("augment.scale=[0.375, 0.75]",), "neu": ("augment.scale=[0.75, 1.5]",)},
     "smaller and narrower scales": {"camvid": ("augment.scale=[0.25, 0.75]",), "neu": ("augment.scale=[0.5, 1.5]",)},
     "progressive": ("augment.progressive=true",),
