@@ -32,6 +32,8 @@ PARTS = {
         "featherseg.runs.Run",
         "featherseg.evaluation.scoring.Scores",
         "featherseg.inference.predictor.Prediction",
+        "featherseg.inference.folder.PredictedFolder",
+        "featherseg.inference.folder.OutputSettings",
         "featherseg.exporters.ExportReport",
         "featherseg.reports.run_report.Report",
         "featherseg.data.checks.CheckReport",

@@ -39,6 +39,7 @@ from featherseg.data.proposal import refuse_written
 from featherseg.data.sequences import OLD_RULES
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import Scores
+from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
@@ -223,29 +224,41 @@ def predict(
     inference: InferenceSettings | Mapping[str, Any] | None = None,
     memory_gb: float = DEFAULT_GB,
     max_side: int | None = None,
+    out: str | Path | None = None,
+    settings: OutputSettings = DEFAULTS,
+    progress: Progress | None = None,
 ) -> Any:
-    """Segment images; each `Prediction` holds the mask, and can draw and save it.
+    """Segment images; each `Prediction` holds the mask, and can draw and save it. With `out`, write them into a folder.
 
     For one image after the other keep a `featherseg.Predictor`: it opens the model once.
 
     Args:
         run: A Run, a run folder, the name of one, an exported file, or a Predictor (which has options of its own).
         images: A path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor; a list of them, an iterator
-            (read as it is used), or a folder, also in a bucket: the images directly inside, by name.
+            (read as it is used), or a folder, also in a bucket: the images directly inside, by name. With `out` paths
+            and folders, or a list of them.
         device: auto, cpu, cuda, cuda:N or mps.
         batch: How many images of one size go through the model at a time.
         inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
         memory_gb: Memory to stay within; larger images are cut into tiles.
         max_side: Shrink longer images to this side for the model; masks keep the full size.
+        out: The folder to write, also s3://BUCKET/FOLDER: only one result at a time is in the memory.
+        settings: Which files are written of an image, and whether those that are there are replaced.
+        progress: Of `out`, called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
-        Prediction for one image, a list of them for a list or a folder, an iterator for an iterator.
+        Prediction for one image, a list of them for a list or a folder, an iterator for an iterator. With `out`
+        a PredictedFolder, which says what was written, and why images that cannot be read were left out.
 
     Raises:
         RunError, ExportError, DeviceError: The model cannot be used.
         DataError, DataNotFound: An image is missing or cannot be read.
-        ConfigError: A value is out of range or has no effect, or an image does not fit into `memory_gb`.
+        ConfigError: A value is out of range or has no effect, an image does not fit into `memory_gb`, or files are in
+            the way.
     """
+    if out is None:
+        given = {"settings": settings != DEFAULTS, "progress": progress is not None}
+        _refuse_unused(given, "without out nothing is written")
     if isinstance(run, Predictor):
         given = {"device": device != "auto", "batch": batch != 1, "inference": inference is not None}
         given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None}
@@ -253,8 +266,11 @@ def predict(
     else:
         runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
         _refuse_unused({"device": device != "auto" and runtime is run}, "a runtime is on its device already")
-        settings = _settings(runtime, inference)
-        run = Predictor(runtime, batch=batch, inference=settings, memory_gb=memory_gb, max_side=max_side)
+        run = Predictor(
+            runtime, batch=batch, inference=_settings(runtime, inference), memory_gb=memory_gb, max_side=max_side
+        )
+    if out is not None:
+        return write_folder(run, images, out, settings, progress_or_bar(progress))
     if isinstance(images, str | Path) and is_remote(images) and not is_image(images):
         images = stored_images(str(images))
     elif isinstance(images, str | Path) and os.path.isdir(images):

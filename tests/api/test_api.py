@@ -20,6 +20,7 @@ from small_training import Silent
 import featherseg
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.data.shapes import Shapes
+from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.runs import STARTER
 
@@ -204,6 +205,7 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
         "inference": lambda: featherseg.predict(predictor, image, inference={"flip": True}),
         "memory_gb": lambda: featherseg.predict(predictor, image, memory_gb=1.5),
         "max_side": lambda: featherseg.predict(predictor, image, max_side=32),
+        "settings": lambda: featherseg.predict(run, image, settings=OutputSettings(masks=True)),
         "classes": lambda: featherseg.cost(run.model, (64, 64), classes=3),
         "full, device, inference": lambda: featherseg.evaluate(
             predictions=tmp_path, data=DATA[1], full=True, device="cpu", inference={"flip": True}

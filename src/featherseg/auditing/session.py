@@ -148,6 +148,8 @@ def audit(
     """
     began, out, progress = command_began(), Path(out), progress_or_bar(progress)
     ends = began + 60 * minutes
+
+    # What is wrong is said before any work: of the page, the folders beside it, the options
     check_writable(out)
     if to_format is not None:
         check_writer(to_format)
@@ -163,6 +165,8 @@ def audit(
         refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
     if data_root is not None and not isinstance(data, str | Path):
         raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies. Leave it out.")
+
+    # The same of the images, and of the model that predicts them
     data = _opened(data, data_root)
     groups = groups_of(data)
     if to is not None:
@@ -176,7 +180,7 @@ def audit(
         require("lightning", "train", "training")
     runtime, notes = (None, list[str]()) if run is None else open_unseeing(run, data, device)
 
-    # Which images are of one fold; then the models, and what they say of each image
+    # Which images are of one fold; then the models, of each fold one that never saw it
     present, masks = _read_masks(data, progress)
     folder = kept / _digest(data, masks, runtime, minutes, groups)
     folds, cut = folds_of(data.keys, present, groups)
@@ -184,16 +188,11 @@ def audit(
         notes.append("sequences were cut in time, as whole ones would not do: a model may know an image's neighbours")
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
     if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
-        shares, steps = list[float](), None
-        for fold in range(FOLDS):
-            shares.append(share_of_fold(minutes, (time.monotonic() - began) / 60, fold, *shares[:1]))
-            out_of_fold = folder / f"fold-{fold}"
-            trained = train_fold(data, folds, fold, out_of_fold, shares[-1], device, progress, steps)
-            steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
-            runtimes.append(open_runtime(trained, device))
-        if trained.init == "from scratch":
+        runtimes, from_scratch = _train_folds(data, folds, folder, minutes, began, device, progress)
+        if from_scratch:
             notes.append("its models were trained from scratch: pip install 'featherseg[weights]' for better ones")
 
+    # What they say of each image, as far as the time goes; a scorer that planted faults have taught judges it
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return probabilities_at(runtimes[folds[number]], image, rows, columns)
 
@@ -209,6 +208,8 @@ def audit(
             f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: {again} "
             f"goes on with them{anew}"
         )
+
+    # The page, and the images for the tool
     found = _told(data, seen, folder, judged, most, out, notes, progress)
     if to is None:
         return found
@@ -216,6 +217,25 @@ def audit(
     first = [place[key] for key, _ in found.images[: min(top or TOP, len(seen))]]
     write_samples(data, first, str(to_format), to, progress)
     return replace(found, to=to)
+
+
+def _train_folds(
+    data: SegmentationData,
+    folds: np.ndarray,
+    folder: Path,
+    minutes: float,
+    began: float,
+    device: str,
+    progress: Progress,
+) -> tuple[list[Runtime], bool]:
+    """A quick training for each fold, without its images; -> (the models, whether they were trained from scratch)."""
+    found, shares, steps = list[Runtime](), list[float](), None
+    for fold in range(FOLDS):
+        shares.append(share_of_fold(minutes, (time.monotonic() - began) / 60, fold, *shares[:1]))
+        trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress, steps)
+        steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
+        found.append(open_runtime(trained, device))
+    return found, trained.init == "from scratch"
 
 
 def share_of_fold(minutes: float, gone: float, fold: int, first: float = 0.0) -> float:

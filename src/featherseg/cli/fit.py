@@ -77,6 +77,8 @@ def fit(
     by, fit.html and fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
+
+    # What was given that is of no use with --show, --measure, --confirm or --resume; None: not given
     given = {
         "--data": data,
         "--max-ms": max_ms,
@@ -101,6 +103,8 @@ def fit(
         unused = [word for word, value in given.items() if value is not None and word not in (mode, *used)]
         if given[mode] is not None and unused:
             raise ConfigError(f"{mode} makes no use of {', '.join(unused)}: leave it out.")
+
+    # What is no fit: none of these three needs what trains
     if show:
         _show(out, max_ms)
         return
@@ -110,6 +114,8 @@ def fit(
     if confirm is not None:
         _confirm(out, confirm)
         return
+
+    # A fit
     require("lightning", "train", "`featherseg fit`")
     import featherseg
     from featherseg.cli.train import TrainingProgress

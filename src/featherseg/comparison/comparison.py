@@ -77,37 +77,31 @@ def compare(
     progress = progress_or_bar(progress)
     candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device)
 
-    # Everything that can be refused is, before anything is scored.
+    # Everything that can be refused is, before anything is scored
     if costs and (unopenable := [one.name for one in candidates if one.run and "model" in one.run.info.objects]):
         raise ConfigError(
             f"{unopenable[0]} is of a model of one's own, which processes that are timed cannot open: pass costs=False."
         )
-    if isinstance(data, str | None):
-        labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, data_root, split)
-        images = labelled.open()
-    else:
-        if data_root is not None:
-            raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies.")
-        labelled, images = LabelledImages(data.name, split or "val"), data
+    labelled, images = _open_images(candidates, data, data_root, split)
+    recorded = {one.path: one.run for one in candidates if one.run and not one.run.read_only}
     for one in candidates:
         check_classes(one.runtime, images)
-        if one.run and not one.run.read_only:
-            check_recordable(one.run)
+        if one.path in recorded:
+            check_recordable(recorded[one.path])
     seen = {one.path: learned_from(one.run, images, labelled) for one in candidates if one.run}
     for one in candidates:
         if one.run:
             refuse_as_test(one.run, seen[one.path], images, labelled.split)
     chosen = {one.path: labelled.split != TEST or _kept_by(one.run, labelled) for one in candidates}
-    selected = any(chosen.values())
-    settings = [
-        inference
+    settings = {
+        one.path: inference
         if isinstance(inference, InferenceSettings)
         else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
         for one in candidates
-    ]
+    }
     size, models = size or typical_size(images), by_model(candidates)
 
-    # Latency and memory of one file a model: runs with other seeds cost the same.
+    # Latency and memory of one file a model: runs with other seeds cost the same
     firsts = [files[0] for files in models.values()]
     timing = None
     if costs:
@@ -115,37 +109,30 @@ def compare(
         timing = time_side_by_side(labels, paths, runtimes, size, progress)
     latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
 
-    # Scores of every file on every image.
-    scores = {one.path: _score(one, images, own, progress) for one, own in zip(candidates, settings, strict=True)}
-    for one, setting in zip(candidates, settings, strict=True):
-        if one.run and not one.run.read_only:
-            known = replace(scores[one.path], selected=chosen[one.path], trained_on=bool(seen[one.path]))
-            log_evaluation(one.run, images, labelled.split, setting, known)
+    # Scores of every file on every image; when all are there, a line in the record of every run
+    scores = {one.path: _score(one, images, settings[one.path], progress) for one in candidates}
+    for path, run in recorded.items():
+        known = replace(scores[path], selected=chosen[path], trained_on=bool(seen[path]))
+        log_evaluation(run, images, labelled.split, settings[path], known)
 
-    # Which differences the figures show: of models where their runs suffice, else of these files.
+    # Which differences the figures show: of models where their runs suffice, else of these files
     clusters = clusters_of(images.keys, groups_of(images))
     results = {
         key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
         for key, files in models.items()
     }
-    counts = {key: _by_seed(files, [scores[one.path].counts for one in files]) for key, files in models.items()}
-    objects = {one.path: scores[one.path].panoptic_counts for one in candidates}
-    of_objects = {
-        key: _by_seed(files, [own for one in files if (own := objects[one.path]) is not None])
-        for key, files in models.items()
-        if all(objects[one.path] is not None for one in files)
-    }
-    inits = dict.fromkeys(one.init for one in firsts)
-    rankings = [
-        _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters) for init in inits
-    ]
+    rankings = _rankings(models, scores, results, clusters)
+    by_file = bool(too_few_runs([s.seeds for s in results.values()]))
+    pairs = _pairs(candidates, scores, clusters) if by_file and len(candidates) <= MOST_FILES else None
+
+    # What limits these figures, in sentences
     found = cautions(candidates, seen, len(images))
-    if selected:
+    if selected := any(chosen.values()):
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
     elif looks := [
-        f"{one.name} {times_scored(one.run, 'test', images.name)}"
+        f"{one.name} {times_scored(recorded[one.path], TEST, images.name)}"
         for one in candidates
-        if one.run and not one.run.read_only
+        if one.path in recorded
     ]:
         found.append(f"looks at test, this one included: {', '.join(looks)}")
     if not clusters.enough:
@@ -153,17 +140,8 @@ def compare(
             f"the images are one block, fewer than {MIN_IMAGES}, so that no interval can be given and nothing is "
             "called better: score more"
         )
-    pairs = None
-    if too_few_runs([s.seeds for s in results.values()]):
-        if len(candidates) > MOST_FILES:
-            found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
-        else:
-            differences = compare_files([scores[one.path].counts for one in candidates], clusters)
-            pairs = FilePairs(
-                tuple(one.name for one in candidates),
-                tuple(differences),
-                _known([objects[one.path] for one in candidates], compare_files, clusters),
-            )
+    if by_file and pairs is None:
+        found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
     differences = [d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)]
     if few := sum(d.miou.few for d in differences):
         found.append(
@@ -175,16 +153,28 @@ def compare(
         split=labelled.split,
         images=len(images),
         classes=tuple(c.name for c in images.classes),
-        inference=", ".join(dict.fromkeys(map(str, settings))),
+        inference=", ".join(dict.fromkeys(map(str, settings.values()))),
         clusters=clusters.description,
         size=size,
-        rankings=tuple(rankings),
+        rankings=rankings,
         files=pairs,
         timing=timing,
         cautions=tuple(found),
         budgets=budgets,
         selected=selected,
     )
+
+
+def _open_images(
+    candidates: Sequence[Candidate], data: str | SegmentationData | None, root: Path | None, split: str | None
+) -> tuple[LabelledImages, SegmentationData]:
+    """What they are scored on, by name and opened. Raises what `labelled_set` and `open_dataset` do, ConfigError."""
+    if isinstance(data, str | None):
+        labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, root, split)
+        return labelled, labelled.open()
+    if root is not None:
+        raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies.")
+    return LabelledImages(data.name, split or "val"), data
 
 
 def _by_seed(files: Sequence[Candidate], values: Sequence[np.ndarray]) -> np.ndarray:
@@ -223,6 +213,26 @@ def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Laten
     )
 
 
+def _rankings(
+    models: Mapping[str, Sequence[Candidate]],
+    scores: Mapping[Path, Scores],
+    results: Mapping[str, CandidateResult],
+    clusters: Sequences,
+) -> tuple[Ranking, ...]:
+    """A ranking of every initialisation, in the order in which they were named."""
+    counts = {key: _by_seed(files, [scores[one.path].counts for one in files]) for key, files in models.items()}
+    of_objects = {
+        key: _by_seed(files, found)
+        for key, files in models.items()
+        if len(found := [own for one in files if (own := scores[one.path].panoptic_counts) is not None]) == len(files)
+    }
+    firsts = [files[0] for files in models.values()]
+    return tuple(
+        _rank([one for one in firsts if one.init == init], results, counts, of_objects, clusters)
+        for init in dict.fromkeys(one.init for one in firsts)
+    )
+
+
 def _rank(
     firsts: Sequence[Candidate],
     results: Mapping[str, CandidateResult],
@@ -253,6 +263,14 @@ def _rank(
         unlike=trained_unlike(firsts),
         pq_differences=by_pq,
     )
+
+
+def _pairs(candidates: Sequence[Candidate], scores: Mapping[Path, Scores], clusters: Sequences) -> FilePairs:
+    """Differences of these files, two by two, which say nothing of their models."""
+    own = [scores[one.path] for one in candidates]
+    differences = compare_files([one.counts for one in own], clusters)
+    of_objects = _known([one.panoptic_counts for one in own], compare_files, clusters)
+    return FilePairs(tuple(one.name for one in candidates), tuple(differences), of_objects)
 
 
 def _known(

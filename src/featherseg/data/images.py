@@ -6,7 +6,7 @@ Pillow's own reading is narrowed to the formats listed here, so that no other de
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (else all plugins are loaded)
 
-from featherseg.core.errors import DataError, DataNotFound, FeathersegError, TooLarge
-from featherseg.core.storage import StoredFile, address, list_files
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, TooLarge, near_path
+from featherseg.core.storage import StoredFile, address, is_remote, list_files
 from featherseg.core.types import Color, Size
 from featherseg.core.wording import counted, one_line
 from featherseg.data.image_headers import bounded
@@ -98,6 +98,29 @@ def stored_images(place: str) -> list[StoredFile]:
     if not found:
         raise DataNotFound(f"{place} has no images. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     return found
+
+
+def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
+    """The files themselves, and the images directly inside the folders, by name; results are to go to `output`.
+
+    Raises DataNotFound and DataError, ConfigError where `output` is one of the folders.
+    """
+    files: list[Path | StoredFile] = []
+    for path in paths:
+        if is_remote(path):
+            if is_remote(output) and address(path) == address(output):
+                raise ConfigError(f"-o {address(output)} is the folder of the images itself. Choose another folder.")
+            files += stored_images(str(path))
+            continue
+        if not os.path.exists(path):  # Path.exists raises of a name that is too long
+            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected an image or a folder of images.")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        if not is_remote(output) and output.resolve() == path.resolve():
+            raise ConfigError(f"-o {output} is the folder of the images itself. Choose another folder.")
+        files += images_in(path)
+    return files
 
 
 def is_lossy(path: Path) -> bool:

@@ -52,6 +52,9 @@ _SERIES = re.compile(
 )
 """Names of folders that tell one series from another, not one class."""
 
+Judged = tuple[Reading, MaskValues]
+"""A way to read a folder, and the values that the masks have by it."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -120,17 +123,8 @@ def propose(
     names = dict(names or {})
     notes, others = list[str](), list[tuple[str, str]]()
 
-    # Of several readings the one whose masks tell more classes apart; of these one of numbers
-    readings = find_readings(folder, masks)
-    judged, refused = list[tuple[Reading, MaskValues]](), DataError("")
-    for reading in [one for one in readings if one.count >= NEARLY * readings[0].count]:
-        try:
-            judged.append((reading, read_values(folder, reading, progress)))
-        except DataError as error:
-            refused = error
-    if not judged:
-        raise refused
-    (reading, values), *rest = sorted(judged, key=_likeliest)
+    # Which folders hold images and masks, and the other ways to read them
+    reading, values, rest = _choose_reading(folder, masks, progress)
     for other, of_other in rest:
         place = other.pairs[0].masks
         place = other.pairs[0].mask_pattern if place == reading.pairs[0].masks else place
@@ -150,21 +144,7 @@ def propose(
         others.append(("one class in all folders", f"--name {values.inside}=foreground"))
     raw_map = _raw_map(folder, values, of_folder, names)
     if values.colored and (path := _color_list(folder, sources)):
-        named = {f"#{raw.removeprefix('#').lower()}" for raw in names}
-        try:
-            listed = {color_text(color): name for name, color in read_color_list(path).items()}
-            nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
-            raw_map |= {
-                raw: IGNORE_NAME if is_ignored(listed[raw]) else listed[raw] for raw in listed if raw in nameless
-            }
-            notes.append(f"{counted(len(nameless), 'name')} of classes from {path.name}")
-            notes += [
-                f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
-                for raw, name in listed.items()
-                if raw in nameless and is_ignored(name) and name != IGNORE_NAME
-            ]
-        except DataError as error:
-            notes.append(f"not used: {error}")
+        raw_map |= _listed_names(path, raw_map, names, notes)
     if raw_map.get("255") == IGNORE_NAME and "255" not in names:
         share = values.pixels["255"] / values.total
         notes.append(f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class")
@@ -174,6 +154,8 @@ def propose(
             f"the masks are smoothed: {touched:.2%} of the pixels are neither 0 nor 255. threshold = {THRESHOLD} reads "
             "values from there on as 255, lower ones as 0"
         )
+
+    # The dataset.toml without splits, and what its files say more: their ending, whether they are frames, channels
     where = f"the dataset.toml proposed for {folder}"
     values_of: dict[str, Any] = {
         "name": folder.resolve().name[:MOST_NAME] or "folder",
@@ -191,8 +173,7 @@ def propose(
     if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
         config = config.model_copy(update={"image_suffix": config.image_suffix + ending})
         pairs = list_pairs(config, folder)
-    series = set(sequence_names([pair.key for pair in pairs]))
-    if of_folder and len(series) <= len(sources):
+    if of_folder and len(set(sequence_names([pair.key for pair in pairs]))) <= len(sources):
         notes.append('the names in a folder are numbered: taken for single images, split_by = "image"')
         config = config.model_copy(update={"split_by": "image"})
     config = config.model_copy(update={"channels": _channels(pairs)})
@@ -208,6 +189,8 @@ def propose(
     if config.shares and not all(listing.splits.values()):
         config = config.model_copy(update={"splits": {"train": 1.0}})
         listing = list_folder(config, folder)
+
+    # What is left to say: classes without a name, a public dataset that it may be
     if unnamed := [value for value, name in raw_map.items() if name == _placeholder(value)]:
         given = " ".join(f"--name {value.removeprefix('#')}=NAME" for value in unnamed[:SHOWN])
         notes.append(
@@ -222,6 +205,23 @@ def propose(
             )
     config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
     return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others)
+
+
+def _choose_reading(
+    folder: Path, masks: str | None, progress: Progress | None
+) -> tuple[Reading, MaskValues, list[Judged]]:
+    """Of several readings the one whose masks tell more classes apart, of these one of numbers; -> it, the others."""
+    readings = find_readings(folder, masks)
+    judged, refused = list[Judged](), DataError("")
+    for reading in [one for one in readings if one.count >= NEARLY * readings[0].count]:
+        try:
+            judged.append((reading, read_values(folder, reading, progress)))
+        except DataError as error:
+            refused = error
+    if not judged:
+        raise refused
+    (reading, values), *rest = sorted(judged, key=_likeliest)
+    return reading, values, rest
 
 
 def _sources(reading: Reading, values: MaskValues, names: dict[str, str]) -> tuple[SourceTable, ...]:
@@ -307,6 +307,24 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
             )
         raw_map |= dict.fromkeys(called or [value], name)
     return raw_map
+
+
+def _listed_names(path: Path, raw_map: Mapping[str, str], names: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Raw value -> class name by a list of colours, for the values without a name; none by an unreadable list."""
+    named = {f"#{raw.removeprefix('#').lower()}" for raw in names}
+    try:
+        listed = {color_text(color): name for name, color in read_color_list(path).items()}
+    except DataError as error:
+        notes.append(f"not used: {error}")
+        return {}
+    nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
+    notes.append(f"{counted(len(nameless), 'name')} of classes from {path.name}")
+    notes += [
+        f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
+        for raw, name in listed.items()
+        if raw in nameless and is_ignored(name) and name != IGNORE_NAME
+    ]
+    return {raw: IGNORE_NAME if is_ignored(name) else name for raw, name in listed.items() if raw in nameless}
 
 
 def _color_list(folder: Path, sources: Sequence[SourceTable]) -> Path | None:
@@ -409,7 +427,7 @@ def _lies_in(dataset: type[NamedData], folder: Path) -> bool:
     return any(pair.image and pair.mask for pair in pairs)
 
 
-def _likeliest(judged: tuple[Reading, MaskValues]) -> tuple[bool, int, bool]:
+def _likeliest(judged: Judged) -> tuple[bool, int, bool]:
     """Sorts readings: more classes first, then numbers before colours; last those of objects and of too many values."""
     reading, values = judged
     name = reading.pairs[0].mask_pattern

@@ -118,26 +118,9 @@ def export_formats(
 
     What can be known before the work (names, places, packages, data) is raised at once.
     """
-    # Names, packages and places
+    # Names, packages, settings and places
     formats = list(dict.fromkeys(formats))
-    for name in formats:
-        if name not in EXPORTERS:
-            raise unknown("export format", name, EXPORTERS)
-    for name in formats:
-        row = EXPORTERS[name]
-        if settings.masks and not row.masks:
-            able = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
-            raise ConfigError(f"--masks: {name} is not written with masks for outputs. Formats that are: {able}.")
-        for package in row.packages:
-            require(package, row.extra, f"Export to {name}")
-        if row.need:
-            row.need()
-    if settings.masks and settings.score:
-        raise ConfigError("--score has no effect with --masks: only files that give logits are scored.")
-    int8 = any(EXPORTERS[name].quantised for name in formats)
-    own = [name for name in ("max_drop", "calibration", "seed") if getattr(settings, name) != getattr(DEFAULTS, name)]
-    if own and not int8:
-        raise ConfigError(f"--{own[0].replace('_', '-')} has no effect: no format in int8 is among those to write.")
+    int8 = _check_formats(formats, settings)
     run = model_or_run if isinstance(model_or_run, Run) else None
     places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
@@ -151,17 +134,15 @@ def export_formats(
         if kept:
             check_writable(run.path / PARITY)
 
-    reports: list[ExportReport] = []
-    errors: list[FeathersegError] = []
+    # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
+    reports, errors = list[ExportReport](), list[FeathersegError]()
     shown = progress_or_bar(progress)
 
     def tell(message: str) -> None:
         shown(message, len(reports) + len(errors), len(formats))
 
-    # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
-    facts = describe(original, run, classes)
-    facts = replace(facts, used_size=settings.image_size)
+    facts = replace(describe(original, run, classes), used_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
     calibration, checked, split = None, None, None
     if run and int8:
@@ -196,6 +177,29 @@ def export_formats(
         if run and kept:
             keep_reports(run.path, reports)
     return reports, errors
+
+
+def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
+    """Whether one of the formats is in int8. Raises UnknownName, MissingExtra, ConfigError for what cannot be."""
+    for name in formats:
+        if name not in EXPORTERS:
+            raise unknown("export format", name, EXPORTERS)
+    for name in formats:
+        row = EXPORTERS[name]
+        if settings.masks and not row.masks:
+            able = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
+            raise ConfigError(f"--masks: {name} is not written with masks for outputs. Formats that are: {able}.")
+        for package in row.packages:
+            require(package, row.extra, f"Export to {name}")
+        if row.need:
+            row.need()
+    if settings.masks and settings.score:
+        raise ConfigError("--score has no effect with --masks: only files that give logits are scored.")
+    int8 = any(EXPORTERS[name].quantised for name in formats)
+    own = [name for name in ("max_drop", "calibration", "seed") if getattr(settings, name) != getattr(DEFAULTS, name)]
+    if own and not int8:
+        raise ConfigError(f"--{own[0].replace('_', '-')} has no effect: no format in int8 is among those to write.")
+    return int8
 
 
 @dataclass(frozen=True)

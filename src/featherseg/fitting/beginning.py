@@ -59,49 +59,26 @@ def begin(
 ) -> Made:
     """Refuse what cannot be, time the candidates and, as the workers will take them, their steps, write the plan."""
     ends = began + 3600 * config.hours
+
+    # The format, the splits, and the size of the images that will be predicted
     if config.format not in EXPORTERS:
         raise unknown("format", config.format, EXPORTERS)
     require_format(config.format)
-    root = None if config.data_root is None else Path(config.data_root)
-    parts, said = find_parts(config.data, root, out)
+    parts, said = find_parts(config.data, None if config.data_root is None else Path(config.data_root), out)
     for text in said:
         reporter.message(text)
-    train = open_dataset(parts.name, parts.train, root := None if parts.root is None else Path(parts.root))
-    val = open_dataset(parts.name, parts.val, root)
+    root = None if parts.root is None else Path(parts.root)
+    train, val = open_dataset(parts.name, parts.train, root), open_dataset(parts.name, parts.val, root)
     for data in (train, val):
         look_at_labels(data, config.hours)
     size = typical_size(train)
-    if measured is not None and config.image_size not in (None, measured.image_size):
-        raise ConfigError(
-            f"--image-size {size_text(config.image_size or size)}, but the device measured images of "
-            f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
-        )
-    if measured is not None and config.image_size is None and measured.image_size != size:
-        there = size_text(measured.image_size)
-        raise ConfigError(
-            f"the device measured images of {there}, and a typical one of {config.data} is {size_text(size)}. Say that "
-            f"those which will be predicted are such: --image-size {there}; or measure the others there: featherseg "
-            f"fit --measure --data {config.data} -o bundle.zip"
-        )
-    image_size = config.image_size or size
+    image_size = _size_to_predict(config, size, measured)
     if given is not None:
         if measured is not None:
             raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
-        if (given.config.format, given.image_size) != (config.format, image_size):
-            raise ConfigError(
-                f"the plan is of {given.config.format} files and images of {size_text(given.image_size)}, not of "
-                f"{config.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
-            )
-        slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
-        if slow:
-            raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
-        parts = replace(parts, val_size=given.parts.val_size)
-        device, threads = (given.device, given.threads) if given.elsewhere else here()
-        made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True)
-        made = replace(made, spent=time.monotonic() - began)
-        made.write(out)
-        return made
+        return _begin_as_planned(given, config, parts, image_size, out, began)
 
+    # Who may be tried, and whether all that a training needs is there
     choice = offers(image_size)
     recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
     check_trackers(recipe)
@@ -135,10 +112,100 @@ def begin(
     if not feasible:
         raise no_candidate(config, timings)
 
-    # What a step of those takes that may train, the others move up for who cannot; then the plan
+    # What a step of those takes that may train, and `each` image of a validation
     waiting = best_guesses(
         [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible], parameters
     )
+    timed, each = _time_steps(waiting, config, parts, image_size, size, ends, workers, reporter)
+
+    # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
+    tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
+    scored = 3 * len(val) if EXPORTERS[config.format].quantised else 0
+    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
+    ending += KEPT_BACK * 3600 * config.hours
+    few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
+    if few < len(val):
+        parts = replace(parts, val_size=few)
+        reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
+
+    # What all trainings take beside their steps; hours in which not even one step is left are refused
+    validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
+    turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
+    beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
+    left = ends - time.monotonic()
+    needed = an_export + each * (tested + scored) + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
+    if needed > left:
+        least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
+        raise ConfigError(
+            f"--hours {config.hours:g}: timing, start, validation and export alone take about "
+            f"{(3600 * config.hours + needed - left) / 60:.1f} minutes here. Give at least "
+            f"{math.ceil(100 * least) / 100:g}."
+        )
+
+    # The plan for the rest
+    left = max(1.0, left - ending - beside)
+    plan = make_plan(timed, left, workers.at_once)
+    spent = time.monotonic() - began
+    made = Made(
+        config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
+    )
+    made = replace(made, elsewhere=measured is not None)
+    made.write(out)
+    these = ", ".join(one.name for one in plan.candidates)
+    reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
+    return made
+
+
+def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:
+    """(height, width) of the images that will be predicted. Raises ConfigError where the device measured others."""
+    if measured is not None and config.image_size not in (None, measured.image_size):
+        raise ConfigError(
+            f"--image-size {size_text(config.image_size or typical)}, but the device measured images of "
+            f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
+        )
+    if measured is not None and config.image_size is None and measured.image_size != typical:
+        there = size_text(measured.image_size)
+        raise ConfigError(
+            f"the device measured images of {there}, and a typical one of {config.data} is {size_text(typical)}. Say "
+            f"that those which will be predicted are such: --image-size {there}; or measure the others there: "
+            f"featherseg fit --measure --data {config.data} -o bundle.zip"
+        )
+    return config.image_size or typical
+
+
+def _begin_as_planned(given: Made, config: FitConfig, parts: Parts, image_size: Size, out: Path, began: float) -> Made:
+    """A plan of another fit, to be carried out again. Raises ConfigError where it is for something else."""
+    if (given.config.format, given.image_size) != (config.format, image_size):
+        raise ConfigError(
+            f"the plan is of {given.config.format} files and images of {size_text(given.image_size)}, not of "
+            f"{config.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
+        )
+    slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
+    if slow:
+        raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
+    parts = replace(parts, val_size=given.parts.val_size)
+    device, threads = (given.device, given.threads) if given.elsewhere else here()
+    spent = time.monotonic() - began
+    made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True, spent=spent)
+    made.write(out)
+    return made
+
+
+def _time_steps(
+    waiting: list[Candidate],
+    config: FitConfig,
+    parts: Parts,
+    image_size: Size,
+    size: Size,
+    ends: float,
+    workers: Workers,
+    reporter: Reporter,
+) -> tuple[list[Candidate], float]:
+    """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation).
+
+    waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises what
+    `_pace` does where nobody is left.
+    """
     left, seconds = ends - time.monotonic(), min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
     timed, each = list[Candidate](), 0.0
     while len(timed) < len(make_plan(waiting, max(1.0, left), workers.at_once).candidates):
@@ -154,37 +221,7 @@ def begin(
         timed.append(replace(candidate, step_seconds=pace))
         each = max(each, validation)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
-    tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
-    scored = 3 * len(val) if EXPORTERS[config.format].quantised else 0
-    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
-    ending += KEPT_BACK * 3600 * config.hours
-    few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
-    if few < len(val):
-        parts = replace(parts, val_size=few)
-        reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
-    validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
-    turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
-    beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
-    left = ends - time.monotonic()
-    needed = an_export + each * (tested + scored) + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
-    if needed > left:
-        least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
-        raise ConfigError(
-            f"--hours {config.hours:g}: timing, start, validation and export alone take about "
-            f"{(3600 * config.hours + needed - left) / 60:.1f} minutes here. Give at least "
-            f"{math.ceil(100 * least) / 100:g}."
-        )
-    left = max(1.0, left - ending - beside)
-    plan = make_plan(timed, left, workers.at_once)
-    spent = time.monotonic() - began
-    made = Made(
-        config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
-    )
-    made = replace(made, elsewhere=measured is not None)
-    made.write(out)
-    these = ", ".join(one.name for one in plan.candidates)
-    reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
-    return made
+    return timed, each
 
 
 def _pace(

@@ -14,7 +14,7 @@ from featherseg.data import open_dataset
 from featherseg.data.fingerprint import groups_of
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
-from featherseg.exporters.report import drop_report
+from featherseg.exporters.report import ExportReport, drop_report
 from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
@@ -58,6 +58,7 @@ def deliver(
 
     Raises Undelivered where there is no file, or it is over the limit.
     """
+    # The run folder, unless it is that of these steps already
     last = made.final(winner)
     assert last is not None
     steps = last.steps
@@ -68,7 +69,7 @@ def deliver(
     config, parts = made.config, made.parts
     root = None if parts.root is None else Path(parts.root)
 
-    # The file, which is timed again: where it takes too long it is not delivered
+    # The file
     own = ExportSettings(data_root=root, image_size=made.image_size)
     before = set((out / EXPORTS).glob("*"))
     try:
@@ -78,6 +79,8 @@ def deliver(
         if EXPORTERS[config.format].quantised:
             text += f" Allow it to lose more: featherseg export {out} --format {config.format} --max-drop POINTS"
         raise Undelivered(text, "its file could not be written") from error
+
+    # Its latency: another device is given what measures it; here it is timed again, and goes where it takes too long
     timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
     bundle = None
     if made.elsewhere:
@@ -99,21 +102,8 @@ def deliver(
             drop_report(out, config.format)
             raise
 
-    # One look at the images that nothing was chosen by: of an int8 file, whose masks are not the model's, with the file
-    data = None if parts.test is None else open_dataset(parts.name, parts.test, root)
-    tested, judged = None, open_run(out)
-    if data is not None:
-        tested = evaluate(judged, split=parts.test, device=config.device, progress=reporter.progress)
-    chosen = {**timing.as_dict(), "miou_val": score_at(final, steps)}
-    if EXPORTERS[config.format].quantised:
-        if report.parity and report.parity.file_miou is not None:
-            chosen["miou_val"] = report.parity.file_miou
-        if data is not None:
-            tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
-    chosen |= {"miou_test": None, "interval": None} if tested is None else {"miou_test": tested.miou}
-    if tested is not None and data is not None:
-        interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
-        chosen["interval"] = None if math.isnan(interval.low) else [interval.low, interval.high]
+    # The record, with which the fit is finished; report and card tell by it that val chose the model
+    chosen = {**timing.as_dict(), **_judge(report, made, score_at(final, steps), out, reporter)}
     facts = {
         "format_version": 1,
         "chosen": chosen,
@@ -132,13 +122,34 @@ def deliver(
     }
     facts |= {} if bundle is None else {"bundle": bundle}
     write_page(out, facts, made.plan)
-    write_json(out / FIT, facts)  # with it the fit is finished
-    write_report(open_run(out))  # which tell by it that the model was chosen on the validation images
+    write_json(out / FIT, facts)
+    write_report(open_run(out))
     write_card(open_run(out))
+
+    # Last trainings of fewer hours are of no use any more
     for old in (out / TRIALS).glob(f"{trial_folder(out, winner).name}-to-*"):
         if old != final:
             remove_tree(old)
     return FitResult(out, facts)
+
+
+def _judge(report: ExportReport, made: Made, miou_val: float | None, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """The mIoU, 0..1, on val, and on images that nothing was chosen by with its interval, None where there are none.
+
+    Of an int8 file, whose masks are not the model's, that of the file; miou_val: the model's.
+    """
+    parts, quantised = made.parts, EXPORTERS[made.config.format].quantised
+    if quantised and report.parity and report.parity.file_miou is not None:
+        miou_val = report.parity.file_miou
+    if parts.test is None:
+        return {"miou_val": miou_val, "miou_test": None, "interval": None}
+    data = open_dataset(parts.name, parts.test, None if parts.root is None else Path(parts.root))
+    tested = evaluate(open_run(out), split=parts.test, device=made.config.device, progress=reporter.progress)
+    if quantised:
+        tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
+    interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
+    low_high = None if math.isnan(interval.low) else [interval.low, interval.high]
+    return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
 
 
 def worst(winner: Candidate, again: Sequence[Timing], config: FitConfig, out: Path) -> Timing:

@@ -149,6 +149,8 @@ def fit(
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
     began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
+
+    # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     begun = {name for name in names if name not in (LOCK, DATASET) and not name.endswith(".tmp")}
@@ -169,15 +171,11 @@ def fit(
         torch_as_it_was(),
         trial_workers(settings.cluster, settings.workers) as workers,
     ):
+        # The plan: that of the fit that goes on, or a new one
         if there:
             made = read_plan(out / PLAN)
-            now: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
-            now |= {key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")}
-            now |= {
-                "loggers": settings.loggers or None,
-                "device": None if settings.device == "auto" else settings.device,
-            }
-            _refuse_other(made.config, now)
+            asked = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
+            _refuse_other(made.config, asked, settings)
             began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
@@ -201,6 +199,8 @@ def fit(
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(config, out, began, measured, given, workers, reporter)
         made = _with_hours(made, hours, out)
+
+        # Rung by rung, then the last one to its end; where that cannot be delivered, the next
         begin_group(out.absolute(), made.config.loggers, reporter.message)
         try:
             with _counted(out, began):
@@ -355,9 +355,15 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
 
 
-def _refuse_other(config: FitConfig, now: Mapping[str, Any]) -> None:
+def _refuse_other(config: FitConfig, asked: Mapping[str, Any], settings: FitSettings) -> None:
     """Raises ConfigError where a resumed fit is asked for something else than it was begun with; None is not asked."""
-    for key, value in now.items():
+    asked = {
+        **asked,
+        **{key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")},
+        "loggers": settings.loggers or None,
+        "device": None if settings.device == "auto" else settings.device,
+    }
+    for key, value in asked.items():
         own, word = getattr(config, key), f"--{key.replace('_', '-')}"
         if value is not None and (str(value) if isinstance(value, Path) else value) != own:
             raise ConfigError(f"it was begun with {word} {own}, and now it is {value}. Leave it out, or begin another.")

@@ -126,7 +126,7 @@ def rank(
     """
     folder, out, progress = Path(folder), Path(out), progress_or_bar(progress)
 
-    # What is wrong is said before any work
+    # What is wrong is said before any work: the options and where all is written
     if top < 1:
         raise ConfigError(f"top = {top}: expected at least 1 image.")
     if by is not None and by not in RANKED_BY:
@@ -137,12 +137,14 @@ def rank(
     for path in (out, page):
         check_writable(path)
     check_folder(kept)
+    to = None
     if to_format is not None:
         check_writer(to_format)
-    to = None if to_format is None else out.with_suffix(f".{to_format}")
-    if to is not None:
+        to = out.with_suffix(f".{to_format}")
         refuse_used(to, "What is corrected there is not written over: move it away, or name another list with --out.")
     _check_images(folder, to)
+
+    # The model, and whether the options are of use with it
     opened = run if isinstance(run, Run) else None if is_exported_file(run) else load_run(run)
     predictor = Predictor(open_runtime(opened or run, device))
     runtime, notes = predictor.runtime, list[str]()
@@ -152,7 +154,7 @@ def rank(
     if data_root is not None and (by == "uncertainty" or opened is None):
         raise ConfigError("data_root would have no effect: no labelled images are looked at. Leave it out.")
 
-    # The images, what is known of them and of labelled ones
+    # How uncertain each image is and what features it has; those of labelled images
     paths = _unlabelled(folder, runtime, opened, notes)
     left_out = dict[int, str]()
     with measuring(predictor, run, kept) as measurer:
@@ -166,7 +168,7 @@ def rank(
     if len(usable) < top:
         notes.append(f"{counted(len(usable), 'image')} can be ranked, fewer than {top}: all are listed")
 
-    # The list
+    # The choice: each the next one, near no other that is chosen or labelled
     groups = _groups_of(opened)
     names = [os.path.splitext(paths[i].relative_to(folder).as_posix())[0] for i in usable]
     whole = len(usable) == len(rows)  # then the features stay on the disk
@@ -183,6 +185,8 @@ def rank(
         )
         for pick in picks
     ]
+
+    # The list, the page of it, masks to correct
     ranked = RankedImages(str(folder), by, images, out, page, to, tuple(left_out.values()), tuple(notes))
     write_text(out, _csv(images))
     write_page(ranked, predictor, len(paths), progress)

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     (file, recipe, (train, val), net, loaded), teachers, unlabelled = _check(request, say)
     refuse_own_folder(teachers, out)
 
-    # What the recipe leaves open becomes a number, and must fit into the memory
+    # What the recipe leaves open becomes a number, and must fit into the memory; then the teachers' outputs
     size, asked, own_data = typical_size(train), recipe, request.objects.data is not None
     shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
     if shared or recipe.trains_on_all:
@@ -220,6 +220,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         "class_uniform": open_class_uniform(out, recipe, train),
         "rare": open_rare_classes(out, recipe, train),
     }
+
+    # How many steps it has, by the time that is left where minutes were asked for, and what is odd about them
     recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, drawing)
     steps = count_steps(recipe, len(train))[0]
     if recipe.train.decay_steps > steps:
@@ -231,7 +233,14 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         said = f"in place of train.validate_every = {asked.train.validate_every}"
         say(f"{counted(recipe.train.validations, 'validation')}, as the minutes allow, {said}")
 
+    _doubt_scores(known, recipe, val, test, say)
+
     # The record of the run: with the weights, all that is needed to use the model
+    left_open = {
+        "augment.crop": asked.augment.crop,
+        "train.batch_size": asked.train.batch_size,
+        "train.steps": asked.train.epochs or asked.train.steps,
+    }
     info = RunInfo(
         format_version=FORMAT_VERSION,
         featherseg=__version__,
@@ -244,21 +253,22 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         loaded=loaded,
         class_weights=class_weights,
         threads=torch.get_num_threads(),
-        found=[
-            key
-            for key, value in (
-                ("augment.crop", asked.augment.crop),
-                ("train.batch_size", asked.train.batch_size),
-                ("train.steps", asked.train.epochs or asked.train.steps),
-            )
-            if value in (None, "auto")
-        ]
-        + ["train.keep"] * shared,
+        found=[key for key, value in left_open.items() if value in (None, "auto")] + ["train.keep"] * shared,
         device=pick_device(recipe.train.device).type,
         teachers=rows,
         objects=request.objects.names,
     )
+    write_text(out / "recipe.toml", file.text)
+    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
+    write_info(out, info)
+    run = Run(out, info, request.objects.model)
+    return Training(run, recipe, train, val, net, request.objects, estimated, teaching)
 
+
+def _doubt_scores(
+    known: Fingerprint, recipe: Recipe, val: SegmentationData, test: Mapping[str, SegmentationData], say: Say
+) -> None:
+    """Say which images that will be scored are trained on, with masks or without."""
     for name, scored in {recipe.data.val_split: val, **test}.items():
         if seen := known.trained_on(scored, "unlabelled"):
             images = f"{counted(len(seen), 'image')} of {scored.name} {name}"
@@ -268,11 +278,6 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
         say(Doubt(f"{images} {are} trained on too: {named_pairs(seen)}"))
-    write_text(out / "recipe.toml", file.text)
-    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
-    write_info(out, info)
-    run = Run(out, info, request.objects.model)
-    return Training(run, recipe, train, val, net, request.objects, estimated, teaching)
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:

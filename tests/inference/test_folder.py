@@ -1,0 +1,68 @@
+"""`featherseg.predict(..., out=FOLDER)`: the files of `featherseg predict`, without the command line."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from pixel_model import mask_of, pixel_runtime
+
+import featherseg
+from featherseg.core.errors import ConfigError, DataError, UnknownName
+from featherseg.data.images import read_mask
+from featherseg.inference.folder import OutputSettings, Writer
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two images, two of one name, and one that cannot be read."""
+    for name in ("a.png", "a.bmp", "b.png"):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "c.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+def test_a_folder_is_written_and_what_cannot_be_read_is_told(photos, tmp_path):
+    seen, out = [], tmp_path / "out"
+    found = featherseg.predict(pixel_runtime(), photos, out=out, progress=lambda *told: seen.append(told))
+    assert found.names == ("a", "a-2", "b")
+    assert "c.png" in found.left_out[0]
+    assert found.as_dict()["folder"] == str(out)
+    assert "c.png" in found._repr_html_()
+    assert sorted(os.listdir(out)) == sorted(f"{n}_{k}.png" for n in found.names for k in ("mask", "color", "overlay"))
+    assert (read_mask(out / "b_mask.png") == mask_of(np.array(Image.open(photos / "b.png")))).all()
+    assert seen == [("predicting", done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_masks_alone_are_replaced_only_where_that_is_asked(photos, tmp_path):
+    images, out = [photos / "b.png", str(photos / "a.png")], tmp_path / "out"
+    featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(masks=True))
+    assert sorted(os.listdir(out)) == ["a_mask.png", "b_mask.png"]
+    with pytest.raises(ConfigError, match=r"b_mask\.png exists, 2 files"):
+        featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(masks=True))
+    settings = OutputSettings(masks=True, overwrite=True)
+    assert featherseg.predict(pixel_runtime(), images, out=out, settings=settings).names == ("b", "a")
+
+
+def test_what_cannot_be_written_is_refused_before_the_model_works(photos, tmp_path):
+    out = tmp_path / "out"
+    for error, match, images, settings in (
+        (ConfigError, "images are paths", np.zeros((40, 48, 3), np.uint8), {}),
+        (ConfigError, "a submission holds masks alone", photos, {"masks": True, "submission": "cityscapes"}),
+        (UnknownName, "Did you mean 'cityscapes'", photos, {"submission": "cityscape"}),
+        (ConfigError, "two images have the same name", photos, {"submission": "cityscapes"}),
+        (ConfigError, "needs the 19 of that benchmark", photos / "b.png", {"submission": "cityscapes"}),
+        (DataError, "c.png cannot be read", photos / "c.png", {}),
+    ):
+        with pytest.raises(error, match=match):
+            featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(**settings))
+    assert not out.exists()
+
+
+def test_an_error_of_writing_in_the_background_is_raised():
+    with Writer() as writer:
+        writer.write(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            writer.wait()
