@@ -57,6 +57,12 @@ def test_layers_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_fault_to_plant_stands_in_its_file_once():
+    faults = tomllib.loads((ROOT / "scripts" / "faults.toml").read_text())["fault"]
+    sources = {fault["name"]: (ROOT / "src" / "featherseg" / fault["file"]).read_text() for fault in faults}
+    assert [f["name"] for f in faults if sources[f["name"]].count(f["old"]) != 1] == []
+
+
 def test_no_file_is_longer_than_500_lines():
     assert [path for path in SOURCES if len(path.read_text().splitlines()) > 500] == []
 
