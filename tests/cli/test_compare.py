@@ -27,6 +27,7 @@ from featherseg.counting import paper_tables
 from featherseg.counting.paper_counts import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
+from featherseg.recipe import PanopticTable
 from featherseg.runs import load_run, open_run, save_weights, write_info
 from featherseg.uncertainty.bootstrap import Interval
 
@@ -104,6 +105,35 @@ def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
     assert [one.files for one in found.rankings[0].results] == [("frm-lite0-0", "frm-lite0-1")]
     with pytest.raises(ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"):
         featherseg.compare(runs)
+
+
+def test_settings_that_a_panoptic_model_does_not_take_are_refused_before_any_is_scored(field, monkeypatch):
+    opened = comparison.open_candidates
+
+    def last_one_panoptic(runs, device):
+        candidates = opened(runs, device)
+        candidates[-1].runtime.panoptic = PanopticTable()
+        return candidates
+
+    class WithObjects:
+        def __init__(self, data):
+            self.data = data
+
+        def __getattr__(self, name):
+            return getattr(self.data, name)
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            sample = self.data[index]
+            return replace(sample, instances=np.zeros(sample.label.shape, np.int32))
+
+    monkeypatch.setattr(comparison, "open_candidates", last_one_panoptic)
+    monkeypatch.setattr(comparison, "_score", lambda *_: pytest.fail("one was scored"))
+    data = WithObjects(open_dataset(open_run(field[0]).recipe.data.name, "test"))
+    with pytest.raises(ConfigError, match="a panoptic model runs once, on the whole image"):
+        featherseg.compare([field[0], field[3]], data, costs=False, inference={"flip": True})
 
 
 def test_a_name_that_breaks_lines_stands_in_one(field):

@@ -23,7 +23,7 @@ from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
-from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.settings import InferenceSettings, check_panoptic
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
 from featherseg.runs import Run
@@ -92,13 +92,16 @@ def compare(
     for one in candidates:
         if one.run:
             refuse_as_test(one.run, seen[one.path], images, labelled.split)
-    chosen = {one.path: labelled.split != TEST or _kept_by(one.run, labelled) for one in candidates}
     settings = {
         one.path: inference
         if isinstance(inference, InferenceSettings)
         else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
         for one in candidates
     }
+    for one in candidates:
+        if one.runtime.panoptic and images[0].instances is not None:
+            check_panoptic(settings[one.path])
+    chosen = {one.path: labelled.split != TEST or _kept_by(one.run, labelled) for one in candidates}
     size, models = size or typical_size(images), by_model(candidates)
 
     # Latency and memory of one file a model: runs with other seeds cost the same
