@@ -18,7 +18,8 @@ demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, 
 
 test: check ## Run the checks and all quick tests
 	@scripts/browser.sh
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --durations=20
+	@# PYTHONDONTWRITEBYTECODE, where it is set, would have each of the hundred processes compile what it imports
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --durations=20
 
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import cache, lru_cache, wraps
+from itertools import repeat
 from pathlib import Path
 
 import hypothesis
@@ -32,10 +33,14 @@ def pytest_collection_finish():
         remember_scenes()
     if "featherseg.exporters.onnx" in sys.modules:
         remember_operators()
+    if "typer.testing" in sys.modules:
+        remember_command_lines()
+    if "torch" in sys.modules:
+        leave_shapes_undrawn()
 
 
 def remember_estimates():
-    """Estimate the memory of trainings alike once: it takes two small steps, and hundreds of tests train."""
+    """Estimate memory and time of trainings alike once: it takes five small steps, and hundreds of tests train."""
     from featherseg import models
     from featherseg.training import job, length, memory, prepare
 
@@ -54,7 +59,17 @@ def remember_estimates():
             known[key] = memory.estimate_memory(net, recipe, size)
         return known[key]
 
+    def time_batch(net, recipe, batches, class_weights, objects, seconds):
+        if objects.loss or not isinstance(batches, repeat) or recipe.model.name not in models.MODELS:
+            return timed(net, recipe, batches, class_weights, objects, seconds)
+        more = tables | {"teacher": True, "train": of_train | {"batch_size", "clip_norm", "ema_share"}}
+        key = (type(net), net.classes, len(net.mean), recipe.model_dump_json(include=more), seconds)
+        if key not in known:
+            known[key] = timed(net, recipe, batches, class_weights, objects, seconds)
+        return known[key]
+
     length.TRIAL_SECONDS = 0.0  # three batches tell enough here
+    timed, length.time_batch = length.time_batch, time_batch
     job.estimate_memory = prepare.estimate_memory = estimate
 
 
@@ -70,10 +85,42 @@ def remember_scenes():
 
 
 def remember_operators():
-    """Let torch's exporter read the source of its 500 ONNX operators once: half of the export of a small model."""
+    """Let torch's exporter read the source of its 500 ONNX operators once: half of the export of a small model.
+
+    And look for the composite operators of each of its 27 namespaces once, not twice an export: a quarter of the rest.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+    utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
+
+
+def remember_command_lines():
+    """Make the parser of the same verbs once: it takes 25 ms, nearly all that a refused call costs."""
+    import typer.testing
+
+    make, known = typer.main.get_command, {}
+
+    def get_command(app):
+        key = (type(app), app.registered_callback and app.registered_callback.callback)
+        key += tuple((command.name, command.callback) for command in app.registered_commands)
+        if key not in known:
+            known[key] = make(app)
+        return known[key]
+
+    typer.main.get_command = typer.testing._get_command = get_command
+
+
+def leave_shapes_undrawn():
+    """Draw no weights on the meta device, which holds none: half of the time in which a model is built there."""
+    from torch.nn import init
+
+    def where_there_is_memory(fill):
+        return wraps(fill)(lambda tensor, *args, **more: tensor if tensor.is_meta else fill(tensor, *args, **more))
+
+    for name in ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "ones_", "zeros_"):
+        setattr(init, name, where_there_is_memory(getattr(init, name)))
 
 
 @pytest.fixture

@@ -19,6 +19,12 @@ def _wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """DeepLabV3 is not counted beside: that takes a second for each size and number of classes."""
+    monkeypatch.setattr("featherseg.counting.deeplab.beside_deeplabv3", lambda counted: [])
+
+
 def test_json_is_one_object_in_the_stable_form(capsys):
     cost("frm-lite0", "128x64", 5, as_json=True)
     printed, messages = capsys.readouterr()
@@ -43,7 +49,7 @@ def test_the_table_names_every_convention_and_part(capsys):
     assert "pads" not in printed
 
 
-def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(capsys):
+def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(alone, capsys):
     cost("frm-van-s", "720x1280", 19, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if " 94,556,983,260 " in line]
@@ -52,20 +58,20 @@ def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(cap
     assert f"Published, arXiv:2412.08670, Tables 1 and 2: {end}" in lines
 
 
-def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(capsys):
+def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(alone, capsys):
     cost("cgrseg-t", "512x512", 150, as_json=False)
     assert capsys.readouterr().out.count("9.4 M parameters; 4.0 GMACs by conv-bn at 512x512, 150 classes.") == 1
 
 
 @pytest.mark.parametrize(("size", "classes"), [("512x1024", 19), ("720x1280", 11)])
-def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(size, classes, capsys):
+def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(alone, size, classes, capsys):
     cost("frm-van-s", size, classes, as_json=False)
     printed = capsys.readouterr().out
     assert " published " not in printed
     assert "94.55 GMACs by ptflops-0.6 at 720x1280, 19 classes." in printed
 
 
-def test_the_json_holds_the_published_rows(capsys):
+def test_the_json_holds_the_published_rows(alone, capsys):
     cost("frm-van-s-ppm", "64x64", 19, as_json=True)
     (row,) = json.loads(capsys.readouterr().out)["published"]
     assert row["row"] == "arXiv:2412.08670, Table 2"
@@ -73,7 +79,7 @@ def test_the_json_holds_the_published_rows(capsys):
     assert (row["size"], row["classes"], row["miou"]) == ([1024, 2048], 19, {"test": 79.7})
 
 
-def test_a_padded_size_is_said(capsys):
+def test_a_padded_size_is_said(alone, capsys):
     cost("frm-lite0", "20x300", 5, as_json=False)
     assert "pads 20x300 to 64x300: the padded size is counted" in capsys.readouterr().out
 

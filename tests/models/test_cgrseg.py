@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from parity_golden import misses, numbered
 from seeded import seeded
+from shallow import once_each
 from torch import nn
 from torch.testing import assert_close
 
@@ -52,10 +53,15 @@ def network(name, classes=5, **options):
     return CGRSeg(parse(CGRSegConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
 
 
+def light():
+    """The same without the repetitions of its blocks."""
+    return once_each(network("cgrseg-t"))
+
+
 @pytest.fixture(scope="module")
 def net():
     """No weight at its initial value: gates, layer scales and position tables act."""
-    return perturb(network("cgrseg-t"))
+    return perturb(light())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -228,7 +234,7 @@ def copied(net):
 
 def averaged(net):
     """As training keeps its weight average: a copy of the tensors, loaded into a network that ran before."""
-    fresh = network("cgrseg-t").eval()
+    fresh = light().eval()
     fresh(torch.zeros(1, 3, 64, 64))
     fresh.load_state_dict({key: value.detach().clone() for key, value in net.state_dict().items()})
     return fresh
@@ -248,11 +254,11 @@ def there_and_back(net):
 @pytest.mark.parametrize("change", [copied, averaged, there_and_back, pytest.param(compiled, marks=pytest.mark.slow)])
 def test_weights_loaded_after_a_first_run_are_the_ones_that_act(net, change):
     """The authors' code keeps position biases from when eval() was called."""
-    images, worn = seeded(1, 3, 64, 96), network("cgrseg-t").eval()
+    images, worn = seeded(1, 3, 64, 96), light().eval()
     worn(images)
     changed = change(worn)
     changed(images)
-    other = perturb(network("cgrseg-t"))
+    other = perturb(light())
     tables = [module.table for module in other.modules() if isinstance(module, PositionBias)]
     for table in tables:
         table.add_(seeded(*table.shape))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from quick_exports import EVERY_MODEL
-from shallow import shallow
+from shallow import once_each, shallow
 from torch.testing import assert_close
 
 from featherseg import models
@@ -96,21 +96,22 @@ def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_other_channels_are_taken(name, channels):
     with torch.device("meta"):
-        model = models.build(name, classes=2, channels=channels).eval()
+        model = once_each(models.build(name, classes=2, channels=channels)).eval()
         assert model(torch.zeros(1, channels, 64, 64)).logits.shape[1] == 2
     assert len(model.mean) == len(model.std) == channels
 
 
+@torch.no_grad()
 def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(net):
-    images = torch.randn(2, 3, 64, 96)
-    for mode in (True, False):
-        out = copy.deepcopy(net).train(mode)(images)
+    images, seen = torch.randn(2, 3, 64, 96), net(torch.zeros(1, 3, 64, 96)).logits.shape[2:]
+    for model in (copy.deepcopy(net).train(), net):
+        out = model(images)
         assert out.aux is None
-        if net.feature_channels is None or not mode:
+        if net.feature_channels is None or not model.training:
             assert out.features is None
         else:
             assert out.features.shape[:2] == (2, net.feature_channels)
-        assert out.logits.shape[2:] == net(images).logits.shape[2:]  # where a teacher is looked up
+        assert out.logits.shape[2:] == seen  # where a teacher is looked up
     aux = net(images, aux=True).aux or {}
     assert set(aux) == set(net.aux_heads)
     for head, logits in aux.items():

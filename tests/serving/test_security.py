@@ -1,20 +1,40 @@
 """Who is answered: by host, origin and token; what every answer says to a browser."""
 
 import json
+from contextlib import ExitStack, closing
 
 import pytest
-from color_model import CLASSES, color_predictor, encoded, image, poisoned
+from asgi_client import Client
+from color_model import CLASSES, color_predictor, encoded, image, poisoned, served
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.serving.app import create_app
 from featherseg.serving.guard import HEADERS
 from featherseg.serving.models import Served
-from featherseg.serving.settings import allowed_hosts, choose_token, is_loopback
+from featherseg.serving.settings import Settings, allowed_hosts, choose_token, is_loopback
 
+HOME = "http://127.0.0.1:8000"
 TOKEN = "a token of 25 characters.".replace(" ", "-")
 PATHS = ["/", "/healthz", "/v1/models", "/openapi.json", "/metrics", "/page/page.css", "/nothing"]
+
+
+@pytest.fixture(scope="module")
+def standing():
+    """One service for all tests that read alone, and one that asks for a token, by that name."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(closing(Client(create_app([served()], settings), HOME)))
+            for name, settings in (("open", Settings()), ("with token", Settings(token=TOKEN)))
+        }
+
+
+@pytest.fixture
+def client(standing):
+    """Of a service with the limits as they come."""
+    return standing["open"]
 
 
 def code(response) -> str:
@@ -79,16 +99,16 @@ def test_the_own_page_is_answered(client, origin):
     [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN,
      b"Bearer \xff\xfe", f"Bearer {TOKEN.upper()}"],
 )  # fmt: skip
-def test_without_the_token_nothing_is_told(start, path, authorization):
-    client = start(token=TOKEN)
+def test_without_the_token_nothing_is_told(standing, path, authorization):
+    client = standing["with token"]
     response = client.get(path, headers={} if authorization is None else {"Authorization": authorization})
     assert (response.status_code, code(response)) == (401, "token")
     assert response.headers["www-authenticate"] == "Bearer"
     assert client.get(f"{path}?token={TOKEN}").status_code == 401
 
 
-def test_with_the_token_all_is_answered(start):
-    client = start(token=TOKEN)
+def test_with_the_token_all_is_answered(standing):
+    client = standing["with token"]
     for scheme in ("Bearer", "bearer"):
         headers = {"Authorization": f"{scheme} {TOKEN}"}
         assert client.get("/v1/models", headers=headers).status_code == 200
@@ -98,8 +118,8 @@ def test_with_the_token_all_is_answered(start):
     assert client.post("/v1/segment", files=files).status_code == 401
 
 
-def test_page_and_health_need_no_token(start):
-    client = start(token=TOKEN)
+def test_page_and_health_need_no_token(standing):
+    client = standing["with token"]
     for path in ("/", "/healthz", "/readyz", "/page/page.js"):
         assert client.get(path).status_code == 200
     assert client.get("/page/nothing.js").status_code == 404
