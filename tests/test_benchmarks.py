@@ -607,14 +607,25 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     assert "c: mIoU 0.6100, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
 
-def test_the_front_times_untrained_models_and_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
+def front_of_shapes(load, tmp_path, monkeypatch):
+    """pareto.py, a bench of one model on two images, and its table."""
     front, plain = load("pareto"), load("against_plain")
     alone(monkeypatch, plain.cores)
     toml = plain.write_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
     source, table = plain.Source("shapes-60", str(toml)), tmp_path / "rows.jsonl"
-    bench = front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1)
+    return front, front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1), source, table
+
+
+def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
+    front, bench, source, table = front_of_shapes(load, tmp_path, monkeypatch)
     front.write_files(bench, source, table)
     assert "shapes-60: no run of seaformer-tiny under" in capsys.readouterr().out
+    assert not table.exists()
+
+
+@pytest.mark.slow
+def test_the_front_times_untrained_models_once(load, tmp_path, monkeypatch):
+    front, bench, source, table = front_of_shapes(load, tmp_path, monkeypatch)
     monkeypatch.setattr(front, "FORMATS", ("onnx",))
     monkeypatch.setattr(front, "ROUNDS", 2)
     for _ in range(2):
