@@ -59,6 +59,8 @@ def test_what_cannot_be_written_is_refused_before_the_model_works(photos, tmp_pa
         with pytest.raises(error, match=match):
             featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(**settings))
     assert not out.exists()
+    with pytest.raises(ConfigError, match=r"out\.png names an image: expected a folder"):
+        featherseg.predict(pixel_runtime(), photos, out=tmp_path / "out.png")
 
 
 def test_an_error_of_writing_in_the_background_is_raised():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,7 @@ from featherseg.cli.options import (
 from featherseg.cli.predict_cluster import predict_over_cluster, refuse_options
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError
-from featherseg.core.storage import address, is_remote
+from featherseg.core.storage import is_remote
 from featherseg.core.wording import one_line, size_text
 
 if TYPE_CHECKING:
@@ -91,16 +90,14 @@ def predict(
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
-    from featherseg.data.images import find_images, is_image
+    from featherseg.data.images import find_images, refuse_image_name
 
     # Options that do not go together
     if workers is not None and (cluster is None or workers < 1):
         raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
     if masks and submission is not None:
         raise ConfigError("--masks is for predictions without --submission, which writes masks alone. Leave it out.")
-    if is_image(output.name) and not os.path.isdir(output):
-        place = address(output) if is_remote(output) else output
-        raise ConfigError(f"-o {place} names an image: expected a folder, for all results. Leave out the ending.")
+    refuse_image_name(output)
 
     # Over a cluster: masks alone, by a way of its own
     if cluster is not None:

@@ -23,7 +23,7 @@ from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
-from featherseg.data.images import EncodedImage, find_images, image_size, read_image
+from featherseg.data.images import EncodedImage, find_images, image_size, read_image, refuse_image_name
 from featherseg.inference.inputs import read_ahead
 from featherseg.inference.predictor import Prediction, Predictor, output_files
 from featherseg.inference.runtimes import Runtime
@@ -212,12 +212,13 @@ def write_folder(
 ) -> PredictedFolder:
     """What `featherseg.predict` does with `out`; images: paths of images or folders, or a list of them.
 
-    Raises ConfigError for images that are no paths, and what `find_images`, `open_output`, `Output.check` and
-    `write_predictions` raise.
+    Raises ConfigError for images that are no paths and an `out` that is named like an image, and what `find_images`,
+    `open_output`, `Output.check` and `write_predictions` raise.
     """
     paths = images if isinstance(images, list | tuple) else [images]
     if not all(isinstance(path, str | Path) for path in paths):
         raise ConfigError("with out, images are paths of images or folders: what is written is named like them.")
+    refuse_image_name(Path(out))
     files = find_images([Path(path) for path in paths], Path(out))
     done = count(1)
     with open_output(Path(out), files, settings) as output:
