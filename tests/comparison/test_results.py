@@ -40,3 +40,10 @@ def test_panoptic_models_are_ranked_by_pq_beside_miou():
 def test_models_without_objects_are_not_ranked_by_pq():
     found = Ranking("scratch", (result("a", 0.7, None), result("b", 0.6, None)), (), "", (), ())
     assert (found.by_pq, found.pq_differences) == ([], ())
+
+
+def test_costs_in_json_are_named_as_those_of_fit():
+    measured = replace(result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0))
+    assert measured.as_dict()["latency_ms"] == {"p50": 12.5, "p95": 15.0}
+    assert measured.as_dict()["memory_mib"] == 90.0
+    assert result("b", 0.6, None).as_dict()["latency_ms"] == {"p50": None, "p95": None}

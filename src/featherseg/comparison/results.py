@@ -1,7 +1,7 @@
 """What a comparison found: models ranked by initialisation, differences with intervals, picks for a budget."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class CandidateResult:
             "iou": [number(v) for v in self.class_iou],
             "params": self.params,
             "gmacs": self.gmacs,
-            **asdict(self.latency),
+            "latency_ms": {"p50": self.latency.p50_ms, "p95": self.latency.p95_ms},
+            "memory_mib": self.latency.memory_mib,
         }
 
 
