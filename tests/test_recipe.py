@@ -82,7 +82,7 @@ def test_models_without_a_row_share_one_default_recipe():
     shared, other = (read_recipe(name).text for name in ("frm-lite0", "rsp-b5"))
     assert shared.replace('"frm-lite0"', '"rsp-b5"') == other
     assert parse_recipe(read_recipe("pidnet-m")).loss == LossTable(
-        class_weights="auto", class_weight_power=0.5, auxiliary=0.4, boundary=20.0
+        class_weights="auto", class_weight_power=0.5, undo_class_weights="auto", auxiliary=0.4, boundary=20.0
     )
 
 

@@ -143,7 +143,7 @@ class AugmentTable(Config):
         return self
 
 
-OF_ANY_LOSS = ("name", "options", "class_weights", "class_weight_power")
+OF_ANY_LOSS = ("name", "options", "class_weights", "class_weight_power", "undo_class_weights")
 """Keys of [loss] that count for a loss of an installed package as well."""
 
 
@@ -154,6 +154,7 @@ class LossTable(Config):
     options: dict[str, Any] = Field(default_factory=dict)  # what that loss is made with
     class_weights: Literal["none", "auto"] | Weights = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
+    undo_class_weights: Share | Literal["auto"] = 0.0  # share that kept weights undo; auto: the best by validation mIoU
     label_smoothing: Share = 0.0
     mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...

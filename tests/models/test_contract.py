@@ -118,6 +118,15 @@ def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(net
         assert logits.shape[:2] == (2, 1 if head == net.boundary_head else 5)
 
 
+@torch.no_grad()
+def test_the_bias_of_its_classes_is_added_to_the_logits_last(net):
+    images, shift = torch.randn(1, 3, 64, 96), torch.tensor([0.5, -1.0, 0.0, 2.0, 3.0])
+    moved = copy.deepcopy(net)
+    moved.load_state_dict(net.state_dict() | {net.class_bias: net.state_dict()[net.class_bias] + shift})
+    expected = net(images).logits + shift.view(-1, 1, 1)
+    assert_close(moved(images).logits, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
 def test_it_has_a_recipe_of_its_name(name):
     assert parse_recipe(read_recipe(name)).model.name == name
 

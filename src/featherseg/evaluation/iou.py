@@ -17,11 +17,11 @@ class Confusion:
     Pixels whose label is 255 count nowhere.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, matrix: np.ndarray | None = None, void: np.ndarray | None = None) -> None:
         assert 1 <= classes <= IGNORE
         self.classes = classes
-        self.matrix = np.zeros((classes, classes), dtype=np.int64)
-        self.void = np.zeros(classes, dtype=np.int64)
+        self.matrix = np.zeros((classes, classes), dtype=np.int64) if matrix is None else matrix
+        self.void = np.zeros(classes, dtype=np.int64) if void is None else void
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
         """Add one image, both (H, W) integers. Raises DataError where the label holds a value outside 0..K-1, 255."""

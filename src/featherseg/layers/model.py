@@ -118,7 +118,8 @@ class SegmentationModel(nn.Module):
     its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A model is
     how it encodes images, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
     branch on the pyramid. aux_heads are used in training alone, each giving class logits under its name but for that
-    named by boundary_head, which tells boundaries from the rest by one logit.
+    named by boundary_head, which tells boundaries from the rest by one logit. class_bias is the key of the bias
+    (classes,) that is added to the logits last, None where there is none.
     """
 
     backbone: Backbone
@@ -131,6 +132,7 @@ class SegmentationModel(nn.Module):
     lone_side: int = 0
     feature_channels: int | None = None
     boundary_head: str | None = None
+    class_bias: str | None = "classifier.bias"
 
     def __init__(self) -> None:
         super().__init__()

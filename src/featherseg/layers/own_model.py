@@ -17,7 +17,8 @@ class OwnModel(SegmentationModel):
     The module states `classes`, `mean` and `std` (one value a channel, in units of 0..255); where it has them also
     `align_corners` of its logits, `size_divisor` and `minimum_size` in pixels, which its images are padded to, and
     `backbone`, the part that learns at `train.backbone_lr`, which may name the classes of its blocks as `checkpointed`
-    (`train.checkpoint_activations`). Raises ConfigError naming what it does not state.
+    (`train.checkpoint_activations`), and `class_bias`, the key of the bias that is added to the logits last
+    (`loss.undo_class_weights`). Raises ConfigError naming what it does not state.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -34,6 +35,8 @@ class OwnModel(SegmentationModel):
         self.mean, self.std = tuple(map(float, stated.mean)), tuple(map(float, stated.std))
         for name in ("align_corners", "size_divisor", "minimum_size"):
             setattr(self, name, getattr(module, name, getattr(self, name)))
+        bias = getattr(module, "class_bias", None)
+        self.class_bias = None if bias is None else f"module.{bias}"
 
     @property
     def backbone(self) -> Any:  # type: ignore[override]

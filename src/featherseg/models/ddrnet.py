@@ -131,6 +131,7 @@ class DDRNet(SegmentationModel):
     size_divisor = 1
     minimum_size = 1
     lone_side = 64
+    class_bias = "head.1.2.bias"
 
     def __init__(self, config: DDRNetConfig, classes: int) -> None:
         super().__init__()

@@ -202,6 +202,7 @@ class PIDNet(SegmentationModel):
     minimum_size = 1
     lone_side = 64
     boundary_head = "aux_d"
+    class_bias = "head.1.2.bias"
 
     def __init__(self, config: PIDNetConfig, classes: int) -> None:
         super().__init__()

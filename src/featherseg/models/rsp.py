@@ -296,6 +296,7 @@ class RSP(SegmentationModel):
     size_divisor = 32
     minimum_size = 1
     lone_side = 32
+    class_bias = "head.classifier.bias"
 
     def __init__(self, config: RSPConfig, classes: int) -> None:
         super().__init__()

@@ -140,6 +140,7 @@ class SCTNet(SegmentationModel):
     size_divisor = 1
     minimum_size = 1
     lone_side = 32
+    class_bias = "head.1.2.bias"
 
     def __init__(self, config: SCTNetConfig, classes: int) -> None:
         super().__init__()

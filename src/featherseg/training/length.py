@@ -48,7 +48,9 @@ SPARE = 0.02
 ENDING = 5.0
 """Seconds for the pages that are written at the end."""
 VALIDATING = 0.05
-"""Share of `train.minutes` that validations may take."""
+"""Share of `train.minutes` that validations may take ..."""
+SCORED_AGAIN = 2
+"""... and how many more there are where some find that another share of the class weights is better undone."""
 
 
 def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
@@ -91,7 +93,8 @@ def resolve_length(
         opening, each = time_validation(net, recipe, val)
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
-        left -= time.monotonic() - began + (validations + 1) * validating  # once more for the report
+        again = SCORED_AGAIN if class_weights and recipe.loss.undo_class_weights == "auto" else 0
+        left -= time.monotonic() - began + (validations + 1 + again) * validating  # once more for the report
         if (steps := int(left / pace)) < 1:
             needed = math.ceil((60 * settings.minutes - left + pace) / 60)
             raise ConfigError(

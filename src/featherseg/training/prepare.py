@@ -21,7 +21,7 @@ from featherseg.core.wording import Doubt, counted
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
-from featherseg.data.statistics import choose_crop, class_statistics, largest_size, median_frequency, typical_size
+from featherseg.data.statistics import choose_crop, largest_size, typical_size
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.layers.model import SegmentationModel
@@ -35,6 +35,7 @@ from featherseg.training.batches import (
     open_rare_classes,
     write_class_points,
 )
+from featherseg.training.class_weights import resolve_class_weights
 from featherseg.training.initialisation import starting_weights
 from featherseg.training.length import count_steps, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
@@ -171,7 +172,11 @@ def keep_last(recipe: Recipe, say: Say) -> Recipe:
     if recipe.train.patience:
         raise ConfigError(f"train.patience: {val} is trained on and so tells no end: leave it out.")
     say(f"{val} is trained on too: the last weights are kept, and only other images tell how good")
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})
+    update: dict[str, Any] = {"train": recipe.train.model_copy(update={"keep": "last"})}
+    if recipe.loss.undo_class_weights == "auto":
+        say("the kept weights undo nothing of the class weights: which share is best, only other images tell")
+        update["loss"] = recipe.loss.model_copy(update={"undo_class_weights": 0.0})
+    return recipe.model_copy(update=update)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     estimate = estimate_memory(net, recipe, largest_size(val), own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
-    class_weights = resolve_class_weights(recipe, train, say)
+    class_weights = resolve_class_weights(recipe, train, net, say)
     rows = tuple(teacher_row(run) for run in teachers)
     teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data, unlabelled=unlabelled)
 
@@ -253,7 +258,9 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         loaded=loaded,
         class_weights=class_weights,
         threads=torch.get_num_threads(),
-        found=[key for key, value in left_open.items() if value in (None, "auto")] + ["train.keep"] * shared,
+        found=[key for key, value in left_open.items() if value in (None, "auto")]
+        + ["train.keep"] * shared
+        + ["loss.undo_class_weights"] * (shared or recipe.trains_on_all),
         device=pick_device(recipe.train.device).type,
         teachers=rows,
         objects=request.objects.names,
@@ -393,6 +400,7 @@ def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationD
         if getattr(recipe.augment, key):
             raise ConfigError(f"augment.{key} does not apply to panoptic models ({name}): leave it out.")
     for key in (
+        "undo_class_weights",
         "label_smoothing",
         "mean",
         "ohem_threshold",
@@ -420,19 +428,3 @@ def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, s
     batch = min(batch, max(1, images))
     say(f"batch size {batch} fits this machine")
     return recipe.model_copy(update={"train": settings.model_copy(update={"batch_size": batch})})
-
-
-def resolve_class_weights(recipe: Recipe, train: SegmentationData, say: Say) -> list[float] | None:
-    """The weights of the loss, one a class. Raises ConfigError where their number is wrong."""
-    weights = recipe.loss.class_weights
-    if weights == "none":
-        return None
-    if weights == "auto":
-        say(f"counting the classes in {len(train)} masks")
-        return [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
-    if len(weights) != len(train.classes):
-        raise ConfigError(
-            f"loss.class_weights holds {len(weights)} numbers, but {train.name} has {len(train.classes)} classes: "
-            f"{', '.join(c.name for c in train.classes)}."
-        )
-    return weights

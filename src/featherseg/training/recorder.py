@@ -17,13 +17,16 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.types import Reporter, SegmentationData
+from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, Run, save_weights
+from featherseg.training.class_weights import best_share, score_shares, undo_class_weights
 from featherseg.training.module import SegmentationModule
 
 
@@ -55,17 +58,20 @@ class Recorder(Checkpoint):
         self.steps, self.every = steps, every  # of the whole run, and between validations
         self.ends = math.inf if ends is None else ends  # by time.monotonic: the run is over then, whatever the step
         self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
+        undo = run.recipe.loss.undo_class_weights
+        self.undone = 0.0 if undo == "auto" else undo  # share of the class weights that kept weights undo
         self.saved_at = time.monotonic()
         self.stop_asked = False  # by a signal
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best": self.best, "stale": self.stale, "finished": self.finished}
+        return {"best": self.best, "stale": self.stale, "finished": self.finished, "undone": self.undone}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.best, self.stale = state_dict["best"], state_dict["stale"]
         self.finished = state_dict["finished"]
+        self.undone = state_dict.get("undone", 0.0)  # runs of before undid nothing
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock of the checkpoints starts with the first step; signals stop the run only where a step is saved.
@@ -114,24 +120,47 @@ class Recorder(Checkpoint):
             raise SIGTERMException
 
     def _validate(self, module: SegmentationModule) -> dict[str, Any]:
-        """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so."""
-        state = {key: value.detach().clone() for key, value in module.kept_state().items()}
-        model = self.run.untrained_model()
-        model.load_state_dict(state)
-        recipe = self.run.recipe
-        runtime = TorchRuntime(
-            model, self.run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=module.device
-        )
-        scores = evaluate(runtime, self.val, boundary=False, progress=self.reporter.progress)
-        objects = {f"val_{key}": number(scores.panoptic[key]) for key in ("pq", "sq", "rq")} if scores.panoptic else {}
-        record = objects | {
-            "val_miou": number(scores.miou),
-            "val_pixel_accuracy": number(scores.pixel_accuracy),
-            "val_iou": [number(value) for value in scores.iou],
-        }
+        """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so.
+
+        Where another share of the class weights is better undone, they undo that, and are scored again.
+        """
+        trained = {key: value.detach().clone() for key, value in module.kept_state().items()}
+        state, record, better = self._score(trained, module.device)
+        if better != self.undone:
+            self.undone = better
+            state, record, _ = self._score(trained, module.device)
         if self.settings.keep == "last" or judged(record) > self.best:
             save_weights(self.run.path, state)
         return record
+
+    def _score(
+        self, trained: dict[str, Tensor], device: torch.device
+    ) -> tuple[dict[str, Tensor], dict[str, Any], float]:
+        """-> (the weights with the share undone, the record of their scores, the share that would be best)."""
+        recipe, model, state, better = self.run.recipe, self.run.untrained_model(), trained, self.undone
+        weights = self.run.info.class_weights if model.class_bias in trained else None
+        if weights and model.class_bias:
+            state = undo_class_weights(trained, model.class_bias, weights, self.undone)
+        model.load_state_dict(state)
+        runtime = TorchRuntime(
+            model, self.run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=device
+        )
+        progress, record = self.reporter.progress, dict[str, Any]()
+        if weights and recipe.loss.undo_class_weights == "auto":
+            shares = score_shares(runtime, self.val, weights, self.undone, progress)
+            found, better = shares[self.undone], best_share(shares)
+            record["class_weights_undone"] = self.undone
+        else:
+            scores = evaluate(runtime, self.val, boundary=False, progress=progress)
+            found = Confusion(len(scores.classes), scores.confusion, scores.void)
+            objects = scores.panoptic or {}
+            record |= {f"val_{key}": number(objects[key]) for key in ("pq", "sq", "rq") if objects}
+        record |= {
+            "val_miou": number(found.miou()),
+            "val_pixel_accuracy": number(found.pixel_accuracy()),
+            "val_iou": [number(value) for value in found.iou()],
+        }
+        return state, record, better
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""

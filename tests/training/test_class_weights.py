@@ -1,0 +1,156 @@
+"""Weights of classes, and how much of them the kept weights undo."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from color_model import CLASSES, ColorModel
+from own_objects import SETTINGS, Halves, own_model
+from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+
+import featherseg
+from featherseg.core.errors import ConfigError
+from featherseg.core.types import Sample
+from featherseg.evaluation.iou import Confusion
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.training import train
+from featherseg.training.class_weights import SHARES, best_share, score_shares, undo_class_weights
+
+WEIGHTS = [0.2, 5.0]
+"""Of dark and bright: by them the dark halves of Spotted are called bright, as some of their pixels are."""
+
+
+class Spotted(Halves):
+    """Halves of which the dark one has bright labels here and there, that no image shows."""
+
+    def label(self, index):
+        spots = np.random.default_rng(index).random((32, 48)) < 0.2
+        return super().label(index) | spots.astype(np.uint8)
+
+    def __getitem__(self, index):
+        return Sample(self.keys[index], super().__getitem__(index).image, self.label(index))
+
+
+class Colors:
+    """Random images, and as labels the channels that are largest behind a shift of each."""
+
+    name, channels, licence, classes = "colors", 3, "CC0", CLASSES
+
+    def __init__(self, count, shift):
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 250, (count, 9, 7, 3), dtype=np.uint8)
+        self.labels = (self.images + shift).argmax(axis=3).astype(np.uint8)
+        self.labels[:, 0] = 255
+        self.keys = [str(i) for i in range(count)]
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        return Sample(self.keys[index], self.images[index], self.labels[index])
+
+
+def test_every_share_is_scored_as_a_loop_over_pixels_scores_it():
+    logs = np.array([40.0, -25.0, 0.0])
+    data, weights = Colors(3, -0.75 * logs), [*np.exp(logs[:2]), 0.0]  # of a class without pixels nothing is undone
+    runtime = TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu")
+    found = score_shares(runtime, data, weights, 0.25)
+    assert set(found) == set(SHARES)
+    for share, confusion in found.items():
+        expected = np.zeros((3, 3), dtype=int)
+        for image, label in zip(data.images, data.labels, strict=True):
+            for pixel, true in zip(image.reshape(-1, 3), label.reshape(-1), strict=True):
+                if true != 255:
+                    expected[true, np.argmax(pixel - (share - 0.25) * logs)] += 1
+        assert (confusion.matrix == expected).all(), share
+    assert best_share(found) == 1.0  # the model has undone a quarter already
+
+
+def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():
+    def scored(miou):
+        hits = round(100_000 * miou)
+        return Confusion(2, np.array([[hits, 100_000 - hits], [0, 0]]))  # IoU of the first, 0 of the second
+
+    assert best_share({0.0: scored(0.7), 0.25: scored(0.799), 0.5: scored(0.8), 0.75: scored(0.8)}) == 0.25
+    assert best_share({0.5: scored(0.9), 0.0: scored(0.7), 0.25: scored(0.8)}) == 0.5
+    assert best_share({0.0: Confusion(2), 0.25: Confusion(2)}) == 0.0
+
+
+def test_only_the_bias_of_the_classes_changes():
+    state = {"classifier.bias": torch.tensor([1.0, 2.0, 3.0]), "other": torch.ones(2)}
+    found = undo_class_weights(state, "classifier.bias", [math.e, 0.0, 1 / math.e], 0.5)
+    assert found["classifier.bias"].tolist() == pytest.approx([0.5, 2.0, 3.5])
+    assert found["other"] is state["other"]
+    assert state["classifier.bias"].tolist() == [1.0, 2.0, 3.0]
+
+
+def train_spotted(out, undo, reporter=None, resume=False):
+    settings = SETTINGS | {"loss.class_weights": WEIGHTS, "loss.undo_class_weights": undo, "train.keep": "last"}
+    settings |= {"train.checkpoint_seconds": 1e-6}
+    model = own_model()
+    model.class_bias = "layers.4.bias"
+    data = Spotted(8), Spotted(4)
+    return featherseg.train(model, data, out=out, settings=settings, resume=resume, report=False, progress=reporter)
+
+
+def trained_state(run):
+    return torch.load(run.path / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def bias_of(run):
+    return run.model.state_dict()["module.layers.4.bias"]
+
+
+def test_the_share_that_is_best_on_validation_images_is_kept_and_scored_as_it_is_kept(tmp_path):
+    run, plain = (train_spotted(tmp_path / str(undo), undo) for undo in ("auto", 0.0))
+    last, before = (r.metrics()[max(r.metrics())] for r in (run, plain))
+    share = last["class_weights_undone"]
+    assert share > 0
+    assert last["val_miou"] > before["val_miou"] + 0.05
+    assert "class_weights_undone" not in before
+    assert equal_state(trained_state(run), trained_state(plain))  # what trains on knows nothing of it
+    assert (bias_of(plain) - bias_of(run)).tolist() == pytest.approx((share * np.log(WEIGHTS)).tolist(), abs=1e-6)
+    assert evaluate(open_runtime(run), Spotted(4)).miou == last["val_miou"]
+
+
+def test_a_run_that_was_killed_undoes_the_same(tmp_path):
+    whole = train_spotted(tmp_path / "whole", "auto")
+    with pytest.raises(Killed):
+        train_spotted(tmp_path / "killed", "auto", KilledAt(17))
+    resumed = train_spotted(tmp_path / "killed", "auto", resume=True)
+    assert equal_state(outcome(resumed), outcome(whole))
+    assert outcome(whole)["recorder"]["undone"] > 0
+
+
+def test_a_share_that_is_given_is_undone(tmp_path):
+    given, none = (train_spotted(tmp_path / str(share), share) for share in (0.4, 0.0))
+    assert (bias_of(none) - bias_of(given)).tolist() == pytest.approx((0.4 * np.log(WEIGHTS)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
+    splits = ('data.train_split=["train", "val"]',) if both else ("data.train_split=val", "data.val_size=8")
+    reporter, weights = Silent(), "loss.class_weights=auto"
+    short = request(*splits, weights, "loss.undo_class_weights=auto", "train.epochs=1", "train.validations=1")
+    run = train(short, tmp_path / "run", reporter)
+    assert run.recipe.loss.undo_class_weights == 0
+    assert any("the kept weights undo nothing of the class weights" in message for message in reporter.messages)
+    train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "auto"
+
+
+def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"undo_class_weights = 0\.5: there are none, as loss\.class_weights is"):
+        trained(tmp_path / "run", "loss.undo_class_weights=0.5")
+    with pytest.raises(ConfigError, match=r"loss\.undo_class_weights does not apply to panoptic models"):
+        trained(tmp_path / "run", "model.name=tiny-panoptic", "loss.undo_class_weights=auto")
+    settings = SETTINGS | {"loss.class_weights": WEIGHTS, "train.epochs": 1}
+    own = {"recipe": own_model(), "data": (Halves(4), Halves(2)), "out": tmp_path / "run"}
+    with pytest.raises(ConfigError, match=r"TwoStrides names no bias of its classes \(class_bias\)\. Leave it out"):
+        featherseg.train(**own, settings=settings | {"loss.undo_class_weights": 0.5})
+    assert not (tmp_path / "run").exists()
+    reporter = Silent()
+    featherseg.train(**own, settings=settings | {"loss.undo_class_weights": "auto"}, progress=reporter)
+    assert any("so that its kept weights undo nothing" in message for message in reporter.messages)
