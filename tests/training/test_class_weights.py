@@ -1,6 +1,7 @@
 """Weights of classes, and how much of them the kept weights undo."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -117,7 +118,9 @@ def test_the_share_that_is_best_on_validation_images_is_kept_and_scored_as_it_is
 
 
 def test_a_run_that_was_killed_undoes_the_same(tmp_path):
-    whole = train_spotted(tmp_path / "whole", "auto")
+    reporter = Silent()
+    whole = train_spotted(tmp_path / "whole", "auto", reporter)
+    assert any(re.search(r"\d+% of the class weights are undone .*: mIoU", text) for text in reporter.messages)
     with pytest.raises(Killed):
         train_spotted(tmp_path / "killed", "auto", KilledAt(17))
     resumed = train_spotted(tmp_path / "killed", "auto", resume=True)

@@ -174,7 +174,10 @@ def keep_last(recipe: Recipe, say: Say) -> Recipe:
     say(f"{val} is trained on too: the last weights are kept, and only other images tell how good")
     update: dict[str, Any] = {"train": recipe.train.model_copy(update={"keep": "last"})}
     if recipe.loss.undo_class_weights == "auto":
-        say("the kept weights undo nothing of the class weights: which share is best, only other images tell")
+        say(
+            "the kept weights undo nothing of the class weights, as only other images tell which share is best: give "
+            "what a training without these found, such as loss.undo_class_weights=0.5"
+        )
         update["loss"] = recipe.loss.model_copy(update={"undo_class_weights": 0.0})
     return recipe.model_copy(update=update)
 

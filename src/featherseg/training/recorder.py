@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from featherseg.core.files import append_line, write_bytes
+from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, SegmentationData
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, number
@@ -127,8 +128,12 @@ class Recorder(Checkpoint):
         trained = {key: value.detach().clone() for key, value in module.kept_state().items()}
         state, record, better = self._score(trained, module.device)
         if better != self.undone:
-            self.undone = better
+            self.undone, before = better, record
             state, record, _ = self._score(trained, module.device)
+            scores = f"mIoU {percent(record['val_miou'])} % in place of {percent(before['val_miou'])}"
+            self.reporter.message(
+                f"{better:.0%} of the class weights are undone in the weights that are kept: {scores}"
+            )
         if self.settings.keep == "last" or judged(record) > self.best:
             save_weights(self.run.path, state)
         return record
