@@ -9,6 +9,7 @@ share that it chose. The difference to undoing nothing comes with its interval o
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def main() -> None:
     plain, undone = [], []
     for name in asked.runs:
         run = load_run(name)
+        if not run.info.class_weights or run.recipe.loss.undo_class_weights != 0:
+            sys.exit(f"{name}: expected a run with class weights and loss.undo_class_weights = 0.")
         table, runtime = run.recipe.data, open_runtime(run, "cpu")
         root = asked.data_root or (Path(table.root) if table.root else None)
         data = open_dataset(table.name, asked.split or table.val_split, root, split_by=table.split_by)

@@ -11,7 +11,7 @@ from own_objects import SETTINGS, Halves, own_model
 from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 import featherseg
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import Sample
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate
@@ -68,6 +68,13 @@ def test_every_share_is_scored_as_a_loop_over_pixels_scores_it():
                     expected[true, np.argmax(pixel - (share - 0.25) * logs)] += 1
         assert (confusion.matrix == expected).all(), share
     assert best_share(found) == 1.0  # the model has undone a quarter already
+
+
+def test_a_label_that_is_no_class_is_told_with_its_image():
+    data, runtime = Colors(2, 0), TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu")
+    data.labels[1, 3, 3] = 7
+    with pytest.raises(DataError, match="colors, image '1': "):
+        score_shares(runtime, data, [1.0, 2.0, 3.0], 0.0)
 
 
 def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():

@@ -207,6 +207,16 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def count_image(data: SegmentationData, key: str, label: np.ndarray, prediction: np.ndarray) -> Confusion:
+    """The pixels of one image: ground truth and prediction (H, W). Raises DataError as `Confusion`, naming the image."""
+    one = Confusion(len(data.classes))
+    try:
+        one.update(label, prediction)
+    except DataError as error:
+        raise DataError(f"{data.name}, image {key!r}: {error}") from None
+    return one
+
+
 def _score(
     pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
     data: SegmentationData,
@@ -218,11 +228,7 @@ def _score(
     per_image: dict[str, float] = {}
     counts: list[np.ndarray] = []
     for done, (key, label, prediction) in enumerate(pairs, start=1):
-        one = Confusion(len(data.classes))
-        try:
-            one.update(label, prediction)
-        except DataError as error:
-            raise DataError(f"{data.name}, image {key!r}: {error}") from None
+        one = count_image(data, key, label, prediction)
         total.add(one)
         per_image[key] = one.miou()
         counts.append(image_counts(one.matrix, one.void))

@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Progress, SegmentationData
 from featherseg.data.statistics import class_statistics, median_frequency
 from featherseg.evaluation.iou import Confusion
-from featherseg.evaluation.scoring import check_classes
+from featherseg.evaluation.scoring import check_classes, count_image
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import masks_of, passes_over
@@ -73,7 +73,8 @@ def score_shares(
 ) -> dict[float, Confusion]:
     """Score a model that has undone a share of the weights, as `evaluate` does, and as if it had undone each of SHARES.
 
-    The model runs once an image. Raises ConfigError where the classes or channels of model and data differ.
+    The model runs once an image. Raises ConfigError where the classes or channels of model and data differ, DataError
+    naming the image whose label is none.
     """
     check_classes(runtime, data)
     found = {share: Confusion(len(data.classes)) for share in (undone, *SHARES)}
@@ -84,7 +85,8 @@ def score_shares(
         for share, confusion in found.items():
             logits = only.out.logits if share == undone else only.out.logits + (undone - share) * logs  # (1, K, h, w)
             one = replace(only, out=only.out._replace(logits=logits))
-            confusion.update(sample.label, masks_of([one], sample.label.shape, inference)[0])
+            mask = masks_of([one], sample.label.shape, inference)[0]
+            confusion.add(count_image(data, sample.key, sample.label, mask))
         if progress:
             progress("scoring", index + 1, len(data))
     return found

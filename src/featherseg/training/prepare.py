@@ -173,7 +173,7 @@ def keep_last(recipe: Recipe, say: Say) -> Recipe:
         raise ConfigError(f"train.patience: {val} is trained on and so tells no end: leave it out.")
     say(f"{val} is trained on too: the last weights are kept, and only other images tell how good")
     update: dict[str, Any] = {"train": recipe.train.model_copy(update={"keep": "last"})}
-    if recipe.loss.undo_class_weights == "auto":
+    if recipe.loss.undo_class_weights == "auto" and recipe.loss.class_weights != "none":
         say(
             "the kept weights undo nothing of the class weights, as only other images tell which share is best: give "
             "what a training without these found, such as loss.undo_class_weights=0.5"
