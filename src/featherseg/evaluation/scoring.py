@@ -208,7 +208,7 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def count_image(data: SegmentationData, key: str, label: np.ndarray, prediction: np.ndarray) -> Confusion:
-    """The pixels of one image: ground truth and prediction (H, W). Raises DataError as `Confusion`, naming the image."""
+    """The pixels of one image: ground truth and prediction (H, W). Raises DataError, with its key, as `Confusion`."""
     one = Confusion(len(data.classes))
     try:
         one.update(label, prediction)
