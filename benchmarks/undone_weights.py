@@ -15,40 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.cli.options import parse_resize
-from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
-from featherseg.evaluation.iou import Confusion
-from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.data.fingerprint import groups_of
+from featherseg.inference.runtimes import open_runtime
 from featherseg.runs import load_run
 from featherseg.training.class_weights import SHARES, best_share, score_shares
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants, image_counts
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants, score_interval
 from featherseg.uncertainty.clusters import clusters_of
-
-
-class One:
-    """An image of a dataset, as a dataset."""
-
-    def __init__(self, data: SegmentationData, index: int) -> None:
-        self.name, self.classes, self.channels = data.name, data.classes, data.channels
-        self.sample = data[index]
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int):
-        return self.sample
-
-
-def confusions(runtime: Runtime, data: SegmentationData, weights: list[float]) -> np.ndarray:
-    """Of each share and image: (S, N, K, K) pixels."""
-    each = [score_shares(runtime, One(data, index), weights, SHARES[0]) for index in range(len(data))]
-    return np.array([[one[share].matrix for one in each] for share in SHARES])
-
-
-def chosen(found: np.ndarray) -> int:
-    """The place of the best share on these images: (S, n, K, K)."""
-    classes = found.shape[-1]
-    return SHARES.index(best_share({s: Confusion(classes, c.sum(axis=0)) for s, c in zip(SHARES, found, strict=True)}))
 
 
 def main() -> None:
@@ -67,17 +40,23 @@ def main() -> None:
         root = asked.data_root or (Path(table.root) if table.root else None)
         data = open_dataset(table.name, asked.split or table.val_split, root, split_by=table.split_by)
         runtime.test_resize = asked.resize or runtime.test_resize
-        found = confusions(runtime, data, run.info.class_weights)
-        scores = [100 * Confusion(found.shape[-1], one.sum(axis=0)).miou() for one in found]
+        counts, groups = score_shares(runtime, data, run.info.class_weights, SHARES[0])[1], groups_of(data)
+        shares = [
+            f"{share:g}: {100 * score_interval(c, clusters_of(data.keys, groups)).value:.2f}"
+            for share, c in counts.items()
+        ]
         half = len(data) // 2
-        first, second = chosen(found[:, :half]), chosen(found[:, half:])
-        crossed = np.concatenate([found[second, :half], found[first, half:]])
-        shares = "  ".join(f"{share:g}: {score:.2f}" for share, score in zip(SHARES, scores, strict=True))
-        print(f"{name}: {shares}; the halves choose {SHARES[first]:g} and {SHARES[second]:g}", flush=True)
-        plain.append(image_counts(found[0]))
-        undone.append(image_counts(crossed))
+        halves = slice(0, half), slice(half, None)
+        chosen = [
+            best_share({s: c[part] for s, c in counts.items()}, clusters_of(data.keys[part], groups)) for part in halves
+        ]
+        print(f"{name}: {'  '.join(shares)}; the halves choose {chosen[0]:g} and {chosen[1]:g}", flush=True)
+        plain.append(counts[0.0])
+        undone.append(
+            np.concatenate([counts[other][part] for part, other in zip(halves, reversed(chosen), strict=True)])
+        )
     if len(plain) >= MIN_RUNS:
-        (difference,) = compare_variants([np.stack(plain), np.stack(undone)], clusters_of(data.keys))
+        (difference,) = compare_variants([np.stack(plain), np.stack(undone)], clusters_of(data.keys, groups))
         print(f"undone less plain: {difference.miou.points()} (95 %, over images and runs)")
 
 

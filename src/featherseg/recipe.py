@@ -154,7 +154,7 @@ class LossTable(Config):
     options: dict[str, Any] = Field(default_factory=dict)  # what that loss is made with
     class_weights: Literal["none", "auto"] | Weights = "none"  # auto: median frequency of the training masks
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
-    undo_class_weights: Share | Literal["auto"] = 0.0  # share that kept weights undo; auto: the best by validation mIoU
+    undo_class_weights: Share | Literal["auto"] = 0.0  # share that kept weights undo; auto: as validation shows
     label_smoothing: Share = 0.0
     mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
     ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...

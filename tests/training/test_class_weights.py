@@ -13,12 +13,13 @@ from small_training import Killed, KilledAt, Silent, equal_state, outcome, reque
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import Sample
-from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.training import train
 from featherseg.training.class_weights import SHARES, best_share, score_shares, undo_class_weights
+from featherseg.uncertainty.bootstrap import image_counts
+from featherseg.uncertainty.clusters import clusters_of
 
 WEIGHTS = [0.2, 5.0]
 """Of dark and bright: by them the dark halves of Spotted are called bright, as some of their pixels are."""
@@ -58,16 +59,17 @@ def test_every_share_is_scored_as_a_loop_over_pixels_scores_it():
     logs = np.array([40.0, -25.0, 0.0])
     data, weights = Colors(3, -0.75 * logs), [*np.exp(logs[:2]), 0.0]  # of a class without pixels nothing is undone
     runtime = TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu")
-    found = score_shares(runtime, data, weights, 0.25)
-    assert set(found) == set(SHARES)
-    for share, confusion in found.items():
-        expected = np.zeros((3, 3), dtype=int)
-        for image, label in zip(data.images, data.labels, strict=True):
+    total, counts = score_shares(runtime, data, weights, 0.25)
+    assert set(counts) == set(SHARES)
+    for share, of_images in counts.items():
+        expected = np.zeros((3, 3, 3), dtype=int)
+        for matrix, image, label in zip(expected, data.images, data.labels, strict=True):
             for pixel, true in zip(image.reshape(-1, 3), label.reshape(-1), strict=True):
                 if true != 255:
-                    expected[true, np.argmax(pixel - (share - 0.25) * logs)] += 1
-        assert (confusion.matrix == expected).all(), share
-    assert best_share(found) == 1.0  # the model has undone a quarter already
+                    matrix[true, np.argmax(pixel - (share - 0.25) * logs)] += 1
+        assert (of_images == image_counts(expected)).all(), share
+        if share == 0.25:
+            assert (total.matrix == expected.sum(axis=0)).all()
 
 
 def test_a_label_that_is_no_class_is_told_with_its_image():
@@ -77,14 +79,35 @@ def test_a_label_that_is_no_class_is_told_with_its_image():
         score_shares(runtime, data, [1.0, 2.0, 3.0], 0.0)
 
 
-def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():
-    def scored(miou):
-        hits = round(100_000 * miou)
-        return Confusion(2, np.array([[hits, 100_000 - hits], [0, 0]]))  # IoU of the first, 0 of the second
+def scored(accuracies):
+    """Images of one class, of whose 100,000 pixels such parts are hit, and as many as are not called another."""
+    hits = np.round(100_000 * np.asarray(accuracies)).astype(int)
+    nothing, missed = np.zeros_like(hits), 100_000 - hits
+    return np.stack([[hits + missed, nothing], [hits, nothing], [hits, missed]]).transpose(2, 0, 1)  # (N, 3, 2)
 
-    assert best_share({0.0: scored(0.7), 0.25: scored(0.799), 0.5: scored(0.8), 0.75: scored(0.8)}) == 0.25
-    assert best_share({0.5: scored(0.9), 0.0: scored(0.7), 0.25: scored(0.8)}) == 0.5
-    assert best_share({0.0: Confusion(2), 0.25: Confusion(2)}) == 0.0
+
+def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():
+    rng, clusters = np.random.default_rng(0), clusters_of([f"{i}" for i in range(40)])
+    base, own = rng.uniform(0.5, 0.7, 40), rng.normal(0, 0.02, 40)
+    gains = {0.25: 0.099, 0.5: 0.1, 0.75: 0.1}
+    shares = {0.0: scored(base)} | {share: scored(base + own + gain) for share, gain in gains.items()}
+    assert best_share(shares, clusters) == 0.25
+    assert best_share(shares | {1.0: scored(base + own + 0.2)}, clusters) == 1.0
+
+
+def test_nothing_is_undone_where_the_images_do_not_show_a_gain():
+    rng, keys = np.random.default_rng(0), [f"drive_{i:05}" for i in range(60)]
+    base = rng.uniform(0.5, 0.7, 60)
+    unrelated, alike = rng.normal(0.02, 0.02, 60), 0.02 + 0.02 * np.sin(np.arange(60) / 12)  # the same gain in all
+
+    def best(gain, count=60):
+        return best_share({0.0: scored(base[:count]), 0.5: scored((base + gain)[:count])}, clusters_of(keys[:count]))
+
+    assert best(unrelated) == 0.5
+    assert best(-unrelated) == 0.0
+    assert best(rng.normal(0.002, 0.04, 60)) == 0.0
+    assert best(unrelated, 20) == 0.0  # too few
+    assert best(alike) == 0.0  # of a clip whose frames score alike: too few clusters
 
 
 def test_only_the_bias_of_the_classes_changes():
@@ -100,7 +123,7 @@ def train_spotted(out, undo, reporter=None, resume=False):
     settings |= {"train.checkpoint_seconds": 1e-6}
     model = own_model()
     model.class_bias = "layers.4.bias"
-    data = Spotted(8), Spotted(4)
+    data = Spotted(8), Spotted(40)
     return featherseg.train(model, data, out=out, settings=settings, resume=resume, report=False, progress=reporter)
 
 
@@ -121,7 +144,7 @@ def test_the_share_that_is_best_on_validation_images_is_kept_and_scored_as_it_is
     assert "class_weights_undone" not in before
     assert equal_state(trained_state(run), trained_state(plain))  # what trains on knows nothing of it
     assert (bias_of(plain) - bias_of(run)).tolist() == pytest.approx((share * np.log(WEIGHTS)).tolist(), abs=1e-6)
-    assert evaluate(open_runtime(run), Spotted(4)).miou == last["val_miou"]
+    assert evaluate(open_runtime(run), Spotted(40)).miou == last["val_miou"]
 
 
 def test_a_run_that_was_killed_undoes_the_same(tmp_path):

@@ -64,7 +64,7 @@ class Confusion:
         return _mean(_ratio(np.diag(self.matrix), self.label_pixels()))
 
     def label_pixels(self) -> np.ndarray:
-        """LabelledImages pixels of each class, (K,)."""
+        """Labelled pixels of each class, (K,)."""
         return self.matrix.sum(axis=1) + self.void
 
 

@@ -5,12 +5,15 @@ also where they probably are not (Elkan, "The foundations of cost-sensitive lear
 right by p_k alone; mIoU is highest in between, and where depends on how well each class is told, as a pixel adds to the
 IoU of class k where p_k is above IoU_k / (1 + IoU_k). So s log w_k is taken from the logits of what was trained
 ("post-hoc logit adjustment", Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, Eq. 9, there by the
-priors), which the bias of the last layer does at no cost. The share s is the best of SHARES on the validation images.
+priors), which the bias of the last layer does at no cost. The share s is the best of SHARES on the validation images,
+of those whose gain over undoing nothing these images show: of a clip that was filmed beside what was trained on they
+show none, and there 50 to 75 % seemed best where images of other drives wanted nothing undone (docs/log.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +27,13 @@ from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import masks_of, passes_over
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
+from featherseg.uncertainty.bootstrap import compare_files, image_counts
+from featherseg.uncertainty.clusters import Sequences
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 NEAR = 0.001
-"""Of mIoU (0..1): of shares that are so near to the best one the smallest is taken, as few images tell little."""
+"""Of mIoU (0..1): of shares that are so near to the best one the smallest is taken."""
 
 
 def resolve_class_weights(
@@ -70,32 +75,40 @@ def score_shares(
     class_weights: Sequence[float],
     undone: float,
     progress: Progress | None = None,
-) -> dict[float, Confusion]:
+) -> tuple[Confusion, dict[float, np.ndarray]]:
     """Score a model that has undone a share of the weights, as `evaluate` does, and as if it had undone each of SHARES.
 
-    The model runs once an image. Raises ConfigError where the classes or channels of model and data differ, DataError
-    naming the image whose label is none.
+    -> (pixels as it is, the `image_counts` (N, 3, K) by share). The model runs once an image. Raises ConfigError where
+    the classes or channels of model and data differ, DataError naming the image whose label is none.
     """
     check_classes(runtime, data)
-    found = {share: Confusion(len(data.classes)) for share in (undone, *SHARES)}
+    total = Confusion(len(data.classes))
+    counts: dict[float, list[np.ndarray]] = {share: [] for share in (undone, *SHARES)}
     inference, logs = own_settings(runtime), _logs(class_weights).to(runtime.device).view(-1, 1, 1)
     for index in range(len(data)):
         sample = data[index]
         (only,) = passes_over(runtime, sample.image[None], inference)
-        for share, confusion in found.items():
+        for share, of_images in counts.items():
             logits = only.out.logits if share == undone else only.out.logits + (undone - share) * logs  # (1, K, h, w)
-            one = replace(only, out=only.out._replace(logits=logits))
-            mask = masks_of([one], sample.label.shape, inference)[0]
-            confusion.add(count_image(data, sample.key, sample.label, mask))
+            mask = masks_of([replace(only, out=only.out._replace(logits=logits))], sample.label.shape, inference)[0]
+            one = count_image(data, sample.key, sample.label, mask)
+            of_images.append(image_counts(one.matrix, one.void))
+            if share == undone:
+                total.add(one)
         if progress:
             progress("scoring", index + 1, len(data))
-    return found
+    return total, {share: np.stack(of_images) for share, of_images in counts.items()}
 
 
-def best_share(scores: Mapping[float, Confusion]) -> float:
-    """The smallest share whose mIoU is near that of the best; 0 where no image has a label."""
-    miou = {share: confusion.miou() for share, confusion in scores.items()}
-    return min((share for share in miou if miou[share] >= max(miou.values()) - NEAR), default=0.0)
+def best_share(counts: Mapping[float, np.ndarray], clusters: Sequences) -> float:
+    """The share of the highest mIoU, by `image_counts` (N, 3, K), of those that gain over undoing nothing; else 0.
+
+    A gain is one whose 95 % interval over the images is above 0 (`compare_files`). Of shares near to the best the
+    smallest is taken.
+    """
+    gains = {share: compare_files([counts[share], counts[0.0]], clusters)[0].miou for share in counts if share}
+    shown = {share: gain.value for share, gain in gains.items() if gain.sign > 0}
+    return min((share for share in shown if shown[share] >= max(shown.values()) - NEAR), default=0.0)
 
 
 def _logs(class_weights: Sequence[float]) -> Tensor:

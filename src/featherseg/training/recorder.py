@@ -22,6 +22,7 @@ from torch import Tensor
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, SegmentationData
+from featherseg.data.fingerprint import groups_of
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
@@ -29,6 +30,7 @@ from featherseg.recipe import TrainTable
 from featherseg.runs import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.class_weights import best_share, score_shares, undo_class_weights
 from featherseg.training.module import SegmentationModule
+from featherseg.uncertainty.clusters import clusters_of
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -141,7 +143,7 @@ class Recorder(Checkpoint):
     def _score(
         self, trained: dict[str, Tensor], device: torch.device
     ) -> tuple[dict[str, Tensor], dict[str, Any], float]:
-        """-> (the weights with the share undone, the record of their scores, the share that would be best)."""
+        """-> (the weights with the share undone, the record of their scores, the share that should be)."""
         recipe, model, state, better = self.run.recipe, self.run.untrained_model(), trained, self.undone
         weights = self.run.info.class_weights if model.class_bias in trained else None
         if weights and model.class_bias:
@@ -152,8 +154,8 @@ class Recorder(Checkpoint):
         )
         progress, record = self.reporter.progress, dict[str, Any]()
         if weights and recipe.loss.undo_class_weights == "auto":
-            shares = score_shares(runtime, self.val, weights, self.undone, progress)
-            found, better = shares[self.undone], best_share(shares)
+            found, counts = score_shares(runtime, self.val, weights, self.undone, progress)
+            better = best_share(counts, clusters_of(self.val.keys, groups_of(self.val)))
             record["class_weights_undone"] = self.undone
         else:
             scores = evaluate(runtime, self.val, boundary=False, progress=progress)
