@@ -22,17 +22,18 @@ def module(ema: float, steps: int = 1, **settings: float) -> SegmentationModule:
 def test_the_average_is_where_the_model_was_moved_to(resumed):
     ours = module(ema=0.9)
     if resumed:  # read into the memory of the CPU, as every checkpoint is
-        ours.on_load_checkpoint({"micro_batch": 7, "average": module(ema=0.9).net.state_dict()})
+        average = module(ema=0.9).model.state_dict()
+        ours.on_load_checkpoint({"state_dict": {}, "micro_batch": 7, "average": average})
     ours.to("meta")
     ours.on_fit_start()
-    assert ours.average.keys() == ours.net.state_dict().keys()
+    assert ours.average.keys() == ours.model.state_dict().keys()
     assert {value.device.type for value in ours.average.values()} == {"meta"}
 
 
 def test_the_average_starts_as_a_copy_of_the_weights():
     ours = module(ema=0.9)
     ours.on_fit_start()
-    key, value = next(iter(ours.net.state_dict().items()))
+    key, value = next(iter(ours.model.state_dict().items()))
     assert torch.equal(ours.average[key], value)
     value.add_(1)
     assert not torch.equal(ours.average[key], value)
@@ -42,7 +43,7 @@ def test_without_an_average_the_weights_themselves_are_kept():
     ours = module(ema=0.0)
     ours.on_fit_start()
     assert not ours.average
-    assert ours.kept_state().keys() == ours.net.state_dict().keys()
+    assert ours.kept_state().keys() == ours.model.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights
     ours, trainer = module(**settings), Trainer()
     ours.trainer = trainer
     ours.on_fit_start()
-    weight = ours.net.classifier.weight
+    weight = ours.model.classifier.weight
     before = weight.detach().clone()
     with torch.no_grad():
         weight.add_(1)

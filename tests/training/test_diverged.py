@@ -35,7 +35,7 @@ def test_what_is_not_finite_under_a_finite_loss_is_never_kept(tmp_path, monkeypa
     def spoil(self, *args, **kwargs):
         original(self, *args, **kwargs)
         tensors = {
-            "weights": next(self.net.parameters()),
+            "weights": next(self.model.parameters()),
             "average": next(iter(self.average.values())),
             "optimizer": next(iter(self.trainer.optimizers[0].state.values()))["exp_avg"],
         }

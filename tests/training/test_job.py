@@ -157,7 +157,7 @@ def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path
     checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
     own = run.model.state_dict()
     assert all(torch.equal(own[k], checkpoint["average"][k]) for k in own)
-    assert not all(torch.equal(own[k], checkpoint["state_dict"][f"net.{k}"]) for k in own)
+    assert not all(torch.equal(own[k], checkpoint["state_dict"][f"model.{k}"]) for k in own)
 
 
 def test_the_automatic_batch_size_is_written_into_the_run(tmp_path):

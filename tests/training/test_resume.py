@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and resumed ends as if it had never been stopped, to the bit."""
 
+import re
 import shutil
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, ki
     assert equal_state(outcome(run), uninterrupted)
     resumed = [r["resumed_from"] for r in read_lines(out / "metrics.jsonl") if "resumed_from" in r]
     assert resumed == [step - 1 for step in kills]  # no more than the interval of a step is repeated
+
+
+def test_a_checkpoint_in_which_the_model_is_called_net_goes_on(uninterrupted, tmp_path):
+    with pytest.raises(Killed):
+        train(request(*LONG), tmp_path / "run", KilledAt(3))
+    file = tmp_path / "run" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {re.sub(r"^model\.", "net.", key): value for key, value in state.items()}
+    assert checkpoint["state_dict"].keys() != state.keys()
+    torch.save(checkpoint, file)
+    assert equal_state(outcome(trained(tmp_path / "run", *LONG, resume=True)), uninterrupted)
 
 
 def test_without_a_checkpoint_it_starts_anew_and_says_so(tmp_path):

@@ -134,7 +134,7 @@ def train_all(
         if catalogue.configure(name).backbone not in PRETRAINED:
             own.append("model.pretrained=false")
         one = replace(request, overrides=(*own, *untaught), group=out.absolute())  # the user's own come last and count
-        _, recipe, (data, _), net, _ = check_request(one, lambda message: None)
+        _, recipe, (data, _), model, _ = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
@@ -144,7 +144,7 @@ def train_all(
                 seeded = replace(seeded, overrides=(*seeded.overrides, *others, f"teacher.runs={path}"))
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
-            check_pupil(recipe, net, request.objects)
+            check_pupil(recipe, model, request.objects)
             open_unlabelled(trainings[-1][1].read()[1], data)
     for _, own_request, run in trainings:
         if (run / RESOLVED).is_file():

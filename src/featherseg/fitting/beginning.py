@@ -241,14 +241,14 @@ def _pace(
     resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
     settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": config.device}
     request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
-    _, recipe, (train, val), net, _ = check_request(request, lambda text: None)
-    estimate = estimate_memory(net, recipe, size)
+    _, recipe, (train, val), model, _ = check_request(request, lambda text: None)
+    estimate = estimate_memory(model, recipe, size)
     recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
     check_memory(estimate, recipe, lambda text: None)
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return time_step(recipe, net, train, None, seconds), time_validation(net, recipe, val)[1]
+        return time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
     finally:
         torch.set_num_threads(usual)

@@ -10,12 +10,12 @@ from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
 
 
-def checkpoint_blocks(net: SegmentationModel) -> None:
+def checkpoint_blocks(model: SegmentationModel) -> None:
     """Of the backbone's blocks keep only what goes in, from now on; weights keep their names.
 
     Raises ConfigError for a backbone that has none of the modules that it says are its blocks.
     """
-    if not _wrap_blocks(net.backbone, net.backbone.checkpointed):
+    if not _wrap_blocks(model.backbone, model.backbone.checkpointed):
         raise ConfigError(
             "train.checkpoint_activations: found no blocks to compute again. A model of one's own has a `backbone`, "
             "which names the classes of its blocks as `checkpointed`."

@@ -37,7 +37,7 @@ NEAR = 0.001
 
 
 def resolve_class_weights(
-    recipe: Recipe, train: SegmentationData, net: SegmentationModel, say: Callable[[str], None]
+    recipe: Recipe, train: SegmentationData, model: SegmentationModel, say: Callable[[str], None]
 ) -> list[float] | None:
     """The weights of the loss, one a class. Raises ConfigError where their number is wrong or nothing can be undone."""
     weights, undo = recipe.loss.class_weights, recipe.loss.undo_class_weights
@@ -45,7 +45,7 @@ def resolve_class_weights(
         if undo not in ("auto", 0):
             raise ConfigError(f"loss.undo_class_weights = {undo}: there are none, as loss.class_weights is 'none'.")
         return None
-    if undo and (net.class_bias is None or net.class_bias not in net.state_dict()):
+    if undo and (model.class_bias is None or model.class_bias not in model.state_dict()):
         found = f"loss.undo_class_weights = {undo!r}: {recipe.model.name} names no bias of its classes (class_bias)"
         if undo != "auto":
             raise ConfigError(f"{found}. Leave it out.")

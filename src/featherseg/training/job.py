@@ -196,17 +196,17 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     check_machine(recipe)
     train_data, val_data = open_data(recipe, request.objects)
     if checkpoint:
-        net = run.untrained_model()
+        model = run.untrained_model()
     else:
         init = run.info.loaded.get("init")
-        net, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
-    training = Training(run, recipe, train_data, val_data, net, request.objects)
+        model, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
+    training = Training(run, recipe, train_data, val_data, model, request.objects)
 
     # The first process writes down that it goes on, on the data that it was begun with
     if resume and not this_rank():
         check_same_data(run, recipe, (train_data, val_data), reporter.message)
         _note_resume(training, checkpoint, reporter)
-        estimate = estimate_memory(net, recipe, largest_size(val_data), own_loss=request.objects.loss is not None)
+        estimate = estimate_memory(model, recipe, largest_size(val_data), own_loss=request.objects.loss is not None)
         estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
         training = replace(training, estimated_gb=estimated)
         if length != run.recipe.train.model_dump(include=LENGTH):
@@ -215,7 +215,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             write_info(out, training.run.info)
             reporter.message(f"it goes on to step {recipe.train.steps}")
     own_data = request.objects.data is not None
-    teaching = open_teaching(recipe, run.info.teachers, train_data, net, out, reporter.message, own_data=own_data)
+    teaching = open_teaching(recipe, run.info.teachers, train_data, model, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)
     return _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
 
@@ -243,25 +243,25 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
 
 def _run(training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None) -> Run:
     """Make module, loss and loader of what was opened, and let Lightning take every step."""
-    run, recipe, net = training.run, training.recipe, training.net
+    run, recipe, model = training.run, training.recipe, training.model
     if not this_rank():
         note_loss(run.path, training.train, reporter.message)
-    keep_supervised_heads(net, recipe)
+    keep_supervised_heads(model, recipe)
     if recipe.train.checkpoint_activations:
-        checkpoint_blocks(net)
+        checkpoint_blocks(model)
     steps, every = count_steps(recipe, len(training.train))
     batches = open_batches(
         recipe,
         training.train,
         total=steps * recipe.train.accumulate,
-        panoptic=net.panoptic,
+        panoptic=model.panoptic,
         augment=training.objects.augment,
         class_uniform=open_class_uniform(run.path, recipe, training.train),
         rare=open_rare_classes(run.path, recipe, training.train),
         teaching=training.teaching,
     )
-    loss = build_loss(run.info.class_weights, recipe, net, training.objects.loss)
-    module = SegmentationModule(net, loss, recipe.train, steps=steps, make_loader=batches)
+    loss = build_loss(run.info.class_weights, recipe, model, training.objects.loss)
+    module = SegmentationModule(model, loss, recipe.train, steps=steps, make_loader=batches)
     recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, ends=request.ends, reporter=reporter)
     before = peak_held(recipe)
     trackers = [Tracker(name, run, steps, reporter.message, request.group) for name in recipe.train.loggers]

@@ -70,7 +70,7 @@ def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
 
 def resolve_length(
     recipe: Recipe,
-    net: SegmentationModel,
+    model: SegmentationModel,
     data: tuple[SegmentationData, SegmentationData],
     class_weights: list[float] | None,
     objects: Objects,
@@ -89,8 +89,8 @@ def resolve_length(
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, max(MOST_MEASURED, LONG * left))
-        pace = time_step(recipe, net, train, class_weights, trial, objects, drawing)
-        opening, each = time_validation(net, recipe, val)
+        pace = time_step(recipe, model, train, class_weights, trial, objects, drawing)
+        opening, each = time_validation(model, recipe, val)
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
         again = SCORED_AGAIN if class_weights and recipe.loss.undo_class_weights == "auto" else 0
@@ -112,26 +112,26 @@ def resolve_length(
         assert recipe.augment.crop is not None
         few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
         teaching = (drawing or {}).get("teaching")
-        batch = blank_batch(net, few, recipe.augment.crop, torch.device("cpu"), teaching.grid if teaching else None)
+        batch = blank_batch(model, few, recipe.augment.crop, torch.device("cpu"), teaching.grid if teaching else None)
         on_device = (
             images / settings.devices / settings.nodes if pick_device(settings.device).type == "cuda" else images
         )
-        taken = time_batch(net, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * on_device / few
+        taken = time_batch(model, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * on_device / few
         if loader_workers(recipe) == 0:  # reading waits for the step, and the step for it
-            taken += time_reading(recipe, net, train, objects, drawing) * settings.accumulate
+            taken += time_reading(recipe, model, train, objects, drawing) * settings.accumulate
         taken *= sum(share * part**2 for _, share, part in _sizes(recipe))
     return recipe, taken
 
 
 def time_reading(
     recipe: Recipe,
-    net: SegmentationModel,
+    model: SegmentationModel,
     train: SegmentationData,
     objects: Objects,
     drawing: Mapping[str, Any] | None = None,
 ) -> float:
     """Seconds that a batch is read and augmented in by this process, the second of two."""
-    batches = open_batches(recipe, train, total=2, panoptic=net.panoptic, augment=objects.augment, **drawing or {})
+    batches = open_batches(recipe, train, total=2, panoptic=model.panoptic, augment=objects.augment, **drawing or {})
     stream = iter(batches(0, 0, 1))
     next(stream)
     began = time.monotonic()
@@ -141,7 +141,7 @@ def time_reading(
 
 def time_step(
     recipe: Recipe,
-    net: SegmentationModel,
+    model: SegmentationModel,
     train: SegmentationData,
     class_weights: list[float] | None,
     seconds: float,
@@ -154,13 +154,15 @@ def time_step(
     training share its cores, so that each takes as many times as long.
     """
     total, ranks, pace = 2**40, recipe.train.devices * recipe.train.nodes, 0.0
-    batches = open_batches(recipe, train, total=total, panoptic=net.panoptic, augment=objects.augment, **drawing or {})
+    batches = open_batches(
+        recipe, train, total=total, panoptic=model.panoptic, augment=objects.augment, **drawing or {}
+    )
     for start, share, _ in (sizes := _sizes(recipe)):
         stream = batches(math.ceil(start * total), 0, ranks)
         pace += (
             share
             * recipe.train.accumulate
-            * time_batch(net, recipe, stream, class_weights, objects, seconds / len(sizes))
+            * time_batch(model, recipe, stream, class_weights, objects, seconds / len(sizes))
         )
     return pace * (recipe.train.devices if pick_device(recipe.train.device).type == "cpu" else 1)
 
@@ -198,7 +200,7 @@ def duration(seconds: float) -> str:
 
 
 def time_batch(
-    net: SegmentationModel,
+    model: SegmentationModel,
     recipe: Recipe,
     batches: Iterable[Batch],
     class_weights: list[float] | None,
@@ -211,26 +213,27 @@ def time_batch(
     used up. In place of a loss of one's own stands cross-entropy.
     """
     device, settings = pick_device(recipe.train.device), recipe.train
-    net, kind = copy.deepcopy(net).train().to(device, memory_format=torch.channels_last), HALF.get(settings.precision)  # type: ignore[call-overload]
+    model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kind = HALF.get(settings.precision)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         own = partial(F.cross_entropy, ignore_index=IGNORE) if objects.loss else None
-        loss: Any = build_loss(class_weights, recipe, net, own).to(device)
-        optimizer = build_optimizer(net, loss, settings)
+        loss: Any = build_loss(class_weights, recipe, model, own).to(device)
+        optimizer = build_optimizer(model, loss, settings)
         if settings.checkpoint_activations:
-            checkpoint_blocks(net)
-        average = [p.detach().clone() for p in net.parameters()] if settings.ema or settings.ema_share else []
+            checkpoint_blocks(model)
+        average = [p.detach().clone() for p in model.parameters()] if settings.ema or settings.ema_share else []
         ends: list[float] = []
         for batch in batches:
             on_device = move_data_to_device(batch, device)
             with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
-                total = compute_loss(net, loss, on_device)[0]
+                total = compute_loss(model, loss, on_device)[0]
             optimizer.zero_grad()
             total.backward()
             if settings.clip_norm:
                 clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], settings.clip_norm)
             optimizer.step()
             with torch.no_grad():
-                for mean, parameter in zip(average, net.parameters(), strict=False):
+                for mean, parameter in zip(average, model.parameters(), strict=False):
                     mean.lerp_(parameter, 0.1)
             float(total.detach())  # waits for the device
             ends.append(time.monotonic())
@@ -240,11 +243,11 @@ def time_batch(
     return (later[-1] - later[0]) / (len(later) - 1)
 
 
-def time_validation(net: SegmentationModel, recipe: Recipe, val: SegmentationData) -> tuple[float, float]:
+def time_validation(model: SegmentationModel, recipe: Recipe, val: SegmentationData) -> tuple[float, float]:
     """(seconds to open the model, seconds an image) of scoring `val`, with all scores."""
     began = time.monotonic()
     runtime = TorchRuntime(
-        copy.deepcopy(net).eval(),
+        copy.deepcopy(model).eval(),
         val.classes,
         test_resize=recipe.data.test_resize,
         panoptic=recipe.panoptic,

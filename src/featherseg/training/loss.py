@@ -23,7 +23,7 @@ from featherseg.training.objects import LossOfLogits, OwnLoss
 
 
 def build_loss(
-    class_weights: Sequence[float] | None, recipe: Recipe, net: SegmentationModel, own: OwnLoss | None = None
+    class_weights: Sequence[float] | None, recipe: Recipe, model: SegmentationModel, own: OwnLoss | None = None
 ) -> nn.Module:
     """The loss of the recipe, or one's own; the embedding head of the contrast starts the same for the same seed.
 
@@ -39,10 +39,10 @@ def build_loss(
             if key not in OF_ANY_LOSS and getattr(settings, key) != value:
                 raise ConfigError(f"loss.{key} is not part of the loss {settings.name!r}: leave it out.")
         try:
-            return LOSSES[settings.name](net, class_weights, **settings.options)
+            return LOSSES[settings.name](model, class_weights, **settings.options)
         except TypeError as error:
             raise ConfigError(f"loss.options do not fit the loss {settings.name!r}: {error}.") from error
-    if net.panoptic:
+    if model.panoptic:
         return PanopticLoss(settings.hardest, class_weights, settings.center_sigma)
     cross_entropy = CrossEntropy(
         class_weights,
@@ -53,7 +53,7 @@ def build_loss(
         focal=settings.focal,
         boundary_weight=settings.boundary_weight,
     )
-    contrast = _contrast(settings, net, recipe.train.seed) if settings.contrast else None
+    contrast = _contrast(settings, model, recipe.train.seed) if settings.contrast else None
     auxiliary = None
     if settings.auxiliary or settings.boundary:
         # PIDNet's code averages L_0 over all pixels, whatever L_2 and L_3 are divided by
@@ -63,7 +63,7 @@ def build_loss(
             cross_entropy,
             heads=settings.auxiliary,
             boundaries=settings.boundary,
-            boundary_head=net.boundary_head,
+            boundary_head=model.boundary_head,
         )
     overlap = None
     if settings.dice or settings.lovasz:
@@ -74,12 +74,12 @@ def build_loss(
     return Hybrid(cross_entropy, contrast, settings.contrast, auxiliary, overlap, distillation)
 
 
-def _contrast(settings: LossTable, net: SegmentationModel, seed: int) -> PixelContrast:
-    assert net.feature_channels is not None  # refused before training starts
+def _contrast(settings: LossTable, model: SegmentationModel, seed: int) -> PixelContrast:
+    assert model.feature_channels is not None  # refused before training starts
     torch.manual_seed(seed)
     return PixelContrast(
-        net.feature_channels,
-        net.classes,
+        model.feature_channels,
+        model.classes,
         dim=settings.contrast_dim,
         temperature=settings.contrast_temperature,
         max_samples=settings.contrast_samples,
@@ -88,12 +88,12 @@ def _contrast(settings: LossTable, net: SegmentationModel, seed: int) -> PixelCo
     )
 
 
-def keep_supervised_heads(net: SegmentationModel, recipe: Recipe) -> None:
+def keep_supervised_heads(model: SegmentationModel, recipe: Recipe) -> None:
     """Let only those auxiliary heads learn that have a loss. Raises ConfigError for a weight without a head."""
     weights = {"loss.auxiliary": recipe.loss.auxiliary, "loss.boundary": recipe.loss.boundary}
-    keys = {name: "loss.boundary" if name == net.boundary_head else "loss.auxiliary" for name in net.aux_heads}
+    keys = {name: "loss.boundary" if name == model.boundary_head else "loss.auxiliary" for name in model.aux_heads}
     for key, weight in weights.items():
         if weight and key not in keys.values():
             raise ConfigError(f"{key} = {weight}: {recipe.model.name} has no head for it. Set {key}=0.")
-    for name, head in net.aux_heads.items():
+    for name, head in model.aux_heads.items():
         head.requires_grad_(weights[keys[name]] > 0)

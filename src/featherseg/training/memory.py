@@ -72,7 +72,7 @@ class Estimate:
 
 
 def estimate_memory(
-    net: SegmentationModel, recipe: Recipe, image_size: Size, *, own_loss: bool = False
+    model: SegmentationModel, recipe: Recipe, image_size: Size, *, own_loss: bool = False
 ) -> Estimate | None:
     """Take two training steps with small images on a copy of the model, and count what lives in them.
 
@@ -82,8 +82,8 @@ def estimate_memory(
     """
     settings, crop, device = recipe.train, recipe.augment.crop, pick_device(recipe.train.device)
     assert crop is not None
-    weights = float(sum(p.numel() * p.element_size() for p in net.parameters()))
-    learning = float(sum(p.numel() * p.element_size() for p in net.parameters() if p.requires_grad))
+    weights = float(sum(p.numel() * p.element_size() for p in model.parameters()))
+    learning = float(sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     sharing = 1 if device.type == "cuda" else settings.devices
     copies = (2 if settings.optimizer == "adamw" else settings.momentum > 0) * learning
     lasting = copies + weights * ((max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda"))
@@ -97,7 +97,7 @@ def estimate_memory(
     small = math.prod(crop) <= SIDES[1] ** 2
     trials = [(2, crop), (4, crop)] if small else [(2, (side, side)) for side in SIDES]
     try:
-        counts = _count_steps(net, recipe, trials, device, own_loss=own_loss)
+        counts = _count_steps(model, recipe, trials, device, own_loss=own_loss)
     except FeathersegError:
         raise
     except Exception:  # a model of one's own may be made for one size, and fails as it likes
@@ -118,7 +118,7 @@ def estimate_memory(
     factor = resize_factor(image_size, recipe.data.test_resize)
     seen, between = math.prod(image_size) * factor**2, 0.0
     if seen > math.prod(crop):  # else a step takes more
-        between = learning + 3 * weights + peak_bytes_per_pixel(net) * seen
+        between = learning + 3 * weights + peak_bytes_per_pixel(model) * seen
     return_freed_memory()
     return Estimate(
         available=available_memory(device) / sharing,
@@ -133,25 +133,25 @@ def estimate_memory(
 
 
 def _count_steps(
-    net: SegmentationModel, recipe: Recipe, sizes: list[tuple[int, Size]], device: torch.device, *, own_loss: bool
+    model: SegmentationModel, recipe: Recipe, sizes: list[tuple[int, Size]], device: torch.device, *, own_loss: bool
 ) -> list[LiveBytes]:
     """What lives in a training step on images of each of the sizes (number, (height, width))."""
-    net = copy.deepcopy(net).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found, kind = [], HALF.get(recipe.train.precision)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         own = partial(F.cross_entropy, ignore_index=IGNORE) if own_loss else None
-        loss = build_loss(None, recipe, net, own).to(device)
+        loss = build_loss(None, recipe, model, own).to(device)
         if recipe.train.checkpoint_activations:
-            checkpoint_blocks(net)
-        parameters = [p for p in (*net.parameters(), *loss.parameters()) if p.requires_grad]
+            checkpoint_blocks(model)
+        parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
         for images, size in sizes:
-            grid = logits_grid(net, size) if recipe.teacher.runs else None
+            grid = logits_grid(model, size) if recipe.teacher.runs else None
             with LiveBytes() as live:
-                batch = blank_batch(net, images, size, device, grid)
+                batch = blank_batch(model, images, size, device, grid)
                 for parameter in parameters:  # the gradients of the step before
                     parameter.grad = torch.zeros_like(parameter)
                 with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
-                    total = compute_loss(net, loss, batch)[0]
+                    total = compute_loss(model, loss, batch)[0]
                 if recipe.train.accumulate == 1:
                     for parameter in parameters:
                         parameter.grad = None
@@ -162,28 +162,28 @@ def _count_steps(
 
 
 def blank_batch(
-    net: SegmentationModel, images: int, size: Size, device: torch.device, taught: Grid | None = None
+    model: SegmentationModel, images: int, size: Size, device: torch.device, taught: Grid | None = None
 ) -> Any:
     """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model.
 
     taught: the places of the model's logits, where teachers have something to say of them.
     """
     labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
-    labels[:, :, size[1] // 2 :] = net.classes - 1
-    batch: Any = [torch.zeros(images, len(net.mean), *size, dtype=torch.uint8, device=device), labels]
-    if net.panoptic:
+    labels[:, :, size[1] // 2 :] = model.classes - 1
+    batch: Any = [torch.zeros(images, len(model.mean), *size, dtype=torch.uint8, device=device), labels]
+    if model.panoptic:
         maps = [(2, *size) if name == "offset" else size for name in PanopticTargets._fields]
         batch.append(PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps)))
     if taught:
-        logits = torch.zeros(images, net.classes, *taught.size, dtype=torch.float16, device=device)
+        logits = torch.zeros(images, model.classes, *taught.size, dtype=torch.float16, device=device)
         batch.append(Taught(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device)))
     return batch
 
 
-def logits_grid(net: SegmentationModel, size: Size) -> Grid:
+def logits_grid(model: SegmentationModel, size: Size) -> Grid:
     """The places of a model's logits over images of `size`."""
     with torch.inference_mode():
-        out = copy.deepcopy(net).eval().cpu()(torch.zeros(1, len(net.mean), *size))
+        out = copy.deepcopy(model).eval().cpu()(torch.zeros(1, len(model.mean), *size))
     height, width = out.logits.shape[2:]
     return Grid((height, width), out.padded_size, out.align_corners)
 

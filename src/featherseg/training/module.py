@@ -20,12 +20,12 @@ from featherseg.training.optimisers import build_optimizer, build_schedule
 SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 
 
-def compute_loss(net: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch as the loader gives it -> what training minimises, scalar, and its parts where it has several."""
     images, labels, *targets = batch
-    inputs = normalise(images, net.mean, net.std).contiguous(memory_format=torch.channels_last)
+    inputs = normalise(images, model.mean, model.std).contiguous(memory_format=torch.channels_last)
     supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
-    found = loss(net(inputs, aux=supervised), labels.long(), *targets)
+    found = loss(model(inputs, aux=supervised), labels.long(), *targets)
     in_parts = isinstance(found, PanopticLosses | TaughtLosses)
     return (found.total, found._asdict()) if in_parts else (found, {})
 
@@ -39,7 +39,7 @@ class SegmentationModule(pl.LightningModule):
 
     def __init__(
         self,
-        net: SegmentationModel,
+        model: SegmentationModel,
         loss: nn.Module,
         settings: TrainTable,
         *,
@@ -47,7 +47,7 @@ class SegmentationModule(pl.LightningModule):
         make_loader: Callable[[int, int, int], DataLoader[Batch]],
     ) -> None:
         super().__init__()
-        self.net: Any = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ class SegmentationModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Start the weight average, or take a checkpoint's: only now does the model lie on its device."""
         if self.settings.ema or self.settings.ema_share:
-            start = self.average or self.net.state_dict()
+            start = self.average or self.model.state_dict()
             self.average = {key: value.detach().to(self.device, copy=True) for key, value in start.items()}
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -66,7 +66,7 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the schedule stepped with it."""
-        optimizer = build_optimizer(self.net, self.loss, self.settings)
+        optimizer = build_optimizer(self.model, self.loss, self.settings)
         schedule = build_schedule(optimizer, self.settings, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -74,7 +74,7 @@ class SegmentationModule(pl.LightningModule):
         """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, what Batch has beside them -> scalar loss."""
         torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
         self.micro_batch += 1
-        total, parts = compute_loss(self.net, self.loss, batch)
+        total, parts = compute_loss(self.model, self.loss, batch)
         values = {key: value.detach() for key, value in {"loss": total, **parts}.items()}
         if self.trainer.world_size > 1:  # the loss of all, so that all find it finite or none
             means = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
@@ -94,7 +94,7 @@ class SegmentationModule(pl.LightningModule):
         decay = self.settings.average_decay(self.steps)
         decay = min(decay, (1 + self.trainer.global_step) / (10 + self.trainer.global_step))
         with torch.no_grad():
-            for key, value in self.net.state_dict().items():
+            for key, value in self.model.state_dict().items():
                 if value.is_floating_point():
                     self.average[key].lerp_(value, 1 - decay)
                 else:
@@ -105,7 +105,7 @@ class SegmentationModule(pl.LightningModule):
 
         Raises TrainingError naming the first tensor that is not, and `step`.
         """
-        tensors = {**self.net.state_dict(), **{f"EMA of {key}": value for key, value in self.average.items()}}
+        tensors = {**self.model.state_dict(), **{f"EMA of {key}": value for key, value in self.average.items()}}
         tensors |= {f"loss.{key}": value for key, value in self.loss.state_dict().items()}
         for optimizer in self.trainer.optimizers:
             states = enumerate(optimizer.state.values())
@@ -138,7 +138,7 @@ class SegmentationModule(pl.LightningModule):
 
     def kept_state(self) -> dict[str, Tensor]:
         """The weights that are validated and kept: the average where there is one, else the model's own."""
-        return self.average or self.net.state_dict()
+        return self.average or self.model.state_dict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""
@@ -146,4 +146,7 @@ class SegmentationModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
+        state = checkpoint["state_dict"]
+        for key in [key for key in state if key.startswith("net.")]:  # what the model was called before
+            state["model." + key.removeprefix("net.")] = state.pop(key)
         self.micro_batch, self.average = checkpoint["micro_batch"], checkpoint["average"]

@@ -161,9 +161,9 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
-    net, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
-    check_instances(recipe, net, train, request.objects)
-    return (file, recipe, (train, val), net, loaded), *check_teachers(recipe, net, train, request.objects)
+    model, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
+    check_instances(recipe, model, train, request.objects)
+    return (file, recipe, (train, val), model, loaded), *check_teachers(recipe, model, train, request.objects)
 
 
 def keep_last(recipe: Recipe, say: Say) -> Recipe:
@@ -190,7 +190,7 @@ class Training:
     recipe: Recipe
     train: SegmentationData
     val: SegmentationData
-    net: SegmentationModel
+    model: SegmentationModel
     objects: Objects
     estimated_gb: float | None = None  # what the process will hold
     teaching: Teaching | None = None
@@ -199,7 +199,7 @@ class Training:
 def begin(request: Request, out: Path, say: Say) -> Training:
     """Check everything, then begin a run folder: recipe, environment, resolved settings (last: then it is a run)."""
     # Data and model, opened once: what is wrong is found here
-    (file, recipe, (train, val), net, loaded), teachers, unlabelled = _check(request, say)
+    (file, recipe, (train, val), model, loaded), teachers, unlabelled = _check(request, say)
     refuse_own_folder(teachers, out)
 
     # What the recipe leaves open becomes a number, and must fit into the memory; then the teachers' outputs
@@ -209,12 +209,12 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         recipe = keep_last(recipe, say)
     crop = asked.augment.crop or choose_crop(size)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
-    estimate = estimate_memory(net, recipe, largest_size(val), own_loss=request.objects.loss is not None)
+    estimate = estimate_memory(model, recipe, largest_size(val), own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
-    class_weights = resolve_class_weights(recipe, train, net, say)
+    class_weights = resolve_class_weights(recipe, train, model, say)
     rows = tuple(teacher_row(run) for run in teachers)
-    teaching = open_teaching(recipe, rows, train, net, out, say, own_data=own_data, unlabelled=unlabelled)
+    teaching = open_teaching(recipe, rows, train, model, out, say, own_data=own_data, unlabelled=unlabelled)
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
     # no run
@@ -230,7 +230,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     }
 
     # How many steps it has, by the time that is left where minutes were asked for, and what is odd about them
-    recipe, pace = resolve_length(recipe, net, (train, val), class_weights, request.objects, request.began, drawing)
+    recipe, pace = resolve_length(recipe, model, (train, val), class_weights, request.objects, request.began, drawing)
     steps = count_steps(recipe, len(train))[0]
     if recipe.train.decay_steps > steps:
         raise ConfigError(f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}.")
@@ -272,7 +272,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated}})
     write_info(out, info)
     run = Run(out, info, request.objects.model)
-    return Training(run, recipe, train, val, net, request.objects, estimated, teaching)
+    return Training(run, recipe, train, val, model, request.objects, estimated, teaching)
 
 
 def _doubt_scores(
@@ -365,30 +365,30 @@ def new_model(
     """
     torch.manual_seed(recipe.train.seed)
     if own is None:
-        net = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
+        model = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
     elif (own.classes, len(own.mean)) != (len(classes), channels):
         raise ConfigError(
             f"{recipe.model.name} is for {own.classes} classes and {len(own.mean)} channels (its `classes`, and how "
             f"many values its `mean` has); the data have {len(classes)} and {channels}."
         )
     else:
-        net = copy.deepcopy(own)
-    if recipe.loss.contrast and net.feature_channels is None:
+        model = copy.deepcopy(own)
+    if recipe.loss.contrast and model.feature_channels is None:
         raise ConfigError(f"loss.contrast: {recipe.model.name} has no features to contrast. Set loss.contrast=0.")
-    keep_supervised_heads(net, recipe)
-    build_optimizer(net, nn.Identity(), recipe.train)  # refused here where it cannot be
-    loaded, sentences = starting_weights(net, recipe, init, classes)
+    keep_supervised_heads(model, recipe)
+    build_optimizer(model, nn.Identity(), recipe.train)  # refused here where it cannot be
+    loaded, sentences = starting_weights(model, recipe, init, classes)
     for message in sentences:
         say(message)
-    return net, loaded
+    return model, loaded
 
 
-def check_instances(recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects) -> None:
+def check_instances(recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects) -> None:
     """Raises ConfigError where a panoptic model finds no instances to learn, or settings are not of its loss."""
     name, default = recipe.model.name, LossTable()
-    if net.panoptic and (objects.loss or objects.augment):
+    if model.panoptic and (objects.loss or objects.augment):
         raise ConfigError(f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own.")
-    if not net.panoptic:
+    if not model.panoptic:
         if recipe.loss.hardest != default.hardest:
             raise ConfigError(f"loss.hardest is for panoptic models; {name} is not one. See loss.ohem_threshold.")
         if recipe.loss.center_sigma != default.center_sigma:

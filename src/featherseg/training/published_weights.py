@@ -95,14 +95,16 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
             f"{recipe.data.name} does not define the image size that these weights were trained on: set --size "
             "HEIGHTxWIDTH."
         )
-    net = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
-    loaded = _load(net, request, recipe, say)
+    model = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
+    loaded = _load(model, request, recipe, say)
     info = _info(request, file, recipe, facts, size, loaded)
-    _write_run(out, info, net, _marked(file, loaded))
+    _write_run(out, info, model, _marked(file, loaded))
     return Run(out, info)
 
 
-def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]) -> dict[str, Any]:
+def _load(
+    model: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
     path = request.file
     if not path.is_file():
@@ -112,9 +114,9 @@ def _load(net: SegmentationModel, request: ImportRequest, recipe: Recipe, say: C
     if prefix:
         say(f"removed the prefix {prefix!r} from all keys")
     try:
-        unused = losses + load_official(net, state)
+        unused = losses + load_official(model, state)
     except WeightsError as error:
-        _refuse_other_classes(net, state, request)
+        _refuse_other_classes(model, state, request)
         _refuse_backbone_alone(recipe.model, state, request)
         raise WeightsError(f"{path}: {error}") from None
     if unused:
@@ -137,20 +139,20 @@ def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
 
-def _refuse_other_classes(net: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+def _refuse_other_classes(model: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest) -> None:
     """Raises ConfigError where nothing differs but the number of classes."""
-    rename = getattr(net, "rename_official", None)
+    rename = getattr(model, "rename_official", None)
     found = rename(state)[0] if rename else state
-    own = net.state_dict()
+    own = model.state_dict()
     if any(key not in found and not key.endswith("num_batches_tracked") for key in own) or set(found) - set(own):
         return
     shapes = [(value.shape, own[key].shape) for key, value in found.items() if value.shape != own[key].shape]
-    if all(len(a) and len(b) and a[1:] == b[1:] and b[0] == net.classes for a, b in shapes):
+    if all(len(a) and len(b) and a[1:] == b[1:] and b[0] == model.classes for a, b in shapes):
         counts = {theirs[0] for theirs, _ in shapes}
         if len(counts) == 1:
             raise ConfigError(
-                f"{request.file} is a {request.model} of {counts.pop()} classes, but {request.data} has {net.classes}. "
-                f"Name the dataset that it was trained on with --data."
+                f"{request.file} is a {request.model} of {counts.pop()} classes, but {request.data} has "
+                f"{model.classes}. Name the dataset that it was trained on with --data."
             )
 
 
@@ -201,12 +203,12 @@ def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:
     )
 
 
-def _write_run(out: Path, info: RunInfo, net: SegmentationModel, recipe: str) -> None:
+def _write_run(out: Path, info: RunInfo, model: SegmentationModel, recipe: str) -> None:
     """All files in a folder beside `out`, which takes its name in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as beside:
         folder = Path(beside) / out.name
-        save_weights(folder, net.state_dict())
+        save_weights(folder, model.state_dict())
         write_text(folder / "recipe.toml", recipe)
         write_json(folder / "environment.json", environment())
         write_text(folder / "card.md", card(Run(folder, info)))

@@ -85,7 +85,7 @@ class _Image(NamedTuple):
     place: int
 
 
-def check_pupil(recipe: Recipe, net: SegmentationModel, objects: Objects) -> None:
+def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> None:
     """Raises ConfigError where no teacher can stand beside what is asked for."""
     if recipe.loss.name or objects.loss:
         raise ConfigError("teacher.runs: a teacher stands beside the recipe's own loss. Leave out one of them.")
@@ -95,12 +95,12 @@ def check_pupil(recipe: Recipe, net: SegmentationModel, objects: Objects) -> Non
         )
     if recipe.augment.progressive:
         raise ConfigError("augment.progressive: what a teacher says is for crops of one size. Leave out one of them.")
-    if net.panoptic:
+    if model.panoptic:
         raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
 
 
 def check_teachers(
-    recipe: Recipe, net: SegmentationModel, train: SegmentationData, objects: Objects
+    recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects
 ) -> tuple[list[Run], UnlabelledImages | None]:
     """The runs that teach and the images without masks, opened.
 
@@ -110,7 +110,7 @@ def check_teachers(
     runs: list[Run] = []
     if not recipe.teacher.runs:
         return runs, None
-    check_pupil(recipe, net, objects)
+    check_pupil(recipe, model, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
             raise ConfigError(f"{name} is an exported file. A teacher is a run: the folder that was trained.")
@@ -168,7 +168,7 @@ def open_teaching(
     recipe: Recipe,
     rows: Sequence[TeacherRow],
     train: SegmentationData,
-    net: SegmentationModel,
+    model: SegmentationModel,
     out: Path,
     say: Say,
     *,
@@ -216,7 +216,7 @@ def open_teaching(
             f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, drawn at random; "
             "of them only the teacher tells something"
         )
-    return Teaching(tuple(files), tuple(entries), logits_grid(net, recipe.augment.crop), unlabelled, share)
+    return Teaching(tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share)
 
 
 def _images(data: SegmentationData) -> list[_Image]:
