@@ -80,7 +80,7 @@ def test_a_label_that_is_no_class_is_told_with_its_image():
 
 
 def scored(accuracies):
-    """Images of one class, of whose 100,000 pixels such parts are hit, and as many as are not called another."""
+    """The counts of images of one class, of whose 100,000 pixels such parts are hit; the rest is called another."""
     hits = np.round(100_000 * np.asarray(accuracies)).astype(int)
     nothing, missed = np.zeros_like(hits), 100_000 - hits
     return np.stack([[hits + missed, nothing], [hits, nothing], [hits, missed]]).transpose(2, 0, 1)  # (N, 3, 2)

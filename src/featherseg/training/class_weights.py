@@ -6,8 +6,8 @@ right by p_k alone; mIoU is highest in between, and where depends on how well ea
 IoU of class k where p_k is above IoU_k / (1 + IoU_k). So s log w_k is taken from the logits of what was trained
 ("post-hoc logit adjustment", Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, Eq. 9, there by the
 priors), which the bias of the last layer does at no cost. The share s is the best of SHARES on the validation images,
-of those whose gain over undoing nothing these images show: of a clip that was filmed beside what was trained on they
-show none, and there 50 to 75 % seemed best where images of other drives wanted nothing undone (docs/log.md).
+of those whose gain over undoing nothing an interval over these images shows. A clip beside frames that are trained on
+shows none: CamVid's seemed to want 50 to 75 %, where later frames of the drives want nothing undone (docs/log.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
