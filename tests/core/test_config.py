@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -17,6 +17,8 @@ class Inner(Config):
 class Outer(Config):
     train: Inner
     name: str = "a"
+    share: Annotated[float, Field(le=1)] | Literal["auto"] = 0.0
+    weights: Literal["none", "auto"] | list[Annotated[float, Field(ge=0)]] = "none"
 
 
 def test_what_other_tools_call_a_key_leads_to_ours():
@@ -46,13 +48,28 @@ def test_a_misspelled_part_of_a_path_is_found(tmp_path, monkeypatch):
         ({"train": {"epochs": "3"}}, "here: train.epochs = '3': input should be a valid integer."),
         ({"train": {"epochs": 3, "rate": -1}}, "here: train.rate = -1: input should be greater than 0."),
         ({"train": {"epochs": 3, "rate": float("inf")}}, "here: train.rate = inf: input should be a finite number."),
-        ({"train": {"epochs": 3}, "zzz": 1}, "here: unknown key 'zzz'. Known: train, name."),
+        ({"train": {"epochs": 3}, "zzz": 1}, "here: unknown key 'zzz'. Known: train, name, share, weights."),
     ],
 )
 def test_a_slip_gets_a_sentence(values, sentence):
     with pytest.raises(ConfigError) as error:
         parse(Outer, values, "here")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"share": 1.5}, "here: share = 1.5: input should be less than or equal to 1 or 'auto'."),
+        ({"share": "aut"}, "here: share = 'aut': input should be a valid number or 'auto'."),
+        ({"weights": "x"}, "here: weights = 'x': input should be 'none' or 'auto' or a valid array."),
+        ({"weights": [1, -1]}, "here: weights.1 = -1: input should be greater than or equal to 0."),
+    ],
+)
+def test_a_value_that_may_be_a_word_or_a_number_gets_one_sentence(values, sentence):
+    with pytest.raises(ConfigError) as error:
+        parse(Outer, {"train": {"epochs": 3}} | values, "here")
+    assert str(error.value) == sentence
 
 
 def test_every_slip_is_named_at_once():

@@ -51,22 +51,38 @@ def parse(cls: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return cls.model_validate_json(json.dumps(values, default=str))  # JSON mode: a list may become a tuple
     except ValidationError as error:
-        messages = [_message(cls, problem) for problem in error.errors()]
+        # a value that may be of several kinds has a problem for each: they are one slip
+        slips: dict[tuple[str, ...], list[Any]] = {}
+        for problem in error.errors():
+            slips.setdefault(_path_of(problem, values), []).append(problem)
+        deepest = [path for path in slips if not any(path != p and path == p[: len(path)] for p in slips)]
+        messages = [_message(cls, path, slips[path]) for path in deepest]
         raise ConfigError("\n".join(f"{where}: {s}" for s in messages)) from None
 
 
-def _message(cls: type[Config], problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
+def _path_of(problem: Any, values: Any) -> tuple[str, ...]:
+    """Where a problem lies in the values: pydantic's path without the kinds that it tried there ("constrained-int")."""
+    path = []
+    for part in problem["loc"]:
+        inner = dict(enumerate(values)) if isinstance(values, list | tuple) else values
+        if isinstance(inner, dict) and part in inner:
+            path.append(str(part))
+            values = inner[part]
+    return (*path, str(problem["loc"][-1])) if problem["type"] == "missing" else tuple(path)
+
+
+def _message(cls: type[Config], path: tuple[str, ...], problems: list[Any]) -> str:
     key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
+    if problems[0]["type"] == "extra_forbidden":
         return f"unknown key {key!r}.{did_you_mean(path[-1], _fields_at(cls, path[:-1]))}"
-    if problem["type"] == "missing":
+    if problems[0]["type"] == "missing":
         return f"key {key!r} is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message[:1].lower() + message[1:]}." if key else f"{message}."
+    messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
+    message = " or ".join([messages[0], *(m.removeprefix("Input should be ") for m in messages[1:])])
+    return f"{key} = {problems[0]['input']!r}: {message[:1].lower() + message[1:]}." if key else f"{message}."
 
 
-def _fields_at(cls: type[Config], path: list[str]) -> list[str]:
+def _fields_at(cls: type[Config], path: tuple[str, ...]) -> list[str]:
     """Names of the keys that are allowed in the table at `path`."""
     for part in path:
         field = cls.model_fields.get(part)
