@@ -1,6 +1,6 @@
 """What `featherseg train --minutes M` makes of the same minutes of one core as a plain PyTorch loop, tuned before.
 
-    python benchmarks/against_plain.py DATASET... [--data-root PATH] [--minutes 15] [--jobs 2] [--out FOLDER]
+    python benchmarks/against_plain.py DATASET... [--data-root PATH] [--minutes 15] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/against_plain.py DATASET... --table
 
 DATASET is `camvid`, `shapes` (60 scenes to train on, written as files) or any dataset.toml with train, val and test,
@@ -223,6 +223,8 @@ class Bench:
     clocked: Collection[str] = ("plain",)
     """Sides that end by the clock; featherseg's steps are fixed."""
 
+    seeds: Sequence[int] = SEEDS
+
     def __init__(self, sources: Sequence[Source], minutes: float, out: Path, table: Path, jobs: int) -> None:
         self.sources = {source.label: source for source in sources}
         self.minutes, self.out, self.table, self.appending = minutes, out, table, threading.Lock()
@@ -236,7 +238,7 @@ class Bench:
         recipe = {"recipe": MODEL, "sha256": recipe_digest(MODEL)}
         with ThreadPoolExecutor(len(self.sources)) as drivers:
             plain = [drivers.submit(self.oppose, source) for source in self.sources.values()]
-            ours = [self.submit(self.final(s, "featherseg", recipe, n)) for n in SEEDS for s in self.sources]
+            ours = [self.submit(self.final(s, "featherseg", recipe, n)) for n in self.seeds for s in self.sources]
             self.await_all([*plain, *ours])
 
     def final(self, dataset: str, side: str, settings: Mapping[str, Any], seed: int) -> Task:
@@ -251,7 +253,7 @@ class Bench:
             ]
             rows = [future.result() for future in [self.submit(task) for task in tasks]]
             best = max(rows, key=lambda row: row["score"] or 0.0)["settings"]
-        for future in [self.submit(self.final(source.label, "plain", best, seed)) for seed in SEEDS]:
+        for future in [self.submit(self.final(source.label, "plain", best, seed)) for seed in self.seeds]:
             future.result()
 
     def finish(self, tasks: Sequence[Task]) -> None:
@@ -426,6 +428,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of both sides")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
     parser.add_argument("--out", type=Path, default=Path("runs/against-plain"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
@@ -434,7 +437,9 @@ def main() -> None:
     torch.set_num_threads(1)
     sources = [open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
-        Bench(sources, asked.minutes, asked.out, asked.rows, asked.jobs).run()
+        bench = Bench(sources, asked.minutes, asked.out, asked.rows, asked.jobs)
+        bench.seeds = asked.seeds
+        bench.run()
     for source in sources:
         print_table(source, asked.minutes, asked.rows)
 

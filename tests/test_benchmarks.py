@@ -222,11 +222,13 @@ def against(load, monkeypatch):
 
 def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_missing(against, tmp_path, capsys):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
-    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+    source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
 
-    def run(minutes=0.1):
+    def run(minutes=0.1, seeds=against.SEEDS):
         against.started.clear()
-        against.Bench([source], minutes, tmp_path / "out", table, 1).run()
+        bench = against.Bench([source], minutes, tmp_path / "out", table, 1)
+        bench.seeds = seeds
+        bench.run()
         return against.started
 
     assert len(run()) == 3 + 4 * 1 + 2 * 3  # learning rates, the other value of four factors, both sides by three seeds
@@ -256,6 +258,7 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     table.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not last[1]))
     shutil.rmtree(against.Task(**{k: last[1][k] for k in against.Task.__dataclass_fields__}).folder(tmp_path / "out"))
     assert [(task.side, task.seed) for task in run()] == [("plain", last[1]["seed"])]
+    assert {(task.side, task.seed) for task in run(seeds=range(4))} == {("plain", 3), ("featherseg", 3)}
     assert len(run(minutes=0.2)) == 13
     against.print_table(source, 0.3, table)
     assert "an interval needs 3" in capsys.readouterr().out
@@ -263,7 +266,7 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
 
 def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(against, tmp_path, monkeypatch, capsys):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
-    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+    source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
     whole, kills = against.TRAIN["featherseg"], [1]
 
     def killed(task, source, folder):
@@ -300,7 +303,7 @@ def test_a_recipe_is_known_by_what_it_says(load, tmp_path):
 
 def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatch, capsys):
     minutes, plain = load("minutes"), load("against_plain")
-    source = minutes.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
+    source = minutes.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table = [], tmp_path / "tables" / "rows.jsonl"
     monkeypatch.setattr(minutes.plain, "start", lambda folder, *command, cache: started.append(command))
     alone(monkeypatch, minutes.plain.cores)
@@ -323,7 +326,7 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     assert all('data.val_split="val"' in command for command in finish("val"))
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     assert [row["look"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, None, None, None, None]
-    minutes.print_table(rows, "shapes-60")
+    minutes.print_table(rows, "toy-scenes")
     assert capsys.readouterr().out.count("5 5 steps") == 6
 
 
@@ -331,7 +334,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     load, tmp_path, monkeypatch, capsys
 ):
     teaching, plain = load("teaching"), load("against_plain")
-    source = plain.Source("shapes-60", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
+    source = plain.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table = [], tmp_path / "tables" / "rows.jsonl"
 
     def start(folder, *command, cache):
@@ -358,13 +361,13 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     assert run("untaught", "logits") == [teacher, looks, (pupil, True, False), (pupil, True, True)]
     assert run("untaught", "logits") == []
     assert len(run("three teachers")) == 2 * 2 + 1, "that of seed 0 is there"
-    for folder in (tmp_path / "out" / "shapes-60").glob("frm-lite0-test-0-*"):
+    for folder in (tmp_path / "out" / "toy-scenes").glob("frm-lite0-test-0-*"):
         shutil.rmtree(folder)
     assert run("channels") == [teacher, looks, (pupil, True, True)]
     assert len(run("untaught", "logits", seeds=(1, 2))) == 4
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     capsys.readouterr()
-    teaching.print_table(rows, "shapes-60", table)
+    teaching.print_table(rows, "toy-scenes", table)
     printed = capsys.readouterr().out
     assert "frm-lite0-050-light, 1 min, logits by frm-lite0 of 2 min less untaught: " in printed
     assert printed.count("less untaught") == 1, "of the other ways there is one seed"
@@ -525,9 +528,9 @@ def test_two_programs_never_share_a_core(load, tmp_path, monkeypatch):
 
 def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(against, tmp_path):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
-    source, table = against.Source("shapes-60", str(toml)), tmp_path / "tables" / "rows.jsonl"
+    source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
     bench = against.Bench([source], 0.1, tmp_path / "out", table, 1)
-    task = bench.final("shapes-60", "plain", {"lr": 3e-4}, 0)
+    task = bench.final("toy-scenes", "plain", {"lr": 3e-4}, 0)
     for share, disturbed in ((0.5, True), (0.99, False)):
         folder = task.folder(tmp_path / "out")
         shutil.rmtree(folder, ignore_errors=True)
@@ -612,14 +615,14 @@ def front_of_shapes(load, tmp_path, monkeypatch):
     front, plain = load("pareto"), load("against_plain")
     alone(monkeypatch, plain.cores)
     toml = plain.write_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
-    source, table = plain.Source("shapes-60", str(toml)), tmp_path / "rows.jsonl"
+    source, table = plain.Source("toy-scenes", str(toml)), tmp_path / "rows.jsonl"
     return front, front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1), source, table
 
 
 def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
     front, bench, source, table = front_of_shapes(load, tmp_path, monkeypatch)
     front.write_files(bench, source, table)
-    assert "shapes-60: no run of seaformer-tiny under" in capsys.readouterr().out
+    assert "toy-scenes: no run of seaformer-tiny under" in capsys.readouterr().out
     assert not table.exists()
 
 
