@@ -531,10 +531,10 @@ def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(agains
     source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
     bench = against.Bench([source], 0.1, tmp_path / "out", table, 1)
     task = bench.final("toy-scenes", "plain", {"lr": 3e-4}, 0)
+    folder = task.folder(tmp_path / "out")
     for share, disturbed in ((0.5, True), (0.99, False)):
-        folder = task.folder(tmp_path / "out")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        assert not (folder / "trained.json").exists()
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "task.json").write_text(json.dumps(asdict(task)))
         (folder / "trained.json").write_text(json.dumps({"seconds": 6.0, "commit": "x"}))
         (folder / "processor.json").write_text(json.dumps({"seconds": 6.0 * share}))
