@@ -246,10 +246,10 @@ def cache_estimates() -> Callable[..., Any]:
     """`estimate_memory`, asked once for each number of classes."""
     known: dict[int, Any] = {}
 
-    def estimate(net: Any, *given: Any, **more: Any) -> Any:
-        if net.classes not in known:
-            known[net.classes] = memory.estimate_memory(net, *given, **more)
-        return known[net.classes]
+    def estimate(model: Any, *given: Any, **more: Any) -> Any:
+        if model.classes not in known:
+            known[model.classes] = memory.estimate_memory(model, *given, **more)
+        return known[model.classes]
 
     return estimate
 

@@ -49,7 +49,7 @@ def leave_out(done: int) -> None:
         resize.trains_here = rsp.learns = lambda _: False
 
 
-def serve(done: int, model: str, precision: str, batch: int) -> None:
+def serve(done: int, name: str, precision: str, batch: int) -> None:
     """Take a step for every line on stdin; answer with its seconds."""
     import torch
     import torch.nn.functional as F
@@ -62,14 +62,14 @@ def serve(done: int, model: str, precision: str, batch: int) -> None:
         keep_freed_memory()
     leave_out(done)
     torch.manual_seed(0)
-    net = models.build(model, CLASSES).train().to(memory_format=torch.channels_last)
-    optimizer, loss = torch.optim.AdamW(net.parameters(), 1e-3), CrossEntropy()
+    model = models.build(name, CLASSES).train().to(memory_format=torch.channels_last)
+    optimizer, loss = torch.optim.AdamW(model.parameters(), 1e-3), CrossEntropy()
     images = torch.randn(batch, 3, *SIZE).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (batch, *SIZE))
     for _ in sys.stdin:
         begin = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            out = net(images)
+            out = model(images)
             if done >= 6:
                 value = loss(out, labels)
             else:

@@ -94,7 +94,7 @@ def main(rows: list[str]) -> None:
         print(f"{row:92}", found, end="", flush=True)
 
 
-def price(rounds: int, model: str, classes: int, batch: int, size: tuple[int, int], precision: str) -> None:
+def price(rounds: int, name: str, classes: int, batch: int, size: tuple[int, int], precision: str) -> None:
     """Time forward, loss and backward with and without checkpointed activations."""
     import paired
     import torch
@@ -106,17 +106,17 @@ def price(rounds: int, model: str, classes: int, batch: int, size: tuple[int, in
     from featherseg.training.module import compute_loss
 
     keep_freed_memory()
-    nets = [models.build(model, classes).train().to(memory_format=torch.channels_last) for _ in range(2)]
-    checkpoint_blocks(nets[1])
+    built = [models.build(name, classes).train().to(memory_format=torch.channels_last) for _ in range(2)]
+    checkpoint_blocks(built[1])
     labels = torch.randint(0, classes, (batch, *size), dtype=torch.uint8)
     images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
 
-    def step(net: torch.nn.Module) -> None:
+    def step(model: torch.nn.Module) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss, _ = compute_loss(net, CrossEntropy(), (images, labels))
+            loss, _ = compute_loss(model, CrossEntropy(), (images, labels))
         loss.backward()
 
-    calls = {"kept": lambda: step(nets[0]), "computed again": lambda: step(nets[1])}
+    calls = {"kept": lambda: step(built[0]), "computed again": lambda: step(built[1])}
     paired.print_table(paired.compare(calls, rounds))
 
 

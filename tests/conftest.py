@@ -50,22 +50,22 @@ def remember_estimates():
     )
     tables = {"model": True, "augment": {"crop"}, "loss": True, "data": {"test_resize"}, "train": of_train}
 
-    def estimate(net, recipe, size, *, own_loss=False):
+    def estimate(model, recipe, size, *, own_loss=False):
         if own_loss or recipe.model.name not in models.MODELS:
-            return memory.estimate_memory(net, recipe, size, own_loss=own_loss)
-        key = (type(net), net.classes, len(net.mean), recipe.model_dump_json(include=tables), size)
+            return memory.estimate_memory(model, recipe, size, own_loss=own_loss)
+        key = (type(model), model.classes, len(model.mean), recipe.model_dump_json(include=tables), size)
         key += (memory.available_memory,)  # which a test may have replaced
         if key not in known:
-            known[key] = memory.estimate_memory(net, recipe, size)
+            known[key] = memory.estimate_memory(model, recipe, size)
         return known[key]
 
-    def time_batch(net, recipe, batches, class_weights, objects, seconds):
+    def time_batch(model, recipe, batches, class_weights, objects, seconds):
         if objects.loss or not isinstance(batches, repeat) or recipe.model.name not in models.MODELS:
-            return timed(net, recipe, batches, class_weights, objects, seconds)
+            return timed(model, recipe, batches, class_weights, objects, seconds)
         more = tables | {"teacher": True, "train": of_train | {"batch_size", "clip_norm", "ema_share"}}
-        key = (type(net), net.classes, len(net.mean), recipe.model_dump_json(include=more), seconds)
+        key = (type(model), model.classes, len(model.mean), recipe.model_dump_json(include=more), seconds)
         if key not in known:
-            known[key] = timed(net, recipe, batches, class_weights, objects, seconds)
+            known[key] = timed(model, recipe, batches, class_weights, objects, seconds)
         return known[key]
 
     length.TRIAL_SECONDS = 0.0  # three batches tell enough here

@@ -29,27 +29,27 @@ def numbered(name: str) -> dict[str, Tensor]:
     return {key: torch.full(shape, float(i)) for i, (key, (_, shape)) in enumerate(entries(name).items())}
 
 
-def maps(net: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
+def maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Stages of a backbone; of CGRSeg also its logits and what is in between, (B, C, h, w), by the goldens' names."""
-    if not isinstance(net, CGRSeg):
-        return {f"stage{i}": x for i, x in enumerate(net(images), 1)}
-    assert net.context is not None
-    assert net.prototype is not None
-    found = maps(net.backbone, images)
-    first, last = net.context.refine[0], net.context.refine[-1]
+    if not isinstance(model, CGRSeg):
+        return {f"stage{i}": x for i, x in enumerate(model(images), 1)}
+    assert model.context is not None
+    assert model.prototype is not None
+    found = maps(model.backbone, images)
+    first, last = model.context.refine[0], model.context.refine[-1]
     handles = [
         first.register_forward_pre_hook(lambda _, given: found.update(pyramid_pooled=given[0])),
         last.register_forward_hook(lambda _, given, out: found.update(pyramid_context=out)),
         *(
             fuse.register_forward_hook(lambda _, given, out, stride=stride: found.update({f"fused_{stride}": out}))
-            for fuse, stride in zip(net.decoder.fuse, (8, 16, 32), strict=True)
+            for fuse, stride in zip(model.decoder.fuse, (8, 16, 32), strict=True)
         ),
-        net.prototype.embed.register_forward_hook(
+        model.prototype.embed.register_forward_hook(
             lambda _, given, out: found.update(coarse_logits=given[1], class_embedding=out)
         ),
-        net.prototype.register_forward_hook(lambda _, given, out: found.update(dpg_out=out * given[0])),
+        model.prototype.register_forward_hook(lambda _, given, out: found.update(dpg_out=out * given[0])),
     ]
-    found["logits"] = net(images).logits
+    found["logits"] = model(images).logits
     for handle in handles:
         handle.remove()
     return found
@@ -66,15 +66,15 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
         samples = dict(arrays)
     known = entries(name)
     classes = golden["num_classes"]
-    net = CGRSeg(VARIANTS["cgrseg-t"].config, classes) if classes else backbones.build(name.replace("_", "-"))
+    model = CGRSeg(VARIANTS["cgrseg-t"].config, classes) if classes else backbones.build(name.replace("_", "-"))
     state = {key: torch.from_numpy(tensor(key, shape, kind)) for key, (kind, shape) in known.items()}
 
     # other weights first: what a model keeps of them between two runs must not survive
-    load_official(net, {k: v * -0.5 if known[k][0] in ("table", "weight") else v for k, v in state.items()})
+    load_official(model, {k: v * -0.5 if known[k][0] in ("table", "weight") else v for k, v in state.items()})
     with torch.no_grad():
-        maps(net.eval(), torch.zeros(1, 3, 64, 64))
-    load_official(net, state)
-    net.to(dtype).eval()
+        maps(model.eval(), torch.zeros(1, 3, 64, 64))
+    load_official(model, state)
+    model.to(dtype).eval()
 
     compared, found = 0, []
 
@@ -102,7 +102,7 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
         images = torch.from_numpy(image(case["input_tag"], case["input_shape"]))
         assert images.flatten()[[0, -1]].tolist() == [case["input_summary"]["slice16"][i] for i in (0, -1)]
         images = images.to(dtype).requires_grad_("loss" in case)
-        given = maps(net, images)
+        given = maps(model, images)
         assert {key for key in REQUIRED if key in case["outputs"]} <= set(given)
         for key, of in case["outputs"].items():
             compare(f"case{number}_{key}", given[key], of)

@@ -32,7 +32,7 @@ class Golden:
 
     def misses(
         self,
-        net: SegmentationModel,
+        model: SegmentationModel,
         rtol: float = 1e-6,
         names: Mapping[str, str] | None = None,
         upsampled: bool = False,
@@ -42,8 +42,8 @@ class Golden:
         names: a name of the reference -> ours, where they are not the same ("main" are the logits, others from aux).
         upsampled: the reference holds logits at the image's size.
         """
-        load_official(net.double().eval(), self.state())
-        outputs, found = self.run(net, names or {}, upsampled), []
+        load_official(model.double().eval(), self.state())
+        outputs, found = self.run(model, names or {}, upsampled), []
         for case in self.reference["cases"]:
             for name, known in case["outputs"].items():
                 values = outputs[case["name"]][name].astype(np.float64).ravel()
@@ -56,12 +56,12 @@ class Golden:
         return found
 
     @torch.no_grad()
-    def run(self, net: SegmentationModel, names: Mapping[str, str], upsampled: bool) -> dict:
+    def run(self, model: SegmentationModel, names: Mapping[str, str], upsampled: bool) -> dict:
         """{case: {output: array}} of a model in float64 and eval mode."""
         outputs = {}
         for case in self.reference["cases"]:
             images = torch.from_numpy(peer_image(case["seed"], case["input_shape"])).double()
-            out = net(images, aux=True)
+            out = model(images, aux=True)
             found = {"main": out.logits, **(out.aux or {})}
             if upsampled:
                 size = (images.shape[2], images.shape[3])
@@ -95,7 +95,7 @@ def figures(build: Callable[[int], SegmentationModel]) -> tuple[float, ...]:
     """
     with torch.device("meta"):
         small, large = build(19).eval(), build(150).eval()
-    plain = [count_parameters(net) - count_parameters(net.aux_heads) for net in (small, large)]
+    plain = [count_parameters(model) - count_parameters(model.aux_heads) for model in (small, large)]
     parameters = [count / 1e6 for count in (*plain, count_parameters(small))]
     full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
     return tuple(round(figure, 3) for figure in (*parameters, full["macs"], full["ptflops-0.6"], square["macs"]))
@@ -104,15 +104,15 @@ def figures(build: Callable[[int], SegmentationModel]) -> tuple[float, ...]:
 class WithAux(nn.Module):
     """A model as it runs in training: its auxiliary heads too."""
 
-    def __init__(self, net: SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
-        self.net = net
+        self.model = model
 
     def forward(self, images: Tensor) -> SegOutput:
-        return self.net(images, aux=True)
+        return self.model(images, aux=True)
 
 
-def gmacs(net: nn.Module, size: tuple[int, int]) -> dict[str, float]:
+def gmacs(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
     """10^9 multiply-accumulates of a model on the meta device for one image, by convention."""
-    counts, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
+    counts, _ = count_layers(model, torch.empty(1, 3, *size, device="meta"))
     return {name: count / 1e9 for name, count in by_convention(counts).items()}

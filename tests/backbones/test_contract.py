@@ -29,19 +29,20 @@ every = pytest.mark.parametrize(
 
 @every
 def test_other_channels_are_taken(name):
-    net = empty(name)
-    net.widen(6)
+    backbone = empty(name)
+    backbone.widen(6)
     with torch.no_grad():
-        stages = net(torch.zeros(1, 6, 64, 96, device="meta"))
+        stages = backbone(torch.zeros(1, 6, 64, 96, device="meta"))
     sizes = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32)]
-    assert [tuple(x.shape[1:]) for x in stages] == [(c, *s) for c, s in zip(net.stage_channels, sizes, strict=True)]
+    shapes = [(c, *s) for c, s in zip(backbone.stage_channels, sizes, strict=True)]
+    assert [tuple(x.shape[1:]) for x in stages] == shapes
 
 
 @every
 def test_a_key_of_another_network_is_refused(name):
-    net = empty(name)
+    backbone = empty(name)
     with pytest.raises(WeightsError, match=r"unexpected: layer9\.0\.strange\.weight"):
-        load_official(net, {**net.state_dict(), "layer9.0.strange.weight": torch.zeros(1)})
+        load_official(backbone, {**backbone.state_dict(), "layer9.0.strange.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("names", [names for names in FAMILIES.values() if len(names) > 1], ids=lambda names: names[0])

@@ -139,12 +139,12 @@ def test_it_weighs_what_the_authors_network_weighs(name):
     ((1, 1), [(1, 1)] * 4),
 ])  # fmt: skip
 def test_stages_have_the_published_widths_and_sizes_rounded_up(size, stage_sizes):
-    net = backbones.build(SMALL).eval()
+    backbone = backbones.build(SMALL).eval()
     with torch.no_grad():
-        stages = net(torch.randn(1, 3, *size))
-    assert net.stage_channels == (32, 48, 96, 176)
+        stages = backbone(torch.randn(1, 3, *size))
+    assert backbone.stage_channels == (32, 48, 96, 176)
     assert [tuple(s.shape[1:]) for s in stages] == [
-        (c, *s) for c, s in zip(net.stage_channels, stage_sizes, strict=True)
+        (c, *s) for c, s in zip(backbone.stage_channels, stage_sizes, strict=True)
     ]
 
 
@@ -152,9 +152,10 @@ def test_stages_have_the_published_widths_and_sizes_rounded_up(size, stage_sizes
 def test_attention_products_are_counted(size):
     """At 512 x 512, 256 positions look at 256 in each attention and at 1024 between the stages."""
     with torch.device("meta"):
-        net = backbones.build("efficientformerv2-s1").eval()
-    layers, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
-    products = {name: counts.macs for name, counts in layers.items() if isinstance(net.get_submodule(name), Attention)}
+        backbone = backbones.build("efficientformerv2-s1").eval()
+    layers, _ = count_layers(backbone, torch.empty(1, 3, *size, device="meta"))
+    attentions = [name for name in layers if isinstance(backbone.get_submodule(name), Attention)]
+    products = {name: layers[name].macs for name in attentions}
     between = layers["stages.3.embed"].macs
     coarse = -(-size[0] // 32) * -(-size[1] // 32)
     fine = -(-size[0] // 16) * -(-size[1] // 16)
@@ -165,15 +166,15 @@ def test_attention_products_are_counted(size):
 
 def test_it_starts_as_the_authors_start_it():
     torch.manual_seed(0)
-    net = backbones.build("efficientformerv2-s1")
-    branch = net.stages[3].blocks[0].feed_forward.branch
+    backbone = backbones.build("efficientformerv2-s1")
+    branch = backbone.stages[3].blocks[0].feed_forward.branch
     for conv in (branch.expand[0], branch.project[0]):
         assert float(conv.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
         assert not conv.bias.any()
-    scales = [p for name, p in net.named_parameters() if name.endswith("scale.weight")]
+    scales = [p for name, p in backbone.named_parameters() if name.endswith("scale.weight")]
     assert len(scales) == 3 + 3 + 9 + 6 + 2 + 2
     assert all(torch.equal(p, torch.full_like(p, 1e-5)) for p in scales)
-    assert not any(module.table.any() for module in net.modules() if isinstance(module, PositionBias))
+    assert not any(module.table.any() for module in backbone.modules() if isinstance(module, PositionBias))
 
 
 @pytest.mark.parametrize(("name", "last"), [
@@ -182,37 +183,37 @@ def test_it_starts_as_the_authors_start_it():
 ])  # fmt: skip
 def test_stochastic_depth_grows_linearly_with_the_block(name, last):
     with torch.device("meta"):
-        net = backbones.build(name)
-    rates = [b.feed_forward.drop.rate for stage in net.stages for b in stage.blocks]
+        backbone = backbones.build(name)
+    rates = [b.feed_forward.drop.rate for stage in backbone.stages for b in stage.blocks]
     assert rates == pytest.approx([last * i / (len(rates) - 1) for i in range(len(rates))])
-    both = [(r.drop.rate, b.feed_forward.drop.rate) for s in net.stages for b in s.blocks
+    both = [(r.drop.rate, b.feed_forward.drop.rate) for s in backbone.stages for b in s.blocks
             for r in [b.attention] if isinstance(r, Residual)]  # fmt: skip
     assert both
     assert all(attention == feed_forward for attention, feed_forward in both)
 
 
 def test_every_batch_norm_learns_from_its_batch():
-    net = backbones.build(SMALL).train()
-    net(torch.randn(2, 3, 64, 64))
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    backbone = backbones.build(SMALL).train()
+    backbone(torch.randn(2, 3, 64, 64))
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(name):
-    state, net = imagenet(name), backbones.build(name)
+    state, backbone = imagenet(name), backbones.build(name)
     with torch.no_grad():
-        for module in net.modules():
+        for module in backbone.modules():
             if isinstance(module, PositionBias):
                 module.table.fill_(-1)
-    unused = load_official(net, state)
+    unused = load_official(backbone, state)
     attentions = 2 * VARIANTS[name].attention_blocks + 1
     assert {key.split(".")[0] for key in unused} == {"norm", "head", "dist_head", "network"}
     assert sum(key.endswith("attention_biases") for key in unused) == attentions
     assert sum(key.endswith("attention_bias_idxs") for key in unused) == attentions
     assert len(unused) == 9 + 2 * attentions
-    own = net.state_dict()
+    own = backbone.state_dict()
     tables = {key for key in own if key.endswith("position.table")}
     assert len(tables) == attentions
     assert not any(own[key].any() for key in tables)
@@ -221,22 +222,22 @@ def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(name):
 
 
 def test_the_tables_of_imagenet_can_be_resized_over_both_directions():
-    state, net = imagenet(SMALL), backbones.build(SMALL)
-    set_position_resize(net, "two-dimensional")
+    state, backbone = imagenet(SMALL), backbones.build(SMALL)
+    set_position_resize(backbone, "two-dimensional")
     key, between = "network.4.4.token_mixer.attention_biases", "network.5.attn.attention_biases"
     state[key], state[between] = torch.randn(8, 49), torch.randn(8, 196)
-    unused = load_official(net, state)
+    unused = load_official(backbone, state)
     assert not [name for name in unused if name.endswith("attention_biases")]
-    assert torch.equal(net.stages[2].blocks[4].attention.branch.position.table, resize_table(state[key], (16, 16)))
-    assert torch.equal(net.stages[3].embed.position.table, resize_table(state[between], (32, 32)))
+    assert torch.equal(backbone.stages[2].blocks[4].attention.branch.position.table, resize_table(state[key], (16, 16)))
+    assert torch.equal(backbone.stages[3].embed.position.table, resize_table(state[between], (32, 32)))
 
 
 def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables():
-    state, net = in_cgrseg(), backbones.build("efficientformerv2-s1")
-    unused = load_official(net, state)
+    state, backbone = in_cgrseg(), backbones.build("efficientformerv2-s1")
+    unused = load_official(backbone, state)
     assert len(unused) == 5 * 3
     assert all(key.rpartition(".")[2].startswith("attention_bias") for key in unused)
-    table = net.stages[3].embed.position.table
+    table = backbone.stages[3].embed.position.table
     assert torch.equal(table, state["network.5.attn.attention_biases_seg"])
 
 
@@ -260,11 +261,11 @@ def test_a_key_that_does_not_fit_is_refused(change, message):
 
 
 def test_a_table_that_is_no_square_of_offsets_is_refused():
-    state, net = imagenet(SMALL), backbones.build(SMALL)
-    set_position_resize(net, "two-dimensional")
+    state, backbone = imagenet(SMALL), backbones.build(SMALL)
+    set_position_resize(backbone, "two-dimensional")
     state["network.5.attn.attention_biases"] = torch.zeros(8, 190)
     with pytest.raises(WeightsError, match=r"position\.table: found \(8, 190\)"):
-        load_official(net, state)
+        load_official(backbone, state)
 
 
 def test_a_backbone_without_tables_has_no_way_to_resize_them():

@@ -75,7 +75,7 @@ def noise(key, shape):
     return torch.randn(shape, generator=generator) * 0.1
 
 
-def official_state(net, blocks):
+def official_state(backbone, blocks):
     """Every key that the package gives a network of so many blocks, without the head, filled with noise."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     keys = ["_conv_stem.weight", *(f"_bn0.{t}" for t in norm)]
@@ -83,7 +83,8 @@ def official_state(net, blocks):
         for part in OFFICIAL_PARTS:
             tensors = norm if part.startswith("bn") else ("weight", "bias") if part.startswith("se") else ("weight",)
             keys += [f"_blocks.{i}._{part}.{tensor}" for tensor in tensors]
-    own, places = net.state_dict(), [f"groups.{n}.{i}" for n, group in enumerate(net.groups) for i in range(len(group))]
+    own = backbone.state_dict()
+    places = [f"groups.{n}.{i}" for n, group in enumerate(backbone.groups) for i in range(len(group))]
     assert len(places) == blocks
     shapes = {key: own[_rename(key, places)].shape for key in keys if _rename(key, places) in own}
     return {key: noise(key, shape) for key, shape in shapes.items()}
@@ -92,29 +93,29 @@ def official_state(net, blocks):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-1] in "245")) for n in PACKAGE])
 def test_b_answers_as_the_package_does(name):
     blocks, _, expected = PACKAGE[name]
-    net = backbones.build(name).eval()
-    assert load_official(net, official_state(net, blocks)) == []
+    backbone = backbones.build(name).eval()
+    assert load_official(backbone, official_state(backbone, blocks)) == []
     images = torch.randn(1, 3, 65, 99, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
-        stages = net.double()(images)
+        stages = backbone.double()(images)
     assert [float(s.square().mean().sqrt()) for s in stages] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", PACKAGE)
 def test_b_weighs_what_the_package_has_without_its_head(name):
     with torch.device("meta"):
-        net = backbones.build(name)
-    out = net.stage_channels[-1]
+        backbone = backbones.build(name)
+    out = backbone.stage_channels[-1]
     head = 4 * out  # 1280 channels for 320
-    assert count_parameters(net) == PACKAGE[name][1] - (out * head + 2 * head + 1000 * head + 1000)
+    assert count_parameters(backbone) == PACKAGE[name][1] - (out * head + 2 * head + 1000 * head + 1000)
 
 
 def test_the_head_of_b_is_listed_and_a_foreign_key_refused():
-    net = backbones.build("efficientnet-b0")
-    state = official_state(net, 16) | {key: torch.zeros(shape) for key, shape in HEAD.items()}
-    assert load_official(net, state) == list(HEAD)
+    backbone = backbones.build("efficientnet-b0")
+    state = official_state(backbone, 16) | {key: torch.zeros(shape) for key, shape in HEAD.items()}
+    assert load_official(backbone, state) == list(HEAD)
     with pytest.raises(WeightsError, match=r"unexpected: _blocks\.16\._bn1\.bias"):
-        load_official(net, state | {"_blocks.16._bn1.bias": torch.zeros(3)})
+        load_official(backbone, state | {"_blocks.16._bn1.bias": torch.zeros(3)})
 
 
 def test_b_squeezes_to_a_quarter_of_what_a_block_takes_in():
@@ -159,10 +160,10 @@ def test_b_takes_images_normalised_by_imagenet_and_lite_by_127():
 ])  # fmt: skip
 @pytest.mark.parametrize("size", [(64, 64), (97, 131)])
 def test_stages_have_the_published_widths_and_strides(name, channels, size):
-    net = backbones.build(name).eval()
+    backbone = backbones.build(name).eval()
     with torch.no_grad():
-        stages = net(torch.zeros(1, 3, *size))
-    assert net.stage_channels == channels
+        stages = backbone(torch.zeros(1, 3, *size))
+    assert backbone.stage_channels == channels
     strided = [tuple(-(-n // stride) for n in size) for stride in (4, 8, 16, 32)]
     assert [tuple(s.shape[1:]) for s in stages] == [(c, *s) for c, s in zip(channels, strided, strict=True)]
 
@@ -173,8 +174,8 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     state = read_state(find_pretrained("efficientnet-lite0"))
     strided, dilated = (backbones.build("efficientnet-lite0", stride).eval() for stride in (32, 16))
-    for net in (strided, dilated):
-        load_official(net, state)
+    for backbone in (strided, dilated):
+        load_official(backbone, state)
     with torch.no_grad():
         *fine, coarse = strided(images)
         *same, dense = dilated(images)

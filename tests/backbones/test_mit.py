@@ -87,8 +87,8 @@ def test_a_block_adds_both_branches_of_what_it_normalises():
 
 def test_stochastic_depth_grows_from_block_to_block():
     with torch.device("meta"):
-        net = backbones.build("mit-b1")
-    rates = [block.drop.rate for stage in net.stages for block in stage.blocks]
+        backbone = backbones.build("mit-b1")
+    rates = [block.drop.rate for stage in backbone.stages for block in stage.blocks]
     assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
 
 
@@ -96,10 +96,11 @@ def test_stochastic_depth_grows_from_block_to_block():
 @pytest.mark.parametrize("size", [(32, 32), (65, 97), (33, 200)])
 def test_stages_halve_the_size_rounded_up(name, size):
     with torch.device("meta"):
-        net = backbones.build(name)
-        stages = net(torch.empty(1, 3, *size))
+        backbone = backbones.build(name)
+        stages = backbone(torch.empty(1, 3, *size))
     sizes = [tuple(math.ceil(side / 2 ** (i + 2)) for side in size) for i in range(4)]
-    assert [tuple(x.shape[1:]) for x in stages] == [(c, *s) for c, s in zip(net.stage_channels, sizes, strict=True)]
+    shapes = [(c, *s) for c, s in zip(backbone.stage_channels, sizes, strict=True)]
+    assert [tuple(x.shape[1:]) for x in stages] == shapes
 
 
 @pytest.mark.parametrize(("size", "keys"), [((8, 8), 16), ((9, 7), 12)])
@@ -113,9 +114,9 @@ def test_attention_costs_two_products_for_every_position_key_and_channel(size, k
 
 def test_a_classifier_s_head_is_accepted_and_not_used():
     head = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
-    net = backbones.build("mit-b0")
-    assert load_official(net, {**official(), **head}) == list(head)
-    assert_close(net.stages[0].embed.bias.double(), official()["patch_embed1.proj.bias"])
+    backbone = backbones.build("mit-b0")
+    assert load_official(backbone, {**official(), **head}) == list(head)
+    assert_close(backbone.stages[0].embed.bias.double(), official()["patch_embed1.proj.bias"])
 
 
 @pytest.mark.parametrize(("change", "message"), [

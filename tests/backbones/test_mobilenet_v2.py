@@ -44,15 +44,15 @@ def by_the_table(state, x):
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 99)])
 def test_it_is_the_table_on_the_published_weights(official, size):
-    net = backbones.build(NAME).eval()
-    assert {key.split(".")[0] + "." + key.split(".")[1] for key in load_official(net, official)} == {
+    backbone = backbones.build(NAME).eval()
+    assert {key.split(".")[0] + "." + key.split(".")[1] for key in load_official(backbone, official)} == {
         "features.18",
         "classifier.1",
     }
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found, expected = net(images), by_the_table(official, images)
-    assert net.stage_channels == tuple(STRIDES)
+        found, expected = backbone(images), by_the_table(official, images)
+    assert backbone.stage_channels == tuple(STRIDES)
     for stage, own, stride in zip(found, expected, STRIDES.values(), strict=True):
         assert stage.shape[2:] == tuple(-(-side // stride) for side in size)
         assert_close(stage, own, atol=1e-4, rtol=1e-4)
@@ -70,8 +70,8 @@ def test_without_its_last_stage_the_others_stay(official):
 
 def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(official):
     strided, dilated = (backbones.build(NAME, stride).eval() for stride in (32, 16))
-    for net in (strided, dilated):
-        load_official(net, official)
+    for backbone in (strided, dilated):
+        load_official(backbone, official)
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         *fine, coarse = strided(images)
@@ -82,6 +82,6 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(offici
 
 def test_it_has_the_parameters_of_the_published_one():
     with torch.device("meta"):
-        net = backbones.build(NAME)
+        backbone = backbones.build(NAME)
     head = 320 * 1280 + 2 * 1280 + 1281 * 1000
-    assert sum(p.numel() for p in net.parameters()) == 3_504_872 - head
+    assert sum(p.numel() for p in backbone.parameters()) == 3_504_872 - head

@@ -26,26 +26,26 @@ def made_up(depth):
 def loaded(name, output_stride=32):
     """-> (the state by official names, ours with it)."""
     state = made_up(DEPTHS[name])
-    net = backbones.build(name, output_stride).double().eval()
-    load_official(net, state)
-    return state, net
+    backbone = backbones.build(name, output_stride).double().eval()
+    load_official(backbone, state)
+    return state, backbone
 
 
 @pytest.mark.parametrize("name", DEPTHS)
 def test_it_weighs_what_torchvision_s_weighs(name):
     with torch.device("meta"):
-        net = backbones.build(name)
-    head = 1000 * net.stage_channels[-1] + 1000
-    assert count_parameters(net) + head == official.PARAMETERS[DEPTHS[name]]
+        backbone = backbones.build(name)
+    head = 1000 * backbone.stage_channels[-1] + 1000
+    assert count_parameters(backbone) + head == official.PARAMETERS[DEPTHS[name]]
 
 
 @pytest.mark.parametrize("name", DEPTHS)
 def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     shapes = {**official.shapes(DEPTHS[name]), **HEAD}
     state = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}  # a value a tensor
-    net = backbones.build(name)
-    assert load_official(net, state) == list(HEAD)
-    found = sorted(float(value.flatten()[0]) for value in net.state_dict().values())
+    backbone = backbones.build(name)
+    assert load_official(backbone, state) == list(HEAD)
+    found = sorted(float(value.flatten()[0]) for value in backbone.state_dict().values())
     assert found == [float(i) for i in range(len(state) - len(HEAD))]
 
 
@@ -55,10 +55,10 @@ def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     pytest.param("resnet-50", 32, marks=pytest.mark.slow), pytest.param("resnet-50", 8, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_stages_are_those_computed_over_the_official_keys(name, output_stride):
-    state, net = loaded(name, output_stride)
+    state, backbone = loaded(name, output_stride)
     images = seeded(1, 3, 49, 64)
     expected = official.forward(state, images, DEPTHS[name], output_stride)
-    for ours, theirs in zip(net(images), expected, strict=True):
+    for ours, theirs in zip(backbone(images), expected, strict=True):
         assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
 
 
@@ -82,10 +82,10 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
 ])  # fmt: skip
 def test_stages_have_the_published_widths_and_the_asked_strides(name, output_stride, strides):
     with torch.device("meta"):
-        net = backbones.build(name, output_stride)
-        stages = net(torch.zeros(1, 3, 97, 131))
+        backbone = backbones.build(name, output_stride)
+        stages = backbone(torch.zeros(1, 3, 97, 131))
     widths = (64, 128, 256, 512) if name.startswith("resnet-18") else (256, 512, 1024, 2048)
-    assert net.stage_channels == widths
+    assert backbone.stage_channels == widths
     sizes = [tuple(-(-side // stride) for side in (97, 131)) for stride in strides]
     assert [tuple(stage.shape[1:]) for stage in stages] == [(c, *s) for c, s in zip(widths, sizes, strict=True)]
 
@@ -99,11 +99,11 @@ def test_a_stem_of_three_convolutions_replaces_the_one_of_seven_by_seven():
 
 def test_a_deep_stem_s_last_norm_is_torchvision_s_bn1():
     with torch.device("meta"):
-        net = backbones.build("resnet-18-deep")
+        backbone = backbones.build("resnet-18-deep")
         theirs = ("conv1.0.weight", "conv1.4.bias", "conv1.6.weight", "bn1.running_var")
-        renamed, _ = net.rename_official({key: torch.empty(1) for key in theirs})
+        renamed, _ = backbone.rename_official({key: torch.empty(1) for key in theirs})
     assert list(renamed) == ["stem.0.weight", "stem.4.bias", "stem.6.weight", "stem.7.running_var"]
-    assert set(renamed) <= set(net.state_dict())
+    assert set(renamed) <= set(backbone.state_dict())
 
 
 def test_a_backbone_without_a_dilated_form_says_so():

@@ -113,8 +113,8 @@ def test_it_weighs_what_the_authors_network_weighs(name):
 @pytest.mark.parametrize("convention", ["macs", "ptflops-0.6"])
 def test_b1_costs_what_the_frm_papers_figures_need(size, convention):
     with torch.device("meta"):
-        net = backbones.build("van-b1").eval()
-    layers, _ = count_layers(net, torch.empty(1, 3, *size, device="meta"))
+        backbone = backbones.build("van-b1").eval()
+    layers, _ = count_layers(backbone, torch.empty(1, 3, *size, device="meta"))
     stages = [{name: c for name, c in layers.items() if name.startswith(f"stages.{i}.")} for i in range(4)]
     found = [by_convention(part)[convention] / 1e9 for part in (*stages, layers)]
     assert [round(value, 4) for value in found] == list(FRM_COUNTS[size][convention])
@@ -122,30 +122,31 @@ def test_b1_costs_what_the_frm_papers_figures_need(size, convention):
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (33, 66)])
 def test_stages_have_the_published_widths_and_sizes_rounded_up(size):
-    net = backbones.build("van-b0").eval()
+    backbone = backbones.build("van-b0").eval()
     with torch.no_grad():
-        stages = net(torch.randn(1, 3, *size))
-    assert net.stage_channels == VARIANTS["van-b0"].channels
+        stages = backbone(torch.randn(1, 3, *size))
+    assert backbone.stage_channels == VARIANTS["van-b0"].channels
     strided = [tuple(-(-n // stride) for n in size) for stride in (4, 8, 16, 32)]
-    assert [tuple(s.shape[1:]) for s in stages] == [(c, *s) for c, s in zip(net.stage_channels, strided, strict=True)]
+    shapes = [(c, *s) for c, s in zip(backbone.stage_channels, strided, strict=True)]
+    assert [tuple(s.shape[1:]) for s in stages] == shapes
 
 
 def test_every_stage_leaves_normalised_over_its_channels():
-    net = backbones.build("van-b0").eval()
+    backbone = backbones.build("van-b0").eval()
     with torch.no_grad():
-        stages = net(torch.randn(1, 3, 64, 64))
+        stages = backbone(torch.randn(1, 3, 64, 64))
     for stage in stages:
         assert_close(stage.mean(1), torch.zeros_like(stage[:, 0]), atol=1e-4, rtol=0)
         assert_close(stage.var(1, unbiased=False), torch.ones_like(stage[:, 0]), atol=1e-2, rtol=0)
-    assert {m.eps for m in net.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
+    assert {m.eps for m in backbone.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
 
 
 def test_channels_last_and_contiguous_images_give_the_same_stages():
-    net = randomised(backbones.build("van-b0")).eval()
+    backbone = randomised(backbones.build("van-b0")).eval()
     images = torch.randn(2, 3, 40, 72)
     with torch.no_grad():
-        plain = net(images)
-        last = net.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+        plain = backbone(images)
+        last = backbone.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
     for a, b in zip(plain, last, strict=True):
         assert b.is_contiguous(memory_format=torch.channels_last)
         assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -153,12 +154,12 @@ def test_channels_last_and_contiguous_images_give_the_same_stages():
 
 def test_it_starts_as_the_authors_start_it():
     torch.manual_seed(0)
-    net = backbones.build("van-b1").requires_grad_(False)
-    first, wide = net.stages[0].embed[0], net.stages[0].blocks[0].feed_forward.depthwise
+    backbone = backbones.build("van-b1").requires_grad_(False)
+    first, wide = backbone.stages[0].embed[0], backbone.stages[0].blocks[0].feed_forward.depthwise
     assert float(first.weight.std()) == pytest.approx(math.sqrt(2 / (7 * 7 * 64)), rel=0.05)
     assert float(wide.weight.std()) == pytest.approx(math.sqrt(2 / 9), rel=0.05)
-    assert not any(conv.bias.any() for conv in net.modules() if isinstance(conv, nn.Conv2d))
-    scales = [p for name, p in net.named_parameters() if name.endswith("scale.weight")]
+    assert not any(conv.bias.any() for conv in backbone.modules() if isinstance(conv, nn.Conv2d))
+    scales = [p for name, p in backbone.named_parameters() if name.endswith("scale.weight")]
     assert len(scales) == 2 * sum(VARIANTS["van-b1"].depths)
     assert all(torch.equal(p, torch.full_like(p, 1e-2)) for p in scales)
 
@@ -166,9 +167,9 @@ def test_it_starts_as_the_authors_start_it():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_authors_key_set_fills_every_tensor(name):
     state = numbered(name.replace("-", "_"))
-    net = backbones.build(name)
-    assert load_official(net, state) == ["head.weight", "head.bias"]
-    values = [float(tensor.flatten()[0]) for tensor in net.state_dict().values()]
+    backbone = backbones.build(name)
+    assert load_official(backbone, state) == ["head.weight", "head.bias"]
+    values = [float(tensor.flatten()[0]) for tensor in backbone.state_dict().values()]
     assert sorted(values) == sorted(float(v.flatten()[0]) for k, v in state.items() if not k.startswith("head."))
 
 

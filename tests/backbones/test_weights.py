@@ -26,22 +26,22 @@ NAME = "efficientnet-lite0"
 
 
 def test_one_error_lists_every_key_that_does_not_fit():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    state = {key: value.clone() for key, value in net.state_dict().items()}
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    state = {key: value.clone() for key, value in backbone.state_dict().items()}
     del state["1.weight"]
     state["0.weight"] = torch.zeros(4, 3, 2, 2)
     state["what.is.this"] = torch.zeros(1)
-    before = net[0].bias.clone()
+    before = backbone[0].bias.clone()
     state["0.bias"] = before + 1
     with pytest.raises(WeightsError) as error:
-        copy_strictly(net, state)
+        copy_strictly(backbone, state)
     assert all(text in str(error.value) for text in ("missing: 1.weight", "unexpected: what.is.this", "(4, 3, 2, 2)"))
-    assert torch.equal(net[0].bias, before)  # nothing was copied
+    assert torch.equal(backbone[0].bias, before)  # nothing was copied
 
 
 def test_num_batches_tracked_may_be_absent():
-    net = nn.BatchNorm2d(4)
-    copy_strictly(net, {k: v for k, v in net.state_dict().items() if k != "num_batches_tracked"})
+    backbone = nn.BatchNorm2d(4)
+    copy_strictly(backbone, {k: v for k, v in backbone.state_dict().items() if k != "num_batches_tracked"})
 
 
 def test_the_authors_keys_are_taken_strictly():
@@ -121,9 +121,9 @@ def test_a_download_is_loaded_and_its_own_checksum_recorded(monkeypatch, tmp_pat
     state = {"official.weight": torch.full((2, 3), 7.0), "head.bias": torch.zeros(5)}
     content = {"epoch": 3, "args": Namespace(lr=0.1, opt="adamw"), "state_dict": state}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    net = Small()
-    record = load_pretrained(net, "van-b1")
-    assert torch.equal(net.weight, state["official.weight"])
+    backbone = Small()
+    record = load_pretrained(backbone, "van-b1")
+    assert torch.equal(backbone.weight, state["official.weight"])
     assert record["file"] == file.name
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record["unused"] == ["head.bias"]

@@ -56,13 +56,13 @@ def test_so_is_a_dataset_and_a_loss(install, tmp_path):
     install("theirs", "featherseg.datasets", roads="theirs:Roads")
     install("theirs2", "featherseg.losses", ours="theirs:loss")
     assert dataset_facts("roads") == dataset_facts("camvid")
-    recipe, net = parse_recipe(read_recipe("frm-lite0"), NAMED), build("frm-lite0", 3)
-    assert build_loss(None, recipe, net).mean == "number"
+    recipe, model = parse_recipe(read_recipe("frm-lite0"), NAMED), build("frm-lite0", 3)
+    assert build_loss(None, recipe, model).mean == "number"
     assert (recipe.loss.lovasz, recipe.loss.class_weights) == (0, "auto"), "of the recipe's own loss the weights stay"
     with pytest.raises(ConfigError, match=r"loss.options do not fit the loss 'ours': .*'means'"):
-        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.options={means=3}"]), net)
+        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.options={means=3}"]), model)
     with pytest.raises(ConfigError, match=r"loss.contrast is not part of the loss 'ours'"):
-        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.contrast=1"]), net)
+        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.contrast=1"]), model)
 
 
 @pytest.mark.parametrize(("value", "said"), [

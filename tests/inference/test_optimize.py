@@ -26,7 +26,7 @@ needs_bf16 = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])
-def net(request):
+def model(request):
     return perturb(models.build(request.param, classes=5))
 
 
@@ -44,8 +44,8 @@ def error(found, expected):
     return ((found - expected).abs().max() / (expected.max() - expected.min())).item()
 
 
-def test_its_logits_are_those_of_the_model_within_rounding(net):
-    fast, exact = optimize(net), copy.deepcopy(net).double()  # in float32 a deep model shows its own rounding
+def test_its_logits_are_those_of_the_model_within_rounding(model):
+    fast, exact = optimize(model), copy.deepcopy(model).double()  # in float32 a deep model shows its own rounding
     for shape in SHAPES:
         (plain, expected), (out, found) = run(exact, shape), run(fast, shape)
         assert out[1:4] == plain[1:4]  # sizes and align_corners
@@ -53,12 +53,12 @@ def test_its_logits_are_those_of_the_model_within_rounding(net):
 
 
 @needs_bf16
-def test_in_bf16_its_logits_are_float32_and_near(net):
-    fast = optimize(net, "bf16")
+def test_in_bf16_its_logits_are_float32_and_near(model):
+    fast = optimize(model, "bf16")
     narrow = sum(p.numel() for p in fast.parameters() if p.dtype == torch.bfloat16)
     assert narrow > 0.95 * sum(p.numel() for p in fast.parameters())
     for shape in SHAPES:
-        for found, expected in zip(run(fast, shape)[1], run(net, shape)[1], strict=True):
+        for found, expected in zip(run(fast, shape)[1], run(model, shape)[1], strict=True):
             assert found.dtype == torch.float32
             assert 1e-5 < error(found, expected) < 0.1
 

@@ -30,13 +30,13 @@ def test_outside_the_coarse_map_there_is_nothing():
 
 
 def test_positions_are_in_full_precision_under_autocast():
-    net = FlowAlignment(4, flow_channels=2)
+    layer = FlowAlignment(4, flow_channels=2)
     fine, coarse = torch.randn(1, 4, 30, 40), torch.randn(1, 4, 15, 20)
     with torch.no_grad():
-        net.flow.weight.zero_()
-        exact = net(fine, coarse)
+        layer.flow.weight.zero_()
+        exact = layer(fine, coarse)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = net(fine, coarse)
+            mixed = layer(fine, coarse)
     assert_close(mixed.float(), exact)
 
 

@@ -10,10 +10,10 @@ SWITCHES = [LETTER, {}, {"kv_pool": 1}, {"gamma": False}, {"residual": False}, {
 
 def block(channels=6, key_channels=3, **switches):
     torch.manual_seed(0)
-    net = DisentangledNonLocal(channels, key_channels=key_channels, **switches).double()
-    for parameter in net.parameters():
+    layer = DisentangledNonLocal(channels, key_channels=key_channels, **switches).double()
+    for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return net
+    return layer
 
 
 def image_map(*size):
@@ -22,7 +22,7 @@ def image_map(*size):
 
 
 @torch.no_grad()
-def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
+def loops(layer, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
     """Eq. 2-3 of the FRM paper, position by position, for one image (C, h, w); with DNL's additions where asked."""
     channels, height, width = x.shape
     p = kv_pool
@@ -36,11 +36,12 @@ def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
         return torch.stack([weight @ v + (0 if bias is None else bias) for v in vectors])
 
     q, k, m, g = (
-        linear(c, v) for c, v in ((net.query, seen), (net.key, pooled), (net.unary, pooled), (net.value, pooled))
+        linear(c, v)
+        for c, v in ((layer.query, seen), (layer.key, pooled), (layer.unary, pooled), (layer.value, pooled))
     )
     q, k = q - q.mean(0), k - k.mean(0)
     unary = m[:, 0].exp()
-    factor = net.gamma if gamma else 1.0
+    factor = layer.gamma if gamma else 1.0
     out = []
     for i in range(len(seen)):
         similar = (k @ q[i] / (q.shape[1] ** 0.5 if scale else 1.0)).exp()
@@ -51,28 +52,28 @@ def loops(net, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_it_is_equations_2_and_3_with_every_switch(switches):
-    net, x = block(**switches), image_map(2, 6, 5, 4)
-    expected = torch.stack([loops(net, image, **switches) for image in x])
-    assert_close(net(x), expected, atol=1e-9, rtol=0)
+    layer, x = block(**switches), image_map(2, 6, 5, 4)
+    expected = torch.stack([loops(layer, image, **switches) for image in x])
+    assert_close(layer(x), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1)])
 def test_a_map_with_a_side_of_one_is_not_pooled(size):
-    net, x = block(), image_map(1, 6, *size)
-    assert_close(net(x)[0], loops(net, x[0], kv_pool=1), atol=1e-9, rtol=0)
+    layer, x = block(), image_map(1, 6, *size)
+    assert_close(layer(x)[0], loops(layer, x[0], kv_pool=1), atol=1e-9, rtol=0)
 
 
 def test_it_ignores_a_constant_added_to_every_query():  # what the whitening in Eq. 3 is for
-    net, x = block(), image_map(1, 6, 4, 6)
-    before = net(x)
+    layer, x = block(), image_map(1, 6, 4, 6)
+    before = layer(x)
     with torch.no_grad():
-        net.query.bias.add_(5.0)
-    assert_close(net(x), before)
+        layer.query.bias.add_(5.0)
+    assert_close(layer(x), before)
 
 
 def test_the_softmax_is_in_full_precision_under_autocast():
-    net, x = block().float(), image_map(1, 6, 8, 8).float()
+    layer, x = block().float(), image_map(1, 6, 8, 8).float()
     with torch.no_grad():
-        net.query.weight.mul_(300.0)  # products far beyond half precision's range
+        layer.query.weight.mul_(300.0)  # products far beyond half precision's range
     with torch.autocast("cpu", dtype=torch.float16):
-        assert torch.isfinite(net(x)).all()
+        assert torch.isfinite(layer(x)).all()

@@ -14,16 +14,16 @@ from featherseg.layers.pooling import (
 )
 
 
-def randomised(net):
+def randomised(layer):
     torch.manual_seed(0)
-    for parameter in net.parameters():
+    for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    for name, buffer in net.named_buffers():
+    for name, buffer in layer.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(std=0.3)
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
-    return net.double().eval()
+    return layer.double().eval()
 
 
 def regions(x, k):
@@ -80,14 +80,14 @@ def test_region_means_are_means_over_adaptive_windows(k, size):
 
 @torch.no_grad()
 def test_pyramid_pooling_is_its_loops_over_adaptive_windows():
-    net = randomised(PyramidPooling(5, 4))
+    layer = randomised(PyramidPooling(5, 4))
     x = torch.randn(2, 5, 7, 9, dtype=torch.float64)
-    for image, got in zip(x, net(x), strict=True):
+    for image, got in zip(x, layer(x), strict=True):
         priors = []
-        for k, branch in zip((1, 2, 3, 6), net.branches, strict=True):
+        for k, branch in zip((1, 2, 3, 6), layer.branches, strict=True):
             mean = normed(branch[2], pointwise(branch[1], regions(image, k)))
             priors.append(bilinear(mean, (7, 9), align_corners=True))
-        expected = normed(net.reduce[1], pointwise(net.reduce[0], torch.cat([*priors, image]))).relu()
+        expected = normed(layer.reduce[1], pointwise(layer.reduce[0], torch.cat([*priors, image]))).relu()
         assert_close(got, expected, atol=1e-9, rtol=0)
 
 
@@ -105,7 +105,7 @@ def windows(x, kernel, stride):
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(7, 9), (2, 2), (23, 12)])
 def test_deep_aggregation_pooling_is_its_loops_over_windows(size):
-    net = randomised(DeepAggregationPooling(5, 3, 4))
+    layer = randomised(DeepAggregationPooling(5, 3, 4))
     x = torch.randn(1, 5, *size, dtype=torch.float64)
 
     def block(parts, x):
@@ -114,20 +114,20 @@ def test_deep_aggregation_pooling_is_its_loops_over_windows(size):
         return pointwise(conv, x) if conv.kernel_size == (1, 1) else F.conv2d(x[None], conv.weight, padding=1)[0]
 
     pools = [windows(x[0], 5, 2), windows(x[0], 9, 4), windows(x[0], 17, 8), x[0].mean((1, 2), keepdim=True)]
-    maps = [block(net.finest, x[0])]
-    for pooled, scale, process in zip(pools, net.scales, net.process, strict=True):
+    maps = [block(layer.finest, x[0])]
+    for pooled, scale, process in zip(pools, layer.scales, layer.process, strict=True):
         lifted = bilinear(block(scale[1], pooled), size, align_corners=False)
         maps.append(block(process, lifted + maps[-1]))
-    expected = block(net.compress, torch.cat(maps)) + block(net.shortcut, x[0])
-    assert_close(net(x)[0], expected, atol=1e-9, rtol=0)
+    expected = block(layer.compress, torch.cat(maps)) + block(layer.shortcut, x[0])
+    assert_close(layer(x)[0], expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("net", "parameters"),
+    ("layer", "parameters"),
     [(PyramidPooling(1024, 128), 722_176), (DeepAggregationPooling(1024, 128, 128), 1_472_768)],
 )
-def test_they_weigh_what_the_papers_table_2_forces(net, parameters):  # 15.23 M and 15.98 M: docs/papers/frm.md
-    assert sum(p.numel() for p in net.parameters()) == parameters
+def test_they_weigh_what_the_papers_table_2_forces(layer, parameters):  # 15.23 M and 15.98 M: docs/papers/frm.md
+    assert sum(p.numel() for p in layer.parameters()) == parameters
 
 
 def test_region_means_keep_full_precision_under_autocast():

@@ -59,7 +59,7 @@ def light():
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     """No weight at its initial value: gates, layer scales and position tables act."""
     return perturb(light())
 
@@ -199,27 +199,27 @@ def test_the_gate_is_one_half_before_training():
 
 
 @torch.no_grad()
-def test_one_classifier_tells_classes_apart_twice(net):
+def test_one_classifier_tells_classes_apart_twice(model):
     images, seen = seeded(1, 3, 64, 96), []
-    handle = net.classifier.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
-    logits = net(images).logits
+    handle = model.classifier.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    logits = model(images).logits
     handle.remove()
-    stages = net.backbone(images)[1:]
-    x = net.decoder(stages, net.context(stages))
-    coarse = net.classifier(net.smooth(x))
+    stages = model.backbone(images)[1:]
+    x = model.decoder(stages, model.context(stages))
+    coarse = model.classifier(model.smooth(x))
     assert len(seen) == 2
     assert_close(seen[0][1], coarse)
-    assert_close(logits, net.classifier(net.prototype(x, coarse) * x + x))
+    assert_close(logits, model.classifier(model.prototype(x, coarse) * x + x))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (100, 100), (520, 390), (65, 512), (1, 1)])
-def test_any_size_is_the_zero_padded_image_cropped(net, size):
+def test_any_size_is_the_zero_padded_image_cropped(model, size):
     images = seeded(1, 3, *size)
     padded_size = tuple(-(-side // 32) * 32 for side in size)
     padded = torch.zeros(1, 3, *padded_size)
     padded[:, :, : size[0], : size[1]] = images
-    out, whole = net(images), net(padded)
+    out, whole = model(images), model(padded)
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert_close(out.logits, whole.logits, atol=1e-5, rtol=0)
     enlarged = F.interpolate(whole.logits, size=padded_size, mode="bilinear", align_corners=False)
@@ -228,31 +228,31 @@ def test_any_size_is_the_zero_padded_image_cropped(net, size):
     assert_close(found, enlarged[:, :, : size[0], : size[1]], atol=1e-5, rtol=0)
 
 
-def copied(net):
-    return copy.deepcopy(net)
+def copied(model):
+    return copy.deepcopy(model)
 
 
-def averaged(net):
+def averaged(model):
     """As training keeps its weight average: a copy of the tensors, loaded into a network that ran before."""
     fresh = light().eval()
     fresh(torch.zeros(1, 3, 64, 64))
-    fresh.load_state_dict({key: value.detach().clone() for key, value in net.state_dict().items()})
+    fresh.load_state_dict({key: value.detach().clone() for key, value in model.state_dict().items()})
     return fresh
 
 
-def compiled(net):
+def compiled(model):
     torch._dynamo.reset()
-    return torch.compile(net, backend="aot_eager")
+    return torch.compile(model, backend="aot_eager")
 
 
-def there_and_back(net):
-    return copy.deepcopy(net).to(torch.float64).to(torch.float32)
+def there_and_back(model):
+    return copy.deepcopy(model).to(torch.float64).to(torch.float32)
 
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own insides
 @pytest.mark.parametrize("change", [copied, averaged, there_and_back, pytest.param(compiled, marks=pytest.mark.slow)])
-def test_weights_loaded_after_a_first_run_are_the_ones_that_act(net, change):
+def test_weights_loaded_after_a_first_run_are_the_ones_that_act(model, change):
     """The authors' code keeps position biases from when eval() was called."""
     images, worn = seeded(1, 3, 64, 96), light().eval()
     worn(images)
@@ -267,7 +267,7 @@ def test_weights_loaded_after_a_first_run_are_the_ones_that_act(net, change):
     expected = other(images).logits
     assert_close(changed(images).logits, expected, atol=1e-5, rtol=1e-5)
     assert_close(change(other)(images).logits, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(expected, net(images).logits, atol=1e-4)  # the tables matter
+    assert not torch.allclose(expected, model(images).logits, atol=1e-4)  # the tables matter
 
 
 @pytest.mark.parametrize("name", KEY_SETS)

@@ -23,37 +23,37 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def net(name):
+def model(name):
     torch.manual_seed(0)
     return shallow(name, classes=5).eval()
 
 
 @pytest.fixture(scope="module")
-def stride(net):
+def stride(model):
     with torch.no_grad():
-        return 128 // net(torch.zeros(1, 3, 128, 128)).logits.shape[2]
+        return 128 // model(torch.zeros(1, 3, 128, 128)).logits.shape[2]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 131), (65, 99), (1, 1), (7, 201)])
-def test_any_size_goes_in_and_comes_back(net, stride, size):
+def test_any_size_goes_in_and_comes_back(model, stride, size):
     with torch.no_grad():
-        out = net(torch.randn(2, 3, *size))
+        out = model(torch.randn(2, 3, *size))
     assert out.logits.shape == (2, 5, *(-(-side // stride) for side in out.padded_size))
     assert out.image_size == size
-    assert (out.padded_size == size) or net.size_divisor > 1 or min(size) < net.minimum_size
+    assert (out.padded_size == size) or model.size_divisor > 1 or min(size) < model.minimum_size
     assert to_image(out, size).shape == (2, 5, *size)
 
 
-def test_an_image_is_judged_alone(net):
-    exact = copy.deepcopy(net).double()  # untrained gates may be steep: in fp32 they show its rounding
+def test_an_image_is_judged_alone(model):
+    exact = copy.deepcopy(model).double()  # untrained gates may be steep: in fp32 they show its rounding
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         together, alone = exact(images).logits, exact(images[1:2]).logits
     assert_close(together[1:2], alone, atol=1e-9 * float(alone.max() - alone.min()), rtol=0)
 
 
-def test_every_parameter_learns(net):
-    training = copy.deepcopy(net).train()
+def test_every_parameter_learns(model):
+    training = copy.deepcopy(model).train()
     for parameter in training.parameters():
         if not parameter.any():  # a gate at zero would hold gradients back
             torch.nn.init.normal_(parameter, std=0.1)
@@ -66,11 +66,11 @@ def test_every_parameter_learns(net):
 
 
 @pytest.mark.parametrize("largest", [False, True])
-def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(net, largest):
+def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(model, largest):
     torch.manual_seed(0)
     # one position is left of these at the coarsest stride: a batch norm has no variance there
-    size = (net.lone_side or 32, net.lone_side or 32) if largest else (7, 9)
-    training, images = copy.deepcopy(net).train(), torch.randn(1, 3, *size)
+    size = (model.lone_side or 32, model.lone_side or 32) if largest else (7, 9)
+    training, images = copy.deepcopy(model).train(), torch.randn(1, 3, *size)
     before = [parameter.clone() for parameter in training.parameters()]
     optimiser = torch.optim.AdamW(training.parameters(), lr=1e-4)
     out = training(images, aux=True)
@@ -85,12 +85,12 @@ def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(net, larg
         assert training.eval()(images).logits.isfinite().all()
 
 
-def test_a_copy_with_the_same_weights_gives_the_same_logits(name, net):
+def test_a_copy_with_the_same_weights_gives_the_same_logits(name, model):
     images = torch.randn(1, 3, 64, 64)
     fresh = shallow(name, classes=5).eval()
-    fresh.load_state_dict(net.state_dict())
+    fresh.load_state_dict(model.state_dict())
     with torch.no_grad():
-        assert torch.equal(fresh(images).logits, net(images).logits)
+        assert torch.equal(fresh(images).logits, model(images).logits)
 
 
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 6])
@@ -102,28 +102,28 @@ def test_other_channels_are_taken(name, channels):
 
 
 @torch.no_grad()
-def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(net):
-    images, seen = torch.randn(2, 3, 64, 96), net(torch.zeros(1, 3, 64, 96)).logits.shape[2:]
-    for model in (copy.deepcopy(net).train(), net):
-        out = model(images)
+def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(model):
+    images, seen = torch.randn(2, 3, 64, 96), model(torch.zeros(1, 3, 64, 96)).logits.shape[2:]
+    for each in (copy.deepcopy(model).train(), model):
+        out = each(images)
         assert out.aux is None
-        if net.feature_channels is None or not model.training:
+        if model.feature_channels is None or not each.training:
             assert out.features is None
         else:
-            assert out.features.shape[:2] == (2, net.feature_channels)
+            assert out.features.shape[:2] == (2, model.feature_channels)
         assert out.logits.shape[2:] == seen  # where a teacher is looked up
-    aux = net(images, aux=True).aux or {}
-    assert set(aux) == set(net.aux_heads)
+    aux = model(images, aux=True).aux or {}
+    assert set(aux) == set(model.aux_heads)
     for head, logits in aux.items():
-        assert logits.shape[:2] == (2, 1 if head == net.boundary_head else 5)
+        assert logits.shape[:2] == (2, 1 if head == model.boundary_head else 5)
 
 
 @torch.no_grad()
-def test_the_bias_of_its_classes_is_added_to_the_logits_last(net):
+def test_the_bias_of_its_classes_is_added_to_the_logits_last(model):
     images, shift = torch.randn(1, 3, 64, 96), torch.tensor([0.5, -1.0, 0.0, 2.0, 3.0])
-    moved = copy.deepcopy(net)
-    moved.load_state_dict(net.state_dict() | {net.class_bias: net.state_dict()[net.class_bias] + shift})
-    expected = net(images).logits + shift.view(-1, 1, 1)
+    moved = copy.deepcopy(model)
+    moved.load_state_dict(model.state_dict() | {model.class_bias: model.state_dict()[model.class_bias] + shift})
+    expected = model(images).logits + shift.view(-1, 1, 1)
     assert_close(moved(images).logits, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 

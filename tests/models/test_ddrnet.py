@@ -59,10 +59,10 @@ network = TestDDRNet.network
 ])  # fmt: skip
 def test_the_longer_network_s_third_stage_is_two_of_the_authors(theirs, ours):
     with torch.device("meta"):
-        net = network("ddrnet-39")
-    assert f"backbone.{ours}" in net.rename_official({theirs: torch.zeros(1)})[0]
-    assert list(net.backbone.rename_official({theirs: torch.zeros(1)})[0]) == [ours]
-    assert f"backbone.{ours}" in net.state_dict()
+        model = network("ddrnet-39")
+    assert f"backbone.{ours}" in model.rename_official({theirs: torch.zeros(1)})[0]
+    assert list(model.backbone.rename_official({theirs: torch.zeros(1)})[0]) == [ours]
+    assert f"backbone.{ours}" in model.state_dict()
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def network(name, classes=5, **options):
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     return perturb(network("deeplabv3-lite0"))
 
 
@@ -157,14 +157,14 @@ def test_the_atrous_pyramid_is_its_loops(project_kernel):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (1, 1), (7, 201)])
-def test_any_size_is_taken_and_only_short_sides_are_padded(net, size):
+def test_any_size_is_taken_and_only_short_sides_are_padded(model, size):
     images = seeded(1, 3, *size)
-    out, padded_size = net(images), tuple(max(side, 32) for side in size)
+    out, padded_size = model(images), tuple(max(side, 32) for side in size)
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert out.logits.shape == (1, 5, *(-(-side // 16) for side in padded_size))
     whole = torch.zeros(1, 3, *padded_size)
     whole[:, :, : size[0], : size[1]] = images
-    assert_close(out.logits, net(whole).logits)
+    assert_close(out.logits, model(whole).logits)
     assert to_image(out, size).shape == (1, 5, *size)
 
 

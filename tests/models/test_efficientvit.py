@@ -42,7 +42,7 @@ network = TestEfficientViT.network
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     return perturb(network())
 
 

@@ -41,9 +41,9 @@ def test_the_stages_are_pooled_to_the_size_of_the_last_at_every_height():
 
 def test_the_feed_forward_is_three_convolutions():
     torch.manual_seed(0)
-    net, x = ConvFeedForward(6, hidden=4), torch.randn(1, 6, 5, 5)
-    hidden = nn.functional.conv2d(net.squeeze(x), net.depthwise.weight, net.depthwise.bias, padding=1, groups=4)
-    assert_close(net(x), net.restore(hidden.relu()))
+    model, x = ConvFeedForward(6, hidden=4), torch.randn(1, 6, 5, 5)
+    hidden = nn.functional.conv2d(model.squeeze(x), model.depthwise.weight, model.depthwise.bias, padding=1, groups=4)
+    assert_close(model(x), model.restore(hidden.relu()))
 
 
 def test_the_refinement_adds_what_the_feed_forward_says_to_what_it_saw():
@@ -58,26 +58,26 @@ def test_the_refinement_adds_what_the_feed_forward_says_to_what_it_saw():
 def test_every_context_stands_on_all_stages_or_on_the_last(name, context, stages):
     options = {"context": context, "stages": stages}
     with torch.device("meta"):
-        net = models.build(name, 3, options=options)
-        assert net(torch.zeros(2, 3, 97, 131)).logits.shape == (2, 3, 25, 33)
-    channels = net.backbone.stage_channels
-    seen = next(m for m in net.context.modules() if isinstance(m, nn.Conv2d)).in_channels
+        model = models.build(name, 3, options=options)
+        assert model(torch.zeros(2, 3, 97, 131)).logits.shape == (2, 3, 25, 33)
+    channels = model.backbone.stage_channels
+    seen = next(m for m in model.context.modules() if isinstance(m, nn.Conv2d)).in_channels
     assert seen == (sum(channels) if stages == "all" else channels[-1])
 
 
 @pytest.mark.parametrize("coarsest", [16, 32])
 def test_the_light_decoder_fuses_at_an_eighth_and_adds_the_finest_stage_last(coarsest):
     torch.manual_seed(0)
-    net = models.build("frm-lite0-050-light", 3, options={"coarsest": coarsest}).eval()
-    assert len(net.encode(torch.zeros(1, 3, 64, 96))) == (4 if coarsest == 32 else 3)
-    stages = [torch.randn(1, c, 64 // 2**i, 96 // 2**i) for i, c in enumerate(net.backbone.stage_channels)]
-    context = net.context(gather(stages))
+    model = models.build("frm-lite0-050-light", 3, options={"coarsest": coarsest}).eval()
+    assert len(model.encode(torch.zeros(1, 3, 64, 96))) == (4 if coarsest == 32 else 3)
+    stages = [torch.randn(1, c, 64 // 2**i, 96 // 2**i) for i, c in enumerate(model.backbone.stage_channels)]
+    context = model.context(gather(stages))
     assert context.shape[2:] == stages[-1].shape[2:]
-    light = net.decoder
+    light = model.decoder
     fused = light.fuse(light.pyramid(stages[1:], context))
     assert fused.shape[2:] == (32, 48)
     grown = nn.functional.interpolate(fused, (64, 96), mode="bilinear")
-    assert_close(net.decode(stages).logits, net.classifier(light.refine(light.lateral(stages[0]) + grown)))
+    assert_close(model.decode(stages).logits, model.classifier(light.refine(light.lateral(stages[0]) + grown)))
 
 
 def test_a_backbone_that_always_has_four_stages_says_so():

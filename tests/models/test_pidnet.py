@@ -50,9 +50,9 @@ network = TestPIDNet.network
 ])  # fmt: skip
 def test_the_large_network_s_own_keys_find_their_place(theirs, ours):
     with torch.device("meta"):
-        net = network("pidnet-l")
-    assert ours in net.state_dict()
-    assert ours in net.rename_official({theirs: torch.zeros(1)})[0]
+        model = network("pidnet-l")
+    assert ours in model.state_dict()
+    assert ours in model.rename_official({theirs: torch.zeros(1)})[0]
 
 
 @torch.no_grad()
@@ -82,13 +82,13 @@ def test_at_a_sure_boundary_details_count_and_far_from_one_context(kind):
 
 @torch.no_grad()
 def test_the_parallel_pooling_adds_the_finest_scale_to_each_and_keeps_them_apart():
-    net, x = perturb(ParallelAggregationPooling(6, 2, 4).eval()), seeded(1, 6, 9, 7)
-    before = net.process(torch.zeros(1, 8, 9, 7))
-    changed = net.process(torch.cat([torch.zeros(1, 6, 9, 7), torch.ones(1, 2, 9, 7)], dim=1))
+    model, x = perturb(ParallelAggregationPooling(6, 2, 4).eval()), seeded(1, 6, 9, 7)
+    before = model.process(torch.zeros(1, 8, 9, 7))
+    changed = model.process(torch.cat([torch.zeros(1, 6, 9, 7), torch.ones(1, 2, 9, 7)], dim=1))
     assert torch.equal(before[:, :6], changed[:, :6])  # a group each
     assert not torch.equal(before[:, 6:], changed[:, 6:])
-    for scale in net.scales:
+    for scale in model.scales:
         torch.nn.init.zeros_(scale[1][2].weight)
-    finest = net.finest(x)
-    expected = net.compress(torch.cat([finest, net.process(finest.repeat(1, 4, 1, 1))], dim=1)) + net.shortcut(x)
-    assert_close(net(x), expected)
+    finest = model.finest(x)
+    expected = model.compress(torch.cat([finest, model.process(finest.repeat(1, 4, 1, 1))], dim=1)) + model.shortcut(x)
+    assert_close(model(x), expected)

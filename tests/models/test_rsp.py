@@ -75,40 +75,40 @@ def on_meta(backbone, width, **options):
         return network(classes=19, backbone=backbone, channels=width, **options).eval()
 
 
-def macs(net, height, width):
-    layers, _ = count_layers(net, torch.empty(1, 3, height, width, device="meta"))
+def macs(model, height, width):
+    layers, _ = count_layers(model, torch.empty(1, 3, height, width, device="meta"))
     return by_convention(layers)["macs"]
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     """Small, and no weight at its initial value."""
     return perturb(network(channels=16, repeats=1))
 
 
 @pytest.mark.parametrize(("backbone", "width"), PARTS)
 def test_each_part_weighs_what_the_prototype_weighed(backbone, width):
-    net = on_meta(backbone, width)
-    parts = tuple(count_parameters(part) for part in (net.backbone, net.neck, net.head))
+    model = on_meta(backbone, width)
+    parts = tuple(count_parameters(part) for part in (model.backbone, model.neck, model.head))
     assert parts == PARTS[backbone, width]
-    assert count_parameters(net) == sum(parts)
+    assert count_parameters(model) == sum(parts)
 
 
 @pytest.mark.parametrize(("backbone", "width"), MACS)
 def test_it_costs_what_the_prototype_cost(backbone, width):
-    net = on_meta(backbone, width)
-    assert macs(net, 1024, 2048) == MACS[backbone, width]
+    model = on_meta(backbone, width)
+    assert macs(model, 1024, 2048) == MACS[backbone, width]
     if (backbone, width) in MACS_512:
-        assert macs(net, 512, 512) == MACS_512[backbone, width]
+        assert macs(model, 512, 512) == MACS_512[backbone, width]
 
 
 @pytest.mark.parametrize(("backbone", "width", "options", "params", "large", "small"), ROUNDED)
 def test_baselines_and_other_windows_cost_what_the_table_says(backbone, width, options, params, large, small):
-    net = on_meta(backbone, width, **options)
+    model = on_meta(backbone, width, **options)
     found = (
-        f"{count_parameters(net) / 1e6:.2f}",
-        f"{macs(net, 1024, 2048) / 1e9:.1f}",
-        f"{macs(net, 512, 512) / 1e9:.2f}",
+        f"{count_parameters(model) / 1e6:.2f}",
+        f"{macs(model, 1024, 2048) / 1e9:.1f}",
+        f"{macs(model, 512, 512) / 1e9:.2f}",
     )
     assert found == (params, large, small)
 
@@ -126,11 +126,11 @@ def test_the_page_about_the_paper_prints_these_counts():
 
 
 def test_an_instance_branch_adds_what_it_added_to_the_prototype():
-    net = on_meta("efficientnet-lite0", 128)
+    model = on_meta("efficientnet-lite0", 128)
     with torch.device("meta"):
-        net.instance_branch = InstanceBranch(net.pyramid_channels).eval()
-    assert count_parameters(net) == 3_693_784
-    assert macs(net, 1024, 2048) == 46_407_644_928
+        model.instance_branch = InstanceBranch(model.pyramid_channels).eval()
+    assert count_parameters(model) == 3_693_784
+    assert macs(model, 1024, 2048) == 46_407_644_928
 
 
 def test_the_rows_are_these():
@@ -293,22 +293,22 @@ def test_the_head_hands_down_from_coarse_to_fine():
 
 
 @torch.no_grad()
-def test_the_pyramid_is_that_behind_the_neck(net):
+def test_the_pyramid_is_that_behind_the_neck(model):
     images = seeded(1, 3, 64, 96)
-    pyramid = net.encode(images)
+    pyramid = model.encode(images)
     assert [tuple(level.shape) for level in pyramid] == [(1, 16, 16 >> i, 24 >> i) for i in range(4)]
-    assert tuple(net.pyramid_channels) == (16,) * 4
-    assert_close(net(images).logits, net.head(pyramid).logits)
+    assert tuple(model.pyramid_channels) == (16,) * 4
+    assert_close(model(images).logits, model.head(pyramid).logits)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (1, 1)])
-def test_any_size_is_the_zero_padded_image_cropped(net, size):
+def test_any_size_is_the_zero_padded_image_cropped(model, size):
     images = seeded(1, 3, *size)
     padded_size = tuple(-(-side // 32) * 32 for side in size)
     padded = torch.zeros(1, 3, *padded_size)
     padded[:, :, : size[0], : size[1]] = images
-    out, whole = net(images), net(padded)
+    out, whole = model(images), model(padded)
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert out.logits.shape == (1, 5, padded_size[0] // 4, padded_size[1] // 4)
     assert_close(out.logits, whole.logits, atol=1e-5, rtol=0)
@@ -355,11 +355,11 @@ def test_one_small_image_can_be_trained_on(shape):
 
 
 @torch.no_grad()
-def test_half_precision_moves_the_logits_little(net):
+def test_half_precision_moves_the_logits_little(model):
     images = seeded(1, 3, 64, 96)
-    full = net(images).logits
+    full = model(images).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = net(images).logits
+        half = model(images).logits
     assert float((half.float() - full).abs().max() / (full.max() - full.min())) < 0.1
 
 

@@ -32,7 +32,7 @@ class TestSCTNet(Peer):
         with torch.device("meta"):
             small, large = network(name, 19).eval(), network(name, 150).eval()
         millions = (count_parameters(small) - count_parameters(small.aux_heads)) / 1e6
-        products = [gmacs(net, size)["macs"] for net, size in ((small, (1024, 2048)), (large, (512, 512)))]
+        products = [gmacs(model, size)["macs"] for model, size in ((small, (1024, 2048)), (large, (512, 512)))]
         return (*(round(figure, 3) for figure in (millions, *products)), round(gmacs(small, (768, 1536))["macs"], 1))
 
 

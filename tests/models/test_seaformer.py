@@ -35,7 +35,7 @@ class TestSeaFormer(Peer):
     def measured(self, name):
         with torch.device("meta"):
             small, large = network(name, 19).eval(), network(name, 150).eval()
-        found = [count_parameters(net) / 1e6 for net in (small, large)]
+        found = [count_parameters(model) / 1e6 for model in (small, large)]
         found += [gmacs(small, size)["macs"] for size in ((1024, 2048), (512, 1024))]
         return tuple(round(figure, 3) for figure in (*found, gmacs(large, (512, 512))["macs"]))
 
@@ -44,7 +44,7 @@ network = TestSeaFormer.network
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     return perturb(network())
 
 

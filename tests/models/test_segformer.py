@@ -35,7 +35,7 @@ class TestSegFormer(Peer):
         """The published network also holds a classifier of 128 channels that it does not use."""
         with torch.device("meta"):
             small, large = network(name, 19).eval(), network(name, 150).eval()
-        found = [(count_parameters(net) + 129 * net.classes) / 1e6 for net in (small, large)]
+        found = [(count_parameters(model) + 129 * model.classes) / 1e6 for model in (small, large)]
         found += [gmacs(small, (1024, 2048))["macs"], gmacs(large, (512, 512))["macs"]]
         return tuple(round(figure, 3) for figure in found)
 
@@ -82,8 +82,8 @@ def test_the_decoder_projects_lifts_and_fuses_coarse_to_fine():
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(33, 65), (97, 131), (1, 1), (7, 201)])
 def test_any_size_is_taken_and_only_short_sides_are_padded(size):
-    net, images = perturb(network()), seeded(1, 3, *size)
-    out, padded_size = net(images), tuple(max(side, 32) for side in size)
+    model, images = perturb(network()), seeded(1, 3, *size)
+    out, padded_size = model(images), tuple(max(side, 32) for side in size)
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert out.logits.shape == (1, 5, *(-(-side // 4) for side in padded_size))
     assert to_image(out, size).shape == (1, 5, *size)

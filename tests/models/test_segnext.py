@@ -39,7 +39,7 @@ class TestSegNeXt(Peer):
         with torch.device("meta"):
             small, large = network(name, 19).eval(), network(name, 150).eval()
         full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
-        found = [count_parameters(net) / 1e6 for net in (small, large)]
+        found = [count_parameters(model) / 1e6 for model in (small, large)]
         return tuple(round(x, 3) for x in (*found, full["macs"], full["ptflops-0.6"], square["macs"]))
 
 
@@ -47,7 +47,7 @@ network = TestSegNeXt.network
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     return perturb(network())
 
 

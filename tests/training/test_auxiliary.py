@@ -17,9 +17,9 @@ SIZE = (8, 9)
 
 def learning(name: str, *overrides: str) -> dict[str, bool]:
     """Whether the parameters of each auxiliary head learn under a recipe."""
-    net = models.build(name.partition("_")[0], 3)
-    keep_supervised_heads(net, parse_recipe(read_recipe(name), overrides))
-    return {head: all(p.requires_grad for p in module.parameters()) for head, module in net.aux_heads.items()}
+    model = models.build(name.partition("_")[0], 3)
+    keep_supervised_heads(model, parse_recipe(read_recipe(name), overrides))
+    return {head: all(p.requires_grad for p in module.parameters()) for head, module in model.aux_heads.items()}
 
 
 @pytest.mark.parametrize(("name", "overrides", "expected"), [

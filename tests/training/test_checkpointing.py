@@ -44,10 +44,10 @@ def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
 def test_every_backbone_of_the_catalogue_has_blocks(names):
     for name in {models.entry(name).backbone: name for name in names}.values():
         with torch.device("meta"):
-            net = models.build(name, 3)
-        keys = list(net.state_dict())
-        checkpoint_blocks(net)
-        assert list(net.state_dict()) == keys
+            model = models.build(name, 3)
+        keys = list(model.state_dict())
+        checkpoint_blocks(model)
+        assert list(model.state_dict()) == keys
 
 
 def test_a_model_of_one_s_own_names_its_blocks_or_is_refused():

@@ -17,7 +17,7 @@ OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
 SETTINGS, LITE = ModelTable(name="tiny"), ModelTable(name="frm-lite0")
 
 
-def model(classes=3, seed=1, name=SETTINGS.name):
+def build_model(classes=3, seed=1, name=SETTINGS.name):
     torch.manual_seed(seed)
     return models.build(name, classes)
 
@@ -27,58 +27,59 @@ def test_the_keys_that_grow_with_the_classes_are_found():
 
 
 def test_classes_with_equal_names_keep_their_rows(small_run):
-    net = model()
-    fresh = net.classifier.weight.clone()
-    table = carry_over(net, str(small_run.path), SETTINGS, OTHERS)
+    model = build_model()
+    fresh = model.classifier.weight.clone()
+    table = carry_over(model, str(small_run.path), SETTINGS, OTHERS)
     names, old = [c.name for c in small_run.classes], small_run.model.classifier.weight
-    assert torch.equal(net.classifier.weight[1], old[names.index("car")])
-    assert torch.equal(net.classifier.weight[2], old[names.index("road")])
-    assert torch.equal(net.classifier.weight[0], fresh[0])
+    assert torch.equal(model.classifier.weight[1], old[names.index("car")])
+    assert torch.equal(model.classifier.weight[2], old[names.index("road")])
+    assert torch.equal(model.classifier.weight[0], fresh[0])
     assert table.classes_kept == ["car", "road"]
     assert table.classes_new == ["lorry"]
-    assert torch.equal(net.backbone.stem[0].weight, small_run.model.backbone.stem[0].weight)
+    assert torch.equal(model.backbone.stem[0].weight, small_run.model.backbone.stem[0].weight)
     assert table.reinitialised == table.dropped == []
 
 
 def test_without_a_common_class_the_classifier_starts_anew(small_run):
-    net = model(2)
-    table = carry_over(net, str(small_run.path), SETTINGS, (ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))))
+    model = build_model(2)
+    weed, crop = ClassInfo("weed", (0, 0, 0)), ClassInfo("crop", (0, 0, 0))
+    table = carry_over(model, str(small_run.path), SETTINGS, (weed, crop))
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
     assert any("new classes: weed, crop" in line for line in table.lines())
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module."])
 def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
-    source, net = model(seed=2), model()
+    source, model = build_model(seed=2), build_model()
     save_file({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.safetensors")
-    table = carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
-    assert torch.equal(net.classifier.weight, source.classifier.weight)
+    table = carry_over(model, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
     assert table.reinitialised == []
 
 
 def test_the_authors_backbone_alone_can_be_carried_over():
-    net = model(name=LITE.name)
-    table = carry_over(net, str(find_pretrained("efficientnet-lite0")), LITE, OTHERS)
+    model = build_model(name=LITE.name)
+    table = carry_over(model, str(find_pretrained("efficientnet-lite0")), LITE, OTHERS)
     stem = read_state(find_pretrained("efficientnet-lite0"))["_conv_stem.weight"]
-    assert torch.equal(net.backbone.stem[0].weight, stem)
+    assert torch.equal(model.backbone.stem[0].weight, stem)
     assert all(not key.startswith("backbone.") for key in table.reinitialised)
 
 
 def test_the_checkpoint_of_a_run_can_be_carried_over(small_run):
-    net = model(8)
-    table = carry_over(net, str(small_run.path / "last.ckpt"), SETTINGS, small_run.classes)
+    model = build_model(8)
+    table = carry_over(model, str(small_run.path / "last.ckpt"), SETTINGS, small_run.classes)
     assert table.reinitialised == []
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    net = model()
+    model = build_model()
     save_file({"conv.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="at least 80% must"):
-        carry_over(net, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
-    half = {k: v for i, (k, v) in enumerate(net.state_dict().items()) if i % 2}
+        carry_over(model, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
+    half = {k: v for i, (k, v) in enumerate(model.state_dict().items()) if i % 2}
     save_file(half, tmp_path / "half.safetensors")
     with pytest.raises(WeightsError, match=r"of the backbone's \d+ tensors match"):
-        carry_over(net, str(tmp_path / "half.safetensors"), SETTINGS, OTHERS)
+        carry_over(model, str(tmp_path / "half.safetensors"), SETTINGS, OTHERS)
 
 
 def test_fine_tuning_is_one_argument(small_run, tmp_path):
@@ -92,11 +93,11 @@ def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_pat
     official = numbered("cgrseg_t")
     torch.save({"state_dict": official}, tmp_path / "iter_160000.pth")
     settings = ModelTable(name="cgrseg-t")
-    net = models.build(settings.name, 2)
-    table = carry_over(net, str(tmp_path / "iter_160000.pth"), settings, OTHERS[:2])
+    model = models.build(settings.name, 2)
+    table = carry_over(model, str(tmp_path / "iter_160000.pth"), settings, OTHERS[:2])
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
-    assert torch.equal(net.smooth[1].bias, official["decode_head.linear_fuse.bn.bias"])
-    assert torch.equal(net.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
+    assert torch.equal(model.smooth[1].bias, official["decode_head.linear_fuse.bn.bias"])
+    assert torch.equal(model.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
 
 
 def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkeypatch):
@@ -112,6 +113,6 @@ def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkey
     options = {"position_resize": "two-dimensional"}
     recipe = parse_recipe(read_recipe("cgrseg-t"))
     recipe = recipe.model_copy(update={"model": ModelTable(name="cgrseg-t", pretrained=True, **options)})
-    net = models.build("cgrseg-t", 2, channels=4, options=options)
-    initialisation.starting_weights(net, recipe, None, OTHERS[:2])
+    model = models.build("cgrseg-t", 2, channels=4, options=options)
+    initialisation.starting_weights(model, recipe, None, OTHERS[:2])
     assert seen == [("efficientformerv2-s1", 3, {"two-dimensional"})]

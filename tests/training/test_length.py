@@ -63,8 +63,8 @@ def test_open_steps_grow_with_the_root_of_the_number_of_images(images, batch, ex
     recipe = parse_recipe(read_recipe("frm-lite0"), [f"train.batch_size={batch}", "augment.crop=[64, 64]"])
     assert recipe.train.steps == "auto"
     data = [open_dataset("shapes", "train", size=images), open_dataset("shapes", "val", size=1)]
-    net = build("tiny", len(data[0].classes))
-    resolved, pace = length.resolve_length(recipe, net, data, None, Objects(), time.monotonic())
+    model = build("tiny", len(data[0].classes))
+    resolved, pace = length.resolve_length(recipe, model, data, None, Objects(), time.monotonic())
     assert resolved.train.steps == expected
     assert pace > 0
     assert count_steps(resolved, images) == (expected, max(-(-images // batch), -(-expected // 10)))
@@ -80,8 +80,8 @@ def paced(monkeypatch):
 def resolved(*overrides):
     recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), ["augment.crop=[64, 64]", *overrides])
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=20)]
-    net = build("tiny", len(data[0].classes))
-    return length.resolve_length(recipe, net, data, None, Objects(), time.monotonic() - 12)[0].train
+    model = build("tiny", len(data[0].classes))
+    return length.resolve_length(recipe, model, data, None, Objects(), time.monotonic() - 12)[0].train
 
 
 @pytest.mark.usefixtures("paced")
@@ -95,7 +95,7 @@ def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(ac
 
 @pytest.mark.usefixtures("paced")
 def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
-    def by_height(net, recipe, batches, *args):
+    def by_height(model, recipe, batches, *args):
         return next(iter(batches))[0].shape[2] / 128
 
     monkeypatch.setattr(length, "time_batch", by_height)

@@ -26,7 +26,7 @@ def recipe_of(*settings):
 
 
 @pytest.fixture(scope="module")
-def net():
+def model():
     return models.build("efficientvit-seg-b0", 3)
 
 
@@ -52,11 +52,11 @@ def test_one_layer_takes_what_is_counted_by_hand():
     assert estimate.lasting == memory.PROCESS + 3 * weights + 4 * weights / 2  # AdamW's moments, EMA; a checkpoint
 
 
-def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(net):
-    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
-    estimate = estimate_memory(net, recipe_of(), CROP)
-    assert equal_state(before, dict(net.state_dict()))
-    assert all(p.grad is None for p in net.parameters())
+def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(model):
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    estimate = estimate_memory(model, recipe_of(), CROP)
+    assert equal_state(before, dict(model.state_dict()))
+    assert all(p.grad is None for p in model.parameters())
     assert torch.equal(state, torch.get_rng_state())
     one, two, wide = (estimate.added(*asked) for asked in ((8, CROP), (16, CROP), (8, (256, 640))))
     assert 1.8 < two / one < 2
@@ -68,7 +68,7 @@ def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(net):
     fitting = [fit_batch_size(estimate, size) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
     assert fitting == sorted(fitting, reverse=True)
     assert fitting[-1] == 1
-    larger = estimate_memory(net, recipe_of(), (4096, 4096))  # images of validation
+    larger = estimate_memory(model, recipe_of(), (4096, 4096))  # images of validation
     assert larger.added(1, CROP) > 5 * estimate.added(1, CROP)
 
 

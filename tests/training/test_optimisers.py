@@ -14,21 +14,22 @@ from featherseg.training.optimisers import build_optimizer, build_schedule
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
 
-def learns(net: SegmentationModel, groups: str) -> dict[str, tuple[float, float]]:
+def learns(model: SegmentationModel, groups: str) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay of every parameter by its name; each must be in one group."""
-    names = {id(p): name for name, p in net.named_parameters()}
-    sorted_groups = build_optimizer(net, torch.nn.Identity(), TrainTable(epochs=1, groups=groups, **RATES)).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    table = TrainTable(epochs=1, groups=groups, **RATES)
+    sorted_groups = build_optimizer(model, torch.nn.Identity(), table).param_groups
     found = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in sorted_groups for p in group["params"]]
     assert len(found) == len(names)
     return dict(found)
 
 
 def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
-    net, loss = models.build("frm-lite0", 3), PixelContrast(64, 3)
-    optimizer = build_optimizer(net, loss, TrainTable(epochs=1, **RATES))
+    model, loss = models.build("frm-lite0", 3), PixelContrast(64, 3)
+    optimizer = build_optimizer(model, loss, TrainTable(epochs=1, **RATES))
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(seen) == sorted(id(p) for part in (net, loss) for p in part.parameters())
-    backbone = {id(p) for p in net.backbone.parameters()}
+    assert sorted(seen) == sorted(id(p) for part in (model, loss) for p in part.parameters())
+    backbone = {id(p) for p in model.backbone.parameters()}
     for group in optimizer.param_groups:
         for p in group["params"]:
             assert group["lr"] == (1.0 if id(p) in backbone else 2.0)
@@ -154,14 +155,14 @@ def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
     [("frm-lite0", "groups"), ("efficientvit-seg-b0", "stages"), ("segformer-b0", "stages"), ("sfnet-r18", "stages")],
 )
 def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, row):
-    net = models.build(name, 3)
+    model = models.build(name, 3)
     settings = TrainTable(epochs=1, layer_decay=0.5, **RATES)
-    groups = build_optimizer(net, torch.nn.Identity(), settings).param_groups
-    names = {id(p): key for key, p in net.named_parameters()}
+    groups = build_optimizer(model, torch.nn.Identity(), settings).param_groups
+    names = {id(p): key for key, p in model.named_parameters()}
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(found) == len(names) == sum(len(group["params"]) for group in groups)
-    last = len(getattr(net.backbone, row)) - 1
-    for key, p in net.named_parameters():
+    last = len(getattr(model.backbone, row)) - 1
+    for key, p in model.named_parameters():
         if key.startswith("backbone."):
             number = -1 if key.split(".")[1] == "stem" else int(key.split(".")[2])
             assert found[key][0] == 0.5 ** (last - number)
@@ -182,6 +183,6 @@ def test_a_model_of_one_s_own_has_layer_decay_where_its_backbone_is_a_row_of_sta
 
 
 def test_a_backbone_of_branches_has_no_layer_decay():
-    net, settings = models.build("pidnet-s", 3), TrainTable(epochs=1, layer_decay=0.5)
+    model, settings = models.build("pidnet-s", 3), TrainTable(epochs=1, layer_decay=0.5)
     with pytest.raises(ConfigError, match="no row of stages"):
-        build_optimizer(net, torch.nn.Identity(), settings)
+        build_optimizer(model, torch.nn.Identity(), settings)

@@ -232,16 +232,16 @@ class Labels:
 
 def test_data_without_objects_and_settings_of_other_losses_are_refused():
     recipe = parse_recipe(read_recipe(NAME))
-    net, classes = models.build(NAME, 8), open_dataset("shapes", "train", size=1).classes
+    model, classes = models.build(NAME, 8), open_dataset("shapes", "train", size=1).classes
     with pytest.raises(ConfigError, match="labels has no instance ids"):
-        check_instances(recipe, net, Labels(classes, None), Objects())
+        check_instances(recipe, model, Labels(classes, None), Objects())
     objects = Labels(classes, np.ones((256, 512), np.int32))
-    check_instances(recipe, net, objects, Objects())
+    check_instances(recipe, model, objects, Objects())
     with pytest.raises(ConfigError, match="labels has no instance ids"):
-        check_instances(recipe, net, Labels(classes[:4], objects.instances), Objects())
+        check_instances(recipe, model, Labels(classes[:4], objects.instances), Objects())
     contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
     with pytest.raises(ConfigError, match=r"loss\.contrast does not apply to panoptic models"):
-        check_instances(contrasted, net, objects, Objects())
+        check_instances(contrasted, model, objects, Objects())
     for key, value in (("hardest", 0.2), ("center_sigma", 3)):
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
         with pytest.raises(ConfigError, match=rf"loss\.{key} is for panoptic models"):

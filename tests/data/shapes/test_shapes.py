@@ -182,19 +182,19 @@ def test_a_small_model_on_colour_and_position_stays_under_35_percent(train, val,
     torch.manual_seed(0)
     labels = torch.from_numpy(np.stack([s.label for s in train])).long()
     x, y = features(np.stack([s.image for s in train]))[labels != IGNORE], labels[labels != IGNORE]
-    net = nn.Sequential(nn.Linear(5, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(),
+    model = nn.Sequential(nn.Linear(5, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(),
                         nn.Linear(96, 8))  # fmt: skip
-    optimiser = torch.optim.Adam(net.parameters())
+    optimiser = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=1000)
     loss_of = nn.CrossEntropyLoss((1 / torch.bincount(y).float()) ** balance)
     for _ in range(1000):
         batch = torch.randint(len(y), (4096,))
         optimiser.zero_grad()
-        loss_of(net(x[batch]), y[batch]).backward()
+        loss_of(model(x[batch]), y[batch]).backward()
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        predictions = np.stack([net(features(s.image[None])[0]).argmax(-1).numpy() for s in val])
+        predictions = np.stack([model(features(s.image[None])[0]).argmax(-1).numpy() for s in val])
     score = miou(predictions, np.stack([s.label for s in val]))
     log.info("three hidden layers of 96, class weights to the power %.1f: mIoU %.3f", balance, score)
     assert 0.2 < score < 0.35
