@@ -15,7 +15,8 @@ Finished rows stand in benchmarks/tables/against_plain.jsonl, and in counts/ bes
 from which intervals are drawn: the same command does only what is missing. A training of featherseg that was killed
 goes on, as its steps are fixed; the loop, which ends by the clock, starts anew. A row of a featherseg whose recipe was
 another is none, and one of a loop that had less than 95 % of its core, as it ends by the clock. Prepared images are not
-used, which the other side could not.
+used, which the other side could not. The interval of more than three seeds is corrected for two looks, as who adds
+seeds has seen that of three.
 """
 
 import argparse
@@ -420,9 +421,11 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
     if len(both) < MIN_RUNS:
         print(f"  seeds of both sides: {len(both)}, of which an interval needs {MIN_RUNS}")
         return
-    sides = [np.stack([found[seed] for seed in both]) for found in counts.values()]
-    (difference,) = compare_variants(sides, clusters_of(keys))
-    print(f"  featherseg less plain: {told(difference)} (95 %, over images and seeds)")
+    plain, ours = (np.stack([found[seed] for seed in both]) for found in counts.values())
+    looks = 2 if len(both) > len(SEEDS) else 1  # seeds are added by who saw the interval of the first
+    difference, *_ = compare_variants([plain, *[ours] * looks], clusters_of(keys))
+    correction = ", corrected for two looks" if looks == 2 else ""
+    print(f"  featherseg less plain: {told(difference)} (95 %, over images and seeds{correction})")
     print(f"  {difference.message(list(counts))}")
 
 

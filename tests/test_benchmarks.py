@@ -243,7 +243,9 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert scores == theirs
     assert len({score for score, _ in scores.values()}) == 3
     against.print_table(source, 0.1, table)
-    assert "no difference between featherseg and plain is shown" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no difference between featherseg and plain is shown" in printed
+    assert "two looks" not in printed
 
     # Its settings were chosen on the validation images; CamVid's are a clip between training images, so on others
     tuned = [(row["trained_on"], row["scored_on"]) for row in rows if row not in last and row not in ours]
@@ -259,6 +261,8 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     shutil.rmtree(against.Task(**{k: last[1][k] for k in against.Task.__dataclass_fields__}).folder(tmp_path / "out"))
     assert [(task.side, task.seed) for task in run()] == [("plain", last[1]["seed"])]
     assert {(task.side, task.seed) for task in run(seeds=range(4))} == {("plain", 3), ("featherseg", 3)}
+    against.print_table(source, 0.1, table)
+    assert "corrected for two looks" in capsys.readouterr().out
     assert len(run(minutes=0.2)) == 13
     against.print_table(source, 0.3, table)
     assert "an interval needs 3" in capsys.readouterr().out
