@@ -3,29 +3,31 @@
     python benchmarks/teaching.py camvid neu/dataset.toml --data-root PATH/camvid [--split val --seeds 0] [--jobs 2]
     python benchmarks/teaching.py DATASET... --table
 
-DATASET is as for against_plain.py. The teachers are trained first, one a seed and each for --teacher-minutes, and look
-at every training image: both is counted apart, in the rows of the teachers. Then STUDENT is trained by the teacher of
-its own seed, or by all of them ("three teachers"), and once without any; all by `featherseg train --minutes M`, pinned
-to one core. Ways are chosen on `--split val` (CamVid: trained on subtrain, scored on dev) and judged on test.
+DATASET is as for against_plain.py. STUDENT is trained by the teacher of its own seed, or by all of them ("three
+teachers"), and once without any; all by `featherseg train --minutes M`, pinned to one core. A teacher is trained for as
+long and looks at every training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are
+chosen on `--split val` (CamVid: trained on subtrain, scored on dev) and judged on test. There the teachers and the
+untaught are runs of against_ultralytics.py, which is to be run first, with the same --out.
 
-Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher that has a
-row but no run under --out any more is trained again.
+Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher of val that
+has a row but no run under --out any more is trained again.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import against_plain as plain
+import against_ultralytics as both
 import minutes
 import numpy as np
 from against_plain import Source, Task
 from minutes import task_of
 
-from featherseg.core.files import read_lines
+from featherseg.core.files import load_json, read_lines
 from featherseg.runs import WEIGHTS
 from featherseg.uncertainty.bootstrap import compare_variants
 from featherseg.uncertainty.clusters import clusters_of
@@ -51,59 +53,85 @@ class Bench(minutes.Bench):
         super().__init__(sources, asked.minutes, asked.out, asked.rows, asked.jobs)
         self.asked, self.cache = asked, str(asked.out.absolute() / "cache")  # nothing is prepared there
 
-    def teacher(self, source: Source, seed: int) -> Task:
+    def alone(self, model: str, way: str, source: Source, seed: int) -> Task:
+        """A teacher or an untaught student."""
         asked = self.asked
-        return task_of(asked.teacher, (), asked.split, source, asked.teacher_minutes, seed, way=TEACHES)
+        if asked.split == "test":
+            return Task(source.label, model, settings_of(model), seed, asked.minutes, "train", "test")
+        return task_of(model, (), asked.split, source, asked.minutes, seed, way=way)
 
     def pupil(self, source: Source, way: str, seed: int) -> Task:
         asked = self.asked
-        by = {} if way == UNTAUGHT else {"teacher": asked.teacher, "teacher_minutes": asked.teacher_minutes}
-        return task_of(asked.student, WAYS[way], asked.split, source, asked.minutes, seed, way=way, **by)
+        more = {"way": way, "teacher": asked.teacher, "teacher_minutes": asked.minutes}
+        return task_of(asked.student, WAYS[way], asked.split, source, asked.minutes, seed, **more)
 
     def run(self) -> None:
         """Teachers first, those too whose run is gone; what they say of the images is kept before anyone is taught."""
         asked, sources = self.asked, list(self.sources.values())
-        pupils = [self.pupil(source, way, seed) for seed in asked.seeds for source in sources for way in asked.ways]
-        missing = [task for task in pupils if not task.find(read_lines(self.table))]
-        wanted = {
-            task.folder(self.out): task
-            for pupil in missing
-            for task in self.teachers_of(pupil)
-            if not (task.folder(self.out) / "look" / WEIGHTS).is_file()
-        }
-        for future in as_completed([self.pool.submit(self.do, task) for task in wanted.values()]):
-            if error := future.exception():
-                plain.say(f"failed, and so will its pupils: {error}")
-        self.finish(missing)
+        ways = [way for way in asked.ways if way != UNTAUGHT]
+        pupils = [self.pupil(source, way, seed) for seed in asked.seeds for source in sources for way in ways]
+        pupils = [task for task in pupils if not task.find(read_lines(self.table))]
+        teachers = {task.folder(self.out): task for pupil in pupils for task in self.teachers_of(pupil)}
+        if asked.split == "test":
+            if gone := [str(folder) for folder in teachers if not (folder / "run" / WEIGHTS).is_file()]:
+                sys.exit(f"Train the teachers by against_ultralytics.py --out {self.out} first: {', '.join(gone)}")
+            untaught = []
+        else:
+            missing = [task for folder, task in teachers.items() if not (folder / "run" / WEIGHTS).is_file()]
+            for done in [self.pool.submit(self.do, task) for task in missing]:
+                done.result()
+            untaught = [self.alone(asked.student, UNTAUGHT, source, seed) for seed in asked.seeds for source in sources]
+        for looked in [self.pool.submit(self.look, task, folder) for folder, task in teachers.items()]:
+            looked.result()
+        self.finish([*(untaught if UNTAUGHT in asked.ways else []), *pupils])
 
     def teachers_of(self, pupil: Task) -> list[Task]:
-        if pupil.settings["way"] in (TEACHES, UNTAUGHT):
-            return []
-        seeds = plain.SEEDS if pupil.settings["way"] == ALL else (pupil.seed,)
-        return [self.teacher(self.sources[pupil.dataset], seed) for seed in seeds]
+        way = pupil.settings["way"]
+        seeds = () if way in (TEACHES, UNTAUGHT) else plain.SEEDS if way == ALL else (pupil.seed,)
+        return [self.alone(self.asked.teacher, TEACHES, self.sources[pupil.dataset], seed) for seed in seeds]
+
+    def look(self, teacher: Task, folder: Path) -> None:
+        """Behind one step of a pupil the teacher has looked at every training image."""
+        source, out = self.sources[teacher.dataset], folder / "look"
+        if (out / "run" / WEIGHTS).is_file():
+            return
+        out.mkdir(exist_ok=True)
+        where = [] if source.root is None else ["--data-root", str(source.root)]
+        changes = ("train.steps=1", "train.validations=1", f"data.train_split={json.dumps(teacher.trained_on)}")
+        words = [word for change in changes for word in ("--set", change)]
+        asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words, "--resume"]
+        command = ["-m", "featherseg", "train", self.asked.student, *asked, "--out", str(out / "run")]
+        plain.start(out, *command, cache=self.cache)
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         runs = [str(teacher.folder(self.out) / "run") for teacher in self.teachers_of(task)]
         super().train(task, source, folder, *more, *(["--teacher", ",".join(runs)] if runs else []))
-        if task.settings["way"] == TEACHES:
-            # Behind one step of a pupil the teacher has looked at every training image
-            where = [] if source.root is None else ["--data-root", str(source.root)]
-            changes = ("train.steps=1", "train.validations=1", f"data.train_split={json.dumps(task.trained_on)}")
-            words = [word for change in changes for word in ("--set", change)]
-            asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words]
-            out = ["--resume", "--out", str(folder / "look")]
-            plain.start(folder, "-m", "featherseg", "train", self.asked.student, *asked, *out, cache=self.cache)
+
+    def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
+        mask_of, facts = super().open(task, source, folder)
+        apart = [teacher.folder(self.out) for teacher in self.teachers_of(task)]
+        for key, part in (("teachers_trained_s", ""), ("teachers_looked_s", "look")):
+            facts |= {key: sum(load_json(one / part / "processor.json")["seconds"] for one in apart)} if apart else {}
+        return mask_of, facts
+
+
+def settings_of(model: str) -> dict[str, Any]:
+    """What tells a row of against_ultralytics.py from others."""
+    return {"pretrained": True, "sha256": plain.recipe_digest(model)}
 
 
 def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None:
     """Teachers, the student's scores by way, and on test each way less untaught with its interval."""
     print(f"\n{label}")
     found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
-    for row in rows:
+    students = {(row["side"], row["minutes"]) for row in rows}
+    alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
+    for row in [*rows, *(row for row in alone if row["settings"] == settings_of(row["side"]))]:
         if row["dataset"] == label:
             settings = row["settings"]
-            kind = (row["scored_on"], row["minutes"], row["side"], settings["way"], settings["sha256"])
-            by = settings.get("teacher"), settings.get("teacher_minutes"), *settings["overrides"]
+            way = settings.get("way", UNTAUGHT)
+            kind = (row["scored_on"], row["minutes"], row["side"], way, settings["sha256"])
+            by = settings.get("teacher"), settings.get("teacher_minutes"), *settings.get("overrides", ())
             found.setdefault((kind, by), {})[row["seed"]] = row
     counts: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
     keys: list[str] = []
@@ -117,10 +145,10 @@ def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None
         if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
             counts.setdefault((length, side, digest), {})[f"{way}{taught}"], keys = stored
     for (length, side, _), ways in counts.items():
-        taught = [way for way in ways if way != UNTAUGHT and ways[way].shape == ways.get(UNTAUGHT, ways[way]).shape]
-        if UNTAUGHT in ways and taught:
-            differences = compare_variants([ways[UNTAUGHT], *(ways[way] for way in taught)], clusters_of(keys))
-            for way, difference in zip(taught, differences, strict=True):
+        others = [way for way in ways if way != UNTAUGHT and ways[way].shape == ways.get(UNTAUGHT, ways[way]).shape]
+        if UNTAUGHT in ways and others:
+            differences = compare_variants([ways[UNTAUGHT], *(ways[way] for way in others)], clusters_of(keys))
+            for way, difference in zip(others, differences, strict=True):
                 print(f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)")
 
 
@@ -129,14 +157,13 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--student", default="frm-lite0-050-light")
-    parser.add_argument("--teacher", default="frm-lite2-light")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the student")
-    parser.add_argument("--teacher-minutes", type=float, default=60.0)
+    parser.add_argument("--teacher", default="frm-lite0-light")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the student, and of a teacher")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
-    parser.add_argument("--out", type=Path, default=Path("runs/teaching"))
+    parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()

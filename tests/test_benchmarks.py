@@ -339,7 +339,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
 ):
     teaching, plain = load("teaching"), load("against_plain")
     source = plain.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
-    started, table = [], tmp_path / "tables" / "rows.jsonl"
+    started, table, student, teacher = [], tmp_path / "rows.jsonl", "frm-lite0-050-light", "frm-lite0"
 
     def start(folder, *command, cache):
         assert cache == str(tmp_path / "out" / "cache")
@@ -347,34 +347,56 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
         out = Path(command[-1])
         out.mkdir()
         (out / "weights.safetensors").touch()
+        (folder / "processor.json").write_text('{"seconds": 2}')
 
     monkeypatch.setattr(teaching.plain, "start", start)
     alone(monkeypatch, teaching.plain.cores)
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
-    monkeypatch.setattr(teaching.Bench, "open", lambda *_: empty)
+    monkeypatch.setattr(teaching.minutes.Bench, "open", lambda *_: empty)
 
-    def run(*ways, seeds=(0,)):
+    def run(*ways, split="val", seeds=(0,)):
         started.clear()
-        asked = {"student": "frm-lite0-050-light", "teacher": "frm-lite0", "minutes": 1.0, "teacher_minutes": 2.0}
-        asked |= {"split": "test", "seeds": seeds, "ways": ways, "jobs": 1, "rows": table, "out": tmp_path / "out"}
+        asked = {"student": student, "teacher": teacher, "minutes": 1.0, "split": split, "seeds": seeds, "ways": ways}
+        asked |= {"jobs": 1, "rows": table, "out": tmp_path / "out"}
         teaching.Bench(SimpleNamespace(**asked), [source]).run()
         return [(c.split()[3], "--minutes" in c, "--teacher" in c) for c in started]
 
-    teacher, pupil = ("frm-lite0", True, False), "frm-lite0-050-light"
-    looks = pupil, False, True
-    assert run("untaught", "logits") == [teacher, looks, (pupil, True, False), (pupil, True, True)]
+    # Nobody is taught before the teacher has looked; what is there is not trained twice
+    trains, looks, taught = (teacher, True, False), (student, False, True), (student, True, True)
+    assert run("untaught", "logits") == [trains, looks, (student, True, False), taught]
     assert run("untaught", "logits") == []
-    assert len(run("three teachers")) == 2 * 2 + 1, "that of seed 0 is there"
-    for folder in (tmp_path / "out" / "toy-scenes").glob("frm-lite0-test-0-*"):
+    assert run("three teachers") == [trains, trains, looks, looks, taught], "that of seed 0 is there"
+    for folder in (tmp_path / "out" / "toy-scenes").glob(f"{teacher}-val-0-*"):
         shutil.rmtree(folder)
-    assert run("channels") == [teacher, looks, (pupil, True, True)]
-    assert len(run("untaught", "logits", seeds=(1, 2))) == 4
+    assert run("channels") == [trains, looks, taught]
+
+    # Teachers and untaught runs of test are those of against_ultralytics.py
+    with pytest.raises(SystemExit, match="against_ultralytics"):
+        run("logits", split="test")
+    kept = []
+    for seed in range(3):
+        for model in (teacher, student):
+            task = teaching.Task("toy-scenes", model, teaching.settings_of(model), seed, 1.0, "train", "test")
+            (task.folder(tmp_path / "out") / "run").mkdir(parents=True)
+            (task.folder(tmp_path / "out") / "run" / "weights.safetensors").touch()
+            (task.folder(tmp_path / "out") / "processor.json").write_text('{"seconds": 60}')
+            if model == student:
+                row = {"dataset": "toy-scenes", "side": model, "settings": task.settings, "seed": seed, "minutes": 1.0}
+                row |= {"trained_on": "train", "scored_on": "test", "score": 0.5}
+                kept.append(task.counts(table))
+                with (tmp_path / "alone.jsonl").open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+    monkeypatch.setattr(teaching.both, "TABLE", tmp_path / "alone.jsonl")
+    assert run("untaught", "logits", split="test", seeds=range(3)) == [looks] * 3 + [taught] * 3
+    for file in kept:
+        shutil.copy(next((tmp_path / "counts").glob("*-test-*")), file)
     rows = [json.loads(line) for line in table.read_text().splitlines()]
+    assert [rows[-1][f"teachers_{part}_s"] for part in ("trained", "looked")] == [60, 2]
     capsys.readouterr()
     teaching.print_table(rows, "toy-scenes", table)
     printed = capsys.readouterr().out
-    assert "frm-lite0-050-light, 1 min, logits by frm-lite0 of 2 min less untaught: " in printed
-    assert printed.count("less untaught") == 1, "of the other ways there is one seed"
+    assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00" in printed
+    assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
 
 
 def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(load, tmp_path, monkeypatch):
