@@ -65,7 +65,7 @@ STRIDE = 32
 
 def install(folder: Path) -> Path:
     """The peer's environment, made once; -> its command."""
-    command = folder / "bin" / "yolo"
+    command = folder.absolute() / "bin" / "yolo"  # it is started in other folders too
     if not command.is_file():
         torch_version = torch.__version__.split("+")[0]
         packages = [f"ultralytics=={VERSION}", f"torch=={torch_version}", "onnx", "onnxslim", "onnxruntime"]
@@ -271,9 +271,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
-    bench = Bench(asked.models, asked.scratch, asked.seeds, sources, asked.minutes, asked.out, asked.rows, asked.jobs)
     if not asked.table:
-        bench.run()
+        own = (asked.models, asked.scratch, asked.seeds)
+        Bench(*own, sources, asked.minutes, asked.out, asked.rows, asked.jobs).run()
     for source in sources:
         print_table(source, asked.minutes, asked.rows)
 
