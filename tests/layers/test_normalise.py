@@ -13,3 +13,9 @@ def test_sixteen_bits_are_brought_to_the_range_of_eight():
     eight = torch.tensor([[[[0, 1, 127, 255]]]], dtype=torch.uint8)
     sixteen = (eight.to(torch.int32) * 257).to(torch.uint16)
     assert_close(normalise(sixteen, (127,), (128,)), normalise(eight, (127,), (128,)))
+
+
+def test_the_images_stay_as_they_were():
+    images = torch.tensor([[[[1.0, 2.0]]]])
+    assert_close(normalise(images, (1,), (2,)), torch.tensor([[[[0.0, 0.5]]]]))
+    assert images.flatten().tolist() == [1.0, 2.0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featherseg.core.types import SegOutput, Size
 from featherseg.inference.runtimes import Runtime
+from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window, edge_weights, windows
 from featherseg.kernels import upsample_argmax
@@ -42,6 +43,8 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
         # Crop, normalise, then one pass a scale and mirror image.
         crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
+        if isinstance(runtime, FileRuntime):  # which takes planes: of bytes they are made the fastest
+            pixels = pixels.contiguous()
         pixels = normalise(pixels, runtime.mean, runtime.std)
         for factor in inference.factors(size):
             scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
