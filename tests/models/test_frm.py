@@ -80,6 +80,37 @@ def test_the_light_decoder_fuses_at_an_eighth_and_adds_the_finest_stage_last(coa
     assert_close(model.decode(stages).logits, model.classifier(light.refine(light.lateral(stages[0]) + grown)))
 
 
+def test_half_shows_the_backbone_means_of_four_pixels_and_the_detail_branch_all():
+    torch.manual_seed(0)
+    model, images = models.build("frm-lite0-half-light-w32", 3).eval(), torch.randn(1, 3, 129, 254)
+    detail, *stages = model.encode(images)
+    sizes = [(32, 33, 64), (24, 17, 32), (40, 9, 16), (112, 5, 8), (320, 3, 4)]  # 1/4 to 1/64, rounded up
+    assert [tuple(x.shape[1:]) for x in (detail, *stages)] == sizes
+    halved = nn.functional.avg_pool2d(images[:, :, :128], 2)
+    assert_close(model.encode(images[:, :, :128])[1:], model.backbone(halved))
+    assert_close(detail, model.detail[1](model.detail[0](images)))
+
+
+def test_half_adds_the_detail_to_what_the_light_decoder_makes_of_the_stages():
+    torch.manual_seed(0)
+    model = models.build("frm-lite0-half-light-w32", 3).eval()
+    detail, *stages = model.encode(torch.randn(1, 3, 128, 192))
+    light, decoder = model.decoder.light, model.decoder
+    grown = nn.functional.interpolate(light(stages, model.context(gather(stages))), (32, 48), mode="bilinear")
+    logits = model.classifier(decoder.refine(decoder.lateral(detail) + grown))
+    assert_close(model.decode([detail, *stages]).logits, logits)
+
+
+def test_half_takes_images_of_any_number_of_channels():
+    model = models.build("frm-lite0-half-light-w32", 3, channels=5).eval()
+    assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, 32, 50)  # 70 is padded to 128
+
+
+def test_half_without_the_light_decoder_is_refused():
+    with pytest.raises(ConfigError, match="expected decoder = 'light'"):
+        models.build("frm-lite0", 3, options={"half": True})
+
+
 def test_a_backbone_that_always_has_four_stages_says_so():
     with pytest.raises(ConfigError, match="always has four stages"):
         models.build("frm-van-t", 3, options={"coarsest": 16})

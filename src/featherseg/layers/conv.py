@@ -15,14 +15,24 @@ from featherseg.layers.pointwise import is_pointwise
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size. (B, C_in, h, w) -> (B, C_out, h, w)."""
+    """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size.
+
+    (B, C_in, h, w) -> (B, C_out, h / stride, w / stride), sizes rounded up.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1, bias: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
     ) -> None:
         padding = kernel_size // 2 * dilation
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )

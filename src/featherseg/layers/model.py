@@ -170,6 +170,10 @@ class SegmentationModel(nn.Module):
             offsets=offsets,
         )
 
+    def widen(self, channels: int) -> None:
+        """Take images of another number of channels than three; call after three-channel weights were loaded."""
+        self.backbone.widen(channels)
+
     def least_side(self, images: Tensor) -> int:
         """What a shorter side of these images (B, channels, H, W) is padded to, in pixels.
 

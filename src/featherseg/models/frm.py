@@ -8,7 +8,7 @@ The authors published no code: what the paper leaves open was decided by its pri
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
+from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.conv import ConvNormAct, DepthwiseSeparable, convolve
+from featherseg.layers.conv import ConvNormAct, DepthwiseSeparable, convolve, widen_input
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling
 from featherseg.layers.resize import resize
@@ -75,14 +76,15 @@ def _pool(stage: Tensor, k: int) -> Tensor:
 class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
-    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder and
-    coarsest are ours, for models that must be lighter; the last five are what its text leaves open, and concern
+    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder, coarsest and
+    half are ours, for models that must be lighter; the last five are what its text leaves open, and concern
     `context = "frm"` alone.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
     decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
     coarsest: Literal[16, 32] = 32  # 16: the backbone without its last stage, the context at 1/16
+    half: bool = False  # the backbone sees images at half their size, DetailBranch the whole ones; needs light
     stages: Literal["all", "last"] = "all"
     context: Literal["frm", "ppm", "dappm", "none"] = "frm"
     ffn_hidden: Annotated[int, Field(ge=1)] = 128
@@ -130,14 +132,56 @@ class LightDecoder(nn.Module):
     def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:
         finest, *coarser = stages
         fused = self.fuse(self.pyramid(coarser, context))  # (B, D, H/8, W/8)
-        detail = self.lateral(finest)  # (B, D, H/4, W/4)
-        return self.refine(detail + resize(fused, (detail.shape[2], detail.shape[3]), align_corners=False))
+        return _add_detail(self.lateral(finest), fused, self.refine)  # (B, D, H/4, W/4)
+
+
+class DetailDecoder(nn.Module):
+    """Ours: LightDecoder on a backbone that sees images at half their size, then what DetailBranch saw of the whole.
+
+    pyramid: that (B, 32, H/4, W/4), then stages (B, C_i, H/2^(i+3), W/2^(i+3)) for i = 0.., context (B, D, h, w) of the
+    last's size -> (B, D, H/4, W/4).
+    """
+
+    def __init__(self, pyramid_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        detail, *stage_channels = pyramid_channels
+        self.light = LightDecoder(stage_channels, width)
+        self.lateral = ConvNormAct(detail, width, 1)
+        self.refine = DepthwiseSeparable(width, width)
+
+    def forward(self, pyramid: Sequence[Tensor], context: Tensor) -> Tensor:
+        detail, *stages = pyramid
+        coarse = self.light(stages, context)  # (B, D, H/8, W/8)
+        return _add_detail(self.lateral(detail), coarse, self.refine)  # (B, D, H/4, W/4)
+
+
+def _add_detail(fine: Tensor, coarse: Tensor, refine: DepthwiseSeparable) -> Tensor:
+    """fine (B, D, h, w), coarse (B, D, h', w') -> (B, D, h, w)."""
+    return refine(fine + resize(coarse, (fine.shape[2], fine.shape[3]), align_corners=False))
+
+
+class DetailBranch(nn.Sequential):
+    """Ours: two strided 3x3 convolutions that see the image at its full size, as ICNet's first branch has three of them
+    (Zhao et al., ECCV 2018, arXiv:1704.08545, Sec. 4.1). (B, 3, H, W) -> (B, 32, H/4, W/4), sizes rounded up.
+    """
+
+    channels = 32
+
+    def __init__(self) -> None:
+        narrow = self.channels // 2
+        super().__init__(ConvNormAct(3, narrow, 3, stride=2), ConvNormAct(narrow, self.channels, 3, stride=2))
+
+    def widen(self, channels: int) -> None:
+        """Take images of another number of channels than three."""
+        if channels != 3:
+            first: Any = self[0]
+            widen_input(first[0], channels)
 
 
 class FRM(SegmentationModel):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Runs natively at every size of at least 64x64; a shorter side is padded to 64.
+    Runs natively at every size of at least 64x64, with `half` 128x128; a shorter side is padded to that.
     """
 
     align_corners = False
@@ -152,15 +196,41 @@ class FRM(SegmentationModel):
         if config.coarsest == 16:
             self.backbone.leave_out_last_stage()
         channels = self.backbone.stage_channels
+        self.detail = DetailBranch() if config.half else None
+        if config.half:
+            if config.decoder != "light":
+                raise ConfigError(f"half = true with decoder = {config.decoder!r}: expected decoder = 'light'.")
+            self.minimum_size = 2 * self.minimum_size
         self.all_stages = config.stages == "all"
         self.context = build_context(config, sum(channels) if self.all_stages else channels[-1])
         light = config.decoder == "light"
-        self.decoder = LightDecoder(channels, width) if light else AlignedPyramid(channels, width)
+        decoder = AlignedPyramid if not light else DetailDecoder if config.half else LightDecoder
+        self.decoder = decoder(self.pyramid_channels, width)
         self.fuse = nn.Identity() if light else ConvNormAct(len(channels) * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
-    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 or 3 x (B, C_i, H/2^(i+2), W/2^(i+2))
-        context = self.context(gather(pyramid) if self.all_stages else pyramid[-1])  # (B, D, H/32, W/32) or 1/16
+    @property
+    def pyramid_channels(self) -> Sequence[int]:
+        """Channels of what `encode` gives, fine to coarse."""
+        stages = self.backbone.stage_channels
+        return stages if self.detail is None else (self.detail.channels, *stages)
+
+    def widen(self, channels: int) -> None:
+        """Take images of another number of channels than three; call after three-channel weights were loaded."""
+        super().widen(channels)
+        if self.detail is not None:
+            self.detail.widen(channels)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """(B, channels, H, W) -> the backbone's stages, with `half` behind the detail of the whole image at 1/4."""
+        if self.detail is None:
+            return self.backbone(images)
+        halved = _pool(images, 2)  # (B, channels, H/2, W/2)
+        return [self.detail(images), *self.backbone(halved)]  # 1/4, 1/8, 1/16, 1/32, 1/64
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 3 to 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        stages = pyramid if self.detail is None else pyramid[1:]
+        context = self.context(gather(stages) if self.all_stages else stages[-1])  # (B, D, h, w) of the last's size
         features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
 
@@ -169,12 +239,14 @@ _entry = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670")
 _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)")
 
 
-def _light(backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64) -> ModelEntry:
+def _light(
+    backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64, half: bool = False
+) -> ModelEntry:
     """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
 
-    w32: 32 channels in the decoder.
+    half: the backbone sees images at half their size; w32: 32 channels in the decoder.
     """
-    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest)
+    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest, half=half)
     family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
     paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
     return ModelEntry(FRM, config, paper, params, macs)
@@ -193,6 +265,9 @@ VARIANTS = {
     "frm-lite0": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
     ),
+    "frm-lite0-half-light-w32": _light("efficientnet-lite0", half=True, width=32, params=3_513_821, macs=1_347_728_384),
+    "frm-lite0-half-light": _light("efficientnet-lite0", half=True, params=3_616_189, macs=1_647_653_888),
+    "frm-lite2-half-light": _light("efficientnet-lite2", half=True, params=5_106_677, macs=2_149_310_464),
     "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
     "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
     "frm-lite0-050-light-w32": _light("efficientnet-lite0-050", width=32, params=1_008_917, macs=1_493_540_864),
