@@ -365,10 +365,11 @@ def machine_name() -> str:
     return ", ".join([found, *(f"{key} {value}" for key, value in known.items())])
 
 
-def recipe_digest(name: str) -> str:
-    """Of what a recipe says, its comments and other models apart."""
+def recipe_digest(name: str, scratch: bool = False) -> str:
+    """Of what a recipe says, its comments and other models apart; with what is for training from scratch, or without."""
     values = tomllib.loads(read_recipe(name).text)
-    values.pop("models", None)
+    for table in ("models", *([] if scratch else ["scratch"])):
+        values.pop(table, None)
     return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]
 
 
