@@ -80,7 +80,7 @@ def test_the_light_decoder_fuses_at_an_eighth_and_adds_the_finest_stage_last(coa
     assert_close(model.decode(stages).logits, model.classifier(light.refine(light.lateral(stages[0]) + grown)))
 
 
-def test_half_shows_the_backbone_means_of_four_pixels_and_the_detail_branch_all():
+def test_a_scaled_backbone_sees_means_of_four_pixels_and_the_detail_branch_all():
     torch.manual_seed(0)
     model, images = models.build("frm-lite0-half-light-w32", 3).eval(), torch.randn(1, 3, 129, 254)
     detail, *stages = model.encode(images)
@@ -91,7 +91,7 @@ def test_half_shows_the_backbone_means_of_four_pixels_and_the_detail_branch_all(
     assert_close(detail, model.detail[1](model.detail[0](images)))
 
 
-def test_half_adds_the_detail_to_what_the_light_decoder_makes_of_the_stages():
+def test_the_detail_is_added_to_what_the_light_decoder_makes_of_the_stages():
     torch.manual_seed(0)
     model = models.build("frm-lite0-half-light-w32", 3).eval()
     detail, *stages = model.encode(torch.randn(1, 3, 128, 192))
@@ -101,14 +101,16 @@ def test_half_adds_the_detail_to_what_the_light_decoder_makes_of_the_stages():
     assert_close(model.decode([detail, *stages]).logits, logits)
 
 
-def test_half_takes_images_of_any_number_of_channels():
-    model = models.build("frm-lite0-half-light-w32", 3, channels=5).eval()
-    assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, 32, 50)  # 70 is padded to 128
+@pytest.mark.parametrize(("name", "rows"), [("frm-lite0-half-light-w32", 32), ("frm-lite0-three-quarters-light", 22)])
+def test_a_scaled_backbone_takes_any_number_of_channels_and_at_least_64_pixels(name, rows):
+    model = models.build(name, 3, channels=5).eval()
+    assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, rows, 50)  # 70 is padded to 64 / scale
+    assert min(model.encode(torch.zeros(1, 5, model.minimum_size, 200))[1].shape[2:]) in (16, 17)  # 64 or 65 at 1/4
 
 
-def test_half_without_the_light_decoder_is_refused():
-    with pytest.raises(ConfigError, match="expected decoder = 'light'"):
-        models.build("frm-lite0", 3, options={"half": True})
+def test_a_scaled_backbone_without_the_light_decoder_is_refused():
+    with pytest.raises(ConfigError, match=r"backbone_scale = 0\.5 with decoder = 'aligned': expected 'light'"):
+        models.build("frm-lite0", 3, options={"backbone_scale": 0.5})
 
 
 def test_a_backbone_that_always_has_four_stages_says_so():

@@ -6,7 +6,9 @@ back to 1/4. Letters: B images, C_i channels of stage i, C = sum C_i, D decoder 
 The authors published no code: what the paper leaves open was decided by its printed parameter and operation counts.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -77,14 +79,14 @@ class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
     stages and context are the paper's two contributions and what it compares them with (Table 2); decoder, coarsest and
-    half are ours, for models that must be lighter; the last five are what its text leaves open, and concern
+    backbone_scale are ours, for models that must be lighter; the last five are what its text leaves open, and concern
     `context = "frm"` alone.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
     decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
     coarsest: Literal[16, 32] = 32  # 16: the backbone without its last stage, the context at 1/16
-    half: bool = False  # the backbone sees images at half their size, DetailBranch the whole ones; needs light
+    backbone_scale: Annotated[float, Field(ge=0.25, le=1)] = 1.0  # of the image's sides; below 1 DetailBranch sees all
     stages: Literal["all", "last"] = "all"
     context: Literal["frm", "ppm", "dappm", "none"] = "frm"
     ffn_hidden: Annotated[int, Field(ge=1)] = 128
@@ -136,10 +138,10 @@ class LightDecoder(nn.Module):
 
 
 class DetailDecoder(nn.Module):
-    """Ours: LightDecoder on a backbone that sees images at half their size, then what DetailBranch saw of the whole.
+    """Ours: LightDecoder on a backbone that sees smaller images, then what DetailBranch saw of the whole ones.
 
-    pyramid: that (B, 32, H/4, W/4), then stages (B, C_i, H/2^(i+3), W/2^(i+3)) for i = 0.., context (B, D, h, w) of the
-    last's size -> (B, D, H/4, W/4).
+    pyramid: that (B, 32, H/4, W/4), then stages (B, C_i, s H/2^(i+2), s W/2^(i+2)) for i = 0.., s: backbone_scale;
+    context (B, D, h, w) of the last's size -> (B, D, H/4, W/4).
     """
 
     def __init__(self, pyramid_channels: Sequence[int], width: int) -> None:
@@ -151,7 +153,7 @@ class DetailDecoder(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor], context: Tensor) -> Tensor:
         detail, *stages = pyramid
-        coarse = self.light(stages, context)  # (B, D, H/8, W/8)
+        coarse = self.light(stages, context)  # (B, D, s H/4, s W/4)
         return _add_detail(self.lateral(detail), coarse, self.refine)  # (B, D, H/4, W/4)
 
 
@@ -181,7 +183,7 @@ class DetailBranch(nn.Sequential):
 class FRM(SegmentationModel):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Runs natively at every size of at least 64x64, with `half` 128x128; a shorter side is padded to that.
+    Runs natively at every size of which its backbone sees at least 64x64; a shorter side is padded to that.
     """
 
     align_corners = False
@@ -196,15 +198,18 @@ class FRM(SegmentationModel):
         if config.coarsest == 16:
             self.backbone.leave_out_last_stage()
         channels = self.backbone.stage_channels
-        self.detail = DetailBranch() if config.half else None
-        if config.half:
+        self.scale = Fraction(config.backbone_scale).limit_denominator(64)
+        self.detail = DetailBranch() if self.scale < 1 else None
+        if self.detail is not None:
             if config.decoder != "light":
-                raise ConfigError(f"half = true with decoder = {config.decoder!r}: expected decoder = 'light'.")
-            self.minimum_size = 2 * self.minimum_size
+                raise ConfigError(
+                    f"backbone_scale = {config.backbone_scale:g} with decoder = {config.decoder!r}: expected 'light'."
+                )
+            self.minimum_size = math.ceil(self.minimum_size / self.scale)
         self.all_stages = config.stages == "all"
         self.context = build_context(config, sum(channels) if self.all_stages else channels[-1])
         light = config.decoder == "light"
-        decoder = AlignedPyramid if not light else DetailDecoder if config.half else LightDecoder
+        decoder = AlignedPyramid if not light else DetailDecoder if self.detail is not None else LightDecoder
         self.decoder = decoder(self.pyramid_channels, width)
         self.fuse = nn.Identity() if light else ConvNormAct(len(channels) * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
@@ -222,11 +227,12 @@ class FRM(SegmentationModel):
             self.detail.widen(channels)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """(B, channels, H, W) -> the backbone's stages, with `half` behind the detail of the whole image at 1/4."""
+        """(B, channels, H, W) -> the backbone's stages, behind the detail at 1/4 where it sees smaller images."""
         if self.detail is None:
             return self.backbone(images)
-        halved = _pool(images, 2)  # (B, channels, H/2, W/2)
-        return [self.detail(images), *self.backbone(halved)]  # 1/4, 1/8, 1/16, 1/32, 1/64
+        part, whole = self.scale.numerator, self.scale.denominator
+        height, width = ((side * part + whole - 1) // whole for side in images.shape[2:])  # rounded up
+        return [self.detail(images), *self.backbone(resize(images, (height, width), align_corners=False))]
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 3 to 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
         stages = pyramid if self.detail is None else pyramid[1:]
@@ -240,13 +246,14 @@ _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-L
 
 
 def _light(
-    backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64, half: bool = False
+    backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64, scale: float = 1.0
 ) -> ModelEntry:
     """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
 
-    half: the backbone sees images at half their size; w32: 32 channels in the decoder.
+    half, three-quarters: of the image's sides, what the backbone sees; w32: 32 channels in the decoder.
     """
-    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest, half=half)
+    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest)
+    config = config.model_copy(update={"backbone_scale": scale})
     family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
     paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
     return ModelEntry(FRM, config, paper, params, macs)
@@ -265,9 +272,10 @@ VARIANTS = {
     "frm-lite0": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
     ),
-    "frm-lite0-half-light-w32": _light("efficientnet-lite0", half=True, width=32, params=3_513_821, macs=1_347_728_384),
-    "frm-lite0-half-light": _light("efficientnet-lite0", half=True, params=3_616_189, macs=1_647_653_888),
-    "frm-lite2-half-light": _light("efficientnet-lite2", half=True, params=5_106_677, macs=2_149_310_464),
+    "frm-lite0-half-light-w32": _light("efficientnet-lite0", scale=0.5, width=32, params=3_513_821, macs=1_347_728_384),
+    "frm-lite0-half-light": _light("efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888),
+    "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
+    "frm-lite0-three-quarters-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
     "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
     "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
     "frm-lite0-050-light-w32": _light("efficientnet-lite0-050", width=32, params=1_008_917, macs=1_493_540_864),
