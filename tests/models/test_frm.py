@@ -101,7 +101,7 @@ def test_the_detail_is_added_to_what_the_light_decoder_makes_of_the_stages():
     assert_close(model.decode([detail, *stages]).logits, logits)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("frm-lite0-half-light-w32", 32), ("frm-lite0-three-quarters-light", 22)])
+@pytest.mark.parametrize(("name", "rows"), [("frm-lite0-half-light-w32", 32), ("frm-lite0-3quarter-light", 22)])
 def test_a_scaled_backbone_takes_any_number_of_channels_and_at_least_64_pixels(name, rows):
     model = models.build(name, 3, channels=5).eval()
     assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, rows, 50)  # 70 is padded to 64 / scale

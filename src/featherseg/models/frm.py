@@ -250,7 +250,7 @@ def _light(
 ) -> ModelEntry:
     """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
 
-    half, three-quarters: of the image's sides, what the backbone sees; w32: 32 channels in the decoder.
+    half, 3quarter: of the image's sides, what the backbone sees; w32: 32 channels in the decoder.
     """
     config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest)
     config = config.model_copy(update={"backbone_scale": scale})
@@ -275,7 +275,7 @@ VARIANTS = {
     "frm-lite0-half-light-w32": _light("efficientnet-lite0", scale=0.5, width=32, params=3_513_821, macs=1_347_728_384),
     "frm-lite0-half-light": _light("efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888),
     "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
-    "frm-lite0-three-quarters-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
+    "frm-lite0-3quarter-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
     "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
     "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
     "frm-lite0-050-light-w32": _light("efficientnet-lite0-050", width=32, params=1_008_917, macs=1_493_540_864),
