@@ -366,7 +366,7 @@ def machine_name() -> str:
 
 
 def recipe_digest(name: str, scratch: bool = False) -> str:
-    """Of what a recipe says, its comments and other models apart; with what is for training from scratch, or without."""
+    """Of what a recipe says, its comments and other models apart; of its table [scratch] only where that counts."""
     values = tomllib.loads(read_recipe(name).text)
     for table in ("models", *([] if scratch else ["scratch"])):
         values.pop(table, None)

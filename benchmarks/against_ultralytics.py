@@ -43,18 +43,15 @@ TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
 PEERS = ("yolo26n-sem", "yolo26s-sem")
 VERSION = "8.4.190"
 OURS = (
-    "frm-lite0-035-light-w32",
-    "frm-lite0-050-light-w32",
-    "frm-lite0-035-light",
-    "frm-lite0-050-light",
-    "frm-mobilenet-v2-light",
-    "frm-lite0-075-light",
-    "cgrseg-lite0",
+    "frm-lite0-half-light-w32",
+    "frm-lite0-half-light",
+    "frm-lite2-half-light",
+    "frm-lite0-3quarter-light",
     "frm-lite0-light",
     "frm-lite2-light",
     "frm-lite0",
 )
-SCRATCH = ("frm-lite0-050-light", "frm-lite0-light")
+SCRATCH = ("frm-lite0-half-light", "frm-lite0-light")
 """Ours that are no slower than one of the peers."""
 Side = tuple[str, bool]
 """A model, and whether it begins with ImageNet weights."""

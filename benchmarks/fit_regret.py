@@ -11,10 +11,10 @@ against every way alike). Every start, validation, look through the images and t
 way that needs it.
 
 The ways: fit (featherseg/fitting/plan.py), with the margin that is judged and as it is shipped; rule, the first of its
-best guesses (the model with the most parameters that keeps the limit, at its scale nearest to 1, from below where there
-is one), with all the time; default, DEFAULT at that scale where it keeps the limit, else the rule; random, four
-drawn candidates with a quarter of the time each, the mean of DRAWS drawings; asha, the same halving as fit's, without
-a margin, and whoever goes on starts anew. Choices of fit
+best guesses (the model with the most multiply-accumulates that keeps the limit, at its scale nearest to 1, from below
+where there is one), with all the time; default, DEFAULT at that scale where it keeps the limit, else the rule; random,
+four drawn candidates with a quarter of the time each, the mean of DRAWS drawings; asha, the same halving as fit's,
+without a margin, and whoever goes on starts anew. Choices of fit
 (--margin) are to be made on half of the datasets and judged on the other half, datasets of one origin in one half: the
 table of each half names the margin that is best on the other. Intervals are over datasets, by Student's t.
 """
@@ -49,7 +49,7 @@ class Recorded:
     """A candidate on one dataset with one seed: its curves over seconds of training."""
 
     candidate: Candidate
-    parameters: int
+    macs: int
     seconds: np.ndarray  # (R,) at the constant rate
     val: np.ndarray  # (R,) mIoU in %
     ended: np.ndarray  # (R,) seconds, those at a falling rate included
@@ -107,8 +107,8 @@ def fit(margin: float, *, anew: bool = False) -> Way:
 def in_order(found: Sequence[Recorded]) -> list[Recorded]:
     """Those that fit compares, its best guess first."""
     of = {one.candidate.name: one for one in found}
-    parameters = {one.candidate.model: one.parameters for one in found}
-    return [of[one.name] for one in best_guesses([one.candidate for one in found], parameters.__getitem__)]
+    macs = {one.candidate.model: one.macs for one in found}
+    return [of[one.name] for one in best_guesses([one.candidate for one in found], macs.__getitem__)]
 
 
 def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
@@ -157,7 +157,7 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         own = found.setdefault((row["dataset"], row["seed"]), [])
         if any(other.candidate.name == one.name for other in own):
             raise SystemExit(f"{table} has {one.name} on {row['dataset']} with seed {row['seed']} twice.")
-        own.append(Recorded(one, counts(row["model"])[0], *curves, *taken))
+        own.append(Recorded(one, counts(row["model"])[1], *curves, *taken))
     return found
 
 

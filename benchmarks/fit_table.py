@@ -75,13 +75,13 @@ DATA = {
     "shapes-1000": Data("shapes", (128, 256), 1000),
 }
 CANDIDATES = (
-    ("frm-lite0-light", 0.5),
-    ("frm-lite0-035-light", 1.0),
-    ("frm-lite0-050-light", 1.0),
+    ("frm-lite0-half-light-w32", 1.0),
+    ("frm-lite0-half-light", 1.0),
+    ("frm-lite2-half-light", 1.0),
+    ("frm-lite0-3quarter-light", 1.0),
     ("frm-lite0-light", 1.0),
     ("frm-lite2-light", 1.0),
-    ("frm-lite0-050-light", 2.0),
-    ("frm-lite0", 1.0),
+    ("frm-lite0-half-light", 2.0),
     ("frm-lite0-light", 1.5),
 )
 """Model and input scale."""

@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
-    parser.add_argument("--student", default="frm-lite0-050-light")
+    parser.add_argument("--student", default="frm-lite0-half-light")
     parser.add_argument("--teacher", default="frm-lite0-light")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the student, and of a teacher")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))

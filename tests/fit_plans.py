@@ -10,7 +10,7 @@ from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
 from featherseg.fitting.record import FitConfig, Made, Parts
 
-FAST, SLOW = Candidate("frm-lite0-035-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
+FAST, SLOW = Candidate("frm-lite0-half-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
 
 
 def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300.0, format="onnx"):
@@ -76,7 +76,7 @@ def answer(path, light_ms):
 def facts():
     """What fit.json holds of a fit of these."""
     rows = [
-        timing("frm-lite0-035-light", p50=5.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.5},
+        timing("frm-lite0-half-light", p50=5.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.5},
         timing("frm-lite0-light", p50=15.0).as_dict() | {"status": "chosen", "miou_val": 0.6},
         timing("frm-lite0", p50=40.0).as_dict() | {"status": "over the limit", "miou_val": None},
     ]

@@ -10,7 +10,7 @@ from small_training import Silent
 
 from featherseg.core.errors import RunError
 from featherseg.fitting import feasible, latency
-from featherseg.fitting.candidates import MODELS, SCALES, offers, parameters, resize_of, settings_of
+from featherseg.fitting.candidates import MODELS, SCALES, model_macs, offers, resize_of, settings_of
 from featherseg.fitting.latency import median_interval
 from featherseg.fitting.plan import MOST, SPARE, best_guesses
 from featherseg.models import MODELS as CATALOGUE
@@ -66,7 +66,7 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
     choice = offers((100, 100))
     found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms)
     kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
-    best = best_guesses([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], parameters)[:MOST]
+    best = best_guesses([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], model_macs)[:MOST]
     assert kept >= {one.name for one in best}
     assert len(found) <= MOST + 2
     if max_ms == 1000:
@@ -76,7 +76,7 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
 def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
     speed = 2.0 / (offers((100, 100))[0].macs * 1e4)
     found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
-    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 36 / 1.7], parameters)[0]
+    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 36 / 1.7], model_macs)[0]
     assert [t.name for t in found] == [best.name]
 
 
@@ -100,7 +100,7 @@ def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limi
     found, _ = measured(monkeypatch, 2.0 / cheapest, 3.0, hours=0.1, pace=30.0, wrong=0.3)  # the first guess is over it
     assert [t.keeps(3.0, 50, None) for t in found] == [False, True]
     assert min(t.p50 for t in found) == pytest.approx(2.0)
-    assert "The fastest is frm-lite0-035-light at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
+    assert "The fastest is frm-lite0-half-light-w32 at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
 
 
 def test_a_limit_is_of_time_with_something_to_spare_and_of_memory():

@@ -12,12 +12,12 @@ EIGHT = [candidate(number, step=0.1 * (number + 1)) for number in range(8)]
 ORDERED = EIGHT[::-1]  # the best guess first
 
 
-def order(*rows, parameters=lambda model: {"small": 1, "middle": 2, "large": 3}[model]):
-    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], parameters)
+def order(*rows, macs=lambda model: {"small": 1, "middle": 2, "large": 3}[model]):
+    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], macs)
     return [(one.model, one.scale) for one in guesses]
 
 
-def test_the_best_guess_is_the_model_with_the_most_parameters_at_its_scale_nearest_to_1():
+def test_the_best_guess_is_the_model_with_the_most_macs_at_its_scale_nearest_to_1():
     rows = [("small", 1.0), ("small", 2.0), ("large", 0.5), ("large", 0.75), ("middle", 1.0), ("middle", 1.5)]
     assert order(*rows)[0] == ("large", 0.75)
     assert order(*rows, ("large", 1.0), ("large", 1.5), ("large", 2.0))[0] == ("large", 1.0)
@@ -32,7 +32,7 @@ def test_models_are_compared_before_scales_and_of_each_two_at_most():
 
     # Of many models the first ones are compared enlarged before the others are at all
     rows = [(str(number), scale) for scale in scales for number in range(9)]
-    found = order(*rows, parameters=int)
+    found = order(*rows, macs=int)
     assert found[:MOST] == [(str(8 - n), scale) for scale in (1.0, 1.5) for n in range(FIRST)]
     assert len(found) == 18
 

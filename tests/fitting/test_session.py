@@ -186,16 +186,16 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
 
 
 def test_another_limit_is_chosen_for_from_what_was_trained():
-    assert [row["model"] for row in choose_again(facts(), 50)] == ["frm-lite0-light", "frm-lite0-035-light"]
-    assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-035-light"]
+    assert [row["model"] for row in choose_again(facts(), 50)] == ["frm-lite0-light", "frm-lite0-half-light"]
+    assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-half-light"]
     assert choose_again(facts(), 1) == []
 
     # By fit's rules: with a tenth to spare, within the memory, the faster one of those that are level
-    assert [row["model"] for row in choose_again(facts(), 16)] == ["frm-lite0-035-light"]
+    assert [row["model"] for row in choose_again(facts(), 16)] == ["frm-lite0-half-light"]
     assert choose_again(facts() | {"max_mib": 299}, 50) == []
     level = facts()
     level["candidates"][0]["miou_val"] = 0.597
-    assert choose_again(level, 50)[0]["model"] == "frm-lite0-035-light"
+    assert choose_again(level, 50)[0]["model"] == "frm-lite0-half-light"
     assert choose_again(level, 20)[0]["status"] == "chosen"
     level["candidates"][0]["status"] = "not delivered: its training failed"
     assert [row["model"] for row in choose_again(level, 50)] == ["frm-lite0-light"]
@@ -210,9 +210,9 @@ def test_show_imports_nothing_heavy(tmp_path):
     command += "finally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "frm-lite0-035-light at 1: 5.0 ms" in done.stdout
+    assert "frm-lite0-half-light at 1: 5.0 ms" in done.stdout
     assert "% (selected on these images), " in done.stdout
-    assert "trials/frm-lite0-035-light-1, which was not trained to its end" in done.stdout
+    assert "trials/frm-lite0-half-light-1, which was not trained to its end" in done.stdout
     assert done.stdout.endswith("False\n")
 
 

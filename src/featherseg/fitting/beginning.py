@@ -14,7 +14,7 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import Offer, has_weights, offers, overrides, parameters, resize_of, settings_of
+from featherseg.fitting.candidates import Offer, has_weights, model_macs, offers, overrides, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
@@ -114,7 +114,7 @@ def begin(
 
     # What a step of those takes that may train, and `each` image of a validation
     waiting = best_guesses(
-        [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible], parameters
+        [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible], model_macs
     )
     timed, each = _time_steps(waiting, config, parts, image_size, size, ends, workers, reporter)
 

@@ -14,9 +14,10 @@ from featherseg.data.statistics import choose_crop
 from featherseg.fitting.plan import name_of
 
 MODELS = (
-    "frm-lite0-035-light",
-    "frm-lite0-050-light",
-    "frm-lite0-075-light",
+    "frm-lite0-half-light-w32",
+    "frm-lite0-half-light",
+    "frm-lite2-half-light",
+    "frm-lite0-3quarter-light",
     "frm-lite0-light",
     "frm-lite1-light",
     "frm-lite2-light",
@@ -65,9 +66,9 @@ def offers(size: Size) -> list[Offer]:
     return sorted(found, key=lambda offer: (offer.macs, offer.name))
 
 
-def parameters(model: str) -> int:
-    """Of a model of the catalogue."""
-    return counts(model)[0]
+def model_macs(model: str) -> int:
+    """Multiply-accumulates of a model of the catalogue: parameters do not tell what a backbone sees of the image."""
+    return counts(model)[1]
 
 
 def has_weights(model: str) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
-from featherseg.fitting.candidates import Offer, parameters
+from featherseg.fitting.candidates import Offer, model_macs
 from featherseg.fitting.latency import Timing, guess_speed
 from featherseg.fitting.plan import MOST, SPARE, best_guesses
 from featherseg.fitting.record import FitConfig
@@ -50,7 +50,7 @@ def time_offers(
         expected = {offer.name: macs[offer.name] * speeds.get(offer.model, usual) for offer in left}
         below = kept | {name for name, ms in expected.items() if ms <= (1 - SPARE) * config.max_ms}
         keeping = [offer for offer in choice if offer.name in below]
-        wanted = [offer for offer in best_guesses(keeping, parameters)[:MOST] if offer in left]
+        wanted = [offer for offer in best_guesses(keeping, model_macs)[:MOST] if offer in left]
         tried, taken = len(timings) + len(failed), time.monotonic() - began
         a_timing = taken / max(1, tried)
         if kept:

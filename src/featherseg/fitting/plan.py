@@ -63,17 +63,17 @@ class Scaled(Protocol):
 One = TypeVar("One", bound=Scaled)
 
 
-def best_guesses(feasible: Iterable[One], parameters: Callable[[str], int]) -> list[One]:
+def best_guesses(feasible: Iterable[One], macs: Callable[[str], int]) -> list[One]:
     """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
 
-    The model with the most parameters comes first, each at its scale nearest to 1, from below where there is one;
-    behind the FIRST models come these at their next scale above 1, then the other models, then those above 1. Enlarged
-    images help on some data and harm on others (docs/log.md), smaller ones cost accuracy on most.
+    The model with the most multiply-accumulates comes first, each at its scale nearest to 1, from below where there is
+    one; behind the FIRST models come these at their next scale above 1, then the other models, then those above 1.
+    Enlarged images help on some data and harm on others (docs/log.md), smaller ones cost accuracy on most.
     """
     scales: dict[str, list[One]] = {}
     for one in sorted(feasible, key=lambda one: (one.scale > 1, abs(one.scale - 1))):
         scales.setdefault(one.model, []).append(one)
-    models = sorted(scales.values(), key=lambda own: (-parameters(own[0].model), own[0].model))
+    models = sorted(scales.values(), key=lambda own: (-macs(own[0].model), own[0].model))
     found = list[One]()
     for some in (models[:FIRST], models[FIRST:]):
         found += [own[0] for own in some]
