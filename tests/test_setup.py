@@ -157,4 +157,5 @@ def test_a_wheel_that_pip_finds_without_an_index_is_at_hand(torch_source, tmp_pa
             wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             wheel.writestr(f"{folder}/RECORD", "")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # where a machine may keep newer releases of torch away
     assert [torch_source.at_hand(version) for version in ("99.1", "99.2", "99.3")] == ["cpu", "cuda", None]
