@@ -365,11 +365,10 @@ def machine_name() -> str:
     return ", ".join([found, *(f"{key} {value}" for key, value in known.items())])
 
 
-def recipe_digest(name: str, scratch: bool = False) -> str:
-    """Of what a recipe says, its comments and other models apart; of its table [scratch] only where that counts."""
+def recipe_digest(name: str) -> str:
+    """Of what a recipe says, its comments and other models apart."""
     values = tomllib.loads(read_recipe(name).text)
-    for table in ("models", *([] if scratch else ["scratch"])):
-        values.pop(table, None)
+    values.pop("models", None)
     return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]
 
 

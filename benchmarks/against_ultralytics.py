@@ -120,7 +120,7 @@ class Bench(plain.Bench):
         ]
         starts = [(name, False) for name in self.scratch]
         starts += [(name, True) for name in self.models if name not in PEERS]
-        ours = [(n, {"pretrained": start, "sha256": plain.recipe_digest(n, scratch=not start)}) for n, start in starts]
+        ours = [(name, {"pretrained": start, "sha256": plain.recipe_digest(name)}) for name, start in starts]
         return [*peers, *ours]
 
     def train(self, task: Task, source: Source, folder: Path) -> None:

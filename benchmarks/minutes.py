@@ -37,8 +37,7 @@ def task_of(
 ) -> Task:
     """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
-    digest = plain.recipe_digest(recipe, scratch="model.pretrained=false" in overrides)
-    settings = {"sha256": digest, "overrides": list(overrides), **more}
+    settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
     return Task(source.label, recipe, settings, seed, minutes, trained_on, scored_on)
 
 

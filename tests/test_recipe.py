@@ -99,20 +99,6 @@ def test_overrides_are_toml_values_or_plain_text():
     assert recipe.train.keep == "last"
 
 
-def test_what_is_for_training_from_scratch_counts_there_alone():
-    file = RecipeFile("own.toml", MINIMAL.text + "\n[scratch]\ntrain.lr = 5e-3\ntrain.warmup_steps = 7\n")
-    usual, scratch = parse_recipe(file), parse_recipe(file, ["model.pretrained=false"])
-    assert usual == parse_recipe(MINIMAL)
-    assert (scratch.train.lr, scratch.train.warmup_steps) == (5e-3, 7)
-    assert parse_recipe(file, ["train.lr=1", "model.pretrained=false"]).train.lr == 1  # the user's own
-
-
-@pytest.mark.parametrize("slip", ["train.warmup = 7", "lr = 5e-3"])
-def test_a_slip_in_what_is_for_training_from_scratch_is_told_without_it(slip):
-    with pytest.raises(ConfigError, match=r"own\.toml"):
-        parse_recipe(RecipeFile("own.toml", f"{MINIMAL.text}\n[scratch]\n{slip}\n"))
-
-
 def test_the_dataset_can_be_given_apart():
     recipe = parse_recipe(MINIMAL, [], name="my/dataset.toml", root=None)
     assert recipe.data.name == "my/dataset.toml"

@@ -406,20 +406,12 @@ def _toml(value: Any) -> str:
 def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
     """Text and `--set` overrides -> Recipe; `data` replaces keys of [data] (name, root) where not None.
 
-    What stands in its table [scratch], as in `train.lr = 1e-3`, counts where model.pretrained is false and no override
-    names the key. Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of
-    range.
+    Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
     """
-    values, overrides = parse_toml(file.text, file.name), list(overrides)
+    values = parse_toml(file.text, file.name)
     if isinstance(train := values.get("train"), dict):  # in records, steps that were found stand beside minutes
         _one_length([f"train.{key}" for key in LENGTHS if key in train])
-    scratch = values.pop("scratch", {})
-    if not isinstance(scratch, dict) or not all(isinstance(table, dict) for table in scratch.values()):
-        raise ConfigError(f"{file.name}: expected keys with their tables in [scratch], as in train.lr = 1e-3.")
-    recipe = _override(values, file.name, overrides, data)
-    from_scratch = [f"{name}.{key}={_toml(own)}" for name, table in scratch.items() for key, own in table.items()]
-    other = _override(values, file.name, [*from_scratch, *overrides], data)  # slips in it are told in any case
-    return recipe if recipe.model.pretrained else other
+    return _override(values, file.name, overrides, data)
 
 
 def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None) -> Recipe:

@@ -164,7 +164,7 @@ def _add_detail(fine: Tensor, coarse: Tensor, refine: DepthwiseSeparable) -> Ten
 
 class DetailBranch(nn.Sequential):
     """Ours: two strided 3x3 convolutions that see the image at its full size, as ICNet's first branch has three of them
-    (Zhao et al., ECCV 2018, arXiv:1704.08545, Sec. 4.1). (B, 3, H, W) -> (B, 32, H/4, W/4), sizes rounded up.
+    (Zhao et al., ECCV 2018, arXiv:1704.08545). (B, 3, H, W) -> (B, 32, H/4, W/4), sizes rounded up.
     """
 
     channels = 32
@@ -252,8 +252,9 @@ def _light(
 
     half, 3quarter: of the image's sides, what the backbone sees; w32: 32 channels in the decoder.
     """
-    config = FRMConfig(backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest)
-    config = config.model_copy(update={"backbone_scale": scale})
+    config = FRMConfig(
+        backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest, backbone_scale=scale
+    )
     family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
     paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
     return ModelEntry(FRM, config, paper, params, macs)
