@@ -130,7 +130,7 @@ def build(
                 parameters = sum(tensor.numel() for tensor in _built(name, config, classes, channels).parameters())
         except Exception as error:  # a model checks its settings by failing
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"{name} cannot be built with {dict(options)}: {reason}.") from error
+            raise ConfigError(f"{name} cannot be built with {dict(options)}: {reason.rstrip('.')}.") from error
         if parameters > most_parameters:
             raise ConfigError(
                 f"{name} with {dict(options)} has {parameters:,} parameters, expected at most {most_parameters:,}. "
