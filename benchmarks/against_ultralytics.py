@@ -36,6 +36,7 @@ from featherseg.core.files import read_lines
 from featherseg.core.types import Size
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
+from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -118,9 +119,13 @@ class Bench(plain.Bench):
         peers: list[tuple[str, dict[str, Any]]] = [
             (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
         ]
-        starts = [(name, False) for name in self.scratch]
-        starts += [(name, True) for name in self.models if name not in PEERS]
-        ours = [(name, {"pretrained": start, "sha256": plain.recipe_digest(name)}) for name, start in starts]
+        ours: list[tuple[str, dict[str, Any]]] = []
+        for name in self.scratch:
+            train = parse_recipe(read_recipe(name), ["model.pretrained=false"]).train  # rows of before: a lower rate
+            settings = {"pretrained": False, "sha256": plain.recipe_digest(name), "backbone_lr": train.backbone_lr}
+            ours.append((name, settings))
+        with_weights = [name for name in self.models if name not in PEERS]
+        ours += [(name, {"pretrained": True, "sha256": plain.recipe_digest(name)}) for name in with_weights]
         return [*peers, *ours]
 
     def train(self, task: Task, source: Source, folder: Path) -> None:

@@ -99,6 +99,13 @@ def test_overrides_are_toml_values_or_plain_text():
     assert recipe.train.keep == "last"
 
 
+def test_a_backbone_from_scratch_learns_at_the_rate_of_all():
+    own = RecipeFile("own.toml", MINIMAL.text + "backbone_lr = 1e-3\n")
+    assert parse_recipe(own).train.backbone_lr == parse_recipe(own, ["model.pretrained=true"]).train.backbone_lr == 1e-3
+    assert parse_recipe(own, ["model.pretrained=false"]).train.backbone_lr is None
+    assert parse_recipe(own, ["train.backbone_lr=2e-3", "model.pretrained=false"]).train.backbone_lr == 2e-3
+
+
 def test_the_dataset_can_be_given_apart():
     recipe = parse_recipe(MINIMAL, [], name="my/dataset.toml", root=None)
     assert recipe.data.name == "my/dataset.toml"

@@ -59,7 +59,8 @@ def starting_weights(
             return _pretrained_wide(model, recipe, name)
         record = load_pretrained(model.backbone, name)
         return record, [f"backbone from {record['file']} ({record['licence']})"]
-    return {}, ["training from scratch: no pretrained weights"]
+    rates = "" if recipe.train.backbone_lr else f", all of the model learns at train.lr = {recipe.train.lr:g}"
+    return {}, [f"training from scratch: no pretrained weights{rates}"]
 
 
 def _pretrained_wide(model: SegmentationModel, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
