@@ -29,7 +29,7 @@ IMAGES, MINUTES = 24, "4"
 SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
 CROPS = {
     "frm-lite0-light": "[64, 96]",
-    "frm-lite0-050-light": "[64, 96]",
+    "frm-lite0-half-light": "[64, 96]",
     "efficientvit-seg-b0": "[64, 96]",
     "cgrseg-lite0": "[64, 96]",
     "rsp-lite0-panoptic_shapes": "[64, 128]",
