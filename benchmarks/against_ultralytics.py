@@ -166,7 +166,8 @@ def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, fo
     code, seconds = cores.run([*command, *words], environment, log)
     plain.note_processor(folder, seconds)
     if code:
-        raise RuntimeError(f"yolo {' '.join(words)} ended with {code}; see {log.name}")
+        said = Path(log.name).read_text()[-500:]  # the folder may be a temporary one
+        raise RuntimeError(f"yolo {' '.join(words)} ended with {code}; see {log.name}: {said}")
 
 
 def train_ours(task: Task, source: Source, folder: Path) -> None:

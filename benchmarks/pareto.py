@@ -7,8 +7,8 @@
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
-first seed's file lost, which is found for the runs that lie here. Rows stand in tables/front_files.jsonl and
-front_latency.jsonl; the same command does what is missing.
+first seed's file lost, which is found for the runs that lie here; files of which that is not known are left out. Rows
+stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing.
 """
 
 import argparse
@@ -142,9 +142,10 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
     for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
         points = []
         for row in times:
-            if tuple(str(row[key]) for key in own) == (threads, format, processor, size):
-                less = lost[row["model"]][format]["points"][0] if EXPORTERS[format].quantised else 0.0
-                points.append(Point(row["model"], row["p50_ms"], (np.mean(scores[row["model"]]) + less) / 100))
+            name, scored = row["model"], not EXPORTERS[format].quantised or row["model"] in lost
+            if scored and tuple(str(row[key]) for key in own) == (threads, format, processor, size):
+                less = lost[name][format]["points"][0] if EXPORTERS[format].quantised else 0.0
+                points.append(Point(name, row["p50_ms"], (np.mean(scores[name]) + less) / 100))
         front, best = pareto_front(points), None
         print(f"\n{label}, {format}, threads: {threads}, {processor}, {size}")
         print(f"ms, mIoU after {minutes:g} minutes, * on the front")
@@ -172,7 +173,8 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
-    bench = Bench(asked.models, (), (0,), sources, asked.minutes, asked.out, both.TABLE, 1)
+    if asked.files or asked.latencies:  # takes a core
+        bench = Bench(asked.models, (), (0,), sources, asked.minutes, asked.out, both.TABLE, 1)
     if asked.files:
         for source in sources:
             write_files(bench, source, FILES)
