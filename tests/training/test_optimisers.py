@@ -36,6 +36,36 @@ def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
             assert group["weight_decay"] == (0.5 if p.ndim > 1 else 0.0)
 
 
+class Convolutions(SegmentationModel):
+    """A backbone alone, in the layout that training takes."""
+
+    def __init__(self):
+        super().__init__()
+        layers = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3, groups=8)
+        self.backbone = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():
+    """Loshchilov and Hutter, ICLR 2019, Algorithm 2, with torch's 0.9, 0.999 and 1e-8, in float64."""
+    torch.manual_seed(0)
+    model = Convolutions()
+    optimizer = build_optimizer(model, torch.nn.Identity(), TrainTable(epochs=1, lr=0.1, weight_decay=0.5))
+    weights = [p.detach().double() for p in model.parameters()]
+    moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        images = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+        model.backbone(images).square().sum().backward()
+        for n, p in enumerate(model.parameters()):
+            gradient, (first, second) = p.grad.double(), moments[n]
+            moments[n] = first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            weights[n] = weights[n] * (1 - 0.1 * (0.5 if p.ndim > 1 else 0.0))
+            weights[n] -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        optimizer.step()
+        for p, w in zip(model.parameters(), weights, strict=True):
+            torch.testing.assert_close(p.detach().double(), w, rtol=1e-4, atol=1e-5)
+
+
 class Tables(SegmentationModel):
     """A position table in the backbone and one outside, each beside a matrix."""
 

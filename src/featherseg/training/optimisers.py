@@ -36,7 +36,8 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    return AdamW(groups, lr=settings.lr)
+    fused = not settings.clip_norm  # one pass over the weights instead of ten; Lightning would not clip its gradients
+    return AdamW(groups, lr=settings.lr, fused=fused)
 
 
 def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
