@@ -113,6 +113,31 @@ def test_a_scaled_backbone_without_the_light_decoder_is_refused():
         models.build("frm-lite0", 3, options={"backbone_scale": 0.5})
 
 
+@pytest.mark.parametrize(("halved", "strides", "group"), [(8, (4, 16, 32, 64), 2), (16, (4, 8, 32, 64), 3)])
+def test_stages_that_are_halved_see_means_of_four_pixels_of_the_finer_map(halved, strides, group):
+    torch.manual_seed(0)
+    model = models.build("frm-lite0-light", 3, options={"halved_from": halved}).eval()
+    plain = models.build("frm-lite0-light", 3).eval()
+    plain.load_state_dict(model.state_dict())
+    stages, whole = model.encode(images := torch.randn(1, 3, 129, 254)), plain.encode(images)
+    assert [tuple(x.shape[2:]) for x in stages] == [(-(-129 // s), -(-254 // s)) for s in strides]
+    assert_close(stages[: group - 1], whole[: group - 1])  # the groups before it end one stage, or two
+    cells = (
+        nn.functional.pad(whole[group - 2], (0, 0, 0, 1), value=torch.nan).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    )
+    x = cells.nanmean((3, 5))
+    for block in model.backbone.groups[group:]:
+        x = block(x)
+    assert_close(stages[-1], x)
+    assert gather(stages, strides).shape == (1, sum(model.backbone.stage_channels), 3, 4)
+    assert model(images).logits.shape == (1, 3, 33, 64)
+
+
+def test_a_backbone_whose_stages_cannot_be_halved_says_so():
+    with pytest.raises(ConfigError, match=r"halved_from = 8: expected an EfficientNet as backbone, not VAN"):
+        models.build("frm-van-t", 3, options={"halved_from": 8})
+
+
 def test_a_backbone_that_always_has_four_stages_says_so():
     with pytest.raises(ConfigError, match="always has four stages"):
         models.build("frm-van-t", 3, options={"coarsest": 16})

@@ -1,5 +1,6 @@
 """What EfficientNet and MobileNetV2 share: stem and seven groups of inverted bottlenecks, four of which end a stage."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.layers.conv import replace_strides
@@ -14,11 +15,14 @@ class GroupedBackbone(Backbone):
 
     stem: nn.Module
     groups: nn.ModuleList
+    halved: int | None = None  # the group whose maps are averaged over 2x2 pixels, `halve_from`
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.stem(images)  # (B, C_stem, H/2, W/2)
         stages = []
         for number, group in enumerate(self.groups):
+            if number == self.halved:
+                x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
             x = group(x)
             if number in STAGE_ENDS:
                 stages.append(x)
@@ -26,6 +30,9 @@ class GroupedBackbone(Backbone):
 
     def dilate(self, output_stride: int) -> None:
         replace_strides([self.groups[3:5], self.groups[5:]], output_stride)
+
+    def halve_from(self, stride: int) -> None:
+        self.halved = {8: 2, 16: 3}[stride]
 
     def leave_out_last_stage(self) -> None:
         del self.groups[STAGE_ENDS[2] + 1 :]

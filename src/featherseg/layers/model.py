@@ -73,6 +73,13 @@ class Backbone(nn.Module):
             "EfficientNet as backbone."
         )
 
+    def halve_from(self, stride: int) -> None:
+        """Let stages from 1/stride on, 8 or 16, see maps of half the size, and so end at 1/64; the same weights.
+
+        Raises ConfigError where a backbone cannot.
+        """
+        raise ConfigError(f"halved_from = {stride}: expected an EfficientNet as backbone, not {type(self).__name__}.")
+
     def leave_out_last_stage(self) -> None:
         """End at 1/16, with three stage maps; call before weights are loaded, of which the rest is then not used.
 

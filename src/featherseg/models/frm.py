@@ -60,13 +60,14 @@ class FeatureRefinement(nn.Module):
         return self.reduce(x)  # (B, D, H/32, W/32)  "added after FFN for cutting the channels"
 
 
-def gather(stages: Sequence[Tensor]) -> Tensor:
+def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) -> Tensor:
     """Eq. 1: the stages, pooled to the size of the last and concatenated.
 
-    stage i = 0..3: (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, C, H/32, W/32); of three stages to 1/16.
+    stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, H/32, W/32); of three stages to 1/16.
     """
     *fine, last = stages
-    pooled = [_pool(stage, 2 ** (len(fine) - i)) for i, stage in enumerate(fine)]  # strides 8, 4, 2
+    coarsest = strides[len(fine)]
+    pooled = [_pool(stage, coarsest // stride) for stage, stride in zip(fine, strides, strict=False)]
     return torch.cat([*pooled, last], dim=1)  # (B, C, H/32, W/32)
 
 
@@ -78,15 +79,16 @@ def _pool(stage: Tensor, k: int) -> Tensor:
 class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
-    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder, coarsest and
-    backbone_scale are ours, for models that must be lighter; the last five are what its text leaves open, and concern
-    `context = "frm"` alone.
+    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder, coarsest,
+    backbone_scale and halved_from are ours, for models that must be lighter; the last five are what its text leaves
+    open, and concern `context = "frm"` alone.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
     decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
     coarsest: Literal[16, 32] = 32  # 16: the backbone without its last stage, the context at 1/16
     backbone_scale: Annotated[float, Field(ge=0.25, le=1)] = 1.0  # of the image's sides; below 1 DetailBranch sees all
+    halved_from: Literal[8, 16] | None = None  # stages from this stride on see maps of half the size
     stages: Literal["all", "last"] = "all"
     context: Literal["frm", "ppm", "dappm", "none"] = "frm"
     ffn_hidden: Annotated[int, Field(ge=1)] = 128
@@ -198,6 +200,11 @@ class FRM(SegmentationModel):
         if config.coarsest == 16:
             self.backbone.leave_out_last_stage()
         channels = self.backbone.stage_channels
+        self.strides = [4, 8, 16, 32]
+        if config.halved_from is not None:
+            self.backbone.halve_from(config.halved_from)
+            self.strides = [2 * stride if stride >= config.halved_from else stride for stride in self.strides]
+            self.minimum_size *= 2
         self.scale = Fraction(config.backbone_scale).limit_denominator(64)
         self.detail = DetailBranch() if self.scale < 1 else None
         if self.detail is not None:
@@ -236,7 +243,8 @@ class FRM(SegmentationModel):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 3 to 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
         stages = pyramid if self.detail is None else pyramid[1:]
-        context = self.context(gather(stages) if self.all_stages else stages[-1])  # (B, D, h, w) of the last's size
+        seen = gather(stages, self.strides) if self.all_stages else stages[-1]
+        context = self.context(seen)  # (B, D, h, w) of the last's size
         features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
 
@@ -246,14 +254,26 @@ _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-L
 
 
 def _light(
-    backbone: str, params: int, macs: int, coarsest: Literal[16, 32] = 32, width: int = 64, scale: float = 1.0
+    backbone: str,
+    params: int,
+    macs: int,
+    coarsest: Literal[16, 32] = 32,
+    width: int = 64,
+    scale: float = 1.0,
+    halved: Literal[8, 16] | None = None,
 ) -> ModelEntry:
     """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
 
-    half, 3quarter: of the image's sides, what the backbone sees; w32: 32 channels in the decoder.
+    half, 3quarter: of the image's sides, what the backbone sees; half16: what its stages from 1/16 on see;
+    w32: 32 channels in the decoder.
     """
     config = FRMConfig(
-        backbone=backbone, decoder_channels=width, decoder="light", coarsest=coarsest, backbone_scale=scale
+        backbone=backbone,
+        decoder_channels=width,
+        decoder="light",
+        coarsest=coarsest,
+        backbone_scale=scale,
+        halved_from=halved,
     )
     family = "MobileNetV2" if backbone == "mobilenet-v2" else "EfficientNet-Lite"
     paper = f"FRM, arXiv:2412.08670, on {family} with a lighter decoder (ours)"
@@ -276,6 +296,7 @@ VARIANTS = {
     "frm-lite0-half-light-w32": _light("efficientnet-lite0", scale=0.5, width=32, params=3_513_821, macs=1_347_728_384),
     "frm-lite0-half-light": _light("efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888),
     "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
+    "frm-lite0-half16-light": _light("efficientnet-lite0", halved=16, params=3_604_077, macs=2_601_202_688),
     "frm-lite0-3quarter-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
     "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
     "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
