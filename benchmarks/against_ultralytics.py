@@ -50,7 +50,7 @@ OURS = (
     "frm-lite0-3quarter-light",
     "frm-lite0-light",
 )
-"""Larger ones are no better than frm-lite0-light on dev and val after fifteen minutes (docs/log.md)."""
+"""Those no slower than yolo26s-sem; frm-lite2-light was no better than the last in fifteen minutes (docs/log.md)."""
 SCRATCH = ("frm-lite0-half-light",)
 """No slower than either peer."""
 Side = tuple[str, bool]

@@ -142,10 +142,13 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
     for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
         points = []
         for row in times:
-            name, scored = row["model"], not EXPORTERS[format].quantised or row["model"] in lost
-            if scored and tuple(str(row[key]) for key in own) == (threads, format, processor, size):
-                less = lost[name][format]["points"][0] if EXPORTERS[format].quantised else 0.0
+            name, quantised = row["model"], EXPORTERS[format].quantised
+            known = not quantised or format in lost.get(name, {})
+            if known and tuple(str(row[key]) for key in own) == (threads, format, processor, size):
+                less = lost[name][format]["points"][0] if quantised else 0.0
                 points.append(Point(name, row["p50_ms"], (np.mean(scores[name]) + less) / 100))
+        if not points:
+            continue
         front, best = pareto_front(points), None
         print(f"\n{label}, {format}, threads: {threads}, {processor}, {size}")
         print(f"ms, mIoU after {minutes:g} minutes, * on the front")

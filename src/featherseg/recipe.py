@@ -460,10 +460,10 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
         if not equals or "." not in key:
             raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
-    from_scratch = "model.pretrained" in named and not values["model"]["pretrained"]
-    if from_scratch and "train.backbone_lr" not in named and isinstance(train := values.get("train"), dict):
-        train.pop("backbone_lr", None)  # the recipe's own is for weights that know something: all learn at lr
     recipe = parse(Recipe, values, where)
+    if "model.pretrained" in named and not recipe.model.pretrained and "train.backbone_lr" not in named:
+        # The recipe's own is for weights that know something
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"backbone_lr": None})})
     models.configure(recipe.model.name, recipe.model.options)
     if recipe.trains_on_all:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})

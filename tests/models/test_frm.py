@@ -134,7 +134,7 @@ def test_stages_that_are_halved_see_means_of_four_pixels_of_the_finer_map(halved
 
 
 def test_a_backbone_whose_stages_cannot_be_halved_says_so():
-    with pytest.raises(ConfigError, match=r"halved_from = 8: expected an EfficientNet as backbone, not VAN"):
+    with pytest.raises(ConfigError, match=r"halved_from = 8: expected an EfficientNet or MobileNetV2, not VAN"):
         models.build("frm-van-t", 3, options={"halved_from": 8})
 
 

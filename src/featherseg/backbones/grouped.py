@@ -11,11 +11,14 @@ STAGE_ENDS = (1, 2, 4, 6)
 
 
 class GroupedBackbone(Backbone):
-    """images (B, C, H, W), normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32, sizes rounded up."""
+    """images (B, C, H, W), normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32, sizes rounded up.
+
+    halved is the group from which on it sees means of 2x2 pixels (`halve_from`).
+    """
 
     stem: nn.Module
     groups: nn.ModuleList
-    halved: int | None = None  # the group whose maps are averaged over 2x2 pixels, `halve_from`
+    halved: int | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.stem(images)  # (B, C_stem, H/2, W/2)
@@ -26,7 +29,7 @@ class GroupedBackbone(Backbone):
             x = group(x)
             if number in STAGE_ENDS:
                 stages.append(x)
-        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
+        return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, those that are halved at half of it, rounded up
 
     def dilate(self, output_stride: int) -> None:
         replace_strides([self.groups[3:5], self.groups[5:]], output_stride)

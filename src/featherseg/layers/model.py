@@ -78,7 +78,9 @@ class Backbone(nn.Module):
 
         Raises ConfigError where a backbone cannot.
         """
-        raise ConfigError(f"halved_from = {stride}: expected an EfficientNet as backbone, not {type(self).__name__}.")
+        raise ConfigError(
+            f"halved_from = {stride}: expected an EfficientNet or MobileNetV2, not {type(self).__name__}."
+        )
 
     def leave_out_last_stage(self) -> None:
         """End at 1/16, with three stage maps; call before weights are loaded, of which the rest is then not used.

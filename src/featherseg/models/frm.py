@@ -63,12 +63,13 @@ class FeatureRefinement(nn.Module):
 def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) -> Tensor:
     """Eq. 1: the stages, pooled to the size of the last and concatenated.
 
-    stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, H/32, W/32); of three stages to 1/16.
+    stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, h, w), the size of the last: H/32, W/32; of three
+    stages to 1/16.
     """
     *fine, last = stages
     coarsest = strides[len(fine)]
     pooled = [_pool(stage, coarsest // stride) for stage, stride in zip(fine, strides, strict=False)]
-    return torch.cat([*pooled, last], dim=1)  # (B, C, H/32, W/32)
+    return torch.cat([*pooled, last], dim=1)  # (B, C, h, w)
 
 
 def _pool(stage: Tensor, k: int) -> Tensor:
@@ -122,7 +123,8 @@ def build_context(config: FRMConfig, channels: int) -> nn.Module:
 class LightDecoder(nn.Module):
     """Ours: the aligned pyramid without its finest step, which costs most, fused at 1/8; 1/4 adds its detail last.
 
-    stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0.., context (B, D, h, w) of the last's size -> (B, D, H/4, W/4).
+    stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0.., where they are halved of half that size, context (B, D, h, w) of
+    the last's size -> (B, D, H/4, W/4). With `halved_from = 8` it fuses at 1/16.
     """
 
     def __init__(self, stage_channels: Sequence[int], width: int) -> None:
@@ -185,7 +187,8 @@ class DetailBranch(nn.Sequential):
 class FRM(SegmentationModel):
     """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Runs natively at every size of which its backbone sees at least 64x64; a shorter side is padded to that.
+    Runs natively at every size of which its backbone sees at least 64x64, or 128x128 where its stages are halved; a
+    shorter side is padded to that.
     """
 
     align_corners = False
