@@ -104,6 +104,7 @@ def test_a_backbone_from_scratch_learns_at_the_rate_of_all():
     assert parse_recipe(own).train.backbone_lr == parse_recipe(own, ["model.pretrained=true"]).train.backbone_lr == 1e-3
     assert parse_recipe(own, ["model.pretrained=false"]).train.backbone_lr is None
     assert parse_recipe(own, ["train.backbone_lr=2e-3", "model.pretrained=false"]).train.backbone_lr == 2e-3
+    assert parse_recipe(own, ["model.name=segformer-b0", "model.pretrained=false"]).train.backbone_lr == 1e-3
 
 
 def test_the_dataset_can_be_given_apart():

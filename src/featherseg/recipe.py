@@ -461,8 +461,9 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
             raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
     recipe = parse(Recipe, values, where)
-    if "model.pretrained" in named and not recipe.model.pretrained and "train.backbone_lr" not in named:
-        # The recipe's own is for weights that know something
+    given = named & {"model.pretrained", "model.name", "train.backbone_lr"}
+    if given == {"model.pretrained"} and not recipe.model.pretrained:
+        # The recipe's rate is for weights that know something; other models than its own keep it: one got worse without
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"backbone_lr": None})})
     models.configure(recipe.model.name, recipe.model.options)
     if recipe.trains_on_all:
