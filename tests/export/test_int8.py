@@ -1,6 +1,8 @@
 """Int8: masks agree, files shrink, the first and the worst layers stay out, and too great a loss is refused."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import onnx
@@ -8,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from export_job import job_of
+from openvino import Core
 from three_layers import FACTS, ThreeLayers, three_layers
 from torch import nn
 
@@ -177,6 +180,41 @@ def test_a_model_that_cuts_windows_out_opens_in_int8(tmp_path):
     found = open_runtime(tmp_path / "model.int8.xml", "cpu")(IMAGES[0]).logits
     assert (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
     assert model.key.weight.detach().numpy().tobytes() in (tmp_path / "model.int8.bin").read_bytes()
+
+
+class Inverted(ThreeLayers):
+    """Inverted bottlenecks: what their 1x1 convolutions take is of both signs, or from zero on."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.ReLU(), *[layer for _ in range(3) for layer in self.bottleneck(16, 64)])
+
+    def bottleneck(self, width, inner):
+        depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        return nn.Conv2d(width, inner, 1), nn.ReLU6(), depthwise, nn.ReLU6(), nn.Conv2d(inner, width, 1)
+
+
+RUN = """
+import sys, numpy as np, openvino
+model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_NUM_THREADS": 1})
+for height, width in (449, 333), (349, 480), (350, 256), (101, 99):
+    model(np.ones((1, 3, height, width), np.float32))
+"""
+
+
+def test_zero_is_0_in_int8_so_that_the_file_runs_at_every_size_on_processors_with_amx(tmp_path):
+    openvino_int8.write(job_of(Inverted().eval(), FACTS, tmp_path, IMAGES))
+    model = Core().read_model(tmp_path / "model.int8.xml")
+    ranges = [
+        [entry.get_node().get_data().item() for entry in operation.input_values()[1:3]]
+        for operation in model.get_ops()
+        if operation.get_type_name() == "FakeQuantize" and operation.input_value(1).get_shape() in ([], [1, 1, 1, 1])
+    ]
+    signed = [(low, high) for low, high in ranges if low < 0]
+    assert len(ranges) > len(signed) >= 3  # the outputs of three bottlenecks
+    assert all(high / -low == pytest.approx(127 / 128) for low, high in signed)
+    assert all(low == 0 for low, high in ranges if low >= 0)
+    assert subprocess.run([sys.executable, "-c", RUN, tmp_path / "model.int8.xml"], check=False).returncode == 0
 
 
 def test_the_file_tells_what_was_kept(tmp_path, graph):
