@@ -339,7 +339,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
 ):
     teaching, plain = load("teaching"), load("against_plain")
     source = plain.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
-    started, table, student, teacher = [], tmp_path / "rows.jsonl", "frm-lite0-050-light", "frm-lite0"
+    started, table, student, teacher = [], tmp_path / "rows.jsonl", "frm-lite0-half-light", "frm-lite0"
 
     def start(folder, *command, cache):
         assert cache == str(tmp_path / "out" / "cache")
@@ -446,7 +446,7 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
 
 def fit_rows(ends, digest, seeds=(0, 1)):
     """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
-    models = ("frm-lite0-035-light", "frm-lite0-050-light", "frm-lite0-light", "frm-lite0")
+    models = ("frm-lite0-half-light-w32", "frm-lite0-half-light", "frm-lite0-light", "frm-lite0")
     rows, times = [], []
     for dataset, seed, (number, model) in product(ends, seeds, enumerate(models)):
         rungs = []
@@ -480,7 +480,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert half["middle is best"]["fit"] == pytest.approx(0.0, abs=0.3)
     assert all(row["asha"] >= row["fit"] - 1e-9 for row in rows)  # what started anew was trained for less
     chosen, trained = regret.fit(0.0)(found["middle is best", 0], seconds, None)
-    assert chosen.candidate.model == "frm-lite0-050-light"
+    assert chosen.candidate.model == "frm-lite0-half-light"
     assert 0.5 * seconds <= trained <= seconds
 
     # The rule is fit's best guess: not at a larger scale, and not by latency

@@ -58,16 +58,6 @@ def test_it_is_the_table_on_the_published_weights(official, size):
         assert_close(stage, own, atol=1e-4, rtol=1e-4)
 
 
-def test_without_its_last_stage_the_others_stay(official):
-    whole, short = backbones.build(NAME).eval(), backbones.build(NAME).eval()
-    short.leave_out_last_stage()
-    load_official(whole, official)
-    assert {key.split(".")[1] for key in load_official(short, official)} == {"1", "14", "15", "16", "17", "18"}
-    images = torch.randn(1, 3, 65, 99, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert_close(short(images), whole(images)[:3])
-
-
 def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(official):
     strided, dilated = (backbones.build(NAME, stride).eval() for stride in (32, 16))
     for backbone in (strided, dilated):

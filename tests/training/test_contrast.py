@@ -43,11 +43,11 @@ def test_the_contrast_changes_what_is_learnt(small_run, tmp_path):
 def test_a_switch_of_the_model_is_kept_by_the_run(tmp_path):
     run = trained(
         tmp_path / "run",
-        "model.name=frm-lite0-035-light-w32",
+        "model.name=frm-lite0-half-light-w32",
         "model.context=none",
         "model.stages=last",
         "train.epochs=1",
     )
     again = open_run(tmp_path / "run")
     assert again.recipe.model.options == {"context": "none", "stages": "last"}
-    assert again.model.context[0].in_channels == run.model.context[0].in_channels == 112
+    assert again.model.context[0].in_channels == run.model.context[0].in_channels == 320

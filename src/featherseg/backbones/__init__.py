@@ -10,7 +10,6 @@ from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
 from featherseg.backbones.efficientnet import build_efficientnet, build_lite
 from featherseg.backbones.mit import build_mit
 from featherseg.backbones.mobilenet_v2 import MobileNetV2
-from featherseg.backbones.narrow import build_narrow
 from featherseg.backbones.resnet import build_resnet
 from featherseg.backbones.van import build_van
 from featherseg.core.errors import unknown
@@ -28,9 +27,6 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-b4": partial(build_efficientnet, "efficientnet-b4"),
     "efficientnet-b5": partial(build_efficientnet, "efficientnet-b5"),
     "efficientnet-lite0": partial(build_lite, "efficientnet-lite0"),
-    "efficientnet-lite0-075": partial(build_narrow, "efficientnet-lite0-075"),
-    "efficientnet-lite0-050": partial(build_narrow, "efficientnet-lite0-050"),
-    "efficientnet-lite0-035": partial(build_narrow, "efficientnet-lite0-035"),
     "efficientnet-lite1": partial(build_lite, "efficientnet-lite1"),
     "efficientnet-lite2": partial(build_lite, "efficientnet-lite2"),
     "mit-b0": partial(build_mit, "mit-b0"),

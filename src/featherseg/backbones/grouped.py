@@ -37,10 +37,6 @@ class GroupedBackbone(Backbone):
     def halve_from(self, stride: int) -> None:
         self.halved = {8: 2, 16: 3}[stride]
 
-    def leave_out_last_stage(self) -> None:
-        del self.groups[STAGE_ENDS[2] + 1 :]
-        self.stage_channels = self.stage_channels[:3]
-
     @property
     def block_paths(self) -> list[str]:
         """Names of its blocks, first to last: `groups.3.0`."""

@@ -176,8 +176,6 @@ def _mscan(size: str) -> DownloadedFile:
     )
 
 
-LITE0 = _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db")
-
 PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientformerv2-s0": _efficientformer_v2("s0"),
     "efficientformerv2-s1": _efficientformer_v2("s1"),
@@ -189,10 +187,7 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientnet-b3": _efficientnet(3, "5fb5a3c3"),
     "efficientnet-b4": _efficientnet(4, "6ed6700e"),
     "efficientnet-b5": _efficientnet(5, "b6417697"),
-    "efficientnet-lite0": LITE0,
-    "efficientnet-lite0-075": LITE0,  # the strongest of its channels (narrow.py)
-    "efficientnet-lite0-050": LITE0,
-    "efficientnet-lite0-035": LITE0,
+    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
     "efficientvit-b1": _efficientvit(1),

@@ -96,7 +96,7 @@ def beside_other_threads() -> Iterator[None]:
     """Meanwhile, in the calling thread, torch computes on one thread, and kernels on threads that sleep as they wait.
 
     For what comes before and after a model that another library runs: its threads and GNU OpenMP's both wait without
-    sleeping, so that each would keep the other from the cores (frm-lite0-035-light in ONNX Runtime, 360x480, two cores:
+    sleeping, so that each would keep the other from the cores (a model of 16 ms in ONNX Runtime, 360x480, two cores:
     16 instead of 25 ms). Nothing changes where torch's threads are of another kind, or it has but one.
     """
     before = torch.get_num_threads()  # also makes torch set up its threads for this one

@@ -82,13 +82,6 @@ class Backbone(nn.Module):
             f"halved_from = {stride}: expected an EfficientNet or MobileNetV2, not {type(self).__name__}."
         )
 
-    def leave_out_last_stage(self) -> None:
-        """End at 1/16, with three stage maps; call before weights are loaded, of which the rest is then not used.
-
-        Raises ConfigError where a backbone cannot.
-        """
-        raise ConfigError(f"{type(self).__name__} always has four stages. Expected an EfficientNet as backbone.")
-
     def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """`train.groups = "mmseg"`: -> (those of its parameters with the head's learning rate, those without decay).
 

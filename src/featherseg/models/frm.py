@@ -63,12 +63,10 @@ class FeatureRefinement(nn.Module):
 def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) -> Tensor:
     """Eq. 1: the stages, pooled to the size of the last and concatenated.
 
-    stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, h, w), the size of the last: H/32, W/32; of three
-    stages to 1/16.
+    stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, h, w), the size of the last.
     """
     *fine, last = stages
-    coarsest = strides[len(fine)]
-    pooled = [_pool(stage, coarsest // stride) for stage, stride in zip(fine, strides, strict=False)]
+    pooled = [_pool(stage, strides[-1] // stride) for stage, stride in zip(fine, strides, strict=False)]
     return torch.cat([*pooled, last], dim=1)  # (B, C, h, w)
 
 
@@ -80,14 +78,13 @@ def _pool(stage: Tensor, k: int) -> Tensor:
 class FRMConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
 
-    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder, coarsest,
+    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder,
     backbone_scale and halved_from are ours, for models that must be lighter; the last five are what its text leaves
     open, and concern `context = "frm"` alone.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
     decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
-    coarsest: Literal[16, 32] = 32  # 16: the backbone without its last stage, the context at 1/16
     backbone_scale: Annotated[float, Field(ge=0.25, le=1)] = 1.0  # of the image's sides; below 1 DetailBranch sees all
     halved_from: Literal[8, 16] | None = None  # stages from this stride on see maps of half the size
     stages: Literal["all", "last"] = "all"
@@ -200,8 +197,6 @@ class FRM(SegmentationModel):
         width = config.decoder_channels
         self.classes, self.feature_channels = classes, width
         self.backbone = backbones.build(config.backbone)
-        if config.coarsest == 16:
-            self.backbone.leave_out_last_stage()
         channels = self.backbone.stage_channels
         self.strides = [4, 8, 16, 32]
         if config.halved_from is not None:
@@ -244,7 +239,7 @@ class FRM(SegmentationModel):
         height, width = ((side * part + whole - 1) // whole for side in images.shape[2:])  # rounded up
         return [self.detail(images), *self.backbone(resize(images, (height, width), align_corners=False))]
 
-    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 3 to 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
+    def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 or 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
         stages = pyramid if self.detail is None else pyramid[1:]
         seen = gather(stages, self.strides) if self.all_stages else stages[-1]
         context = self.context(seen)  # (B, D, h, w) of the last's size
@@ -260,21 +255,17 @@ def _light(
     backbone: str,
     params: int,
     macs: int,
-    coarsest: Literal[16, 32] = 32,
     width: int = 64,
     scale: float = 1.0,
     halved: Literal[8, 16] | None = None,
 ) -> ModelEntry:
-    """A row for few milliseconds; 035, 050, 075: % of the backbone's channels, short: without its last stage.
-
-    half, 3quarter: of the image's sides, what the backbone sees; half16: what its stages from 1/16 on see;
-    w32: 32 channels in the decoder.
+    """A row for few milliseconds: half, 3quarter: of the image's sides, what the backbone sees; half16: what its stages
+    from 1/16 on see; w32: 32 channels in the decoder.
     """
     config = FRMConfig(
         backbone=backbone,
         decoder_channels=width,
         decoder="light",
-        coarsest=coarsest,
         backbone_scale=scale,
         halved_from=halved,
     )
@@ -301,13 +292,6 @@ VARIANTS = {
     "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
     "frm-lite0-half16-light": _light("efficientnet-lite0", halved=16, params=3_604_077, macs=2_601_202_688),
     "frm-lite0-3quarter-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
-    "frm-lite0-035-light-w32": _light("efficientnet-lite0-035", width=32, params=533_997, macs=918_859_776),
-    "frm-lite0-035-light": _light("efficientnet-lite0-035", params=618_029, macs=1_451_143_168),
-    "frm-lite0-050-light-w32": _light("efficientnet-lite0-050", width=32, params=1_008_917, macs=1_493_540_864),
-    "frm-lite0-050-light": _light("efficientnet-lite0-050", params=1_096_533, macs=2_038_669_312),
-    "frm-lite0-075-short-light": _light("efficientnet-lite0-075", coarsest=16, params=601_261, macs=2_895_626_240),
-    "frm-lite0-short-light": _light("efficientnet-lite0", coarsest=16, params=866_541, macs=3_589_914_624),
-    "frm-lite0-075-light": _light("efficientnet-lite0-075", params=2_225_013, macs=3_581_911_040),
     "frm-mobilenet-v2-light": _light("mobilenet-v2", params=2_412_817, macs=3_889_356_800),
     "frm-lite0-light": _light("efficientnet-lite0", params=3_604_077, macs=4_790_276_096),
     "frm-lite1-light": _light("efficientnet-lite1", params=4_368_749, macs=6_015_733_760),
