@@ -2,13 +2,14 @@
 
     python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
     python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time models; nothing else may run
-    python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front]
+    python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front] [--mark]
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
 first seed's file lost, which is found for the runs that lie here; files of which that is not known are left out. Rows
-stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing.
+stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
+`featherseg models` marks: the means of ours with SEEDS seeds or more of every DATASET that is named.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from against_ultralytics import OURS, PEERS, Bench
 
 import featherseg
 from featherseg.comparison.pareto import LATENCY, Point, front_svg, pareto_front
-from featherseg.core.files import append_line, read_lines, write_text
+from featherseg.core.files import append_line, read_lines, write_json, write_text
+from featherseg.counting.catalogue import SCORES
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters.formats import EXPORTERS
@@ -49,6 +51,7 @@ FILES = both.TABLE.with_name("front_files.jsonl")
 LATENCIES = both.TABLE.with_name("front_latency.jsonl")
 FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
 ROUNDS = 30
+SEEDS = 3
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
@@ -163,6 +166,17 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
             write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
 
 
+def mark_front(labels: Sequence[str], minutes: float, path: Path) -> None:
+    """Rewrite counting/scores.json by the table of against_ultralytics.py."""
+    found = {label: both.read_table(label, minutes, both.TABLE)[0] for label in labels}
+    complete = [{n for (n, weights), own in of.items() if weights and len(own) >= SEEDS} for of in found.values()]
+    names = set.intersection(*complete)
+    miou = {
+        label: {n: round(float(np.mean(of[n, True])) / 100, 4) for n in sorted(names)} for label, of in found.items()
+    }
+    write_json(path, {"minutes": minutes, "seeds": SEEDS, "commit": commit(), "miou": miou})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
@@ -174,6 +188,7 @@ def main() -> None:
     parser.add_argument("--latencies", action="store_true", help="time the models")
     parser.add_argument("--threads", type=int, help="only with so many, in this process")
     parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
+    parser.add_argument("--mark", action="store_true", help="rewrite the scores that `featherseg models` marks")
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
@@ -193,6 +208,8 @@ def main() -> None:
             time_models(bench, source, asked.threads, LATENCIES)
     for source in sources:
         print_front(source.label, asked.minutes, asked.draw)
+    if asked.mark:
+        mark_front([source.label for source in sources], asked.minutes, SCORES)
 
 
 if __name__ == "__main__":

@@ -635,6 +635,17 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     ]
     assert "c: mIoU 0.6100, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
+    # `featherseg models` hears of those with weights and three seeds of every dataset
+    lines = front.both.TABLE.read_text().splitlines()
+    other = [
+        line.replace('"camvid"', '"other"') for line in lines if '"side": "b"' not in line or '"seed": 2' not in line
+    ]
+    front.both.TABLE.write_text("\n".join([*lines, *other]) + "\n")
+    front.mark_front(["camvid", "other"], 30.0, tmp_path / "scores.json")
+    marked = json.loads((tmp_path / "scores.json").read_text())
+    assert marked["miou"] == {data: {"a": 0.52, "c": 0.61} for data in ("camvid", "other")}
+    assert (marked["minutes"], marked["seeds"]) == (30, 3)
+
 
 def front_of_shapes(load, tmp_path, monkeypatch):
     """pareto.py, a bench of one model on two images, and its table."""

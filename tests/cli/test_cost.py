@@ -108,6 +108,24 @@ def test_the_catalogue_lists_every_model(capsys, monkeypatch):
         assert line.rstrip(" │").endswith(" *") == ("ours" in row["paper"] or "reconstruction" in row["paper"])
 
 
+def test_the_front_is_marked(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = catalogue_rows()
+    print_table(rows)
+    printed = capsys.readouterr().out
+    trained = {row["model"]: (row["latency_ms"], sum(row["miou"].values())) for row in rows if row["miou"]}
+    assert len(trained) >= 2
+    for row in rows:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"│ {row['model']} "))
+        ms, score = trained.get(row["model"], (0, 0))
+        beaten = [name for name, (m, s) in trained.items() if name != row["model"] and m <= ms and s >= score]
+        assert row["on_front"] == (None if row["model"] not in trained else not beaten)
+        assert line.split("│")[2].strip().startswith("> ") == bool(row["on_front"])
+        for miou in (row["miou"] or {}).values():
+            assert 0 < miou < 1
+            assert f"{100 * miou:.1f}" in printed
+
+
 def test_the_catalogue_starts_with_the_fastest_and_ends_with_what_was_never_timed():
     timed = [row["latency_ms"] for row in catalogue_rows()]
     known = [ms for ms in timed if ms is not None]

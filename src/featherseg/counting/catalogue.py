@@ -1,4 +1,4 @@
-"""What `featherseg models` says at once of the catalogue: parameters, multiply-accumulates, latency."""
+"""What `featherseg models` says at once of the catalogue: parameters, multiply-accumulates, latency, accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -33,3 +33,12 @@ LATENCIES = Path(__file__).parent / "latencies.json"
 def latencies() -> dict[str, Any]:
     """What LATENCIES holds; a model that is not in "ms" was never timed."""
     return load_json(LATENCIES)
+
+
+SCORES = Path(__file__).parent / "scores.json"
+"""Test mIoU (0..1) of models that were trained alike: "miou" by dataset and model, "minutes" of one core, "seeds"."""
+
+
+def scores() -> dict[str, Any]:
+    """What SCORES holds; each model in it has for every dataset the mean of "seeds" runs at least."""
+    return load_json(SCORES)
