@@ -1,13 +1,13 @@
 """The front of our light models: test mIoU after equal minutes of one core against the latency of each file.
 
-    python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export the first seed's, score int8
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export one run of each, score int8
     python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time models; nothing else may run
     python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front] [--mark]
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
-first seed's file lost, which is found for the runs that lie here; files of which that is not known are left out. Rows
+file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
 stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
 `featherseg models` marks: the means of ours with SEEDS seeds or more of every DATASET that is named.
 """
@@ -55,14 +55,15 @@ SEEDS = 3
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
-    """The first seed's runs in every format, proved as `featherseg export` does; a row of what each int8 file scores.
+    """A run of each model in every format, proved as `featherseg export` does; a row of what its int8 files score.
 
-    A run that does not lie under --out is named, and left for the machine that has it.
+    A model without a run under --out is named, and left for the machine that has one.
     """
     test, done = source.open("test"), {(row["dataset"], row["weights"]) for row in read_lines(table)}
     for name, settings in [(name, settings) for name, settings in bench.sides() if name not in PEERS]:
-        folder = bench.final(source.label, name, settings, bench.seeds[0]).folder(bench.out) / "run"
-        if not (folder / WEIGHTS).is_file():
+        places = [bench.final(source.label, name, settings, seed).folder(bench.out) / "run" for seed in bench.seeds]
+        folder = next((place for place in places if (place / WEIGHTS).is_file()), None)
+        if folder is None:
             print(f"{source.label}: no run of {name} under {bench.out}")
             continue
         run = load_run(str(folder))
@@ -192,7 +193,7 @@ def main() -> None:
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
-        bench = Bench(asked.models, (), (0,), sources, asked.minutes, asked.out, both.TABLE, 1)
+        bench = Bench(asked.models, (), range(SEEDS), sources, asked.minutes, asked.out, both.TABLE, 1)
     if asked.files:
         for source in sources:
             write_files(bench, source, FILES)

@@ -662,6 +662,18 @@ def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, ca
     assert "toy-scenes: no run of seaformer-tiny under" in capsys.readouterr().out
     assert not table.exists()
 
+    # of several seeds the first that lies here
+    ((name, settings),) = bench.sides()
+    bench.seeds, opened = (0, 1, 2), []
+    for seed in (1, 2):
+        run = bench.final(source.label, name, settings, seed).folder(bench.out) / "run"
+        run.mkdir(parents=True)
+        (run / "weights.safetensors").touch()
+    monkeypatch.setattr(front, "load_run", lambda path: opened.append(path) or sys.exit())
+    with pytest.raises(SystemExit):
+        front.write_files(bench, source, table)
+    assert opened == [str(bench.final(source.label, name, settings, 1).folder(bench.out) / "run")]
+
 
 @pytest.mark.slow
 def test_the_front_times_untrained_models_once(load, tmp_path, monkeypatch):
