@@ -9,7 +9,7 @@ runs, its table their scores. A latency is from a decoded image of the dataset's
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
 file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
 stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
-`featherseg models` marks: the means of ours with SEEDS seeds or more of every DATASET that is named.
+`featherseg models` marks: the means of ours with three seeds or more of every DATASET that is named.
 """
 
 import argparse
@@ -44,14 +44,13 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import WEIGHTS, load_run
-from featherseg.uncertainty.bootstrap import compare_files, compare_variants
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 FILES = both.TABLE.with_name("front_files.jsonl")
 LATENCIES = both.TABLE.with_name("front_latency.jsonl")
 FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
 ROUNDS = 30
-SEEDS = 3
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
@@ -70,7 +69,8 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
         if (source.label, run.weights_sha256) in done:
             continue
         _, errors = export_formats(run, FORMATS, settings=ExportSettings(data_root=source.root))
-        row: dict[str, Any] = {"dataset": source.label, "model": name, "weights": run.weights_sha256}
+        row: dict[str, Any] = {"dataset": source.label, "model": name, "minutes": bench.minutes}
+        row["weights"] = run.weights_sha256
         row["failed"] = [str(error) for error in errors]
         scores = {"fp32": evaluate(open_runtime(run, "cpu"), test, boundary=False)}
         log_evaluation(run, test, "test", own_settings(open_runtime(run, "cpu")), scores["fp32"])  # a look is counted
@@ -140,7 +140,7 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
     scores = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
     counts = {name: stored[name, name not in PEERS] for name in scores if (name, name not in PEERS) in stored}
     clusters = clusters_of(keys) if keys else None
-    lost = {row["model"]: row for row in read_lines(FILES) if row["dataset"] == label}
+    lost = {row["model"]: row for row in read_lines(FILES) if (row["dataset"], row["minutes"]) == (label, minutes)}
     times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in scores]
     own = ("threads", "format", "processor", "size")
     for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
@@ -170,12 +170,12 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
 def mark_front(labels: Sequence[str], minutes: float, path: Path) -> None:
     """Rewrite counting/scores.json by the table of against_ultralytics.py."""
     found = {label: both.read_table(label, minutes, both.TABLE)[0] for label in labels}
-    complete = [{n for (n, weights), own in of.items() if weights and len(own) >= SEEDS} for of in found.values()]
+    complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
     names = set.intersection(*complete)
     miou = {
         label: {n: round(float(np.mean(of[n, True])) / 100, 4) for n in sorted(names)} for label, of in found.items()
     }
-    write_json(path, {"minutes": minutes, "seeds": SEEDS, "commit": commit(), "miou": miou})
+    write_json(path, {"minutes": minutes, "seeds": MIN_RUNS, "miou": miou})
 
 
 def main() -> None:
@@ -193,7 +193,8 @@ def main() -> None:
     asked = parser.parse_args()
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
-        bench = Bench(asked.models, (), range(SEEDS), sources, asked.minutes, asked.out, both.TABLE, 1)
+        seeds = sorted({row["seed"] for row in read_lines(both.TABLE)})
+        bench = Bench(asked.models, (), seeds, sources, asked.minutes, asked.out, both.TABLE, 1)
     if asked.files:
         for source in sources:
             write_files(bench, source, FILES)

@@ -72,14 +72,15 @@ class Bench(minutes.Bench):
         pupils = [task for task in pupils if not task.find(read_lines(self.table))]
         teachers = {task.folder(self.out): task for pupil in pupils for task in self.teachers_of(pupil)}
         missing = [task for folder, task in teachers.items() if not (folder / "run" / WEIGHTS).is_file()]
-        for done in [
-            self.pool.submit(self.train_again if asked.split == "test" else self.do, task) for task in missing
-        ]:
+        train = self.train_again if asked.split == "test" else self.do
+        for done in [self.pool.submit(train, task) for task in missing]:
             done.result()
-        untaught = [self.alone(asked.student, UNTAUGHT, source, seed) for seed in asked.seeds for source in sources]
         for looked in [self.pool.submit(self.look, task, folder) for folder, task in teachers.items()]:
             looked.result()
-        self.finish([*(untaught if UNTAUGHT in asked.ways and asked.split == "val" else []), *pupils])
+        untaught = []
+        if UNTAUGHT in asked.ways and asked.split == "val":
+            untaught = [self.alone(asked.student, UNTAUGHT, source, seed) for seed in asked.seeds for source in sources]
+        self.finish([*untaught, *pupils])
 
     def teachers_of(self, pupil: Task) -> list[Task]:
         way = pupil.settings["way"]
@@ -87,7 +88,7 @@ class Bench(minutes.Bench):
         return [self.alone(self.asked.teacher, TEACHES, self.sources[pupil.dataset], seed) for seed in seeds]
 
     def train_again(self, teacher: Task) -> None:
-        """A run of against_ultralytics.py that does not lie here; its score is that of its row."""
+        """A run of against_ultralytics.py that does not lie here; it is not scored."""
         say(f"{teacher.dataset}: {teacher.side}, seed {teacher.seed}, to teach")
         folder = teacher.folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)

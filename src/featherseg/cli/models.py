@@ -7,8 +7,6 @@ from typing import Any, Literal
 from featherseg.cli.options import AsJson
 from featherseg.core.wording import json_text, size_text
 
-MARK = "> "
-
 
 def models(
     as_json: AsJson = False,
@@ -36,7 +34,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         side: Literal["right", "left"] = "right" if heading in ("ms", "params M", "GMACs") else "left"
         table.add_column(heading, justify=side, overflow="fold", no_wrap=heading == "model", max_width=width)
     for row in rows:
-        ms = "" if row["latency_ms"] is None else f"{MARK * bool(row['on_front'])}{row['latency_ms']:.0f}"
+        ms = "" if row["latency_ms"] is None else f"{'> ' if row['on_front'] else ''}{row['latency_ms']:.0f}"
         millions, gmacs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.1f}"
         paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(")")  # of "FRM, arXiv:..., ... (ours)" FRM *
         table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], paper)
@@ -50,7 +48,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         f"ms: from a decoded image of {size_text(timed['size'])} to its mask, {timed['format']}, {timed['classes']} "
         f"classes, threads: {timed['threads']}, on {timed['device']} ({timed['date']}). Elsewhere the order may be "
         "another: featherseg fit and featherseg benchmark time the models on your machine.",
-        f"{MARK.strip()}: the front of those trained from ImageNet weights for {trained['minutes']:g} minutes of one "
+        f">: the front of those trained from ImageNet weights for {trained['minutes']:g} minutes of one "
         f"core: none as fast scores as much. Test mIoU in % on {' and '.join(trained['miou'])}, means of "
         f"{trained['seeds']} seeds or more, small differences may be by chance: {'; '.join(told)}.",
         f"params, GMACs (convention macs): {CLASSES} classes, {size_text(SIZE)}.",
