@@ -13,6 +13,7 @@ from three_layers import FACTS, three_layers
 from featherseg.core.errors import FeathersegError
 from featherseg.exporters import EXPORTERS, onnx_int8
 from featherseg.exporters.pipeline import move
+from featherseg.exporters.quiet import quiet
 
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
 
@@ -96,3 +97,11 @@ def test_a_folder_stays_where_the_new_one_is_refused(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.name for file in out.iterdir()] == ["web"]
     assert (out / "web/index.html").read_text() == "old"
+
+
+def test_an_interrupt_that_a_converter_makes_a_failure_of_stays_one():
+    with pytest.raises(KeyboardInterrupt), quiet("torch cannot write this model"):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Failed to export the model") from error

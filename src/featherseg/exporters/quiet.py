@@ -38,6 +38,11 @@ def quiet(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
     except Exception as error:  # converters raise dozens of kinds, OSError among them where a part of them is missing
         if isinstance(error, OSError) and error.errno in DISK_REFUSES:
             raise
+        behind: BaseException | None = error
+        while behind is not None:  # torch.export makes a failure of its own of Ctrl-C
+            if isinstance(behind, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            behind = behind.__cause__ or behind.__context__
         first = (str(error).strip().splitlines() or [""])[0]
         raise ExportError(f"{failure} ({type(error).__name__}: {first}). {advice}".rstrip()) from error
     finally:
