@@ -100,8 +100,7 @@ def test_a_folder_stays_where_the_new_one_is_refused(tmp_path):
 
 
 def test_an_interrupt_that_a_converter_makes_a_failure_of_stays_one():
+    failure = RuntimeError("Failed to export the model")
+    failure.__cause__ = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt), quiet("torch cannot write this model"):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt as error:
-            raise RuntimeError("Failed to export the model") from error
+        raise failure
