@@ -47,10 +47,10 @@ OURS = (
     "frm-lite0-half-light-w32",
     "frm-lite0-half-light",
     "frm-lite2-half-light",
-    "frm-lite0-3quarter-light",
+    "frm-mobilenet-v2-light",
     "frm-lite0-light",
 )
-"""Those no slower than yolo26s-sem; frm-lite2-light was no better than the last in fifteen minutes (docs/log.md)."""
+"""No slower than yolo26s-sem, one between any two of another latency (docs/log.md)."""
 SCRATCH = ("frm-lite0-half-light",)
 """No slower than either peer."""
 Side = tuple[str, bool]
