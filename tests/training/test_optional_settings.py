@@ -23,8 +23,9 @@ OPTIONS = (
 ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
 
-def test_a_stopped_run_ends_as_the_uninterrupted_one(tmp_path):
-    settings, found = (*ALWAYS, *OPTIONS), []
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_ends_as_the_uninterrupted_one(optimizer, tmp_path):
+    settings, found = (*ALWAYS, *OPTIONS, f"train.optimizer={optimizer}"), []
     whole = trained(tmp_path / "whole", *settings)
     with pytest.raises(Killed):
         train(request(*settings), tmp_path / "stopped", KilledAt(3))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -10,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import TrainTable
+from featherseg.training.muon import Muon
 
 Ids = set[int]
 """`id` of parameters."""
@@ -18,14 +20,15 @@ Ids = set[int]
 def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Optimizer:
     """AdamW or SGD over four groups: at the backbone's rate or at `lr`, decayed or not, as `train.groups` sorts them.
 
-    With `train.layer_decay` each stage of the backbone has two groups of its own.
+    With `train.layer_decay` each stage of the backbone has two groups of its own. Muon has two in place of each: what
+    mixes the channels of hidden layers is a matrix to it, and all else learns by AdamW.
     A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the model.
     Raises ConfigError where the model cannot be sorted so.
     """
     everything = [*model.parameters(), *loss.parameters()]
     at_backbone_rate, undecayed = sort_parameters(model, everything, settings)
     factors = _stage_factors(model, settings.layer_decay) if settings.layer_decay < 1 else {}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for in_backbone in (True, False):
         lr = settings.backbone_lr if in_backbone and settings.backbone_lr else settings.lr
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
@@ -36,8 +39,17 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    fused = not settings.clip_norm  # one pass over the weights instead of ten; Lightning would not clip its gradients
-    return AdamW(groups, lr=settings.lr, fused=fused)
+    if settings.optimizer == "adamw":
+        # Fused it is one pass over the weights instead of ten, but Lightning would not clip its gradients
+        return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
+    hidden = [p for p in everything if p.ndim > 1 and len(p) != model.classes and p.shape[1] != len(model.mean)]
+    matrices = {id(p) for p in hidden if p.shape[1] > 1} - undecayed  # those with 1 mix no channels
+    groups = [
+        {**group, "matrices": is_matrix, "params": [p for p in group["params"] if (id(p) in matrices) == is_matrix]}
+        for group in groups
+        for is_matrix in (True, False)
+    ]
+    return Muon(groups, lr=settings.lr, half=settings.precision != "fp32")
 
 
 def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:

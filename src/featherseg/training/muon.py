@@ -1,0 +1,73 @@
+"""Muon: momentum whose singular values are all made about one, for the matrices of a network; AdamW for the rest.
+
+Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024 (kellerjordan.github.io/posts/muon), in
+the scale of Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, Sec. 2.2, which moves the weights as far
+as AdamW does, so that AdamW's rates and decay hold. torch.optim.Muon takes matrices alone, no convolutions.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+MOMENTUM = 0.95
+ITERATIONS = 3
+"""As in Jordan's own training of convolutions (airbench94_muon.py); his language models take five."""
+POLYNOMIAL = (3.4445, -4.7750, 2.0315)
+UPDATE_RMS = 0.2
+"""Root of the mean square of an update of AdamW, over its rate (Liu et al., Sec. 2.2)."""
+
+
+class Muon(Optimizer):
+    """Groups with `matrices` are weights (out, in, ...) that learn by Muon, each as a matrix (out, in * ...).
+
+    `half`: whether the matrices are multiplied in bf16.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, half: bool) -> None:
+        groups = list(groups)
+        self.adamw = AdamW(groups, lr=lr, fused=True)
+        super().__init__(groups, self.adamw.defaults)
+        self.dtype = torch.bfloat16 if half else torch.float32
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all groups; -> what the closure does."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            if group["matrices"]:
+                for weight in group["params"]:
+                    self._step_matrix(weight, group["lr"], group["weight_decay"])
+        self.adamw.param_groups = [group for group in self.param_groups if not group["matrices"]]
+        self.adamw.state = self.state
+        self.adamw.step()
+        return loss
+
+    @torch.no_grad()
+    def _step_matrix(self, weight: nn.Parameter, lr: float, weight_decay: float) -> None:
+        """Momentum with Nesterov's look ahead, then the decay of AdamW and the update."""
+        gradient, state = weight.grad, self.state[weight]
+        if gradient is None:
+            return
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # (out, in * ...)
+        update = orthogonalise(ahead.to(self.dtype)).view_as(weight)
+        weight.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * UPDATE_RMS * max(ahead.shape) ** 0.5)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """(m, n) -> (m, n) with its singular vectors, its singular values between about 0.5 and 1.2 but for the smallest.
+
+    A Newton-Schulz iteration; in the matrix's own precision.
+    """
+    x = matrix.mT if len(matrix) > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = POLYNOMIAL
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if len(matrix) > matrix.shape[1] else x

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from featherseg import models
+from featherseg.losses import PixelContrast
+from featherseg.recipe import TrainTable
+from featherseg.training.muon import Muon, orthogonalise
+from featherseg.training.optimisers import build_optimizer
+
+
+def weights_of(shape, layout):
+    torch.manual_seed(0)
+    return torch.nn.Parameter(torch.randn(shape).to(memory_format=layout))
+
+
+@pytest.mark.parametrize("shape", [(24, 10, 3, 3), (40, 16, 1, 1), (8, 30, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_learns_as_its_matrix_does_in_torch_s_muon(shape, layout):
+    weight = weights_of(shape, layout)
+    matrix = torch.nn.Parameter(weight.detach().flatten(1).clone())
+    group = {"params": [weight], "lr": 0.1, "weight_decay": 0.5, "matrices": True}
+    ours = Muon([group], lr=0.1, half=True)
+    theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.5, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        before = matrix.detach().clone()
+        weight.grad = torch.randn(shape).to(memory_format=layout)
+        matrix.grad = weight.grad.flatten(1).clone()
+        ours.step()
+        theirs.step()
+        apart, step = (weight.detach().flatten(1) - matrix.detach()).norm(), (matrix.detach() - before).norm()
+        assert apart < 0.02 * step  # both are in bf16, and multiply in another order
+
+
+@pytest.mark.parametrize("shape", [(24, 90), (90, 24)])
+def test_an_orthogonalised_matrix_has_its_singular_vectors_and_values_about_one(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.mT @ orthogonalise(matrix) @ right.mT
+    assert 0.5 < values.diagonal().min() <= values.diagonal().max() < 1.3
+    torch.testing.assert_close(values, torch.diag(values.diagonal()), rtol=0, atol=1e-12)
+
+
+def test_the_matrices_are_what_mixes_channels_between_the_first_and_the_last_layer():
+    model, loss = models.build("frm-lite0-half-light", 5), PixelContrast(64, 5)
+    optimizer = build_optimizer(model, loss, TrainTable(epochs=1, lr=2.0, backbone_lr=1.0, optimizer="muon"))
+    seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(seen) == sorted(id(p) for part in (model, loss) for p in part.parameters())
+    matrices = {id(p) for group in optimizer.param_groups if group["matrices"] for p in group["params"]}
+    ends = {model.classifier.weight, model.detail[0][0].weight, model.backbone.stem[0].weight}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            mixes = module.groups == 1 and module.weight not in ends
+            assert (id(module.weight) in matrices) == mixes
+    assert len(matrices) > 50
