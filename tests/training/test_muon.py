@@ -8,37 +8,35 @@ from featherseg.training.muon import Muon, orthogonalise
 from featherseg.training.optimisers import build_optimizer
 
 
-def weights_of(shape, layout):
-    torch.manual_seed(0)
-    return torch.nn.Parameter(torch.randn(shape).to(memory_format=layout))
-
-
-@pytest.mark.parametrize("shape", [(24, 10, 3, 3), (40, 16, 1, 1), (8, 30, 1, 1)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_convolution_learns_as_its_matrix_does_in_torch_s_muon(shape, layout):
-    weight = weights_of(shape, layout)
-    matrix = torch.nn.Parameter(weight.detach().flatten(1).clone())
-    group = {"params": [weight], "lr": 0.1, "weight_decay": 0.5, "matrices": True}
-    ours = Muon([group], lr=0.1, half=True)
-    theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.5, ns_steps=3, adjust_lr_fn="match_rms_adamw")
-    for _ in range(4):
-        before = matrix.detach().clone()
-        weight.grad = torch.randn(shape).to(memory_format=layout)
-        matrix.grad = weight.grad.flatten(1).clone()
-        ours.step()
-        theirs.step()
-        apart, step = (weight.detach().flatten(1) - matrix.detach()).norm(), (matrix.detach() - before).norm()
-        assert apart < 0.02 * step  # both are in bf16, and multiply in another order
-
-
-@pytest.mark.parametrize("shape", [(24, 90), (90, 24)])
-def test_an_orthogonalised_matrix_has_its_singular_vectors_and_values_about_one(shape):
+def test_convolutions_learn_as_their_matrices_do_in_torch_s_muon(layout):
+    """Two of the five have one shape, a third has it turned."""
     torch.manual_seed(0)
-    matrix = torch.randn(shape, dtype=torch.float64)
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    values = left.mT @ orthogonalise(matrix) @ right.mT
-    assert 0.5 < values.diagonal().min() <= values.diagonal().max() < 1.3
-    torch.testing.assert_close(values, torch.diag(values.diagonal()), rtol=0, atol=1e-12)
+    shapes = [(24, 10, 3, 3), (40, 16, 1, 1), (8, 30, 1, 1), (16, 40, 1, 1), (40, 16, 1, 1)]
+    ours = [torch.nn.Parameter(torch.randn(shape).to(memory_format=layout)) for shape in shapes]
+    theirs = [torch.nn.Parameter(weight.detach().flatten(1).clone()) for weight in ours]
+    groups = [{"params": part, "lr": 0.1, "weight_decay": 0.5, "matrices": True} for part in (ours[:3], ours[3:])]
+    optimizer = Muon(groups, lr=0.1, half=True)
+    reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.5, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        before = [matrix.detach().clone() for matrix in theirs]
+        for weight, matrix in zip(ours, theirs, strict=True):
+            weight.grad = torch.randn(weight.shape).to(memory_format=layout)
+            matrix.grad = weight.grad.flatten(1).clone()
+        optimizer.step()
+        reference.step()
+        for weight, matrix, old in zip(ours, theirs, before, strict=True):
+            apart = (weight.detach().flatten(1) - matrix.detach()).norm()
+            assert apart < 0.02 * (matrix.detach() - old).norm()  # both are in bf16, and multiply in another order
+
+
+def test_an_orthogonalised_matrix_has_its_singular_vectors_and_values_about_one():
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 24, 90, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    for values in left.mT @ orthogonalise(matrices) @ right.mT:
+        assert 0.5 < values.diagonal().min() <= values.diagonal().max() < 1.3
+        torch.testing.assert_close(values, torch.diag(values.diagonal()), rtol=0, atol=1e-12)
 
 
 def test_the_matrices_are_what_mixes_channels_between_the_first_and_the_last_layer():

@@ -36,38 +36,42 @@ class Muon(Optimizer):
         """One step of all groups; -> what the closure does."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        for group in self.param_groups:
-            if group["matrices"]:
-                for weight in group["params"]:
-                    self._step_matrix(weight, group["lr"], group["weight_decay"])
+        with torch.no_grad():
+            self._step_matrices()
         self.adamw.param_groups = [group for group in self.param_groups if not group["matrices"]]
         self.adamw.state = self.state
         self.adamw.step()
         return loss
 
-    @torch.no_grad()
-    def _step_matrix(self, weight: nn.Parameter, lr: float, weight_decay: float) -> None:
-        """Momentum with Nesterov's look ahead, then the decay of AdamW and the update."""
-        gradient, state = weight.grad, self.state[weight]
-        if gradient is None:
-            return
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # (out, in * ...)
-        update = orthogonalise(ahead.to(self.dtype)).view_as(weight)
-        weight.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * UPDATE_RMS * max(ahead.shape) ** 0.5)
+    def _step_matrices(self) -> None:
+        """Momentum with Nesterov's look ahead; those of one shape, or that turned, are orthogonalised in one go."""
+        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, dict[str, Any], Tensor]]] = {}
+        for group in self.param_groups:
+            for weight in group["params"] if group["matrices"] else []:
+                gradient, state = weight.grad, self.state[weight]
+                if gradient is None:
+                    continue
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+                ahead = gradient.lerp(momentum, MOMENTUM).flatten(1).to(self.dtype)  # (out, in * ...)
+                alike.setdefault(tuple(sorted(ahead.shape)), []).append((weight, group, ahead))
+        for (low, high), found in alike.items():
+            wide = orthogonalise(torch.stack([x if len(x) == low else x.mT for *_, x in found]))  # (N, low, high)
+            for (weight, group, x), update in zip(found, wide, strict=True):
+                lr, turned = group["lr"], update if len(x) == low else update.mT
+                weight.mul_(1 - lr * group["weight_decay"])
+                weight.add_(turned.reshape(weight.shape), alpha=-lr * UPDATE_RMS * high**0.5)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """(m, n) -> (m, n) with its singular vectors, its singular values between about 0.5 and 1.2 but for the smallest.
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """(N, m, n), m <= n -> the same with all singular values between about 0.5 and 1.2 but for the smallest.
 
-    A Newton-Schulz iteration; in the matrix's own precision.
+    A Newton-Schulz iteration, in the precision of the matrices.
     """
-    x = matrix.mT if len(matrix) > matrix.shape[1] else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = POLYNOMIAL
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if len(matrix) > matrix.shape[1] else x
+        gram = x @ x.mT  # (N, m, m)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
