@@ -50,7 +50,7 @@ OURS = (
     "frm-mobilenet-v2-light",
     "frm-lite0-light",
 )
-"""No slower than yolo26s-sem, one between any two of another latency (docs/log.md)."""
+"""No slower than yolo26s-sem, the fastest first (docs/log.md)."""
 SCRATCH = ("frm-lite0-half-light",)
 """No slower than either peer."""
 Side = tuple[str, bool]

@@ -85,7 +85,7 @@ def estimate_memory(
     weights = float(sum(p.numel() * p.element_size() for p in model.parameters()))
     learning = float(sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     sharing = 1 if device.type == "cuda" else settings.devices
-    copies = {"adamw": 2, "muon": 1, "sgd": settings.momentum > 0}[settings.optimizer] * learning
+    copies = (settings.momentum > 0 if settings.optimizer == "sgd" else 2) * learning
     lasting = copies + weights * ((max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda"))
     lasting += learning * (settings.devices * settings.nodes > 1)  # what the devices exchange gradients by
     if device.type != "cuda":  # a checkpoint is written in memory first; about half of it finds a place that is free

@@ -42,6 +42,7 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
     if settings.optimizer == "adamw":
         # Fused it is one pass over the weights instead of ten, but Lightning would not clip its gradients
         return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
+    # The first and the last layer are told by their channels; a hidden one with as many learns by AdamW as they do
     hidden = [p for p in everything if p.ndim > 1 and len(p) != model.classes and p.shape[1] != len(model.mean)]
     matrices = {id(p) for p in hidden if p.shape[1] > 1} - undecayed  # those with 1 mix no channels
     groups = [
