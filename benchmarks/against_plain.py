@@ -102,7 +102,7 @@ class Task:
     side: str
     settings: Mapping[str, Any]
     seed: int
-    minutes: float
+    minutes: float  # 0: as long as the recipe says
     trained_on: str
     scored_on: str
 
@@ -171,13 +171,19 @@ def train_plain(task: Task, source: Source, folder: Path) -> None:
     start(folder, str(Path(plain_loop.__file__)), str(folder), *asked)
 
 
-def start(folder: Path, *command: str, cache: str = "off") -> None:
+def length_of(task: Task) -> list[str]:
+    """As `featherseg train` takes it."""
+    return ["--minutes", str(task.minutes)] if task.minutes else []
+
+
+def start(folder: Path, *command: str, cache: str = "off", gpus: bool = False) -> None:
     """Run Python on the core of this thread; the processor's seconds are added to FOLDER/processor.json.
 
     cache: FEATHERSEG_CACHE, where prepared images and what teachers say of images lie.
     """
+    environment = {**os.environ, "FEATHERSEG_CACHE": cache}
     with open(folder / "log.txt", "a") as log:
-        code, seconds = cores.run([sys.executable, *command], {**os.environ, "FEATHERSEG_CACHE": cache}, log)
+        code, seconds = cores.run([sys.executable, *command], environment, log, gpus=gpus)
     note_processor(folder, seconds)
     if code:
         last = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-5:])
@@ -194,7 +200,9 @@ def note_processor(folder: Path, seconds: float) -> None:
 def open_featherseg(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
     run = load_run(str(folder / "run"))
     runtime, recipe = open_runtime(run, "cpu"), run.recipe
-    return lambda image: predict_mask(runtime, image), {"steps": recipe.train.steps, "crop": recipe.augment.crop}
+    facts = {"steps": recipe.train.steps, "crop": recipe.augment.crop}
+    facts |= {} if run.info.device == "cpu" else {"device": run.info.device}
+    return lambda image: predict_mask(runtime, image), facts
 
 
 def open_plain(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:

@@ -9,7 +9,8 @@ from their YAML, from scratch, as no weights of theirs are at hand, with its own
 the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
 exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
 pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights, in rows of their own those that
---scratch names from scratch as well. pareto.py exports and times these runs, and draws what was found.
+--scratch names from scratch as well. pareto.py exports and times these runs, and draws what was found. With
+`--minutes 0` ours are trained for as long as their recipe says, on a GPU where there is one.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
 """
@@ -27,7 +28,6 @@ import against_plain as plain
 import cores
 import numpy as np
 import onnxruntime
-import openvino
 import torch
 from against_plain import MaskOf, Source, Task
 from PIL import Image
@@ -171,9 +171,10 @@ def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, fo
 
 def train_ours(task: Task, source: Source, folder: Path) -> None:
     where = [] if source.root is None else ["--data-root", str(source.root)]
-    asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
+    asked = ["--data", source.data, *where, *plain.length_of(task), "--set", f"train.seed={task.seed}"]
     asked += ["--set", f"model.pretrained={str(task.settings['pretrained']).lower()}"]
-    plain.start(folder, "-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run"))
+    command = ["-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run")]
+    plain.start(folder, *command, gpus=not task.minutes)
 
 
 def open_peer(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
@@ -186,6 +187,8 @@ def read_peer(file: Path, runtime: str = "onnx") -> MaskOf:
     """Its ONNX file, computed by ONNX Runtime or by OpenVINO in fp32, on as many threads as torch has."""
     threads = torch.get_num_threads()
     if runtime == "openvino":
+        import openvino  # trainings do without
+
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         model = core.compile_model(core.read_model(file), "CPU", settings)

@@ -46,9 +46,11 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
-def run(command: Sequence[str | Path], environment: Mapping[str, str], log: IO[Any]) -> tuple[int, float]:
-    """A process with one thread and without GPUs on this thread's core; -> exit code, seconds of the processor."""
-    own = {**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def run(
+    command: Sequence[str | Path], environment: Mapping[str, str], log: IO[Any], *, gpus: bool = False
+) -> tuple[int, float]:
+    """A process with one thread, without GPUs unless asked, on this thread's core; -> exit code, seconds of it."""
+    own = {**environment, "OMP_NUM_THREADS": "1", **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})}
     die = None if LIBC is None else _die_with_parent
     process = subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die)
     _, status, usage = os.wait4(process.pid, 0)

@@ -51,9 +51,10 @@ class Bench(plain.Bench):
         changes = [f"train.seed={task.seed}", f"data.train_split={json.dumps(task.trained_on)}"]
         changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
         words = [word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)]
-        asked = ["--data", source.data, *where, "--minutes", str(task.minutes), *words, *more]
+        asked = ["--data", source.data, *where, *plain.length_of(task), *words, *more]
         out = ["--resume", "--out", str(folder / "run")]
-        plain.start(folder, "-m", "featherseg", "train", task.side, *asked, *out, cache=self.cache)
+        command = ["-m", "featherseg", "train", task.side, *asked, *out]
+        plain.start(folder, *command, cache=self.cache, gpus=not task.minutes)
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[plain.MaskOf, dict[str, Any]]:
         mask_of, facts = plain.open_featherseg(source, folder)

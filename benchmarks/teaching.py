@@ -8,6 +8,7 @@ teachers"), and once without any; all by `featherseg train --minutes M`, pinned 
 long and looks at every training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are
 chosen on `--split val` (CamVid: trained on subtrain, scored on dev) and judged on test. There the teachers and the
 untaught are runs of against_ultralytics.py with the same --out, and the untaught's rows are to be found in its table.
+With `--minutes 0` all are trained for as long as their recipe says, on a GPU where there is one.
 
 Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher without a
 run under --out, as its row is of another machine, is trained again; one of test is not scored again.
@@ -105,7 +106,7 @@ class Bench(minutes.Bench):
         words = [word for change in changes for word in ("--set", change)]
         asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words, "--resume"]
         command = ["-m", "featherseg", "train", self.asked.student, *asked, "--out", str(out / "run")]
-        plain.start(out, *command, cache=self.cache)
+        plain.start(out, *command, cache=self.cache, gpus=not teacher.minutes)
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         runs = [str(teacher.folder(self.out) / "run") for teacher in self.teachers_of(task)]
