@@ -53,7 +53,7 @@ from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
-from featherseg.recipe import read_recipe
+from featherseg.recipe import TrainTable, read_recipe
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import RESOLVED, load_run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_variants
@@ -374,10 +374,21 @@ def machine_name() -> str:
 
 
 def recipe_digest(name: str) -> str:
-    """Of what a recipe says, its comments and other models apart."""
+    """Of what a recipe says, its comments and other models apart.
+
+    train.optimizer = "auto" is not in it: behind weights it is the AdamW of rows from before. Those of trainings from
+    scratch say it themselves: `scratch_settings`.
+    """
     values = tomllib.loads(read_recipe(name).text)
     values.pop("models", None)
+    if values["train"].get("optimizer") == "auto":
+        del values["train"]["optimizer"]
     return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def scratch_settings(train: TrainTable) -> dict[str, Any]:
+    """What a recipe says of training from scratch alone, and rows from before do not have."""
+    return {"backbone_lr": train.backbone_lr, "optimizer": "muon" if train.optimizer == "auto" else train.optimizer}
 
 
 def commit() -> str:

@@ -120,8 +120,8 @@ class Bench(plain.Bench):
         ]
         ours: list[tuple[str, dict[str, Any]]] = []
         for name in self.scratch:
-            train = parse_recipe(read_recipe(name), ["model.pretrained=false"]).train  # rows of before: a lower rate
-            settings = {"pretrained": False, "sha256": plain.recipe_digest(name), "backbone_lr": train.backbone_lr}
+            train = parse_recipe(read_recipe(name), ["model.pretrained=false"]).train
+            settings = {"pretrained": False, "sha256": plain.recipe_digest(name), **plain.scratch_settings(train)}
             ours.append((name, settings))
         with_weights = [name for name in self.models if name not in PEERS]
         ours += [(name, {"pretrained": True, "sha256": plain.recipe_digest(name)}) for name in with_weights]

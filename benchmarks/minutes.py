@@ -26,6 +26,7 @@ from featherseg.core.files import read_lines
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
+from featherseg.recipe import parse_recipe, read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
 ENLARGED = 1.5
@@ -38,6 +39,9 @@ def task_of(
     """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
     settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
+    asked = parse_recipe(read_recipe(recipe), overrides)
+    if asked.train.optimizer == "auto" and not asked.model.pretrained:
+        settings |= plain.scratch_settings(asked.train)
     return Task(source.label, recipe, settings, seed, minutes, trained_on, scored_on)
 
 

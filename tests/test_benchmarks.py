@@ -309,7 +309,12 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     minutes, plain = load("minutes"), load("against_plain")
     source = minutes.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table = [], tmp_path / "tables" / "rows.jsonl"
-    monkeypatch.setattr(minutes.plain, "start", lambda folder, *command, cache: started.append(command))
+
+    def start(folder, *command, cache, gpus):
+        assert gpus == ("--minutes" not in command)
+        started.append(command)
+
+    monkeypatch.setattr(minutes.plain, "start", start)
     alone(monkeypatch, minutes.plain.cores)
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
     monkeypatch.setattr(minutes.Bench, "open", lambda *_: empty)
@@ -333,6 +338,25 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     minutes.print_table(rows, "toy-scenes")
     assert capsys.readouterr().out.count("5 5 steps") == 6
 
+    # None at all: as long as the recipe says
+    bench = minutes.Bench([source], 0.0, tmp_path / "out", table, 1)
+    started.clear()
+    bench.finish([minutes.task_of("frm-lite0", (), "test", source, 0.0, 0)])
+    assert len(started) == 1
+
+
+def test_rows_from_scratch_say_by_what_they_learned(load):
+    minutes, both = load("minutes"), load("against_ultralytics")
+    source, scratch = minutes.Source("toy-scenes", "toy.toml"), ("model.pretrained=false",)
+    alone = {"backbone_lr": None, "optimizer": "muon"}
+    assert alone.items() <= minutes.task_of("frm-lite0", scratch, "val", source, 1.0, 0).settings.items()
+    own = minutes.task_of("frm-lite0", (*scratch, "train.optimizer=adamw"), "val", source, 1.0, 0).settings
+    assert not alone.keys() & (own.keys() | minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings.keys())
+    bench = SimpleNamespace(models=["frm-lite0"], scratch=["frm-lite0", "efficientvit-seg-b0"])
+    first, second, third = (settings for _, settings in both.Bench.sides(bench))
+    assert (first["optimizer"], second["optimizer"]) == ("muon", "adamw")
+    assert third == {"pretrained": True, "sha256": first["sha256"]}
+
 
 def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_again(
     load, tmp_path, monkeypatch, capsys
@@ -341,7 +365,8 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     source = plain.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
     started, table, student, teacher = [], tmp_path / "rows.jsonl", "frm-lite0-half-light", "frm-lite0"
 
-    def start(folder, *command, cache="off"):
+    def start(folder, *command, cache="off", gpus):
+        assert not gpus
         assert cache == ("off" if "model.pretrained=true" in command else str(tmp_path / "out" / "cache"))
         started.append(" ".join(command))
         out = Path(command[-1])

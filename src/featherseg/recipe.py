@@ -209,7 +209,7 @@ class TrainTable(Config):
     batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation
     accumulate: Positive = 1
     checkpoint_activations: bool = False  # the backbone keeps no maps for the backward, it computes them again
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # muon: training/muon.py
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = "adamw"  # auto: muon from scratch, behind weights adamw
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # a stage's rate is that of the next, deeper one times this

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from small_training import Silent, request
 
 from featherseg import models
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
+from featherseg.training import train
 from featherseg.training.muon import Muon, orthogonalise
 from featherseg.training.optimisers import build_optimizer
 
@@ -51,3 +53,18 @@ def test_the_matrices_are_what_mixes_channels_between_the_first_and_the_last_lay
             mixes = module.groups == 1 and module.weight not in ends
             assert (id(module.weight) in matrices) == mixes
     assert len(matrices) > 50
+
+
+def test_from_scratch_it_is_the_optimiser_and_behind_weights_adamw(tmp_path):
+    scratch = train(request("train.epochs=1"), tmp_path / "scratch", said := Silent())
+    assert scratch.recipe.train.optimizer == "muon"
+    assert any("Muon" in text for text in said.messages)
+    tuned = train(request("train.epochs=1", init=str(scratch.path)), tmp_path / "tuned", said := Silent())
+    assert tuned.recipe.train.optimizer == "adamw"
+    assert not any("Muon" in text for text in said.messages)
+    asked = train(request("train.epochs=1", "train.optimizer=adamw"), tmp_path / "asked", said := Silent())
+    assert asked.recipe.train.optimizer == "adamw"
+
+    # A resume may leave the weights out that it began with
+    train(request("train.epochs=1"), tuned.path, said := Silent(), resume=True)
+    assert any("is finished" in text for text in said.messages)

@@ -39,7 +39,7 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    if settings.optimizer == "adamw":
+    if settings.optimizer in ("adamw", "auto"):  # which is muon or adamw once a training has begun
         # Fused it is one pass over the weights instead of ten, but Lightning would not clip its gradients
         return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
     # The first and the last layer are told by their channels; a hidden one with as many learns by AdamW as they do

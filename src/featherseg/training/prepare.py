@@ -209,6 +209,12 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         recipe = keep_last(recipe, say)
     crop = asked.augment.crop or choose_crop(size)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
+    if recipe.train.optimizer == "auto":
+        scratch = not loaded and request.objects.model is None  # which may bring weights
+        found = {"optimizer": "muon" if scratch else "adamw"}
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=found)})
+        if scratch:
+            say("from scratch matrices learn by Muon, the rest by AdamW (train.optimizer)")
     estimate = estimate_memory(model, recipe, largest_size(val), own_loss=request.objects.loss is not None)
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
@@ -246,6 +252,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     # The record of the run: with the weights, all that is needed to use the model
     left_open = {
         "augment.crop": asked.augment.crop,
+        "train.optimizer": asked.train.optimizer,
         "train.batch_size": asked.train.batch_size,
         "train.steps": asked.train.epochs or asked.train.steps,
     }
