@@ -76,6 +76,13 @@ def test_another_seed_gives_other_weights(small_run, tmp_path):
     assert not equal_state(dict(other.model.state_dict()), dict(small_run.model.state_dict()))
 
 
+def test_it_is_told_that_the_compiled_loops_are_missing(tmp_path, monkeypatch):
+    for loops, told in ((None, 1), ("avx2", 0)):
+        monkeypatch.setattr("featherseg.training.job.native", lambda loops=loops: loops)
+        trained(tmp_path / str(told), "train.epochs=1", reporter=(said := Silent()))
+        assert sum("compiled loops" in text for text in said.messages) == told
+
+
 def test_a_finished_run_says_so_when_it_is_resumed(small_run, reporter):
     before = (small_run.path / "metrics.jsonl").read_bytes()
     train(request(), small_run.path, reporter, resume=True)

@@ -28,6 +28,7 @@ from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
 from featherseg.core.wording import Doubt
 from featherseg.data.statistics import largest_size
+from featherseg.kernels import native
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
@@ -245,6 +246,8 @@ def _run(training: Training, reporter: Reporter, request: Request, *, resume_fro
     """Make module, loss and loader of what was opened, and let Lightning take every step."""
     run, recipe, model = training.run, training.recipe, training.model
     if not this_rank():
+        if pick_device(recipe.train.device).type == "cpu" and native() is None:
+            reporter.message("without the compiled loops a step takes longer: featherseg doctor says what is missing")
         note_loss(run.path, training.train, reporter.message)
     keep_supervised_heads(model, recipe)
     if recipe.train.checkpoint_activations:
