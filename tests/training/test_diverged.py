@@ -37,13 +37,13 @@ def test_what_is_not_finite_under_a_finite_loss_is_never_kept(tmp_path, monkeypa
         tensors = {
             "weights": next(self.model.parameters()),
             "average": next(iter(self.average.values())),
-            "optimizer": next(iter(self.trainer.optimizers[0].state.values()))["exp_avg"],
+            "optimizer": next(iter(self.trainer.optimizers[0].state.values()))["momentum"],  # Muon's
         }
         with torch.no_grad():
             tensors[where].fill_(float("inf"))
 
     monkeypatch.setattr(SegmentationModule, "optimizer_step", spoil)
-    named = {"weights": r"^backbone\.", "average": "^EMA of ", "optimizer": r"^optimizer\.0\.exp_avg"}[where]
+    named = {"weights": r"^backbone\.", "average": "^EMA of ", "optimizer": r"^optimizer\.0\.momentum"}[where]
     with pytest.raises(
         TrainingError, match=rf"{named}.* holds values that are not finite at step 1, .* rate of 0\.004"
     ):
