@@ -47,6 +47,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         )
     mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
     open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
+    open_keys.add("train.optimizer")  # runs of before recipes left it open have it as AdamW
     found_beside = {"train.validations", "train.validate_every"} if own.train.minutes else set()
     found_beside |= {"train.keep"} & open_keys  # as it validates on images that it trains on
     same = FREE | found_beside | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
