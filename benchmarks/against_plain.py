@@ -49,13 +49,15 @@ from featherseg.core.types import SegmentationData
 from featherseg.data import dataset_facts, open_dataset, score_split
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
 from featherseg.data.palettes import color_text
+from featherseg.data.statistics import choose_crop, typical_size
 from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
-from featherseg.recipe import TrainTable, read_recipe
+from featherseg.recipe import TrainTable, parse_recipe, read_recipe
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import RESOLVED, load_run
+from featherseg.training.length import choose_batch_size
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_variants
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, clusters_of
 
@@ -244,10 +246,11 @@ class Bench:
 
     def run(self) -> None:
         """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
-        recipe = {"recipe": MODEL, "sha256": recipe_digest(MODEL)}
+        recipe, train = {"recipe": MODEL, "sha256": recipe_digest(MODEL)}, parse_recipe(read_recipe(MODEL)).train
+        recipes = {label: recipe | step_settings(train, source) for label, source in self.sources.items()}
         with ThreadPoolExecutor(len(self.sources)) as drivers:
             plain = [drivers.submit(self.oppose, source) for source in self.sources.values()]
-            ours = [self.submit(self.final(s, "featherseg", recipe, n)) for n in self.seeds for s in self.sources]
+            ours = [self.submit(self.final(s, "featherseg", recipes[s], n)) for n in self.seeds for s in self.sources]
             self.await_all([*plain, *ours])
 
     def final(self, dataset: str, side: str, settings: Mapping[str, Any], seed: int) -> Task:
@@ -376,19 +379,31 @@ def machine_name() -> str:
 def recipe_digest(name: str) -> str:
     """Of what a recipe says, its comments and other models apart.
 
-    train.optimizer = "auto" is not in it: behind weights it is the AdamW of rows from before. Those of trainings from
-    scratch say it themselves: `scratch_settings`.
+    What is open in it is as rows from before had it, AdamW and 8 images a step; rows that have it otherwise say so
+    themselves: `step_settings`, `scratch_settings`.
     """
     values = tomllib.loads(read_recipe(name).text)
     values.pop("models", None)
-    if values["train"].get("optimizer") == "auto":
-        del values["train"]["optimizer"]
+    train = values["train"]
+    if train.get("optimizer") == "auto":
+        del train["optimizer"]
+    if train.get("batch_size") == "auto":
+        train["batch_size"] = train.pop("lr_batch_size")
     return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def scratch_settings(train: TrainTable) -> dict[str, Any]:
     """What a recipe says of training from scratch alone, and rows from before do not have."""
     return {"backbone_lr": train.backbone_lr, "optimizer": "muon" if train.optimizer == "auto" else train.optimizer}
+
+
+def step_settings(train: TrainTable, source: Source) -> dict[str, Any]:
+    """The images of a step where a recipe leaves them open and they are not as many as its rates are for."""
+    if train.batch_size != "auto":
+        return {}
+    data = source.open("train")
+    batch = choose_batch_size(None, choose_crop(typical_size(data)), len(data))
+    return {} if batch == train.lr_batch_size else {"batch_size": batch}
 
 
 def commit() -> str:

@@ -110,21 +110,19 @@ class Bench(plain.Bench):
             install(self.out / "ultralytics")
             for source in self.sources.values():
                 write_dataset(source, self.out / source.label / "ultralytics-data")
-        wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides()]
+        wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides(self.sources[s])]
         self.finish([self.final(source, *side, seed) for source, side, seed in wanted])
 
-    def sides(self) -> list[tuple[str, dict[str, Any]]]:
-        """Model and settings of every row that is wanted."""
+    def sides(self, source: Source) -> list[tuple[str, dict[str, Any]]]:
+        """Model and settings of every row that is wanted of a dataset."""
         peers: list[tuple[str, dict[str, Any]]] = [
             (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
         ]
         ours: list[tuple[str, dict[str, Any]]] = []
         for name in self.scratch:
             train = parse_recipe(read_recipe(name), ["model.pretrained=false"]).train
-            settings = {"pretrained": False, "sha256": plain.recipe_digest(name), **plain.scratch_settings(train)}
-            ours.append((name, settings))
-        with_weights = [name for name in self.models if name not in PEERS]
-        ours += [(name, {"pretrained": True, "sha256": plain.recipe_digest(name)}) for name in with_weights]
+            ours.append((name, settings_of(name, source, pretrained=False) | plain.scratch_settings(train)))
+        ours += [(name, settings_of(name, source)) for name in self.models if name not in PEERS]
         return [*peers, *ours]
 
     def train(self, task: Task, source: Source, folder: Path) -> None:
@@ -132,6 +130,12 @@ class Bench(plain.Bench):
 
     def open(self, task: Task, source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
         return (open_peer if task.side in PEERS else plain.open_featherseg)(source, folder)
+
+
+def settings_of(name: str, source: Source, *, pretrained: bool = True) -> dict[str, Any]:
+    """What tells a row of one of ours from others."""
+    step = plain.step_settings(parse_recipe(read_recipe(name)).train, source)
+    return {"pretrained": pretrained, "sha256": plain.recipe_digest(name), **step}
 
 
 def train_peer(task: Task, source: Source, folder: Path) -> None:

@@ -38,8 +38,9 @@ def task_of(
 ) -> Task:
     """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
-    settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
     asked = parse_recipe(read_recipe(recipe), overrides)
+    settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
+    settings |= plain.step_settings(asked.train, source)
     if asked.train.optimizer == "auto" and not asked.model.pretrained:
         settings |= plain.scratch_settings(asked.train)
     return Task(source.label, recipe, settings, seed, minutes, trained_on, scored_on)
@@ -75,7 +76,8 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["dataset"] == label:
-            changed = ", ".join(row["settings"]["overrides"]) or "as it is"
+            step = [f"steps of {images}"] if (images := row["settings"].get("batch_size")) else []
+            changed = ", ".join([*row["settings"]["overrides"], *step]) or "as it is"
             kind = (row["side"], row["settings"]["sha256"], changed, row["scored_on"], row["minutes"])
             found.setdefault(kind, []).append(row)
     for (recipe, sha256, changed, split, minutes), same in sorted(found.items()):

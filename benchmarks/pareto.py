@@ -59,7 +59,7 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
     A model without a run under --out is named, and left for the machine that has one.
     """
     test, done = source.open("test"), {(row["dataset"], row["weights"]) for row in read_lines(table)}
-    for name, settings in [(name, settings) for name, settings in bench.sides() if name not in PEERS]:
+    for name, settings in [(name, settings) for name, settings in bench.sides(source) if name not in PEERS]:
         places = [bench.final(source.label, name, settings, seed).folder(bench.out) / "run" for seed in bench.seeds]
         folder = next((place for place in places if (place / WEIGHTS).is_file()), None)
         if folder is None:
@@ -91,7 +91,7 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
     calibration = [train[index].image for index in range(min(8, len(train)))]
     key = {"dataset": source.label, "threads": threads, "size": list(size), "processor": plain.machine_name()}
     done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
-    wanted = [(n, f) for n, _ in bench.sides() for f in FORMATS if not (n in PEERS and EXPORTERS[f].quantised)]
+    wanted = [(n, f) for n, _ in bench.sides(source) for f in FORMATS if not (n in PEERS and EXPORTERS[f].quantised)]
     if not set(wanted) - done:
         return
     steps: dict[tuple[str, str], Callable[[], Any]] = {}

@@ -57,7 +57,7 @@ class Bench(minutes.Bench):
         """A teacher or an untaught student."""
         asked = self.asked
         if asked.split == "test":
-            return Task(source.label, model, settings_of(model), seed, asked.minutes, "train", "test")
+            return Task(source.label, model, both.settings_of(model, source), seed, asked.minutes, "train", "test")
         return task_of(model, (), asked.split, source, asked.minutes, seed, way=way)
 
     def pupil(self, source: Source, way: str, seed: int) -> Task:
@@ -120,20 +120,16 @@ class Bench(minutes.Bench):
         return mask_of, facts
 
 
-def settings_of(model: str) -> dict[str, Any]:
-    """What tells a row of against_ultralytics.py from others."""
-    return {"pretrained": True, "sha256": plain.recipe_digest(model)}
-
-
-def print_table(rows: Sequence[dict[str, Any]], label: str, table: Path) -> None:
+def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> None:
     """Teachers, the student's scores by way, and on test each way less untaught with its interval."""
-    print(f"\n{label}")
+    print(f"\n{source.label}")
     found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     students = {(row["side"], row["minutes"]) for row in rows}
     alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
-    for row in [*rows, *(row for row in alone if row["settings"] == settings_of(row["side"]))]:
-        if row["dataset"] == label:
-            settings = row["settings"]
+    known = {side: both.settings_of(side, source) for side, _ in students}
+    for row in [*rows, *(row for row in alone if row["settings"] == known[row["side"]])]:
+        settings = row["settings"]
+        if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]].get("batch_size"):
             way = settings.get("way", UNTAUGHT)
             kind = (row["scored_on"], row["minutes"], row["side"], way, settings["sha256"])
             by = settings.get("teacher"), settings.get("teacher_minutes"), *settings.get("overrides", ())
@@ -176,7 +172,7 @@ def main() -> None:
     if not asked.table:
         Bench(asked, sources).run()
     for source in sources:
-        print_table(read_lines(asked.rows), source.label, asked.rows)
+        print_table(read_lines(asked.rows), source, asked.rows)
 
 
 if __name__ == "__main__":

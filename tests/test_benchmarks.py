@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from simulated_scores import training_runs
 
 from featherseg.core.types import Sample
@@ -345,17 +346,23 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     assert len(started) == 1
 
 
-def test_rows_from_scratch_say_by_what_they_learned(load):
-    minutes, both = load("minutes"), load("against_ultralytics")
-    source, scratch = minutes.Source("toy-scenes", "toy.toml"), ("model.pretrained=false",)
+def test_rows_say_what_their_recipe_leaves_open(load, tmp_path):
+    minutes, both, plain = load("minutes"), load("against_ultralytics"), load("against_plain")
+    toml = plain.write_shapes(tmp_path / "data", {"train": 70, "val": 1, "test": 1})
+    source, scratch = minutes.Source("toy-scenes", str(toml)), ("model.pretrained=false",)
     alone = {"backbone_lr": None, "optimizer": "muon"}
     assert alone.items() <= minutes.task_of("frm-lite0", scratch, "val", source, 1.0, 0).settings.items()
     own = minutes.task_of("frm-lite0", (*scratch, "train.optimizer=adamw"), "val", source, 1.0, 0).settings
     assert not alone.keys() & (own.keys() | minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings.keys())
     bench = SimpleNamespace(models=["frm-lite0"], scratch=["frm-lite0", "efficientvit-seg-b0"])
-    first, second, third = (settings for _, settings in both.Bench.sides(bench))
+    first, second, third = (settings for _, settings in both.Bench.sides(bench, source))
     assert (first["optimizer"], second["optimizer"]) == ("muon", "adamw")
     assert third == {"pretrained": True, "sha256": first["sha256"]}
+    for file in (tmp_path / "data").rglob("*.png"):
+        Image.open(file).resize((200, 200), Image.Resampling.NEAREST).save(file)
+    small = [settings.get("batch_size") for _, settings in both.Bench.sides(bench, source)]
+    assert small == [16, None, 16], "from-scratch.toml has 8"
+    assert minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings["batch_size"] == 16
 
 
 def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_again(
@@ -402,7 +409,9 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     kept = []
     for seed in range(3):
         for model in (teacher, student):
-            task = teaching.Task("toy-scenes", model, teaching.settings_of(model), seed, 1.0, "train", "test")
+            task = teaching.Task(
+                "toy-scenes", model, teaching.both.settings_of(model, source), seed, 1.0, "train", "test"
+            )
             (task.folder(tmp_path / "out") / "run").mkdir(parents=True, exist_ok=True)
             (task.folder(tmp_path / "out") / "run" / "weights.safetensors").touch()
             (task.folder(tmp_path / "out") / "processor.json").write_text('{"seconds": 60}')
@@ -419,7 +428,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     assert [rows[-1][f"teachers_{part}_s"] for part in ("trained", "looked")] == [60, 2]
     capsys.readouterr()
-    teaching.print_table(rows, "toy-scenes", table)
+    teaching.print_table(rows, source, table)
     printed = capsys.readouterr().out
     assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00" in printed
     assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
@@ -691,7 +700,7 @@ def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, ca
     assert not table.exists()
 
     # of several seeds the first that lies here
-    ((name, settings),) = bench.sides()
+    ((name, settings),) = bench.sides(source)
     bench.seeds, opened = (0, 1, 2), []
     for seed in (1, 2):
         run = bench.final(source.label, name, settings, seed).folder(bench.out) / "run"

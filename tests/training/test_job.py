@@ -167,9 +167,18 @@ def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path
     assert not all(torch.equal(own[k], checkpoint["state_dict"][f"model.{k}"]) for k in own)
 
 
-def test_the_automatic_batch_size_is_written_into_the_run(tmp_path):
-    run = trained(tmp_path / "run", "train.batch_size=auto", "train.epochs=1")
-    assert 1 <= run.recipe.train.batch_size <= 8
+def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_it(tmp_path):
+    said = Silent()
+    run = train(
+        request("train.batch_size=auto", "train.epochs=1", "train.schedule=stable", "data.train_size=80"),
+        tmp_path / "run",
+        said,
+    )
+    assert (run.recipe.train.batch_size, run.recipe.train.lr_batch_size) == (16, 8)
+    assert run.metrics()[1]["lr"] == pytest.approx(2**0.5 * run.recipe.train.lr)
+    assert any(
+        f"steps have 16 images: learns at 1.41 times train.lr = {run.recipe.train.lr:g}" in m for m in said.messages
+    )
 
 
 def test_precision_bf16_and_accumulation_train(tmp_path):

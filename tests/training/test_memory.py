@@ -16,7 +16,8 @@ from featherseg import models
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.training import memory
-from featherseg.training.memory import check_memory, estimate_memory, fit_batch_size
+from featherseg.training.length import choose_batch_size
+from featherseg.training.memory import check_memory, estimate_memory
 
 CROP = (256, 320)
 
@@ -63,13 +64,21 @@ def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(model):
     assert abs(wide / two - 1) < 0.01
     for free in (5e8, 1e9, 4e9):  # what "auto" takes is not refused, but where one image is too many
         less = replace(estimate, available=free)
-        settings = f"train.batch_size={fit_batch_size(less, CROP)}"
+        settings = f"train.batch_size={choose_batch_size(less, CROP, 400)}"
         assert check_memory(less, recipe_of(settings), lambda text: None)
-    fitting = [fit_batch_size(estimate, size) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
+    fitting = [choose_batch_size(estimate, size, 400) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
     assert fitting == sorted(fitting, reverse=True)
     assert fitting[-1] == 1
     larger = estimate_memory(model, recipe_of(), (4096, 4096))  # images of validation
     assert larger.added(1, CROP) > 5 * estimate.added(1, CROP)
+
+
+def test_steps_have_more_images_where_crops_are_small_and_images_many():
+    sizes = [(64, 64), (200, 200), (256, 320), (320, 320), (360, 480), (1024, 2048)]
+    assert [choose_batch_size(None, size, 400) for size in sizes] == [32, 32, 16, 8, 8, 8]
+    few = [choose_batch_size(None, (64, 64), images) for images in (1, 69, 70, 277, 278)]
+    assert few == [8, 8, 16, 16, 32], "500 steps of 32 are 16,000 samples, 960 for each root of 278 images"
+    assert [choose_batch_size(None, (256, 256), 400, ranks=n) for n in (1, 2, 3, 16, 20)] == [16, 16, 15, 16, 20]
 
 
 def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from small_training import Silent, request
@@ -67,10 +65,6 @@ def test_from_scratch_it_is_the_optimiser_and_behind_weights_adamw(tmp_path):
     asked = train(request("train.epochs=1", "train.optimizer=adamw"), tmp_path / "asked", said := Silent())
     assert asked.recipe.train.optimizer == "adamw"
 
-    # A resume may leave the weights out that it began with, and be of a run from before recipes left the optimiser open
-    resolved = tuned.path / "resolved.json"
-    facts = json.loads(resolved.read_text())
-    facts["found"].remove("train.optimizer")
-    resolved.write_text(json.dumps(facts))
+    # A resume may leave the weights out that it began with
     train(request("train.epochs=1"), tuned.path, said := Silent(), resume=True)
     assert any("is finished" in text for text in said.messages)

@@ -45,6 +45,18 @@ class Convolutions(SegmentationModel):
         self.backbone = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("images", "factor"), [({"batch_size": 2}, 0.5), ({"batch_size": 8, "accumulate": 4}, 2.0)])
+def test_rates_are_scaled_by_the_root_of_the_images_of_a_step(images, factor):
+    model = models.build("efficientvit-seg-b0", 3)
+    found = [
+        [group["lr"] for group in build_optimizer(model, torch.nn.Identity(), table).param_groups]
+        for table in (TrainTable(epochs=1, **RATES), TrainTable(epochs=1, lr_batch_size=8, **images, **RATES))
+    ]
+    assert found[0] == [1.0, 1.0, 2.0, 2.0]
+    assert found[1] == [factor * rate for rate in found[0]]
+    assert TrainTable(epochs=1, **images, **RATES).rate_factor == 1
+
+
 def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():
     """Loshchilov and Hutter, ICLR 2019, Algorithm 2, with torch's 0.9, 0.999 and 1e-8, in float64."""
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """`train --resume` takes what repeats the options of the run, and refuses what is unknown or differs."""
 
+import json
 import shutil
 import sys
 
@@ -88,6 +89,19 @@ def test_a_number_that_the_run_found_may_be_left_open_again(tmp_path):
     most = [text for text in (*SMALL, *open_numbers) if "crop" not in text]
     with pytest.raises(ConfigError, match=r"augment\.crop is \(64, 96\) in the run and None now"):
         train(Request("frm-lite0", overrides=tuple(most)), tmp_path / "run", Silent(), resume=True)
+
+
+def test_a_run_of_before_recipes_left_optimiser_and_batch_size_open_goes_on_with_its_recipe(tmp_path):
+    train(request("train.epochs=1", "train.optimizer=adamw", "train.batch_size=8"), tmp_path / "run", Silent())
+    resolved = tmp_path / "run" / "resolved.json"
+    facts = json.loads(resolved.read_text())
+    del facts["recipe"]["train"]["lr_batch_size"]
+    resolved.write_text(json.dumps(facts))
+    today = request("train.epochs=1", "train.batch_size=auto")
+    train(today, tmp_path / "run", said := Silent(), resume=True)
+    assert any("is finished" in text for text in said.messages)
+    with pytest.raises(ConfigError, match=r"train\.lr_batch_size is None in the run and 4 now"):
+        train(request("train.epochs=1", "train.lr_batch_size=4"), tmp_path / "run", Silent(), resume=True)
 
 
 def test_the_command_ends_with_2_and_both_values(small_run, monkeypatch, capsys):

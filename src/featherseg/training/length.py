@@ -1,4 +1,4 @@
-"""How long a training is: crop and steps where the recipe leaves them open, and the time that they will take."""
+"""How long a training is: images of a step and steps where the recipe leaves them open, and the time they will take."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
-from featherseg.core.types import IGNORE, SegmentationData
+from featherseg.core.types import IGNORE, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data.loader import GROWTH, Batch
 from featherseg.evaluation.scoring import evaluate
@@ -26,7 +26,7 @@ from featherseg.recipe import Recipe
 from featherseg.training.batches import loader_workers, open_batches
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss
-from featherseg.training.memory import HALF, blank_batch
+from featherseg.training.memory import DOUBT, HALF, Estimate, blank_batch
 from featherseg.training.module import compute_loss
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
@@ -35,6 +35,12 @@ SAMPLES = 960
 """Crops seen in all for each square root of the number of images: 367 images (CamVid) get 2,300 steps of 8."""
 LEAST_STEPS = 500
 """Of a training whose steps are found from the number of images."""
+USUAL, MOST = 8, 32
+"""Images of a step by `train.batch_size = "auto"` ..."""
+STEP_PIXELS = 1_400_000
+"""... more than USUAL where they have together no more pixels: 32 of 200x200, 16 of 256x256, 8 of 360x480."""
+SHARE = 0.8
+"""Of the free memory, what these take at most: the loader's processes need some of it."""
 MEASURED = 0.05
 """Share of `train.minutes` in which the steps are timed ..."""
 MOST_MEASURED, LONG = 20.0, 0.01
@@ -51,6 +57,25 @@ VALIDATING = 0.05
 """Share of `train.minutes` that validations may take ..."""
 SCORED_AGAIN = 2
 """... and how many more there are where some find that another share of the class weights is better undone."""
+
+
+def choose_batch_size(estimate: Estimate | None, crop: Size, images: int, *, ranks: int = 1) -> int:
+    """USUAL images, more where crops are small, fewer where a step would not fit into the memory; over all devices.
+
+    A step of small crops costs little more by twice as many. There are so many of `images` that the training still has
+    LEAST_STEPS by itself. The number is a multiple of `ranks`, the devices; of no estimate the memory is not asked.
+    """
+    batch = USUAL
+    while (
+        2 * batch <= MOST
+        and 2 * batch * math.prod(crop) <= STEP_PIXELS
+        and SAMPLES * math.sqrt(images) >= LEAST_STEPS * 2 * batch
+    ):
+        batch *= 2
+    own = max(1, batch // ranks)
+    while own > 1 and estimate and DOUBT * estimate.added(own, crop) > SHARE * estimate.available:
+        own //= 2
+    return own * ranks
 
 
 def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a training takes of the memory, estimated before its first step; and how many images of a step fit."""
+"""What a training takes of the memory, estimated before its first step."""
 
 import copy
 import math
@@ -38,9 +38,6 @@ PROCESS = 40e6
 """Bytes that the process grows by beside its tensors."""
 DOUBT = 1.15
 """How far an estimate may be off."""
-SHARE = 0.8
-"""Of the free memory, what `train.batch_size = "auto"` takes: the loader's processes need some of it."""
-LARGEST = 64
 CGROUP = Path("/sys/fs/cgroup")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -186,14 +183,6 @@ def logits_grid(model: SegmentationModel, size: Size) -> Grid:
         out = copy.deepcopy(model).eval().cpu()(torch.zeros(1, len(model.mean), *size))
     height, width = out.logits.shape[2:]
     return Grid((height, width), out.padded_size, out.align_corners)
-
-
-def fit_batch_size(estimate: Estimate, crop: Size, *, ranks: int = 1) -> int:
-    """The largest power of two (at most 64 a device) whose training step is estimated to fit, times the devices."""
-    batch = 1
-    while 2 * batch <= LARGEST and DOUBT * estimate.added(2 * batch, crop) <= SHARE * estimate.available:
-        batch *= 2
-    return batch * ranks
 
 
 def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str], None]) -> float | None:

@@ -30,7 +30,7 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
     factors = _stage_factors(model, settings.layer_decay) if settings.layer_decay < 1 else {}
     groups: list[dict[str, Any]] = []
     for in_backbone in (True, False):
-        lr = settings.backbone_lr if in_backbone and settings.backbone_lr else settings.lr
+        lr = settings.rate_factor * ((in_backbone and settings.backbone_lr) or settings.lr)
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
         for factor in sorted({factors.get(id(p), 1.0) for p in own if factors} or {1.0}):
             level = [p for p in own if factors.get(id(p), 1.0) == factor]

@@ -37,9 +37,9 @@ from featherseg.training.batches import (
 )
 from featherseg.training.class_weights import resolve_class_weights
 from featherseg.training.initialisation import starting_weights
-from featherseg.training.length import count_steps, resolve_length, say_length
+from featherseg.training.length import choose_batch_size, count_steps, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
-from featherseg.training.memory import Estimate, check_memory, estimate_memory, fit_batch_size
+from featherseg.training.memory import Estimate, check_memory, estimate_memory
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 from featherseg.training.teaching import (
@@ -427,14 +427,15 @@ def check_instances(recipe: Recipe, model: SegmentationModel, train: Segmentatio
 
 
 def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, say: Say) -> Recipe:
-    """The recipe with its batch size as a number. Raises ConfigError where what fits is not known."""
-    settings = recipe.train
-    if settings.batch_size != "auto":
-        return recipe
-    if estimate is None:
-        raise ConfigError("train.batch_size = 'auto': the model takes no small images to try with. Give a number.")
-    assert recipe.augment.crop is not None
-    batch = fit_batch_size(estimate, recipe.augment.crop, ranks=settings.devices * settings.nodes)
-    batch = min(batch, max(1, images))
-    say(f"batch size {batch} fits this machine")
-    return recipe.model_copy(update={"train": settings.model_copy(update={"batch_size": batch})})
+    """The recipe with its batch size as a number."""
+    settings, batch = recipe.train, recipe.train.batch_size
+    if batch == "auto":
+        assert recipe.augment.crop is not None
+        ranks = settings.devices * settings.nodes
+        batch = choose_batch_size(estimate, recipe.augment.crop, images, ranks=ranks)
+        settings = settings.model_copy(update={"batch_size": batch})
+    if (factor := settings.rate_factor) != 1:
+        a_step = counted(batch * settings.accumulate, "image")
+        rates = f"{factor:.3g} times train.lr = {settings.lr:g}, which is for {settings.lr_batch_size}"
+        say(f"steps have {a_step}: learns at {rates} (train.lr_batch_size)")
+    return recipe.model_copy(update={"train": settings})

@@ -50,6 +50,9 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     open_keys.add("train.optimizer")  # runs of before recipes left it open have it as AdamW
     found_beside = {"train.validations", "train.validate_every"} if own.train.minutes else set()
     found_beside |= {"train.keep"} & open_keys  # as it validates on images that it trains on
+    if own.train.lr_batch_size is None and own.train.batch_size == asked.train.lr_batch_size:  # of before, too
+        found_beside.add("train.lr_batch_size")
+        open_keys.add("train.batch_size")
     same = FREE | found_beside | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
     different = {k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)}
     begun, init = run.info.loaded.get("init"), request.init
