@@ -164,6 +164,6 @@ def loader_bytes(recipe: str) -> int:
     settings = parse_recipe(read_recipe(recipe))
     height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the images, not known here
     images = settings.train.batch_size
-    if isinstance(images, str):  # "auto": found on the device
+    if isinstance(images, str):  # "auto": found with the crop
         images = 1
     return loader_workers(settings) * PREFETCH * images * height * width * 4
