@@ -23,6 +23,7 @@ SMALL = (
     "loss.class_weights=none",
     "train.epochs=2",
     "train.batch_size=4",
+    "train.lr_batch_size=4",
     "train.precision=fp32",
     "train.checkpoint_seconds=1000",
 )

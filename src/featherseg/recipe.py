@@ -1,7 +1,6 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
 import json
-import math
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -208,7 +207,7 @@ class TrainTable(Config):
     steps: Positive | Literal["auto"] | None = None
     minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
     batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation; auto: more of small crops
-    lr_batch_size: Positive | None = None  # images of a step that the rates are for: others scale them (rate_factor)
+    lr_batch_size: Positive | None = None  # images of a step that the rates are for: others scale them by the root
     accumulate: Positive = 1
     checkpoint_activations: bool = False  # the backbone keeps no maps for the backward, it computes them again
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = "adamw"  # auto: muon from scratch, behind weights adamw
@@ -239,16 +238,6 @@ class TrainTable(Config):
     rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # that processes wait for one another, validations too
     sync_bn: bool = True  # with more than one GPU
     loggers: Loggers = ()  # beside the run folder, which has it all
-
-    @property
-    def rate_factor(self) -> float:
-        """What lr and backbone_lr are multiplied by: the root of a step's images over lr_batch_size.
-
-        Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022.
-        """
-        if self.lr_batch_size is None or self.batch_size == "auto":  # which is a number once a training has begun
-            return 1.0
-        return math.sqrt(self.batch_size * self.accumulate / self.lr_batch_size)
 
     @model_validator(mode="before")
     @classmethod

@@ -174,10 +174,10 @@ def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_i
         tmp_path / "run",
         said,
     )
-    assert (run.recipe.train.batch_size, run.recipe.train.lr_batch_size) == (16, 8)
-    assert run.metrics()[1]["lr"] == pytest.approx(2**0.5 * run.recipe.train.lr)
+    assert (run.recipe.train.batch_size, run.recipe.train.lr_batch_size) == (16, 4)
+    assert run.metrics()[1]["lr"] == pytest.approx(2 * run.recipe.train.lr)
     assert any(
-        f"steps have 16 images: learns at 1.41 times train.lr = {run.recipe.train.lr:g}" in m for m in said.messages
+        f"steps have 16 images: learns at 2 times train.lr = {run.recipe.train.lr:g}" in m for m in said.messages
     )
 
 

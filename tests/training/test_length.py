@@ -116,7 +116,8 @@ def test_reading_is_foretold_where_no_process_of_its_own_does_it(monkeypatch, wo
     monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
     seen, own = [], TrainingSamples.__getitem__
     monkeypatch.setattr(TrainingSamples, "__getitem__", lambda self, place: seen.append(place) or own(self, place))
-    recipe = parse_recipe(read_recipe("frm-lite0"), ["augment.crop=[64, 64]", f"data.workers={workers}"])
+    settings = ["augment.crop=[64, 64]", "train.batch_size=8", f"data.workers={workers}"]
+    recipe = parse_recipe(read_recipe("frm-lite0"), settings)
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=1)]
     length.resolve_length(recipe, build("tiny", 9), data, None, Objects(), time.monotonic())
     assert len(seen) == 8 * read

@@ -9,7 +9,7 @@ from featherseg.layers.own_model import OwnModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe import TrainTable
-from featherseg.training.optimisers import build_optimizer, build_schedule
+from featherseg.training.optimisers import build_optimizer, build_schedule, rate_factor
 
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
@@ -54,7 +54,7 @@ def test_rates_are_scaled_by_the_root_of_the_images_of_a_step(images, factor):
     ]
     assert found[0] == [1.0, 1.0, 2.0, 2.0]
     assert found[1] == [factor * rate for rate in found[0]]
-    assert TrainTable(epochs=1, **images, **RATES).rate_factor == 1
+    assert rate_factor(TrainTable(epochs=1, **images, **RATES)) == 1
 
 
 def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():

@@ -97,7 +97,7 @@ def test_a_run_of_before_recipes_left_optimiser_and_batch_size_open_goes_on_with
     facts = json.loads(resolved.read_text())
     del facts["recipe"]["train"]["lr_batch_size"]
     resolved.write_text(json.dumps(facts))
-    today = request("train.epochs=1", "train.batch_size=auto")
+    today = request("train.epochs=1", "train.batch_size=auto", "train.lr_batch_size=8")
     train(today, tmp_path / "run", said := Silent(), resume=True)
     assert any("is finished" in text for text in said.messages)
     with pytest.raises(ConfigError, match=r"train\.lr_batch_size is None in the run and 4 now"):

@@ -30,7 +30,7 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
     factors = _stage_factors(model, settings.layer_decay) if settings.layer_decay < 1 else {}
     groups: list[dict[str, Any]] = []
     for in_backbone in (True, False):
-        lr = settings.rate_factor * ((in_backbone and settings.backbone_lr) or settings.lr)
+        lr = rate_factor(settings) * ((in_backbone and settings.backbone_lr) or settings.lr)
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
         for factor in sorted({factors.get(id(p), 1.0) for p in own if factors} or {1.0}):
             level = [p for p in own if factors.get(id(p), 1.0) == factor]
@@ -51,6 +51,16 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
         for is_matrix in (True, False)
     ]
     return Muon(groups, lr=settings.lr, half=settings.precision != "fp32")
+
+
+def rate_factor(settings: TrainTable) -> float:
+    """What lr and backbone_lr are multiplied by: the root of a step's images over `lr_batch_size`, where it is given.
+
+    Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022.
+    """
+    if settings.lr_batch_size is None or settings.batch_size == "auto":  # a number once a training has begun
+        return 1.0
+    return math.sqrt(settings.batch_size * settings.accumulate / settings.lr_batch_size)
 
 
 def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:

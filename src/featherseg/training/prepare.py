@@ -41,7 +41,7 @@ from featherseg.training.length import choose_batch_size, count_steps, resolve_l
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory
 from featherseg.training.objects import NAMES_ALONE, Objects
-from featherseg.training.optimisers import build_optimizer
+from featherseg.training.optimisers import build_optimizer, rate_factor
 from featherseg.training.teaching import (
     OUTPUTS,
     check_teachers,
@@ -434,7 +434,7 @@ def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, s
         ranks = settings.devices * settings.nodes
         batch = choose_batch_size(estimate, recipe.augment.crop, images, ranks=ranks)
         settings = settings.model_copy(update={"batch_size": batch})
-    if (factor := settings.rate_factor) != 1:
+    if (factor := rate_factor(settings)) != 1:
         a_step = counted(batch * settings.accumulate, "image")
         rates = f"{factor:.3g} times train.lr = {settings.lr:g}, which is for {settings.lr_batch_size}"
         say(f"steps have {a_step}: learns at {rates} (train.lr_batch_size)")
