@@ -110,7 +110,8 @@ class Bench(plain.Bench):
             install(self.out / "ultralytics")
             for source in self.sources.values():
                 write_dataset(source, self.out / source.label / "ultralytics-data")
-        wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in self.sides(self.sources[s])]
+        sides = {label: self.sides(source) for label, source in self.sources.items()}
+        wanted = [(s, side, seed) for seed in self.seeds for s in self.sources for side in sides[s]]
         self.finish([self.final(source, *side, seed) for source, side, seed in wanted])
 
     def sides(self, source: Source) -> list[tuple[str, dict[str, Any]]]:
