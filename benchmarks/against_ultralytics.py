@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from PIL import Image
 
 from featherseg.core.files import read_lines
 from featherseg.core.types import Size
+from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
 from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
+from featherseg.uncertainty.bootstrap import Difference, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
@@ -55,6 +57,8 @@ SCRATCH = ("frm-lite0-half-light",)
 """No slower than either peer."""
 Side = tuple[str, bool]
 """A model, and whether it begins with ImageNet weights."""
+Rows = Mapping[int, dict[str, Any]]
+"""Of one side, by seed."""
 GREY = 114
 """Of the border that it pads images with."""
 STRIDE = 32
@@ -229,41 +233,53 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
     return mask_of
 
 
-def read_table(label: str, minutes: float, table: Path) -> tuple[dict[Side, list[float]], dict[Side, Any], list[str]]:
-    """Of every side its scores by seed in %, and the counts (m, N, 3, K) where an interval can be made; their keys.
-
-    Rows are those of a side's newest settings, its last recipe; counts those of the seeds that all sides have which
-    have enough.
-    """
+def read_table(label: str, minutes: float, table: Path) -> dict[Side, Rows]:
+    """Of every side its rows by seed: those of its newest settings, its last recipe."""
     rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
-    found: dict[Side, dict[int, dict[str, Any]]] = {}
+    found: dict[Side, Rows] = {}
     for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
         own = [row for row in rows if (row["side"], row["settings"]["pretrained"]) == side and not row.get("disturbed")]
         found[side] = {row["seed"]: row for row in own if row["settings"] == own[-1]["settings"]}
-    scores = {side: [100 * (of[seed]["score"] or 0) for seed in sorted(of)] for side, of in found.items()}
-    enough = [set(of) for of in found.values() if len(of) >= MIN_RUNS]
-    both = sorted(set.intersection(*enough)) if enough else []
-    counts, keys = dict[Side, Any](), list[str]()
-    for side, of in found.items():
-        if set(both) <= of.keys() and (stored := plain.read_counts([of[seed] for seed in both], table)):
-            counts[side], keys = stored
-    return scores, counts, keys
+    return found
+
+
+def scores_of(rows: Rows) -> list[float]:
+    """mIoU in % by seed."""
+    return [100 * (rows[seed]["score"] or 0) for seed in sorted(rows)]
+
+
+def compare_sides(first: Rows, others: Sequence[Rows], table: Path) -> list[Difference]:
+    """Each of the others less the first, a family of pairs, by all seeds that all of them have.
+
+    None of them where an interval needs more seeds, or images are others.
+    """
+    seeds = sorted(set(first).intersection(*others))
+    stored = [plain.read_counts([of[seed] for seed in seeds], table) for of in (first, *others)]
+    known = [one for one in stored if one and stored[0] and one[0].shape == stored[0][0].shape]
+    if len(known) < len(stored):
+        return []
+    return compare_variants([counts for counts, _ in known], clusters_of(known[0][1]))
 
 
 def print_table(source: Source, minutes: float, table: Path) -> None:
     """Every model's scores, and each of ours less each peer with its interval."""
-    found, counts, keys = read_table(source.label, minutes, table)
+    found = read_table(source.label, minutes, table)
+    starts = {side: "ImageNet" if side[1] else "scratch" for side in found}
     print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
-    for side, scores in found.items():
-        start = "ImageNet" if side[1] else "scratch"
-        print(f"  {side[0]:24} {start:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
-    for peer in [side for side in counts if side[0] in PEERS]:
-        ours = [side for side in counts if side[0] not in PEERS and counts[side].shape == counts[peer].shape]
-        if ours:
-            less = compare_variants([counts[peer], *(counts[side] for side in ours)], clusters_of(keys))
-            for side, difference in zip(ours, less, strict=True):
-                start = "ImageNet" if side[1] else "scratch"
-                print(f"  {side[0]} ({start}) less {peer[0]}: {plain.told(difference)} (95 %, over images and seeds)")
+    for side, rows in found.items():
+        scores = scores_of(rows)
+        print(f"  {side[0]:24} {starts[side]:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
+
+    # A family: those of ours that have the same seeds with a peer
+    families: dict[tuple[Side, frozenset[int]], list[Side]] = {}
+    for peer, side in product((s for s in found if s[0] in PEERS), (s for s in found if s[0] not in PEERS)):
+        families.setdefault((peer, frozenset(found[peer]) & frozenset(found[side])), []).append(side)
+    for (peer, seeds), sides in families.items():
+        less = compare_sides(found[peer], [found[side] for side in sides], table)
+        together = f" for these {len(sides)} together" * (len(sides) > 1)
+        among = f"95 %{together}, over images and {counted(len(seeds), 'seed')}"
+        for side, difference in zip(sides, less, strict=False):
+            print(f"  {side[0]} ({starts[side]}) less {peer[0]}: {plain.told(difference)} ({among})")
 
 
 def main() -> None:

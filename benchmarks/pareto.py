@@ -44,7 +44,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import WEIGHTS, load_run
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files, compare_variants
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files
 from featherseg.uncertainty.clusters import clusters_of
 
 FILES = both.TABLE.with_name("front_files.jsonl")
@@ -136,12 +136,10 @@ def made() -> dict[str, Any]:
 
 def print_front(label: str, minutes: float, draw: Path | None) -> None:
     """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
-    found, stored, keys = both.read_table(label, minutes, both.TABLE)
-    scores = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
-    counts = {name: stored[name, name not in PEERS] for name in scores if (name, name not in PEERS) in stored}
-    clusters = clusters_of(keys) if keys else None
+    found = both.read_table(label, minutes, both.TABLE)
+    rows = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
     lost = {row["model"]: row for row in read_lines(FILES) if (row["dataset"], row["minutes"]) == (label, minutes)}
-    times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in scores]
+    times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in rows]
     own = ("threads", "format", "processor", "size")
     for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
         points = []
@@ -150,7 +148,7 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
             known = not quantised or format in lost.get(name, {})
             if known and tuple(str(row[key]) for key in own) == (threads, format, processor, size):
                 less = lost[name][format]["points"][0] if quantised else 0.0
-                points.append(Point(name, row["p50_ms"], (np.mean(scores[name]) + less) / 100))
+                points.append(Point(name, row["p50_ms"], (np.mean(both.scores_of(rows[name])) + less) / 100))
         if not points:
             continue
         front, best = pareto_front(points), None
@@ -158,9 +156,9 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
         print(f"ms, mIoU after {minutes:g} minutes, * on the front")
         for point in sorted(points, key=lambda point: point.cost):
             told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
-            if best and not EXPORTERS[format].quantised and {point.name, best.name} <= counts.keys():
-                (gain,) = compare_variants([counts[best.name], counts[point.name]], clusters)
-                told += f"   less {best.name}: {plain.told(gain)}"
+            if best and not EXPORTERS[format].quantised:
+                for gain in both.compare_sides(rows[best.name], [rows[point.name]], both.TABLE):
+                    told += f"   less {best.name}: {plain.told(gain)}"
             print(told)
             best = point if best is None or point.miou > best.miou else best
         if draw and (threads, format) == ("1", FORMATS[0]):
@@ -169,11 +167,12 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
 
 def mark_front(labels: Sequence[str], minutes: float, path: Path) -> None:
     """Rewrite counting/scores.json by the table of against_ultralytics.py."""
-    found = {label: both.read_table(label, minutes, both.TABLE)[0] for label in labels}
+    found = {label: both.read_table(label, minutes, both.TABLE) for label in labels}
     complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
     names = set.intersection(*complete)
     miou = {
-        label: {n: round(float(np.mean(of[n, True])) / 100, 4) for n in sorted(names)} for label, of in found.items()
+        label: {n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 4) for n in sorted(names)}
+        for label, of in found.items()
     }
     write_json(path, {"minutes": minutes, "seeds": MIN_RUNS, "miou": miou})
 

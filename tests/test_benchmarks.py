@@ -24,6 +24,8 @@ from simulated_scores import training_runs
 from featherseg.core.types import Sample
 from featherseg.data import open_dataset
 from featherseg.recipe import read_recipe
+from featherseg.uncertainty.bootstrap import compare_variants
+from featherseg.uncertainty.clusters import clusters_of
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -682,6 +684,31 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     marked = json.loads((tmp_path / "scores.json").read_text())
     assert marked["miou"] == {data: {"a": 0.52, "c": 0.61} for data in ("camvid", "other")}
     assert (marked["minutes"], marked["seeds"]) == (30, 3)
+
+
+def test_a_peer_is_compared_by_all_seeds_that_both_have(load, tmp_path, capsys):
+    both, plain = load("against_ultralytics"), load("against_plain")
+    peer, alone = ("yolo26n-sem", False), ("a", False)
+    seeds = {peer: 5, ("a", True): 5, alone: 4, ("b", True): 5}
+    runs = training_runs(np.random.default_rng(0), sum(seeds.values()), 72, spread=0.1, noise=0.05)
+    of = dict(zip(seeds, np.split(runs, np.cumsum([*seeds.values()])[:-1]), strict=True))
+    keys, table = [f"d_{i:03d}" for i in range(72)], tmp_path / "rows.jsonl"
+    for (name, pretrained), own in of.items():
+        for seed, counts in enumerate(own):
+            task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
+            plain.append_line(table, asdict(task) | {"score": 0.5})
+            task.counts(table).parent.mkdir(exist_ok=True)
+            np.savez(task.counts(table), counts=counts, keys=keys)
+    both.print_table(plain.Source("camvid", "camvid"), 30.0, table)
+    told = [line.strip().split(": ") for line in capsys.readouterr().out.splitlines() if " less " in line]
+    assert [who for who, *_ in told] == [
+        f"{side} less yolo26n-sem" for side in ("a (ImageNet)", "b (ImageNet)", "a (scratch)")
+    ]
+    among = ["95 % for these 2 together, over images and 5 seeds"] * 2 + ["95 %, over images and 4 seeds"]
+    assert [text.split("(")[-1] for *_, text in told] == [f"{text})" for text in among]
+    found = both.read_table("camvid", 30.0, table)
+    expected = compare_variants([of[peer][:4], of[alone]], clusters_of(keys))
+    assert both.compare_sides(found[peer], [found[alone]], table) == expected
 
 
 def front_of_shapes(load, tmp_path, monkeypatch):
