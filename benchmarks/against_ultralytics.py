@@ -251,12 +251,12 @@ def scores_of(rows: Rows) -> list[float]:
 def compare_sides(first: Rows, others: Sequence[Rows], table: Path) -> list[Difference]:
     """Each of the others less the first, a family of pairs, by all seeds that all of them have.
 
-    None of them where an interval needs more seeds, or images are others.
+    An empty list where an interval needs more seeds, or the images differ.
     """
     seeds = sorted(set(first).intersection(*others))
     stored = [plain.read_counts([of[seed] for seed in seeds], table) for of in (first, *others)]
-    known = [one for one in stored if one and stored[0] and one[0].shape == stored[0][0].shape]
-    if len(known) < len(stored):
+    known = [one for one in stored if one]
+    if len(known) < len(stored) or len({counts.shape for counts, _ in known}) > 1:
         return []
     return compare_variants([counts for counts, _ in known], clusters_of(known[0][1]))
 
