@@ -49,6 +49,7 @@ OURS = (
     "frm-lite0-half-light-w32",
     "frm-lite0-half-light",
     "frm-lite2-half-light",
+    "frm-lite0-half16-light",
     "frm-mobilenet-v2-light",
     "frm-lite0-light",
 )
@@ -123,10 +124,7 @@ class Bench(plain.Bench):
         peers: list[tuple[str, dict[str, Any]]] = [
             (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
         ]
-        ours: list[tuple[str, dict[str, Any]]] = []
-        for name in self.scratch:
-            train = parse_recipe(read_recipe(name), ["model.pretrained=false"]).train
-            ours.append((name, settings_of(name, source, pretrained=False) | plain.scratch_settings(train)))
+        ours = [(name, settings_of(name, source, pretrained=False)) for name in self.scratch]
         ours += [(name, settings_of(name, source)) for name in self.models if name not in PEERS]
         return [*peers, *ours]
 
@@ -139,8 +137,9 @@ class Bench(plain.Bench):
 
 def settings_of(name: str, source: Source, *, pretrained: bool = True) -> dict[str, Any]:
     """What tells a row of one of ours from others."""
-    step = plain.step_settings(parse_recipe(read_recipe(name)).train, source)
-    return {"pretrained": pretrained, "sha256": plain.recipe_digest(name), **step}
+    train = parse_recipe(read_recipe(name), [f"model.pretrained={str(pretrained).lower()}"]).train
+    settings = {"pretrained": pretrained, "sha256": plain.recipe_digest(name), **plain.step_settings(train, source)}
+    return settings | ({} if pretrained else plain.scratch_settings(train))
 
 
 def train_peer(task: Task, source: Source, folder: Path) -> None:

@@ -4,11 +4,12 @@
     python benchmarks/teaching.py DATASET... --table
 
 DATASET is as for against_plain.py. STUDENT is trained by the teacher of its own seed, or by all of them ("three
-teachers"), and once without any; all by `featherseg train --minutes M`, pinned to one core. A teacher is trained for as
-long and looks at every training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are
-chosen on `--split val` (CamVid: trained on subtrain, scored on dev) and judged on test. There the teachers and the
-untaught are runs of against_ultralytics.py with the same --out, and the untaught's rows are to be found in its table.
-With `--minutes 0` all are trained for as long as their recipe says, on a GPU where there is one.
+teachers"), and once without any; all by `featherseg train --minutes M`, pinned to one core; with --scratch it has no
+initial weights, its teacher has them. A teacher is trained for as long, or for --teacher-minutes, and looks at every
+training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are chosen on `--split val`
+(CamVid: trained on subtrain, scored on dev) and judged on test. There the teachers and the untaught are runs of
+against_ultralytics.py with the same --out, and the untaught's rows are to be found in its table. With `--minutes 0` all
+are trained for as long as their recipe says, on a GPU where there is one.
 
 Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher without a
 run under --out, as its row is of another machine, is trained again; one of test is not scored again.
@@ -44,6 +45,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     ALL: (),
 }
 """Name -> overrides of the recipe."""
+SCRATCH = ("model.pretrained=false",)
 
 
 class Bench(minutes.Bench):
@@ -56,14 +58,17 @@ class Bench(minutes.Bench):
     def alone(self, model: str, way: str, source: Source, seed: int) -> Task:
         """A teacher or an untaught student."""
         asked = self.asked
+        scratch, length = (asked.scratch, asked.minutes) if way == UNTAUGHT else (False, asked.teacher_minutes)
         if asked.split == "test":
-            return Task(source.label, model, both.settings_of(model, source), seed, asked.minutes, "train", "test")
-        return task_of(model, (), asked.split, source, asked.minutes, seed, way=way)
+            settings = both.settings_of(model, source, pretrained=not scratch)
+            return Task(source.label, model, settings, seed, length, "train", "test")
+        return task_of(model, SCRATCH if scratch else (), asked.split, source, length, seed, way=way)
 
     def pupil(self, source: Source, way: str, seed: int) -> Task:
         asked = self.asked
-        more = {"way": way, "teacher": asked.teacher, "teacher_minutes": asked.minutes}
-        return task_of(asked.student, WAYS[way], asked.split, source, asked.minutes, seed, **more)
+        more = {"way": way, "teacher": asked.teacher, "teacher_minutes": asked.teacher_minutes}
+        overrides = (*WAYS[way], *(SCRATCH if asked.scratch else ()))
+        return task_of(asked.student, overrides, asked.split, source, asked.minutes, seed, **more)
 
     def run(self) -> None:
         """Teachers first, those too whose run is gone; what they say of the images is kept before anyone is taught."""
@@ -126,13 +131,15 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
     found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     students = {(row["side"], row["minutes"]) for row in rows}
     alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
-    known = {side: both.settings_of(side, source) for side, _ in students}
-    for row in [*rows, *(row for row in alone if row["settings"] == known[row["side"]])]:
+    known = {side: [both.settings_of(side, source, pretrained=p) for p in (True, False)] for side, _ in students}
+    for row in [*rows, *(row for row in alone if row["settings"] in known[row["side"]])]:
         settings = row["settings"]
-        if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]].get("batch_size"):
-            way = settings.get("way", UNTAUGHT)
-            kind = (row["scored_on"], row["minutes"], row["side"], way, settings["sha256"])
-            by = settings.get("teacher"), settings.get("teacher_minutes"), *settings.get("overrides", ())
+        if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]][0].get("batch_size"):
+            way, overrides = settings.get("way", UNTAUGHT), settings.get("overrides", ())
+            scratch = not settings.get("pretrained", not set(SCRATCH) <= set(overrides))
+            side = f"{row['side']} from scratch" if scratch else row["side"]
+            kind = (row["scored_on"], row["minutes"], side, way, settings["sha256"])
+            by = settings.get("teacher"), settings.get("teacher_minutes"), *overrides
             found.setdefault((kind, by), {})[row["seed"]] = row
     counts: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
     keys: list[str] = []
@@ -159,7 +166,9 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--student", default="frm-lite0-half-light")
     parser.add_argument("--teacher", default="frm-lite0-light")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the student, and of a teacher")
+    parser.add_argument("--scratch", action="store_true", help="a student without initial weights")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the student")
+    parser.add_argument("--teacher-minutes", type=float, help="as many as the student has")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
     parser.add_argument("--split", choices=("test", "val"), default="test")
@@ -168,6 +177,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
+    asked.teacher_minutes = asked.minutes if asked.teacher_minutes is None else asked.teacher_minutes
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
         Bench(asked, sources).run()

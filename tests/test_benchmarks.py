@@ -388,10 +388,11 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
     monkeypatch.setattr(teaching.minutes.Bench, "open", lambda *_: empty)
 
-    def run(*ways, split="val", seeds=(0,)):
+    def run(*ways, split="val", seeds=(0,), scratch=False, teacher_minutes=1.0):
         started.clear()
         asked = {"student": student, "teacher": teacher, "minutes": 1.0, "split": split, "seeds": seeds, "ways": ways}
         asked |= {"jobs": 1, "rows": table, "out": tmp_path / "out"}
+        asked |= {"scratch": scratch, "teacher_minutes": teacher_minutes}
         teaching.Bench(SimpleNamespace(**asked), [source]).run()
         return [(c.split()[3], "--minutes" in c, "--teacher" in c) for c in started]
 
@@ -400,6 +401,12 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     assert run("untaught", "logits") == [trains, looks, (student, True, False), taught]
     assert run("untaught", "logits") == []
     assert run("three teachers") == [trains, trains, looks, looks, taught], "that of seed 0 is there"
+
+    # From scratch is the student alone, of longer minutes the teacher alone
+    assert run("untaught", "logits", scratch=True) == [(student, True, False), taught], "its teacher is there"
+    assert all("model.pretrained=false" in command for command in started)
+    assert run("logits", teacher_minutes=2.0) == [trains, looks, taught]
+    assert ["--minutes 2.0" in command for command in started] == [True, False, False]
     for folder in (tmp_path / "out" / "toy-scenes").glob(f"{teacher}-val-0-*"):
         shutil.rmtree(folder)
     assert run("channels") == [trains, looks, taught]
@@ -434,6 +441,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     printed = capsys.readouterr().out
     assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00" in printed
     assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
+    assert f"{student} from scratch ({plain.recipe_digest(student)[:6]}), logits by {teacher} of 1 min, " in printed
 
 
 def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(load, tmp_path, monkeypatch):
