@@ -680,7 +680,7 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
         ["b", "10.0", "51.50"],
         ["*", "c", "15.0", "60.50"],
     ]
-    assert "c: mIoU 0.6100, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
+    assert "c: mIoU 61.00 %, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
     # `featherseg models` hears of those with weights and three seeds of every dataset
     lines = front.both.TABLE.read_text().splitlines()

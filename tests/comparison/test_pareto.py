@@ -47,9 +47,9 @@ def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_i
 def test_the_pick_is_the_best_that_fits_and_says_why():
     found = pick(NETWORKS, 25, LATENCY)
     assert found.point == NETWORKS[1]
-    assert found.reason == "b: mIoU 0.7000 at 20 ms, the highest of the 3 within 25 ms (latency p50)."
+    assert found.reason == "b: mIoU 70.00 % at 20 ms, the highest of the 3 within 25 ms (latency p50)."
     assert (
-        pick(NETWORKS, 10, LATENCY).reason == "a: mIoU 0.6000 at 10 ms, the only one of 4 within 10 ms (latency p50)."
+        pick(NETWORKS, 10, LATENCY).reason == "a: mIoU 60.00 % at 10 ms, the only one of 4 within 10 ms (latency p50)."
     )
 
 
@@ -76,11 +76,12 @@ def test_the_drawing_names_every_model_and_marks_the_front_and_the_pick():
     titles = [node.text for node in root.iter(f"{SVG}title")]
     assert titles == [
         "mIoU by latency p50: 3 models of 4 on the front",
-        "a: mIoU 0.6000, 10 ms, on the front",
-        "b: mIoU 0.7000, 20 ms, on the front",
-        "c: mIoU 0.6500, 25 ms",
-        "d: mIoU 0.7200, 40 ms, on the front",
+        "a: mIoU 60.00 %, 10 ms, on the front",
+        "b: mIoU 70.00 %, 20 ms, on the front",
+        "c: mIoU 65.00 %, 25 ms",
+        "d: mIoU 72.00 %, 40 ms, on the front",
     ]
+    assert {"mIoU, %", "60", "70"} <= {node.text for node in root.iter(f"{SVG}text")}
     rings = [node for node in root.iter(f"{SVG}circle") if node.get("class") == "pick"]
     marks = {g.find(f"{SVG}title").text[0]: g.find(f"{SVG}circle") for g in root.iter(f"{SVG}g")}
     assert [(ring.get("cx"), ring.get("cy")) for ring in rings] == [(marks["b"].get("cx"), marks["b"].get("cy"))]

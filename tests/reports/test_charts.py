@@ -27,7 +27,7 @@ def test_the_curve_file_is_xml_with_a_title_for_each_chart():
     assert titles == [
         "Loss and validation mIoU by step",
         "Training loss: 2 at step 1, 0.5 at step 4",
-        "Validation mIoU: best 0.5000 at step 2, last 0.4000",
+        "Validation mIoU: best 50.00 % at step 2, last 40.00 %",
     ]
 
 

@@ -79,7 +79,7 @@ def pick(
     best = max(fitting, key=lambda p: (p.miou, -p.cost))
     alone = f"the only one of {len(points)} " if len(points) > 1 else ""
     within = alone if len(fitting) == 1 else f"the highest of the {len(fitting)} "
-    reason = f"{best.name}: mIoU {best.miou:.4f} at {_cost(best, quantity)}, {within}within {limit}"
+    reason = f"{best.name}: mIoU {100 * best.miou:.2f} % at {_cost(best, quantity)}, {within}within {limit}"
     rivals = [p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided]
     if rivals:
         rival = min(rivals, key=lambda p: p.cost)
@@ -96,12 +96,13 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     if not points:
         return ""
     kept = pareto_front(points)
-    xs, ys = ticks(0, max(p.cost for p in points)), ticks(min(p.miou for p in points), max(p.miou for p in points))
+    scores = [100 * p.miou for p in points]
+    xs, ys = ticks(0, max(p.cost for p in points)), ticks(min(scores), max(scores))
     plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
-    marks = [plot.at(p.cost, p.miou) for p in points]
-    stairs = _stairs([plot.at(p.cost, p.miou) for p in kept])
+    marks = [plot.at(p.cost, 100 * p.miou) for p in points]
+    stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept])
     parts = [
-        f'<text class="name" x="{LEFT}" y="20">mIoU</text>',
+        f'<text class="name" x="{LEFT}" y="20">mIoU, %</text>',
         *plot.axes(xs, ys),
         f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">'
         f"{escape(f'{quantity.name}, {quantity.unit}')}</text>",
@@ -115,7 +116,7 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     labels = place_labels([short(p.name, LONGEST) for p in points], marks, lines)
     for point, (x, y), box in zip(points, marks, labels, strict=True):
         on = point in kept
-        title = f"{point.name}: mIoU {point.miou:.4f}, {_cost(point, quantity)}{', on the front' if on else ''}"
+        title = f"{point.name}: mIoU {100 * point.miou:.2f} %, {_cost(point, quantity)}{', on the front' if on else ''}"
         ring = f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>' if point.name == picked else ""
         parts.append(
             f'<g><title>{escape(title)}</title>{_leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '

@@ -60,7 +60,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
     pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
     lines = [
         Line(
-            [(step * pace[name], score) for step, score in values],
+            [(step * pace[name], 100 * score) for step, score in values],
             f"line {'miou' if name == chosen else 'other'}",
         )
         for name, values in points.items()
@@ -75,7 +75,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         latency=lambda row: latency_text(row, facts),
         name=name_of,
         front=Markup(front),
-        chart=Markup(chart("mIoU by minutes of training", told, lines) if lines else ""),
+        chart=Markup(chart("mIoU, %, by minutes of training", told, lines) if lines else ""),
         trained=sorted(trained, key=lambda row: -row["miou_val"]),
         share=lambda row: round(100 * row["seconds_trained"] / total, 1),
         outlook=outlook(facts, points),

@@ -55,12 +55,12 @@ def loss_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
 
 def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
     """The validation mIoU by step, its best value marked; empty where nothing was validated."""
-    points = finite_points(metrics, "val_miou")
+    points = [(step, 100 * miou) for step, miou in finite_points(metrics, "val_miou")]
     if not points:
         return ""
     best = max(points, key=lambda point: point[1])
-    title = f"Validation mIoU: best {best[1]:.4f} at step {best[0]:g}, last {points[-1][1]:.4f}"
-    return chart("Validation mIoU", title, [Line(points, "line miou")], mark=best)
+    title = f"Validation mIoU: best {best[1]:.2f} % at step {best[0]:g}, last {points[-1][1]:.2f} %"
+    return chart("Validation mIoU, %", title, [Line(points, "line miou")], mark=best)
 
 
 def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Point]:
@@ -154,7 +154,7 @@ def chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = Non
         px, py = at(*mark)
         parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
         anchor = "end" if px > WIDTH / 2 else "start"
-        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{anchor}">{mark[1]:.4f}</text>')
+        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{anchor}">{mark[1]:.2f}</text>')
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
