@@ -96,10 +96,10 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     if not points:
         return ""
     kept = pareto_front(points)
-    scores = [100 * p.miou for p in points]
-    xs, ys = ticks(0, max(p.cost for p in points)), ticks(min(scores), max(scores))
+    spots = [(p.cost, 100 * p.miou) for p in points]
+    xs, ys = ticks(0, max(x for x, _ in spots)), ticks(min(y for _, y in spots), max(y for _, y in spots))
     plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
-    marks = [plot.at(p.cost, 100 * p.miou) for p in points]
+    marks = [plot.at(*spot) for spot in spots]
     stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept])
     parts = [
         f'<text class="name" x="{LEFT}" y="20">mIoU, %</text>',
