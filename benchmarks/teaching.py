@@ -7,9 +7,9 @@ DATASET is as for against_plain.py. STUDENT is trained by the teacher of its own
 teachers"), and once without any; all by `featherseg train --minutes M`, pinned to one core; with --scratch it has no
 initial weights, its teacher has them. A teacher is trained for as long, or for --teacher-minutes, and looks at every
 training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are chosen on `--split val`
-(CamVid: trained on subtrain, scored on dev) and judged on test. There the teachers and the untaught are runs of
-against_ultralytics.py with the same --out, and the untaught's rows are to be found in its table. With `--minutes 0` all
-are trained for as long as their recipe says, on a GPU where there is one.
+(CamVid: trained on subtrain, scored on dev), where --set changes what every student does, and judged on test. There
+the teachers and the untaught are runs of against_ultralytics.py with the same --out, and the untaught's rows are to be
+found in its table. With `--minutes 0` all are trained for as long as their recipe says, on a GPU where there is one.
 
 Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher without a
 run under --out, as its row is of another machine, is trained again; one of test is not scored again.
@@ -62,12 +62,13 @@ class Bench(minutes.Bench):
         if asked.split == "test":
             settings = both.settings_of(model, source, pretrained=not scratch)
             return Task(source.label, model, settings, seed, length, "train", "test")
-        return task_of(model, SCRATCH if scratch else (), asked.split, source, length, seed, way=way)
+        overrides = (*(SCRATCH if scratch else ()), *(asked.overrides if way == UNTAUGHT else ()))
+        return task_of(model, overrides, asked.split, source, length, seed, way=way)
 
     def pupil(self, source: Source, way: str, seed: int) -> Task:
         asked = self.asked
         more = {"way": way, "teacher": asked.teacher, "teacher_minutes": asked.teacher_minutes}
-        overrides = (*WAYS[way], *(SCRATCH if asked.scratch else ()))
+        overrides = (*WAYS[way], *(SCRATCH if asked.scratch else ()), *asked.overrides)
         return task_of(asked.student, overrides, asked.split, source, asked.minutes, seed, **more)
 
     def run(self) -> None:
@@ -109,9 +110,9 @@ class Bench(minutes.Bench):
         where = [] if source.root is None else ["--data-root", str(source.root)]
         changes = ("train.steps=1", "train.validations=1", f"data.train_split={json.dumps(teacher.trained_on)}")
         words = [word for change in changes for word in ("--set", change)]
-        asked = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words, "--resume"]
-        command = ["-m", "featherseg", "train", self.asked.student, *asked, "--out", str(out / "run")]
-        plain.start(out, *command, cache=self.cache, gpus=not teacher.minutes)
+        options = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words, "--resume"]
+        command = ["-m", "featherseg", "train", self.asked.student, *options, "--out", str(out / "run")]
+        plain.start(out, *command, cache=self.cache, gpus=not self.asked.minutes)
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         runs = [str(teacher.folder(self.out) / "run") for teacher in self.teachers_of(task)]
@@ -148,6 +149,7 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
         same = [by_seed[seed] for seed in sorted(by_seed)]
         scores = [100 * (row["score"] or 0) for row in same]
         taught = f" by {by[0]} of {by[1]:g} min" if by[0] else ""
+        taught += "".join(f", {change}" for change in by[2:] if change not in (*WAYS.get(way, ()), *SCRATCH))
         each = "  ".join(f"{v:.2f}" for v in scores)
         print(f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})")
         if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of the student")
     parser.add_argument("--teacher-minutes", type=float, help="as many as the student has")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
@@ -177,6 +180,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
+    if asked.overrides and asked.split == "test":
+        parser.error("--set is for choices, on --split val: on test the untaught are against_ultralytics.py's runs.")
     asked.teacher_minutes = asked.minutes if asked.teacher_minutes is None else asked.teacher_minutes
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:

@@ -388,11 +388,11 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     empty = (lambda image: np.zeros(image.shape[:2], np.uint8)), {"steps": 5}
     monkeypatch.setattr(teaching.minutes.Bench, "open", lambda *_: empty)
 
-    def run(*ways, split="val", seeds=(0,), scratch=False, teacher_minutes=1.0):
+    def run(*ways, split="val", seeds=(0,), scratch=False, teacher_minutes=1.0, overrides=()):
         started.clear()
         asked = {"student": student, "teacher": teacher, "minutes": 1.0, "split": split, "seeds": seeds, "ways": ways}
         asked |= {"jobs": 1, "rows": table, "out": tmp_path / "out"}
-        asked |= {"scratch": scratch, "teacher_minutes": teacher_minutes}
+        asked |= {"scratch": scratch, "teacher_minutes": teacher_minutes, "overrides": overrides}
         teaching.Bench(SimpleNamespace(**asked), [source]).run()
         return [(c.split()[3], "--minutes" in c, "--teacher" in c) for c in started]
 
@@ -410,6 +410,10 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     for folder in (tmp_path / "out" / "toy-scenes").glob(f"{teacher}-val-0-*"):
         shutil.rmtree(folder)
     assert run("channels") == [trains, looks, taught]
+
+    # What --set changes is the student's, untaught or taught
+    assert run("untaught", "logits", overrides=("train.steps=9",)) == [(student, True, False), taught]
+    assert all("train.steps=9" in command for command in started)
 
     # Teachers and untaught runs of test are those of against_ultralytics.py; a teacher that is gone is trained again
     assert run("logits", split="test", seeds=[2]) == [trains, looks, taught]
@@ -440,6 +444,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     teaching.print_table(rows, source, table)
     printed = capsys.readouterr().out
     assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00" in printed
+    assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, train.steps=9, 1 min, val 4.25" in printed
     assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
     assert f"{student} from scratch ({plain.recipe_digest(student)[:6]}), logits by {teacher} of 1 min, " in printed
 
