@@ -130,9 +130,10 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
     """Teachers, the student's scores by way, and on test each way less untaught with its interval."""
     print(f"\n{source.label}")
     found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
-    students = {(row["side"], row["minutes"]) for row in rows}
+    students = {(row["side"], row["minutes"]) for row in rows if row["settings"]["way"] != TEACHES}
     alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
-    known = {side: [both.settings_of(side, source, pretrained=p) for p in (True, False)] for side, _ in students}
+    sides = {row["side"] for row in rows}
+    known = {side: [both.settings_of(side, source, pretrained=p) for p in (True, False)] for side in sides}
     for row in [*rows, *(row for row in alone if row["settings"] in known[row["side"]])]:
         settings = row["settings"]
         if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]][0].get("batch_size"):
