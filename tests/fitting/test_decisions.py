@@ -16,9 +16,10 @@ from small_training import Silent
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
-from featherseg.fitting import beginning, session, trials
+from featherseg.fitting import beginning, delivery, session, trials
 from featherseg.fitting.delivery import Undelivered, worst
 from featherseg.fitting.latency import here
+from featherseg.fitting.page import fit_html
 from featherseg.fitting.record import Final, read_plan
 from featherseg.fitting.session import give_way, halve, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
@@ -122,6 +123,24 @@ def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
         ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
         found = give_way(made(), ranking, ranking[0], Undelivered("", "why", slow=slow), tmp_path, Silent())
         assert found.failed.keys() == failed
+
+
+def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monkeypatch):
+    ended = {("frm-lite0-light-1-to-10", 10): 0.7}
+    monkeypatch.setattr(delivery, "score_at", lambda folder, steps: ended.get((folder.name, steps), 0.5))
+    monkeypatch.setattr(delivery, "seconds_of", lambda folder: 40.0 if folder.name.endswith("-to-10") else 30.0)
+    finals = (Final(SLOW.name, 1.0, 10, 2), Final(FAST.name, 1.0, 8, 1))
+    tried = replace(made(), finals=finals, failed={SLOW.name: "21.0 ms"})
+    rows = delivery._candidates(tried, FAST, tmp_path / "final", 8, {SLOW.name: 0.6, FAST.name: 0.5}, tmp_path)
+    row = next(row for row in rows if row["model"] == SLOW.model)
+    assert (row["status"], row["miou_val"], row["seconds_trained"]) == ("not delivered: 21.0 ms", 0.7, 70.0)
+    assert row["run"] == "trials/frm-lite0-light-1-to-10"
+
+    # The page says where its weights are
+    page = fit_html(facts() | {"candidates": rows}, {}, tried.plan)
+    assert "has 70.00 % on the validation images and was not delivered: 21.0 ms. Before it was trained it took" in page
+    assert "trials/frm-lite0-light-1-to-10 is a run" in page
+    assert "it could not be delivered" not in fit_html(facts(), {}, tried.plan)
 
 
 def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):

@@ -191,8 +191,12 @@ def _candidates(
                 n for n, (rung, _) in enumerate(made.plan.rungs, 1) if score_at(folder, rung[timing.name]) is not None
             ]
             row["status"] = f"dropped at rung {rungs[-1]}" if rungs else "not trained"
-            if one.name in made.failed and made.finals_of(one):
+            if one.name in made.failed and (finals := made.finals_of(one)):
                 row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"
+                ended = folder.with_name(f"{folder.name}-to-{finals[-1].steps}")
+                if not math.isnan(score := score_at(ended, finals[-1].steps) or math.nan):
+                    row |= {"miou_val": score, "run": str(ended.relative_to(out))}
+                    row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(ended), 1)
         if one == winner:
             row |= {"status": "chosen", "miou_val": score_at(final, steps)}
             row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(final), 1)

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
+from featherseg.core.notebook import percent
 from featherseg.fitting.plan import DECAY, FINALIST, MARGIN, Plan
-from featherseg.fitting.results import PAGE, latency_text, summary
+from featherseg.fitting.results import PAGE, UNDELIVERED, latency_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs import METRICS
@@ -23,6 +24,7 @@ STYLE = """
 .spent span{display:block;background:var(--accent);opacity:.35;border-right:1px solid var(--paper)}
 .spent .chosen{opacity:1}
 .training{max-width:34rem}
+.scroll :is(th,td):last-child{text-align:left;white-space:normal;min-width:11rem}
 .chart .other{stroke:var(--muted);opacity:.7}
 """
 
@@ -83,6 +85,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         margin=MARGIN,
         decay=DECAY,
         finalist=FINALIST,
+        gave_way=any(row["status"].startswith(UNDELIVERED) for row in facts["candidates"]),
         today=datetime.now(UTC).date().isoformat(),
     )
     return page_html(f"{chosen} · featherseg fit", body, STYLE)
@@ -101,6 +104,13 @@ def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
         )
     else:
         said.append("The chosen model was validated too seldom to tell what more time would give.")
+    for row in facts["candidates"]:
+        if row["status"].startswith(UNDELIVERED) and row["miou_val"] is not None:
+            said.append(
+                f"{name_of(row)} has {percent(row['miou_val'])} % on the validation images and was {row['status']}. "
+                f"Before it was trained it took {latency_text(row, facts)} ms. Its weights are kept: {row['run']} is a "
+                "run that every other command takes."
+            )
     over = [row for row in facts["candidates"] if row["status"] == "over the limit"]
     if over:
         least = min(over, key=lambda row: row["latency_ms"][f"p{facts['percentile']}"])
