@@ -23,7 +23,7 @@ from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import UNDELIVERED, FitResult, read_fit
-from featherseg.fitting.trials import TRIALS, copy_run, score_at, seconds_of, trial_folder
+from featherseg.fitting.trials import copy_run, final_folder, score_at, seconds_of, trial_folder
 from featherseg.reports.card import write_card
 from featherseg.reports.run_report import write_report
 from featherseg.runs import EXPORTS, open_run
@@ -127,7 +127,7 @@ def deliver(
     write_card(open_run(out))
 
     # Last trainings of fewer hours are of no use any more
-    for old in (out / TRIALS).glob(f"{trial_folder(out, winner).name}-to-*"):
+    for old in final.parent.glob(f"{trial_folder(out, winner).name}-to-*"):
         if old != final:
             remove_tree(old)
     return FitResult(out, facts)
@@ -193,7 +193,7 @@ def _candidates(
             row["status"] = f"dropped at rung {rungs[-1]}" if rungs else "not trained"
             if one.name in made.failed and (finals := made.finals_of(one)):
                 row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"
-                ended = folder.with_name(f"{folder.name}-to-{finals[-1].steps}")
+                ended = final_folder(out, one, finals[-1].steps)
                 if not math.isnan(score := score_at(ended, finals[-1].steps) or math.nan):
                     row |= {"miou_val": score, "run": str(ended.relative_to(out))}
                     row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(ended), 1)

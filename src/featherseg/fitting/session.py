@@ -31,6 +31,7 @@ from featherseg.fitting.trials import (
     TRIALS,
     Executor,
     Segment,
+    final_folder,
     progress_of,
     seconds_of,
     trial_folder,
@@ -339,7 +340,7 @@ def train_to_the_end(
         constant = _segment(made, out, winner, one.steps - one.decay)
         if constant.steps and math.isnan(execute([constant], reporter)[0]):
             raise failed
-    folder = constant.folder.with_name(f"{constant.folder.name}-to-{last.steps}")
+    folder = final_folder(out, winner, last.steps)
     source = constant.folder if constant.steps else None
     final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source)
     if math.isnan(execute([final], reporter)[0]):

@@ -201,6 +201,12 @@ def trial_folder(out: Path, one: Candidate) -> Path:
     return out / TRIALS / f"{one.model}-{one.scale:g}"
 
 
+def final_folder(out: Path, one: Candidate, steps: int) -> Path:
+    """Where its last training lies, of so many steps, which begins as a copy of its trial."""
+    trial = trial_folder(out, one)
+    return trial.with_name(f"{trial.name}-to-{steps}")
+
+
 def score_at(folder: Path, steps: int) -> float | None:
     """The mIoU of a trial on the validation split at a step; None before it is there, NaN where it failed."""
     if not (folder / RESOLVED).is_file():
