@@ -1,6 +1,7 @@
 """The recorded table that `fit` is judged by: what each candidate reaches after how much training, on several datasets.
 
-    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --out runs/fit-table [--jobs 2]
+    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --paces
+    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu [--jobs 2]
     python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --latencies onnx openvino onnx-int8
     python benchmarks/fit_table.py --table
 
@@ -8,11 +9,13 @@ A row is dataset x candidate (model, input scale) x seed. It trains at a constan
 from rung to rung, each twice as long as the one before, in one process on one core; at each rung the weights are scored
 on val and test, and a copy of the run goes on for a fifth of the rung's steps at a falling rate and is scored as well.
 It ends at the first rung of at least LEAST seconds behind which val gained less than GAIN over the last fifth of the
-training, or at the last. Steps of a rung follow from the time of a step, measured when the row begins. Finished rows
-stand in tables/fit_table.jsonl; the same command does what is missing, and starts a row anew that was killed.
+training, or at the last. Seconds are those that a core of the machine of --paces takes: they fix the steps of a rung,
+so that a row may be trained elsewhere, on a GPU as well (it is used where there is one). Finished rows stand in
+tables/fit_table.jsonl; the same command does what is missing, and goes on behind the last rung where one was killed.
 
---latencies times each candidate in these formats as `fit` does, on an image of each dataset, and trains nothing; its
-rows stand in tables/fit_latency.jsonl. Nothing else may run then.
+--paces times a step and a validation of each candidate in seconds of the processor, so that other work may go on
+beside it; its rows stand in tables/fit_pace.jsonl. --latencies times each candidate in these formats as `fit` does, on
+an image of each dataset; nothing else may run then, and its rows stand in tables/fit_latency.jsonl.
 """
 
 import argparse
@@ -20,7 +23,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,27 +38,33 @@ import cores
 import neu_seg
 import numpy as np
 import torch
-from against_plain import commit, machine_name, recipe_digest
+from against_plain import Source, commit, machine_name, recipe_digest, write_shapes
 
 import featherseg
-from featherseg.core.files import append_line, read_lines, remove_tree
-from featherseg.core.types import Reporter, Size
+from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_json
+from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.data import open_dataset
+from featherseg.evaluation.scoring import evaluate
 from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import here, time_candidate
+from featherseg.inference.runtimes import open_runtime
 
 TABLE = Path(__file__).parent / "tables" / "fit_table.jsonl"
+PACES, LATENCIES = TABLE.with_name("fit_pace.jsonl"), TABLE.with_name("fit_latency.jsonl")
 RUNGS = (75, 150, 300, 600, 1200, 2400)
 """Seconds of training at the constant rate."""
 DECAY = 0.25
 """Of a rung's steps, those that follow at a falling rate: a fifth of all."""
 LEAST, GAIN = 600, 0.3
 """A row is over from so many seconds on where val (points of mIoU) gained less than this in the last fifth."""
-TIMED = 20
-"""Steps by which a step is timed, behind as many that are not."""
+TIMED = 6
+"""Steps by which a step is timed, behind as many that are not ..."""
+FEW = 24
+"""... and images by which a validation is."""
 SEEDS = (0, 1)
-LATENCIES = TABLE.with_name("fit_latency.jsonl")
+RUNGS_FILE = "rungs.json"
+SHAPES = {"train": 1000, "val": 200, "test": 200}
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,18 @@ DATA = {
     "camvid-180x240": Data("camvid", (180, 240)),
     "neu": Data("neu", (200, 200)),
     "shapes-60": Data("shapes", (128, 256), 60),
-    "shapes-1000": Data("shapes", (128, 256), 1000),
+    "shapes-1000": Data("shapes", (128, 256)),
 }
 CANDIDATES = (
     ("frm-lite0-half-light-w32", 1.0),
     ("frm-lite0-half-light", 1.0),
     ("frm-lite2-half-light", 1.0),
-    ("frm-lite0-3quarter-light", 1.0),
+    ("frm-lite0-half16-light", 1.0),
+    ("frm-mobilenet-v2-light", 1.0),
     ("frm-lite0-light", 1.0),
     ("frm-lite2-light", 1.0),
     ("frm-lite0-half-light", 2.0),
-    ("frm-lite0-light", 1.5),
+    ("frm-mobilenet-v2-light", 1.5),
 )
 """Model and input scale."""
 
@@ -90,7 +99,7 @@ Row = tuple[str, str, float, int]
 """Dataset, model, scale, seed."""
 
 
-def settings_of(row: Row, places: dict[str, str]) -> dict[str, Any]:
+def settings_of(row: Row, source: Source) -> dict[str, Any]:
     """Keys of the recipe: the images at the candidate's scale, a constant rate, averaged weights kept last."""
     label, _, scale, seed = row
     data = DATA[label]
@@ -98,15 +107,13 @@ def settings_of(row: Row, places: dict[str, str]) -> dict[str, Any]:
     crop = [max(32, round(side * scale)) for side in data.size]
     found: dict[str, Any] = {"augment.resize": fit, "data.test_resize": fit, "augment.crop": crop, "data.workers": 0}
     found |= {"train.schedule": "stable", "train.warmup_steps": 50, "train.keep": "last", "train.seed": seed}
-    if data.train_size:
-        found["data.train_size"] = data.train_size
-    if data.name == "camvid":
-        found["data.root"] = places["camvid"]
-    return found
+    found |= {"train.validations": 5}  # so that one stands at 80 % of a rung's steps
+    found |= {"data.train_size": data.train_size} if data.train_size else {}
+    return found | ({"data.root": str(source.root)} if source.root else {})
 
 
 class Clock(Reporter):
-    """Notes when each step was done, and what validations found."""
+    """Notes how many seconds the processor had worked for this process when each step was done."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -116,69 +123,84 @@ class Clock(Reporter):
 
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """One step further."""
-        self.ends.append(time.monotonic())
+        self.ends.append(time.process_time())
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
         """Of work between two steps."""
 
 
-def record(row: Row, places: dict[str, str], out: Path) -> dict[str, Any]:
-    """Train and score one row, from its first rung to its last."""
-    label, model, scale, seed = row
-    data = places["neu"] if DATA[label].name == "neu" else DATA[label].name
-    settings, clock = settings_of(row, places), Clock()
-
-    def train(run: Path, steps: int, decay: int = 0) -> None:
-        asked = settings | {"train.steps": steps, "train.decay_steps": decay}
-        begun = run.is_dir()
-        featherseg.train(model, data, out=run, settings=asked, resume=begun, report=False, progress=clock)
-
-    # The time of a step, in a run that is thrown away
+def time_pace(row: Row, source: Source, out: Path) -> dict[str, Any]:
+    """What a step and a validation take, by a run that is thrown away."""
+    (label, model, scale, _), clock = row, Clock()
     remove_tree(out)
-    train(out / "trial", 2 * TIMED)
-    pace = median(end - begin for begin, end in pairwise(clock.ends[TIMED - 1 :]))  # some have a validation before them
-    remove_tree(out / "trial")
+    settings = settings_of(row, source) | {"train.steps": 2 * TIMED, "train.device": "cpu", "data.val_size": FEW}
+    featherseg.train(model, source.data, out=out, settings=settings, report=False, progress=clock)
+    step = median(end - begin for begin, end in pairwise(clock.ends[TIMED - 1 :]))  # some have a validation before them
+    few, began = open_dataset(source.data, "val", source.root, FEW), time.process_time()
+    score(out, few)
+    each, sizes = (time.process_time() - began) / FEW, {split: len(source.open(split)) for split in SHAPES}
+    images = sum(sizes.values()) - sizes["train"] + (DATA[label].train_size or sizes["train"])
+    remove_tree(out)
+    facts = {"dataset": label, "model": model, "scale": scale, "step_seconds": round(step, 4)}
+    facts |= {"val_seconds": round(each * sizes["val"], 2), "images": images}
+    return facts | {"recipe": recipe_digest(model), "processor": machine_name(), "commit": commit()}
 
-    rungs, begun = [], time.monotonic()
-    for seconds in RUNGS:
-        steps = max(1, round(seconds / pace))
-        train(out / "run", steps)
+
+def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Train and score one row, from its first rung to its last, or from where it was killed."""
+    label, model, scale, seed = row
+    facts: dict[str, Any] = {"dataset": label, "model": model, "scale": scale, "seed": seed}
+    facts |= {key: pace[key] for key in ("step_seconds", "val_seconds", "images", "recipe")}
+    facts |= {"rungs": [], "converged": False, "seconds": 0.0}
+    if (out / RUNGS_FILE).is_file():
+        kept = load_json(out / RUNGS_FILE)
+        if is_over(kept) or ((out / "run").is_dir() and kept["step_seconds"] == pace["step_seconds"]):
+            facts = kept
+    if is_over(facts):
+        return facts
+    if not facts["rungs"]:
+        remove_tree(out)
+    test, began = source.open("test"), time.monotonic()
+
+    def train(run: Path, steps: int, decay: int = 0) -> dict[int, float]:
+        """What val has, in %, at the steps of a run that has so many in the end."""
+        asked = settings_of(row, source) | {"train.steps": steps, "train.decay_steps": decay}
+        featherseg.train(
+            model, source.data, out=run, settings=asked, resume=run.is_dir(), report=False, progress=Clock()
+        )
+        metrics = featherseg.load_run(run).metrics()
+        return {step: 100 * found["val_miou"] for step, found in metrics.items() if "val_miou" in found}
+
+    for seconds in RUNGS[len(facts["rungs"]) :]:
+        steps = max(1, round(seconds / pace["step_seconds"]))
         decay = max(1, round(DECAY * steps))
+        curve = train(out / "run", steps)
         remove_tree(out / "branch")
         shutil.copytree(out / "run", out / "branch")
-        train(out / "branch", steps + decay, decay)
-        scoring = time.monotonic()
-        scores = {f"val{kind}": score(out / run, "val") for run, kind in KINDS.items()}
-        validation = (time.monotonic() - scoring) / len(KINDS)
-        scores |= {f"test{kind}": score(out / run, "test") for run, kind in KINDS.items()}
-        rungs.append({"seconds": seconds, "steps": steps, "ended": steps + decay, **scores})
-        curve = {
-            step: r["val_miou"] for step, r in featherseg.load_run(out / "run").metrics().items() if "val_miou" in r
-        }
-        gain = 100 * (curve[steps] - score_at(curve, 0.8 * steps))
-        if seconds >= LEAST and gain < GAIN:
+        decayed = train(out / "branch", steps + decay, decay)
+        gain = curve[steps] - score_at(curve, 0.8 * steps)
+        rung = {"seconds": seconds, "steps": steps, "ended": steps + decay, "gain": round(gain, 3)}
+        rung |= {"val": round(curve[steps], 3), "val_decayed": round(decayed[steps + decay], 3)}
+        rung |= {"test": score(out / "run", test), "test_decayed": score(out / "branch", test)}
+        facts["rungs"].append(rung)
+        taken, began = time.monotonic() - began, time.monotonic()
+        facts |= {"converged": gain < GAIN, "seconds": round(facts["seconds"] + taken, 1)}
+        facts |= {"processor": machine_name(), "commit": commit()}
+        write_json(out / RUNGS_FILE, facts)
+        if is_over(facts):
             break
-    facts = {"dataset": label, "model": model, "scale": scale, "seed": seed, "step_seconds": round(pace, 4)}
-    facts |= {"val_seconds": round(validation, 2), "last_gain": round(gain, 3), "converged": gain < GAIN}
-    facts |= {"recipe": recipe_digest(model), "images": images_of(label, places)}
-    facts |= {"rungs": rungs, "seconds": round(time.monotonic() - begun), "processor": machine_name()}
-    return facts | {"curve": {str(step): round(100 * value, 3) for step, value in curve.items()}, "commit": commit()}
+    return facts
 
 
-def images_of(label: str, places: dict[str, str]) -> int:
-    """Images of all splits, which every training looks through before its first step."""
-    data, root = DATA[label], Path(places["camvid"]) if DATA[label].name == "camvid" else None
-    name = places["neu"] if data.name == "neu" else data.name
-    sizes = {split: len(open_dataset(name, split, root)) for split in ("train", "val", "test")}
-    return sum(sizes.values()) if data.train_size is None else data.train_size + sizes["val"] + sizes["test"]
+def is_over(facts: dict[str, Any]) -> bool:
+    """Whether a row needs no further rung."""
+    last = facts["rungs"][-1]["seconds"] if facts["rungs"] else 0
+    return last == RUNGS[-1] or (last >= LEAST and facts["converged"])
 
 
-KINDS = {"run": "", "branch": "_decayed"}
-
-
-def score(run: Path, split: str) -> float:
+def score(run: Path, data: SegmentationData) -> float:
     """mIoU in %."""
-    return round(100 * featherseg.evaluate(run, split=split).miou, 3)
+    return round(100 * evaluate(open_runtime(featherseg.load_run(run), "auto"), data, boundary=False).miou, 3)
 
 
 def score_at(curve: dict[int, float], step: float) -> float:
@@ -187,15 +209,18 @@ def score_at(curve: dict[int, float], step: float) -> float:
 
 
 def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int) -> None:
-    """Every row that is not in the table, in a process of its own on a core of its own."""
+    """Every row that is not in the table, in a process of its own on a core of its own; by seeds, most steps first."""
     lock, own = Lock(), SimpleQueue[int]()
     for core in cores.take_cores(jobs):
         own.put(core)
+    paces = {(r["dataset"], r["model"], r["scale"]): r for r in read_lines(PACES) if is_current(r)}
+    if missing := {row[:3] for row in rows} - set(paces):
+        raise SystemExit(f"{PACES} has no pace of {sorted(missing)[0]}: time it with --paces.")
 
     def one(row: Row) -> None:
         words = [sys.executable, __file__, "--row", json.dumps(row), "--out", str(out), "--places", json.dumps(places)]
-        with tempfile.TemporaryFile("w+") as log:
-            code, _ = cores.run(words, os.environ, log)
+        with open(out / f"{folder_of(row)}.txt", "w+") as log:
+            code, _ = cores.run(words, os.environ, log, gpus=True)
             log.seek(0)
             said = log.read()
         if code:
@@ -205,10 +230,38 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
             table.parent.mkdir(parents=True, exist_ok=True)
             append_line(table, json.loads([line for line in said.splitlines() if line.startswith("{")][-1]))
 
-    known = [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]
+    known = [row for row in read_lines(table) if is_current(row)]
     done = {(row["dataset"], row["model"], row["scale"], row["seed"]) for row in known}
+    rows = sorted((row for row in rows if row not in done), key=lambda row: (row[3], paces[row[:3]]["step_seconds"]))
+    out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait())) as pool:
-        list(pool.map(one, [row for row in rows if row not in done]))
+        list(pool.map(one, rows))
+
+
+def is_current(row: dict[str, Any]) -> bool:
+    """Whether a row is of today's recipe."""
+    return bool(row["recipe"] == recipe_digest(row["model"]))
+
+
+def folder_of(row: Row) -> str:
+    """The name of a row's folder."""
+    label, model, scale, seed = row
+    return f"{label}-{model}-{scale:g}-{seed}"
+
+
+def source_of(label: str, places: dict[str, str]) -> Source:
+    """The dataset of a label, where it lies: CamVid's folder, the dataset.toml of others."""
+    name = DATA[label].name
+    return Source(label, name, Path(places[name])) if name == "camvid" else Source(label, places[name])
+
+
+def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path) -> None:
+    """A step and a validation of every candidate of every dataset without a row, one after the other."""
+    done = {(r["dataset"], r["model"], r["scale"]) for r in read_lines(table) if is_current(r)}
+    for label in labels:
+        for one in CANDIDATES:
+            if (label, *one) not in done:
+                append_line(table, time_pace((label, *one, SEEDS[0]), source_of(label, places), out / "pace"))
 
 
 def time_missing(labels: list[str], places: dict[str, str], formats: list[str], table: Path) -> None:
@@ -216,24 +269,15 @@ def time_missing(labels: list[str], places: dict[str, str], formats: list[str], 
     done = {(r["dataset"], r["model"], r["scale"], r["format"]) for r in read_lines(table)}
     device, threads = here()
     for label in labels:
-        data = DATA[label]
-        root = Path(places[data.name]) if data.name == "camvid" else None
-        train = open_dataset(places["neu"] if data.name == "neu" else data.name, "train", root)
-        image = image_of(train, data.size)
+        size, train = DATA[label].size, source_of(label, places).open("train")
+        image = image_of(train, size)
         for model, scale in CANDIDATES:
             for name in ((model, scale, format) for format in formats if (label, model, scale, format) not in done):
-                resize = resize_of(scale, data.size)
-                timing = time_candidate(name, train.classes, resize, image, [image], lambda _: False).as_dict()
-                p50, p95 = (timing["latency_ms"][key] for key in ("p50", "p95"))
-                row = {
-                    "dataset": label,
-                    "model": model,
-                    "scale": scale,
-                    "format": name[2],
-                    "p50_ms": p50,
-                    "p95_ms": p95,
-                }
-                row |= {"image_size": data.size, "device": device, "threads": threads, "commit": commit()}
+                timing = time_candidate(name, train.classes, resize_of(scale, size), image, [image], lambda _: False)
+                p50, p95 = (timing.as_dict()["latency_ms"][key] for key in ("p50", "p95"))
+                row = {"dataset": label, "model": model, "scale": scale, "format": name[2]}
+                row |= {"p50_ms": p50, "p95_ms": p95}
+                row |= {"image_size": size, "device": device, "threads": threads, "commit": commit()}
                 append_line(table, row | {"processor": machine_name(), "date": date.today().isoformat()})
 
 
@@ -242,7 +286,7 @@ def print_table(table: Path) -> None:
     for row in sorted(read_lines(table), key=lambda row: (row["dataset"], row["model"], row["scale"], row["seed"])):
         name = f"{row['dataset']:12} {row['model']} at {row['scale']:g}, seed {row['seed']}"
         scores = "  ".join(f"{r['seconds']} s {r['test_decayed']:.2f}" for r in row["rungs"])
-        print(f"{name:52}", scores + ("" if row["converged"] else f"  still gains {row['last_gain']:.1f}"))
+        print(f"{name:52}", scores + ("" if row["converged"] else f"  still gains {row['rungs'][-1]['gain']:.1f}"))
 
 
 def main() -> None:
@@ -255,23 +299,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--paces", action="store_true", help="train nothing to its end, time steps")
     parser.add_argument("--latencies", nargs="+", metavar="FORMAT", help="train nothing, time the candidates")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--places", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.row:
+    if asked.row or asked.paces:
         torch.set_num_threads(1)
-        label, model, scale, seed = asked.row
-        folder = asked.out / f"{label}-{model}-{scale:g}-{seed}"
-        print(json.dumps(record((label, model, scale, seed), asked.places, folder)))
+    if asked.row:
+        row = tuple(asked.row)
+        pace = next(r for r in read_lines(PACES) if is_current(r) and (r["dataset"], r["model"], r["scale"]) == row[:3])
+        print(json.dumps(record(row, source_of(row[0], asked.places), pace, asked.out / folder_of(row))))
         return
     if not asked.table:
-        places = {"camvid": str(asked.data_root.absolute())} if asked.data_root else {}
-        if asked.neu_root:
-            places["neu"] = str(neu_seg.write(asked.neu_root, asked.out / "neu-lists"))
-        labels = [label for label, data in DATA.items() if data.name == "shapes" or data.name in places]
+        places = {"shapes": str(write_shapes(asked.out.absolute() / "shapes", SHAPES))}
+        places |= {"camvid": str(asked.data_root.absolute())} if asked.data_root else {}
+        places |= {"neu": str(neu_seg.write(asked.neu_root, asked.out / "neu-lists"))} if asked.neu_root else {}
+        labels = [label for label, data in DATA.items() if data.name in places]
         if asked.latencies:
             time_missing(labels, places, asked.latencies, LATENCIES)
+            return
+        if asked.paces:
+            time_paces(labels, places, asked.out, PACES)
             return
         rows = [(label, *one, seed) for seed in asked.seeds for label in labels for one in CANDIDATES]
         record_missing(rows, places, asked.out, asked.rows, asked.jobs)

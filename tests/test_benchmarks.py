@@ -453,45 +453,80 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     table, calls = load("fit_table"), []
 
     class Runs:
-        """A training of which a step takes 0.5 s; its score comes near 50 % by half with every 200 steps."""
+        """Its score comes near 50 % by half with every 200 steps; of more than `last` steps it is killed."""
 
-        @staticmethod
-        def train(model, data, *, out, settings, resume, report, progress):
+        last = 10_000
+
+        @classmethod
+        def train(cls, model, data, *, out, settings, resume, report, progress):
+            if settings["train.steps"] > cls.last:
+                raise KeyboardInterrupt
             calls.append((out.name, settings["train.steps"], settings["train.decay_steps"], resume))
             out.mkdir(parents=True, exist_ok=True)
             (out / "steps").write_text(str(settings["train.steps"]))
-            progress.ends.extend(0.5 * step for step in range(settings["train.steps"]))
 
         @staticmethod
         def load_run(out):
             steps = int((out / "steps").read_text())
-            seen = sorted({*range(0, steps + 1, max(1, steps // 10)), steps})
+            seen = sorted({*range(0, steps + 1, max(1, steps // 5)), steps})
             return SimpleNamespace(metrics=lambda: {s: {"val_miou": 0.5 - 0.5 ** (1 + s / 200)} for s in seen})
 
     monkeypatch.setattr(table, "featherseg", Runs)
-    monkeypatch.setattr(table, "score", lambda run, split: float((run / "steps").read_text()) + (split == "test"))
-    row = table.record(("shapes-60", "frm-lite0", 0.5, 3), {}, tmp_path / "row")
-    assert row["step_seconds"] == 0.5
-    rungs = [(rung["seconds"], rung["steps"]) for rung in row["rungs"]]
-    assert rungs == [
-        (75, 150),
-        (150, 300),
-        (300, 600),
-        (600, 1200),
-        (1200, 2400),
-    ]  # at 600 s it gained 1.0 in the last fifth
-    expected = [("run", 150, 0, False), ("branch", 188, 38, True), ("run", 300, 0, True), ("branch", 375, 75, True)]
-    assert calls[0][:3] == ("trial", 40, 0)
-    assert calls[1:5] == expected
-    assert (
-        row["rungs"][0] | {"val": 150.0, "test": 151.0, "val_decayed": 188.0, "test_decayed": 189.0} == row["rungs"][0]
+    monkeypatch.setattr(table, "score", lambda run, data: float((run / "steps").read_text()))
+    source = SimpleNamespace(data="there", root=None, open=lambda split: None)
+    row, pace = (
+        ("shapes-60", "frm-lite0", 0.5, 3),
+        {"step_seconds": 0.5, "val_seconds": 2.0, "images": 7, "recipe": "r"},
     )
+    Runs.last = 400
+    with pytest.raises(KeyboardInterrupt):
+        table.record(row, source, pace, tmp_path / "row")
+    assert [call[:2] for call in calls] == [("run", 150), ("branch", 188), ("run", 300), ("branch", 375)]
+    Runs.last, calls[:] = 10_000, []
+    found = table.record(row, source, pace, tmp_path / "row")
+
+    # It went on behind the rung before, and at 600 s it had gained 1.0 in the last fifth
+    rungs = [(rung["seconds"], rung["steps"]) for rung in found["rungs"]]
+    assert rungs == [(75, 150), (150, 300), (300, 600), (600, 1200), (1200, 2400)]
+    assert calls[:3] == [("run", 600, 0, True), ("branch", 750, 150, True), ("run", 1200, 0, True)]
+    expected = {"val": 50 - 100 * 0.5 ** (1 + 150 / 200), "val_decayed": 50 - 100 * 0.5 ** (1 + 188 / 200)}
+    assert found["rungs"][0] == pytest.approx(found["rungs"][0] | expected | {"test_decayed": 188.0}, abs=1e-3)
+    assert (found["converged"], found["step_seconds"], found["images"]) == (True, 0.5, 7)
+    calls.clear()
+    assert table.record(row, source, pace, tmp_path / "row") == found
+    assert not calls
+
+    # Steps of another machine's pace begin anew
+    shutil.copytree(tmp_path / "row", tmp_path / "other")
+    kept = json.loads((tmp_path / "other" / "rungs.json").read_text()) | {"converged": False}
+    (tmp_path / "other" / "rungs.json").write_text(json.dumps(kept))
+    table.record(row, source, pace | {"step_seconds": 2.0}, tmp_path / "other")
+    assert calls[0] == ("run", 38, 0, False)
 
     curve = {480: 0.4, 700: 0.5, 900: 0.6, 960: 0.6}
     assert table.score_at(curve, 0.8 * 1000) == pytest.approx(0.55)
 
-    found = table.settings_of(("camvid-180x240", "frm-lite0", 0.5, 3), {"camvid": "there"})
+    source = SimpleNamespace(root=Path("there"))
+    found = table.settings_of(("camvid-180x240", "frm-lite0", 0.5, 3), source)
     assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
+
+
+def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load, tmp_path, monkeypatch):
+    table, times = load("fit_table"), iter([100.0, 102.4])
+    clock = SimpleNamespace(process_time=lambda: next(times))
+
+    def train(model, data, *, out, settings, report, progress):
+        progress.ends.extend([0.5 * step + (9 if step > 8 else 0) for step in range(settings["train.steps"])])
+
+    monkeypatch.setattr(table, "featherseg", SimpleNamespace(train=train))
+    monkeypatch.setattr(table, "score", lambda run, data: 0.0)
+    monkeypatch.setattr(table, "time", clock)
+    monkeypatch.setattr(table, "open_dataset", lambda data, split, root, few: "v" * few)
+    source = SimpleNamespace(
+        data="there", root=None, open=lambda split: {"train": "a" * 99, "val": "b" * 7}.get(split, "c")
+    )
+    found = table.time_pace(("shapes-60", "frm-lite0", 0.5, 3), source, tmp_path / "out")
+    assert (found["step_seconds"], found["val_seconds"], found["images"]) == (0.5, 0.7, 60 + 7 + 1)
 
 
 def fit_rows(ends, digest, seeds=(0, 1)):
