@@ -137,6 +137,25 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     assert found.file.is_file()
 
 
+def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images(yard, tmp_path, monkeypatch):
+    plan = replace(made(yard, given=True, rungs=(), final=(2, 1), image_size=(96, 144)), image_size=(96, 144))
+    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
+    replace(plan, plan=one).write(tmp_path)
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 23.0 * name[1] ** 2))
+    out, settings = tmp_path / "out", session.FitSettings(plan=tmp_path / "plan.json")
+    found = featherseg.fit(yard, 20, out=out, settings=settings)
+    chosen = found.facts["chosen"]
+    assert (chosen["scale"], chosen["trained_scale"]) == (0.9, 1.0)
+    assert chosen["latency_ms"]["p50"] == pytest.approx(23 * 0.81)
+    assert found.run.recipe.data.test_resize == (86, 130)
+    assert featherseg.evaluate(out, split="val").miou == pytest.approx(chosen["miou_val"], abs=1e-6)
+    image = Image.open(next((yard.parent / "images").iterdir()))
+    masks = [featherseg.Predictor(path)(image).mask for path in (out, found.file)]
+    assert (masks[0] == masks[1]).mean() > 0.999
+    assert "It was trained as frm-lite0-half-light at 1; there its file" in found.page.read_text()
+    assert weights(out) == weights(next((out / "trials").glob("*-to-2")))
+
+
 def test_a_fit_of_two_minutes_delivers_what_keeps_the_limit(tmp_path):
     out = tmp_path / "camera"
     words = ["--data", "shapes", "--max-ms", "200", "--hours", str(2 / 60)]

@@ -17,11 +17,11 @@ import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
 from featherseg.fitting import beginning, delivery, session, trials
-from featherseg.fitting.delivery import Undelivered, worst
+from featherseg.fitting.delivery import Undelivered, shrink, worst
 from featherseg.fitting.latency import here
 from featherseg.fitting.page import fit_html
 from featherseg.fitting.record import Final, read_plan
-from featherseg.fitting.session import give_way, halve, train_to_the_end
+from featherseg.fitting.session import halve, make_do, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
 
 ALONE = Workers(None, 1, 1)
@@ -91,7 +91,7 @@ def fit_again(tmp_path, monkeypatch):
     def go_on(failing, out=tmp_path):
         def deliver(made, winner, final, scores, *rest):
             if winner.name in failing:
-                raise Undelivered(f"{winner.name} took 21.0 ms", "21.0 ms", slow=failing[winner.name])
+                raise Undelivered(f"{winner.name} took 21.0 ms", "21.0 ms", over_ms=failing[winner.name])
             return winner.name
 
         monkeypatch.setattr(session, "deliver", deliver)
@@ -103,7 +103,7 @@ def fit_again(tmp_path, monkeypatch):
 
 
 def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path):
-    assert fit_again({SLOW.name: True}) == FAST.name
+    assert fit_again({SLOW.name: 50.0}) == FAST.name
     plan = read_plan(tmp_path / "plan.json")
     assert plan.failed == {SLOW.name: "21.0 ms"}
     assert [one.candidate for one in plan.finals] == [SLOW.name, FAST.name]
@@ -114,15 +114,55 @@ def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path
 
 def test_a_fit_of_which_none_can_be_delivered_can_be_tried_again(fit_again, tmp_path):
     with pytest.raises(RunError, match=f"{FAST.name} took"):
-        fit_again({SLOW.name: True, FAST.name: True})
+        fit_again({SLOW.name: 50.0, FAST.name: None})
     assert fit_again({}) == FAST.name
 
 
 def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
-    for slow, failed in ((True, {"middle at 1", f"{SLOW.name}"}), (False, {"middle at 1"})):
+    for over_ms, failed in ((21.0, {"middle at 1", f"{SLOW.name}"}), (None, {"middle at 1"})):
         ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
-        found = give_way(made(), ranking, ranking[0], Undelivered("", "why", slow=slow), tmp_path, Silent())
+        error = Undelivered("", "why", over_ms=over_ms)
+        found = make_do(made(), ranking, ranking[0], error, {}, tmp_path, Silent())
         assert found.failed.keys() == failed
+
+
+@pytest.mark.parametrize(
+    ("over_ms", "before", "rival", "scale"),
+    [
+        (25.0, None, 0.5, 0.87),  # 0.87 of the sides is 0.757 of the pixels, and 0.757 of 25 ms is below 0.95 of 20
+        (25.0, None, None, 0.87),
+        (25.0, None, 0.61, None),  # who would take its place is better
+        (21.0, 0.87, 0.5, 0.82),  # still too slow at 0.87
+        (45.0, None, 0.5, None),  # it would be 0.64
+    ],
+)
+def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
+    over_ms, before, rival, scale, tmp_path, monkeypatch
+):
+    resizes = []
+    monkeypatch.setattr(delivery, "_score_val", lambda made, run, resize, reporter: resizes.append(resize) or 0.6)
+    plan = replace(made(), image_size=(128, 192), shrunk={SLOW.name: before} if before else {})
+    found = shrink(plan, SLOW, tmp_path, over_ms, rival, Silent())
+    assert (found and found.shrunk) == (scale and {SLOW.name: scale})
+    assert resizes == ([] if over_ms == 45.0 else [(105, 157)] if before else [(111, 167)])
+
+
+def test_no_image_is_made_too_small(tmp_path):
+    assert shrink(made(), SLOW, tmp_path, 25.0, None, Silent()) is None  # 64 pixels high
+
+
+def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "shrink", lambda made, one, *rest: replace(made, shrunk={one.name: 0.87}))
+
+    def deliver(made, winner, *rest):
+        if not made.shrunk:
+            raise Undelivered("too slow", "21.0 ms", over_ms=21.0)
+        return winner.name, dict(made.shrunk)
+
+    monkeypatch.setattr(session, "deliver", deliver)
+    assert featherseg.fit(out=tmp_path, resume=True) == (SLOW.name, {SLOW.name: 0.87})
+    plan = read_plan(tmp_path / "plan.json")
+    assert (plan.failed, plan.shrunk) == ({}, {SLOW.name: 0.87})
 
 
 def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monkeypatch):
@@ -131,7 +171,8 @@ def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monke
     monkeypatch.setattr(delivery, "seconds_of", lambda folder: 40.0 if folder.name.endswith("-to-10") else 30.0)
     finals = (Final(SLOW.name, 1.0, 10, 2), Final(FAST.name, 1.0, 8, 1))
     tried = replace(made(), finals=finals, failed={SLOW.name: "21.0 ms"})
-    rows = delivery._candidates(tried, FAST, tmp_path / "final", 8, {SLOW.name: 0.6, FAST.name: 0.5}, tmp_path)
+    scores, delivered = {SLOW.name: 0.6, FAST.name: 0.5}, tried.timing(FAST)
+    rows = delivery._candidates(tried, FAST, tmp_path / "final", delivered, 0.5, scores, tmp_path)
     row = next(row for row in rows if row["model"] == SLOW.model)
     assert (row["status"], row["miou_val"], row["seconds_trained"]) == ("not delivered: 21.0 ms", 0.7, 70.0)
     assert row["run"] == "trials/frm-lite0-light-1-to-10"
@@ -143,24 +184,38 @@ def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monke
     assert "it could not be delivered" not in fit_html(facts(), {}, tried.plan)
 
 
+def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "score_at", lambda folder, steps: 0.5)
+    monkeypatch.setattr(delivery, "seconds_of", lambda folder: 30.0)
+    smaller, plan = timing(SLOW.model, 0.87, p50=19.0), made()
+    rows = delivery._candidates(plan, SLOW, tmp_path / "final", smaller, 0.55, {SLOW.name: 0.6}, tmp_path)
+    row = next(row for row in rows if row["model"] == SLOW.model)
+    assert (row["scale"], row["latency_ms"]["p50"], row["miou_val"], row["status"]) == (0.87, 19.0, 0.55, "chosen")
+    told = facts() | {"candidates": rows}
+    told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
+    page = fit_html(told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.plan)
+    assert "It was trained as frm-lite0-light at 1; there its file was over the limit" in page
+    assert "It was trained as" not in fit_html(facts(), {}, plan.plan)
+
+
 def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 1}))
     with pytest.raises(RunError, match=f"{SLOW.name} took"):
-        fit_again({SLOW.name: True})
+        fit_again({SLOW.name: 21.0})
 
 
 def test_the_worst_of_three_timings_must_keep_the_limit(tmp_path):
     again, config = [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)], made(max_ms=21.0, max_mib=400.0).config
-    assert worst(SLOW, again, config, tmp_path).p50 == 20.5
+    assert worst(SLOW.name, again, config, tmp_path).p50 == 20.5
     with pytest.raises(
         Undelivered, match=r"20\.5 ms in the worst of 3 timings of its file, over the limit of 20 ms"
     ) as slow:
-        worst(SLOW, again, replace(config, max_ms=20.0), tmp_path)
-    assert slow.value.slow
+        worst(SLOW.name, again, replace(config, max_ms=20.0), tmp_path)
+    assert slow.value.over_ms == 20.5
     again.append(replace(again[0], memory_mib=401.0))
     with pytest.raises(Undelivered, match=r"401 MiB when its file was run again, over the limit of 400 MiB") as heavy:
-        worst(SLOW, again, config, tmp_path)
-    assert not heavy.value.slow
+        worst(SLOW.name, again, config, tmp_path)
+    assert heavy.value.over_ms is None
 
 
 def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monkeypatch):

@@ -3,30 +3,36 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featherseg.api import evaluate
 from featherseg.core.errors import ExportError, RunError
 from featherseg.core.files import FIT, remove_tree, write_json
-from featherseg.core.types import Reporter
+from featherseg.core.notebook import percent
+from featherseg.core.types import Reporter, Resize
 from featherseg.data import open_dataset
 from featherseg.data.fingerprint import groups_of
+from featherseg.evaluation import scoring
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
 from featherseg.exporters.report import ExportReport, drop_report
 from featherseg.fitting.bundle import RUNTIMES
+from featherseg.fitting.candidates import LEAST_SIDE, resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import Timing, time_file
 from featherseg.fitting.page import write_page
-from featherseg.fitting.plan import SPARE, Candidate
+from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import UNDELIVERED, FitResult, read_fit
 from featherseg.fitting.trials import copy_run, final_folder, score_at, seconds_of, trial_folder
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.run_report import write_report
-from featherseg.runs import EXPORTS, open_run
+from featherseg.runs import EXPORTS, open_run, write_info
 from featherseg.training.trackers import TRACKERS
 from featherseg.uncertainty.bootstrap import score_interval
 from featherseg.uncertainty.clusters import clusters_of
@@ -36,13 +42,16 @@ BUNDLE = "measure.zip"
 AGAIN = 3
 """Timings of the file that is delivered, each in a process of its own; the worst of them counts."""
 
+LEAST_SHARE = 0.7
+"""Of the scale that a model was trained at, the least that it is delivered at: half of the pixels."""
+
 
 class Undelivered(RunError):
-    """A model that was to be delivered and is not; reason: why, in a few words; slow: its file was over max_ms."""
+    """A model that was to be delivered and is not; reason: why, in a few words; over_ms: its latency, over max_ms."""
 
-    def __init__(self, text: str, reason: str, *, slow: bool = False) -> None:
+    def __init__(self, text: str, reason: str, *, over_ms: float | None = None) -> None:
         super().__init__(text)
-        self.reason, self.slow = reason, slow
+        self.reason, self.over_ms = reason, over_ms
 
 
 def deliver(
@@ -66,8 +75,14 @@ def deliver(
         reporter.message(f"{out} is finished: {steps} steps, nothing left to do")
         return FitResult(out, read_fit(out))
     copy_run(final, out, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
-    config, parts = made.config, made.parts
+    config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
     root = None if parts.root is None else Path(parts.root)
+    if winner.name in made.shrunk:
+        scale = made.shrunk[winner.name]
+        resize, run = _resize(made, scale), open_run(out)
+        data = run.recipe.data.model_copy(update={"test_resize": resize})
+        write_info(out, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"data": data})}))
+        miou_val = _score_val(made, final, resize, reporter)
 
     # The file
     own = ExportSettings(data_root=root, image_size=made.image_size)
@@ -85,16 +100,16 @@ def deliver(
     bundle = None
     if made.elsewhere:
         if config.format in RUNTIMES:
-            bundle = bundle_chosen(out / BUNDLE, open_run(out), winner.scale, config.format, image)
+            bundle = bundle_chosen(out / BUNDLE, open_run(out), scale, config.format, image)
             reporter.message(
                 f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
                 f"latency.json --out {out}"
             )
     else:
-        name = (winner.model, winner.scale, config.format)
+        name = (winner.model, scale, config.format)
         again = [time_file(report.path, image, name) for _ in range(AGAIN)]
         try:
-            timing = worst(winner, again, config, out)
+            timing = worst(name_of(winner.model, scale), again, config, out)
         except Undelivered:
             (out / FIT).unlink(missing_ok=True)
             for written in {report.path, *{*(out / EXPORTS).glob("*")} - before}:
@@ -103,7 +118,7 @@ def deliver(
             raise
 
     # The record, with which the fit is finished; report and card tell by it that val chose the model
-    chosen = {**timing.as_dict(), **_judge(report, made, score_at(final, steps), out, reporter)}
+    chosen = {**timing.as_dict(), "trained_scale": winner.scale, **_judge(report, made, miou_val, out, reporter)}
     facts = {
         "format_version": 1,
         "chosen": chosen,
@@ -116,7 +131,7 @@ def deliver(
         "data": parts.name,
         "file": str(report.path.relative_to(out)),
         "steps": steps,
-        "candidates": _candidates(made, winner, final, steps, scores, out),
+        "candidates": _candidates(made, winner, final, timing, miou_val, scores, out),
         "seconds": round(time.monotonic() - began, 1),
         "hours": config.hours,
     }
@@ -131,6 +146,41 @@ def deliver(
         if old != final:
             remove_tree(old)
     return FitResult(out, facts)
+
+
+def shrink(
+    made: Made, winner: Candidate, final: Path, over_ms: float, rival: float | None, reporter: Reporter
+) -> Made | None:
+    """The plan in which the file of one that took over_ms, more than the limit, sees smaller images; weights stay.
+
+    None where that would be too small, or on val worse than what the one that would take its place had (rival, 0..1;
+    None where there is none), which is left little time to train. Latency is taken to go with the pixels.
+    """
+    limit = made.config.max_ms * (1 - SPARE / 2)
+    scale = math.floor(100 * made.shrunk.get(winner.name, winner.scale) * math.sqrt(limit / over_ms)) / 100
+    if scale < LEAST_SHARE * winner.scale or scale * min(made.image_size) < LEAST_SIDE:
+        return None
+    score = _score_val(made, final, _resize(made, scale), reporter)
+    reporter.message(
+        f"{winner.name} took {over_ms:.1f} ms after its training; at {scale:g} it has {percent(score)} % on val"
+    )
+    if rival is not None and score < rival:
+        return None
+    return replace(made, shrunk={**made.shrunk, winner.name: scale})
+
+
+def _resize(made: Made, scale: float) -> Resize | None:
+    """What images are brought to at a scale, as in training."""
+    return resize_of(scale, made.image_size, whole=made.config.image_size is None)
+
+
+def _score_val(made: Made, run: Path, resize: Resize | None, reporter: Reporter) -> float:
+    """The mIoU, 0..1, of a run on the images that it was validated on, brought to another size."""
+    parts = made.parts
+    root = None if parts.root is None else Path(parts.root)
+    val = open_dataset(parts.name, parts.val, root, parts.val_size, exact=False)
+    runtime, settings = open_runtime(open_run(run), made.config.device), InferenceSettings(resize=resize)
+    return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
 
 
 def _judge(report: ExportReport, made: Made, miou_val: float | None, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -152,7 +202,7 @@ def _judge(report: ExportReport, made: Made, miou_val: float | None, out: Path, 
     return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
 
 
-def worst(winner: Candidate, again: Sequence[Timing], config: FitConfig, out: Path) -> Timing:
+def worst(name: str, again: Sequence[Timing], config: FitConfig, out: Path) -> Timing:
     """Of several timings of a file the slowest. Raises Undelivered where one of them is over a limit."""
     timing = max(again, key=lambda t: t.latency(config.percentile))
     if all(t.keeps(*config.limits, spare=0) for t in again):
@@ -163,21 +213,28 @@ def worst(winner: Candidate, again: Sequence[Timing], config: FitConfig, out: Pa
         reason = f"{max(t.memory_mib or 0 for t in again):.0f} MiB when its file was run again"
         limit = f"{config.max_mib:g} MiB"
     raise Undelivered(
-        f"{winner.name} took {reason}, over the limit of {limit}, and is not delivered; the run is in {out}. Other "
+        f"{name} took {reason}, over the limit of {limit}, and is not delivered; the run is in {out}. Other "
         f"programs may have disturbed it: featherseg fit --resume --out {out} times it again.",
         reason,
-        slow=taken > config.max_ms,
+        over_ms=taken if taken > config.max_ms else None,
     )
 
 
 def _candidates(
-    made: Made, winner: Candidate, final: Path, steps: int, scores: dict[str, float], out: Path
+    made: Made,
+    winner: Candidate,
+    final: Path,
+    delivered: Timing,
+    miou_val: float | None,
+    scores: dict[str, float],
+    out: Path,
 ) -> list[dict[str, Any]]:
-    """A row a timing: what became of it."""
+    """A row a timing: what became of it; of a winner that was shrunk as it was delivered."""
     planned, rows = {one.name: one for one in made.plan.candidates}, []
     for timing in sorted(made.timings, key=lambda t: t.p50):
         one = planned.get(timing.name)
-        row = {**timing.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
+        shown = delivered if one == winner and delivered.scale != winner.scale else timing
+        row = {**shown.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
         if one is None:
             kept = timing.keeps(*made.config.limits)
             row["status"] = "not trained: others are better guesses" if kept else "over the limit"
@@ -198,7 +255,7 @@ def _candidates(
                     row |= {"miou_val": score, "run": str(ended.relative_to(out))}
                     row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(ended), 1)
         if one == winner:
-            row |= {"status": "chosen", "miou_val": score_at(final, steps)}
+            row |= {"status": "chosen", "miou_val": miou_val}
             row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(final), 1)
         rows.append(row)
     return rows

@@ -60,6 +60,8 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
     chosen = name_of(facts["chosen"])
     front = front_svg(marks, quantity, picked=chosen, budget=facts["limit_ms"]) if marks else ""
     pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
+    trained_as = name_of(facts["chosen"] | {"scale": facts["chosen"].get("trained_scale", facts["chosen"]["scale"])})
+    pace[chosen] = pace[trained_as]  # at another scale where that was too slow in the end
     lines = [
         Line(
             [(step * pace[name], 100 * score) for step, score in values],
@@ -73,6 +75,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         "fitting/page.html",
         f=facts,
         chosen=chosen,
+        trained_as=trained_as,
         summary=summary(facts),
         latency=lambda row: latency_text(row, facts),
         name=name_of,

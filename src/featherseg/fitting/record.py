@@ -91,7 +91,8 @@ class Made:
     image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
     end; validating: a validation, with what a training needs to start;
     opening: what its first start needs beside that. finals: the last trainings in their order, each fixed when it
-    began; failed: who was to be delivered and could not be, and why; given: it came from a file and is carried out to
+    began; failed: who was to be delivered and could not be, and why; shrunk: the scale at which one is delivered that
+    was too slow at its own; given: it came from a file and is carried out to
     the letter; elsewhere: the timings are another device's.
     """
 
@@ -109,6 +110,7 @@ class Made:
     opening: float
     finals: tuple[Final, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    shrunk: Mapping[str, float] = field(default_factory=dict)
     given: bool = False
     elsewhere: bool = False
 
@@ -134,7 +136,7 @@ class Made:
         found = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
         found |= {"config": asdict(self.config), "parts": asdict(self.parts), **plan}
         found |= {key: [asdict(one) for one in getattr(self, key)] for key in ("timings", "finals")}
-        write_json(out / PLAN, found | {"failed": dict(self.failed)})
+        write_json(out / PLAN, found | {"failed": dict(self.failed), "shrunk": dict(self.shrunk)})
 
 
 PLAIN = (
@@ -184,6 +186,9 @@ def read_plan(path: Path) -> Made:
         if lacking := names - {timing.name for timing in timings}:
             raise ValueError(f"no latency of {', '.join(sorted(lacking))}")
         plain |= {"finals": tuple(Final(**row) for row in found["finals"]), "failed": _reasons(found["failed"])}
+        plain["shrunk"] = {str(name): float(scale) for name, scale in found.get("shrunk", {}).items()}
+        if not names >= plain["shrunk"].keys() or not all(0 < scale <= 16 for scale in plain["shrunk"].values()):
+            raise ValueError(f"shrunk = {plain['shrunk']}: expected candidates and their scales")
         if not names > plain["failed"].keys():
             raise ValueError("none of its candidates is left, or one failed that is none")
         return Made(FitConfig(**config), parts, timings=timings, plan=Plan(candidates, rungs, final), **plain)

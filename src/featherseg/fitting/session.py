@@ -22,7 +22,7 @@ from featherseg.core.wording import Doubt, counted
 from featherseg.fitting.beginning import begin
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
-from featherseg.fitting.delivery import Undelivered, deliver
+from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
@@ -192,8 +192,8 @@ def fit(
                 settings.percentile or 50,
                 settings.max_mib,
                 hours if hours is not None else given.config.hours if given else 1.0,
-                format or "onnx",
-                image_size,
+                format or (given.config.format if given else "onnx"),
+                image_size or (given.config.image_size if given else None),
                 settings.device,
                 settings.loggers,
             )
@@ -212,7 +212,7 @@ def fit(
                         final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
                         return deliver(made, winner, final, scores, out, began, reporter)
                     except Undelivered as error:
-                        made = give_way(read_plan(out / PLAN), ranking, winner, error, out, reporter)
+                        made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, out, reporter)
         except KeyboardInterrupt:
             reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
             raise
@@ -282,20 +282,33 @@ def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple
     return left + dropped, scores
 
 
-def give_way(
-    made: Made, ranking: Sequence[Candidate], winner: Candidate, error: Undelivered, out: Path, reporter: Reporter
+def make_do(
+    made: Made,
+    ranking: Sequence[Candidate],
+    winner: Candidate,
+    error: Undelivered,
+    scores: Mapping[str, float],
+    out: Path,
+    reporter: Reporter,
 ) -> Made:
-    """The plan in which the next one takes the place of who could not be delivered, a faster one of who was too slow.
+    """The plan in which who was too slow sees smaller images, or the next one takes the place of who is not delivered.
 
-    It is written down, so that it is decided alike when the plan is carried out again. Raises the error where nobody is
-    left or a model was delivered before, which stays.
+    That is a faster one where the limit was the reason. It is written down, so that it is decided alike when the plan
+    is carried out again. Raises the error where nobody is left or a model was delivered before, which stays.
     """
     failed = dict(made.failed) | {winner.name: error.reason}
-    if error.slow:
+    if error.over_ms is not None:
         slower = (one.name for one in ranking if one.latency_ms > winner.latency_ms)
         failed = dict.fromkeys(slower, f"slower than {winner.name}") | failed
     left = [one.name for one in ranking if one.name not in failed]
-    if not left or (out / FIT).is_file():
+    if (out / FIT).is_file():
+        raise error
+    if error.over_ms is not None and (last := made.final(winner)):
+        final, rival = final_folder(out, winner, last.steps), scores.get(left[0]) if left else None
+        if smaller := shrink(made, winner, final, error.over_ms, rival, reporter):
+            smaller.write(out)
+            return smaller
+    if not left:
         raise error
     reporter.message(f"{winner.name} is not delivered: {error.reason}; in its place {left[0]}")
     made = replace(made, failed=failed)
