@@ -185,7 +185,8 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         facts["rungs"].append(rung)
         taken, began = time.monotonic() - began, time.monotonic()
         facts |= {"converged": gain < GAIN, "seconds": round(facts["seconds"] + taken, 1)}
-        facts |= {"processor": machine_name(), "commit": commit()}
+        gpu = f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
+        facts |= {"processor": gpu + machine_name(), "commit": commit()}
         write_json(out / RUNGS_FILE, facts)
         if is_over(facts):
             break
