@@ -147,7 +147,8 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         if key not in times:
             raise SystemExit(f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}.")
         if not row["converged"]:
-            print(f"{row['model']} at {row['scale']:g} on {row['dataset']} still gained {row['last_gain']:.1f} points")
+            gain = row["rungs"][-1]["gain"]
+            print(f"{row['model']} at {row['scale']:g} on {row['dataset']} still gained {gain:.1f} points")
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
         one = Candidate(row["model"], row["scale"], times[key], row["step_seconds"])
