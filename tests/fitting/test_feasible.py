@@ -81,7 +81,7 @@ def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
 
 
 def test_one_that_cannot_be_timed_is_left_out_and_the_others_go_on(monkeypatch):
-    broken = {"cgrseg-lite0"}
+    broken = {"frm-lite0-light"}
     found, _ = measured(monkeypatch, 1e-12, 1000.0, broken=broken)
     assert len(found) == MOST
     assert not broken & {t.model for t in found}

@@ -57,9 +57,10 @@ def test_every_parameter_learns(model):
     for parameter in training.parameters():
         if not parameter.any():  # a gate at zero would hold gradients back
             torch.nn.init.normal_(parameter, std=0.1)
-    out = training(torch.randn(5, 3, 96, 160), aux=True)  # so many that stochastic depth leaves no layer out of all
+    size = (192, 320) if model.minimum_size > 64 else (96, 160)  # at which attention has more than one place
+    out = training(torch.randn(5, 3, *size), aux=True)  # so many that stochastic depth leaves no layer out of all
     beside = [*(out.aux or {}).values(), *(x for x in (out.centers, out.offsets) if x is not None)]
-    maps = [to_image(out, (96, 160)), *beside]
+    maps = [to_image(out, size), *beside]
     sum(x.square().mean() for x in maps).backward()
     still = {name for name, p in training.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert {name for name in still if not name.endswith(SHIFTS)} == set()

@@ -99,9 +99,9 @@ def test_the_detail_is_added_to_what_the_light_decoder_makes_of_the_stages():
     assert_close(model.decode([detail, *stages]).logits, logits)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("frm-lite0-half-light-w32", 32), ("frm-lite0-3quarter-light", 22)])
-def test_a_scaled_backbone_takes_any_number_of_channels_and_at_least_64_pixels(name, rows):
-    model = models.build(name, 3, channels=5).eval()
+@pytest.mark.parametrize(("scale", "rows"), [(0.5, 32), (0.75, 22)])
+def test_a_scaled_backbone_takes_any_number_of_channels_and_at_least_64_pixels(scale, rows):
+    model = models.build("frm-lite0-half-light-w32", 3, channels=5, options={"backbone_scale": scale}).eval()
     assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, rows, 50)  # 70 is padded to 64 / scale
     assert min(model.encode(torch.zeros(1, 5, model.minimum_size, 200))[1].shape[2:]) in (16, 17)  # 64 or 65 at 1/4
 

@@ -17,13 +17,10 @@ MODELS = (
     "frm-lite0-half-light-w32",
     "frm-lite0-half-light",
     "frm-lite2-half-light",
-    "frm-lite0-3quarter-light",
+    "frm-lite0-half16-light",
+    "frm-mobilenet-v2-light",
     "frm-lite0-light",
-    "frm-lite1-light",
     "frm-lite2-light",
-    "cgrseg-lite0",
-    "frm-lite0",
-    "rsp-lite0",
 )
 """From the fewest multiply-accumulates to the most; those without initial weights at hand are left out."""
 

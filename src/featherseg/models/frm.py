@@ -259,8 +259,8 @@ def _light(
     scale: float = 1.0,
     halved: Literal[8, 16] | None = None,
 ) -> ModelEntry:
-    """A row for few milliseconds: half, 3quarter: of the image's sides, what the backbone sees; half16: what its stages
-    from 1/16 on see; w32: 32 channels in the decoder.
+    """A row for few milliseconds: half: of the image's sides, what the backbone sees; half16: what its stages from 1/16
+    on see; w32: 32 channels in the decoder.
     """
     config = FRMConfig(
         backbone=backbone,
@@ -291,10 +291,8 @@ VARIANTS = {
     "frm-lite0-half-light": _light("efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888),
     "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
     "frm-lite0-half16-light": _light("efficientnet-lite0", halved=16, params=3_604_077, macs=2_601_202_688),
-    "frm-lite0-3quarter-light": _light("efficientnet-lite0", scale=0.75, params=3_616_189, macs=3_129_782_528),
     "frm-mobilenet-v2-light": _light("mobilenet-v2", params=2_412_817, macs=3_889_356_800),
     "frm-lite0-light": _light("efficientnet-lite0", params=3_604_077, macs=4_790_276_096),
-    "frm-lite1-light": _light("efficientnet-lite1", params=4_368_749, macs=6_015_733_760),
     "frm-lite2-light": _light("efficientnet-lite2", params=5_094_565, macs=6_799_851_520),
     "frm-lite0-panoptic": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
