@@ -194,8 +194,8 @@ def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
     told = facts() | {"candidates": rows}
     told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
     page = fit_html(told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.plan)
-    assert "It was trained as frm-lite0-light at 1; there its file was over the limit" in page
-    assert "It was trained as" not in fit_html(facts(), {}, plan.plan)
+    assert "was trained as frm-lite0-light at 1; there its file was over the limit" in page
+    assert "there its file was over the limit" not in fit_html(facts(), {}, plan.plan)
 
 
 def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
