@@ -30,7 +30,7 @@ from minutes import task_of
 
 from featherseg.core.files import load_json, read_lines
 from featherseg.runs import WEIGHTS
-from featherseg.uncertainty.bootstrap import compare_variants
+from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "teaching.jsonl"
@@ -143,23 +143,29 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
             kind = (row["scored_on"], row["minutes"], side, way, settings["sha256"])
             by = settings.get("teacher"), settings.get("teacher_minutes"), *overrides
             found.setdefault((kind, by), {})[row["seed"]] = row
-    counts: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
-    keys: list[str] = []
+    tested: dict[tuple[Any, ...], dict[str, dict[int, dict[str, Any]]]] = {}
     for (kind, by), by_seed in sorted(found.items(), key=str):
         split, length, side, way, digest = kind
-        same = [by_seed[seed] for seed in sorted(by_seed)]
-        scores = [100 * (row["score"] or 0) for row in same]
+        scores = [100 * (by_seed[seed]["score"] or 0) for seed in sorted(by_seed)]
         taught = f" by {by[0]} of {by[1]:g} min" if by[0] else ""
         taught += "".join(f", {change}" for change in by[2:] if change not in (*WAYS.get(way, ()), *SCRATCH))
         each = "  ".join(f"{v:.2f}" for v in scores)
         print(f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})")
-        if split == "test" and way != TEACHES and (stored := plain.read_counts(same, table)):
-            counts.setdefault((length, side, digest), {})[f"{way}{taught}"], keys = stored
-    for (length, side, _), ways in counts.items():
-        others = [way for way in ways if way != UNTAUGHT and ways[way].shape == ways.get(UNTAUGHT, ways[way]).shape]
-        if UNTAUGHT in ways and others:
-            differences = compare_variants([ways[UNTAUGHT], *(ways[way] for way in others)], clusters_of(keys))
-            for way, difference in zip(others, differences, strict=True):
+        if split == "test" and way != TEACHES:
+            tested.setdefault((length, side, digest), {})[f"{way}{taught}"] = by_seed
+
+    # Ways of the same seeds together, beside the untaught of these
+    for (length, side, _), ways in tested.items():
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for way in ways:
+            if way != UNTAUGHT and len(seeds := sorted(ways[way].keys() & ways.get(UNTAUGHT, {}).keys())) >= MIN_RUNS:
+                alike.setdefault(tuple(seeds), []).append(way)
+        for seeds, others in alike.items():
+            stored = [plain.read_counts([ways[way][s] for s in seeds], table) for way in (UNTAUGHT, *others)]
+            if not all(stored):
+                continue
+            counts, keys = [one[0] for one in stored if one], next(one[1] for one in stored if one)
+            for way, difference in zip(others, compare_variants(counts, clusters_of(keys)), strict=True):
                 print(f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)")
 
 
