@@ -34,6 +34,7 @@ from against_ultralytics import OURS, PEERS, Bench
 import featherseg
 from featherseg.comparison.pareto import LATENCY, Point, front_svg, pareto_front
 from featherseg.core.files import append_line, read_lines, write_json, write_text
+from featherseg.core.machine import usable_cores
 from featherseg.counting.catalogue import SCORES
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import evaluate
@@ -122,7 +123,7 @@ def untrained_peer(environment: Path, name: str, classes: int, size: Sequence[in
         text = next(environment.rglob(family)).read_text()
         (folder / family).write_text(re.sub(r"(?m)^nc: *\d+", f"nc: {classes}", text))
         sides = str([-(-side // both.STRIDE) * both.STRIDE for side in size]).replace(" ", "")
-        words = both.arguments({"format": "onnx", "model": folder / f"{name}.yaml", "imgsz": sides})
+        words = both.arguments({"format": "onnx", "model": f"{name}.yaml", "imgsz": sides})
         # it writes into the current folder
         with open(folder / "log.txt", "a") as log:
             both.start_peer(["env", f"--chdir={folder}", command], ["export", *words], log, folder)
@@ -190,6 +191,8 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
     parser.add_argument("--mark", action="store_true", help="rewrite the scores that `featherseg models` marks")
     asked = parser.parse_args()
+    if asked.threads not in (None, count := usable_cores()):  # runtimes take as many threads as they find cores
+        parser.error(f"--threads {asked.threads}: this process may use {count} cores. Leave it out, or taskset.")
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
         seeds = sorted({row["seed"] for row in read_lines(both.TABLE)})

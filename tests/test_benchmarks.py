@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from simulated_scores import training_runs
 
+from featherseg.core.machine import usable_cores
 from featherseg.core.types import Sample
 from featherseg.data import open_dataset
 from featherseg.recipe import read_recipe
@@ -798,6 +799,14 @@ def test_the_front_times_untrained_models_once(load, tmp_path, monkeypatch):
     (row,) = [json.loads(line) for line in table.read_text().splitlines()]
     assert (row["model"], row["format"], row["size"]) == ("seaformer-tiny", "onnx", [256, 512])
     assert 0 < row["processor_ms"] < 5000
+
+
+def test_the_front_is_timed_with_as_many_threads_as_there_are_cores(load, monkeypatch, capsys):
+    front, cores = load("pareto"), usable_cores()
+    monkeypatch.setattr(sys, "argv", ["pareto", "shapes", "--latencies", "--threads", str(cores + 1)])
+    with pytest.raises(SystemExit):
+        front.main()
+    assert f"--threads {cores + 1}: this process may use {cores} cores" in capsys.readouterr().err
 
 
 def test_scripts_that_time_do_it_by_turns(load):
