@@ -202,7 +202,7 @@ def note_processor(folder: Path, seconds: float) -> None:
 def open_featherseg(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
     run = load_run(str(folder / "run"))
     runtime, recipe = open_runtime(run, "cpu"), run.recipe
-    facts = {"steps": recipe.train.steps, "crop": recipe.augment.crop}
+    facts = {"steps": recipe.train.steps, "crop": recipe.augment.crop, "precision": recipe.train.precision}
     facts |= {} if run.info.device == "cpu" else {"device": run.info.device}
     return lambda image: predict_mask(runtime, image), facts
 
@@ -379,14 +379,16 @@ def machine_name() -> str:
 def recipe_digest(name: str) -> str:
     """Of what a recipe says, its comments and other models apart.
 
-    What is open in it is as rows from before had it, AdamW and 8 images a step; rows that have it otherwise say so
-    themselves: `step_settings`, `scratch_settings`.
+    What is open in it is as rows from before had it, AdamW, bf16 and 8 images a step; rows that have it otherwise say
+    so themselves: `step_settings`, `scratch_settings`.
     """
     values = tomllib.loads(read_recipe(name).text)
     values.pop("models", None)
     train = values["train"]
     if train.get("optimizer") == "auto":
         del train["optimizer"]
+    if train.get("precision") == "auto":
+        train["precision"] = "bf16"
     if train.get("batch_size") == "auto":
         train["batch_size"] = train.pop("lr_batch_size")
     return hashlib.sha256(json.dumps([name, values], sort_keys=True).encode()).hexdigest()[:12]

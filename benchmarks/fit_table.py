@@ -186,7 +186,8 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         taken, began = time.monotonic() - began, time.monotonic()
         facts |= {"converged": gain < GAIN, "seconds": round(facts["seconds"] + taken, 1)}
         gpu = f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
-        facts |= {"processor": gpu + machine_name(), "commit": commit()}
+        precision = featherseg.load_run(out / "run").recipe.train.precision
+        facts |= {"processor": gpu + machine_name(), "precision": precision, "commit": commit()}
         write_json(out / RUNGS_FILE, facts)
         if is_over(facts):
             break

@@ -225,7 +225,7 @@ class TrainTable(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
     ema_share: Share = 0.0  # in its place: the average reaches back over this share of the steps; 0 = off
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where the device computes in it, else fp32
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     validations: Positive = 10  # spread over the run, one an epoch at most ...
     validate_every: Positive | None = None  # ... or every so many epochs

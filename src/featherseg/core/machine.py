@@ -211,6 +211,18 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether this device has instructions for bf16; others emulate it, slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities()
+    return any(has.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 _process_began: float | None = None
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from featherseg.core.errors import DeviceError
+from featherseg.core.machine import computes_bf16
 from featherseg.core.types import SegOutput
 from featherseg.inference.dataflow import probe
 from featherseg.layers.model import SegmentationModel
@@ -30,16 +31,6 @@ def in_bf16(model: SegmentationModel) -> SegmentationModel:
     for name in _given_fp32(narrow):
         narrow.set_submodule(name, model.get_submodule(name))
     return narrow
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether this device has instructions for bf16; others emulate it, slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    has = torch.cpu.get_capabilities()
-    return any(has.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _given_fp32(narrow: SegmentationModel) -> list[str]:

@@ -51,6 +51,7 @@ from featherseg.training.prepare import (
     note_memory,
     open_data,
     refuse_existing,
+    resolve_precision,
 )
 from featherseg.training.recorder import AtomicCheckpoints, Recorder, Reporter, judged
 from featherseg.training.resume import check_same_data, data_moved, resumed_recipe
@@ -206,9 +207,10 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     # The first process writes down that it goes on, on the data that it was begun with
     if resume and not this_rank():
         check_same_data(run, recipe, (train_data, val_data), reporter.message)
+        resolve_precision(recipe, reporter.message)  # it may be another machine
         _note_resume(training, checkpoint, reporter)
         estimate = estimate_memory(model, recipe, largest_size(val_data), own_loss=request.objects.loss is not None)
-        estimated = check_memory(estimate, recipe, reporter.message)  # it may be another machine
+        estimated = check_memory(estimate, recipe, reporter.message)
         training = replace(training, estimated_gb=estimated)
         if length != run.recipe.train.model_dump(include=LENGTH):
             kept = run.recipe.model_copy(update={"train": run.recipe.train.model_copy(update=length)})

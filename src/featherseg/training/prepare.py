@@ -15,7 +15,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError
 from featherseg.core.files import load_json, write_json, write_text
-from featherseg.core.machine import command_began, environment, pick_device
+from featherseg.core.machine import command_began, computes_bf16, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import Doubt, counted
 from featherseg.data import open_dataset, score_split, share_rule
@@ -157,6 +157,7 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     elif rule is None:
         raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by share. Leave it out.")
     check_machine(recipe)
+    recipe = resolve_precision(recipe, say)
     train, val = open_data(recipe, request.objects)
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
@@ -253,6 +254,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     left_open = {
         "augment.crop": asked.augment.crop,
         "train.optimizer": asked.train.optimizer,
+        "train.precision": request.read()[1].train.precision,
         "train.batch_size": asked.train.batch_size,
         "train.steps": asked.train.epochs or asked.train.steps,
     }
@@ -356,6 +358,21 @@ def check_machine(recipe: Recipe) -> None:
             f"train.batch_size = {settings.batch_size} cannot be divided among {ranks} devices: it is the number of "
             f"images per step over all devices, so it must be a multiple of {ranks}."
         )
+
+
+def resolve_precision(recipe: Recipe, say: Say) -> Recipe:
+    """The recipe with its precision where that is open; says what this device has no instructions for."""
+    device, asked = pick_device(recipe.train.device), recipe.train.precision
+    native = computes_bf16(device)
+    if asked == "bf16" and not native:
+        emulated = f"train.precision = 'bf16' is emulated by this {device.type}"
+        say(Doubt(f"{emulated}: a step may take ten times as long as in fp32"))
+    if asked != "auto":
+        return recipe
+    if not native:
+        say(f"trains in fp32, as this {device.type} has no instructions for bf16 (train.precision)")
+    found = {"precision": "bf16" if native else "fp32"}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=found)})
 
 
 def new_model(

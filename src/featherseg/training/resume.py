@@ -47,7 +47,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         )
     mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
     open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
-    open_keys.add("train.optimizer")  # runs of before recipes left it open have it as AdamW
+    open_keys |= {"train.optimizer", "train.precision"}  # runs of before recipes left these open: AdamW, bf16
     found_beside = {"train.validations", "train.validate_every"} if own.train.minutes else set()
     found_beside |= {"train.keep"} & open_keys  # as it validates on images that it trains on
     if own.train.lr_batch_size is None and own.train.batch_size == asked.train.lr_batch_size:  # of before, too
