@@ -23,6 +23,7 @@ import paired
 import torch
 
 from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.machine import computes_bf16
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import Scores, evaluate, number
@@ -52,7 +53,9 @@ def bf16_runtime(run: Run) -> TorchRuntime:
 
 def runtimes_of(run: Run) -> dict[str, Runtime]:
     """The model, and what is compared with it: bf16, and the int8 files that are there."""
-    runtimes: dict[str, Runtime] = {"model": open_runtime(run, "cpu"), "bf16": bf16_runtime(run)}
+    runtimes: dict[str, Runtime] = {"model": open_runtime(run, "cpu")}
+    if computes_bf16(torch.device("cpu")):
+        runtimes["bf16"] = bf16_runtime(run)
     for target in FILES:
         file = run.path / "export" / EXPORTERS[target].main
         if file.is_file():

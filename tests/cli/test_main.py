@@ -56,6 +56,25 @@ def test_a_slip_of_the_user_is_a_sentence_and_exit_code_2(monkeypatch, capsys):
     assert err == "error: unknown model 'frm-lite'. Did you mean 'frm-lite0'?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            "export RUN --format onnx --format=onnx-int8",
+            "--format was given 2 times. Give it once, with all its values,",
+        ),
+        (
+            "train frm-lite0 --out a --set train.epochs=1 --set train.seed=1 -o b -o c",
+            "-o was given 3 times. Give it",
+        ),
+    ],
+)
+def test_an_option_of_one_value_is_given_once(monkeypatch, capsys, arguments, sentence):
+    code, out, err = run_main(monkeypatch, capsys, *arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {sentence}")
+
+
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["cost"], ["train", "--out", "x"]])
 def test_wrong_usage_exits_with_2(monkeypatch, capsys, arguments):
     code, out, err = run_main(monkeypatch, capsys, *arguments)

@@ -185,6 +185,12 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
         read_plan(file)
 
 
+def test_the_key_that_a_plan_lacks_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text('{"format_version": 1}')
+    with pytest.raises(FeathersegError, match="it lacks 'config'"):
+        read_plan(tmp_path / "plan.json")
+
+
 def test_another_limit_is_chosen_for_from_what_was_trained():
     assert [row["model"] for row in choose_again(facts(), 50)] == ["frm-lite0-light", "frm-lite0-half-light"]
     assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-half-light"]

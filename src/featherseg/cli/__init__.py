@@ -11,15 +11,17 @@ import os
 import sys
 import traceback
 import warnings
+from collections import Counter
 from importlib import import_module
 from keyword import iskeyword
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from featherseg._version import __version__
-from featherseg.core.errors import FeathersegError
+from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.machine import one_command
 from featherseg.core.wording import ESCAPES, visible
 
@@ -53,6 +55,19 @@ PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
 DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+class _Command(TyperCommand):
+    """A verb. Raises ConfigError where an option of one value is given twice, as only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = Counter(self.make_parser(ctx).parse_args(list(args))[2])
+        for option, times in given.items():
+            if times > 1 and isinstance(option, TyperOption) and not (option.is_flag or option.multiple):
+                listed = ", separated by commas" if (option.metavar or "").endswith(",...") else ""
+                values = "all its values" if listed else "its value"
+                raise ConfigError(f"{option.opts[0]} was given {times} times. Give it once, with {values}{listed}.")
+        return super().parse_args(ctx, args)
+
+
 class _App(typer.Typer):
     """Called, it builds the verb that the command line names alone: the options of all take a tenth of a second."""
 
@@ -75,7 +90,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for verb, line in VERBS.items():
         name = f"{verb}_" if iskeyword(verb) else verb
-        app.command(verb, short_help=line)(getattr(import_module(f"{__name__}.{name}"), name))
+        app.command(verb, cls=_Command, short_help=line)(getattr(import_module(f"{__name__}.{name}"), name))
     return app
 
 

@@ -193,8 +193,9 @@ def read_plan(path: Path) -> Made:
             raise ValueError("none of its candidates is left, or one failed that is none")
         return Made(FitConfig(**config), parts, timings=timings, plan=Plan(candidates, rungs, final), **plain)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        wrong = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ConfigError(
-            f"{path} is no plan that can be carried out: {error}. Expected the {PLAN} of a fit."
+            f"{path} is no plan that can be carried out: {wrong}. Expected the {PLAN} of a fit."
         ) from None
 
 
