@@ -24,7 +24,7 @@ from simulated_scores import training_runs
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Sample
 from featherseg.data import open_dataset
-from featherseg.recipe import read_recipe
+from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.uncertainty.bootstrap import compare_variants
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -470,7 +470,9 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
         def load_run(out):
             steps = int((out / "steps").read_text())
             seen = sorted({*range(0, steps + 1, max(1, steps // 5)), steps})
-            return SimpleNamespace(metrics=lambda: {s: {"val_miou": 0.5 - 0.5 ** (1 + s / 200)} for s in seen})
+            recipe = parse_recipe(read_recipe("frm-lite0"), ["train.precision=bf16"])
+            metrics = {s: {"val_miou": 0.5 - 0.5 ** (1 + s / 200)} for s in seen}
+            return SimpleNamespace(metrics=lambda: metrics, recipe=recipe)
 
     monkeypatch.setattr(table, "featherseg", Runs)
     monkeypatch.setattr(table, "score", lambda run, data: float((run / "steps").read_text()))
@@ -492,7 +494,7 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     assert calls[:3] == [("run", 600, 0, True), ("branch", 750, 150, True), ("run", 1200, 0, True)]
     expected = {"val": 50 - 100 * 0.5 ** (1 + 150 / 200), "val_decayed": 50 - 100 * 0.5 ** (1 + 188 / 200)}
     assert found["rungs"][0] == pytest.approx(found["rungs"][0] | expected | {"test_decayed": 188.0}, abs=1e-3)
-    assert (found["converged"], found["step_seconds"], found["images"]) == (True, 0.5, 7)
+    assert (found["converged"], found["step_seconds"], found["images"], found["precision"]) == (True, 0.5, 7, "bf16")
     calls.clear()
     assert table.record(row, source, pace, tmp_path / "row") == found
     assert not calls

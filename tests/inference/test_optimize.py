@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from instructions import needs_bf16
 from torch import nn
 
 import featherseg
@@ -20,9 +21,6 @@ from featherseg.models.rsp import FusedPixelToRegion, PixelToRegion
 
 QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic")  # the others in slow tests
 SHAPES = ((2, 3, 65, 99), (1, 3, 128, 72))
-needs_bf16 = pytest.mark.skipif(
-    not bf16.computes_bf16(torch.device("cpu")), reason="this processor has no instructions for bf16"
-)
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])

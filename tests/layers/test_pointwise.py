@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instructions import needs_bf16
 from torch import nn
 from torch.testing import assert_close
 
@@ -16,7 +17,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
 @pytest.mark.parametrize(("groups", "bias"), [(1, True), (2, False)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_it_gives_what_torch_gives_on_one_thread(one_thread, dtype, groups, bias, layout):
