@@ -193,6 +193,12 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.threads not in (None, count := usable_cores()):  # runtimes take as many threads as they find cores
         parser.error(f"--threads {asked.threads}: this process may use {count} cores. Leave it out, or taskset.")
+    if asked.latencies and asked.threads is None:  # a process each: runtimes keep the cores that they find at first
+        usable = sorted(os.sched_getaffinity(0))
+        for count in dict.fromkeys((1, len(usable))):
+            words = ["taskset", "-c", ",".join(map(str, usable[:count])), sys.executable, *sys.argv]
+            subprocess.run([*words, "--threads", str(count)], check=True)
+        return
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
         seeds = sorted({row["seed"] for row in read_lines(both.TABLE)})
@@ -201,12 +207,6 @@ def main() -> None:
         for source in sources:
             write_files(bench, source, FILES)
     if asked.latencies:
-        usable = sorted(os.sched_getaffinity(0))
-        if asked.threads is None:  # a process each: runtimes keep the cores that they find at first
-            for count in dict.fromkeys((1, len(usable))):
-                words = ["taskset", "-c", ",".join(map(str, usable[:count])), sys.executable, *sys.argv]
-                subprocess.run([*words, "--threads", str(count)], check=True)
-            return
         torch.set_num_threads(asked.threads)
         for source in sources:
             time_models(bench, source, asked.threads, LATENCIES)

@@ -811,6 +811,15 @@ def test_the_front_is_timed_with_as_many_threads_as_there_are_cores(load, monkey
     assert f"--threads {cores + 1}: this process may use {cores} cores" in capsys.readouterr().err
 
 
+def test_the_front_is_timed_by_a_process_for_each_number_of_threads_that_finds_its_core_free(load, monkeypatch):
+    front, started = load("pareto"), []
+    monkeypatch.setattr(sys, "argv", ["pareto", "shapes", "--latencies"])
+    monkeypatch.setattr(front.subprocess, "run", lambda words, check: started.append(words[-2:]))
+    monkeypatch.setattr(front.both.plain.cores, "take_cores", lambda jobs: pytest.fail("takes a core that it needs"))
+    front.main()
+    assert started == [["--threads", str(n)] for n in dict.fromkeys((1, usable_cores()))]
+
+
 def test_scripts_that_time_do_it_by_turns(load):
     # these compare nothing with anything, or take turns of minutes
     alone = {
