@@ -236,6 +236,36 @@ def test_every_output_channel_has_steps_of_its_own(tmp_path, graph):
     assert f'shape="{WIDTH}, 1, 1, 1"' in text
 
 
+def int8_weights(file):
+    """The weights of a file that are int8, biases and first layer apart."""
+    if file.suffix == ".xml":
+        constants = [op for op in Core().read_model(file).get_ops() if op.get_type_name() == "Constant"]
+        arrays = [op.data for op in constants if op.get_element_type().to_string() == "i8"]
+    else:
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer]
+    return [array for array in arrays if array.dtype == "int8" and array.ndim == 4]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_two_products_of_weights_and_values_stay_within_16_bits(tmp_path, graph, name):
+    WRITERS[name](job(tmp_path, graph))
+    weights = int8_weights(tmp_path / name)
+    assert len(weights) == 2  # all but the stem's
+    for array in weights:
+        assert 2 * 255 * abs(array.astype(int)).max() < 2**15  # processors without VNNI add two and clip the sum
+        assert abs(array.astype(int)).max() > 55  # and no more is given away
+
+
+def test_depthwise_weights_of_an_onnx_file_keep_their_8_bits(tmp_path):
+    model = three_layers(16)
+    model.body[1] = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    content = to_onnx(model, FACTS)
+    onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES, graph=lambda: content))
+    reach = {array.shape: abs(array.astype(int)).max() for array in int8_weights(tmp_path / "model.int8.onnx")}
+    assert reach[16, 1, 3, 3] == 127
+    assert reach[3, 16, 1, 1] <= 64
+
+
 def test_nothing_is_printed(tmp_path, graph, capfd):
     onnx_int8.write(job(tmp_path, graph))
     openvino_int8.write(job(tmp_path, graph))
