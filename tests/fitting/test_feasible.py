@@ -42,23 +42,27 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
 # Which keep the limit
 
 
-def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7):
-    """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all."""
+def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0):
+    """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all.
+
+    power: of the scale, by which these times rise beside the multiply-accumulates'.
+    """
     now = [0.0]
     monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(feasible, "guess_speed", lambda: wrong * speed)  # no guess is right
     choice = offers((100, 100))
+    truth = {offer.name: offer.macs * 1e4 * speed * offer.scale ** (power - 1) for offer in choice}
 
     def measure(offer):
         now[0] += pace
         if offer.model in broken:
             raise RunError(f"{offer.name} could not be timed")
-        return timing(offer.model, offer.scale, offer.macs * 1e4 * speed)
+        return timing(offer.model, offer.scale, truth[offer.name])
 
     config = made(max_ms=max_ms, hours=hours).config
     found = feasible.time_offers(choice, config, (100, 100), measure, 0.0, Silent())
     assert len({(t.model, t.scale) for t in found}) == len(found)
-    return found, {offer.name: offer.macs * 1e4 * speed for offer in choice}
+    return found, truth
 
 
 @pytest.mark.parametrize("max_ms", [3.0, 10.0, 40.0, 1000.0])
@@ -73,10 +77,18 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
         assert {t.scale for t in found} == {1.0, 1.5}
 
 
+def test_one_that_is_expected_near_the_limit_is_timed(monkeypatch):
+    # From 3/4 of its scale the largest is expected to take 4 % more than it does, 93 % of the limit
+    largest = offers((100, 100))[-1].model
+    speed = 1.0 / next(offer.macs * 1e4 for offer in offers((100, 100)) if offer.name == f"{largest} at 1")
+    found, _ = measured(monkeypatch, speed, 1 / 0.896, power=0.86)
+    assert f"{largest} at 1" in {t.name for t in found if t.keeps(1 / 0.896, 50, None)}
+
+
 def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
     speed = 2.0 / (offers((100, 100))[0].macs * 1e4)
     found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
-    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 36 / 1.7], model_macs)[0]
+    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], model_macs)[0]
     assert [t.name for t in found] == [best.name]
 
 

@@ -1,14 +1,25 @@
 import numpy as np
 import pytest
 
-from featherseg.fitting.plan import DECAY, FINALIST, FIRST, LEAST, MOST, Candidate, best_guesses, make_plan, survivors
+from featherseg.fitting.plan import (
+    DECAY,
+    FINALIST,
+    FIRST,
+    LEAST,
+    LEAST_STEPS,
+    MOST,
+    Candidate,
+    best_guesses,
+    make_plan,
+    survivors,
+)
 
 
 def candidate(number, latency=None, step=0.1):
     return Candidate(f"model-{number}", 1.0, float(latency or number + 1), step)
 
 
-EIGHT = [candidate(number, step=0.1 * (number + 1)) for number in range(8)]
+EIGHT = [candidate(number, step=0.05 * (number + 1)) for number in range(8)]
 ORDERED = EIGHT[::-1]  # the best guess first
 
 
@@ -62,11 +73,11 @@ def test_the_first_ones_train_and_each_rung_halves_them():
     plan = make_plan(ORDERED, 8 * 3600)
     assert [one.name for one in plan.candidates] == [f"model-{n} at 1" for n in range(7, -1, -1)]
     assert [keep for _, keep in plan.rungs] == [4, 2, 1]
-    seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
+    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx([a_rung / 8, a_rung * (1 / 8 + 1 / 4), a_rung * (1 / 8 + 1 / 4 + 1 / 2)], abs=0.4)
     steps, decay = plan.final["model-3 at 1"]
-    assert steps * 0.4 == pytest.approx(seconds[-1] + 4 * 3600, abs=0.8)
+    assert steps * 0.2 == pytest.approx(seconds[-1] + 4 * 3600, abs=0.8)
     assert decay == int(DECAY * steps)
 
 
@@ -80,7 +91,7 @@ def test_no_candidate_is_wasted_where_they_are_no_power_of_two():
 
 def test_candidates_that_train_at_once_get_more_time_each():
     plan = make_plan(ORDERED, 8 * 3600, at_once=4)
-    seconds = [rung["model-3 at 1"] * 0.4 for rung, _ in plan.rungs]
+    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
     assert len(make_plan(ORDERED, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
@@ -91,9 +102,18 @@ def test_with_little_time_it_is_the_rule_the_best_guess():
         plan = make_plan(ORDERED, seconds)
         assert len(plan.candidates) == compared
         assert plan.candidates[0].name == "model-7 at 1"
-    assert make_plan(ORDERED, 10.0).final == {"model-7 at 1": (12, 2)}
+    assert make_plan(ORDERED, 10.0).final == {"model-7 at 1": (25, 5)}
     with pytest.raises(ValueError, match="found 0 and 60"):
         make_plan([], 60)
+
+
+def test_none_is_dropped_before_it_had_a_hundred_steps():
+    assert len(make_plan(ORDERED, 8 * 3600).candidates) == 8
+    for step, compared in ((1.49, 4), (1.51, 3), (2.01, 2), (6.01, 1)):
+        slow = [candidate(8, step=step), *ORDERED]
+        plan = make_plan(slow, 24 * 100.0)
+        assert len(plan.candidates) == compared
+        assert all(min(steps.values()) >= LEAST_STEPS for steps, _ in plan.rungs)
 
 
 def test_noise_is_settled_by_latency():

@@ -12,6 +12,7 @@ from small_training import Silent
 
 from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
+from featherseg.core.files import append_line
 from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
 from featherseg.fitting.record import PLAN
@@ -149,7 +150,12 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
     monkeypatch.setattr(trials, "_last_step", lambda folder: 9)
     monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
     trials._carry_out(segment, Silent())
-    assert trials.progress_of(segment.folder) == (9, 1.0)
+    assert trials.progress_of(segment.folder, 0.0) == (9, 1.0)
+
+    # What starts and validations take is planned apart: 6 s of the first segment, and at most half of a short one
+    append_line(segment.folder / "seconds.jsonl", {"steps": 2, "seconds": 8.0})
+    assert trials.progress_of(segment.folder, 2.0) == (9, (4 + 6) / 8)
+    assert trials.progress_of(segment.folder, 5.0) == (9, (3 + 4) / 8)
 
 
 def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):

@@ -29,8 +29,9 @@ from featherseg.training.memory import check_memory, estimate_memory
 from featherseg.training.prepare import check_request, resolve_batch_size
 from featherseg.training.trackers import check_trackers
 
-STEPS_TIMED, MOST_TIMED = 0.02, 15.0
-"""The share of the time, and the seconds at most, in which the steps of a candidate are timed."""
+STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
+"""The share of the time, and the seconds at most, in which the steps of a candidate are timed; what one is taken to
+take before that, so that it is."""
 
 VALIDATING, LEAST_SCORED = 0.03, 20
 """The share of the time that a validation may take, and the images that it has in any case."""
@@ -114,7 +115,7 @@ def begin(
 
     # What a step of those takes that may train, and `each` image of a validation
     waiting = best_guesses(
-        [Candidate(t.model, t.scale, t.latency(config.percentile), 1.0) for t in feasible], model_macs
+        [Candidate(t.model, t.scale, t.latency(config.percentile), UNTIMED) for t in feasible], model_macs
     )
     timed, each = _time_steps(waiting, config, parts, image_size, size, ends, workers, reporter)
 
@@ -208,7 +209,7 @@ def _time_steps(
     """
     left, seconds = ends - time.monotonic(), min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
     timed, each = list[Candidate](), 0.0
-    while len(timed) < len(make_plan(waiting, max(1.0, left), workers.at_once).candidates):
+    while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], max(1.0, left), workers.at_once).candidates):
         candidate = waiting[len(timed)]
         try:
             pace, validation = _pace(candidate, config, parts, image_size, size, seconds, workers.threads, reporter)

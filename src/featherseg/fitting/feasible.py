@@ -37,9 +37,10 @@ def time_offers(
     """Time the candidates that would be compared, the best guess first, as far as multiply-accumulates tell.
 
     What one will take follows from the same model at another scale where that was measured, else from the others, at
-    first from how fast this machine multiplies. Where nothing keeps the limit the cheapest are tried, for REFUSING
-    seconds. A model that cannot be exported or timed is told and left out. -> timings, in the order in which they were
-    taken. Raises ExportError and RunError where this is so of all.
+    first from how fast this machine multiplies. Only a measurement needs something to spare: what is expected to take
+    less than the limit itself is timed. Where nothing keeps the limit the cheapest are tried, for REFUSING seconds. A
+    model that cannot be exported or timed is told and left out. -> timings, in the order in which they were taken.
+    Raises ExportError and RunError where this is so of all.
     """
     macs, guess = {offer.name: offer.macs * math.prod(size) for offer in choice}, guess_speed()
     timings, failed, left = list[Timing](), list[ExportError | RunError](), list(choice)
@@ -48,7 +49,7 @@ def time_offers(
         speeds = {t.model: t.latency(config.percentile) / macs[t.name] for t in timings}
         usual = median(speeds.values()) if speeds else guess
         expected = {offer.name: macs[offer.name] * speeds.get(offer.model, usual) for offer in left}
-        below = kept | {name for name, ms in expected.items() if ms <= (1 - SPARE) * config.max_ms}
+        below = kept | {name for name, ms in expected.items() if ms <= config.max_ms}
         keeping = [offer for offer in choice if offer.name in below]
         wanted = [offer for offer in best_guesses(keeping, model_macs)[:MOST] if offer in left]
         tried, taken = len(timings) + len(failed), time.monotonic() - began

@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 FINALIST = 0.5
 """The share of the time that the last candidate gets at least, beside what it had before."""
 
-LEAST = 60.0
-"""Seconds that a candidate trains up to the first rung, at least: with less, models of different size are ranked by how
-soon they learn."""
+LEAST, LEAST_STEPS = 60.0, 100
+"""Seconds and steps that a candidate trains up to the first rung, at least: with less, models of different size are
+ranked by how soon they learn. The rate has risen after 50 steps."""
 
 MOST = 8
 """Candidates that train, at most."""
@@ -122,7 +122,8 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
     compared = min(MOST, len(ordered))
     while compared > 1:
         a_rung = (1 - FINALIST) * seconds / len(rung_sizes(compared))
-        if a_rung / math.ceil(compared / at_once) >= LEAST:
+        slowest = max(one.step_seconds for one in ordered[:compared])
+        if a_rung / math.ceil(compared / at_once) >= max(LEAST, LEAST_STEPS * slowest):
             break
         compared -= 1
     chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[tuple[Mapping[str, int], int]]()

@@ -326,7 +326,7 @@ def train_to_the_end(
     if made.final(winner) is None:
         steps, decay = made.plan.final[winner.name]
         if not made.given:
-            trained, pace = progress_of(trial_folder(out, winner))
+            trained, pace = progress_of(trial_folder(out, winner), made.validating)
             left = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
             left -= 0 if trained else made.opening
             pace = pace or winner.step_seconds

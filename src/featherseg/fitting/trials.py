@@ -222,11 +222,15 @@ def seconds_of(folder: Path) -> float:
     return sum(row["seconds"] for row in read_lines(folder / SECONDS))
 
 
-def progress_of(folder: Path) -> tuple[int, float]:
-    """(the step that a trial has reached, seconds that a step took with all that belongs to it, 0 where not known)."""
+def progress_of(folder: Path, beside: float) -> tuple[int, float]:
+    """(the step that a trial has reached, seconds that a step took, 0 where not known).
+
+    beside: seconds that its start and validation take of each segment, as planned; they are taken to be half at most.
+    """
     rows = read_lines(folder / SECONDS)
     steps = sum(row["steps"] for row in rows)
-    return _last_step(folder), sum(row["seconds"] for row in rows) / steps if steps > 0 else 0.0
+    seconds = sum(max(row["seconds"] - beside, row["seconds"] / 2) for row in rows)
+    return _last_step(folder), seconds / steps if steps > 0 else 0.0
 
 
 def _last_step(folder: Path) -> int:
