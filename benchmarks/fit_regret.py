@@ -10,13 +10,16 @@ the best that keeps the limit, trained to its end (mean of its seeds: the larges
 against every way alike). Every start, validation, look through the images and timing of steps takes its time from the
 way that needs it.
 
-The ways: fit (featherseg/fitting/plan.py), with the margin that is judged and as it is shipped; rule, the first of its
-best guesses (the model with the most multiply-accumulates that keeps the limit, at its scale nearest to 1, from below
-where there is one), with all the time; default, DEFAULT at that scale where it keeps the limit, else the rule; random,
-four drawn candidates with a quarter of the time each, the mean of DRAWS drawings; asha, the same halving as fit's,
-without a margin, and whoever goes on starts anew. Choices of fit
-(--margin) are to be made on half of the datasets and judged on the other half, datasets of one origin in one half: the
-table of each half names the margin that is best on the other. Intervals are over datasets, by Student's t.
+The ways: fit (featherseg/fitting/plan.py), with the order and the margin that are judged; guess, the first in that
+order with all the time; as shipped, fit with featherseg's own order and margin, for which all of the table was looked
+at; asha, the same halving as fit's, without a margin, and whoever goes on starts anew; rule, the model with the most
+multiply-accumulates that keeps the limit, at its scale nearest to 1, from below where there is one, with all the time;
+default, DEFAULT at that scale where it keeps the limit, else the rule; random, four drawn candidates with a quarter of
+the time each, the mean of DRAWS drawings.
+
+Choices of fit are made on half of the datasets and judged on the other half, datasets of one origin in one half: in
+which order candidates are compared, by what they reach on val in GUESSED seconds, and the margin (--margin) that is
+best. Intervals are over datasets, by Student's t.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from rank import interval
 
 from featherseg.core.files import read_lines
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
+from featherseg.fitting.candidates import in_line
 from featherseg.fitting.plan import MARGIN, Candidate, best_guesses, make_plan, rung_sizes, survivors
 
 TABLES = Path(__file__).parent / "tables"
@@ -40,6 +44,8 @@ LIMITS = 5
 DRAWN, DRAWS = 4, 50
 DEFAULT = "frm-lite0-light"
 """The model that README names first."""
+GUESSED = 600.0
+"""Seconds of training behind which scores tell who is the better guess."""
 GOOD = 0.5
 """Points of regret that are at the noise of a seed."""
 
@@ -49,6 +55,7 @@ class Recorded:
     """A candidate on one dataset with one seed: its curves over seconds of training."""
 
     candidate: Candidate
+    size: tuple[int, int]  # of the dataset's images
     macs: int
     seconds: np.ndarray  # (R,) at the constant rate
     val: np.ndarray  # (R,) mIoU in %
@@ -78,13 +85,16 @@ class Recorded:
 Way = Callable[[Sequence[Recorded], float, np.random.Generator], tuple[Recorded, float]]
 """Candidates that keep the limit, seconds, chance -> who is chosen, and the seconds that it was trained for."""
 
+Order = Callable[[Sequence[Recorded]], list[Recorded]]
+"""Candidates that keep the limit -> those that are compared, the best guess first."""
 
-def fit(margin: float, *, anew: bool = False) -> Way:
+
+def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
     """featherseg's halving; anew: who goes on starts from zero, and so has less of the last segment's time."""
 
     def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
-        ordered = [one.candidate for one in in_order(found)]
+        ordered = [one.candidate for one in order(found)]
         opening = max(one.opening for one in found)
         count = len(make_plan(ordered, seconds).candidates)
         beside = (2 + sum(rung_sizes(count))) * opening
@@ -104,21 +114,48 @@ def fit(margin: float, *, anew: bool = False) -> Way:
     return choose
 
 
-def in_order(found: Sequence[Recorded]) -> list[Recorded]:
-    """Those that fit compares, its best guess first."""
+def shipped(found: Sequence[Recorded]) -> list[Recorded]:
+    """featherseg's own order."""
     of = {one.candidate.name: one for one in found}
-    macs = {one.candidate.model: one.macs for one in found}
-    return [of[one.name] for one in best_guesses([one.candidate for one in found], macs.__getitem__)]
+    return [of[one.name] for one in in_line([one.candidate for one in found], found[0].size)]
 
 
-def rule(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
-    """The best guess of fit."""
-    chosen = in_order(found)[0]
-    return chosen, max(1.0, seconds - chosen.beginning(seconds))
+def by_macs(found: Sequence[Recorded]) -> list[Recorded]:
+    """The model with the most multiply-accumulates first."""
+    of, macs = {one.candidate.name: one for one in found}, {one.candidate.model: one.macs for one in found}
+    return [of[one.name] for one in best_guesses([one.candidate for one in found], lambda model: -macs[model])]
+
+
+def learnt_from(found: Mapping[tuple[str, int], list[Recorded]]) -> Order:
+    """By the points that a candidate reaches on val in GUESSED seconds, beside those of its dataset and seed.
+
+    score = dataset and seed + candidate, by least squares, as not all need to have been recorded everywhere.
+    """
+    names = sorted({one.candidate.name for recorded in found.values() for one in recorded})
+    told = [(place, one) for place, recorded in enumerate(found.values()) for one in recorded]
+    design = np.zeros((len(told), len(found) + len(names)))
+    for line, (place, one) in zip(design, told, strict=True):
+        line[[place, len(found) + names.index(one.candidate.name)]] = 1
+    points = np.linalg.lstsq(design, np.array([one.val_ended_at(GUESSED) for _, one in told]), rcond=None)[0]
+    worth = dict(zip(names, points[len(found) :].tolist(), strict=True))
+    return lambda own: sorted(own, key=lambda one: -worth.get(one.candidate.name, -np.inf))
+
+
+def guess(order: Order) -> Way:
+    """The first in an order, with all the time."""
+
+    def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
+        chosen = order(found)[0]
+        return chosen, max(1.0, seconds - chosen.beginning(seconds))
+
+    return choose
+
+
+rule = guess(by_macs)
 
 
 def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
-    """DEFAULT, at the scale that fit guesses best."""
+    """DEFAULT, at the scale of the rule."""
     own = [one for one in found if one.candidate.model == DEFAULT]
     return rule(own or found, seconds, rng)
 
@@ -140,7 +177,7 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     rows = [row for row in read_lines(latencies) if row["format"] == "onnx"]
     if len(devices := {(row["device"], row["threads"]) for row in rows}) > 1:
         raise SystemExit(f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}.")
-    times = {(row["dataset"], row["model"], row["scale"]): row["p50_ms"] for row in rows}
+    times = {(row["dataset"], row["model"], row["scale"]): (row["p50_ms"], tuple(row["image_size"])) for row in rows}
     found: dict[tuple[str, int], list[Recorded]] = {}
     for row in [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]:
         key = (row["dataset"], row["model"], row["scale"])
@@ -151,14 +188,15 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
             print(f"{row['model']} at {row['scale']:g} on {row['dataset']} still gained {gain:.1f} points")
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
-        one = Candidate(row["model"], row["scale"], times[key], row["step_seconds"])
+        p50_ms, size = times[key]
+        one = Candidate(row["model"], row["scale"], p50_ms, row["step_seconds"])
         curves = steps * one.step_seconds, val, ended * one.step_seconds, test
         curves = *curves, np.array([r["val_decayed"] for r in row["rungs"]], float)
         taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
         own = found.setdefault((row["dataset"], row["seed"]), [])
         if any(other.candidate.name == one.name for other in own):
             raise SystemExit(f"{table} has {one.name} on {row['dataset']} with seed {row['seed']} twice.")
-        own.append(Recorded(one, counts(row["model"])[1], *curves, *taken))
+        own.append(Recorded(one, size, counts(row["model"])[1], *curves, *taken))
     return found
 
 
@@ -230,11 +268,12 @@ def main() -> None:
         def of(names: Sequence[str]) -> dict[tuple[str, int], list[Recorded]]:
             return {key: more for key, more in found.items() if key[0] in names}
 
-        means = {m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m)})]) for m in asked.margin}
+        order = learnt_from(of(tuned))
+        means = {m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m, order)})]) for m in asked.margin}
         margin = min(means, key=lambda m: (means[m], m))
         print(f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}")
-        ways = {"fit": fit(margin), "as shipped": fit(100 * MARGIN), "asha": fit(0.0, anew=True)}
-        ways |= {"rule": rule, "default": default, "random": at_random}
+        ways = {"fit": fit(margin, order), "guess": guess(order), "as shipped": fit(100 * MARGIN, shipped)}
+        ways |= {"asha": fit(0.0, order, anew=True), "rule": rule, "default": default, "random": at_random}
         rows += regrets(of(judged), ways)
     print_table(rows, list(ways))
 

@@ -534,7 +534,7 @@ def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load
 
 def fit_rows(ends, digest, seeds=(0, 1)):
     """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
-    models = ("frm-lite0-half-light-w32", "frm-lite0-half-light", "frm-lite0-light", "frm-lite0")
+    models = ("frm-lite0-half-light-w32", "frm-lite0-half-light", "frm-lite0-light", "frm-lite2-light")
     rows, times = [], []
     for dataset, seed, (number, model) in product(ends, seeds, enumerate(models)):
         rungs = []
@@ -544,8 +544,9 @@ def fit_rows(ends, digest, seeds=(0, 1)):
             rungs.append(rung | {"val_decayed": reached, "test_decayed": reached, "gain": 0.7})
         key = {"dataset": dataset, "model": model, "scale": 1.0}
         row = key | {"seed": seed, "step_seconds": 0.1, "val_seconds": 0.5, "rungs": rungs, "images": 200}
-        rows.append(row | {"recipe": digest(model), "converged": model != "frm-lite0"})
-        times.append(key | {"format": "onnx", "p50_ms": 10.0 * (number + 1), "device": "here", "threads": 2})
+        rows.append(row | {"recipe": digest(model), "converged": model != "frm-lite2-light"})
+        time = {"format": "onnx", "p50_ms": 10.0 * (number + 1), "image_size": [180, 240]}
+        times.append(key | time | {"device": "here", "threads": 2})
     return rows, times
 
 
@@ -555,7 +556,8 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     for name, rows in zip(("rows", "times"), fit_rows(ends, regret.recipe_digest), strict=True):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
-    ways = {"fit": regret.fit(0.0), "rule": regret.rule, "asha": regret.fit(0.0, anew=True)}
+    order = regret.by_macs
+    ways = {"fit": regret.fit(0.0, order), "rule": regret.rule, "asha": regret.fit(0.0, order, anew=True)}
     rows = regret.regrets(found, ways)
     assert len(rows) == 2 * 2 * regret.LIMITS * len(regret.SHARES)
     assert min(row[way] for row in rows for way in ways) >= -1e-9
@@ -567,20 +569,26 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert half["middle is best"]["rule"] == pytest.approx(70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3)
     assert half["middle is best"]["fit"] == pytest.approx(0.0, abs=0.3)
     assert all(row["asha"] >= row["fit"] - 1e-9 for row in rows)  # what started anew was trained for less
-    chosen, trained = regret.fit(0.0)(found["middle is best", 0], seconds, None)
+    chosen, trained = regret.fit(0.0, order)(found["middle is best", 0], seconds, None)
     assert chosen.candidate.model == "frm-lite0-half-light"
     assert 0.5 * seconds <= trained <= seconds
 
-    # The rule is fit's best guess: not at a larger scale, and not by latency
+    # The rule goes by multiply-accumulates: not at a larger scale, and not by latency
     one = found["larger is better", 0][-1]
     scales = [replace(one, candidate=replace(one.candidate, scale=scale)) for scale in (0.5, 2.0, 1.0, 1.5)]
     assert regret.rule([*found["larger is better", 0][:-1], *scales], seconds, None)[0] is scales[2]
+
+    # An order that is learnt is that of the scores, whatever the datasets' levels, also where one was not recorded
+    learnt = regret.learnt_from({k: v[1:] if k == ("larger is better", 0) else v for k, v in found.items()})
+    assert [one.candidate.latency_ms for one in learnt(found["middle is best", 0])][:2] == [40, 20]
+    only = regret.learnt_from({key: own for key, own in found.items() if key[0] == "middle is best"})
+    assert [one.candidate.latency_ms for one in only(found["larger is better", 0])] == [20, 40, 30, 10]
 
     files = ["--rows", f"{tmp_path}/rows.jsonl", "--latencies", f"{tmp_path}/times.jsonl"]
     monkeypatch.setattr(sys, "argv", ["fit_regret", *files])
     regret.main()
     told = capsys.readouterr().out
-    assert "frm-lite0 at 1 on middle is best still gained 0.7 points" in told
+    assert "frm-lite2-light at 1 on middle is best still gained 0.7 points" in told
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "rule less fit: +" in told
     assert regret.split_in_halves(["camvid-180x240", "neu", "shapes-1000", "shapes-60"]) == (

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from fit_plans import FAST, made, timing, write_yard
 from PIL import Image
+from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError
@@ -135,8 +136,10 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "fit.json").exists()
     assert not list((tmp_path / "out" / "export").glob("*.onnx"))
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
-    found = featherseg.fit(out=tmp_path / "out", resume=True)
+    found = featherseg.fit(out=tmp_path / "out", resume=True, progress=(heard := Silent()))
     assert found.facts["chosen"]["latency_ms"]["p50"] == 19.5
+    assert any("it took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages)
+    assert found.facts["chosen"]["timings_ms"] == [5.0, 19.5, 19.5, 19.5]
     assert found.file.is_file()
 
 
@@ -150,6 +153,7 @@ def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images
     chosen = found.facts["chosen"]
     assert (chosen["scale"], chosen["trained_scale"]) == (0.9, 1.0)
     assert chosen["latency_ms"]["p50"] == pytest.approx(23 * 0.81)
+    assert chosen["timings_ms"] == [pytest.approx(23 * 0.81)] * 3
     assert found.run.recipe.data.test_resize == (86, 130)
     assert featherseg.evaluate(out, split="val").miou == pytest.approx(chosen["miou_val"], abs=1e-6)
     image = Image.open(next((yard.parent / "images").iterdir()))

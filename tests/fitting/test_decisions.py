@@ -191,11 +191,20 @@ def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
     rows = delivery._candidates(plan, SLOW, tmp_path / "final", smaller, 0.55, {SLOW.name: 0.6}, tmp_path)
     row = next(row for row in rows if row["model"] == SLOW.model)
     assert (row["scale"], row["latency_ms"]["p50"], row["miou_val"], row["status"]) == (0.87, 19.0, 0.55, "chosen")
+    slower = delivery._candidates(plan, SLOW, tmp_path, replace(smaller, p50=41.0), 0.55, {}, tmp_path)
+    assert [row["latency_ms"]["p50"] for row in slower] == [5.0, 40.0, 41.0]
     told = facts() | {"candidates": rows}
     told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
     page = fit_html(told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.plan)
     assert "was trained as frm-lite0-light at 1; there its file was over the limit" in page
     assert "there its file was over the limit" not in fit_html(facts(), {}, plan.plan)
+
+
+def test_the_page_tells_how_far_timings_of_one_file_lie_apart():
+    told, plan = facts(), made().plan
+    assert "It was timed" not in fit_html(told, {}, plan)
+    told["chosen"] |= {"timings_ms": [10.0, 15.25, 14.0, 9.5]}
+    assert re.search(r"It was timed 4\s+times: 9\.5 to 15\.[23] ms", fit_html(told, {}, plan))
 
 
 def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):

@@ -10,9 +10,9 @@ from small_training import Silent
 
 from featherseg.core.errors import RunError
 from featherseg.fitting import feasible, latency
-from featherseg.fitting.candidates import MODELS, SCALES, model_macs, offers, resize_of, settings_of
+from featherseg.fitting.candidates import MODELS, SCALES, TINY, in_line, offers, resize_of, settings_of
 from featherseg.fitting.latency import median_interval
-from featherseg.fitting.plan import MOST, SPARE, best_guesses
+from featherseg.fitting.plan import MOST, SPARE
 from featherseg.models import MODELS as CATALOGUE
 
 # What may be chosen
@@ -26,6 +26,14 @@ def test_offers_are_models_of_the_catalogue_at_scales_the_cheapest_first():
     assert {offer.scale for offer in offers((360, 480))} == {*SCALES, 1.5, 2.0}
     assert {offer.scale for offer in offers((70, 70))} == {1.0, 1.5, 2.0}  # no side below 64 pixels
     assert {offer.scale for offer in offers((40, 40))} == {2.0}
+
+
+def test_the_order_in_which_models_are_guessed_is_that_of_the_table_and_tiny_images_are_enlarged_first():
+    assert in_line(offers((360, 480)), (360, 480))[0].name == f"{MODELS[0]} at 1"
+    assert [one.model for one in in_line(offers((1080, 1920)), (1080, 1920))] == list(MODELS)
+    side = math.isqrt(TINY)
+    assert in_line(offers((side, side)), (side, side))[0].name == f"{MODELS[0]} at 1.5"
+    assert in_line(offers((side, side + 1)), (side, side + 1))[0].name == f"{MODELS[0]} at 1"
 
 
 def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
@@ -70,7 +78,7 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
     choice = offers((100, 100))
     found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms)
     kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
-    best = best_guesses([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], model_macs)[:MOST]
+    best = in_line([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], (100, 100))[:MOST]
     assert kept >= {one.name for one in best}
     assert len(found) <= MOST + 2
     if max_ms == 1000:
@@ -88,7 +96,7 @@ def test_one_that_is_expected_near_the_limit_is_timed(monkeypatch):
 def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
     speed = 2.0 / (offers((100, 100))[0].macs * 1e4)
     found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
-    best = best_guesses([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], model_macs)[0]
+    best = in_line([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], (100, 100))[0]
     assert [t.name for t in found] == [best.name]
 
 

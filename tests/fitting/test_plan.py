@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import featherseg.fitting.plan as plans
 from featherseg.fitting.plan import (
     DECAY,
+    FINAL_STEPS,
     FINALIST,
     FIRST,
     LEAST,
@@ -21,14 +25,15 @@ def candidate(number, latency=None, step=0.1):
 
 EIGHT = [candidate(number, step=0.05 * (number + 1)) for number in range(8)]
 ORDERED = EIGHT[::-1]  # the best guess first
+FAST = [replace(one, step_seconds=one.step_seconds / 4) for one in ORDERED]
 
 
-def order(*rows, macs=lambda model: {"small": 1, "middle": 2, "large": 3}[model]):
-    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], macs)
+def order(*rows, place=("large", "middle", "small").index, **first):
+    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], place, **first)
     return [(one.model, one.scale) for one in guesses]
 
 
-def test_the_best_guess_is_the_model_with_the_most_macs_at_its_scale_nearest_to_1():
+def test_the_best_guess_is_the_first_model_at_its_scale_nearest_to_1():
     rows = [("small", 1.0), ("small", 2.0), ("large", 0.5), ("large", 0.75), ("middle", 1.0), ("middle", 1.5)]
     assert order(*rows)[0] == ("large", 0.75)
     assert order(*rows, ("large", 1.0), ("large", 1.5), ("large", 2.0))[0] == ("large", 1.0)
@@ -43,9 +48,14 @@ def test_models_are_compared_before_scales_and_of_each_two_at_most():
 
     # Of many models the first ones are compared enlarged before the others are at all
     rows = [(str(number), scale) for scale in scales for number in range(9)]
-    found = order(*rows, macs=int)
-    assert found[:MOST] == [(str(8 - n), scale) for scale in (1.0, 1.5) for n in range(FIRST)]
+    found = order(*rows, place=int)
+    assert found[:MOST] == [(str(n), scale) for scale in (1.0, 1.5) for n in range(FIRST)]
     assert len(found) == 18
+
+    # Where images are tiny they are compared enlarged first
+    found = order(*rows, place=int, enlarged_first=True)
+    assert found[:MOST] == [(str(n), scale) for scale in (1.5, 1.0) for n in range(FIRST)]
+    assert order(("small", 0.5), ("small", 0.75), ("large", 1.0), enlarged_first=True)[0] == ("large", 1.0)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -86,7 +96,7 @@ def test_no_candidate_is_wasted_where_they_are_no_power_of_two():
         plan = make_plan(ORDERED[:count], 48 * LEAST)
         assert len(plan.candidates) == count
         assert [keep for _, keep in plan.rungs] == keeps
-    assert len(make_plan(ORDERED, 12 * LEAST).candidates) == 3
+    assert len(make_plan(FAST, 12 * LEAST).candidates) == 3
 
 
 def test_candidates_that_train_at_once_get_more_time_each():
@@ -94,12 +104,12 @@ def test_candidates_that_train_at_once_get_more_time_each():
     seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
-    assert len(make_plan(ORDERED, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
+    assert len(make_plan(FAST, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
 
 
 def test_with_little_time_it_is_the_rule_the_best_guess():
     for seconds, compared in ((4 * LEAST - 1, 1), (4 * LEAST, 2), (16 * LEAST, 4), (48 * LEAST, 8)):
-        plan = make_plan(ORDERED, seconds)
+        plan = make_plan(FAST, seconds)
         assert len(plan.candidates) == compared
         assert plan.candidates[0].name == "model-7 at 1"
     assert make_plan(ORDERED, 10.0).final == {"model-7 at 1": (25, 5)}
@@ -107,13 +117,26 @@ def test_with_little_time_it_is_the_rule_the_best_guess():
         make_plan([], 60)
 
 
-def test_none_is_dropped_before_it_had_a_hundred_steps():
+def test_none_is_dropped_before_it_had_a_hundred_steps(monkeypatch):
+    monkeypatch.setattr(plans, "FINAL_STEPS", 0)
     assert len(make_plan(ORDERED, 8 * 3600).candidates) == 8
     for step, compared in ((1.49, 4), (1.51, 3), (2.01, 2), (6.01, 1)):
         slow = [candidate(8, step=step), *ORDERED]
         plan = make_plan(slow, 24 * 100.0)
         assert len(plan.candidates) == compared
         assert all(min(steps.values()) >= LEAST_STEPS for steps, _ in plan.rungs)
+
+
+def test_none_is_compared_where_the_last_one_would_have_too_few_steps():
+    for step, compared in ((1.99, 4), (2.01, 1)):
+        slow = [candidate(8, step=step), *ORDERED[:3]]
+        plan = make_plan(slow, 2 * FINAL_STEPS * 2.0)
+        assert len(plan.candidates) == compared
+        before = plan.rungs[-1][0]["model-8 at 1"] if plan.rungs else 0
+        assert plan.final["model-8 at 1"][0] - before >= FINAL_STEPS
+
+    # Who is too slow for that comes first: it gets all of the time. Behind the others it is only left out
+    assert len(make_plan([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates) == 3
 
 
 def test_noise_is_settled_by_latency():

@@ -14,13 +14,13 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import Offer, has_weights, model_macs, offers, overrides, resize_of, settings_of
+from featherseg.fitting.candidates import Offer, has_weights, in_line, offers, overrides, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at_labels
-from featherseg.fitting.plan import Candidate, best_guesses, make_plan, rung_sizes
+from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers
 from featherseg.training import Request
@@ -115,9 +115,8 @@ def begin(
         raise no_candidate(config, timings)
 
     # What a step of those takes that may train, and `each` image of a validation
-    waiting = best_guesses(
-        [Candidate(t.model, t.scale, t.latency(config.percentile), UNTIMED) for t in feasible], model_macs
-    )
+    candidates = [Candidate(t.model, t.scale, t.latency(config.percentile), UNTIMED) for t in feasible]
+    waiting = in_line(candidates, image_size)
     timed, each = _time_steps(waiting, config, parts, image_size, size, ends, workers, reporter)
 
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows

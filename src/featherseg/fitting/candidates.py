@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,19 @@ from featherseg.backbones.weights import PRETRAINED
 from featherseg.core.types import Resize, Size
 from featherseg.counting.catalogue import counts
 from featherseg.data.statistics import choose_crop
-from featherseg.fitting.plan import name_of
+from featherseg.fitting.plan import One, best_guesses, name_of
 
 MODELS = (
-    "frm-lite0-half-light-w32",
-    "frm-lite0-half-light",
-    "frm-lite2-half-light",
-    "frm-lite0-half16-light",
     "frm-mobilenet-v2-light",
     "frm-lite0-light",
     "frm-lite2-light",
+    "frm-lite0-half16-light",
+    "frm-lite0-half-light",
+    "frm-lite2-half-light",
+    "frm-lite0-half-light-w32",
 )
-"""From the fewest multiply-accumulates to the most; those without initial weights at hand are left out."""
+"""The best guess first, by what each reached in the same ten minutes on four datasets (benchmarks/fit_table.py); those
+without initial weights at hand are left out."""
 
 SCALES = (0.5, 0.75, 1.0)
 """Of the images' sides: what the model sees of them."""
@@ -30,6 +31,9 @@ SCALES = (0.5, 0.75, 1.0)
 SMALL, ABOVE = 200_000, (1.5, 2.0)
 """Images of at most so many pixels are enlarged as well: the models' logits are at 1/4, so that thin things need it
 (CamVid's 360x480 by 1.5: 2.5 points for one run, docs/log.md)."""
+
+TINY = 256 * 256
+"""Images of at most so many pixels are better guessed enlarged than as they are (the same table)."""
 
 LEAST_SIDE = 64
 """Pixels of the shorter side that a model sees, at least."""
@@ -63,9 +67,9 @@ def offers(size: Size) -> list[Offer]:
     return sorted(found, key=lambda offer: (offer.macs, offer.name))
 
 
-def model_macs(model: str) -> int:
-    """Multiply-accumulates of a model of the catalogue: parameters do not tell what a backbone sees of the image."""
-    return counts(model)[1]
+def in_line(feasible: Iterable[One], size: Size) -> list[One]:
+    """Which of those that keep the limit are compared for images of (height, width), the best guess first."""
+    return best_guesses(feasible, MODELS.index, enlarged_first=math.prod(size) <= TINY)
 
 
 def has_weights(model: str) -> bool:

@@ -42,6 +42,9 @@ BUNDLE = "measure.zip"
 AGAIN = 3
 """Timings of the file that is delivered, each in a process of its own; the worst of them counts."""
 
+UNSTEADY = 1.25
+"""Times that timings of one file may differ before it is told: more than the limit spares a candidate."""
+
 LEAST_SHARE = 0.7
 """Of the scale that a model was trained at, the least that it is delivered at: half of the pixels."""
 
@@ -97,7 +100,7 @@ def deliver(
 
     # Its latency: another device is given what measures it; here it is timed again, and goes where it takes too long
     timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
-    bundle = None
+    bundle, taken = None, [timing.latency(config.percentile)]
     if made.elsewhere:
         if config.format in RUNTIMES:
             bundle = bundle_chosen(out / BUNDLE, open_run(out), scale, config.format, image)
@@ -116,9 +119,17 @@ def deliver(
                 remove_tree(written)
             drop_report(out, config.format)
             raise
+        taken = [*(() if winner.name in made.shrunk else taken), *(t.latency(config.percentile) for t in again)]
+        if max(taken) > UNSTEADY * min(taken):
+            reporter.message(
+                f"it took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs, or guests of "
+                "its host, slow this machine down at times, and then the limit may not be kept. Time it again later: "
+                f"featherseg benchmark {out}"
+            )
 
     # The record, with which the fit is finished; report and card tell by it that val chose the model
     chosen = {**timing.as_dict(), "trained_scale": winner.scale, **_judge(report, made, miou_val, out, reporter)}
+    chosen["timings_ms"] = [round(ms, 3) for ms in taken]
     facts = {
         "format_version": 1,
         "chosen": chosen,
@@ -229,9 +240,9 @@ def _candidates(
     scores: dict[str, float],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """A row a timing: what became of it; of a winner that was shrunk as it was delivered."""
+    """A row a timing, the fastest first: what became of it; of a winner that was shrunk as it was delivered."""
     planned, rows = {one.name: one for one in made.plan.candidates}, []
-    for timing in sorted(made.timings, key=lambda t: t.p50):
+    for timing in made.timings:
         one = planned.get(timing.name)
         shown = delivered if one == winner and delivered.scale != winner.scale else timing
         row = {**shown.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
@@ -258,4 +269,4 @@ def _candidates(
             row |= {"status": "chosen", "miou_val": miou_val}
             row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(final), 1)
         rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: row["latency_ms"]["p50"])

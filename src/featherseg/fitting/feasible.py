@@ -11,9 +11,9 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
-from featherseg.fitting.candidates import Offer, model_macs
+from featherseg.fitting.candidates import Offer, in_line
 from featherseg.fitting.latency import Timing, guess_speed
-from featherseg.fitting.plan import MOST, SPARE, best_guesses
+from featherseg.fitting.plan import MOST, SPARE
 from featherseg.fitting.record import FitConfig
 
 TIMING = 0.1
@@ -34,7 +34,7 @@ def time_offers(
     began: float,
     reporter: Reporter,
 ) -> list[Timing]:
-    """Time the candidates that would be compared, the best guess first, as far as multiply-accumulates tell.
+    """Time the candidates that would be compared for images of (height, width), the best guess first.
 
     What one will take follows from the same model at another scale where that was measured, else from the others, at
     first from how fast this machine multiplies. Only a measurement needs something to spare: what is expected to take
@@ -51,7 +51,7 @@ def time_offers(
         expected = {offer.name: macs[offer.name] * speeds.get(offer.model, usual) for offer in left}
         below = kept | {name for name, ms in expected.items() if ms <= config.max_ms}
         keeping = [offer for offer in choice if offer.name in below]
-        wanted = [offer for offer in best_guesses(keeping, model_macs)[:MOST] if offer in left]
+        wanted = [offer for offer in in_line(keeping, size)[:MOST] if offer in left]
         tried, taken = len(timings) + len(failed), time.monotonic() - began
         a_timing = taken / max(1, tried)
         if kept:

@@ -18,6 +18,10 @@ LEAST, LEAST_STEPS = 60.0, 100
 """Seconds and steps that a candidate trains up to the first rung, at least: with less, models of different size are
 ranked by how soon they learn. The rate has risen after 50 steps."""
 
+FINAL_STEPS = 1000
+"""Steps that the last candidate has behind the rungs, at least: where the time is too short for that, the best guess
+gains more by what the rungs would take than by their choice (benchmarks/fit_regret.py, docs/log.md)."""
+
 MOST = 8
 """Candidates that train, at most."""
 
@@ -63,21 +67,22 @@ class Scaled(Protocol):
 One = TypeVar("One", bound=Scaled)
 
 
-def best_guesses(feasible: Iterable[One], macs: Callable[[str], int]) -> list[One]:
+def best_guesses(feasible: Iterable[One], place: Callable[[str], int], *, enlarged_first: bool = False) -> list[One]:
     """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
 
-    The model with the most multiply-accumulates comes first, each at its scale nearest to 1, from below where there is
-    one; behind the FIRST models come these at their next scale above 1, then the other models, then those above 1.
-    Enlarged images help on some data and harm on others (docs/log.md), smaller ones cost accuracy on most.
+    place: of a model among the others, 0 for the best guess. Each is taken at its scale nearest to 1, from below where
+    there is one; behind the FIRST models come these at their next scale above 1, or before them where that is
+    asked for; then the other models, in the same way. Smaller images cost accuracy on most data.
     """
     scales: dict[str, list[One]] = {}
     for one in sorted(feasible, key=lambda one: (one.scale > 1, abs(one.scale - 1))):
         scales.setdefault(one.model, []).append(one)
-    models = sorted(scales.values(), key=lambda own: (-macs(own[0].model), own[0].model))
+    models = sorted(scales.values(), key=lambda own: place(own[0].model))
     found = list[One]()
     for some in (models[:FIRST], models[FIRST:]):
-        found += [own[0] for own in some]
-        found += [enlarged[0] for own in some if (enlarged := [one for one in own[1:] if one.scale > 1])]
+        nearest = [own[0] for own in some]
+        enlarged = [above[0] for own in some if (above := [one for one in own[1:] if one.scale > 1])]
+        found += enlarged + nearest if enlarged_first else nearest + enlarged
     return found
 
 
@@ -123,7 +128,8 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
     while compared > 1:
         a_rung = (1 - FINALIST) * seconds / len(rung_sizes(compared))
         slowest = max(one.step_seconds for one in ordered[:compared])
-        if a_rung / math.ceil(compared / at_once) >= max(LEAST, LEAST_STEPS * slowest):
+        long_enough = a_rung / math.ceil(compared / at_once) >= max(LEAST, LEAST_STEPS * slowest)
+        if long_enough and FINALIST * seconds >= FINAL_STEPS * slowest:
             break
         compared -= 1
     chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[tuple[Mapping[str, int], int]]()
