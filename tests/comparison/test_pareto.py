@@ -89,6 +89,17 @@ def test_the_drawing_names_every_model_and_marks_the_front_and_the_pick():
     assert float(marks["d"].get("cy")) < float(marks["a"].get("cy"))  # better is higher
 
 
+@pytest.mark.parametrize("miou", [0.0, 0.8128, 1.0])
+def test_one_model_is_drawn_between_0_and_100_with_a_budget_that_is_near(miou):
+    drawing = front_svg([Point("a", 13.6, miou)], LATENCY, picked="a", budget=15.76)
+    texts = [node.text for node in ElementTree.fromstring(drawing).iter(f"{SVG}text")]
+    numbers = [float(text) for text in texts if re.fullmatch(r"[\d.]+", text)]
+    assert 0 <= min(numbers) <= max(numbers) <= 100
+    assert {"10", "15", "20"} <= set(texts)
+    assert 'class="budget"' in drawing
+    assert 'class="budget"' not in front_svg([Point("a", 13.6, miou)], LATENCY, budget=100)
+
+
 def test_every_colour_is_a_variable_of_the_page_with_a_value_of_its_own():
     drawing = front_svg(NETWORKS, LATENCY, picked="b", budget=25)
     colours = re.findall(r"(?:fill|stroke):([^;}]+)", drawing)

@@ -10,6 +10,7 @@ from featherseg.reports.charts import STYLE, Plot, short, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, Mark, place_labels
 
 LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
+ROOM = 5.0  # points of mIoU to either side where all models have about the same
 
 FRONT_STYLE = """
 .chart .front{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:1.5}
@@ -97,7 +98,12 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
         return ""
     kept = pareto_front(points)
     spots = [(p.cost, 100 * p.miou) for p in points]
-    xs, ys = ticks(0, max(x for x, _ in spots)), ticks(min(y for _, y in spots), max(y for _, y in spots))
+    costs, low, high = [x for x, _ in spots], min(y for _, y in spots), max(y for _, y in spots)
+    if high - low < 1:  # room above and below it, within 0 to 100 %
+        low, high = max(0.0, low - ROOM), min(100.0, high + ROOM)
+    if budget is not None and budget <= 2 * max(costs):
+        costs.append(budget)
+    xs, ys = ticks(0, max(costs)), ticks(low, high)
     plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
     marks = [plot.at(*spot) for spot in spots]
     stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept])
