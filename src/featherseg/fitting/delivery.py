@@ -122,8 +122,8 @@ def deliver(
         taken = [*(() if winner.name in made.shrunk else taken), *(t.latency(config.percentile) for t in again)]
         if max(taken) > UNSTEADY * min(taken):
             reporter.message(
-                f"it took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs, or guests of "
-                "its host, slow this machine down at times, and then the limit may not be kept. Time it again later: "
+                f"{winner.model} took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs or "
+                "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
                 f"featherseg benchmark {out}"
             )
 
