@@ -50,10 +50,11 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
 # Which keep the limit
 
 
-def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0):
+def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0, alone=()):
     """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all.
 
-    power: of the scale, by which these times rise beside the multiply-accumulates'.
+    power: of the scale, by which these times rise beside the multiply-accumulates'. alone: those beside which the time
+    is too short for another.
     """
     now = [0.0]
     monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
@@ -68,7 +69,7 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong
         return timing(offer.model, offer.scale, truth[offer.name])
 
     config = made(max_ms=max_ms, hours=hours).config
-    found = feasible.time_offers(choice, config, (100, 100), measure, 0.0, Silent())
+    found = feasible.time_offers(choice, config, (100, 100), measure, lambda t: t.name in alone, 0.0, Silent())
     assert len({(t.model, t.scale) for t in found}) == len(found)
     return found, truth
 
@@ -98,6 +99,19 @@ def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
     found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
     best = in_line([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], (100, 100))[0]
     assert [t.name for t in found] == [best.name]
+
+
+def test_none_is_timed_beside_a_best_guess_that_trains_alone(monkeypatch):
+    choice = offers((100, 100))
+    speed, names = 2.0 / (choice[0].macs * 1e4), {offer.name for offer in choice}
+    best = in_line(choice, (100, 100))[0].name
+    assert [t.name for t in measured(monkeypatch, speed, 1000.0, alone=names)[0]] == [best]
+    assert len(measured(monkeypatch, speed, 1000.0, alone=names - {best})[0]) == MOST
+    # Where the first ones are over the limit and the cheapest keeps it, a better guess that may keep it is still timed
+    found, truth = measured(monkeypatch, speed, 10.0, wrong=0.1, alone=names)
+    within = [one for one in choice if truth[one.name] <= (1 - SPARE) * 10.0]
+    assert not found[0].keeps(10.0, 50, None)
+    assert found[-1].name == in_line(within, (100, 100))[0].name
 
 
 def test_one_that_cannot_be_timed_is_left_out_and_the_others_go_on(monkeypatch):

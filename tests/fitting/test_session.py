@@ -1,6 +1,7 @@
 """`fit` beside its trainings: what it refuses, times, decides, keeps and shows."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fit_plans import FAST, SLOW, answer, facts, made, write_yard
+from fit_plans import FAST, SLOW, answer, facts, made, timing, write_yard
 from small_training import Silent
 
 import featherseg
@@ -18,7 +19,7 @@ from featherseg.cli import main
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting import beginning, candidates
-from featherseg.fitting.candidates import Offer
+from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate
@@ -125,6 +126,33 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
     assert [one.name for one in plan.plan.candidates] == [FAST.name]
     assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
+
+
+@pytest.mark.parametrize(
+    ("step", "compared", "said"),
+    [
+        (0.1, True, ""),
+        (2.0, False, "the time is too short to compare {} with others, so that they are not timed"),
+        (math.nan, True, "{} is dropped: CUDA out of memory"),
+    ],
+)
+def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choice(
+    tmp_path, monkeypatch, step, compared, said
+):
+    best = in_line(offers((256, 512)), (256, 512))[0]  # images of shapes
+
+    def pace(candidate, *rest):
+        if math.isnan(step) and candidate.name == best.name:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.1 if math.isnan(step) else step, 0.01
+
+    monkeypatch.setattr(beginning, "_pace", pace)
+    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: timing(name[0], name[1], 10.0))
+    heard, config = Silent(), made(max_ms=1000.0, hours=0.5).config
+    plan = beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, heard)
+    assert (len(plan.timings) > 1) == (len(plan.plan.candidates) > 1) == compared
+    assert (plan.plan.candidates[0].name == best.name) == (not math.isnan(step))
+    assert said.format(best.name) in [*heard.messages, ""]
 
 
 def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch):
@@ -254,6 +282,8 @@ def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_b
     said = " ".join(outlook(content, {}))
     assert "would let in calm at 1 first" in said
     assert "The chosen one is the fastest that was timed." in said
+    content["candidates"] = [chosen]
+    assert "fastest" not in " ".join(outlook(content, {}))  # nothing else was timed
 
 
 # What is refused before any work

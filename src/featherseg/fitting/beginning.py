@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,6 +34,9 @@ from featherseg.training.trackers import check_trackers
 STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
 """The share of the time, and the seconds at most, in which the steps of a candidate are timed; what one is taken to
 take before that, so that it is."""
+
+OVER_MEMORY = (ConfigError, torch.OutOfMemoryError)
+"""What timing steps raises where there is too little memory for them."""
 
 VALIDATING, LEAST_SCORED = 0.03, 20
 """The share of the time that a validation may take, and the images that it has in any case."""
@@ -80,6 +85,10 @@ def begin(
             raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
         return _begin_as_planned(given, config, parts, image_size, out, began)
 
+    @cache
+    def pace(candidate: Candidate) -> tuple[float, float]:
+        return _pace(candidate, config, parts, image_size, size, workers.threads, reporter)
+
     # Who may be tried, and whether all that a training needs is there
     choice = offers(image_size)
     recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
@@ -92,7 +101,7 @@ def begin(
         )
 
     # What each takes on the device; what cannot keep the limit costs no step of training
-    image, started = image_of(val, image_size), time.monotonic()
+    image, exports = image_of(val, image_size), list[float]()
     if measured is None:
         device, threads = here()
         reporter.message(
@@ -103,25 +112,35 @@ def begin(
 
         def measure(offer: Offer) -> Timing:
             resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
-            name = (offer.model, offer.scale, config.format)
-            return time_candidate(
+            name, started = (offer.model, offer.scale, config.format), time.monotonic()
+            found = time_candidate(
                 name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits), config.max_ms
             )
+            exports.append(time.monotonic() - started)
+            return found
 
-        timings = time_offers(choice, config, image_size, measure, began, reporter)
+        def alone(best: Timing) -> bool:
+            untimed = _candidate(best, config)
+            try:
+                timed = replace(untimed, step_seconds=pace(untimed)[0])
+            except OVER_MEMORY:
+                return False
+            left = max(1.0, ends - time.monotonic())
+            return len(make_plan([timed, untimed], left, workers.at_once).candidates) == 1
+
+        timings = time_offers(choice, config, image_size, measure, alone, began, reporter)
     else:
         device, threads = measured.device, measured.threads
         known = {offer.name for offer in choice}
         timings = [t for t in timings_of(measured, config.format) if t.name in known]
-    an_export = (time.monotonic() - started) / max(1, len(timings))
+    an_export = sum(exports) / max(1, len(exports))
     feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible:
         raise no_candidate(config, timings)
 
     # What a step of those takes that may train, and `each` image of a validation
-    candidates = [Candidate(t.model, t.scale, t.latency(config.percentile), UNTIMED) for t in feasible]
-    waiting = in_line(candidates, image_size)
-    timed, each = _time_steps(waiting, config, parts, image_size, size, ends, workers, reporter)
+    waiting = in_line([_candidate(timing, config) for timing in feasible], image_size)
+    timed, each = _time_steps(waiting, pace, ends, workers.at_once, reporter)
 
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
     tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
@@ -196,14 +215,16 @@ def _begin_as_planned(given: Made, config: FitConfig, parts: Parts, image_size: 
     return made
 
 
+def _candidate(timing: Timing, config: FitConfig) -> Candidate:
+    """What was timed on the device, its steps not yet."""
+    return Candidate(timing.model, timing.scale, timing.latency(config.percentile), UNTIMED)
+
+
 def _time_steps(
     waiting: list[Candidate],
-    config: FitConfig,
-    parts: Parts,
-    image_size: Size,
-    size: Size,
+    pace: Callable[[Candidate], tuple[float, float]],
     ends: float,
-    workers: Workers,
+    at_once: int,
     reporter: Reporter,
 ) -> tuple[list[Candidate], float]:
     """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation).
@@ -211,21 +232,20 @@ def _time_steps(
     waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises what
     `_pace` does where nobody is left.
     """
-    left, seconds = ends - time.monotonic(), min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
-    timed, each = list[Candidate](), 0.0
-    while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], max(1.0, left), workers.at_once).candidates):
+    left, timed, each = max(1.0, ends - time.monotonic()), list[Candidate](), 0.0
+    while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], left, at_once).candidates):
         candidate = waiting[len(timed)]
         try:
-            pace, validation = _pace(candidate, config, parts, image_size, size, seconds, workers.threads, reporter)
-        except (ConfigError, torch.OutOfMemoryError) as error:  # there is too little memory for it
+            step, validation = pace(candidate)
+        except OVER_MEMORY as error:
             waiting.remove(candidate)
             reporter.message(f"{candidate.name} is dropped: {error}")
             if not waiting:
                 raise
             continue
-        timed.append(replace(candidate, step_seconds=pace))
+        timed.append(replace(candidate, step_seconds=step))
         each = max(each, validation)
-        reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {pace:.2f} s")
+        reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s")
     return timed, each
 
 
@@ -235,14 +255,14 @@ def _pace(
     parts: Parts,
     image_size: Size,
     size: Size,
-    seconds: float,
     threads: int,
     reporter: Reporter,
 ) -> tuple[float, float]:
     """(seconds of a step of training, seconds of an image of validation), with so many threads.
 
-    Raises ConfigError and torch.OutOfMemoryError where the memory has no room for it.
+    Raises OVER_MEMORY where the memory has no room for it.
     """
+    seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
     resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
     settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": config.device}
     request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))

@@ -31,11 +31,13 @@ def time_offers(
     config: FitConfig,
     size: Size,
     measure: Callable[[Offer], Timing],
+    alone: Callable[[Timing], bool],
     began: float,
     reporter: Reporter,
 ) -> list[Timing]:
     """Time the candidates that would be compared for images of (height, width), the best guess first.
 
+    alone: whether the time is too short to compare such a best guess with any other; then no other is timed.
     What one will take follows from the same model at another scale where that was measured, else from the others, at
     first from how fast this machine multiplies. Only a measurement needs something to spare: what is expected to take
     less than the limit itself is timed. Where nothing keeps the limit the cheapest are tried, for REFUSING seconds. A
@@ -45,17 +47,21 @@ def time_offers(
     macs, guess = {offer.name: offer.macs * math.prod(size) for offer in choice}, guess_speed()
     timings, failed, left = list[Timing](), list[ExportError | RunError](), list(choice)
     while left:
-        kept = {t.name for t in timings if t.keeps(*config.limits)}
+        kept = {t.name: t for t in timings if t.keeps(*config.limits)}
         speeds = {t.model: t.latency(config.percentile) / macs[t.name] for t in timings}
         usual = median(speeds.values()) if speeds else guess
         expected = {offer.name: macs[offer.name] * speeds.get(offer.model, usual) for offer in left}
-        below = kept | {name for name, ms in expected.items() if ms <= config.max_ms}
-        keeping = [offer for offer in choice if offer.name in below]
-        wanted = [offer for offer in in_line(keeping, size)[:MOST] if offer in left]
+        below = kept.keys() | {name for name, ms in expected.items() if ms <= config.max_ms}
+        line = in_line([offer for offer in choice if offer.name in below], size)
+        wanted = [offer for offer in line[:MOST] if offer in left]
         tried, taken = len(timings) + len(failed), time.monotonic() - began
         a_timing = taken / max(1, tried)
         if kept:
             if not wanted or taken + a_timing > TIMING * 3600 * config.hours:
+                break
+            best = line[0].name
+            if best in kept and alone(kept[best]):
+                reporter.message(f"the time is too short to compare {best} with others, so that they are not timed")
                 break
             offer = wanted[0]
         elif wanted and (not tried or (tried < GUESSES and taken + 2 * a_timing <= REFUSING)):
