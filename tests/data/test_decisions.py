@@ -93,7 +93,7 @@ def test_ignored_pixels_stay_ignored(tmp_path):
     assert mask(tmp_path / "out")[0, :4].tolist() == [0, 0, 255, 0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 1500), st.integers(1, 1500), st.integers(0, 2**32 - 1))
 def test_a_pixel_of_a_large_mask_belongs_to_the_audited_one_that_is_nearest(height, width, seed):
     rows, columns = audited_places((height, width))

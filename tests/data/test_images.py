@@ -184,7 +184,7 @@ def test_exif_orientation_turns_the_image_as_pillows_exif_transpose_does(tmp_pat
     assert image_size(path) == expected.shape[:2] == ((5, 7) if orientation < 5 else (7, 5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cut=st.integers(0, 400), flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
 def test_a_spoiled_file_is_read_or_refused_with_its_name(

@@ -41,7 +41,7 @@ def points():
     return find_class_points(Town(), 16)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_the_point_of_a_class_is_its_pixel_nearest_to_its_centre(height, width, seed):
     tile = np.random.default_rng(seed).choice(np.array([0, 7, 254, 255], np.uint8), (height, width))

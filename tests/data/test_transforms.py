@@ -43,7 +43,7 @@ def scene(size=(40, 50), channels=3, dtype=np.uint8, seed=0):
     return Sample("a", rng.integers(0, np.iinfo(dtype).max, (*size, channels), dtype=dtype), label)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),
@@ -183,7 +183,7 @@ def test_five_channels_in_a_crop_of_one_column_are_as_they_were(size):
         assert torch.equal(cut(sample, (0, 0, *size), new).image, slow_cut(sample, (0, 0, *size), new).image)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(1, 60))
 def test_ids_are_picked_as_torch_picks_the_nearest(height, width, new_height, new_width):
     ids = np.random.default_rng(height).integers(-(2**30), 2**30, (height, width), dtype=np.int32)
@@ -271,7 +271,7 @@ def test_a_window_of_one_class_is_drawn_again():
     assert shares[0.7] < shares[1.0] - 0.1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 60),

@@ -156,7 +156,7 @@ def test_random_scenes_have_the_figures_of_cityscapesscripts(official, tmp_path,
 # What follows from the definition
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_counts_are_those_of_a_loop_over_masks(seed, rule):
     ground_truth, prediction = pairs(np.random.default_rng(seed))
@@ -167,7 +167,7 @@ def test_counts_are_those_of_a_loop_over_masks(seed, rule):
         assert list(found[category].values()) == pytest.approx(expected, rel=1e-13)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_a_prediction_that_is_the_ground_truth_scores_1(seed, rule):
     ground_truth = scene(np.random.default_rng(seed), crowds=False)
@@ -177,7 +177,7 @@ def test_a_prediction_that_is_the_ground_truth_scores_1(seed, rule):
     assert found["n"] == len({segment["category_id"] for segment in ground_truth[1]})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
     rng = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, rule=st.sampled_from(RULES))
 def test_counting_apart_and_adding_is_counting_together(seed, rule):
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from featherseg import FeathersegError
 from featherseg.kernels import confusion_counts, joint_counts
 
-many = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def by_loop(label: np.ndarray, prediction: np.ndarray, classes: int, ignore: int) -> np.ndarray:

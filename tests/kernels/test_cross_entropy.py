@@ -13,7 +13,7 @@ from featherseg import FeathersegError
 from featherseg.core.errors import DataError
 from featherseg.kernels import cross_entropy, upsample_cross_entropy
 
-many = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sides, label_sides = st.integers(1, 20), st.integers(1, 45)
 
 

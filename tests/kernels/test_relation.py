@@ -12,7 +12,7 @@ from featherseg import FeathersegError
 from featherseg.kernels import pixel_to_region, relation
 from featherseg.models.rsp import PixelToRegion
 
-many = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sides = st.integers(1, 6)
 COMPOSABILITIES = ["dot", "difference"]
 

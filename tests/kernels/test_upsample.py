@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from featherseg import FeathersegError
 from featherseg.kernels import upsample, upsample_argmax
 
-many = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sides = st.integers(1, 40)
 
 

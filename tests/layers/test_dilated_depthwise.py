@@ -13,7 +13,7 @@ axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.int
 """Kernel, dilation, padding in dilations, what the side is longer than the kernel's reach needs."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=axis, columns=axis, batch=st.integers(1, 2), bias=st.booleans())
 def test_it_gives_what_torch_gives_at_every_size(rows, columns, batch, bias):
     kernel, dilation, padding, size = (

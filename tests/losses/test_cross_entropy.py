@@ -116,7 +116,7 @@ def test_it_is_in_full_precision_whatever_autocast_says():
     assert torch.equal(loss, CrossEntropy()(logits, labels))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), ignored=st.floats(0, 1), ohem=st.sampled_from([None, 0.0, 0.5, 1.0]))
 def test_it_is_always_finite_and_never_negative(seed, ignored, ohem):
     logits, labels = scene(seed, ignored=ignored)

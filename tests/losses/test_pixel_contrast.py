@@ -61,7 +61,7 @@ def official_share(right, wrong, views):
     return (right, views - right) if wrong >= views / 2 else (views - wrong, wrong)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_class_of_every_image_gives_the_same_number_half_of_them_mistakes(data):
     classes, max_views = data.draw(st.sampled_from([1, 3, 171])), data.draw(st.integers(1, 12))
@@ -107,7 +107,7 @@ def test_where_nothing_can_be_contrasted_it_is_zero_with_zero_gradients(case):
     assert all(g is None or (torch.isfinite(g).all() and not g.any()) for g in gradients)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     classes=st.sampled_from([2, 19, 171]),
     scale=st.sampled_from([1e-4, 1.0, 6e4]),
@@ -184,7 +184,7 @@ def test_pixels_are_picked_from_either_layout_and_the_gradient_comes_in_it(layou
     assert gradient.is_contiguous(memory_format=layout)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 999), power=st.sampled_from([0.001, 1.0, 5.0]))
 def test_the_lowest_of_each_group_are_found_whatever_the_values(seed, power):
     torch.manual_seed(seed)  # power 0.001: all values near 1, more than the sorting without most of them counts on

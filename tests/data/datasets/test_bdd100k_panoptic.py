@@ -98,7 +98,7 @@ def test_real_bitmasks_write_back_byte_for_byte(shared: Path, tmp_path: Path, na
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / "a.png")), np.array(Image.open(path)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(1, 16777215), st.sampled_from(CATEGORY_IDS), st.booleans()), max_size=9),
     st.integers(0, 999),

@@ -496,7 +496,7 @@ def test_a_colour_survives_being_written(color: tuple[int, int, int]):
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "ignore" and name.isprintable())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique=True), channels=st.integers(1, 64), shares=st.booleans())
 def test_a_written_toml_reads_as_what_it_was_written_from(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], channels: int, shares: bool
@@ -530,7 +530,7 @@ def test_every_further_key_survives_being_written(tmp_path: Path):
         assert read_dataset_toml(tmp_path / "dataset.toml") == config
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.dictionaries(st.integers(0, 70000), st.integers(0, 255), min_size=1, max_size=9),
     st.lists(st.integers(0, 70000), min_size=1, max_size=20),

@@ -18,7 +18,7 @@ def by_id(segments: list[dict]) -> dict[int, dict]:
     return {segment["id"]: segment for segment in segments}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_areas_and_boxes_are_those_of_the_masks(seed):
     ids, segments = scene(np.random.default_rng(seed))
@@ -40,7 +40,7 @@ def test_a_segment_as_wide_as_the_image_ends_with_its_rows():
     assert (segment["area"], segment["bbox"]) == (5, [0, 0, 3, 3])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_a_sample_has_classes_instances_and_crowds_where_the_masks_are(seed):
     ids, segments = scene(np.random.default_rng(seed))
@@ -55,7 +55,7 @@ def test_a_sample_has_classes_instances_and_crowds_where_the_masks_are(seed):
         assert (instances[mask] == expected).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_a_sample_and_its_segmentation_tell_the_same(seed):
     """Stuff of one class becomes one segment; things and crowds stay apart."""

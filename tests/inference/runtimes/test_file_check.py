@@ -160,7 +160,7 @@ def holds_foreign(proto) -> bool:
 SEEDS = [foreign.SerializeToString() for foreign, _ in FOREIGN.values()] + [model().SerializeToString()]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=st.sampled_from(SEEDS), data=st.data())
 def test_what_passes_is_plain_as_onnx_reads_it(seed, data):
     content = bytearray(seed)
@@ -178,7 +178,7 @@ def test_what_passes_is_plain_as_onnx_reads_it(seed, data):
     assert not holds_foreign(read)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_pass_or_are_refused(content):
     for walk in (walk_onnx, lambda xml: walk_openvino(xml, 8)):
