@@ -66,7 +66,7 @@ def test_gradients_are_the_sums_over_positions(case, dtype):
     got = torch.autograd.grad(out, (x, weight, bias), pull)
     expected = summed(*(t.detach().double() for t in (x, weight, pull)), *geometry)
     rounding = 2**-8 if dtype == torch.bfloat16 else 1e-6
-    for ours, theirs, error in zip(got, expected, (rounding, 1e-6, 1e-6), strict=True):
+    for ours, theirs, error in zip(got, expected, (rounding, 1e-6, 4e-6), strict=True):  # sums differ by order
         assert_close(ours.double(), theirs, rtol=error, atol=error * max(1.0, float(theirs.abs().max())))
     assert [t.dtype for t in got] == [dtype, torch.float32, torch.float32]
 
