@@ -15,7 +15,7 @@ tables/fit_table.jsonl; the same command does what is missing, and goes on behin
 
 --paces times a step and a validation of each candidate in seconds of the processor, so that other work may go on
 beside it; its rows stand in tables/fit_pace.jsonl. --latencies times each candidate in these formats as `fit` does, on
-an image of each dataset; nothing else may run then, and its rows stand in tables/fit_latency.jsonl.
+an image of each dataset, TURNS times and in turns; nothing else may run then. Rows stand in tables/fit_latency.jsonl.
 """
 
 import argparse
@@ -27,10 +27,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -47,7 +48,8 @@ from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import image_of
-from featherseg.fitting.latency import here, time_candidate
+from featherseg.fitting.latency import Timing, here, time_file, write_untrained
+from featherseg.fitting.plan import name_of
 from featherseg.inference.runtimes import open_runtime
 
 TABLE = Path(__file__).parent / "tables" / "fit_table.jsonl"
@@ -62,6 +64,8 @@ TIMED = 6
 """Steps by which a step is timed, behind as many that are not ..."""
 FEW = 24
 """... and images by which a validation is."""
+TURNS = 5
+"""How often --latencies times a file."""
 SEEDS = (0, 1)
 RUNGS_FILE = "rungs.json"
 SHAPES = {"train": 1000, "val": 200, "test": 200}
@@ -267,20 +271,31 @@ def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path
 
 
 def time_missing(labels: list[str], places: dict[str, str], formats: list[str], table: Path) -> None:
-    """Every candidate of every dataset in every format without a row, in processes one after the other."""
+    """Every candidate of every dataset in every format without a row, those of one dataset and format in turns.
+
+    A row has the median over the turns: a machine whose speed changes by the minute then leaves their order alone.
+    """
     done = {(r["dataset"], r["model"], r["scale"], r["format"]) for r in read_lines(table)}
     device, threads = here()
-    for label in labels:
+    for label, format in product(labels, formats):
         size, train = DATA[label].size, source_of(label, places).open("train")
         image = image_of(train, size)
-        for model, scale in CANDIDATES:
-            for name in ((model, scale, format) for format in formats if (label, model, scale, format) not in done):
-                timing = time_candidate(name, train.classes, resize_of(scale, size), image, [image], lambda _: False)
-                p50, p95 = (timing.as_dict()["latency_ms"][key] for key in ("p50", "p95"))
-                row = {"dataset": label, "model": model, "scale": scale, "format": name[2]}
-                row |= {"p50_ms": p50, "p95_ms": p95}
-                row |= {"image_size": size, "device": device, "threads": threads, "commit": commit()}
-                append_line(table, row | {"processor": machine_name(), "date": date.today().isoformat()})
+        missing = [(*one, format) for one in CANDIDATES if (label, *one, format) not in done]
+        with TemporaryDirectory(prefix="fit-table-") as folder:
+            files = {}
+            for name in missing:
+                own = Path(folder) / name_of(*name[:2]).replace(" ", "-")
+                own.mkdir()
+                files[name] = write_untrained(name, train.classes, resize_of(name[1], size), image, [image], own)
+            taken: dict[tuple[str, float, str], list[Timing]] = {name: [] for name in missing}
+            for name in missing * TURNS:
+                taken[name].append(time_file(files[name], image, name))
+        for (model, scale, _), timings in taken.items():
+            row: dict[str, Any] = {"dataset": label, "model": model, "scale": scale, "format": format}
+            row |= {key: round(median(getattr(one, key[:-3]) for one in timings), 3) for key in ("p50_ms", "p95_ms")}
+            row |= {"turns": [round(one.p50, 3) for one in timings]}
+            row |= {"image_size": size, "device": device, "threads": threads, "commit": commit()}
+            append_line(table, row | {"processor": machine_name(), "date": date.today().isoformat()})
 
 
 def print_table(table: Path) -> None:

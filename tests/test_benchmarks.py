@@ -514,6 +514,43 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
 
 
+def test_candidates_of_the_table_of_fit_are_timed_in_turns(load, tmp_path, monkeypatch):
+    table, timed = load("fit_table"), []
+
+    def time_file(file, image, name):
+        assert file.read_text() == f"{name[0]} as {name[2]}"
+        timed.append(name)
+        slow = 1.5 if len(timed) <= 4 else 1.0  # the machine, in the first two turns of five
+        p50 = slow * {"small": 2.0, "large": 3.0}[name[0]]
+        return SimpleNamespace(p50=p50, p95=2 * p50)
+
+    def write_untrained(name, classes, resize, image, calibration, folder):
+        assert (classes, resize, len(calibration)) == (("a", "b"), None, 1)
+        (folder / "model").write_text(f"{name[0]} as {name[2]}")
+        return folder / "model"
+
+    monkeypatch.setattr(table, "CANDIDATES", (("small", 1.0), ("large", 1.0)))
+    monkeypatch.setattr(table, "image_of", lambda data, size: np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr(table, "write_untrained", write_untrained)
+    monkeypatch.setattr(table, "time_file", time_file)
+    source = SimpleNamespace(open=lambda split: SimpleNamespace(classes=("a", "b")))
+    monkeypatch.setattr(table, "source_of", lambda label, places: source)
+    rows = tmp_path / "rows.jsonl"
+    table.time_missing(["neu"], {}, ["onnx"], rows)
+    assert [name[0] for name in timed] == ["small", "large"] * 5
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(row["model"], row["p50_ms"], row["p95_ms"], row["turns"]) for row in found] == [
+        ("small", 2.0, 4.0, [3.0, 3.0, 2.0, 2.0, 2.0]),
+        ("large", 3.0, 6.0, [4.5, 4.5, 3.0, 3.0, 3.0]),
+    ]
+
+    # The same command does what is missing
+    rows.write_text(json.dumps(found[0]) + "\n")
+    table.time_missing(["neu"], {}, ["onnx"], rows)
+    assert [name[0] for name in timed[10:]] == ["large"] * 5
+    assert len(rows.read_text().splitlines()) == 2
+
+
 def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load, tmp_path, monkeypatch):
     table, times = load("fit_table"), iter([100.0, 102.4])
     clock = SimpleNamespace(process_time=lambda: next(times))
