@@ -168,7 +168,7 @@ def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generato
 
 
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
-    """Dataset and seed -> its candidates, by rows of today's recipes.
+    """Dataset and seed -> its candidates, by rows of today's recipes; a seed with one candidate is named and left out.
 
     Raises SystemExit where one has no latency, rows are there twice, or latencies are of several devices.
     """
@@ -197,6 +197,9 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         if any(other.candidate.name == one.name for other in own):
             raise SystemExit(f"{table} has {one.name} on {row['dataset']} with seed {row['seed']} twice.")
         own.append(Recorded(one, size, counts(row["model"])[1], *curves, *taken))
+    for dataset, seed in [place for place, own in found.items() if len(own) == 1]:
+        print(f"{dataset} has one candidate with seed {seed}: left out, as there is nothing to choose from")
+        del found[dataset, seed]
     return found
 
 

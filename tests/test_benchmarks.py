@@ -590,9 +590,13 @@ def fit_rows(ends, digest, seeds=(0, 1)):
 def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_path, capsys, monkeypatch):
     regret = load("fit_regret")
     ends = {"larger is better": (50, 55, 60, 65), "middle is best": (50, 70, 60, 65)}
-    for name, rows in zip(("rows", "times"), fit_rows(ends, regret.recipe_digest), strict=True):
+    recorded, times = fit_rows(ends, regret.recipe_digest)
+    recorded.append(recorded[0] | {"seed": 7})  # the first of a third seed
+    for name, rows in (("rows", recorded), ("times", times)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
+    assert sorted(found) == [(dataset, seed) for dataset in ends for seed in (0, 1)]
+    assert "larger is better has one candidate with seed 7: left out" in capsys.readouterr().out
     order = regret.by_macs
     ways = {"fit": regret.fit(0.0, order), "rule": regret.rule, "asha": regret.fit(0.0, order, anew=True)}
     rows = regret.regrets(found, ways)
