@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import nn
 
 from featherseg.core.errors import ExportError
 from featherseg.exporters import onnx_int8, openvino, openvino_int8
-from featherseg.exporters.int8 import first_layer, layer_nodes, quantise
+from featherseg.exporters.int8 import first_layers, layer_nodes, quantise
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
@@ -70,7 +71,12 @@ def test_layers_that_are_kept_compute_as_before(tmp_path, graph, name):
 def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(tmp_path, monkeypatch):
     noisy = {f"layer{i}": float(i) for i in range(20)}
     nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
-    graph = SimpleNamespace(node=[SimpleNamespace(name=name) for name in ("pad", "node of layer3", "node of layer0")])
+    names = ("pad", "node of layer3", "node of layer0")
+    chain = [
+        SimpleNamespace(name=name, op_type="any", input=[str(place)], output=[str(place + 1)])
+        for place, name in enumerate(names)
+    ]
+    graph = SimpleNamespace(input=[SimpleNamespace(name="0")], node=chain)
     monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda model, images: noisy)
     monkeypatch.setattr("featherseg.exporters.int8.layer_nodes", lambda graph, model: nodes)
     written = []
@@ -83,6 +89,47 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
     assert [len(kept) for kept in written] == [1, 2, 3, 5]
     assert found.kept == ("layer3", "layer0", "layer2", "layer4", "layer5")
     assert written[-1] == [f"node of {path}" for path in found.kept]
+
+
+class Detailed(ThreeLayers):
+    """At half of the image's size, with details from all of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.detail = nn.Conv2d(3, 3, 3, padding=1, stride=8)
+
+    def forward(self, images):
+        out = super().forward(F.interpolate(images, scale_factor=0.5, mode="bilinear"))
+        details = F.interpolate(self.detail(images), size=out.logits.shape[2:])
+        return out._replace(logits=out.logits + details)
+
+
+def test_all_layers_that_read_the_image_stay_out_at_whatever_size_they_do(tmp_path):
+    model = Detailed().eval()
+    assert set(onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES)).kept) == {"stem", "detail"}
+
+
+def test_onnxruntime_computes_in_float_what_stays_in_float_between_int8(tmp_path, monkeypatch):
+    model = three_layers()
+    with torch.no_grad():
+        model.body[1].weight *= torch.logspace(0, 2, 16).view(16, 1, 1, 1)  # in one range most would be 0
+        model.body[1].bias *= torch.logspace(0, 2, 16)
+        model.head.weight /= torch.logspace(0, 2, 16).view(1, 16, 1, 1)
+        expected = model(IMAGES[0]).logits
+    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda model, images: {"body.1": 0.0, "head": 1.0})
+    scores = iter([0.5, 0.6])
+    assert onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES, score=lambda file: next(scores), floor=0.6)).kept == (
+        "stem",
+        "body.1",
+    )
+    options, level = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    found = {}
+    for name in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        options.graph_optimization_level = getattr(level, name)
+        session = onnxruntime.InferenceSession(tmp_path / "model.int8.onnx", options)
+        found[name] = torch.from_numpy(session.run(None, {"images": IMAGES[0].numpy()})[0])
+    error = {name: (logits - expected).square().mean().sqrt().item() for name, logits in found.items()}
+    assert error["ORT_ENABLE_ALL"] == pytest.approx(error["ORT_DISABLE_ALL"], rel=0.1)
 
 
 @pytest.mark.parametrize("miou", [0.2, float("nan")])
@@ -275,4 +322,4 @@ def test_nothing_is_printed(tmp_path, graph, capfd):
 
 def test_a_model_without_a_layer_for_int8_is_refused_with_a_sentence():
     with pytest.raises(ExportError, match="none was found in this one"):
-        first_layer(SimpleNamespace(node=[SimpleNamespace(name="pool")]), {})
+        first_layers(SimpleNamespace(input=[], node=[SimpleNamespace(name="pool", input=[])]), {})

@@ -1,4 +1,4 @@
-"""Int8 with accuracy control: all layers but the first; where the score falls too far, the worst stay out of it."""
+"""Int8 with accuracy control: all layers but the first ones; where the score falls too far, the worst stay out too."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -27,20 +27,20 @@ Write = Callable[[Sequence[str], Sequence[str]], Path]
 def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
-    `graph` is the model's onnx.GraphProto. The layer that reads the image stays out: with three channels it is
-    little of the work, and its error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
+    `graph` is the model's onnx.GraphProto. The layers that read the image stay out: with three channels they are
+    little of the work, and their error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
     cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
     first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
     """
     check_calibration(job)
     nodes = layer_nodes(graph, job.model)
-    first = first_layer(graph, nodes)
-    others = nodes.keys() - {first}
+    first = first_layers(graph, nodes)
+    others = nodes.keys() - set(first)
 
     def candidate(kept: Sequence[str]) -> Path:
         return write(kept, [node for path in kept for node in nodes[path]])
 
-    kept = [first]
+    kept = first
     file = candidate(kept)
     if job.score is None:
         return Quantised(tuple(kept))
@@ -49,25 +49,34 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     worst: list[str] = []
     while not miou >= job.floor:
         worst = worst or [path for path in layer_noise(job.model, job.calibration[:NOISE_IMAGES]) if path in others]
-        more = max(1, 2 * (len(kept) - 1))
+        more = max(1, 2 * (len(kept) - len(first)))
         if more > MOST_KEPT * len(worst):
-            raise ExportError(_too_far(job, miou, len(kept), len(worst) + 1))
-        kept = [first, *worst[:more]]
+            raise ExportError(_too_far(job, miou, len(kept), len(first) + len(worst)))
+        kept = [*first, *worst[:more]]
         miou = job.score(candidate(kept))
         tried.append((len(kept), miou))
     return Quantised(tuple(kept), miou, tuple(tried))
 
 
-def first_layer(graph: Any, nodes: dict[str, list[str]]) -> str:
-    """The layer that reads the image: the first in an onnx.GraphProto, whose nodes are in the order of the work.
+def first_layers(graph: Any, nodes: dict[str, list[str]]) -> list[str]:
+    """The layers of an onnx.GraphProto that read the image, at whatever size, in the order of the work.
 
-    Raises ExportError where there is none.
+    A model at half of the image's size that adds details has two. Raises ExportError where there is none.
     """
     owner = {name: path for path, names in nodes.items() for name in names}
-    first = next((owner[node.name] for node in graph.node if node.name in owner), None)
-    if first is None:
+    images, behind, found = {item.name for item in graph.input}, set[str](), list[str]()
+    for node in graph.node:
+        if not behind.isdisjoint(node.input):
+            behind.update(node.output)
+        elif not images.isdisjoint(node.input) and node.op_type != "Shape":
+            if node.name in owner:
+                found.append(owner[node.name])
+                behind.update(node.output)
+            else:
+                images.update(node.output)
+    if not found:
         raise ExportError("int8 is for models with convolutions or linear layers, and none was found in this one.")
-    return first
+    return list(dict.fromkeys(found))
 
 
 def check_calibration(job: Job) -> None:

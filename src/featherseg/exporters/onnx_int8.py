@@ -28,6 +28,7 @@ def write(job: Job) -> Quantised:
         proto = package.load_from_string(job.graph())  # anew: the quantiser changes it
         _quantise(proto, job, [*nodes, *products], path)
         written = package.load(path)
+        _part_from_int8(written.graph, package.helper)
         package.helper.set_model_props(written, {**job.metadata, "kept": json.dumps(list(layers))})
         path.write_bytes(written.SerializeToString())
         return path
@@ -63,6 +64,20 @@ def _quantise(proto: Any, job: Job, left: Sequence[str], path: Path) -> None:
                 },
             },
         )
+
+
+def _part_from_int8(graph: Any, helper: Any) -> None:
+    """Put a Clip without bounds, which changes nothing, before each convolution that reads int8 and has a float weight.
+
+    Without it ONNX Runtime, which sees int8 on both sides, makes that weight int8 as well, in one range for all of its
+    channels (WeightBiasQuantization, since 1.21).
+    """
+    int8 = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    weights = {item.name for item in graph.initializer}
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[0] in int8 and node.input[1] in weights:
+            source, node.input[0] = node.input[0], f"{node.input[0]}_for_{node.name}"
+            graph.node.insert(place, helper.make_node("Clip", [source], [node.input[0]], name=node.input[0]))
 
 
 def _products_of_maps(graph: Any) -> list[str]:
