@@ -334,7 +334,8 @@ class Bench:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(kept, counts=scores.counts.astype(np.int32), keys=data.keys)
         with self.appending:
-            every = [row for table in {self.table, *TABLE.parent.glob("*.jsonl")} for row in read_lines(table)]
+            tables = {self.table.resolve(), *TABLE.resolve().parent.rglob("*.jsonl")}
+            every = [row for table in tables for row in read_lines(table)]
             looks = sum(r.get("dataset") == task.dataset and r.get("scored_on") == "test" for r in every)
             row = asdict(task) | {
                 "images": [len(source.open(task.trained_on)), len(data)],

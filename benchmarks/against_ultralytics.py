@@ -13,6 +13,8 @@ pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights
 `--minutes 0` ours are trained for as long as their recipe says, on a GPU where there is one.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
+They are of processors that have instructions for bf16; `--rows benchmarks/tables/fp32/against_ultralytics.jsonl` is for
+one that has none, where the same minutes are fewer steps.
 """
 
 import argparse

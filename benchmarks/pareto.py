@@ -2,10 +2,10 @@
 
     python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export one run of each, score int8
     python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time models; nothing else may run
-    python benchmarks/pareto.py DATASET... [--data-root PATH] [--draw docs/front] [--mark]
+    python benchmarks/pareto.py DATASET... [--data-root PATH] [--rows FILE] [--draw docs/front] [--mark]
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
-runs, its table their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
+runs, its --rows their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
 file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
 stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
@@ -135,9 +135,9 @@ def made() -> dict[str, Any]:
     return {"processor": plain.machine_name(), "commit": commit()}
 
 
-def print_front(label: str, minutes: float, draw: Path | None) -> None:
+def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> None:
     """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
-    found = both.read_table(label, minutes, both.TABLE)
+    found = both.read_table(label, minutes, table)
     rows = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
     lost = {row["model"]: row for row in read_lines(FILES) if (row["dataset"], row["minutes"]) == (label, minutes)}
     times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in rows]
@@ -158,7 +158,7 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
         for point in sorted(points, key=lambda point: point.cost):
             told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
             if best and not EXPORTERS[format].quantised:
-                for gain in both.compare_sides(rows[best.name], [rows[point.name]], both.TABLE):
+                for gain in both.compare_sides(rows[best.name], [rows[point.name]], table):
                     told += f"   less {best.name}: {plain.told(gain)}"
             print(told)
             best = point if best is None or point.miou > best.miou else best
@@ -166,9 +166,9 @@ def print_front(label: str, minutes: float, draw: Path | None) -> None:
             write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
 
 
-def mark_front(labels: Sequence[str], minutes: float, path: Path) -> None:
+def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -> None:
     """Rewrite counting/scores.json by the table of against_ultralytics.py."""
-    found = {label: both.read_table(label, minutes, both.TABLE) for label in labels}
+    found = {label: both.read_table(label, minutes, table) for label in labels}
     complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
     names = set.intersection(*complete)
     miou = {
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
+    parser.add_argument("--rows", type=Path, default=both.TABLE, help="of against_ultralytics.py")
     parser.add_argument("--files", action="store_true", help="export, and score int8")
     parser.add_argument("--latencies", action="store_true", help="time the models")
     parser.add_argument("--threads", type=int, help="only with so many, in this process")
@@ -201,8 +202,8 @@ def main() -> None:
         return
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if asked.files or asked.latencies:  # takes a core
-        seeds = sorted({row["seed"] for row in read_lines(both.TABLE)})
-        bench = Bench(asked.models, (), seeds, sources, asked.minutes, asked.out, both.TABLE, 1)
+        seeds = sorted({row["seed"] for row in read_lines(asked.rows)})
+        bench = Bench(asked.models, (), seeds, sources, asked.minutes, asked.out, asked.rows, 1)
     if asked.files:
         for source in sources:
             write_files(bench, source, FILES)
@@ -211,9 +212,9 @@ def main() -> None:
         for source in sources:
             time_models(bench, source, asked.threads, LATENCIES)
     for source in sources:
-        print_front(source.label, asked.minutes, asked.draw)
+        print_front(source.label, asked.minutes, asked.rows, asked.draw)
     if asked.mark:
-        mark_front([source.label for source in sources], asked.minutes, SCORES)
+        mark_front([source.label for source in sources], asked.minutes, asked.rows, SCORES)
 
 
 if __name__ == "__main__":
