@@ -45,7 +45,7 @@ from PIL import Image
 
 from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_json, write_text
 from featherseg.core.machine import load_average, processor
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Resize, SegmentationData
 from featherseg.data import dataset_facts, open_dataset, score_split
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
 from featherseg.data.palettes import color_text
@@ -54,6 +54,7 @@ from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
+from featherseg.layers.resize import resized
 from featherseg.recipe import TrainTable, parse_recipe, read_recipe
 from featherseg.reports.record import log_evaluation
 from featherseg.runs import RESOLVED, load_run
@@ -110,7 +111,7 @@ class Task:
 
     def folder(self, out: Path) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-        return out / self.dataset / f"{self.side}-{self.scored_on}-{self.seed}-{digest}"
+        return out / self.dataset / f"{self.side.replace(' ', '-')}-{self.scored_on}-{self.seed}-{digest}"
 
     def counts(self, table: Path) -> Path:
         """Where its pixels of each image stand, once it is scored."""
@@ -400,12 +401,15 @@ def scratch_settings(train: TrainTable) -> dict[str, Any]:
     return {"backbone_lr": train.backbone_lr, "optimizer": "muon" if train.optimizer == "auto" else train.optimizer}
 
 
-def step_settings(train: TrainTable, source: Source) -> dict[str, Any]:
-    """The images of a step where a recipe leaves them open and they are not as many as its rates are for."""
+def step_settings(train: TrainTable, source: Source, resize: Resize | None = None) -> dict[str, Any]:
+    """The images of a step where a recipe leaves them open and they are not as many as its rates are for.
+
+    resize: what images are brought to fit.
+    """
     if train.batch_size != "auto":
         return {}
     data = source.open("train")
-    batch = choose_batch_size(None, choose_crop(typical_size(data)), len(data))
+    batch = choose_batch_size(None, choose_crop(resized(typical_size(data), resize)), len(data))
     return {} if batch == train.lr_batch_size else {"batch_size": batch}
 
 

@@ -9,8 +9,9 @@ from their YAML, from scratch, as no weights of theirs are at hand, with its own
 the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
 exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
 pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights, in rows of their own those that
---scratch names from scratch as well. pareto.py exports and times these runs, and draws what was found. With
-`--minutes 0` ours are trained for as long as their recipe says, on a GPU where there is one.
+--scratch names from scratch as well; `NAME at 0.5` sees images of half their sides. pareto.py exports and times these
+runs, and draws what was found. With `--minutes 0` ours are trained for as long as their recipe says, on a GPU where
+there is one.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
 They are of processors that have instructions for bf16; `--rows benchmarks/tables/fp32/against_ultralytics.jsonl` is for
@@ -40,6 +41,7 @@ from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
 from featherseg.data.statistics import typical_size
+from featherseg.fitting.candidates import resize_of
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.uncertainty.bootstrap import Difference, compare_variants
 from featherseg.uncertainty.clusters import clusters_of
@@ -48,6 +50,8 @@ TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
 PEERS = ("yolo26n-sem", "yolo26s-sem")
 VERSION = "8.4.190"
 OURS = (
+    "frm-lite0-half-light-w32 at 0.5",
+    "frm-lite0-half-light-w32 at 0.75",
     "frm-lite0-half-light-w32",
     "frm-lite0-half-light",
     "frm-lite2-half-light",
@@ -137,10 +141,20 @@ class Bench(plain.Bench):
         return (open_peer if task.side in PEERS else plain.open_featherseg)(source, folder)
 
 
+def split_name(name: str) -> tuple[str, float]:
+    """`frm-lite0-light at 0.5` -> the model, and the share of the images' sides that it sees; 1 where none is named."""
+    model, _, scale = name.partition(" at ")
+    return model, float(scale or 1)
+
+
 def settings_of(name: str, source: Source, *, pretrained: bool = True) -> dict[str, Any]:
     """What tells a row of one of ours from others."""
-    train = parse_recipe(read_recipe(name), [f"model.pretrained={str(pretrained).lower()}"]).train
-    settings = {"pretrained": pretrained, "sha256": plain.recipe_digest(name), **plain.step_settings(train, source)}
+    model, scale = split_name(name)
+    train = parse_recipe(read_recipe(model), [f"model.pretrained={str(pretrained).lower()}"]).train
+    settings: dict[str, Any] = {"pretrained": pretrained, "sha256": plain.recipe_digest(model)}
+    resize = resize_of(scale, typical_size(source.open("train")))
+    settings |= {"resize": list(resize)} if resize else {}
+    settings |= plain.step_settings(train, source, resize)
     return settings | ({} if pretrained else plain.scratch_settings(train))
 
 
@@ -183,7 +197,9 @@ def train_ours(task: Task, source: Source, folder: Path) -> None:
     where = [] if source.root is None else ["--data-root", str(source.root)]
     asked = ["--data", source.data, *where, *plain.length_of(task), "--set", f"train.seed={task.seed}"]
     asked += ["--set", f"model.pretrained={str(task.settings['pretrained']).lower()}"]
-    command = ["-m", "featherseg", "train", task.side, *asked, "--resume", "--out", str(folder / "run")]
+    if resize := task.settings.get("resize"):
+        asked += ["--set", f"augment.resize={resize}", "--set", f"data.test_resize={resize}"]
+    command = ["-m", "featherseg", "train", split_name(task.side)[0], *asked, "--resume", "--out", str(folder / "run")]
     plain.start(folder, *command, gpus=not task.minutes)
 
 

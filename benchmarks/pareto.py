@@ -9,7 +9,7 @@ runs, its --rows their scores. A latency is from a decoded image of the dataset'
 with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
 file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
 stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
-`featherseg models` marks: the means of ours with three seeds or more of every DATASET that is named.
+`featherseg models` marks: the means of ours at scale 1 with three seeds or more of every DATASET that is named.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.pipeline import ExportSettings, export_formats
+from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.latency import write_untrained
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
@@ -104,7 +105,9 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
             else:
                 place = Path(folder) / f"{name}-{format}"
                 place.mkdir()
-                file = write_untrained((name, 1.0, format), train.classes, None, image, calibration, place)
+                model, scale = both.split_name(name)
+                resize = resize_of(scale, size)
+                file = write_untrained((model, scale, format), train.classes, resize, image, calibration, place)
                 steps[name, format] = partial(featherseg.Predictor(file, device="cpu"), image)
         timed = paired.compare({" ".join(step): call for step, call in steps.items()}, ROUNDS, clock="wall")
     paired.print_table(timed)
@@ -170,7 +173,7 @@ def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -
     """Rewrite counting/scores.json by the table of against_ultralytics.py."""
     found = {label: both.read_table(label, minutes, table) for label in labels}
     complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
-    names = set.intersection(*complete)
+    names = {name for name in set.intersection(*complete) if both.split_name(name)[1] == 1}
     miou = {
         label: {n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 4) for n in sorted(names)}
         for label, of in found.items()

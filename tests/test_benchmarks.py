@@ -365,7 +365,20 @@ def test_rows_say_what_their_recipe_leaves_open(load, tmp_path):
         Image.open(file).resize((200, 200), Image.Resampling.NEAREST).save(file)
     small = [settings.get("batch_size") for _, settings in both.Bench.sides(bench, source)]
     assert small == [16, None, 16], "from-scratch.toml has 8"
+    assert both.settings_of("frm-lite0 at 0.5", source).items() >= {"resize": [100, 100], "batch_size": 16}.items()
+    assert both.settings_of("frm-lite0 at 1", source) == both.settings_of("frm-lite0", source)
     assert minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings["batch_size"] == 16
+
+
+def test_a_model_at_a_scale_trains_and_is_validated_there(load, tmp_path, monkeypatch):
+    both, started = load("against_ultralytics"), []
+    monkeypatch.setattr(both.plain, "start", lambda folder, *command, **_: started.append(command))
+    source, name = both.Source("shapes", "shapes"), "frm-lite0 at 0.5"
+    task = both.Task("shapes", name, both.settings_of(name, source), 0, 30.0, "train", "test")
+    both.train_ours(task, source, tmp_path)
+    assert started[0][:4] == ("-m", "featherseg", "train", "frm-lite0")
+    assert {"augment.resize=[128, 256]", "data.test_resize=[128, 256]"} <= set(started[0])
+    assert task.folder(tmp_path).name.startswith("frm-lite0-at-0.5-test-0-")
 
 
 def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_again(
@@ -739,20 +752,20 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
 
 
 def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path, monkeypatch, capsys):
-    front, plain = load("pareto"), load("against_plain")
-    for name in ("TABLE", "FILES", "LATENCIES"):
-        owner = front.both if name == "TABLE" else front
-        monkeypatch.setattr(owner, name, tmp_path / f"{name}.jsonl")
+    front, plain, table = load("pareto"), load("against_plain"), tmp_path / "rows.jsonl"
+    for name in ("FILES", "LATENCIES"):
+        monkeypatch.setattr(front, name, tmp_path / f"{name}.jsonl")
     models = {"a": (10.0, (50, 52, 54)), "b": (20.0, (51, 52, 53)), "c": (30.0, (60, 61, 62))}
+    models["a at 0.5"] = 6.0, (40, 41, 42)
     models["yolo26n-sem"] = 25.0, (40,)
-    runs = iter(training_runs(np.random.default_rng(0), 19, 72, spread=0.1, noise=0.05))
+    runs = iter(training_runs(np.random.default_rng(0), 25, 72, spread=0.1, noise=0.05))
     for name, (ms, scores) in models.items():
         for seed, score in enumerate(scores):
             for pretrained in (False,) if name.startswith("yolo") else (False, True):
                 task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
                 shown = score / 100 if pretrained or name.startswith("yolo") else 0.01
-                plain.append_line(front.both.TABLE, asdict(task) | {"score": shown})
-                counts = task.counts(front.both.TABLE)
+                plain.append_line(table, asdict(task) | {"score": shown})
+                counts = task.counts(table)
                 counts.parent.mkdir(exist_ok=True)
                 np.savez(counts, counts=next(runs), keys=[f"d_{i:03d}" for i in range(72)])
         for format, quicker in (("onnx", 1), ("onnx-int8", 2)):
@@ -763,13 +776,16 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
         for minutes, lost in ((30.0, -0.5), (120.0, -9.0)):
             row = {"dataset": "camvid", "model": name, "minutes": minutes, "onnx-int8": {"points": [lost, -1, 0]}}
             plain.append_line(front.FILES, row)
-    front.print_front("camvid", 30.0, tmp_path / "front")
+    front.print_front("camvid", 30.0, table, tmp_path / "front")
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[:4] for line in printed if line[:2] in ("* ", "  ")] == [
+    lines = [line.replace(" at ", "@") for line in printed if line[:2] in ("* ", "  ")]
+    assert [line.split()[:4] for line in lines] == [
+        ["*", "a@0.5", "6.0", "41.00"],
         ["*", "a", "10.0", "52.00"],
         ["b", "20.0", "52.00", "less"],
         ["yolo26n-sem", "25.0", "40.00"],
         ["*", "c", "30.0", "61.00"],
+        ["*", "a@0.5", "3.0", "40.50"],
         ["*", "a", "5.0", "51.50"],
         ["b", "10.0", "51.50"],
         ["*", "c", "15.0", "60.50"],
@@ -777,12 +793,12 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     assert "c: mIoU 61.00 %, 30 ms, on the front" in (tmp_path / "front-camvid.svg").read_text()
 
     # `featherseg models` hears of those with weights and three seeds of every dataset
-    lines = front.both.TABLE.read_text().splitlines()
+    lines = table.read_text().splitlines()
     other = [
         line.replace('"camvid"', '"other"') for line in lines if '"side": "b"' not in line or '"seed": 2' not in line
     ]
-    front.both.TABLE.write_text("\n".join([*lines, *other]) + "\n")
-    front.mark_front(["camvid", "other"], 30.0, tmp_path / "scores.json")
+    table.write_text("\n".join([*lines, *other]) + "\n")
+    front.mark_front(["camvid", "other"], 30.0, table, tmp_path / "scores.json")
     marked = json.loads((tmp_path / "scores.json").read_text())
     assert marked["miou"] == {data: {"a": 0.52, "c": 0.61} for data in ("camvid", "other")}
     assert (marked["minutes"], marked["seeds"]) == (30, 3)

@@ -65,6 +65,13 @@ def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_t
     assert evaluate(runtime, data, InferenceSettings()).miou != logged
 
 
+def test_where_images_are_resized_the_crop_that_is_left_open_is_of_what_they_become(tmp_path):
+    small = [text for text in SMALL if "crop" not in text]
+    settings = ("model.name=tiny", *small, "train.epochs=1", "augment.resize=[60, 200]", "data.test_resize=[60, 200]")
+    run = train(Request("frm-lite0", overrides=settings), tmp_path / "run", Silent())  # images of 256x512
+    assert run.recipe.augment.crop == (60, 120)
+
+
 def test_the_same_recipe_gives_the_same_weights_whatever_the_workers(small_run, tmp_path):
     again = trained(tmp_path / "again", "data.workers=2")
     assert equal_state(dict(again.model.state_dict()), dict(small_run.model.state_dict()))

@@ -12,6 +12,7 @@ from featherseg.core.types import Resize, Size
 from featherseg.counting.catalogue import counts
 from featherseg.data.statistics import choose_crop
 from featherseg.fitting.plan import One, best_guesses, name_of
+from featherseg.layers.resize import resized
 
 MODELS = (
     "frm-mobilenet-v2-light",
@@ -91,11 +92,9 @@ def settings_of(model: str, resize: Resize | None, size: Size, data: Mapping[str
 
     size: (height, width) of a typical training image; data: the keys of [data].
     """
-    factor = 1.0 if resize is None else min(resize[0] / min(size), resize[1] / max(size))
-    seen = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
     found: dict[str, Any] = {f"data.{key}": value for key, value in data.items() if value is not None}
     found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
-    found |= {"augment.crop": choose_crop(seen)}
+    found |= {"augment.crop": choose_crop(resized(size, resize))}
     found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
     found |= {"train.validations": 1}
     return found | ({} if has_weights(model) else {"model.pretrained": False})

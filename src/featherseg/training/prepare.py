@@ -26,6 +26,7 @@ from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
+from featherseg.layers.resize import resized
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RESOLVED, Run, RunInfo, class_rows, write_info
 from featherseg.training.batches import (
@@ -208,7 +209,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
     if shared or recipe.trains_on_all:
         recipe = keep_last(recipe, say)
-    crop = asked.augment.crop or choose_crop(size)
+    crop = asked.augment.crop or choose_crop(resized(size, asked.augment.resize))
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
     if recipe.train.optimizer == "auto":
         scratch = not loaded and request.objects.model is None  # which may bring weights
