@@ -15,7 +15,8 @@ there is one.
 
 Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
 They are of processors that have instructions for bf16; `--rows benchmarks/tables/fp32/against_ultralytics.jsonl` is for
-one that has none, where the same minutes are fewer steps.
+one that has none, where the same minutes are fewer steps, with an --out of its own: a run that lies there is not
+trained again.
 """
 
 import argparse
