@@ -72,6 +72,23 @@ def test_where_images_are_resized_the_crop_that_is_left_open_is_of_what_they_bec
     assert run.recipe.augment.crop == (60, 120)
 
 
+def test_training_on_smaller_images_than_it_validates_is_told(tmp_path):
+    sizes = {"both": ("[60,200]", "[60,200]"), "one": ("[60,200]", None), "same": ("[256,512]", None)}
+    told = {}
+    for name, (train_size, test_size) in sizes.items():
+        settings = [f"augment.resize={train_size}", *([f"data.test_resize={test_size}"] if test_size else [])]
+        trained(tmp_path / name, "train.epochs=1", *settings, reporter=(said := Silent()))
+        told[name] = [text for text in said.messages if "test_resize" in text]
+    assert told == {
+        "both": [],
+        "one": [
+            "trains on images of 60x120 (augment.resize), but validates and predicts at 256x512: for one size set "
+            "data.test_resize=[60,200] too"
+        ],
+        "same": [],
+    }
+
+
 def test_the_same_recipe_gives_the_same_weights_whatever_the_workers(small_run, tmp_path):
     again = trained(tmp_path / "again", "data.workers=2")
     assert equal_state(dict(again.model.state_dict()), dict(small_run.model.state_dict()))

@@ -17,7 +17,7 @@ from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, Ru
 from featherseg.core.files import load_json, write_json, write_text
 from featherseg.core.machine import command_began, computes_bf16, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
-from featherseg.core.wording import Doubt, counted
+from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
 from featherseg.data.prepared import loss_of
@@ -209,7 +209,12 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
     if shared or recipe.trains_on_all:
         recipe = keep_last(recipe, say)
-    crop = asked.augment.crop or choose_crop(resized(size, asked.augment.resize))
+    trained = resized(size, asked.augment.resize)
+    if asked.augment.resize and not asked.data.test_resize and trained != size:
+        sizes = f"images of {size_text(trained)} (augment.resize), but validates and predicts at {size_text(size)}"
+        fit = ",".join(map(str, asked.augment.resize))
+        say(Doubt(f"trains on {sizes}: for one size set data.test_resize=[{fit}] too"))
+    crop = asked.augment.crop or choose_crop(trained)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
     if recipe.train.optimizer == "auto":
         scratch = not loaded and request.objects.model is None  # which may bring weights
