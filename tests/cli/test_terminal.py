@@ -4,6 +4,7 @@ import pytest
 from rich.table import Table
 
 from featherseg.cli.terminal import Console
+from featherseg.cli.train import TrainingProgress
 
 HOSTILE = "a\x1b[2J\u202eb\udcff"
 
@@ -25,3 +26,11 @@ def test_our_own_colours_stay():
     file = io.StringIO()
     Console(file=file, force_terminal=True, color_system="standard").print("[red]left out[/] a.png")
     assert "\x1b[31mleft out\x1b[0m a.png" in file.getvalue()
+
+
+def test_a_training_that_goes_on_for_longer_has_a_bar_of_its_own():
+    shown = TrainingProgress()
+    for step, steps in ((1, 40), (40, 40), (41, 49), (49, 49)):
+        shown.step(step, steps, {"loss": 1.0})
+    (task,) = shown.bar.tasks
+    assert (task.completed, task.total) == (49, 49)

@@ -17,7 +17,7 @@ from PIL import Image
 from small_training import Silent
 
 import featherseg
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.fitting import delivery, session
 
 pytestmark = pytest.mark.slow
@@ -141,6 +141,39 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     assert any(f"{FAST.model} took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages)
     assert found.facts["chosen"]["timings_ms"] == [5.0, 19.5, 19.5, 19.5]
     assert found.file.is_file()
+
+
+def test_what_was_delivered_stays_where_more_hours_deliver_nothing(yard, tmp_path, monkeypatch):
+    plan = made(yard, rungs=(), final=(2, 1), max_ms=20.0, hours=0.02)
+    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
+    replace(plan, plan=one, given=True).write(out := tmp_path)
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
+    featherseg.fit(out=out, resume=True)
+    record = json.loads((out / "parity.json").read_text())["onnx"]
+    assert Path(record["path"]) == out / "export" / "model.onnx"
+
+    kept = (out / "fit.json", out / "weights.safetensors", out / "export" / "model.onnx", out / "parity.json")
+    before = [path.read_bytes() for path in kept]
+
+    def fail(*given, **how):
+        raise ExportError("int8 lost 2.3 points")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "export", fail)
+        with pytest.raises(RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"):
+            featherseg.fit(out=out, resume=True, hours=0.1, progress=(said := Silent()))
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
+        with pytest.raises(RunError, match=r"20\.5 ms .* its run is .*-to-\d+"):
+            featherseg.fit(out=out, resume=True)
+    assert f"{out} stays as it was delivered before" in said.messages
+    assert [path.read_bytes() for path in kept] == before
+    assert not (out / "trials" / "draft").exists()
+
+    # And where it can be delivered, it is
+    found = featherseg.fit(out=out, resume=True)
+    assert found.facts["steps"] > 2
+    assert [path.read_bytes() == old for path, old in zip(kept, before, strict=True)][:3] == [False] * 3
 
 
 def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images(yard, tmp_path, monkeypatch):

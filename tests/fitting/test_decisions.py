@@ -43,17 +43,70 @@ class Scored:
 def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
     for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.503, 0.5, FAST)):
         execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
-        found, scores = halve(made(), tmp_path, execute, Silent())
+        found, scores, _ = halve(made(), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent())
         assert found == [winner, FAST if winner == SLOW else SLOW]
         assert scores == {SLOW.name: slow, FAST.name: fast}
         assert [steps for _, steps, _, _ in execute.asked] == [4, 4]
 
 
 def test_a_training_that_fails_drops_its_candidate(tmp_path):
-    found, _ = halve(made(), tmp_path, Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), Silent())
+    half = Workers(Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), 1, 1)
+    found, _, _ = halve(made(), tmp_path, time.monotonic(), half, Silent())
     assert found == [FAST]
     with pytest.raises(TrainingError, match="no candidate of rung 1"):
-        halve(made(), tmp_path, Scored(lambda s: math.nan), Silent())
+        halve(made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent())
+
+
+@pytest.mark.parametrize(
+    ("slower", "given", "rungs"), [(1.0, False, 2), (1.1, False, 2), (1.6, False, 1), (1.6, True, 2)]
+)
+def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs, tmp_path, monkeypatch):
+    # FAST and SLOW as if they were four: an hour in steps of 0.1 and 0.2 s, a quarter of it for each of two rungs
+    plan = replace(made(rungs=((4000, 2), (8000, 1)), final=(17000, 3400), hours=1.0, given=given), ending=0.0)
+    took = {FAST.name: 0.1 * slower, SLOW.name: 0.2 * slower}
+    now, reached = [0.0], {}
+
+    def execute(segments, reporter):
+        for one in segments:
+            name = f"{one.recipe} at 1"
+            now[0] += max(0, one.steps - reached.get(name, 0)) * took[name]
+            reached[name] = max(one.steps, reached.get(name, 0))
+        return [0.6 if one.recipe == FAST.model else 0.5 for one in segments]
+
+    def progress_of(folder, beside):
+        name = folder.name.removesuffix("-1") + " at 1"
+        return reached.get(name, 0), took[name] if name in reached else 0.0
+
+    monkeypatch.setattr(session, "progress_of", progress_of)
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    workers = Workers(execute, 1, 1)
+    found, scores, after = halve(plan, tmp_path, 0.0, workers, said := Silent())
+    assert (found, scores) == ([FAST, SLOW], {FAST.name: 0.6, SLOW.name: 0.5})
+    assert len(after.plan.rungs) == rungs
+    assert any("steps take longer than planned" in text for text in said.messages) == (rungs == 1)
+    if rungs == 1:
+        assert after.plan.rungs == (({SLOW.name: 4000, FAST.name: 4000}, 1),)
+        assert read_plan(tmp_path / "plan.json") == after
+
+    # Once begun it stays: a resumed fit finds the rungs done, and does not count them again
+    now[0] *= 2
+    assert halve(after, tmp_path, 0.0, workers, Silent()) == (found, scores, after)
+
+
+def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(tmp_path, monkeypatch):
+    """A last training that was killed, behind which a slow machine had less time than was thought."""
+    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    (first,) = kept.finals
+    longer = session._with_hours(kept, 1.1, tmp_path)
+    for trained, finals in ((8, 1), (first.steps - first.decay, 2)):
+        monkeypatch.setattr(session, "progress_of", lambda folder, beside, trained=trained: (trained, 10.0))
+        execute = Scored(lambda s: 0.5)
+        _, found = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
+        assert len(found.finals) == finals
+        asked = [steps for _, steps, _, _ in execute.asked]
+        assert asked == sorted(asked)
+        assert read_plan(tmp_path / "plan.json") == found
 
 
 def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
@@ -69,6 +122,8 @@ def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
 def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    trained = kept.finals[0].steps - kept.finals[0].decay
+    monkeypatch.setattr(session, "progress_of", lambda folder, beside: (trained, 0.0))
     longer = session._with_hours(kept, 2.0, tmp_path)
     execute = Scored(lambda s: 0.5)
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
@@ -215,15 +270,15 @@ def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
 
 def test_the_worst_of_three_timings_must_keep_the_limit(tmp_path):
     again, config = [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)], made(max_ms=21.0, max_mib=400.0).config
-    assert worst(SLOW.name, again, config, tmp_path).p50 == 20.5
+    assert worst(SLOW.name, again, config, tmp_path, tmp_path).p50 == 20.5
     with pytest.raises(
         Undelivered, match=r"20\.5 ms in the worst of 3 timings of its file, over the limit of 20 ms"
     ) as slow:
-        worst(SLOW.name, again, replace(config, max_ms=20.0), tmp_path)
+        worst(SLOW.name, again, replace(config, max_ms=20.0), tmp_path, tmp_path)
     assert slow.value.over_ms == 20.5
     again.append(replace(again[0], memory_mib=401.0))
     with pytest.raises(Undelivered, match=r"401 MiB when its file was run again, over the limit of 400 MiB") as heavy:
-        worst(SLOW.name, again, config, tmp_path)
+        worst(SLOW.name, again, config, tmp_path, tmp_path)
     assert heavy.value.over_ms is None
 
 
@@ -255,6 +310,18 @@ def test_a_given_plan_tells_the_device_on_which_its_file_will_be_timed(tmp_path)
         given = replace(made(), elsewhere=elsewhere)
         found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
         assert (found.device, found.threads) == device
+
+
+def test_a_plan_says_whether_initial_weights_are_taken(tmp_path, monkeypatch):
+    config = made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1).config
+    monkeypatch.setattr(beginning, "has_weights", lambda model: model == FAST.model)
+    with pytest.raises(ConfigError, match=r"those of frm-lite0-light are not here\. .* featherseg weights"):
+        beginning.begin(config, tmp_path, time.monotonic(), None, made(), ALONE, Silent())
+    given = replace(made(), pretrained=False)
+    found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+    for plan in (found, read_plan(tmp_path / "plan.json")):
+        assert "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides  # though they are here
+    assert not any("pretrained" in text for text in session._segment(made(), tmp_path, FAST, 5).overrides)
 
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):

@@ -40,11 +40,12 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
     assert resize_of(0.5, (360, 480)) == (180, 240)
     assert resize_of(1.0, (360, 480)) is None
     assert resize_of(1.0, (480, 360), whole=False) == (360, 480)
-    found = settings_of("frm-lite0", (180, 240), (720, 960), {"name": "shapes", "root": None})
+    found = settings_of((180, 240), (720, 960), {"name": "shapes", "root": None})
     assert found["augment.crop"] == (180, 240)
     assert found["augment.resize"] == found["data.test_resize"] == (180, 240)
     assert found["train.schedule"] == "stable"
-    assert "data.root" not in found
+    assert not {"data.root", "model.pretrained"} & found.keys()
+    assert settings_of(None, (720, 960), {}, pretrained=False)["model.pretrained"] is False
 
 
 # Which keep the limit

@@ -16,7 +16,7 @@ from small_training import Silent
 
 import featherseg
 from featherseg.cli import main
-from featherseg.core.errors import ConfigError, FeathersegError, RunError
+from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting import beginning, candidates
 from featherseg.fitting.candidates import Offer, in_line, offers
@@ -126,6 +126,17 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
     assert [one.name for one in plan.plan.candidates] == [FAST.name]
     assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
+
+
+def test_remedies_are_options_of_fit(tmp_path, monkeypatch):
+    def pace(candidate, *rest):
+        raise ConfigError("a step takes about 9.0 GB of memory, and 1.0 GB are free on cpu.", "What fits: --set x=1.")
+
+    monkeypatch.setattr(beginning, "_pace", pace)
+    measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
+    with pytest.raises(ConfigError, match=r"about 9\.0 GB .* fit for smaller images: --image-size") as refused:
+        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
+    assert "--set" not in f"{refused.value} {said.messages}"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +252,12 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
     level["candidates"][0]["miou_val"] = 0.597
     assert choose_again(level, 50)[0]["model"] == "frm-lite0-half-light"
     assert choose_again(level, 20)[0]["status"] == "chosen"
+
+    # Whoever was delivered kept its limit when it was timed again, however near it is
+    near = facts()
+    near["candidates"][1]["latency_ms"] = {"p50": 19.5, "p95": 25.0}
+    assert choose_again(near, 20)[0]["status"] == "chosen"
+    assert [row["model"] for row in choose_again(near, 19.6)] == ["frm-lite0-half-light"]
     level["candidates"][0]["status"] = "not delivered: its training failed"
     assert [row["model"] for row in choose_again(level, 50)] == ["frm-lite0-light"]
     with pytest.raises(ConfigError, match="expected milliseconds above 0"):
@@ -298,6 +315,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         ({"data": "shapes", "max_ms": 5, "format": "tensorrt"}, FeathersegError, "run nowhere here"),
         ({"data": "shaps", "max_ms": 5}, FeathersegError, "shapes"),
         ({"data": "shapes", "max_ms": 5, "image_size": (3, 3)}, ConfigError, "image_size"),
+        ({"data": "shapes", "max_ms": 5, "settings": FitSettings(device="cuda:99")}, DeviceError, "CUDA devices"),
         ({"resume": True}, ConfigError, "nothing to continue"),
     ]
     for words, kind, message in cases:

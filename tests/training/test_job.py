@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fit_plans import write_yard
 from PIL import Image
 from small_training import SMALL, Silent, equal_state, request, trained
 
+import featherseg
 from featherseg.core.errors import (
     ConfigError,
     DataError,
@@ -21,6 +23,7 @@ from featherseg.core.errors import (
     WeightsError,
 )
 from featherseg.data import open_dataset
+from featherseg.data.checks import check_data
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -250,6 +253,18 @@ def test_a_run_is_found_by_name(small_run, monkeypatch):
         load_run("small")
 
 
+def test_masks_with_a_single_class_are_refused_as_there_is_nothing_to_learn(tmp_path):
+    toml = write_yard(tmp_path / "yard", 4, "train = 0.5\nval = 0.5")
+    text = toml.read_text().replace('"ground", "box"', '"box"').replace('0 = "ground"', '0 = "ignore"')
+    toml.write_text(text)
+    sentence = r"yard has one class, box, which every pixel then is: .* class of their own, such as background"
+    with pytest.raises(ConfigError, match=sentence):
+        train(request(data=str(toml)), tmp_path / "run", Silent())
+    with pytest.raises(ConfigError, match=sentence):
+        featherseg.fit(toml, 20.0, out=tmp_path / "fit")
+    assert "box is the only class" in check_data(str(toml)).notes[0]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers):
     for folder in ("images", "masks"):
@@ -258,7 +273,8 @@ def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers
             Image.new("L", (96, 64), 78 * (index == 3)).save(tmp_path / folder / f"{index:02d}.png")
     toml = tmp_path / "dataset.toml"
     toml.write_text(
-        'name = "x"\nimages = "images"\nmasks = "masks"\nclasses = ["a"]\n[splits]\ntrain = 1.0\n[map]\n0 = "a"\n'
+        'name = "x"\nimages = "images"\nmasks = "masks"\nclasses = ["a", "b"]\n[splits]\ntrain = 1.0\n'
+        '[map]\n0 = "a"\n1 = "b"\n'
     )
     settings = (f"data.workers={workers}", "data.train_size=12", "data.val_split=train")
     with pytest.raises(DataError) as told:

@@ -219,7 +219,7 @@ def test_images_without_masks_change_neither_class_weights_nor_the_length(place)
 def test_images_that_are_scored_are_named_where_they_are_among_those_without_masks(place):
     shutil.copy(place / "images" / "4.png", place / "photos" / "seen.png")
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
-    assert "1 image of yard val without their masks are taught too" in said
+    assert "1 image of yard val is taught too, without its mask, so that a score on this split says less" in said
     assert "4 (there seen.png)" in said
 
 

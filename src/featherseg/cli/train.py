@@ -96,7 +96,7 @@ class TrainingProgress:
         )
         self.task: Any = None
         self.begun, self.first, self.said = 0.0, 0, 0.0  # clock and step at the first step seen, clock of the last line
-        self.last = 0  # step
+        self.last = self.steps = 0  # of the training that is shown
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -112,10 +112,10 @@ class TrainingProgress:
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """One step further."""
         now = time.monotonic()
-        if self.task is not None and step <= self.last:  # the next training
+        if self.task is not None and (step <= self.last or steps != self.steps):  # the next training
             self.bar.remove_task(self.task)
             self.task = None
-        self.last = step
+        self.last, self.steps = step, steps
         if self.task is None:
             self.task = self.bar.add_task("", total=steps, completed=step)
             self.begun, self.first = now, step

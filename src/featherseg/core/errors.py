@@ -36,7 +36,14 @@ OTHER_NAMES = {
 
 
 class FeathersegError(Exception):
-    """Base of every error whose message is written for a user."""
+    """Base of every error whose message is written for a user.
+
+    found: the message without its remedy, for commands that have not the options which that names.
+    """
+
+    def __init__(self, found: object = "", remedy: str = "") -> None:
+        super().__init__(f"{found} {remedy}" if remedy else found)
+        self.found = str(found)
 
 
 class ConfigError(FeathersegError):

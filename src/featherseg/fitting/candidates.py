@@ -87,17 +87,19 @@ def resize_of(scale: float, size: Size, *, whole: bool = True) -> Resize | None:
     return short, long
 
 
-def settings_of(model: str, resize: Resize | None, size: Size, data: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(
+    resize: Resize | None, size: Size, data: Mapping[str, Any], *, pretrained: bool = True
+) -> dict[str, Any]:
     """Keys of the recipe for a training that can stop anywhere: a constant rate, the averaged weights kept last.
 
-    size: (height, width) of a typical training image; data: the keys of [data].
+    size: (height, width) of a typical training image; data: the keys of [data]; pretrained: from initial weights.
     """
     found: dict[str, Any] = {f"data.{key}": value for key, value in data.items() if value is not None}
     found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
     found |= {"augment.crop": choose_crop(resized(size, resize))}
     found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
     found |= {"train.validations": 1}
-    return found | ({} if has_weights(model) else {"model.pretrained": False})
+    return found | ({} if pretrained else {"model.pretrained": False})
 
 
 def overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:

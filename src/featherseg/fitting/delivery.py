@@ -17,7 +17,7 @@ from featherseg.data.fingerprint import groups_of
 from featherseg.evaluation import scoring
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
-from featherseg.exporters.report import ExportReport, drop_report
+from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.candidates import LEAST_SIDE, resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
@@ -27,17 +27,18 @@ from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import UNDELIVERED, FitResult, read_fit
-from featherseg.fitting.trials import copy_run, final_folder, score_at, seconds_of, trial_folder
+from featherseg.fitting.trials import TRIALS, copy_run, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.run_report import write_report
-from featherseg.runs import EXPORTS, open_run, write_info
+from featherseg.runs import open_run, write_info
 from featherseg.training.trackers import TRACKERS
 from featherseg.uncertainty.bootstrap import score_interval
 from featherseg.uncertainty.clusters import clusters_of
 
-BUNDLE = "measure.zip"
+BUNDLE, DRAFT = "measure.zip", "draft"
+"""What measures the model that is delivered on another device; in which folder of the trials a delivery is prepared."""
 
 AGAIN = 3
 """Timings of the file that is delivered, each in a process of its own; the worst of them counts."""
@@ -68,34 +69,35 @@ def deliver(
 ) -> FitResult:
     """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page.
 
-    Raises Undelivered where there is no file, or it is over the limit.
+    Raises Undelivered where there is no file, or it is over the limit; what was delivered before then stays.
     """
-    # The run folder, unless it is that of these steps already
+    # A draft of the run folder, unless it is delivered already
     last = made.final(winner)
     assert last is not None
     steps = last.steps
     if (out / FIT).is_file() and read_fit(out)["steps"] == steps:
         reporter.message(f"{out} is finished: {steps} steps, nothing left to do")
         return FitResult(out, read_fit(out))
-    copy_run(final, out, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
+    remove_tree(draft := out / TRIALS / DRAFT)
+    copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
     root = None if parts.root is None else Path(parts.root)
     if winner.name in made.shrunk:
         scale = made.shrunk[winner.name]
-        resize, run = _resize(made, scale), open_run(out)
+        resize, run = _resize(made, scale), open_run(draft)
         data = run.recipe.data.model_copy(update={"test_resize": resize})
-        write_info(out, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"data": data})}))
+        write_info(draft, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"data": data})}))
         miou_val = _score_val(made, final, resize, reporter)
 
     # The file
     own = ExportSettings(data_root=root, image_size=made.image_size)
-    before = set((out / EXPORTS).glob("*"))
     try:
-        report = export(open_run(out), config.format, settings=own, progress=reporter.progress)
+        report = export(open_run(draft), config.format, settings=own, progress=reporter.progress)
     except ExportError as error:
-        text = f"{winner.name} is trained, and its run is {out}, but there is no file: {error}"
+        remove_tree(draft)
+        text = f"{winner.name} is trained, and its run is {final}, but there is no file: {error}"
         if EXPORTERS[config.format].quantised:
-            text += f" Allow it to lose more: featherseg export {out} --format {config.format} --max-drop POINTS"
+            text += f" Allow it to lose more: featherseg export {final} --format {config.format} --max-drop POINTS"
         raise Undelivered(text, "its file could not be written") from error
 
     # Its latency: another device is given what measures it; here it is timed again, and goes where it takes too long
@@ -103,7 +105,7 @@ def deliver(
     bundle, taken = None, [timing.latency(config.percentile)]
     if made.elsewhere:
         if config.format in RUNTIMES:
-            bundle = bundle_chosen(out / BUNDLE, open_run(out), scale, config.format, image)
+            bundle = bundle_chosen(draft / BUNDLE, open_run(draft), scale, config.format, image)
             reporter.message(
                 f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
                 f"latency.json --out {out}"
@@ -112,12 +114,9 @@ def deliver(
         name = (winner.model, scale, config.format)
         again = [time_file(report.path, image, name) for _ in range(AGAIN)]
         try:
-            timing = worst(name_of(winner.model, scale), again, config, out)
+            timing = worst(name_of(winner.model, scale), again, config, final, out)
         except Undelivered:
-            (out / FIT).unlink(missing_ok=True)
-            for written in {report.path, *{*(out / EXPORTS).glob("*")} - before}:
-                remove_tree(written)
-            drop_report(out, config.format)
+            remove_tree(draft)
             raise
         taken = [*(() if winner.name in made.shrunk else taken), *(t.latency(config.percentile) for t in again)]
         if max(taken) > UNSTEADY * min(taken):
@@ -126,6 +125,13 @@ def deliver(
                 "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
                 f"featherseg benchmark {out}"
             )
+
+    # It is delivered: the draft becomes the run folder
+    (out / FIT).unlink(missing_ok=True)
+    copy_run(draft, out, but=(PARITY,))
+    remove_tree(draft)
+    report = replace(report, path=out / report.path.relative_to(draft))
+    keep_reports(out, [report])
 
     # The record, with which the fit is finished; report and card tell by it that val chose the model
     chosen = {**timing.as_dict(), "trained_scale": winner.scale, **_judge(report, made, miou_val, out, reporter)}
@@ -213,8 +219,8 @@ def _judge(report: ExportReport, made: Made, miou_val: float | None, out: Path, 
     return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
 
 
-def worst(name: str, again: Sequence[Timing], config: FitConfig, out: Path) -> Timing:
-    """Of several timings of a file the slowest. Raises Undelivered where one of them is over a limit."""
+def worst(name: str, again: Sequence[Timing], config: FitConfig, run: Path, out: Path) -> Timing:
+    """Of several timings of the file of a run the slowest. Raises Undelivered where one of them is over a limit."""
     timing = max(again, key=lambda t: t.latency(config.percentile))
     if all(t.keeps(*config.limits, spare=0) for t in again):
         return timing
@@ -224,7 +230,7 @@ def worst(name: str, again: Sequence[Timing], config: FitConfig, out: Path) -> T
         reason = f"{max(t.memory_mib or 0 for t in again):.0f} MiB when its file was run again"
         limit = f"{config.max_mib:g} MiB"
     raise Undelivered(
-        f"{name} took {reason}, over the limit of {limit}, and is not delivered; the run is in {out}. Other "
+        f"{name} took {reason}, over the limit of {limit}, and is not delivered; its run is {run}. Other "
         f"programs may have disturbed it: featherseg fit --resume --out {out} times it again.",
         reason,
         over_ms=taken if taken > config.max_ms else None,

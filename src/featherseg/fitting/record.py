@@ -10,7 +10,7 @@ from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
-from featherseg.fitting.candidates import MODELS
+from featherseg.fitting.candidates import MODELS, has_weights
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
 
@@ -93,7 +93,7 @@ class Made:
     opening: what its first start needs beside that. finals: the last trainings in their order, each fixed when it
     began; failed: who was to be delivered and could not be, and why; shrunk: the scale at which one is delivered that
     was too slow at its own; given: it came from a file and is carried out to
-    the letter; elsewhere: the timings are another device's.
+    the letter; elsewhere: the timings are another device's; pretrained: candidates start from initial weights.
     """
 
     config: FitConfig
@@ -113,6 +113,7 @@ class Made:
     shrunk: Mapping[str, float] = field(default_factory=dict)
     given: bool = False
     elsewhere: bool = False
+    pretrained: bool = True
 
     def timing(self, candidate: Candidate) -> Timing:
         """What was measured of a candidate."""
@@ -150,6 +151,7 @@ PLAIN = (
     "opening",
     "given",
     "elsewhere",
+    "pretrained",
 )
 """Fields of a plan that stand in the file as they are."""
 
@@ -180,6 +182,7 @@ def read_plan(path: Path) -> Made:
             raise ValueError("its rungs do not end with one candidate, whose last steps are known")
         if any(not 0 <= decay <= steps for steps, decay in final.values()):
             raise ValueError("a rate falls for more steps than there are")
+        found.setdefault("pretrained", has_weights(candidates[0].model))  # older ones lack it
         plain = {key: found[key] for key in PLAIN}
         plain |= {key: _size(plain[key]) for key in ("image_size", "train_size")}
         timings = tuple(Timing(**row) for row in found["timings"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
-from featherseg.fitting.plan import MARGIN, Candidate, keeps_limits, survivors
+from featherseg.fitting.plan import MARGIN, SPARE, Candidate, keeps_limits, survivors
 
 if TYPE_CHECKING:
     from featherseg.runs import Run
@@ -101,13 +101,13 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
     if not 0 < max_ms < 1e7:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
-    fitting = {
-        Candidate(row["model"], row["scale"], row["latency_ms"][key], 0.0): row
-        for row in facts["candidates"]
-        if row["miou_val"] is not None
-        and not row["status"].startswith(UNDELIVERED)
-        and keeps_limits(row["latency_ms"][key], row.get("memory_mib"), max_ms, facts.get("max_mib"))
-    }
+    fitting = dict[Candidate, Mapping[str, Any]]()
+    for row in facts["candidates"]:
+        latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
+        proven = row["status"] == "chosen" and max_ms >= facts["limit_ms"]  # its file was timed again
+        kept = keeps_limits(latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE)
+        if kept and row["miou_val"] is not None and not row["status"].startswith(UNDELIVERED):
+            fitting[Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
     scored = [(one, row["miou_val"]) for one, row in fitting.items()]
     rows = [fitting[one] for one in survivors(scored, len(scored), MARGIN)]
     return sorted(rows, key=lambda row: max_ms == facts["limit_ms"] and row["status"] != "chosen")  # that is decided

@@ -31,6 +31,7 @@ from featherseg.fitting.trials import (
     TRIALS,
     Executor,
     Segment,
+    Workers,
     final_folder,
     progress_of,
     seconds_of,
@@ -48,6 +49,9 @@ SPENT, BEAT = "spent.json", 10.0
 
 MOST_SPENT = 1e9
 """Seconds that no fit takes."""
+
+FED = 0.75
+"""Of the time that is planned for the last training, what it gets at least if another rung is begun."""
 
 FEW = 200
 """Steps with which no model is near what it can be."""
@@ -205,7 +209,7 @@ def fit(
         begin_group(out.absolute(), made.config.loggers, reporter.message)
         try:
             with _counted(out, began):
-                ranking, scores = halve(made, out, workers.execute, reporter)
+                ranking, scores, made = halve(made, out, began, workers, reporter)
                 while True:
                     winner = next(one for one in ranking if one.name not in made.failed)
                     try:
@@ -264,14 +268,29 @@ def _spent(out: Path, made: Made) -> float:
         return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
 
 
-def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple[list[Candidate], dict[str, float]]:
-    """Rung by rung, until one is left; -> it, then the others, who was dropped last first; their last scores (0..1)."""
+def halve(
+    made: Made, out: Path, began: float, workers: Workers, reporter: Reporter
+) -> tuple[list[Candidate], dict[str, float], Made]:
+    """Rung by rung, until one is left; -> it, then the others, who was dropped last first; their last scores (0..1).
+
+    A rung that would leave the last one too little time, as steps take longer than planned, is not begun: the plan,
+    which comes back, then ends with the rung before.
+    """
     left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
+        if number > 1 and not made.given and _starves(made, out, left, steps, began, workers):
+            reporter.message(
+                Doubt(f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}")
+            )
+            (before, _) = made.plan.rungs[number - 2]
+            rungs = (*made.plan.rungs[: number - 2], (before, 1))
+            made = replace(made, plan=replace(made.plan, rungs=rungs))
+            made.write(out)
+            break
         reporter.message(
             f"rung {number} of {len(made.plan.rungs)}: {counted(len(left), 'candidate')}, {keep} will stay"
         )
-        found = execute([_segment(made, out, one, steps[one.name]) for one in left], reporter)
+        found = workers.execute([_segment(made, out, one, steps[one.name]) for one in left], reporter)
         scores |= {one.name: score for one, score in zip(left, found, strict=True)}
         sound = [(one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)]
         if not sound:
@@ -279,7 +298,22 @@ def halve(made: Made, out: Path, execute: Executor, reporter: Reporter) -> tuple
         ranked = survivors(sound, len(sound), MARGIN)
         left, dropped = ranked[:keep], ranked[keep:] + dropped
         reporter.message(f"rung {number}: {', '.join(f'{one.name} {percent(s)} %' for one, s in sound)}")
-    return left + dropped, scores
+    return left + dropped, scores, made
+
+
+def _starves(
+    made: Made, out: Path, left: Sequence[Candidate], steps: Mapping[str, int], began: float, workers: Workers
+) -> bool:
+    """Whether a rung would leave the last one less than FED of its planned time; not where the rung is done."""
+    seconds = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
+    rung = []
+    for one in left:
+        trained, pace = progress_of(trial_folder(out, one), made.validating)
+        more = max(0, steps[one.name] - trained)
+        rung.append(more * (pace or one.step_seconds) + made.validating * (more > 0))
+    last = left[0]
+    planned = (made.plan.final[last.name][0] - made.plan.rungs[-1][0][last.name]) * last.step_seconds
+    return any(rung) and seconds - sum(rung) / min(len(left), workers.at_once) < FED * planned
 
 
 def make_do(
@@ -302,6 +336,7 @@ def make_do(
         failed = dict.fromkeys(slower, f"slower than {winner.name}") | failed
     left = [one.name for one in ranking if one.name not in failed]
     if (out / FIT).is_file():
+        reporter.message(f"{out} stays as it was delivered before")
         raise error
     if error.over_ms is not None and (last := made.final(winner)):
         final, rival = final_folder(out, winner, last.steps), scores.get(left[0]) if left else None
@@ -338,6 +373,9 @@ def train_to_the_end(
                     f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
                     f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
                 )
+            # Of fewer hours those count that were reached: the trial cannot go back
+            reached = (one for one in made.finals if one.candidate != winner.name or one.steps - one.decay <= trained)
+            made = replace(made, finals=tuple(reached))
         made = replace(made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay)))
         made.write(out)
     *before, last = made.finals_of(winner)
@@ -364,7 +402,7 @@ def train_to_the_end(
 def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     """The training of a candidate up to a step, at the constant rate."""
     resize = resize_of(one.scale, made.image_size, whole=made.config.image_size is None)
-    settings = settings_of(one.model, resize, made.train_size, made.parts.settings)
+    settings = settings_of(resize, made.train_size, made.parts.settings, pretrained=made.pretrained)
     settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
     return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
 

@@ -70,6 +70,11 @@ class _Steps:
         self.reporter.step(*given)
 
 
+def found_by(error: Exception) -> str:
+    """What is wrong, without remedies that are options of `train`."""
+    return error.found if isinstance(error, FeathersegError) else str(error)
+
+
 Executor = Callable[[Sequence[Segment], Reporter], list[float]]
 """Carries segments out; -> the mIoU (0..1) of each on the validation split, NaN where its training failed."""
 
@@ -187,7 +192,7 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         begun = (folder / RESOLVED).is_file()
         if begun and isinstance(error, ConfigError):
             raise
-        reporter.message(f"{folder.name} is dropped: {error}")
+        reporter.message(f"{folder.name} is dropped: {found_by(error)}")
         if not begun:
             return math.nan
         append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})

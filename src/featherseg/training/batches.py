@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from featherseg.core.errors import RunError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import SegmentationData
+from featherseg.core.wording import counted
 from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.rare import RareClasses, find_rare_classes
@@ -36,10 +37,10 @@ def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: C
     """
     if recipe.data.class_uniform:
         assert recipe.augment.crop is not None
-        say(f"locating the classes in {len(data)} masks, to sample by class")
+        say(f"locating the classes in {counted(len(data), 'mask')}, to sample by class")
         find_class_points(data, max(recipe.augment.crop)).save(out / CLASS_POINTS)
     if recipe.augment.copy_paste:
-        say(f"looking for rare classes in {len(data)} masks, to paste them")
+        say(f"looking for rare classes in {counted(len(data), 'mask')}, to paste them")
         find_rare_classes(data).save(out / RARE_CLASSES)
 
 

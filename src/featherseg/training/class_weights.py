@@ -19,6 +19,7 @@ from torch import Tensor
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Progress, SegmentationData
+from featherseg.core.wording import counted
 from featherseg.data.statistics import class_statistics, median_frequency
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import check_classes, count_image
@@ -51,7 +52,7 @@ def resolve_class_weights(
             raise ConfigError(f"{found}. Leave it out.")
         say(f"{found}, so that its kept weights undo nothing")
     if weights == "auto":
-        say(f"counting the classes in {len(train)} masks")
+        say(f"counting the classes in {counted(len(train), 'mask')}")
         return [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
     if len(weights) != len(train.classes):
         raise ConfigError(

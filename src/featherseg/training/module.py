@@ -123,8 +123,9 @@ class SegmentationModule(pl.LightningModule):
         remedies += [] if settings.precision == "fp32" else ["--set train.precision=fp32"]
         return TrainingError(
             f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped there: last.ckpt and the "
-            "kept weights are from earlier steps. Resuming would lead to the same step, so start a new run (from "
-            f"these weights with --init RUN, if a validation has kept some) and try {', '.join(remedies)}."
+            "kept weights are from earlier steps.",
+            "Resuming would lead to the same step, so start a new run (from these weights with --init RUN, if a "
+            f"validation has kept some) and try {', '.join(remedies)}.",
         )
 
     def take_record(self) -> dict[str, float]:

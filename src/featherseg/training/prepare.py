@@ -165,7 +165,18 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
         init = os.path.abspath(init)
     model, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
     check_instances(recipe, model, train, request.objects)
+    if not model.panoptic and request.objects.loss is None:
+        refuse_one_class(train)
     return (file, recipe, (train, val), model, loaded), *check_teachers(recipe, model, train, request.objects)
+
+
+def refuse_one_class(data: SegmentationData) -> None:
+    """Raises ConfigError where every labelled pixel is of one class: there is nothing to learn, and mIoU is 100 %."""
+    if len(data.classes) == 1:
+        raise ConfigError(
+            f"{data.name} has one class, {data.classes[0].name}, which every pixel then is: nothing is left to learn. "
+            "Give the other pixels a class of their own, such as background, where they are ignored now."
+        )
 
 
 def keep_last(recipe: Recipe, say: Say) -> Recipe:
@@ -296,9 +307,9 @@ def _doubt_scores(
     """Say which images that will be scored are trained on, with masks or without."""
     for name, scored in {recipe.data.val_split: val, **test}.items():
         if seen := known.trained_on(scored, "unlabelled"):
+            are = "is taught too, without its mask" if len(seen) == 1 else "are taught too, without their masks"
             images = f"{counted(len(seen), 'image')} of {scored.name} {name}"
-            named = named_pairs(seen)
-            say(Doubt(f"{images} without their masks are taught too, so a score on them says less: {named}"))
+            say(Doubt(f"{images} {are}, so that a score on this split says less: {named_pairs(seen)}"))
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
