@@ -143,10 +143,11 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     assert found.file.is_file()
 
 
-def test_what_was_delivered_stays_where_more_hours_deliver_nothing(yard, tmp_path, monkeypatch):
-    plan = made(yard, rungs=(), final=(2, 1), max_ms=20.0, hours=0.02)
+def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, monkeypatch):
+    yard, out = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2"), tmp_path / "fit"
+    plan = replace(made(yard, rungs=(), final=(2, 1), max_ms=20.0, hours=0.009), ending=10.0)
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
-    replace(plan, plan=one, given=True).write(out := tmp_path)
+    replace(plan, plan=one, given=True).write(out)
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
     featherseg.fit(out=out, resume=True)
     record = json.loads((out / "parity.json").read_text())["onnx"]
@@ -154,6 +155,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(yard, tmp_pat
 
     kept = (out / "fit.json", out / "weights.safetensors", out / "export" / "model.onnx", out / "parity.json")
     before = [path.read_bytes() for path in kept]
+    (out / "spent.json").write_text('{"seconds": 1}')
 
     def fail(*given, **how):
         raise ExportError("int8 lost 2.3 points")
@@ -161,7 +163,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(yard, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "export", fail)
         with pytest.raises(RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"):
-            featherseg.fit(out=out, resume=True, hours=0.1, progress=(said := Silent()))
+            featherseg.fit(out=out, resume=True, hours=0.01, progress=(said := Silent()))
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
         with pytest.raises(RunError, match=r"20\.5 ms .* its run is .*-to-\d+"):
