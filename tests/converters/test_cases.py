@@ -356,6 +356,22 @@ def test_images_may_lie_in_another_folder(tmp_path):
     assert (tmp_path / "out/images/a.png").samefile(tmp_path / "photos/day/a.png")
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_images_of_a_folder_that_lies_in_the_source_or_around_it_are_counted_once(inside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": i, "file_name": f"/away/{n}.png", "height": 20, "width": 30} for i, n in enumerate("ab", 1)]
+    coco(tmp_path / "p", [("car", [square(1, 1, 5, 5)])], images=rows)
+    (tmp_path / "p/a.png").unlink()
+    for name in "ab":
+        picture(tmp_path / f"p/images/{name}.png")
+    given = tmp_path / "p/images" if inside else tmp_path  # by another spelling than SRC
+    assert featherseg.convert("p", "out", images=given).images == {"all": 2}
+    (tmp_path / "p/data.yaml").write_text("names: [car]\n")
+    (tmp_path / "p/labels").mkdir()
+    (tmp_path / "p/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert featherseg.convert("p/data.yaml", "yolo", images="p/images").images == {"all": 2}
+
+
 def test_a_second_conversion_passes_over_what_the_first_wrote(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
     featherseg.convert(path.parent, path.parent / "out")

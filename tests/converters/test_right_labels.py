@@ -251,6 +251,17 @@ def test_the_image_of_a_task_is_what_ends_like_one(data, tmp_path):
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
 
 
+def test_an_uploaded_image_whose_name_several_files_have_is_called_so(tmp_path):
+    for name in ("photos/a.png", "more/a.png"):
+        picture(tmp_path / "src" / name)
+    label_studio(tmp_path / "src", {"image": "/data/upload/1/1a2b3c4d-a.png"}, [("polygonlabels", CORNERS, {})])
+    with pytest.raises(DataError, match="name several files have"):
+        featherseg.convert(tmp_path / "src", tmp_path / "out")
+    (tmp_path / "src/more/a.png").unlink()
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out", images=tmp_path / "src/photos")
+    assert done.images == {"all": 1}
+
+
 @pytest.mark.parametrize("kind", ["bitmasklabels", "vectorlabels"])
 def test_areas_of_label_studio_that_cannot_be_drawn_leave_the_image_out(kind, tmp_path):
     picture(tmp_path / "src/a.png")

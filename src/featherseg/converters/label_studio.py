@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
 )
 from featherseg.converters.pixel_rules import check_points, coco_polygons, ellipse_points, points_of, rotated
 from featherseg.converters.run_lengths import label_studio_mask
-from featherseg.converters.source import Source, nothing_readable, read_json, split_of
+from featherseg.converters.source import AMBIGUOUS, Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Size
 from featherseg.data.images import is_image
@@ -103,7 +103,8 @@ def _file_name(source: Source, path: Path, data: dict[str, Any], tags: set[str])
     if source.find_image(name, path.parent)[0] is None:
         folder, _, last = name.rpartition("/")
         plain = f"{folder}/{_UPLOADED.sub('', last)}".lstrip("/")
-        name = plain if source.find_image(plain, path.parent)[0] else name
+        image, why = source.find_image(plain, path.parent)
+        name = plain if image or why == AMBIGUOUS else name
     return name
 
 

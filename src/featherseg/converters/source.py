@@ -51,6 +51,9 @@ SPLITS = {
 """What tools call a split -> its name here."""
 
 
+AMBIGUOUS = "images whose name several files have"
+
+
 KEPT_IN = ("test", "val", "train")
 """An image that several splits list stays in the first of these."""
 
@@ -72,8 +75,14 @@ class Source:
         self.roots = [root] if beside is None else [root, beside]
         self.images = [path for path in self.files if is_image(path)]
         """The images, folder by folder and by name."""
+        self._paths = {str(path): path for path in self.images}
+        """What may be called each image: its path, also below `beside` where that holds images of `root` once more."""
         if beside is not None:
-            self.images += [path for path in self._below(beside) if is_image(path)]
+            there = {path.resolve(): path for path in self.images}
+            for path in filter(is_image, self._below(beside)):
+                image = self._paths[str(path)] = there.setdefault(path.resolve(), path)
+                if image is path:
+                    self.images.append(path)
 
     def _below(self, root: Path) -> list[Path]:
         found: list[Path] = []
@@ -117,10 +126,6 @@ class Source:
             found.setdefault(path.name.lower(), []).append(path)
         return found
 
-    @cached_property
-    def _all(self) -> frozenset[str]:
-        return frozenset(map(str, self.images))
-
     def find_image(self, name: str, near: Path, split: str = "", least: int = 1) -> tuple[Path | None, str]:
         """The image that annotations in the folder `near` call `name`, or None and why there is none.
 
@@ -137,8 +142,8 @@ class Source:
         below = [path for path in below if path.as_posix().lower().endswith(whole)]
         for folder in (near, near / "images", *(() if below else (*self.roots, *(up / "images" for up in self.roots)))):
             path = os.path.normpath(os.path.join(folder, clean)) if "\0" not in clean else ""
-            if path in self._all:
-                return Path(path), ""
+            if path in self._paths:
+                return self._paths[path], ""
         candidates = below or candidates
         for length in range(len(parts), least - 1, -1):
             tail = "/" + "/".join(parts[-length:]).lower()
@@ -149,7 +154,7 @@ class Source:
             if len(matching) == 1 or len(of_split) == 1:
                 return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
-                return None, "images whose name several files have"
+                return None, AMBIGUOUS
         if clean.startswith("/") or ".." in clean.split("/") or re.match(r"[A-Za-z]:", clean):
             return None, "images whose name leads out of the folder"
         return None, "images that are not there"
