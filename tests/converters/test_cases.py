@@ -372,6 +372,27 @@ def test_images_of_a_folder_that_lies_in_the_source_or_around_it_are_counted_onc
     assert featherseg.convert("p/data.yaml", "yolo", images="p/images").images == {"all": 2}
 
 
+def test_large_files_whose_ends_tell_no_tool_are_told_by_their_keys(tmp_path):
+    """As Label Studio writes COCO: images, categories, annotations; and labelme's keys in the order of the alphabet."""
+    path = coco(tmp_path / "coco", [])
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in range(2, 400)]
+    ring = square(3, 4, 10, 9)[:4] + [10.0, 9.0] * 2000 + [3.0, 9.0]
+    shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
+    path.write_text(json.dumps({key: content[key] for key in ("images", "categories")} | {"annotations": [shape]}))
+    small = coco(tmp_path / "coco/val", [("car", [square(3, 4, 10, 9)])])
+    picture(tmp_path / "labelme/a.png")
+    corners = [3, 4, 9, 9, *[3, 9] * 2000]
+    shapes = [{"shape_type": "polygon", "label": "car", "points": np.reshape(corners, (-1, 2)).tolist()}]
+    content = {"imageData": "A" * 9000, "imagePath": "a.png", "shapes": shapes, "version": "5.0"}
+    other = write_json(tmp_path / "labelme/a.json", content)
+    for number, (src, name) in enumerate(((path, "coco"), (path, None), (other, "labelme"), (other.parent, None))):
+        featherseg.convert(src, tmp_path / f"out{number}", from_format=name)
+        assert (mask(tmp_path / f"out{number}")[5:9, 4] == 1).all()
+    done = featherseg.convert(small.parents[1], tmp_path / "both")
+    assert done.images == {"train": 1, "val": 1}
+
+
 def test_a_second_conversion_passes_over_what_the_first_wrote(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
     featherseg.convert(path.parent, path.parent / "out")

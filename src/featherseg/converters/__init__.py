@@ -30,7 +30,10 @@ from featherseg.core.types import Progress, SegmentationData
 
 
 class AnnotationFormat(Protocol):
-    """The files of one tool. `find` names those of a source that are its own, from names and heads of files alone."""
+    """The files of one tool. `find` names those of a source that are its own, from names and ends of files.
+
+    JSON files whose ends are those of no tool are told by their keys.
+    """
 
     TITLE: str
 
@@ -100,6 +103,9 @@ def convert(
     if from_format is not None and from_format not in FORMATS:
         raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder, images) as source:
+        source.find_keys(
+            {path for module in (coco, labelme, label_studio, supervisely) for path in module.find(source)}
+        )
         name = from_format or detect(source)
         files = FORMATS[name].find(source)
         if not files:

@@ -10,7 +10,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -37,7 +37,10 @@ RATIO, SMALL = 200, 2**26
 JSON packs to a tenth; a bomb has 1,000 or more."""
 
 ENDS = 8192
-"""Bytes from the head and the tail of a JSON file by which its tool is told."""
+"""Bytes from the head and the tail of a JSON or XML file by which its tool is told."""
+
+_KEY = re.compile(rb'"([A-Za-z_]{1,20})"\s*:')
+"""A key of a JSON object that may tell its tool."""
 
 SPLITS = {
     "train": "train",
@@ -111,8 +114,12 @@ class Source:
 
     @cached_property
     def jsons(self) -> list[tuple[Path, str]]:
-        """The JSON files, each with its head and its tail."""
+        """The JSON files, each with its head and its tail, or with its keys where these were looked for."""
         return [(path, _ends(path)) for path in self.ending(".json")]
+
+    def find_keys(self, known: Collection[Path]) -> None:
+        """Put their keys in place of the ends of all JSON files but the known ones: these are read from end to end."""
+        self.jsons = [(path, ends if path in known else _keys(path)) for path, ends in self.jsons]
 
     @cached_property
     def xmls(self) -> list[tuple[Path, str]]:
@@ -293,6 +300,19 @@ def _ends(path: Path) -> str:
             return (head + file.read()).decode(errors="replace")
     except OSError:
         return ""
+
+
+def _keys(path: Path) -> str:
+    """The keys of a JSON file's objects, as they stand there."""
+    found, rest = set[bytes](), b""
+    try:
+        with open(path, "rb") as file:
+            while (chunk := file.read(2**20)) and file.tell() <= MOST_BYTES:
+                found.update(_KEY.findall(rest + chunk))
+                rest = chunk[-64:]  # a key may lie on both sides
+    except OSError:
+        return ""
+    return " ".join(f'"{key.decode()}"' for key in found)
 
 
 def nothing_readable(source: Source, what: str) -> DataNotFound:
