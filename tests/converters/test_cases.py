@@ -3,6 +3,8 @@
 import base64
 import json
 import tomllib
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -391,6 +393,50 @@ def test_large_files_whose_ends_tell_no_tool_are_told_by_their_keys(tmp_path):
         assert (mask(tmp_path / f"out{number}")[5:9, 4] == 1).all()
     done = featherseg.convert(small.parents[1], tmp_path / "both")
     assert done.images == {"train": 1, "val": 1}
+
+
+@pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_accent_in_a_name_is_one_character_or_two_alike(on_disk, in_file, tmp_path):
+    there, named = (unicodedata.normalize(form, "Kälber") for form in (on_disk, in_file))
+    for name in (f"coco/Süd/{there}.png", f"voc/JPEGImages/{there}.jpg", f"yolo/images/{there}.png"):
+        picture(tmp_path / name)
+    for number, name in enumerate((f"{named}.png", f"/away/{named.upper()}.png")):
+        rows = [{"id": 1, "file_name": name, "height": 20, "width": 30}]
+        path = coco(tmp_path / "coco", [("car", [square(1, 1, 5, 5)])], images=rows)
+        done = featherseg.convert(path, tmp_path / f"out{number}")
+        assert [p.name for p in (tmp_path / f"out{number}/images").iterdir()] == [f"{there}.png"]
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / f"yolo/labels/{named}.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "yolo/data.yaml").write_text("names: [car]\n")
+    assert featherseg.convert(tmp_path / "yolo", tmp_path / "out-yolo").notes == []
+    (tmp_path / "voc/SegmentationClass").mkdir()
+    Image.fromarray(np.full(SIZE, 1, np.uint8)).save(tmp_path / f"voc/SegmentationClass/{named}.png")
+    done = featherseg.convert(tmp_path / "voc", tmp_path / "out-voc")
+    assert (done.images, done.left_out) == ({"all": 1}, {})
+
+
+def test_many_images_of_one_name_are_found_without_comparing_each_with_all(tmp_path, monkeypatch):
+    from featherseg.converters import rasters
+    from featherseg.converters.source import Source
+
+    compared = []
+    folders, below = rasters._folders, Path.is_relative_to
+    monkeypatch.setattr(rasters, "_folders", lambda path: (compared.append(path), folders(path))[1])
+    monkeypatch.setattr(Path, "is_relative_to", lambda path, other: (compared.append(path), below(path, other))[1])
+    scenes = [tmp_path / f"scene_{number}" for number in range(60)]
+    for scene in scenes:
+        for name in ("rgb/1.png", "masks/1.png"):
+            (scene / name).parent.mkdir(parents=True)
+            (scene / name).touch()
+    source = Source(tmp_path)
+    stems = rasters.Stems(source, {path for path in source.images if path.parent.name == "masks"})
+    for scene in scenes:
+        image = scene / "rgb/1.png"
+        assert stems.image_of(scene / "masks/1.png", "") == image
+        assert source.find_image(f"C:\\away\\{scene.name}\\rgb\\1.png", tmp_path) == (image, "by the end of its path")
+        assert source.find_image("rgb/1.png", scene / "json") == (None, "images whose name several files have")
+        assert source.find_image("1.png", scene / "rgb") == (image, "")
+    assert len(compared) < 20 * len(scenes)
 
 
 def test_a_second_conversion_passes_over_what_the_first_wrote(tmp_path):

@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, Source, place_image
+from featherseg.converters.source import KEPT_IN, Source, composed, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
@@ -154,7 +154,7 @@ def write_dataset(
 
 def _tail(name: str, path: Path) -> int:
     """How many parts of an image's name, from its end, are those of the file's path."""
-    ours, theirs = name.replace("\\", "/").lower().split("/")[::-1], path.as_posix().lower().split("/")[::-1]
+    ours, theirs = (composed(text.lower()).split("/")[::-1] for text in (name.replace("\\", "/"), path.as_posix()))
     alike = [a == b for a, b in zip(ours, theirs, strict=False)]
     return (*alike, False).index(False)
 
@@ -237,10 +237,10 @@ def _keys(found: Sequence[_Found], source: Source) -> list[str]:
     for path in paths:
         stem = path.relative_to(common).with_suffix("").as_posix()
         key, number = stem, 1
-        while key.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
+        while composed(key.lower()) in taken:  # some file systems do not tell a.png from A.png
             number += 1
             key = f"{stem}-{number}"
-        taken.add(key.lower())
+        taken.add(composed(key.lower()))
         keys.append(key)
     return keys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.converters.annotations import Raster, UnusableShape
-from featherseg.converters.source import Source, read_text, split_of
+from featherseg.converters.source import Source, composed, read_text
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color
 from featherseg.data.color_lists import find_color_list, read_color_list
@@ -75,31 +75,52 @@ class Stems:
     def __init__(self, source: Source, masks: set[Path]) -> None:
         self._source = source
         self._found: dict[str, list[Path]] = {}
+        self._by_folder: dict[tuple[str, str], dict[tuple[int, str], list[Path]]] = {}
+        """Stem and split of masks -> place and name of a folder in a path -> the images that have it there."""
         for path in source.images:
             if path not in masks:
-                self._found.setdefault(path.stem.lower(), []).append(path)
+                self._found.setdefault(composed(path.stem.lower()), []).append(path)
 
     def image_of(self, mask: Path, *suffixes: str) -> Path:
         """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess.
 
         None of another split than the mask's is its image, and of two as near neither is.
         """
-        stem, split = mask.stem, self._split(mask)
+        stem, split = mask.stem, self._source.split(mask)
         for suffix in suffixes:
             stem = stem.removesuffix(suffix)
-            candidates = [p for p in self._found.get(stem.lower(), []) if not split or self._split(p) in ("", split)]
-            alike = [_alike(path, mask) for path in candidates]
-            if alike.count(max(alike, default=0)) == 1:
-                return candidates[alike.index(max(alike))]
+            nearest = self._nearest(mask, composed(stem.lower()), split)
+            if len(nearest) == 1:
+                return nearest[0]
         return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")
 
-    def _split(self, path: Path) -> str:
-        return split_of(*self._source.relative(path).split("/")[:-1])
+    def _nearest(self, mask: Path, stem: str, split: str) -> list[Path]:
+        """The images of the stem, and not of another split, that share the most folders with a mask; all, or two."""
+        if (stem, split) not in self._by_folder:
+            images = [p for p in self._found.get(stem, []) if not split or self._source.split(p) in ("", split)]
+            if len(images) < 2:
+                return images
+            by_folder = self._by_folder[stem, split] = {}
+            for path in images:
+                for folder in _folders(path):
+                    by_folder.setdefault(folder, []).append(path)
+        by_folder, ours = self._by_folder[stem, split], _folders(mask)
+        # The rarest folders first: an image in none of those that were looked at shares no more than are left
+        sharing = sorted((by_folder[folder] for folder in ours if folder in by_folder), key=len)
+        most, nearest, seen = 0, list[Path](), set[Path]()
+        for left, paths in zip(range(len(sharing), 0, -1), sharing, strict=True):
+            for path in paths:
+                if most > left or (most == left and len(nearest) > 1):
+                    return nearest
+                if path not in seen:
+                    seen.add(path)
+                    shared = len(ours & _folders(path))
+                    nearest = [path] if shared > most else nearest + [path] * (shared == most)
+                    most = max(most, shared)
+        return nearest
 
 
-def _alike(path: Path, mask: Path) -> int:
-    """How many folders two paths share, from the root and from the end."""
-    ours, theirs = path.parent.parts, mask.parent.parts
-    return sum(a == b for a, b in zip(ours, theirs, strict=False)) + sum(
-        a == b for a, b in zip(ours[::-1], theirs[::-1], strict=False)
-    )
+def _folders(path: Path) -> set[tuple[int, str]]:
+    """The folders of a path, each with its place from the root and from the end; and one that all paths have."""
+    parts = composed(path.parent.as_posix()).split("/")
+    return {(0, "/"), *enumerate(parts), *((~i, part) for i, part in enumerate(reversed(parts)))}

@@ -8,11 +8,15 @@ import lzma
 import os
 import re
 import shutil
+import sys
+import unicodedata
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -74,7 +78,7 @@ class Source:
     def __init__(self, root: Path, only: Path | None = None, name: str = "", beside: Path | None = None) -> None:
         self.root, self.only, self.name = root, only, name or str(only or root)
         self.links_out: list[Path] = []
-        self.files = self._below(root)
+        self.files = self._listed(root)
         self.roots = [root] if beside is None else [root, beside]
         self.images = [path for path in self.files if is_image(path)]
         """The images, folder by folder and by name."""
@@ -82,12 +86,12 @@ class Source:
         """What may be called each image: its path, also below `beside` where that holds images of `root` once more."""
         if beside is not None:
             there = {path.resolve(): path for path in self.images}
-            for path in filter(is_image, self._below(beside)):
+            for path in filter(is_image, self._listed(beside)):
                 image = self._paths[str(path)] = there.setdefault(path.resolve(), path)
                 if image is path:
                     self.images.append(path)
 
-    def _below(self, root: Path) -> list[Path]:
+    def _listed(self, root: Path) -> list[Path]:
         found: list[Path] = []
         inside = root.resolve()
         for folder, folders, names in os.walk(root):
@@ -127,11 +131,41 @@ class Source:
         return [(path, _ends(path)) for path in self.ending(".xml")]
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for path in self.images:
-            found.setdefault(path.name.lower(), []).append(path)
-        return found
+    def _composed(self) -> dict[str, Path]:
+        return {composed(path): image for path, image in reversed(self._paths.items())}
+
+    @cached_property
+    def _in_order(self) -> list[tuple[str, Path]]:
+        """The images by their paths."""
+        return sorted((composed(path.as_posix()), path) for path in self.images)
+
+    @cached_property
+    def _by_end(self) -> list[tuple[str, Path]]:
+        """The images by their splits, and then by the parts of their paths from the last one on."""
+        return sorted((_from_end(path.as_posix().split("/"), self.split(path)), path) for path in self.images)
+
+    def _lies_at(self, name: str, *folders: Path) -> Path | None:
+        for folder in folders:
+            path = os.path.normpath(os.path.join(folder, name)) if "\0" not in name else ""
+            if image := self._paths.get(path) or self._composed.get(composed(path)):
+                return image
+        return None
+
+    def _below(self, near: Path, parts: list[str]) -> list[Path]:
+        """The images below a folder of the source whose paths end in all the parts."""
+        if near == self.root or not parts:
+            return []
+        whole = "/" + composed("/".join(parts).lower())
+        below = _beginning(self._in_order, composed(near.as_posix()) + "/")
+        ending = [_beginning(self._by_end, _from_end(parts, split)) for split in ("", *KEPT_IN)]
+        if len(below) <= sum(map(len, ending)):
+            return [path for name, path in map(self._in_order.__getitem__, below) if name.lower().endswith(whole)]
+        return [path for found in ending for i in found if (path := self._by_end[i][1]).is_relative_to(near)]
+
+    def _ending(self, parts: list[str]) -> list[Path]:
+        """The images whose paths end in the parts, of each split no more than two: more say no more."""
+        starts = (_from_end(parts, split) for split in ("", *KEPT_IN))
+        return [self._by_end[i][1] for start in starts for i in _beginning(self._by_end, start)[:2]]
 
     def find_image(self, name: str, near: Path, split: str = "", least: int = 1) -> tuple[Path | None, str]:
         """The image that annotations in the folder `near` call `name`, or None and why there is none.
@@ -143,21 +177,16 @@ class Source:
         """
         clean = name.replace("\\", "/")
         parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
-        candidates = self._by_name.get(parts[-1].lower(), []) if parts else []
-        whole = "/" + "/".join(parts).lower()
-        below = [path for path in candidates if near != self.root and path.is_relative_to(near)]
-        below = [path for path in below if path.as_posix().lower().endswith(whole)]
-        for folder in (near, near / "images", *(() if below else (*self.roots, *(up / "images" for up in self.roots)))):
-            path = os.path.normpath(os.path.join(folder, clean)) if "\0" not in clean else ""
-            if path in self._paths:
-                return self._paths[path], ""
-        candidates = below or candidates
-        for length in range(len(parts), least - 1, -1):
-            tail = "/" + "/".join(parts[-length:]).lower()
-            matching = [path for path in candidates if path.as_posix().lower().endswith(tail)]
-            lies_in = {path: split_of(*self.relative(path).split("/")[:-1]) for path in matching}
-            of_split = [path for path in matching if lies_in[path] == split]
-            matching = [path for path in matching if not split or lies_in[path] in ("", split)]  # of another it is none
+        if image := self._lies_at(clean, near, near / "images"):
+            return image, ""
+        below = self._below(near, parts)
+        if not below and (image := self._lies_at(clean, *self.roots, *(up / "images" for up in self.roots))):
+            return image, ""
+        lengths = range(len(parts), least - 1, -1)
+        for length in lengths[:1] if below else lengths:
+            lies_in = {path: self.split(path) for path in below or self._ending(parts[-length:])}
+            of_split = [path for path in lies_in if lies_in[path] == split]
+            matching = [path for path in lies_in if not split or lies_in[path] in ("", split)]  # of another it is none
             if len(matching) == 1 or len(of_split) == 1:
                 return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
@@ -170,6 +199,10 @@ class Source:
         """The path below the folder that it lies in."""
         root = next((root for root in self.roots if path.is_relative_to(root)), None)
         return str(path) if root is None else path.relative_to(root).as_posix()
+
+    def split(self, path: Path) -> str:
+        """The split that the folders of the path speak of."""
+        return split_of(*self.relative(path).split("/")[:-1])
 
 
 @contextmanager
@@ -281,6 +314,22 @@ def read_text(path: Path) -> str:
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def composed(name: str) -> str:
+    """A name as names are compared: macOS writes a letter and its accent as two characters, most others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _from_end(parts: list[str], split: str) -> str:
+    """A split and the parts of a path, the last first, in lower case."""
+    return composed("/".join((split, *reversed(parts), "")).lower())
+
+
+def _beginning(named: list[tuple[str, Path]], start: str) -> range:
+    """Which entries of a sorted list begin so."""
+    first = bisect_left(named, start, key=itemgetter(0))
+    return range(first, bisect_left(named, start + chr(sys.maxunicode), first, key=itemgetter(0)))
 
 
 def split_of(*names: str) -> str:

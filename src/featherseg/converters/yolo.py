@@ -14,7 +14,7 @@ import numpy as np
 from featherseg.converters.annotations import BOXES, AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
 from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
-from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
+from featherseg.converters.source import SPLITS, Source, composed, nothing_readable, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.files import parse_yaml
 from featherseg.core.types import Size
@@ -39,14 +39,15 @@ def read(source: Source, files: list[Path]) -> Annotations:
     names = _names(files)
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
     listed = {split: _listed(source, entries, left) for split, entries in splits.items()}
-    texts = {str(file.relative_to(source.root).with_suffix("")): file for file in source.files if file.suffix == ".txt"}
+    labels = (file for file in source.files if file.suffix == ".txt")
+    texts = {composed(str(file.relative_to(source.root).with_suffix(""))): file for file in labels}
     of_stem = _of_stem(source, texts)
     images, bare = [], list[str]()
     for image in source.images:
-        place = Path(source.relative(image))
+        place = Path(composed(source.relative(image)))
         label = _label_of(place, texts)
         if label is None and not image.is_relative_to(source.root):
-            label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(image.stem)
+            label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(place.stem)
         if label is None and "images" not in place.parts:
             left.add("images that lie in no folder images/ and have no label", place.as_posix())
             continue
@@ -81,7 +82,7 @@ def _names(files: list[Path]) -> list[str]:
 
 def _of_stem(source: Source, texts: dict[str, Path]) -> dict[str, Path]:
     """Stem -> label in a folder labels/, where one label and one image alone have it."""
-    stems = Counter(image.stem for image in source.images)
+    stems = Counter(composed(image.stem) for image in source.images)
     labels = [(Path(place).name, file) for place, file in texts.items() if "labels" in Path(place).parts[:-1]]
     times = Counter(stem for stem, _ in labels)
     return {stem: file for stem, file in labels if stems[stem] == times[stem] == 1}
@@ -102,7 +103,8 @@ def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
     """The images that the list files of a split name, each by as much of its path as stands there."""
     of_name: dict[str, list[Path]] = {}
     for image in source.images:
-        of_name.setdefault(image.name, []).append(Path(source.relative(image)))
+        place = Path(composed(source.relative(image)))
+        of_name.setdefault(place.name, []).append(place)
     found = set[Path]()
     for entry in (entry for entry in entries if entry.endswith(".txt")):
         name = PurePosixPath(entry.replace("\\", "/")).name
@@ -111,7 +113,7 @@ def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
             left.add("lists of images that are not there, or of whose name there are several", entry)
             continue
         for line in read_text(files[0]).splitlines():
-            path = "/" + line.strip().replace("\\", "/").removeprefix("./").lstrip("/")
+            path = "/" + composed(line).strip().replace("\\", "/").removeprefix("./").lstrip("/")
             for image in of_name.get(PurePosixPath(path).name, []):
                 if path.endswith(f"/{image.as_posix()}") or f"/{image.as_posix()}".endswith(path):
                     found.add(image)
@@ -121,7 +123,9 @@ def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
 def _lies_in(image: Path, entries: list[str]) -> bool:
     """Whether the folder of an image is one of those that a split names, "../train/images" as Roboflow writes it."""
     for entry in entries:
-        parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("..", ".", "/")]
+        parts = [
+            part for part in PurePosixPath(composed(entry).replace("\\", "/")).parts if part not in ("..", ".", "/")
+        ]
         if parts and not entry.endswith(".txt") and f"/{'/'.join(parts)}/" in f"/{image.parent.as_posix()}/":
             return True
     return False
