@@ -174,6 +174,9 @@ def test_a_class_called_void_is_named_as_ignored(tmp_path):
     done = featherseg.convert(coco(tmp_path / "src", shapes, ("void", "car")).parent, tmp_path / "out")
     assert done.classes == ["background", "car"]
     assert [note for note in done.notes if note.startswith("'void': neither trained on nor scored")]
+    path = coco(tmp_path / "all", [("void", [square(0, 0, 30, 20)])], ("void",))
+    with pytest.raises(DataError, match="no pixel has a class: all are 'void'"):
+        featherseg.convert(path, tmp_path / "none")
 
 
 def test_a_square_image_that_exif_turns_is_noted(tmp_path):

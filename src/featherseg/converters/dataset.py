@@ -130,6 +130,13 @@ def write_dataset(
             f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written."
             + " Name the folder of the images with --images." * absent
         )
+    if not pixels[0] and all(value == IGNORE for value in values.values()):
+        void = ", ".join(map(repr, values)) or "ignored"
+        raise DataError(
+            f"{source.name}: no pixel has a class: all are {void}, neither trained on nor scored. Expected a class "
+            "beside it, or pixels without a shape. If it is a class, such as a kind of defect, give it another name in "
+            "the annotations. Nothing was written."
+        )
     notes = list(annotations.notes)
     if ignored := [name for name, value in values.items() if value == IGNORE and IGNORE_NAME not in name.lower()]:
         notes.append(
