@@ -304,6 +304,7 @@ def test_masks_of_pascal_voc_are_indices_and_255_is_ignored(tmp_path):
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert len(done.classes) == 21
     assert done.classes[15] == "person"
+    assert [note for note in done.notes if note.startswith("no labelmap.txt or class_names.txt names the classes")]
     found = mask(tmp_path / "out", "2007_000001")
     assert box(found, 15) == (2, 3, 9, 12)
     assert (found[10:] == 255).all()

@@ -36,6 +36,11 @@ VOC_CLASSES = [
 ]
 """Indices 0 to 20 of the devkit's masks; 255 marks outlines, which are ignored."""
 
+NO_LIST = (
+    "no labelmap.txt or class_names.txt names the classes: they are the 21 of Pascal VOC. If yours are others, write "
+    "them into class_names.txt beside the folders, a name a line in the order of their values, and convert again"
+)
+
 VOID_COLOR = (224, 224, 192)
 """Entry 255 of the devkit's palette."""
 
@@ -66,7 +71,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
         split = splits.get(path, split_of(*Path(source.relative(path)).parts[:-1]))
         image = stems.image_of(path, "")
         images.append(AnnotatedImage(image.name, image.parent, split=split, raster=draw))
-    return Annotations(classes, images, with_objects=bool(objects), left=left)
+    notes = [NO_LIST] if names is VOC_CLASSES else []
+    return Annotations(classes, images, with_objects=bool(objects), notes=notes, left=left)
 
 
 def _class_names(source: Source) -> list[str]:
