@@ -63,16 +63,16 @@ def test_slips_are_sentences(release, tmp_path):
 def test_what_was_converted_and_what_was_left_out_is_said(tmp_path):
     shapes = [("car", [square(2, 2, 9, 9)]), ("road", [[1.0, 1.0, 5.0, 5.0]])]
     src = coco(tmp_path / "src\x1b[2J", shapes).parent
-    result = run(src, "--out", tmp_path / "out")
+    result = run(src, "--out", tmp_path / "my out")
     assert result.exit_code == 0, result.exception
     assert result.stdout.splitlines() == [
         "COCO: 1 image; 3 classes: background, car, road",
         "left out: polygons of fewer than three corners (1; first: a.png)",
-        f"Use it with --data {tmp_path / 'out/dataset.toml'}",
+        f"Use it with --data '{tmp_path / 'my out/dataset.toml'}'",
     ]
-    result = run(tmp_path / "out", "--to", "cvat", "--out", tmp_path / "back")
+    result = run(tmp_path / "my out", "--to", "cvat", "--out", tmp_path / "back")
     assert result.stdout == "CVAT for images 1.1: 1 image; 2 classes: car, road\n"
-    assert isinstance(run(src, "--out", tmp_path / "out").exception, FeathersegError)
+    assert isinstance(run(src, "--out", tmp_path / "my out").exception, FeathersegError)
 
 
 def test_a_file_of_annotations_in_place_of_a_dataset_is_told_the_way(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +71,7 @@ def convert(
         )
     _print_done(console, done)
     if to is None:
-        console.print(f"Use it with --data {one_line(str(done.out / 'dataset.toml'))}", markup=False)
+        console.print(f"Use it with --data {shlex.quote(one_line(str(done.out / 'dataset.toml')))}", markup=False)
 
 
 def _print_done(console: Console, done: Conversion) -> None:
@@ -94,4 +95,4 @@ def _convert_release(console: Console, root: Path, out: Path, train_ids: bool) -
         kept = f", {split.kept} of them already there" if split.kept else ""
         print(one_line(f"{split.json}: {counted(split.images, 'image')}{kept}"))
     if out.resolve() == (root / "gtFine").resolve():
-        print(one_line(f"Use it with --data cityscapes-panoptic --data-root {root}"))
+        print(one_line(f"Use it with --data cityscapes-panoptic --data-root {shlex.quote(str(root))}"))
